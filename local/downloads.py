@@ -1,0 +1,110 @@
+"""The Java archives that the system runs on, fetched once from Maven's central repository and recorded under build/.
+
+    .venv/services/bin/python -m local.downloads [--tests]
+
+Kafka's broker goes into a class path file, Flink's Kafka connector into build/flink/lib. With `--tests` also the mock
+Couchbase server of the contract tests. A second call finds everything in place and needs no network.
+"""
+
+import argparse
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from local.broker import CLASSPATH_FILE
+from local.layout import BUILD
+from nearline.errors import Unavailable
+
+# 4.4.0 names an artefact that does not exist (kafka-tools-api); 4.3.1 is the newest that resolves whole.
+KAFKA = "org.apache.kafka:kafka_2.13:4.3.1"
+# Kafka's core speaks slf4j 1.7: without a binding of that generation the broker logs nothing at all.
+KAFKA_LOGGING = "org.apache.logging.log4j:log4j-slf4j-impl:2.25.4"
+FLINK_CONNECTOR = "org.apache.flink:flink-sql-connector-kafka:5.0.0-2.2"
+COUCHBASE_MOCK = "com.couchbase.mock:CouchbaseMock:1.5.27"
+
+CONNECTOR_FOLDER = BUILD / "flink" / "lib"
+COUCHBASE_MOCK_FILE = BUILD / "couchbase-mock" / "classpath"
+
+
+def resolve(coordinate: str) -> list[Path]:
+    """The files of *coordinate* and of everything that it needs, downloaded when they are not on this machine yet.
+
+    One coordinate a call: resolved together, one's managed versions would win over the other's (kafka-clients 3.9.1).
+    """
+    import jgo
+
+    try:
+        return [Path(artifact.resolve()) for artifact in jgo.resolve(coordinate)]
+    except Exception as problem:
+        raise Unavailable(
+            f"{coordinate} could not be fetched ({problem}); check the network and run this again"
+        ) from problem
+
+
+def prepare_kafka() -> bool:
+    """Record the broker's class path; False when it was recorded already and every file is there."""
+    if _recorded(CLASSPATH_FILE, (KAFKA, KAFKA_LOGGING)):
+        return False
+    jars = resolve(KAFKA)
+    binding = [jar for jar in resolve(KAFKA_LOGGING) if jar.name.startswith("log4j-slf4j-impl")]
+    _record(CLASSPATH_FILE, (KAFKA, KAFKA_LOGGING), [*jars, *binding])
+    return True
+
+
+def prepare_connector() -> bool:
+    """Put Flink's Kafka connector into its folder; False when it is there already."""
+    _, name, version = FLINK_CONNECTOR.split(":")
+    target = CONNECTOR_FOLDER / f"{name}-{version}.jar"
+    if target.exists():
+        return False
+    jar = next(path for path in resolve(FLINK_CONNECTOR) if path.name == target.name)
+    CONNECTOR_FOLDER.mkdir(parents=True, exist_ok=True)
+    unfinished = target.with_suffix(".part")
+    shutil.copyfile(jar, unfinished)
+    unfinished.rename(target)
+    return True
+
+
+def prepare_couchbase_mock() -> bool:
+    """Record the class path of the mock Couchbase server (tests only); False when it was recorded already."""
+    if _recorded(COUCHBASE_MOCK_FILE, (COUCHBASE_MOCK,)):
+        return False
+    _record(COUCHBASE_MOCK_FILE, (COUCHBASE_MOCK,), resolve(COUCHBASE_MOCK))
+    return True
+
+
+def _stamp(record: Path) -> Path:
+    return record.with_name("coordinates")
+
+
+def _recorded(record: Path, coordinates: Sequence[str]) -> bool:
+    if not record.exists() or not _stamp(record).exists():
+        return False
+    same = _stamp(record).read_text().split() == list(coordinates)
+    return same and all(Path(jar).exists() for jar in record.read_text().split("\n") if jar)
+
+
+def _record(record: Path, coordinates: Sequence[str], jars: Sequence[Path]) -> None:
+    record.parent.mkdir(parents=True, exist_ok=True)
+    record.write_text("".join(f"{jar}\n" for jar in jars))
+    _stamp(record).write_text("".join(f"{coordinate}\n" for coordinate in coordinates))
+
+
+def main() -> None:
+    """Fetch what is missing and say what was done."""
+    parser = argparse.ArgumentParser(prog="python -m local.downloads", description=main.__doc__)
+    parser.add_argument("--tests", action="store_true", help="also what only the tests need")
+    steps = [(KAFKA, prepare_kafka), (FLINK_CONNECTOR, prepare_connector)]
+    if parser.parse_args().tests:
+        steps.append((COUCHBASE_MOCK, prepare_couchbase_mock))
+    for coordinate, prepare in steps:
+        try:
+            fetched = prepare()
+        except Unavailable as problem:
+            sys.exit(f"downloads: {problem}")
+        print(f"  {coordinate:<58} {'fetched' if fetched else 'in place'}")
+
+
+if __name__ == "__main__":
+    main()
