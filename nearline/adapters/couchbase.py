@@ -1,0 +1,155 @@
+"""User documents in Couchbase, by its Python SDK (asyncio), as raw binary values that expire by themselves."""
+
+import asyncio
+from collections.abc import Awaitable, Mapping, Sequence
+from datetime import timedelta
+from typing import TypeVar
+from urllib.parse import unquote, urlsplit
+
+from acouchbase.cluster import Cluster
+from couchbase.auth import PasswordAuthenticator
+from couchbase.exceptions import (
+    AuthenticationException,
+    BucketNotFoundException,
+    CasMismatchException,
+    CouchbaseException,
+    DocumentExistsException,
+    DocumentNotFoundException,
+)
+from couchbase.options import (
+    ClusterOptions,
+    ClusterTimeoutOptions,
+    GetOptions,
+    InsertOptions,
+    RemoveOptions,
+    ReplaceOptions,
+)
+from couchbase.transcoder import RawBinaryTranscoder
+
+from nearline.errors import Misconfigured, Unavailable
+from nearline.space import Space
+from nearline.user_documents import document_order
+
+_ATTEMPTS = 5  # a write that loses a race reads and compares again; five losses in a row is another writer's loop
+_CONNECT_S = 5.0
+_RAW = RawBinaryTranscoder()
+T = TypeVar("T")
+
+
+class CouchbaseStore:
+    """Documents of *space* in the bucket that *url* names: ``couchbase://user:password@host[:port]/bucket``.
+
+    Reads have *read_ms*, writes ten times that. The SDK does not fail fast when a node is gone: every call then
+    costs its whole deadline, so callers on a request path put a breaker in front.
+    """
+
+    def __init__(self, url: str, space: Space, *, ttl_ms: int, read_ms: int) -> None:
+        parts = urlsplit(url)
+        bucket = parts.path.strip("/")
+        if not (parts.hostname and parts.username and parts.password and bucket):
+            raise Misconfigured("the store's URL must be couchbase://user:password@host/bucket; a part is missing")
+        self._address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+        self._login = PasswordAuthenticator(unquote(parts.username), unquote(parts.password))
+        self._bucket = bucket
+        self._prefix = f"u:{space.number}:"
+        self._ttl = timedelta(milliseconds=ttl_ms)
+        self._read_s = read_ms / 1000
+        self._write_s = read_ms / 100
+        self._cluster: Cluster | None = None
+
+    async def open(self) -> None:
+        """Connect and open the bucket; ``Misconfigured`` for a wrong login or bucket, ``Unavailable`` otherwise."""
+        if self._cluster is not None:
+            return
+        timeouts = ClusterTimeoutOptions(
+            bootstrap_timeout=timedelta(seconds=_CONNECT_S), connect_timeout=timedelta(seconds=_CONNECT_S)
+        )
+        options = ClusterOptions(self._login, timeout_options=timeouts)
+        try:
+            cluster = await Cluster.connect(self._address, options)
+            bucket = cluster.bucket(self._bucket)
+            await bucket.on_connect()
+        except (AuthenticationException, BucketNotFoundException) as error:
+            raise Misconfigured(f"Couchbase at {self._address} refused bucket {self._bucket!r}: {error!r:.200}") from None
+        except CouchbaseException as error:
+            raise Unavailable(f"Couchbase at {self._address} does not answer: {error!r:.200}") from None
+        self._cluster, self._collection = cluster, bucket.default_collection()
+
+    async def close(self) -> None:
+        """Close the connections; safe to call twice."""
+        if self._cluster is not None:
+            cluster, self._cluster = self._cluster, None
+            await cluster.close()
+
+    async def get(self, user_id: str) -> bytes | None:
+        """The user's stored bytes, or ``None``."""
+        return (await self._read(user_id, self._read_s))[0]
+
+    async def get_many(self, user_ids: Sequence[str]) -> list[bytes | None]:
+        """As ``get`` for each id, in order."""
+        found = await asyncio.gather(*(self._read(user_id, self._write_s) for user_id in user_ids))
+        return [value for value, _ in found]
+
+    async def put_many_if_newer(self, documents: Mapping[str, bytes]) -> int:
+        """Write each document that is not older than the stored one, by compare-and-swap."""
+        written = await asyncio.gather(*(self._put(user_id, raw) for user_id, raw in documents.items()))
+        return sum(written)
+
+    async def delete(self, user_id: str) -> None:
+        """Forget the user."""
+        options = RemoveOptions(timeout=timedelta(seconds=self._write_s))
+        try:
+            await self._answer(self._open_collection().remove(self._key(user_id), options), self._write_s)
+        except DocumentNotFoundException:
+            return
+
+    async def keep_house(self) -> None:
+        """Nothing: Couchbase expires and persists by itself."""
+
+    async def _read(self, user_id: str, deadline_s: float) -> tuple[bytes | None, int]:
+        options = GetOptions(transcoder=_RAW, timeout=timedelta(seconds=deadline_s))
+        try:
+            result = await self._answer(self._open_collection().get(self._key(user_id), options), deadline_s)
+        except DocumentNotFoundException:
+            return None, 0
+        return bytes(result.value), int(result.cas)
+
+    async def _put(self, user_id: str, raw: bytes) -> bool:
+        for _ in range(_ATTEMPTS):
+            stored, cas = await self._read(user_id, self._write_s)
+            if stored is not None and document_order(raw) < document_order(stored):
+                return False
+            try:
+                await self._write(self._key(user_id), raw, cas)
+            except (CasMismatchException, DocumentExistsException, DocumentNotFoundException):
+                continue
+            return True
+        raise Unavailable(f"user {user_id!r}: {_ATTEMPTS} writes in a row lost a race; is another writer looping?")
+
+    async def _write(self, key: str, raw: bytes, cas: int) -> None:
+        timeout = timedelta(seconds=self._write_s)
+        collection = self._open_collection()
+        if cas:
+            replace = ReplaceOptions(cas=cas, expiry=self._ttl, transcoder=_RAW, timeout=timeout)
+            await self._answer(collection.replace(key, raw, replace), self._write_s)
+        else:
+            insert = InsertOptions(expiry=self._ttl, transcoder=_RAW, timeout=timeout)
+            await self._answer(collection.insert(key, raw, insert), self._write_s)
+
+    async def _answer(self, call: Awaitable[T], deadline_s: float) -> T:
+        """Await *call*; the SDK's own deadline overshoots on a loaded machine, so ours stands behind it."""
+        try:
+            async with asyncio.timeout(deadline_s * 1.5):
+                return await call
+        except (DocumentNotFoundException, DocumentExistsException, CasMismatchException):
+            raise
+        except (CouchbaseException, TimeoutError) as error:
+            raise Unavailable(f"Couchbase at {self._address}: {error!r:.200}") from None
+
+    def _open_collection(self):  # type: ignore[no-untyped-def]
+        if self._cluster is None:
+            raise Unavailable(f"not connected to Couchbase at {self._address}")
+        return self._collection
+
+    def _key(self, user_id: str) -> str:
+        return self._prefix + user_id

@@ -1,0 +1,132 @@
+"""User documents in LMDB: the store of one machine. One process writes, any number read.
+
+A value is its expiry (UTC ms, 8 bytes little-endian) and the document. Commits are not fsynced one by one: a killed
+process loses nothing, a power cut at most what came after the last ``keep_house`` (and the job can be replayed).
+"""
+
+import struct
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import lmdb
+
+from nearline.errors import Misconfigured, Unavailable
+from nearline.space import Space
+from nearline.user_documents import document_order
+
+_EXPIRY = struct.Struct("<q")
+_MAP_SIZE = 64 << 30  # address space, not disk: the file grows with its content
+_SWEEP = 2_000  # keys looked at in one round of upkeep
+
+
+class LmdbStore:
+    """Documents of *space* in *folder*; *writer* creates the folder, a reader finds it ``Unavailable`` until then.
+
+    LMDB forbids opening one folder twice in a process, and a handle across ``fork``: open it in the process, and
+    in the event loop, that uses it.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        space: Space,
+        *,
+        ttl_ms: int,
+        writer: bool,
+        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        self._folder = folder
+        self._prefix = f"u:{space.number}:"
+        self._ttl_ms = ttl_ms
+        self._writer = writer
+        self._now_ms = now_ms
+        self._env: lmdb.Environment | None = None
+        self._swept_to = b""
+
+    async def open(self) -> None:
+        """Open the environment; a reader raises ``Unavailable`` while the writer has not made it yet."""
+        if self._env is not None:
+            return
+        try:
+            if self._writer:
+                self._folder.mkdir(parents=True, exist_ok=True)
+            self._env = lmdb.open(
+                str(self._folder), map_size=_MAP_SIZE, max_readers=256, sync=False, readonly=not self._writer
+            )
+        except (lmdb.Error, OSError) as error:
+            kind = Misconfigured if isinstance(error, PermissionError) else Unavailable
+            raise kind(f"cannot open the LMDB store in {self._folder}: {error}; is user_tower running?") from None
+        if self._writer:
+            self._env.reader_check()
+
+    async def close(self) -> None:
+        """Flush and close; safe to call twice."""
+        if self._env is not None:
+            if self._writer:
+                self._env.sync(True)
+            self._env.close()
+            self._env = None
+
+    async def get(self, user_id: str) -> bytes | None:
+        """The user's stored bytes, or ``None``."""
+        with self._open_env().begin() as transaction:
+            return self._live(transaction.get(self._key(user_id)))
+
+    async def get_many(self, user_ids: Sequence[str]) -> list[bytes | None]:
+        """As ``get`` for each id, in order and from one snapshot."""
+        with self._open_env().begin() as transaction:
+            return [self._live(transaction.get(self._key(user_id))) for user_id in user_ids]
+
+    async def put_many_if_newer(self, documents: Mapping[str, bytes]) -> int:
+        """Write, in one transaction, each document that is not older than the stored one."""
+        written = 0
+        expiry = _EXPIRY.pack(self._now_ms() + self._ttl_ms)
+        try:
+            with self._open_env().begin(write=True) as transaction:
+                for user_id, document in documents.items():
+                    key = self._key(user_id)
+                    stored = self._live(transaction.get(key))
+                    if stored is None or document_order(document) >= document_order(stored):
+                        transaction.put(key, expiry + document)
+                        written += 1
+        except lmdb.Error as error:
+            raise Unavailable(f"LMDB in {self._folder} refused a write: {error}") from None
+        return written
+
+    async def delete(self, user_id: str) -> None:
+        """Forget the user."""
+        with self._open_env().begin(write=True) as transaction:
+            transaction.delete(self._key(user_id))
+
+    async def keep_house(self) -> None:
+        """Free slots of dead readers, flush to disk, and drop the next few expired documents."""
+        env = self._open_env()
+        env.reader_check()
+        self._sweep(env)
+        env.sync(True)
+
+    def _sweep(self, env: lmdb.Environment) -> None:
+        now = self._now_ms()
+        with env.begin(write=True) as transaction:
+            cursor = transaction.cursor()
+            more = cursor.set_range(self._swept_to) if self._swept_to else cursor.first()
+            for _ in range(_SWEEP):
+                if not more:
+                    break
+                expired = _EXPIRY.unpack_from(cursor.value())[0] <= now
+                more = cursor.delete() if expired else cursor.next()
+            self._swept_to = bytes(cursor.key()) if more else b""
+
+    def _open_env(self) -> lmdb.Environment:
+        if self._env is None:
+            raise Unavailable(f"the LMDB store in {self._folder} is not open")
+        return self._env
+
+    def _key(self, user_id: str) -> bytes:
+        return (self._prefix + user_id).encode()
+
+    def _live(self, value: bytes | None) -> bytes | None:
+        if value is None or _EXPIRY.unpack_from(value)[0] <= self._now_ms():
+            return None
+        return value[_EXPIRY.size :]

@@ -1,0 +1,58 @@
+"""A store in memory, for unit tests; passes the contract tests that the real engines pass."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from nearline.errors import Unavailable
+from nearline.user_documents import document_order
+
+
+class MemoryStore:
+    """Keeps documents in a dict; ``down = True`` makes it behave as an engine that does not answer."""
+
+    def __init__(self, *, ttl_ms: int, now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000) -> None:
+        self._ttl_ms = ttl_ms
+        self._now_ms = now_ms
+        self._values: dict[str, tuple[int, bytes]] = {}
+        self.down = False
+
+    async def open(self) -> None:
+        """Nothing to open."""
+        self._check()
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+    async def get(self, user_id: str) -> bytes | None:
+        """The user's stored bytes, or ``None``."""
+        self._check()
+        expires_ms, value = self._values.get(user_id, (0, b""))
+        return value if expires_ms > self._now_ms() else None
+
+    async def get_many(self, user_ids: Sequence[str]) -> list[bytes | None]:
+        """As ``get`` for each id, in order."""
+        return [await self.get(user_id) for user_id in user_ids]
+
+    async def put_many_if_newer(self, documents: Mapping[str, bytes]) -> int:
+        """Write each document unless a newer one is stored."""
+        written = 0
+        for user_id, value in documents.items():
+            stored = await self.get(user_id)
+            if stored is None or document_order(value) >= document_order(stored):
+                self._values[user_id] = (self._now_ms() + self._ttl_ms, value)
+                written += 1
+        return written
+
+    async def delete(self, user_id: str) -> None:
+        """Forget the user."""
+        self._check()
+        self._values.pop(user_id, None)
+
+    async def keep_house(self) -> None:
+        """Drop what has expired."""
+        now = self._now_ms()
+        self._values = {k: v for k, v in self._values.items() if v[0] > now}
+
+    def _check(self) -> None:
+        if self.down:
+            raise Unavailable("the store in memory was told to be down")

@@ -1,0 +1,39 @@
+"""Errors sorted by what the caller should do.
+
+NearlineError
+├── BadInput         someone sent nonsense: dead-letter it, count it, go on
+├── BadAnswer        a dependency answered nonsense: bisect, retry, dead-letter; the old vector stays
+├── Unavailable      a dependency is away: retry within the deadline, then degrade and say so
+└── Misconfigured    two parts disagree for good: refuse to start
+    └── SpaceMismatch    a vector, document or model of another embedding space or dimension
+
+Every message carries what came, what was expected and, where there is one, the next step.
+"""
+
+
+class NearlineError(Exception):
+    """The root of every error that Nearline raises on purpose."""
+
+
+class BadInput(NearlineError):
+    """An input that can never be accepted; *reason* is a short code to count by, the message says more."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class BadAnswer(NearlineError):
+    """A dependency answered, but the answer cannot be true (wrong size, NaN, no unit norm)."""
+
+
+class Unavailable(NearlineError):
+    """A dependency did not answer; the same call may succeed later."""
+
+
+class Misconfigured(NearlineError):
+    """Two parts disagree in a way that retrying cannot mend."""
+
+
+class SpaceMismatch(Misconfigured):
+    """Something belongs to another embedding space, or has another dimension, than this process serves."""

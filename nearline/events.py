@@ -1,0 +1,189 @@
+"""Events: what a user did to an item, as the topic ``clicks`` carries it (version 1).
+
+``decode_event`` is the only door: what comes through it is valid for good, what does not is a dead letter with
+a reason that helps its producer.
+"""
+
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+import orjson
+
+from nearline.errors import BadInput
+from nearline.ids import check_id
+
+MAX_EVENT_BYTES = 64 * 1024
+EARLIEST_MS = 946_684_800_000  # 2000-01-01: an event before it has a wrong unit, not an old story
+MAX_AHEAD_MS = 5 * 60 * 1000  # how far a producer's clock may run ahead of the log's
+
+
+class EventType(StrEnum):
+    """What a user did; the order is the models' encoding (1, 2, …), so new types go to the end."""
+
+    VIEW = "view"
+    CLICK = "click"
+    ADD_TO_CART = "add_to_cart"
+    PURCHASE = "purchase"
+    LIKE = "like"
+    DISLIKE = "dislike"
+    SKIP = "skip"
+
+
+EVENT_TYPES: tuple[str, ...] = tuple(EventType)
+_TYPES = frozenset(EVENT_TYPES)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One valid event. Equal ``event_id`` means the same event, however often it arrives."""
+
+    event_id: str
+    user_id: str
+    item_id: str
+    type: str
+    time_ms: int
+    value: float = 1.0
+    context: Mapping[str, Any] = field(default_factory=dict)
+    produced_ms: int | None = None
+    request_id: str | None = None
+    traceparent: str | None = None
+    synthetic: bool = False
+
+
+_FIELDS = frozenset({"v", *(f.name for f in fields(Event))})
+_REQUIRED = ("v", "event_id", "user_id", "item_id", "type", "time_ms")
+
+
+def encode_event(event: Event) -> bytes:
+    """The event as its producers write it; optional fields at their default are left out."""
+    body: dict[str, Any] = {"v": 1}
+    for f in fields(Event):
+        value = getattr(event, f.name)
+        if f.name in _REQUIRED or f.name == "value" or value:
+            body[f.name] = value
+    return orjson.dumps(body)
+
+
+def decode_event(raw: bytes | None, *, append_ms: int) -> Event:
+    """Return the event in *raw*, judged by the log's clock *append_ms*, or raise ``BadInput`` with a reason.
+
+    The judgement depends on nothing but the arguments, so a replayed log judges as the first run did.
+    """
+    body = load_object(raw, MAX_EVENT_BYTES)
+    if not body.keys() <= _FIELDS:
+        refuse_unknown(body, _FIELDS, hint="put free fields under 'context'")
+    for name in _REQUIRED:
+        if name not in body:
+            raise BadInput("missing_field", f"required field {name!r} is missing; came {sorted(body)}"[:500])
+    check_version(body)
+    kind = body["type"]
+    if not isinstance(kind, str) or kind not in _TYPES:
+        raise BadInput("unknown_type", f"type must be one of {', '.join(EVENT_TYPES)}, came {kind!r:.80}")
+    return Event(
+        event_id=check_id("event_id", body["event_id"]),
+        user_id=check_id("user_id", body["user_id"]),
+        item_id=check_id("item_id", body["item_id"]),
+        type=kind,
+        time_ms=_time(body["time_ms"], append_ms),
+        value=_finite("value", body.get("value", 1.0)),
+        context=_context(body.get("context")),
+        produced_ms=_integer("produced_ms", body.get("produced_ms")),
+        request_id=_text("request_id", body.get("request_id")),
+        traceparent=_text("traceparent", body.get("traceparent")),
+        synthetic=_flag(body.get("synthetic", False)),
+    )
+
+
+def load_object(raw: bytes | None, max_bytes: int) -> dict[str, Any]:
+    """The JSON object in *raw*; ``BadInput`` for anything else, with the reason's code."""
+    if not raw:
+        raise BadInput("empty", "the value is null or empty; expected a JSON object")
+    if len(raw) > max_bytes:
+        raise BadInput("too_large", f"the value has {len(raw):,} bytes; at most {max_bytes:,} are accepted")
+    try:
+        body = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise _not_json(raw, error) from None
+    if not isinstance(body, dict):
+        raise BadInput("not_an_object", f"expected a JSON object, came {type(body).__name__}: {raw[:80]!r}")
+    return body
+
+
+def _not_json(raw: bytes, error: Exception) -> BadInput:
+    try:
+        raw.decode()
+    except UnicodeDecodeError as broken:
+        return BadInput("not_utf8", f"byte {broken.start} is not UTF-8 ({broken.reason}): {raw[:80]!r}")
+    return BadInput("not_json", f"not JSON: {error}: {raw[:80]!r}")
+
+
+def refuse_unknown(body: Mapping[str, Any], known: frozenset[str], *, hint: str) -> None:
+    """Raise ``BadInput`` for the first unknown field, naming the nearest known one: a typo must not be stored."""
+    name = min(body.keys() - known)
+    near = difflib.get_close_matches(name, known, n=1)
+    guess = f"; did you mean {near[0]!r}?" if near else f"; {hint}"
+    raise BadInput("unknown_field", f"unknown field {name!r:.80}{guess}")
+
+
+def check_version(body: Mapping[str, Any]) -> None:
+    """Raise ``BadInput`` unless the body is of version 1."""
+    if type(body.get("v")) is not int or body["v"] != 1:
+        raise BadInput("unknown_version", f"v must be 1, came {body.get('v')!r:.80}")
+
+
+def _time(value: object, append_ms: int) -> int:
+    if type(value) is not int:
+        raise BadInput("wrong_type", f"time_ms must be an integer of UTC milliseconds, came {value!r:.80}")
+    if value < EARLIEST_MS:
+        looks = "; it looks like seconds" if EARLIEST_MS <= value * 1000 <= append_ms + MAX_AHEAD_MS else ""
+        raise BadInput("impossible_time", f"time_ms {value} is before 2000-01-01{looks}; expected UTC milliseconds")
+    if value > append_ms + MAX_AHEAD_MS:
+        raise BadInput("impossible_time", _ahead(value, append_ms))
+    return value
+
+
+def _ahead(value: int, append_ms: int) -> str:
+    micro = value // 1000
+    looks = "; it looks like microseconds" if EARLIEST_MS <= micro <= append_ms + MAX_AHEAD_MS else ""
+    when = datetime.fromtimestamp(append_ms / 1000, UTC).isoformat(timespec="seconds")
+    return f"time_ms {value} is more than 5 min after the log's clock ({when}){looks}; check the producer's clock"
+
+
+def _finite(name: str, value: object) -> float:
+    if type(value) not in (int, float):
+        raise BadInput("wrong_type", f"{name} must be a number, came {value!r:.80}")
+    number = float(value)  # type: ignore[arg-type]
+    if not math.isfinite(number) or abs(number) > 1e12:
+        raise BadInput("out_of_range", f"{name} must be a finite number within ±1e12, came {value!r:.80}")
+    return number
+
+
+def _context(value: object) -> Mapping[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise BadInput("wrong_type", f"context must be an object, came {type(value).__name__}")
+    return value
+
+
+def _text(name: str, value: object) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    raise BadInput("wrong_type", f"{name} must be a string, came {value!r:.80}")
+
+
+def _integer(name: str, value: object) -> int | None:
+    if value is None or type(value) is int:
+        return value  # type: ignore[return-value]
+    raise BadInput("wrong_type", f"{name} must be an integer, came {value!r:.80}")
+
+
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise BadInput("wrong_type", f"synthetic must be true or false, came {value!r:.80}")
+    return value

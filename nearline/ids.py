@@ -1,0 +1,32 @@
+"""Ids of users, items and events: what they may be.
+
+An id is a string of 1-128 UTF-8 bytes without control characters, so that it fits the keys of every store.
+"""
+
+import re
+
+from nearline.errors import BadInput
+
+MAX_ID_BYTES = 128
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+def check_id(name: str, value: object) -> str:
+    """Return *value* if it is a valid id, else raise ``BadInput`` naming the field and the rule."""
+    if not isinstance(value, str):
+        raise BadInput("wrong_type", f"{name} must be a string, came {type(value).__name__}: {value!r:.80}")
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError:
+        raise BadInput("bad_id", f"{name} is not valid Unicode: {value!r:.80}") from None
+    if not 1 <= size <= MAX_ID_BYTES:
+        raise BadInput("bad_id", f"{name} must have 1-{MAX_ID_BYTES} UTF-8 bytes, came {size}: {value!r:.80}")
+    if not value.isascii() or not value.isprintable():
+        _refuse_control(name, value)
+    return value
+
+
+def _refuse_control(name: str, value: str) -> None:
+    if _CONTROL.search(value):
+        raise BadInput("bad_id", f"{name} must not hold control characters, came {value!r:.80}")
+

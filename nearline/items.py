@@ -1,0 +1,111 @@
+"""Items: what the catalogue says of a thing that can be recommended, as the topic ``items`` carries it (version 1)."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import orjson
+
+from nearline.errors import BadInput
+from nearline.events import EARLIEST_MS, check_version, load_object, refuse_unknown
+
+MAX_ITEM_BYTES = 256 * 1024
+MAX_TITLE = 1_000
+MAX_TEXT = 100_000
+MAX_ATTRIBUTES = 100
+Attribute = float | int | str | bool
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One valid item; its id is the record's key and its version the record's offset."""
+
+    title: str
+    description: str = ""
+    category: str = ""
+    locale: str = ""
+    price: float | None = None
+    brand: str = ""
+    listed_ms: int | None = None
+    available: bool = True
+    attributes: Mapping[str, Attribute] = field(default_factory=dict)
+
+
+_FIELDS = frozenset({"v", *(f.name for f in fields(Item))})
+
+
+def encode_item(item: Item) -> bytes:
+    """The item as its producers write it; fields at their default are left out."""
+    body: dict[str, Any] = {"v": 1, "title": item.title}
+    for f in fields(Item)[1:]:
+        value = getattr(item, f.name)
+        if value != f.default and value != {}:
+            body[f.name] = value
+    return orjson.dumps(body)
+
+
+def decode_item(raw: bytes) -> Item:
+    """The item in *raw*; ``BadInput`` with the reason if it is not one. (An empty value is a delete, not an item.)"""
+    body = load_object(raw, MAX_ITEM_BYTES)
+    if not body.keys() <= _FIELDS:
+        refuse_unknown(body, _FIELDS, hint="put free fields under 'attributes'")
+    check_version(body)
+    title = _text(body, "title", MAX_TITLE)
+    if not title.strip():
+        raise BadInput("no_title", f"an item needs a title that is not blank, came {body.get('title')!r:.80}")
+    return Item(
+        title=title,
+        description=_text(body, "description", MAX_TEXT),
+        category=_text(body, "category", MAX_TITLE),
+        locale=_text(body, "locale", 35),
+        price=_price(body.get("price")),
+        brand=_text(body, "brand", MAX_TITLE),
+        listed_ms=_listed(body.get("listed_ms")),
+        available=_flag(body.get("available", True)),
+        attributes=_attributes(body.get("attributes")),
+    )
+
+
+def _text(body: Mapping[str, Any], name: str, limit: int) -> str:
+    value = body.get(name)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise BadInput("wrong_type", f"{name} must be a string, came {type(value).__name__}: {value!r:.80}")
+    if len(value) > limit:
+        raise BadInput("too_large", f"{name} has {len(value):,} characters; at most {limit:,} are accepted")
+    return value
+
+
+def _price(value: object) -> float | None:
+    if value is None:
+        return None
+    if type(value) not in (int, float) or not math.isfinite(value) or not 0 <= value <= 1e12:  # type: ignore[arg-type,operator]
+        raise BadInput("wrong_type", f"price must be a number from 0 to 1e12 or null, came {value!r:.80}")
+    return float(value)  # type: ignore[arg-type]
+
+
+def _listed(value: object) -> int | None:
+    if value is None:
+        return None
+    if type(value) is not int or value < EARLIEST_MS:
+        raise BadInput("impossible_time", f"listed_ms must be UTC milliseconds after 2000, came {value!r:.80}")
+    return value
+
+
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise BadInput("wrong_type", f"available must be true or false, came {value!r:.80}")
+    return value
+
+
+def _attributes(value: object) -> Mapping[str, Attribute]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or len(value) > MAX_ATTRIBUTES:
+        raise BadInput("wrong_type", f"attributes must be an object of at most {MAX_ATTRIBUTES}, came {value!r:.80}")
+    for name, attribute in value.items():
+        if not isinstance(attribute, str | int | float):
+            raise BadInput("wrong_type", f"attribute {name!r:.80} must be a number, string or bool, came {attribute!r:.80}")
+    return value

@@ -1,0 +1,84 @@
+"""Settings: read once, at the edge, from ``NEARLINE_*`` variables into one frozen object; parts get values."""
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from nearline.errors import Misconfigured
+from nearline.space import Space
+
+PREFIX = "NEARLINE_"
+
+
+class Settings(BaseSettings):
+    """Every setting of every part, with its default for one machine."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    kafka: str = Field("127.0.0.1:9092", description="bootstrap servers of Kafka, comma separated")
+    triton: str = Field("127.0.0.1:8001", description="host:port of Triton's gRPC endpoint")
+    store: str = Field("", description="couchbase://user:password@host/bucket or lmdb:///folder; default: lmdb in data")
+    retrieval: str = Field("http://127.0.0.1:8080", description="base URL of the retrieval service, for the CLI")
+    data: Path = Field(Path(".nearline"), description="folder of everything this machine keeps")
+
+    space: int = Field(1, ge=1, description="the embedding space that is served")
+    dimension: int = Field(64, ge=1, le=4096, description="dimensions of that space")
+    history_length: int = Field(50, ge=1, le=50, description="events kept for each user")
+    history_ttl_days: float = Field(400, gt=0, description="a user idle for longer is forgotten")
+    popularity_half_life_days: float = Field(7, gt=0, description="an event's weight in trending halves in this time")
+
+    host: str = Field("127.0.0.1", description="address that the HTTP servers bind")
+    retrieval_port: int = Field(8080, description="port of GET /recommend")
+    user_tower_port: int = Field(9101, description="port of user_tower's /healthz, /readyz and /metrics")
+    item_tower_port: int = Field(9102, description="port of item_tower's /healthz, /readyz and /metrics")
+    job_port: int = Field(9103, description="port of the last_n launcher's /metrics")
+    flink_metrics_port: int = Field(9249, description="port of Flink's own Prometheus reporter")
+    flink_rest_port: int = Field(8082, description="port of Flink's REST interface")
+    flink_lib: Path = Field(Path("build/flink/lib"), description="folder with Flink's Kafka connector jar")
+
+    startup_deadline_s: float = Field(120, gt=0, description="how long a part waits for what it needs at start")
+    request_timeout_ms: int = Field(1000, gt=0, description="deadline of one Triton request")
+    store_timeout_ms: int = Field(20, gt=0, description="deadline of one read of the store on the request path")
+    log_level: str = Field("info", description="debug, info, warning or error")
+    log_format: str = Field("json", description="json or console")
+
+    @property
+    def embedding_space(self) -> Space:
+        """The space that this process serves."""
+        return Space(self.space, self.dimension)
+
+    @property
+    def store_url(self) -> str:
+        """Where user documents live; by default LMDB in the data folder."""
+        return self.store or f"lmdb://{self.data.absolute()}/store"
+
+    @property
+    def history_ttl_ms(self) -> int:
+        """After how long an idle user is forgotten."""
+        return int(self.history_ttl_days * 24 * 3600 * 1000)
+
+
+def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
+    """Read the settings, or raise ``Misconfigured`` with the variable, what came and what was expected."""
+    environ = os.environ if environ is None else environ
+    given = {k.upper(): v for k, v in environ.items() if k.upper().startswith(PREFIX)}
+    _refuse_unknown(given)
+    try:
+        return Settings(**{k.removeprefix(PREFIX).lower(): v for k, v in given.items()})  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = PREFIX + str(first["loc"][0]).upper()
+        about = Settings.model_fields[str(first["loc"][0])].description
+        raise Misconfigured(f"{name}={first['input']!r}: {first['msg']} ({about})") from None
+
+
+def _refuse_unknown(given: Mapping[str, str]) -> None:
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    for name in sorted(given.keys() - known):
+        near = difflib.get_close_matches(name, known, n=1)
+        guess = f"; did you mean {near[0]}?" if near else ""
+        raise Misconfigured(f"unknown setting {name}{guess} Known: {', '.join(sorted(known))}")

@@ -1,0 +1,40 @@
+"""The store of user documents: what every engine promises, whichever URL names it.
+
+Engines are adapters (``nearline/adapters/memory.py``, ``lmdb.py``, ``couchbase.py``); all pass
+``tests/contract/test_store.py``.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+
+class UserStore(Protocol):
+    """Keeps one value for each user of one space; an expired value is as if it had never been.
+
+    Every method but ``close`` raises ``Unavailable`` when the engine does not answer within its deadline: an outage
+    is never mistaken for "no such user".
+    """
+
+    async def open(self) -> None:
+        """Connect; ``Unavailable`` if the engine is away (call again later), ``Misconfigured`` if it never can be."""
+
+    async def close(self) -> None:
+        """Let go of everything; safe to call twice."""
+
+    async def get(self, user_id: str) -> bytes | None:
+        """The user's stored bytes, or ``None`` if there are none."""
+
+    async def get_many(self, user_ids: Sequence[str]) -> list[bytes | None]:
+        """As ``get`` for each id, in order."""
+
+    async def put_many_if_newer(self, documents: Mapping[str, bytes]) -> int:
+        """Write each encoded user document unless a newer one is stored; return how many were written.
+
+        "Newer" compares ``(history_version, vector_version)``; an equal rewrite is written, so that it heals.
+        """
+
+    async def delete(self, user_id: str) -> None:
+        """Forget the user; unknown ones are forgotten already."""
+
+    async def keep_house(self) -> None:
+        """The writer's upkeep (expiry, flushing), called every few seconds; may do nothing."""

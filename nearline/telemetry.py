@@ -1,0 +1,54 @@
+"""Telemetry: structured logs and the metrics' names, the same in every process.
+
+Metrics live in the default registry of ``prometheus_client``; each is declared beside the code that counts it, through
+the functions here, so that all of them start with ``nearline_``.
+"""
+
+import logging
+import sys
+from typing import cast
+
+import structlog
+from prometheus_client import Counter, Gauge, Histogram
+
+LATENCY_BUCKETS_S = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 30.0, 300.0)
+
+
+def configure_logs(part: str, *, level: str = "info", style: str = "json") -> None:
+    """Log to stderr as one JSON object a line (or coloured text, *style* ``console``), each naming *part*."""
+    last: structlog.typing.Processor = (
+        structlog.dev.ConsoleRenderer() if style == "console" else structlog.processors.JSONRenderer()
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            last,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper(), logging.INFO)),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+    )
+    structlog.contextvars.bind_contextvars(part=part)
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, force=True)
+
+
+def get_logger() -> structlog.stdlib.BoundLogger:
+    """The process's structured logger."""
+    return cast(structlog.stdlib.BoundLogger, structlog.get_logger())
+
+
+def counter(name: str, about: str, *labels: str) -> Counter:
+    """A counter ``nearline_<name>``; *name* ends in ``_total``."""
+    return Counter(f"nearline_{name}", about, labels)
+
+
+def gauge(name: str, about: str, *labels: str) -> Gauge:
+    """A gauge ``nearline_<name>`` with its unit in the name."""
+    return Gauge(f"nearline_{name}", about, labels)
+
+
+def seconds(name: str, about: str, *labels: str) -> Histogram:
+    """A histogram of durations ``nearline_<name>``; *name* ends in ``_seconds``."""
+    return Histogram(f"nearline_{name}", about, labels, buckets=LATENCY_BUCKETS_S)

@@ -1,0 +1,65 @@
+"""The log's topics: every name and every setting, in one place. ``nearline init`` creates and verifies them."""
+
+from dataclasses import dataclass, field
+
+from nearline.space import Space
+
+CLICKS = "clicks"
+CLICKS_DLQ = "clicks-dlq"
+USER_SEQUENCES = "user-sequences"
+USER_SEQUENCES_DLQ = "user-sequences-dlq"
+ITEMS = "items"
+ITEMS_DLQ = "items-dlq"
+ITEM_POPULARITY = "item-popularity"
+
+PARTITIONS = 8  # for ever: a key's partition, and so its order, must never change
+_DAY_MS = 24 * 3600 * 1000
+_MIB = 1024 * 1024
+
+_ALWAYS = {"message.timestamp.type": "LogAppendTime"}
+_COMPACT = {
+    "cleanup.policy": "compact",
+    "segment.bytes": str(64 * _MIB),
+    "segment.ms": str(3600 * 1000),
+    "min.cleanable.dirty.ratio": "0.3",
+    "delete.retention.ms": str(7 * _DAY_MS),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """A topic as it must be; *config* holds only what differs from the broker's defaults."""
+
+    name: str
+    partitions: int
+    config: dict[str, str] = field(default_factory=dict)
+
+
+def item_vectors_topic(space: Space) -> str:
+    """The topic of the item vectors of *space*."""
+    return f"item-vectors.{space.number}"
+
+
+def dead_letter_topic(topic: str) -> str:
+    """The dead-letter queue of *topic*."""
+    return f"{topic}-dlq"
+
+
+def all_topics(space: Space, *, history_ttl_ms: int) -> list[Topic]:
+    """Every topic that a system serving *space* needs.
+
+    ``user-sequences`` expires with the history (*history_ttl_ms*, counted from a user's last event), as the job's
+    state and the store do. Dead-letter topics take larger records than their sources, so that none can be refused.
+    """
+    expiring = {"cleanup.policy": "compact,delete", "retention.ms": str(history_ttl_ms)}
+    letters = {"max.message.bytes": str(4 * _MIB), "retention.ms": str(30 * _DAY_MS)}
+    return [
+        Topic(CLICKS, PARTITIONS, _ALWAYS | {"max.message.bytes": str(_MIB), "retention.ms": str(30 * _DAY_MS)}),
+        Topic(USER_SEQUENCES, PARTITIONS, _ALWAYS | _COMPACT | expiring),
+        Topic(ITEMS, PARTITIONS, _ALWAYS | _COMPACT),
+        Topic(item_vectors_topic(space), PARTITIONS, _ALWAYS | _COMPACT),
+        Topic(ITEM_POPULARITY, 1, _ALWAYS | _COMPACT),
+        Topic(CLICKS_DLQ, 1, _ALWAYS | letters),
+        Topic(ITEMS_DLQ, 1, _ALWAYS | letters),
+        Topic(USER_SEQUENCES_DLQ, 1, _ALWAYS | letters),
+    ]
