@@ -29,4 +29,3 @@ def check_id(name: str, value: object) -> str:
 def _refuse_control(name: str, value: str) -> None:
     if _CONTROL.search(value):
         raise BadInput("bad_id", f"{name} must not hold control characters, came {value!r:.80}")
-

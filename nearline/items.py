@@ -107,5 +107,7 @@ def _attributes(value: object) -> Mapping[str, Attribute]:
         raise BadInput("wrong_type", f"attributes must be an object of at most {MAX_ATTRIBUTES}, came {value!r:.80}")
     for name, attribute in value.items():
         if not isinstance(attribute, str | int | float):
-            raise BadInput("wrong_type", f"attribute {name!r:.80} must be a number, string or bool, came {attribute!r:.80}")
+            raise BadInput(
+                "wrong_type", f"attribute {name!r:.80} must be a number, string or bool, came {attribute!r:.80}"
+            )
     return value

@@ -51,9 +51,7 @@ def encode_user_document(document: UserDocument, space: Space) -> bytes:
         space.check("a user vector", number=space.number, dimension=len(document.vector))
         vector = np.asarray(document.vector, "<f4").tobytes()
     newest = document.newest_event_id.encode()
-    body = b"".join(
-        (newest, vector, document.seen.tobytes(), document.purchased.tobytes(), document.events.tobytes())
-    )
+    body = b"".join((newest, vector, document.seen.tobytes(), document.purchased.tobytes(), document.events.tobytes()))
     head = _HEAD.pack(
         _MAGIC,
         1,

@@ -70,7 +70,9 @@ class CouchbaseStore:
             bucket = cluster.bucket(self._bucket)
             await bucket.on_connect()
         except (AuthenticationException, BucketNotFoundException) as error:
-            raise Misconfigured(f"Couchbase at {self._address} refused bucket {self._bucket!r}: {error!r:.200}") from None
+            raise Misconfigured(
+                f"Couchbase at {self._address} refused bucket {self._bucket!r}: {error!r:.200}"
+            ) from None
         except CouchbaseException as error:
             raise Unavailable(f"Couchbase at {self._address} does not answer: {error!r:.200}") from None
         self._cluster, self._collection = cluster, bucket.default_collection()

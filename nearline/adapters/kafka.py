@@ -1,0 +1,387 @@
+"""The log, by kafka-python. Its calls block, so each client here runs in one thread of its own.
+
+``Topics`` creates and checks topics, ``Producer`` writes, ``TableReader`` reads a compacted topic as a table (all of
+it, no group), ``GroupReader`` shares a topic among replicas and commits what was dealt with.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.admin import ConfigResource, ConfigResourceType, NewTopic
+from kafka.errors import KafkaError, MessageSizeTooLargeError, TopicAlreadyExistsError
+from kafka.structs import OffsetAndMetadata
+
+from nearline.errors import BadInput, Misconfigured, Unavailable
+from nearline.log import Record
+from nearline.topics import Topic
+
+T = TypeVar("T")
+Message = tuple[bytes, bytes | None]  # key, value (None = tombstone)
+_POLL_MS = 500  # how long a poll waits when nothing comes; a record ends the wait at once
+_REQUEST_MS = 10_000
+
+
+def _unavailable(bootstrap: str, error: Exception) -> Unavailable:
+    return Unavailable(f"Kafka at {bootstrap} does not answer: {error!r:.200}; is the broker up?")
+
+
+class _Client:
+    """One kafka-python client and the thread that alone may use it."""
+
+    def __init__(self, bootstrap: str) -> None:
+        self._bootstrap = bootstrap
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="kafka")
+
+    async def _call(self, function: Callable[..., T], *args: Any) -> T:
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._thread, function, *args)
+        except KafkaError as error:
+            raise _unavailable(self._bootstrap, error) from None
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def open(self) -> None:
+        """Connect; ``Unavailable`` when no broker answers."""
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        """Let go of the connection and its thread; safe to call twice."""
+        await asyncio.get_running_loop().run_in_executor(None, self._thread.shutdown)
+
+
+class Topics:
+    """Creates, verifies and describes topics; blocking, for the command line and for start-up."""
+
+    def __init__(self, bootstrap: str) -> None:
+        self._bootstrap = bootstrap
+        try:
+            self._admin = KafkaAdminClient(bootstrap_servers=bootstrap.split(","), request_timeout_ms=_REQUEST_MS)
+        except KafkaError as error:
+            raise _unavailable(bootstrap, error) from None
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._admin.close()
+
+    def cluster_id(self) -> str:
+        """The id of the Kafka cluster; another id means another log."""
+        return str(self._admin.describe_cluster()["cluster_id"])
+
+    def names(self) -> set[str]:
+        """The names of all topics that there are."""
+        return set(self._admin.list_topics())
+
+    def ensure(self, topics: Iterable[Topic]) -> dict[str, str]:
+        """Make each topic as it should be; return what was done: created, changed or "as it should be".
+
+        Idempotent. ``Misconfigured`` if a topic has another number of partitions: that cannot be changed without
+        breaking the order of its keys.
+        """
+        wanted = {topic.name: topic for topic in topics}
+        done: dict[str, str] = {}
+        present = self.names()
+        for name, topic in wanted.items():
+            if name not in present:
+                self._create(topic)
+                done[name] = "created"
+        self._admin.wait_for_topics(list(wanted))
+        self._check_partitions(wanted)
+        for name, changed in self._settle_configs({n: t for n, t in wanted.items() if n not in done}).items():
+            done[name] = f"changed {', '.join(changed)}" if changed else "as it should be"
+        return done
+
+    def _create(self, topic: Topic) -> None:
+        try:
+            self._admin.create_topics([NewTopic(topic.name, topic.partitions, -1, topic_configs=topic.config)])
+        except TopicAlreadyExistsError:
+            pass
+        except KafkaError as error:
+            raise Unavailable(f"cannot create topic {topic.name}: {error!r:.200}") from None
+
+    def _check_partitions(self, wanted: Mapping[str, Topic]) -> None:
+        for described in self._admin.describe_topics(list(wanted)):
+            name, partitions = described["name"], len(described["partitions"])
+            if partitions != wanted[name].partitions:
+                raise Misconfigured(
+                    f"topic {name} has {partitions} partitions, Nearline needs {wanted[name].partitions}: "
+                    "create it anew (make reset deletes everything on one machine)"
+                )
+
+    def _settle_configs(self, topics: Mapping[str, Topic]) -> dict[str, list[str]]:
+        changed: dict[str, list[str]] = {}
+        for name, topic in topics.items():
+            resource = ConfigResource(ConfigResourceType.TOPIC, name)
+            described = self._admin.describe_configs([resource], config_filter="all")
+            found = described["topic"][name]
+            changed[name] = [k for k, v in topic.config.items() if str(found.get(k, {}).get("value")) != v]
+            if changed[name]:
+                self._admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, topic.config)])
+        return changed
+
+    def group_lag(self, group: str, topic: str) -> int | None:
+        """Records of *topic* that *group* has not committed yet, or ``None`` if it never committed."""
+        consumer = KafkaConsumer(bootstrap_servers=self._bootstrap.split(","), group_id=group, enable_auto_commit=False)
+        try:
+            parts = [TopicPartition(topic, p) for p in consumer.partitions_for_topic(topic) or ()]
+            ends = consumer.end_offsets(parts)
+            committed = {part: consumer.committed(part) for part in parts}
+            if all(offset is None for offset in committed.values()):
+                return None
+            begins = consumer.beginning_offsets(parts)
+            return sum(ends[p] - max(committed[p] or 0, begins[p]) for p in parts)
+        finally:
+            consumer.close()
+
+    def end_offset(self, topic: str) -> int:
+        """How many records were ever appended to *topic*, over all partitions."""
+        consumer = KafkaConsumer(bootstrap_servers=self._bootstrap.split(","))
+        try:
+            parts = [TopicPartition(topic, p) for p in consumer.partitions_for_topic(topic) or ()]
+            return sum(consumer.end_offsets(parts).values())
+        finally:
+            consumer.close()
+
+
+def wait_for_topics(bootstrap: str, names: Sequence[str], *, deadline_s: float) -> None:
+    """Return once every topic exists; ``Misconfigured`` naming ``nearline init`` when the deadline passes."""
+    end = time.monotonic() + deadline_s
+    missing: set[str] = set(names)
+    reason = ""
+    while time.monotonic() < end:
+        try:
+            topics = Topics(bootstrap)
+            missing = set(names) - topics.names()
+            topics.close()
+            reason = f"missing topics: {', '.join(sorted(missing))}; run `nearline init`"
+        except Unavailable as error:
+            reason = str(error)
+        if not missing:
+            return
+        time.sleep(0.2)
+    raise Unavailable(f"waited {deadline_s:g} s: {reason}")
+
+
+class Producer(_Client):
+    """Writes to the log; what ``send_all`` returned from is in the log, acknowledged by all replicas."""
+
+    async def open(self) -> None:
+        """Connect; ``Unavailable`` when no broker answers."""
+        self._producer = await self._call(self._connect)
+
+    def _connect(self) -> Any:
+        return KafkaProducer(
+            bootstrap_servers=self._bootstrap.split(","),
+            enable_idempotence=True,
+            acks="all",
+            compression_type="lz4",
+            linger_ms=0,
+            max_request_size=4 * 1024 * 1024,
+            max_block_ms=_REQUEST_MS,
+            delivery_timeout_ms=30_000,
+        )
+
+    async def send_all(
+        self, topic: str, messages: Sequence[Message], headers: Sequence[tuple[str, bytes]] = ()
+    ) -> list[int]:
+        """Append *messages* in order and return their offsets; ``BadInput`` if one is too large for the topic."""
+        try:
+            return await self._call(self._send_all, topic, messages, headers)
+        except MessageSizeTooLargeError as error:
+            raise BadInput("too_large", f"a record of {topic} is too large: {error}") from None
+
+    def _send_all(self, topic: str, messages: Sequence[Message], headers: Sequence[tuple[str, bytes]]) -> list[int]:
+        futures = [self._producer.send(topic, key=k, value=v, headers=list(headers)) for k, v in messages]
+        self._producer.flush(timeout_ms=30_000) if futures else None
+        return [int(future.get(timeout_ms=30_000).offset) for future in futures]
+
+    async def close(self) -> None:
+        """Send what is buffered and disconnect."""
+        if hasattr(self, "_producer"):
+            await self._call(self._producer.close)
+        await super().close()
+
+
+class _Reader(_Client):
+    """What both readers share: polling in the thread, records out."""
+
+    _consumer: Any = None
+
+    def _consumer_config(self) -> dict[str, Any]:
+        return {
+            "bootstrap_servers": self._bootstrap.split(","),
+            "enable_auto_commit": False,
+            "auto_offset_reset": "earliest",
+            "fetch_max_wait_ms": _POLL_MS,
+            "max_partition_fetch_bytes": 4 * 1024 * 1024,
+            "check_crcs": True,
+        }
+
+    def _records(self, timeout_ms: int) -> list[Record]:
+        polled = self._consumer.poll(timeout_ms=timeout_ms)
+        return [
+            Record(r.topic, r.partition, r.offset, r.timestamp, r.key, r.value, tuple(r.headers))
+            for records in polled.values()
+            for r in records
+        ]
+
+    def _lag(self) -> int:
+        lag = 0
+        for part in self._consumer.assignment():
+            end = self._consumer.highwater(part)
+            if end is not None:
+                lag += max(0, end - self._consumer.position(part))
+        return lag
+
+    async def close(self) -> None:
+        """Disconnect; safe to call twice."""
+        if self._consumer is not None:
+            consumer, self._consumer = self._consumer, None
+            await self._call(consumer.close)
+        await super().close()
+
+
+class TableReader(_Reader):
+    """Reads all of a compacted topic from its beginning, and goes on following it.
+
+    ``caught_up`` turns true once everything is read that was in the topic when it was opened, and stays so.
+    """
+
+    def __init__(self, bootstrap: str, topic: str, *, batch: int = 2_000) -> None:
+        super().__init__(bootstrap)
+        self._topic = topic
+        self._batch = batch
+        self._waiting_for: dict[Any, int] = {}
+        self.caught_up = False
+        self.lag = 0
+
+    async def open(self) -> None:
+        """Connect and note the end offsets; ``Unavailable`` without a broker or the topic."""
+        await self._call(self._connect)
+
+    def _connect(self) -> None:
+        consumer = KafkaConsumer(**self._consumer_config(), max_poll_records=self._batch)
+        self._consumer = consumer
+        partitions = consumer.partitions_for_topic(self._topic)
+        if not partitions:
+            raise Unavailable(f"topic {self._topic} does not exist; run `nearline init`")
+        parts = [TopicPartition(self._topic, p) for p in sorted(partitions)]
+        consumer.assign(parts)
+        consumer.seek_to_beginning(*parts)
+        self._waiting_for = dict(consumer.end_offsets(parts))
+        self._settle()
+
+    async def poll(self) -> list[Record]:
+        """The next records (at most a batch; none if nothing comes within half a second)."""
+        return await self._call(self._poll)
+
+    def _poll(self) -> list[Record]:
+        records = self._records(_POLL_MS)
+        if not self.caught_up:
+            self._settle()
+        self.lag = self._lag()
+        return records
+
+    def _settle(self) -> None:
+        """Forget each partition whose old end is reached; an empty or compacted-away tail counts as reached."""
+        for part, end in list(self._waiting_for.items()):
+            if end == 0 or self._consumer.position(part) >= end:
+                del self._waiting_for[part]
+        self.caught_up = not self._waiting_for
+
+
+class GroupReader(_Reader):
+    """Reads a topic as a member of *group*: each partition belongs to one replica at a time.
+
+    Nothing is committed until ``done`` names it, so what a killed replica had not dealt with is read again.
+    """
+
+    def __init__(self, bootstrap: str, topic: str, group: str, *, batch: int = 500) -> None:
+        super().__init__(bootstrap)
+        self._topic = topic
+        self._group = group
+        self._batch = batch
+        self._dealt_with: dict[Any, int] = {}
+        self._committed_at = 0.0
+        self.lag = 0
+
+    async def open(self) -> None:
+        """Join the group; ``Unavailable`` when no broker answers."""
+        await self._call(self._connect)
+
+    def _connect(self) -> None:
+        self._consumer = KafkaConsumer(
+            **self._consumer_config(),
+            group_id=self._group,
+            max_poll_records=self._batch,
+            session_timeout_ms=6_000,
+            heartbeat_interval_ms=1_500,
+        )
+        self._consumer.subscribe([self._topic])
+
+    async def poll(self) -> list[Record]:
+        """The next records (at most a batch; none if nothing comes within half a second)."""
+        return await self._call(self._poll)
+
+    def _poll(self) -> list[Record]:
+        self._commit_now_and_then()
+        records = self._records(_POLL_MS)
+        self.lag = self._lag()
+        return records
+
+    async def stay(self) -> None:
+        """Stay in the group without reading on, for as long as a dependency is away; call it again and again."""
+        await self._call(self._stay)
+
+    def _stay(self) -> None:
+        parts = self._consumer.assignment()
+        self._consumer.pause(*parts)
+        try:
+            self._consumer.poll(timeout_ms=100)
+        finally:
+            self._consumer.resume(*self._consumer.paused())
+
+    def done(self, records: Iterable[Record]) -> None:
+        """Note that *records* are dealt with; they are committed within a quarter of a second, and on close."""
+        for record in records:
+            part = TopicPartition(record.topic, record.partition)
+            self._dealt_with[part] = max(self._dealt_with.get(part, 0), record.offset + 1)
+
+    def _commit_now_and_then(self) -> None:
+        if self._dealt_with and time.monotonic() - self._committed_at > 0.25:
+            self._commit()
+
+    def _commit(self) -> None:
+        owned = self._consumer.assignment()
+        offsets = {p: OffsetAndMetadata(o, "", -1) for p, o in self._dealt_with.items() if p in owned}
+        self._dealt_with = {}
+        self._committed_at = time.monotonic()
+        if offsets:
+            self._consumer.commit_async(offsets)
+
+    async def close(self) -> None:
+        """Commit what is dealt with and leave the group."""
+        if self._consumer is not None:
+            await self._call(self._commit_last)
+        await super().close()
+
+    def _commit_last(self) -> None:
+        owned = self._consumer.assignment()
+        offsets = {p: OffsetAndMetadata(o, "", -1) for p, o in self._dealt_with.items() if p in owned}
+        if offsets:
+            try:
+                self._consumer.commit(offsets, timeout_ms=3_000)
+            except KafkaError:
+                return  # the records are read again: at least once

@@ -1,0 +1,1 @@
+"""The services: each folder is one process; app.py is its composition root."""

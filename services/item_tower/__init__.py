@@ -1,0 +1,1 @@
+"""item_tower: turns items into item vectors."""

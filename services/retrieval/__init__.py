@@ -1,0 +1,1 @@
+"""retrieval: answers GET /recommend/<user_id>."""

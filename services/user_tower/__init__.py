@@ -1,0 +1,1 @@
+"""user_tower: turns sequences into user vectors."""
