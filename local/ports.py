@@ -1,8 +1,10 @@
 """Which TCP ports of this machine are free, held or answered."""
 
+import os
 import random
 import socket
 from contextlib import ExitStack, suppress
+from pathlib import Path
 
 HOST = "127.0.0.1"
 # Below the range from which Linux picks the ports of outgoing connections, so that none of those takes one meanwhile.
@@ -39,3 +41,24 @@ def answers(port: int, timeout_s: float = 0.5) -> bool:
     with suppress(OSError), socket.create_connection((HOST, port), timeout=timeout_s):
         return True
     return False
+
+
+def holder(port: int) -> str:
+    """Who listens on *port*: `pid 12 (name)`, or `another user's process` when Linux does not tell."""
+    inodes = _listening_inodes(port)
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if any(os.readlink(fd) in inodes for fd in (process / "fd").iterdir()):
+                return f"pid {process.name} ({(process / 'comm').read_text().strip()})"
+    return "another user's process"
+
+
+def _listening_inodes(port: int) -> set[str]:
+    listening = "0A"
+    inodes = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with suppress(OSError):
+            for row in map(str.split, Path(table).read_text().splitlines()[1:]):
+                if row[3] == listening and int(row[1].rpartition(":")[2], 16) == port:
+                    inodes.add(f"socket:[{row[9]}]")
+    return inodes

@@ -1,0 +1,193 @@
+"""supervisord as the parent of the system's programs: its configuration, its start, its answers and its end.
+
+One supervisord for each data folder, reached by a unix socket only. It starts nothing by itself: the order is
+`local.system`'s. Whatever ends it, the programs go with it (`setpriv --pdeathsig`, and the mark as the last net).
+"""
+
+import hashlib
+import os
+import shlex
+import subprocess
+import tempfile
+import xmlrpc.client
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from supervisor.xmlrpc import SupervisorTransport
+
+from local.layout import ROOT, environment_python
+from local.processes import end_all, mark, processes_of, wait_until
+from nearline.errors import Unavailable
+
+GROUP = "nearline"
+# Linux allows 107 bytes for the path of a unix socket.
+_SOCKET_PATH_MAX = 100
+_STOP_DEADLINE_S = 20.0
+_INHERITED_TRAPS = ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME", "JAVA_HOME", "JVM_ARGS", "FLINK_ENV_JAVA_OPTS")
+
+
+@dataclass(frozen=True)
+class Program:
+    """One program under supervisord, by its command."""
+
+    name: str
+    command: tuple[str, ...]
+    environment: Mapping[str, str]
+
+
+class Supervisor:
+    """The supervisord of the system in folder *data*, running or not."""
+
+    def __init__(self, data: Path) -> None:
+        self.data = data
+        self.run = data / "run"
+        self.logs = data / "logs"
+        self.config = self.run / "supervisord.conf"
+        self.pid_file = self.run / "supervisord.pid"
+        self.socket = _socket_path(self.run)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def log_of(self, program: str) -> Path:
+        """The file that takes the program's output."""
+        return self.logs / f"{program}.log"
+
+    def is_running(self) -> bool:
+        """Whether supervisord answers."""
+        try:
+            with self._calls() as calls:
+                return cast(Mapping[str, str], calls.supervisor.getState())["statename"] == "RUNNING"
+        except (OSError, xmlrpc.client.Error):
+            return False
+
+    def start(self, programs: Sequence[Program], environment: Mapping[str, str], *, end_with_us: bool) -> None:
+        """Start supervisord with nothing running under it; with *end_with_us* it ends when this process does."""
+        self.logs.mkdir(parents=True, exist_ok=True)
+        self.run.mkdir(parents=True, exist_ok=True)
+        self.config.write_text(configuration(self, programs))
+        self.socket.unlink(missing_ok=True)
+        command = [str(environment_python("services")), "-m", "supervisor.supervisord", "-c", str(self.config)]
+        if end_with_us:
+            command = ["setpriv", "--pdeathsig", "TERM", *command]
+        surroundings = {name: value for name, value in os.environ.items() if name not in _INHERITED_TRAPS}
+        with self.log_of("supervisord").open("ab") as output:
+            process = self._process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env={**surroundings, **environment, **mark(self.data)},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,  # Ctrl-C reaches us alone, and we end the rest in good order
+            )
+        if not wait_until(lambda: self.is_running() or process.poll() is not None, 15.0) or process.poll() is not None:
+            raise Unavailable(f"supervisord did not start; the end of its log:\n{self.tail('supervisord')}")
+
+    def start_program(self, name: str) -> None:
+        """Start a program that is not running; one that is stays as it is."""
+        if self.state_of(name) in ("STOPPED", "EXITED", "FATAL"):
+            with self._calls() as calls:
+                calls.supervisor.startProcess(f"{GROUP}:{name}", False)
+
+    def state_of(self, name: str) -> str:
+        """The program's state in supervisord's words: STARTING, RUNNING, BACKOFF, FATAL, EXITED, STOPPED."""
+        return self._info(name)[0]
+
+    def pid_of(self, name: str) -> int:
+        """The program's process id, or 0 while it has none."""
+        return self._info(name)[1]
+
+    def _info(self, name: str) -> tuple[str, int]:
+        with self._calls() as calls:
+            info = cast(Mapping[str, str | int], calls.supervisor.getProcessInfo(f"{GROUP}:{name}"))
+            return str(info["statename"]), int(info["pid"])
+
+    def tail(self, program: str, lines: int = 15) -> str:
+        """The end of a program's log, for messages."""
+        with suppress(OSError), self.log_of(program).open("rb") as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - 8_192))
+            return "\n".join(f"    {line}" for line in log.read().decode(errors="replace").splitlines()[-lines:])
+        return "    (no output)"
+
+    def stop(self) -> list[int]:
+        """End supervisord and every process of the system, and return the ones that had to be forced.
+
+        Also ends what an interrupted run left behind, so it is right to call whether anything runs or not.
+        """
+        forced: list[int] = []
+        if self.is_running():
+            with suppress(OSError, xmlrpc.client.Error), self._calls() as calls:
+                calls.supervisor.shutdown()
+            # supervisord ends after its programs and then removes its pid file.
+            wait_until(lambda: not self.pid_file.exists() or not processes_of(self.data), _STOP_DEADLINE_S)
+        if processes_of(self.data):
+            forced = end_all(self.data, deadline_s=3.0)
+        if self._process is not None:
+            self._process.wait()
+        self.socket.unlink(missing_ok=True)
+        return forced
+
+    def _calls(self) -> xmlrpc.client.ServerProxy:
+        transport = SupervisorTransport(None, None, f"unix://{self.socket}")
+        return xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport)
+
+
+def configuration(supervisor: Supervisor, programs: Sequence[Program]) -> str:
+    """supervisord's file: one group, so that all of it stops at once; nothing starts before it is asked to."""
+    sections = [
+        _section("unix_http_server", file=supervisor.socket, chmod="0700"),
+        _section(
+            "supervisord",
+            nodaemon="true",
+            pidfile=supervisor.pid_file,
+            logfile=supervisor.logs / "supervisord-events.log",
+            logfile_maxbytes="5MB",
+            logfile_backups=1,
+            silent="true",
+        ),
+        _section("rpcinterface:supervisor", **{"supervisor.rpcinterface_factory": _RPC}),
+        _section("supervisorctl", serverurl=f"unix://{supervisor.socket}"),
+        _section(f"group:{GROUP}", programs=",".join(program.name for program in programs)),
+        *(_program(supervisor, program) for program in programs),
+    ]
+    return "\n".join(sections)
+
+
+_RPC = "supervisor.rpcinterface:make_main_rpcinterface"
+
+
+def _program(supervisor: Supervisor, program: Program) -> str:
+    # setpriv: when supervisord itself is killed, its programs are told to end and none goes on alone.
+    command = shlex.join(("setpriv", "--pdeathsig", "TERM", *program.command))
+    extra = ",".join(f'{name}="{value}"' for name, value in program.environment.items())
+    return _section(
+        f"program:{program.name}",
+        command=command.replace("%", "%%"),
+        directory=str(ROOT).replace("%", "%%"),
+        environment=extra.replace("%", "%%"),
+        autostart="false",
+        autorestart="true",
+        startsecs=1,
+        startretries=10,
+        stopasgroup="true",
+        killasgroup="true",
+        stopwaitsecs=8,
+        redirect_stderr="true",
+        stdout_logfile=str(supervisor.log_of(program.name)).replace("%", "%%"),
+        stdout_logfile_maxbytes="10MB",
+        stdout_logfile_backups=2,
+    )
+
+
+def _section(title: str, **settings: object) -> str:
+    return f"[{title}]\n" + "".join(f"{name} = {value}\n" for name, value in settings.items())
+
+
+def _socket_path(run: Path) -> Path:
+    inside = run / "supervisor.sock"
+    if len(os.fsencode(inside)) <= _SOCKET_PATH_MAX:
+        return inside
+    digest = hashlib.sha256(os.fsencode(run)).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"nearline-{os.getuid()}-{digest}.sock"

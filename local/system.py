@@ -1,0 +1,377 @@
+"""The whole system on this machine: the programs of the compose file as processes under supervisord.
+
+    .venv/services/bin/python -m local.system up | stop | status | reset [--yes]
+
+`up` starts what is not running and returns when every part is ready; called again it only prints the addresses. `stop`
+leaves no process behind, `reset` also deletes the data folder. All three heal what an interrupted run left.
+`embedded_system` is the same for tests and benchmarks, on free ports and a data folder of its own.
+"""
+
+import argparse
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from local.addresses import Ports, data_folder, variable_of
+from local.broker import is_ready
+from local.layout import ROOT, environment_python, java
+from local.ports import HOST, holder, is_free
+from local.processes import describe, mark, processes_of
+from local.supervision import Program, Supervisor
+from nearline.errors import Misconfigured, NearlineError, Unavailable
+from nearline.settings import PREFIX, load_settings
+
+Say = Callable[[str], None]
+# A part that died this often while starting will not come up by trying again.
+_DEATHS_ALLOWED = 3
+# One thread a library and few allocator arenas: on two cores more only costs memory and latency.
+_LIMITS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2", "PYTHONUNBUFFERED": "1"}
+
+
+@dataclass(frozen=True)
+class Part:
+    """A program, how one sees that it is ready, and how long that may take."""
+
+    program: Program
+    is_ready: Callable[[], bool]
+    deadline_s: float
+
+    @property
+    def name(self) -> str:
+        return self.program.name
+
+
+@dataclass(frozen=True)
+class Task:
+    """Something that has to be done once between two waves of parts."""
+
+    name: str
+    command: tuple[str, ...]
+
+
+# What is started together, what is done in between: the order of the start.
+Plan = Sequence[Sequence[Part] | Task]
+
+
+class System:
+    """One system in one data folder: its ports, its settings, its supervisor, and the plan of its start."""
+
+    def __init__(
+        self,
+        data: Path,
+        ports: Ports,
+        settings: Mapping[str, str] | None = None,
+        plan: "Callable[[System], Plan] | None" = None,
+    ) -> None:
+        self.data = data.absolute()
+        self.ports = ports
+        self.plan = (plan or nearline_plan)(self)
+        self.supervisor = Supervisor(self.data)
+        self.settings = {**(settings or {}), **ports.environment(), "NEARLINE_DATA": str(self.data)}
+        load_settings(self.settings)
+
+    @property
+    def bootstrap(self) -> str:
+        """The address of Kafka."""
+        return f"{HOST}:{self.ports.kafka}"
+
+    @property
+    def retrieval(self) -> str:
+        """The base URL of the recommendations."""
+        return f"http://{HOST}:{self.ports.retrieval}"
+
+    def environment(self) -> dict[str, str]:
+        """The variables that every program of this system runs with, and that `bin/nearline` needs to reach it."""
+        return {**self.settings, **_LIMITS, "JAVA_HOME": str(java().parent.parent), **mark(self.data)}
+
+    def parts(self) -> list[Part]:
+        """All parts in the order of their start."""
+        return [part for wave in self.plan if not isinstance(wave, Task) for part in wave]
+
+    def is_up(self) -> bool:
+        """Whether the supervisor of this system runs (its parts may still be starting)."""
+        return self.supervisor.is_running()
+
+
+def nearline_plan(system: System) -> Plan:
+    """The servers that need nobody, the topics, and the parts that need both."""
+    services, flink = str(environment_python("services")), str(environment_python("flink"))
+    ports = system.ports
+    broker = ["-m", "local.broker", "--data", str(system.data / "kafka"), "--port", str(ports.kafka)]
+    broker += ["--controller-port", str(ports.kafka_controller)]
+
+    def part(name: str, python: str, words: Sequence[str], ready: Callable[[], bool], deadline_s: float) -> Part:
+        return Part(Program(name, (python, *words), {}), ready, deadline_s)
+
+    first = [
+        part("broker", services, broker, lambda: is_ready(ports.kafka), 90.0),
+        part("triton", services, ["-m", "local.triton"], http_ok(ports.triton_http, "/v2/health/ready"), 90.0),
+    ]
+    rest = [
+        part("item_tower", services, ["-m", "services.item_tower"], http_ok(ports.item_tower, "/readyz"), 120.0),
+        part("user_tower", services, ["-m", "services.user_tower"], http_ok(ports.user_tower, "/readyz"), 120.0),
+        part("retrieval", services, ["-m", "services.retrieval"], http_ok(ports.retrieval, "/readyz"), 120.0),
+        part("last_n", flink, ["-m", "flink_jobs.last_n.job"], http_ok(ports.job, "/readyz"), 120.0),
+    ]
+    return [first, Task("topics", (services, "-m", "nearline.cli", "init")), rest]
+
+
+def http_ok(port: int, path: str) -> Callable[[], bool]:
+    """A probe that is true while *path* answers 200."""
+
+    def probe() -> bool:
+        try:
+            with urllib.request.urlopen(f"http://{HOST}:{port}{path}", timeout=2.0) as answer:
+                return bool(answer.status == 200)
+        except (OSError, urllib.error.HTTPError):
+            return False
+
+    return probe
+
+
+def up(system: System, say: Say, *, end_with_us: bool = False) -> None:
+    """Bring every part up and return when all are ready; nothing is left half started when one cannot be."""
+    with _alone(system.data):
+        running = system.is_up()
+        if running:
+            _refuse_other_settings(system)
+        else:
+            _heal(system, say)
+            _refuse_taken_ports(system.ports)
+        try:
+            if not running:
+                _start_supervisor(system, end_with_us=end_with_us)
+            _start_parts(system, say)
+        except BaseException:
+            if not running:
+                say("  stopping what was started")
+                system.supervisor.stop()
+            raise
+
+
+def stop(system: System, say: Say) -> None:
+    """End every process of the system; right to call whether anything runs or not."""
+    with _alone(system.data), _uninterrupted():
+        before = len(processes_of(system.data))
+        forced = system.supervisor.stop()
+        left = processes_of(system.data)
+    if left:
+        raise Unavailable(f"could not end {', '.join(map(describe, left))}")
+    say(f"  stopped, {before} processes ended" if before else "  nothing was running")
+    if forced:
+        say(f"  {len(forced)} of them had to be forced")
+
+
+def reset(system: System, say: Say) -> None:
+    """Stop the system and delete everything that it kept: topics, vectors, checkpoints, logs."""
+    if system.data.exists() and not _settings_file(system.data).exists():
+        raise Misconfigured(f"{system.data} holds no system of ours (no {_settings_file(system.data)}): not deleted")
+    stop(system, say)
+    if system.data.exists():
+        shutil.rmtree(system.data)
+        say(f"  deleted {system.data}")
+
+
+@contextmanager
+def embedded_system(
+    data: Path, ports: Ports | None = None, *, settings: Mapping[str, str] | None = None, say: Say = lambda line: None
+) -> Iterator[System]:
+    """The whole system, ready, on free ports unless *ports* are given; no process is left at exit, the data stays.
+
+    *settings* are further NEARLINE_* variables. It ends with this process, however this process ends.
+    """
+    system = System(data, ports or Ports.free(), settings)
+    up(system, say, end_with_us=True)
+    try:
+        yield system
+    finally:
+        stop(system, say)
+
+
+def _start_supervisor(system: System, *, end_with_us: bool) -> None:
+    system.data.mkdir(parents=True, exist_ok=True)
+    programs = [part.program for part in system.parts()]
+    system.supervisor.start(programs, system.environment(), end_with_us=end_with_us)
+    _settings_file(system.data).write_text(json.dumps(system.settings, indent=2, sort_keys=True) + "\n")
+
+
+def _start_parts(system: System, say: Say) -> None:
+    for wave in system.plan:
+        if isinstance(wave, Task):
+            _do(system, wave, say)
+            continue
+        for part in wave:
+            system.supervisor.start_program(part.name)
+        _await(system, wave, say)
+
+
+def _do(system: System, task: Task, say: Say) -> None:
+    started = time.monotonic()
+    environment = {**_without_settings(os.environ), **system.environment()}
+    done = subprocess.run(task.command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise Unavailable(f"{task.name} failed ({done.returncode}):\n{(done.stdout + done.stderr).strip()[-2000:]}")
+    say(f"  {task.name:<11} done   {time.monotonic() - started:5.1f} s")
+
+
+def _await(system: System, parts: Sequence[Part], say: Say) -> None:
+    """Say of each part when it became ready; the first that cannot become it is an error with the end of its log."""
+    started = time.monotonic()
+    waiting = list(parts)
+    pids: dict[str, set[int]] = {part.name: set() for part in parts}
+    while waiting:
+        for part in list(waiting):
+            waited_s = time.monotonic() - started
+            if part.is_ready():
+                waiting.remove(part)
+                say(f"  {part.name:<11} ready  {waited_s:5.1f} s")
+                continue
+            pids[part.name] |= {system.supervisor.pid_of(part.name)} - {0}
+            _refuse_failed(system, part, deaths=len(pids[part.name]) - 1, waited_s=waited_s)
+        time.sleep(0.1)
+
+
+def _refuse_failed(system: System, part: Part, *, deaths: int, waited_s: float) -> None:
+    if deaths >= _DEATHS_ALLOWED or system.supervisor.state_of(part.name) == "FATAL":
+        why = "keeps dying"
+    elif waited_s > part.deadline_s:
+        why = f"was not ready within {part.deadline_s:.0f} s"
+    else:
+        return
+    log = system.supervisor.log_of(part.name)
+    raise Unavailable(f"{part.name} {why}; the end of {log}:\n{system.supervisor.tail(part.name)}")
+
+
+def _heal(system: System, say: Say) -> None:
+    left = processes_of(system.data)
+    if left:
+        say(f"  ending {len(left)} processes that an interrupted run left behind")
+    system.supervisor.stop()
+
+
+def _refuse_taken_ports(ports: Ports) -> None:
+    taken = [(name, port) for name, port in ports.by_name().items() if not is_free(port)]
+    if taken:
+        lines = [
+            f"port {port} ({name}) is held by {holder(port)}: end it or set {variable_of(name)}" for name, port in taken
+        ]
+        raise Misconfigured("\n  ".join(lines))
+
+
+def _refuse_other_settings(system: System) -> None:
+    running = json.loads(_settings_file(system.data).read_text())
+    if running != system.settings:
+        differing = sorted(name for name, _ in running.items() ^ system.settings.items())
+        raise Misconfigured(f"it is running with other settings ({', '.join(set(differing))}): `make stop` first")
+
+
+def _settings_file(data: Path) -> Path:
+    return data / "run" / "settings.json"
+
+
+def _without_settings(environ: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environ.items() if not name.upper().startswith(PREFIX)}
+
+
+@contextmanager
+def _alone(data: Path) -> Iterator[None]:
+    """Keep two commands from starting or stopping the same system at once."""
+    # Beside the data folder, since `reset` deletes that.
+    lock = data.with_name(data.name + ".lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Misconfigured(f"another command is starting or stopping the system in {data}: wait for it") from None
+        yield
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Let an impatient second Ctrl-C not cut a stop short."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def addresses(system: System) -> str:
+    """Where everything is, for a person."""
+    ports = system.ports
+    moved = {name: value for name, value in system.settings.items() if ports != Ports() and name != "NEARLINE_DATA"}
+    lines = [
+        f"recommendations  {system.retrieval}/recommend/<user_id>",
+        f"Kafka            {system.bootstrap}",
+        f"Triton           {HOST}:{ports.triton} (gRPC), metrics http://{HOST}:{ports.triton_metrics}/metrics",
+        f"Flink            http://{HOST}:{ports.flink_rest}",
+        f"logs             {system.supervisor.logs}",
+        "stop             make stop (keeps the data), make reset (deletes it)",
+        *(f"export {name}={value}" for name, value in sorted(moved.items())),
+    ]
+    return "\n".join(f"  {line}" for line in lines)
+
+
+def status(system: System, say: Say) -> None:
+    """One line for each part: the supervisor's state, its process and whether it is ready."""
+    if not system.is_up():
+        say("  not running")
+        return
+    for part in system.parts():
+        state, pid = system.supervisor.state_of(part.name), system.supervisor.pid_of(part.name)
+        say(f"  {part.name:<11} {state:<9} {'ready' if part.is_ready() else 'not ready':<10} pid {pid or '-'}")
+
+
+def system_of_this_machine() -> System:
+    """The system that NEARLINE_* variables and their defaults describe."""
+    given = {name: value for name, value in os.environ.items() if name.upper().startswith(PREFIX)}
+    return System(data_folder(), Ports.from_environment(), given)
+
+
+def _confirmed(data: Path) -> bool:
+    return input(f"delete {data} with all topics, vectors and checkpoints? [y/N] ").strip().lower() in ("y", "yes")
+
+
+def interrupt_on_sigterm() -> None:
+    """Make SIGTERM unwind this process like Ctrl-C does, so that everything opened is closed."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+
+def main() -> None:
+    """Start, stop, look at or reset the system of this machine."""
+    parser = argparse.ArgumentParser(prog="python -m local.system", description=main.__doc__)
+    parser.add_argument("command", choices=("up", "stop", "status", "reset"))
+    parser.add_argument("--yes", action="store_true", help="reset without asking")
+    given = parser.parse_args()
+    interrupt_on_sigterm()
+    try:
+        system = system_of_this_machine()
+        if given.command == "up":
+            up(system, print)
+            print(addresses(system))
+        elif given.command == "reset" and (given.yes or not system.data.exists() or _confirmed(system.data)):
+            reset(system, print)
+        elif given.command == "stop":
+            stop(system, print)
+        elif given.command == "status":
+            status(system, print)
+    except NearlineError as problem:
+        sys.exit(f"{given.command}: {problem}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
