@@ -179,7 +179,7 @@ def _text(name: str, value: object) -> str | None:
 
 def _integer(name: str, value: object) -> int | None:
     if value is None or type(value) is int:
-        return value  # type: ignore[return-value]
+        return value
     raise BadInput("wrong_type", f"{name} must be an integer, came {value!r:.80}")
 
 

@@ -4,8 +4,8 @@ The document holds the vector and which clicks it used. Seen items advance even 
 ``history_version`` (what was seen) may be ahead of ``vector_version`` (what the vector used).
 
 Layout, little-endian: magic ``NU``, version, flags, space u32, dimension u32, vector_version i64, history_version i64,
-as_of_ms i64, stored_ms i64, sizes (newest event id u16, seen u32, purchased u32, events u32), crc32 of the rest u32, then
-newest event id, vector FP32, seen u64[], purchased u64[], events u64[].
+as_of_ms i64, stored_ms i64, sizes (newest event id u16, seen u32, purchased u32, events u32), crc32 of the rest u32,
+then newest event id, vector FP32, seen u64[], purchased u64[], events u64[].
 """
 
 import struct

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Mapping, Sequence
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from acouchbase.cluster import Cluster
@@ -148,7 +148,7 @@ class CouchbaseStore:
         except (CouchbaseException, TimeoutError) as error:
             raise Unavailable(f"Couchbase at {self._address}: {error!r:.200}") from None
 
-    def _open_collection(self):  # type: ignore[no-untyped-def]
+    def _open_collection(self) -> Any:
         if self._cluster is None:
             raise Unavailable(f"not connected to Couchbase at {self._address}")
         return self._collection

@@ -141,7 +141,7 @@ class Topics:
             if all(offset is None for offset in committed.values()):
                 return None
             begins = consumer.beginning_offsets(parts)
-            return sum(ends[p] - max(committed[p] or 0, begins[p]) for p in parts)
+            return sum(int(ends[p] - max(committed[p] or 0, begins[p])) for p in parts)
         finally:
             consumer.close()
 

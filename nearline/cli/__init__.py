@@ -1,0 +1,1 @@
+"""The command line ``nearline``: every command says what to do next when something is down."""

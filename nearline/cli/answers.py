@@ -1,0 +1,70 @@
+"""``nearline recommend``: an answer, as a person reads it."""
+
+from typing import Annotated
+
+import httpx
+import typer
+from rich.table import Table
+
+from nearline.cli.console import console
+from nearline.errors import BadInput, Unavailable
+from nearline.settings import load_settings
+
+
+def recommend(
+    user_id: str,
+    k: Annotated[int, typer.Option(min=1, max=500)] = 10,
+    exclude_seen: Annotated[str, typer.Option(help="all, purchase or none.")] = "all",
+    json: Annotated[bool, typer.Option(help="Print the answer as it came.")] = False,
+) -> None:
+    """Show what is recommended to USER_ID now, and which clicks the answer used."""
+    answer = get_answer(load_settings().retrieval, user_id, k=k, exclude_seen=exclude_seen)
+    if json:
+        console.print_json(data=answer)
+        return
+    console.print(answer_table(answer))
+    console.print(provenance(answer), markup=False)
+
+
+def get_answer(base_url: str, user_id: str, *, k: int, exclude_seen: str = "all") -> dict:  # type: ignore[type-arg]
+    """The answer of ``GET /recommend``; ``Unavailable`` if retrieval is away, ``BadInput`` with its words on a 422."""
+    try:
+        response = httpx.get(
+            f"{base_url}/recommend/{user_id}", params={"k": k, "exclude_seen": exclude_seen}, timeout=5.0
+        )
+    except httpx.HTTPError as error:
+        raise Unavailable(f"retrieval at {base_url}: {error!r:.120}; start the system with `make up`") from None
+    if response.status_code == 422:
+        raise BadInput("refused", response.text)
+    if response.status_code != 200:
+        raise Unavailable(f"retrieval at {base_url} answered {response.status_code}: {response.text:.200}")
+    return dict(response.json())
+
+
+def answer_table(answer: dict, title: str = "") -> Table:  # type: ignore[type-arg]
+    """The answer's items, best first."""
+    table = Table("", "item", "title", "category", "score", "source", title=title or None)
+    for rank, item in enumerate(answer["items"], start=1):
+        score = item.get("score")
+        table.add_row(
+            str(rank),
+            item["item_id"],
+            item.get("title", ""),
+            item.get("category", ""),
+            f"{score:.3f}" if score is not None else "",
+            item["source"],
+        )
+    return table
+
+
+def provenance(answer: dict) -> str:  # type: ignore[type-arg]
+    """One line: the space, the history version and its newest event, how old that is, and what the answer cost."""
+    age = answer.get("age_ms")
+    parts = [
+        f"space {answer['space']}",
+        f"history version {answer.get('history_version')}",
+        f"newest event {answer.get('newest_event_id')}",
+        f"{age / 1000:.1f} s old" if age is not None else "no history",
+        f"took {answer['took_ms']:.2f} ms",
+    ]
+    return " · ".join(parts) + (" · DEGRADED" if answer.get("degraded") else "")

@@ -1,0 +1,60 @@
+"""The commands, put together; each lives in the file that its name suggests."""
+
+import sys
+
+import typer
+
+from nearline import __version__
+from nearline.adapters.kafka import Topics
+from nearline.cli import answers, catalogue, clicks, letters, status
+from nearline.cli.console import console, say_error
+from nearline.errors import Misconfigured, NearlineError
+from nearline.settings import load_settings
+from nearline.topics import all_topics
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help="Send clicks, read recommendations, and see how the parts are.",
+    epilog="Where things are is set by NEARLINE_* variables; the defaults fit `make demo` on this machine.",
+)
+app.command()(clicks.click)
+app.command()(clicks.replay)
+app.command()(answers.recommend)
+app.command()(status.status)
+app.add_typer(catalogue.app, name="item")
+app.add_typer(letters.app, name="dlq")
+
+
+@app.command()
+def init() -> None:
+    """Create every topic that is missing and set right what differs; run it as often as you like."""
+    settings = load_settings()
+    topics = Topics(settings.kafka)
+    try:
+        for name, done in topics.ensure(
+            all_topics(settings.embedding_space, history_ttl_ms=settings.history_ttl_ms)
+        ).items():
+            console.print(f"{name:<24} {done}")
+    finally:
+        topics.close()
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    console.print(__version__)
+
+
+def main() -> None:
+    """Run the command line; an error of ours is one line on stderr and exit status 1 (2 if misconfigured)."""
+    try:
+        app(prog_name="nearline")
+    except Misconfigured as error:
+        say_error(error)
+        sys.exit(2)
+    except NearlineError as error:
+        say_error(error)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)

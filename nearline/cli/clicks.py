@@ -1,0 +1,122 @@
+"""``nearline click`` and ``nearline replay``: events into the log."""
+
+import asyncio
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Iterable
+from itertools import islice
+from pathlib import Path
+from typing import Annotated
+
+import httpx
+import typer
+
+from nearline.adapters.kafka import Message, Producer
+from nearline.cli.console import console, progress
+from nearline.errors import BadInput, Unavailable
+from nearline.events import EVENT_TYPES, Event, EventType, decode_event, encode_event
+from nearline.items import encode_item
+from nearline.replay import load_recording, messages, shift_of
+from nearline.settings import Settings, load_settings
+from nearline.topics import CLICKS, ITEMS
+
+_CHUNK = 500
+_WAIT_S = 30.0
+
+
+def click(
+    user_id: str,
+    item_id: str,
+    type: Annotated[EventType, typer.Option(help=f"One of {', '.join(EVENT_TYPES)}.")] = EventType.CLICK,
+    wait: Annotated[bool, typer.Option(help="Wait for the first answer that used it, and print the delay.")] = True,
+) -> None:
+    """Send one event of USER_ID on ITEM_ID to the log, and measure how long the next answer took to use it."""
+    settings = load_settings()
+    asyncio.run(_click(settings, new_event(user_id, item_id, type), wait))
+
+
+def new_event(user_id: str, item_id: str, kind: str = "click") -> Event:
+    """An event of this moment with an id of its own; ``BadInput`` if an id is not valid."""
+    now = time.time_ns() // 1_000_000
+    event = Event(f"cli-{uuid.uuid4().hex[:16]}", user_id, item_id, str(kind), now, produced_ms=now)
+    return decode_event(encode_event(event), append_ms=now)
+
+
+async def _click(settings: Settings, event: Event, wait: bool) -> None:
+    async with Producer(settings.kafka) as producer:
+        started = time.perf_counter()
+        await producer.send_all(CLICKS, [(event.user_id.encode(), encode_event(event))])
+        console.print(f"sent {event.type} {event.event_id}: {event.user_id} on {event.item_id}")
+        if wait:
+            await answered(settings.retrieval, event)
+            console.print(f"used by an answer after {(time.perf_counter() - started) * 1000:.1f} ms")
+
+
+async def answered(base_url: str, event: Event, *, deadline_s: float = _WAIT_S) -> dict[str, object]:
+    """The first answer whose newest event is *event*; ``Unavailable`` when none comes within the deadline."""
+    end = time.monotonic() + deadline_s
+    async with httpx.AsyncClient(base_url=base_url) as client:
+        while time.monotonic() < end:
+            try:
+                answer = (await client.get(f"/recommend/{event.user_id}", params={"k": 20})).json()
+            except httpx.HTTPError as error:
+                raise Unavailable(f"retrieval at {base_url}: {error!r:.120}; see `nearline status`") from None
+            if answer.get("newest_event_id") == event.event_id:
+                return dict(answer)
+            await asyncio.sleep(0.001)
+    raise Unavailable(
+        f"no answer used {event.event_id} within {deadline_s:g} s; see `nearline status` and `nearline dlq list`"
+    )
+
+
+def replay(
+    file: Annotated[Path, typer.Argument(help="A file with one event a line, or the folder data/online-retail.")],
+    rate: Annotated[float, typer.Option(min=0, help="Events a second; 0 is as fast as the log takes them.")] = 0,
+    catalogue: Annotated[bool, typer.Option(help="List the recording's items first.")] = False,
+    shift: Annotated[bool, typer.Option(help="Move all times so that the last event is now.")] = True,
+) -> None:
+    """Send a recorded history to the log, moved in time so that its last event is now."""
+    settings = load_settings()
+    asyncio.run(replay_recording(settings, file, rate=rate, catalogue=catalogue, shift=shift))
+
+
+async def replay_recording(settings: Settings, file: Path, *, rate: float, catalogue: bool, shift: bool = True) -> int:
+    """Send the recording at *file*; return how many events were sent. Sent twice, it changes nothing more."""
+    recording = load_recording(file)
+    console.print(recording.report)
+    if not recording.events:
+        raise BadInput("empty", f"{file} holds no event")
+    now_ms = time.time_ns() // 1_000_000
+    shift_ms = shift_of(recording, settings.data, now_ms=now_ms) if shift else 0
+    async with Producer(settings.kafka) as producer:
+        if catalogue:
+            items = ((item_id.encode(), encode_item(item)) for item_id, item in recording.items.items())
+            await _send(producer, ITEMS, items, len(recording.items), "listing items", 0)
+        events = messages(recording.events, shift_ms=shift_ms)
+        await _send(producer, CLICKS, events, len(recording.events), "replaying events", rate)
+    return len(recording.events)
+
+
+async def _send(producer: Producer, topic: str, records: Iterable[Message], total: int, what: str, rate: float) -> None:
+    pace = _pace(rate)
+    source = iter(records)
+    sent = 0
+    started = time.monotonic()
+    with progress() as bar:
+        task = bar.add_task(what, total=total, rate="")
+        while chunk := list(islice(source, min(_CHUNK, max(1, int(rate / 20))) if rate else _CHUNK)):
+            await producer.send_all(topic, chunk)
+            sent += len(chunk)
+            bar.update(task, completed=sent, rate=f"{sent / (time.monotonic() - started):,.0f}/s")
+            await pace(sent)
+
+
+def _pace(rate: float) -> Callable[[int], Awaitable[None]]:
+    """Waits until *sent* records may have been sent at *rate* a second."""
+    started = time.monotonic()
+
+    async def pace(sent: int) -> None:
+        if rate:
+            await asyncio.sleep(max(0.0, started + sent / rate - time.monotonic()))
+
+    return pace

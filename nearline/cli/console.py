@@ -1,0 +1,25 @@
+"""Where the command line prints, and how it shows long work."""
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+console = Console(highlight=False, soft_wrap=True)
+_errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def say_error(error: Exception) -> None:
+    """One line on stderr."""
+    _errors.print(f"[red]nearline:[/red] {type(error).__name__}:", end=" ")
+    _errors.print(str(error), markup=False)
+
+
+def progress() -> Progress:
+    """A progress bar with counts, rate and the time that is left; plain and quiet where there is no terminal."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        console=console,
+    )

@@ -1,0 +1,150 @@
+"""``nearline status``: every part, its lag and its freshness on one screen."""
+
+from dataclasses import dataclass
+
+import httpx
+import typer
+from prometheus_client.parser import text_string_to_metric_families
+from rich.table import Table
+
+from nearline.adapters.kafka import Topics
+from nearline.cli.console import console
+from nearline.errors import Unavailable
+from nearline.settings import Settings, load_settings
+from nearline.topics import CLICKS, CLICKS_DLQ, ITEMS, ITEMS_DLQ, USER_SEQUENCES, USER_SEQUENCES_DLQ
+
+_LOOPING = 3  # starts of the job within one data folder's last ten minutes that make a restart loop
+Metrics = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One part as the screen shows it."""
+
+    part: str
+    state: str
+    detail: str
+    mend: str = ""
+
+
+def status() -> None:
+    """Show every part, its lag and its freshness; exit status 1 if something is down."""
+    settings = load_settings()
+    lines = [_log(settings), _job(settings), _user_tower(settings), _item_tower(settings), _retrieval(settings)]
+    table = Table("part", "state", "", "what to do")
+    colours = {"ready": "green", "starting": "yellow", "restarting": "red", "down": "red"}
+    for line in lines:
+        table.add_row(line.part, f"[{colours[line.state]}]{line.state}[/]", line.detail, line.mend)
+    console.print(table)
+    if any(line.state in ("down", "restarting") for line in lines):
+        raise typer.Exit(1)
+
+
+def _log(settings: Settings) -> Line:
+    try:
+        topics = Topics(settings.kafka)
+    except Unavailable as error:
+        return Line("log", "down", str(error), "start the system: make up")
+    try:
+        missing = {CLICKS, USER_SEQUENCES, ITEMS} - topics.names()
+        if missing:
+            return Line("log", "down", f"missing topics: {', '.join(sorted(missing))}", "nearline init")
+        letters = sum(topics.end_offset(queue) for queue in (CLICKS_DLQ, ITEMS_DLQ, USER_SEQUENCES_DLQ))
+        counts = f"{topics.end_offset(CLICKS):,} clicks, {topics.end_offset(ITEMS):,} item changes"
+        return Line("log", "ready", f"{counts}, {letters:,} dead letters", "nearline dlq list" if letters else "")
+    finally:
+        topics.close()
+
+
+def _job(settings: Settings) -> Line:
+    metrics = _metrics(settings.host, settings.job_port)
+    if metrics is None:
+        return Line("last_n", "down", f"no answer on port {settings.job_port}", _log_hint("last_n"))
+    recent = int(metrics.get("nearline_job_recent_starts", 0))
+    flink = _metrics(settings.host, settings.flink_metrics_port) or {}
+    restarts = sum(value for name, value in flink.items() if name.startswith("flink_jobmanager_job_numRestarts"))
+    detail = f"started {int(metrics.get('nearline_job_starts_total', 0))} times, {restarts:.0f} restarts since"
+    if recent >= _LOOPING:
+        return Line("last_n", "restarting", f"{detail}; {recent} starts in ten minutes", _log_hint("last_n"))
+    return Line("last_n", "ready" if flink else "starting", detail)
+
+
+def _user_tower(settings: Settings) -> Line:
+    return _service(
+        settings.host,
+        settings.user_tower_port,
+        "user_tower",
+        lag="nearline_user_tower_lag_records",
+        freshness="nearline_sequence_to_stored_seconds",
+        words="sequence stored",
+    )
+
+
+def _item_tower(settings: Settings) -> Line:
+    return _service(
+        settings.host,
+        settings.item_tower_port,
+        "item_tower",
+        lag="nearline_item_tower_lag_records",
+        freshness="nearline_item_to_published_seconds",
+        words="item published",
+    )
+
+
+def _retrieval(settings: Settings) -> Line:
+    url = httpx.URL(settings.retrieval)
+    return _service(
+        url.host, url.port or 80, "retrieval", lag="", freshness="nearline_recommend_seconds", words="answered"
+    )
+
+
+def _service(host: str, port: int, part: str, *, lag: str, freshness: str, words: str) -> Line:
+    metrics = _metrics(host, port)
+    if metrics is None:
+        return Line(part, "down", f"no answer on port {port}", _log_hint(part))
+    waiting = _not_ready(host, port)
+    details = [f"lag {metrics.get(lag, 0):,.0f}"] if lag else []
+    p50, p99 = (quantile(metrics, freshness, q) for q in (0.5, 0.99))
+    if p50 is not None and p99 is not None:
+        details.append(f"{words} within {p50 * 1000:g} ms (p50), {p99 * 1000:g} ms (p99)")
+    if waiting:
+        return Line(part, "starting", f"waiting for {', '.join(waiting)}", _log_hint(part))
+    return Line(part, "ready", "; ".join(details))
+
+
+def _log_hint(part: str) -> str:
+    return f"look into .nearline/logs/{part}.log, or docker compose logs {part}"
+
+
+def quantile(metrics: Metrics, name: str, q: float) -> float | None:
+    """The upper bound of the bucket of histogram *name* that holds quantile *q*, or ``None`` without a sample."""
+    total = metrics.get(f"{name}_count", 0)
+    if not total:
+        return None
+    buckets = [
+        (float(key.partition('le="')[2].rstrip('"}')), value)
+        for key, value in metrics.items()
+        if key.startswith(f"{name}_bucket")
+    ]
+    return next((bound for bound, count in sorted(buckets) if count >= q * total), None)
+
+
+def _metrics(host: str, port: int) -> Metrics | None:
+    try:
+        text = httpx.get(f"http://{host}:{port}/metrics", timeout=2.0, follow_redirects=True).text
+    except httpx.HTTPError:
+        return None
+    found: Metrics = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            labels = ",".join(f'{k}="{v}"' for k, v in sample.labels.items())
+            found[sample.name + (f"{{{labels}}}" if labels else "")] = sample.value
+    return found
+
+
+def _not_ready(host: str, port: int) -> list[str]:
+    try:
+        parts = httpx.get(f"http://{host}:{port}/readyz", timeout=2.0).json()["parts"]
+    except (httpx.HTTPError, ValueError, KeyError):
+        return ["an answer on /readyz"]
+    return [name for name, ready in parts.items() if not ready]

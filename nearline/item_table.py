@@ -1,0 +1,118 @@
+"""The item table: ``item-vectors.<space>`` materialised, newest version of each item, in numpy rows."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nearline.errors import BadInput, SpaceMismatch
+from nearline.item_vectors import ItemVector, decode_item_vector
+from nearline.log import Record
+from nearline.space import Space
+
+_FIRST_ROWS = 1_024
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the table keeps of an item beside its vectors."""
+
+    row: int
+    version: int
+    input_digest: str
+    retired_ms: int | None
+
+
+class ItemTable:
+    """Every item's newest vectors; an item keeps its row for as long as it is known.
+
+    A retired item stays (a history may still use it) until its tombstone. ``history`` is what the user tower
+    gathers from; ``candidates`` is kept only where *keep_candidates* says so.
+    """
+
+    def __init__(self, space: Space, *, keep_candidates: bool = False) -> None:
+        self._space = space
+        self.history: NDArray[np.float16] = np.zeros((_FIRST_ROWS, space.dimension), np.float16)
+        self.candidates: NDArray[np.float32] | None = None
+        if keep_candidates:
+            self.candidates = np.zeros((_FIRST_ROWS, space.dimension), np.float32)
+        self.row_of: dict[str, int] = {}
+        self._known: dict[str, Known] = {}
+        self._free: list[int] = []
+        self._rows = 0
+
+    def __len__(self) -> int:
+        """How many items are known, retired ones included."""
+        return len(self._known)
+
+    def __contains__(self, item_id: str) -> bool:
+        """Whether the item has vectors."""
+        return item_id in self._known
+
+    def get(self, item_id: str) -> Known | None:
+        """What is kept of the item, or ``None``."""
+        return self._known.get(item_id)
+
+    def live_ids(self) -> set[str]:
+        """The ids of all items that are not retired."""
+        return {item_id for item_id, known in self._known.items() if known.retired_ms is None}
+
+    def retired_before(self, moment_ms: int) -> list[str]:
+        """The ids of items retired before *moment_ms*."""
+        return [i for i, known in self._known.items() if known.retired_ms is not None and known.retired_ms < moment_ms]
+
+    def apply(self, record: Record) -> bool:
+        """Take in one record; whether it changed anything. An older or equal version changes nothing.
+
+        ``SpaceMismatch`` or ``BadInput`` if the record is not an item vector of this space: the caller counts it
+        and goes on.
+        """
+        if not record.value:
+            return self._forget(record.id)
+        return self.put(decode_item_vector(record.id, record.value, self._space))
+
+    def put(self, vector: ItemVector) -> bool:
+        """Take in one item vector; whether it was newer than what is known."""
+        known = self._known.get(vector.item_id)
+        if known is not None and known.version >= vector.version:
+            return False
+        row = known.row if known is not None else self._new_row()
+        self.history[row] = vector.history
+        if self.candidates is not None and vector.candidate is not None:
+            self.candidates[row] = vector.candidate
+        self.row_of[vector.item_id] = row
+        self._known[vector.item_id] = Known(row, vector.version, vector.input_digest, vector.retired_ms)
+        return True
+
+    def _forget(self, item_id: str) -> bool:
+        known = self._known.pop(item_id, None)
+        if known is None:
+            return False
+        del self.row_of[item_id]
+        self._free.append(known.row)
+        return True
+
+    def _new_row(self) -> int:
+        if self._free:
+            return self._free.pop()
+        if self._rows == len(self.history):
+            self.history = _doubled(self.history)
+            if self.candidates is not None:
+                self.candidates = _doubled(self.candidates)
+        self._rows += 1
+        return self._rows - 1
+
+
+def _doubled(rows: NDArray) -> NDArray:  # type: ignore[type-arg]
+    return np.concatenate([rows, np.zeros_like(rows)])
+
+
+def apply_all(table: ItemTable, records: list[Record]) -> tuple[int, list[str]]:
+    """Take in *records*; return how many changed something, and the message of each that was refused."""
+    changed, refused = 0, []
+    for record in records:
+        try:
+            changed += table.apply(record)
+        except (SpaceMismatch, BadInput) as error:
+            refused.append(str(error))
+    return changed, refused

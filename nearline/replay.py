@@ -1,0 +1,82 @@
+"""Replay: a recorded history sent as if it had ended just now, so that ages and trending mean something."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+
+from nearline.datasets import load_online_retail
+from nearline.errors import BadInput, Misconfigured
+from nearline.events import Event, encode_event
+from nearline.items import Item
+
+SHIFTS = "replay-shifts.json"
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Items to list first (may be none) and events in the order in which they are sent."""
+
+    name: str
+    items: Mapping[str, Item]
+    events: list[Event]
+    report: str
+
+
+def load_recording(path: Path) -> Recording:
+    """A recording from a prepared data set's folder, or from a file with one event (version 1) a line.
+
+    ``Misconfigured`` if there is nothing like that at *path*; ``BadInput`` naming the line that is not an event.
+    """
+    if path.is_dir():
+        prepared = load_online_retail(path)
+        return Recording(
+            path.name, prepared.items, [Event(**row) for row in prepared.events.to_dicts()], prepared.report()
+        )
+    if not path.is_file():
+        raise Misconfigured(
+            f"nothing to replay at {path}: expected a file of events (one JSON a line) or data/online-retail"
+        )
+    events = list(_lines(path))
+    return Recording(path.name, {}, events, f"{len(events):,} events")
+
+
+def _lines(path: Path) -> Iterator[Event]:
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        if line.strip():
+            try:
+                body = orjson.loads(line)
+                yield Event(**{name: value for name, value in body.items() if name != "v"})
+            except (orjson.JSONDecodeError, TypeError, AttributeError) as error:
+                raise BadInput("bad_line", f"{path}:{number} is not an event: {error}") from None
+
+
+def shift_of(recording: Recording, data: Path, *, now_ms: int) -> int:
+    """What is added to every time so that the last event is now; the first answer is kept in *data* and stays.
+
+    Keeping it makes a second replay of the same recording send the very same events, which then change nothing.
+    """
+    path = data / SHIFTS
+    shifts: dict[str, int] = json.loads(path.read_text()) if path.is_file() else {}
+    if recording.name not in shifts:
+        shifts[recording.name] = now_ms - max(event.time_ms for event in recording.events)
+        data.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(shifts))
+    return shifts[recording.name]
+
+
+def messages(events: list[Event], *, shift_ms: int) -> Iterator[tuple[bytes, bytes]]:
+    """The records to append to ``clicks``: key and value of each event, moved by *shift_ms*."""
+    for event in events:
+        moved = Event(
+            event.event_id,
+            event.user_id,
+            event.item_id,
+            event.type,
+            event.time_ms + shift_ms,
+            event.value,
+            event.context,
+        )
+        yield event.user_id.encode(), encode_event(moved)

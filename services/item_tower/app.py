@@ -1,0 +1,88 @@
+"""item_tower's composition root: opens what the worker needs, in order, and closes it."""
+
+import asyncio
+import contextlib
+import time
+
+from nearline.adapters.http import status_server
+from nearline.adapters.kafka import GroupReader, Producer, TableReader
+from nearline.adapters.triton import Towers
+from nearline.item_table import ItemTable, apply_all
+from nearline.log import Record
+from nearline.process import follow, open_within, run_part, until
+from nearline.settings import Settings
+from nearline.telemetry import gauge, get_logger
+from nearline.topics import ITEMS, item_vectors_topic
+from services.item_tower.catalogue import RETIRED_KEPT_MS
+from services.item_tower.worker import Worker
+
+LAG = gauge("item_tower_lag_records", "Catalogue changes that are in the log and not read yet.")
+
+
+def now_ms() -> int:
+    """The wall clock, UTC milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+async def serve(settings: Settings) -> None:
+    """Learn what is published, mend what was missed, then publish every change of the catalogue."""
+    space = settings.embedding_space
+    table = ItemTable(space, keep_candidates=True)
+    towers = Towers(settings.triton, space, timeout_ms=settings.request_timeout_ms)
+    published = TableReader(settings.kafka, item_vectors_topic(space))
+    producer = Producer(settings.kafka)
+    reader = GroupReader(settings.kafka, ITEMS, f"item-tower.{space.number}")
+    worker = Worker(space, reader=reader, table=table, towers=towers, publish=producer.send_all, now_ms=now_ms)
+    ready = {"log": False, "item_vectors": False, "towers": False}
+
+    def learn(records: list[Record]) -> None:
+        for message in apply_all(table, records)[1]:
+            get_logger().warning("item vector refused", detail=message)
+
+    async with contextlib.AsyncExitStack() as stack:
+        await stack.enter_async_context(status_server(settings.host, settings.item_tower_port, lambda: ready))
+        for what, part in (("the log", published), ("the log", producer), ("Triton", towers)):
+            stack.push_async_callback(part.close)
+            await open_within(settings.startup_deadline_s, what, part.open)
+        ready.update(log=True, towers=True)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(follow(published.poll, learn))
+            await until(lambda: published.caught_up)
+            await _mend(settings, worker, table)
+            ready["item_vectors"] = True
+            get_logger().info("ready", items=len(table), space=space.number)
+            stack.push_async_callback(reader.close)
+            await open_within(settings.startup_deadline_s, "the log", reader.open)
+            tasks.create_task(worker.run())
+            tasks.create_task(_report(reader))
+
+
+async def _mend(settings: Settings, worker: Worker, table: ItemTable) -> None:
+    """Retire what left the catalogue while nobody looked, and bury what was retired long ago."""
+    gone = await worker.retire_orphans(await _listed(settings))
+    long_gone = table.retired_before(now_ms() - RETIRED_KEPT_MS)
+    await worker.bury(long_gone)
+    if gone or long_gone:
+        get_logger().info("mended", retired=gone, buried=len(long_gone))
+
+
+async def _listed(settings: Settings) -> set[str]:
+    """The ids in the catalogue now: ``items`` read as a table, keys only."""
+    listed: set[str] = set()
+    reader = TableReader(settings.kafka, ITEMS)
+    async with reader:
+        while not reader.caught_up:
+            for record in await reader.poll():
+                (listed.add if record.value else listed.discard)(record.id)
+    return listed
+
+
+async def _report(reader: GroupReader) -> None:
+    while True:
+        LAG.set(reader.lag)
+        await asyncio.sleep(1.0)
+
+
+def main() -> None:
+    """Entry point of ``python -m services.item_tower``."""
+    run_part("item_tower", serve)

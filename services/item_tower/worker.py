@@ -1,0 +1,185 @@
+"""The loop of ``item_tower``: catalogue changes in, item vectors out, offsets committed after the write."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from collections.abc import Sequence as Many
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nearline.dead_letters import DeadLetter, encode_dead_letter
+from nearline.errors import BadInput, Unavailable
+from nearline.features import NUMERIC, TOKENS, item_inputs
+from nearline.item_table import ItemTable
+from nearline.item_vectors import ItemVector, encode_item_vector
+from nearline.log import Record
+from nearline.salvage import salvage
+from nearline.space import Space
+from nearline.telemetry import counter, get_logger, seconds
+from nearline.topics import ITEMS_DLQ, item_vectors_topic
+from services.item_tower.catalogue import (
+    Bury,
+    Change,
+    Encode,
+    Publish,
+    decide,
+    newest_of_each,
+    orphans,
+    retire,
+    shown,
+)
+
+CHUNK = 64
+RETRY_S = 0.2
+
+ITEMS = counter("items_total", "Changes of the catalogue read from the log.")
+CHANGES = counter("item_changes_total", "What became of them.", "kind")
+REFUSED = counter("items_refused_total", "Items sent to the dead-letter queue.", "reason")
+AWAY = counter("item_tower_waits_total", "Rounds in which Triton was away.")
+PUBLISHED_AFTER = seconds("item_to_published_seconds", "From an item's append to its vector published.")
+
+Messages = list[tuple[bytes, bytes | None]]
+
+
+class Reader(Protocol):
+    """What the worker needs of the log."""
+
+    async def poll(self) -> list[Record]: ...
+    async def stay(self) -> None: ...
+    def done(self, records: list[Record]) -> None: ...
+
+
+class Encoder(Protocol):
+    """What the worker needs of the item tower."""
+
+    async def encode_items(
+        self, tokens: NDArray[Any], numeric: NDArray[Any]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]: ...
+
+
+class Worker:
+    """Turns items into published vectors; knows what is published from *table*, which it keeps up to date."""
+
+    def __init__(
+        self,
+        space: Space,
+        *,
+        reader: Reader,
+        table: ItemTable,
+        towers: Encoder,
+        publish: Callable[[str, Messages], Awaitable[object]],
+        now_ms: Callable[[], int],
+        retry_s: float = RETRY_S,
+    ) -> None:
+        self._space = space
+        self._topic = item_vectors_topic(space)
+        self._reader = reader
+        self._table = table
+        self._towers = towers
+        self._publish = publish
+        self._now_ms = now_ms
+        self._retry_s = retry_s
+
+    async def run(self) -> None:
+        """Read and deal with changes until cancelled."""
+        while True:
+            await self.step()
+
+    async def step(self) -> None:
+        """One poll, dealt with to its end; while Triton or the log is away it is tried again."""
+        records = await self._reader.poll()
+        if not records:
+            return
+        ITEMS.inc(len(records))
+        while True:
+            try:
+                await self._deal(newest_of_each(records))
+                break
+            except Unavailable as error:
+                AWAY.inc()
+                get_logger().warning("waiting", reason=str(error), items=len(records))
+                await asyncio.sleep(self._retry_s)
+                await self._reader.stay()
+        now = self._now_ms()
+        for record in records:
+            PUBLISHED_AFTER.observe(max(0, now - record.append_ms) / 1000)
+        self._reader.done(records)
+
+    async def retire_orphans(self, listed: set[str]) -> int:
+        """Retire every published item that *listed*, the catalogue, lacks; return how many there were."""
+        gone = orphans(self._table, listed)
+        now = self._now_ms()
+        vectors = []
+        for item_id in sorted(gone):
+            known = self._table.get(item_id)
+            assert known is not None
+            vectors.append(retire(item_id, self._table, version=known.version + 1, now_ms=now).vector)
+        await self._send(vectors, [])
+        return len(gone)
+
+    async def bury(self, item_ids: Many[str]) -> None:
+        """Publish tombstones: nothing of these items remains, in no replica."""
+        await self._send([], item_ids)
+
+    async def _deal(self, records: list[Record]) -> None:
+        by_kind: dict[type, list[Any]] = {Encode: [], Publish: [], Bury: []}
+        for record in records:
+            change = await self._decide(record)
+            if change is not None and type(change) in by_kind:
+                by_kind[type(change)].append((change, record))
+        encoded = await self._encode(by_kind[Encode])
+        await self._send(
+            encoded + [change.vector for change, _ in by_kind[Publish]],
+            [change.item_id for change, _ in by_kind[Bury]],
+        )
+
+    async def _decide(self, record: Record) -> Change | None:
+        try:
+            change = decide(record, self._table)
+        except BadInput as error:
+            await self._refuse(record, error.reason, str(error))
+            return None
+        CHANGES.labels(kind=type(change).__name__.lower()).inc()
+        return change
+
+    async def _encode(self, wanted: list[tuple[Encode, Record]]) -> list[ItemVector]:
+        async def encode(part: Many[tuple[Encode, Record]]) -> list[tuple[NDArray[Any], NDArray[Any]]]:
+            inputs = item_inputs([(change.item_id, change.item) for change, _ in part])
+            candidates, histories = await self._towers.encode_items(inputs[TOKENS], inputs[NUMERIC])
+            return list(zip(candidates, histories, strict=True))
+
+        vectors = []
+        for start in range(0, len(wanted), CHUNK):
+            good, bad = await salvage(encode, wanted[start : start + CHUNK])
+            for (_, record), error in bad:
+                await self._refuse(record, "bad_answer", str(error))
+            vectors += [_vector(change, *answer) for (change, _), answer in good]
+        return vectors
+
+    async def _send(self, vectors: list[ItemVector], buried: Many[str]) -> None:
+        messages: Messages = [(v.item_id.encode(), encode_item_vector(v, self._space)) for v in vectors]
+        messages += [(item_id.encode(), None) for item_id in buried]
+        if messages:
+            await self._publish(self._topic, messages)
+        for vector in vectors:
+            self._table.put(vector)
+
+    async def _refuse(self, record: Record, reason: str, detail: str) -> None:
+        REFUSED.labels(reason=reason).inc()
+        get_logger().warning("item refused", reason=reason, detail=detail, item_id=record.id)
+        letter = DeadLetter(
+            reason, detail, record.topic, record.partition, record.offset, record.append_ms, record.key, record.value
+        )
+        await self._publish(ITEMS_DLQ, [(record.key or b"", encode_dead_letter(letter))])
+
+
+def _vector(change: Encode, candidate: NDArray[Any], history: NDArray[Any]) -> ItemVector:
+    return ItemVector(
+        change.item_id,
+        change.version,
+        shown(change.item),
+        candidate.astype(np.float32),
+        history.astype(np.float16),
+        change.input_digest,
+    )

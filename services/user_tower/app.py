@@ -1,0 +1,74 @@
+"""user_tower's composition root: opens what the worker needs, in order, and closes it."""
+
+import asyncio
+import contextlib
+
+from nearline.adapters.http import status_server
+from nearline.adapters.kafka import GroupReader, Producer, TableReader
+from nearline.adapters.stores import store_for
+from nearline.adapters.triton import Towers
+from nearline.item_table import ItemTable, apply_all
+from nearline.log import Record
+from nearline.process import follow, open_within, run_part, until
+from nearline.settings import Settings
+from nearline.store import UserStore
+from nearline.telemetry import counter, gauge, get_logger
+from nearline.topics import USER_SEQUENCES, item_vectors_topic
+from services.user_tower.worker import Worker
+
+KEEP_HOUSE_S = 5.0
+ITEMS = gauge("item_table_items", "Items whose vectors the user tower knows.")
+REFUSED = counter("item_vectors_refused_total", "Item vectors of another space, or damaged.")
+LAG = gauge("user_tower_lag_records", "Sequences that are in the log and not read yet.")
+
+
+async def serve(settings: Settings) -> None:
+    """Read ``item-vectors`` to its end, then turn sequences into stored vectors until cancelled."""
+    space = settings.embedding_space
+    table = ItemTable(space)
+    store = store_for(
+        settings.store_url, space, ttl_ms=settings.history_ttl_ms, read_ms=settings.store_timeout_ms, writer=True
+    )
+    towers = Towers(settings.triton, space, timeout_ms=settings.request_timeout_ms)
+    vectors = TableReader(settings.kafka, item_vectors_topic(space))
+    reader = GroupReader(settings.kafka, USER_SEQUENCES, f"user-tower.{space.number}")
+    producer = Producer(settings.kafka)
+    ready = {"log": False, "item_vectors": False, "store": False, "towers": False}
+
+    def learn(records: list[Record]) -> None:
+        _, refused = apply_all(table, records)
+        ITEMS.set(len(table))
+        for message in refused:
+            REFUSED.inc()
+            get_logger().warning("item vector refused", detail=message)
+
+    async with contextlib.AsyncExitStack() as stack:
+        await stack.enter_async_context(status_server(settings.host, settings.user_tower_port, lambda: ready))
+        for what, part in (("the log", vectors), ("the log", producer), ("the store", store), ("Triton", towers)):
+            stack.push_async_callback(part.close)
+            await open_within(settings.startup_deadline_s, what, part.open)
+        ready.update(log=True, store=True, towers=True)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(follow(vectors.poll, learn))
+            tasks.create_task(_keep_house(store, reader))
+            await until(lambda: vectors.caught_up)
+            ready["item_vectors"] = True
+            get_logger().info("ready", items=len(table), space=space.number)
+            stack.push_async_callback(reader.close)
+            await open_within(settings.startup_deadline_s, "the log", reader.open)
+            worker = Worker(
+                space, reader=reader, table=table, towers=towers, store=store, dead_letters=producer.send_all
+            )
+            tasks.create_task(worker.run())
+
+
+async def _keep_house(store: UserStore, reader: GroupReader) -> None:
+    while True:
+        await asyncio.sleep(KEEP_HOUSE_S)
+        LAG.set(reader.lag)
+        await store.keep_house()
+
+
+def main() -> None:
+    """Entry point of ``python -m services.user_tower``."""
+    run_part("user_tower", serve)

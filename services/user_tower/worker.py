@@ -1,0 +1,265 @@
+"""The loop of ``user_tower``: sequences in, stored documents out, offsets committed after the write.
+
+A burst of clicks of one user costs one inference: of each poll only a user's newest sequence is encoded (all of them
+count as seen). While Triton is away, what was seen is still written and the records wait, uncommitted, up to
+``MOST_WAITING`` users; while the store is away, nothing moves.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Sequence as Many
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nearline.dead_letters import DeadLetter, encode_dead_letter
+from nearline.errors import BadAnswer, BadInput, SpaceMismatch, Unavailable
+from nearline.features import user_batch, user_rows
+from nearline.item_table import ItemTable
+from nearline.log import Record
+from nearline.salvage import salvage
+from nearline.sequences import Sequence, decode_sequence
+from nearline.space import Space
+from nearline.store import UserStore
+from nearline.telemetry import counter, gauge, get_logger, seconds
+from nearline.topics import USER_SEQUENCES_DLQ
+from nearline.user_documents import UserDocument, decode_user_document, encode_user_document
+from services.user_tower.documents import advance
+
+CHUNK = 64  # users in one request: measured 25 times the users/s of requests of one
+IN_FLIGHT = 2
+MOST_WAITING = 10_000
+RETRY_S = 0.2
+
+SEQUENCES = counter("sequences_total", "Sequences read from the log.")
+ENCODED = counter("user_vectors_total", "User vectors encoded and stored.")
+UNKNOWN_ITEMS = counter("unknown_items_total", "Events of encoded histories whose item has no vector yet.")
+REFUSED = counter("sequences_refused_total", "Sequences sent to the dead-letter queue.", "reason")
+AWAY = counter("user_tower_waits_total", "Rounds in which Triton or the store was away.")
+WAITING = gauge("user_tower_waiting_users", "Users whose sequence waits for Triton or the store.")
+STORED_AFTER = seconds("sequence_to_stored_seconds", "From a sequence's append to its vector stored.")
+BATCH = seconds("user_tower_batch_seconds", "One batch from poll to written.")
+
+Users = dict[str, list[Sequence]]
+
+
+class Reader(Protocol):
+    """What the worker needs of the log."""
+
+    async def poll(self) -> list[Record]: ...
+    async def stay(self) -> None: ...
+    def done(self, records: list[Record]) -> None: ...
+
+
+class Encoder(Protocol):
+    """What the worker needs of the user tower."""
+
+    async def encode_users(self, batch: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]: ...
+
+
+DeadLetters = Callable[[str, list[tuple[bytes, bytes | None]]], Awaitable[object]]
+
+
+class Worker:
+    """Turns sequences into stored documents; one instance for each process, fed by one reader."""
+
+    def __init__(
+        self,
+        space: Space,
+        *,
+        reader: Reader,
+        table: ItemTable,
+        towers: Encoder,
+        store: UserStore,
+        dead_letters: DeadLetters,
+        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        retry_s: float = RETRY_S,
+    ) -> None:
+        self._space = space
+        self._reader = reader
+        self._table = table
+        self._towers = towers
+        self._store = store
+        self._dead_letters = dead_letters
+        self._now_ms = now_ms
+        self._retry_s = retry_s
+        self._slots = asyncio.Semaphore(IN_FLIGHT)
+        self._waiting: list[Record] = []
+        self._waiting_users: Users = {}
+
+    async def run(self) -> None:
+        """Read and deal with sequences until cancelled."""
+        while True:
+            await self.step()
+
+    async def step(self) -> None:
+        """One round: poll, deal with what came, and with what waits if its dependency is back."""
+        if len(self._waiting_users) < MOST_WAITING:
+            records = await self._reader.poll()
+        else:
+            await self._reader.stay()
+            records = []
+        users = await self._take(records)
+        await self._erase(records)
+        if not users and not self._waiting:
+            self._reader.done(records)
+            return
+        self._waiting += records
+        for user_id, sequences in users.items():
+            self._waiting_users.setdefault(user_id, []).extend(sequences)
+        await self._deal(users)
+        WAITING.set(len(self._waiting_users))
+
+    async def _deal(self, fresh: Users) -> None:
+        try:
+            with BATCH.time():
+                await self._in_chunks(self._waiting_users, self._encode_and_write)
+        except Unavailable as error:
+            await self._hold(fresh, error)
+            return
+        now = self._now_ms()
+        for record in self._waiting:
+            STORED_AFTER.observe(max(0, now - record.append_ms) / 1000)
+        self._reader.done(self._waiting)
+        self._waiting, self._waiting_users = [], {}
+
+    async def _hold(self, fresh: Users, error: Unavailable) -> None:
+        """Triton or the store is away: write what was seen if that goes, then give it a moment."""
+        AWAY.inc()
+        get_logger().warning("waiting", reason=str(error), users=len(self._waiting_users))
+        try:
+            await self._in_chunks(fresh, self._write_seen)
+        except Unavailable as store_error:
+            await self._outlast_store(store_error)
+            return
+        await asyncio.sleep(self._retry_s)
+        await self._reader.stay()
+
+    async def _outlast_store(self, error: Unavailable) -> None:
+        """Return once the store answers again; stay in the group meanwhile."""
+        get_logger().warning("store away", reason=str(error))
+        while True:
+            await self._reader.stay()
+            await asyncio.sleep(self._retry_s)
+            try:
+                await self._store.open()
+                await self._store.get("-")
+                return
+            except Unavailable:
+                continue
+
+    async def _take(self, records: list[Record]) -> Users:
+        users: Users = {}
+        for record in records:
+            SEQUENCES.inc()
+            if not record.value:
+                users.pop(record.id, None)
+                continue
+            try:
+                users.setdefault(record.id, []).append(decode_sequence(record.value))
+            except BadInput as error:
+                await self._refuse(record, error.reason, str(error))
+        return {user_id: sequences for user_id, sequences in users.items() if sequences}
+
+    async def _erase(self, records: list[Record]) -> None:
+        """A tombstone is an erasure: forget the user, unless a later sequence of the same poll brings it back."""
+        last = {record.id: record for record in records}
+        for user_id, record in last.items():
+            if not record.value:
+                self._waiting_users.pop(user_id, None)
+                await self._delete(user_id)
+
+    async def _delete(self, user_id: str) -> None:
+        while True:
+            try:
+                await self._store.delete(user_id)
+                return
+            except Unavailable as error:
+                await self._outlast_store(error)
+
+    async def _in_chunks(self, users: Users, work: Callable[[Users], Awaitable[None]]) -> None:
+        items = list(users.items())
+        chunks = [dict(items[start : start + CHUNK]) for start in range(0, len(items), CHUNK)]
+
+        failures: list[Unavailable] = []
+
+        async def one(chunk: Users) -> None:
+            async with self._slots:
+                if failures:
+                    return  # the dependency is away: do not wait out its deadline once for every chunk
+                try:
+                    await work(chunk)
+                except Unavailable as error:
+                    failures.append(error)
+
+        await asyncio.gather(*(one(chunk) for chunk in chunks))
+        if failures:
+            raise failures[0]
+
+    async def _encode_and_write(self, chunk: Users) -> None:
+        stored = await self._stored(chunk)
+        newest = {u: max(s, key=lambda one: one.version) for u, s in chunk.items()}
+        vectors = await self._encode([newest[u] for u in chunk if self._is_ahead(newest[u], stored[u])])
+        await self._write(chunk, stored, vectors)
+        ENCODED.inc(len(vectors))
+
+    async def _write_seen(self, chunk: Users) -> None:
+        await self._write(chunk, await self._stored(chunk), {})
+
+    async def _write(
+        self, chunk: Users, stored: Mapping[str, UserDocument | None], vectors: Mapping[str, NDArray[np.float32]]
+    ) -> None:
+        now = self._now_ms()
+        documents = {
+            user_id: encode_user_document(
+                advance(stored[user_id], sequences, vectors.get(user_id), now_ms=now), self._space
+            )
+            for user_id, sequences in chunk.items()
+        }
+        await self._store.put_many_if_newer(documents)
+
+    async def _stored(self, chunk: Users) -> dict[str, UserDocument | None]:
+        raws = await self._store.get_many(list(chunk))
+        return {user_id: self._decode(user_id, raw) for user_id, raw in zip(chunk, raws, strict=True)}
+
+    def _decode(self, user_id: str, raw: bytes | None) -> UserDocument | None:
+        if raw is None:
+            return None
+        try:
+            return decode_user_document(raw, self._space)
+        except (BadInput, SpaceMismatch) as error:
+            get_logger().error("stored document refused, rebuilding it", user_id=user_id, reason=str(error))
+            return None
+
+    def _is_ahead(self, newest: Sequence, stored: UserDocument | None) -> bool:
+        return stored is None or stored.vector is None or newest.version >= stored.vector_version
+
+    async def _encode(self, sequences: Many[Sequence]) -> dict[str, NDArray[np.float32]]:
+        """The vector of each sequence that has one: some item must be known, and the answer must be true."""
+        rows, ages, types = user_rows(sequences, self._table.row_of)
+        UNKNOWN_ITEMS.inc(int(((rows < 0) & (types > 0)).sum()))
+        encodable = np.flatnonzero((rows >= 0).any(axis=1))
+
+        async def encode(part: Many[int]) -> list[NDArray[np.float32]]:
+            picked = np.asarray(part)
+            batch = user_batch(self._table.history, rows[picked], ages[picked], types[picked])
+            return list(await self._towers.encode_users(batch))
+
+        good, bad = await salvage(encode, [int(index) for index in encodable])
+        for index, error in bad:
+            await self._refuse_answer(sequences[index], error)
+        return {sequences[index].user_id: vector for index, vector in good}
+
+    async def _refuse_answer(self, sequence: Sequence, error: BadAnswer) -> None:
+        record = next(r for r in reversed(self._waiting) if r.id == sequence.user_id)
+        await self._refuse(record, "bad_answer", str(error))
+
+    async def _refuse(self, record: Record, reason: str, detail: str) -> None:
+        REFUSED.labels(reason=reason).inc()
+        get_logger().warning("sequence refused", reason=reason, detail=detail, user_id=record.id)
+        letter = DeadLetter(
+            reason, detail, record.topic, record.partition, record.offset, record.append_ms, record.key, record.value
+        )
+        await self._dead_letters(USER_SEQUENCES_DLQ, [(record.key or b"", encode_dead_letter(letter))])
