@@ -1,0 +1,61 @@
+# The first Python of this machine that the system runs on; every other tool comes with the environments.
+PYTHON := $(shell for p in python3.11 python3.12 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null && command -v $$p && break; done)
+SERVICES := .venv/services/bin
+TRAIN := .venv/train/bin
+RUNTIME := services triton flink
+CODE := $(wildcard nearline services flink_jobs training local benchmarks)
+
+.DEFAULT_GOAL := help
+.PHONY: help doctor environments demo up stop status reset test test-model bench train lint
+
+help:  ## what can be done here
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1\t/' | awk -F '\t' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+doctor: python  ## what this machine lacks, with the mend of each
+	@$(PYTHON) -m local.doctor
+
+environments: python
+	@$(PYTHON) -m local.environments $(RUNTIME)
+	@$(SERVICES)/python -m local.downloads
+
+demo: doctor environments  ## the whole system on this machine with a shop's history (CHECK=1: prove it, then stop)
+	@$(SERVICES)/python -m local.demo $(if $(CHECK),--check)
+
+up: doctor environments  ## start the system in the background, empty or with what it kept
+	@$(SERVICES)/python -m local.system up
+
+stop:  ## end it; its data stays
+	@if [ -x $(SERVICES)/python ]; then $(SERVICES)/python -m local.system stop; fi
+
+status:  ## one line for each of its parts
+	@if [ -x $(SERVICES)/python ]; then $(SERVICES)/python -m local.system status; else echo "  not built"; fi
+
+reset:  ## stop it and delete its data (YES=1: without asking)
+	@if [ -x $(SERVICES)/python ]; then $(SERVICES)/python -m local.system reset $(if $(YES),--yes); fi
+
+test: python  ## all tests that need no torch
+	@$(PYTHON) -m local.environments $(RUNTIME) --dev
+	@$(SERVICES)/python -m local.downloads --tests
+	@$(SERVICES)/python -m pytest --ignore tests/model $(ARGS)
+
+test-model: python  ## the tests of the training code (brings torch: 2.5 GB to download)
+	@$(PYTHON) -m local.environments train
+	@$(TRAIN)/python -m pytest tests/model $(ARGS)
+
+bench: environments  ## the benchmarks of docs/benchmarks.md
+	@$(SERVICES)/python -m benchmarks $(ARGS)
+
+train: python  ## train the demo's towers again (brings torch)
+	@$(PYTHON) -m local.environments train
+	@$(TRAIN)/python -m training.train $(ARGS)
+
+lint: python  ## ruff and mypy
+	@$(PYTHON) -m local.environments services --dev
+	@$(SERVICES)/ruff check .
+	@$(SERVICES)/ruff format --check .
+	@$(SERVICES)/mypy $(CODE)
+
+.PHONY: python
+python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed: apt install python3.11 python3.11-venv python3.11-dev"; exit 1; }

@@ -1,0 +1,145 @@
+"""Who may import whom, walked through the source: docs/architecture.md says it in words."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PARTS = ("services", "flink_jobs", "training")
+OURS = ("nearline", *PARTS, "local", "benchmarks")
+
+# What the core may import beside the standard library, so that it works in every environment.
+CORE_LIBRARIES = {"orjson", "xxhash", "numpy", "pydantic", "pydantic_settings", "structlog", "prometheus_client"}
+# The data set's preparation is read by the command line and the training only.
+CORE_EXCEPTIONS = {("nearline/datasets.py", "polars")}
+# The standard library's names would say nothing here.
+ONE_FILE_EACH = {
+    "couchbase": "nearline/adapters/couchbase.py",
+    "hnswlib": "nearline/adapters/hnsw.py",
+    "kafka": "nearline/adapters/kafka.py",
+    "lmdb": "nearline/adapters/lmdb.py",
+    "pymilvus": "nearline/adapters/milvus.py",
+    "supervisor": "local/supervision.py",
+    "jgo": "local/downloads.py",
+    "tritonclient": "nearline/adapters/triton.py",
+}
+ROOT_NAMES = {"app.py", "job.py", "__main__.py"}
+TRAINING_ENTRIES = {"training/train.py", "training/export.py"}
+
+
+def imports(source: str) -> set[str]:
+    """Every module that *source* imports, wherever in the file it does, in full dotted form."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide who imports whom"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def top(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def is_composition_root(file: str) -> bool:
+    """Whether *file* wires a program together, and so may choose adapters."""
+    path = Path(file)
+    if path.parts[0] in ("local", "benchmarks"):
+        return True
+    if path.parts[0] == "nearline":
+        return path.name.startswith("cli") or path.parts[1] == "cli"
+    return path.name in ROOT_NAMES or file in TRAINING_ENTRIES
+
+
+def violations(file: str, source: str) -> Iterator[str]:
+    """What in *file* breaks a rule, as sentences."""
+    part = Path(file).parts[0]
+    for module in sorted(imports(source)):
+        if module.startswith("nearline.adapters"):
+            inside = file.startswith("nearline/adapters/")
+            if not inside and not is_composition_root(file):
+                yield f"{file} imports {module}: only composition roots choose adapters"
+        if part in PARTS and top(module) in PARTS:
+            own = ".".join(Path(file).parts[:2]) if part == "services" else part
+            if not (module + ".").startswith(own + "."):
+                yield f"{file} imports {module}: parts meet in topics, not in code"
+        if part == "nearline" and top(module) in OURS and top(module) != "nearline":
+            yield f"{file} imports {module}: the core knows no part"
+        if part in PARTS and top(module) in ("local", "benchmarks"):
+            yield f"{file} imports {module}: parts do not know where they run"
+        home = ONE_FILE_EACH.get(top(module))
+        if home is not None and file != home:
+            yield f"{file} imports {module}: only {home} talks to that library"
+        if is_core(file) and not is_known_to_core(file, module):
+            yield f"{file} imports {module}: the core must import in every environment"
+
+
+def is_core(file: str) -> bool:
+    return file.startswith("nearline/") and not file.startswith("nearline/adapters/") and not is_composition_root(file)
+
+
+def is_known_to_core(file: str, module: str) -> bool:
+    name = top(module)
+    return (
+        name == "nearline"
+        or name in sys.stdlib_module_names
+        or name in CORE_LIBRARIES
+        or (file, name) in CORE_EXCEPTIONS
+    )
+
+
+def sources() -> list[str]:
+    return sorted(str(path.relative_to(ROOT)) for folder in OURS for path in (ROOT / folder).rglob("*.py"))
+
+
+def test_every_file_keeps_the_rules() -> None:
+    broken = [line for file in sources() for line in violations(file, (ROOT / file).read_text())]
+    assert broken == [], "\n".join(broken)
+
+
+def test_the_walk_sees_the_source() -> None:
+    assert {"nearline/errors.py", "local/broker.py", "nearline/adapters/kafka.py"} <= set(sources())
+
+
+@pytest.mark.parametrize(
+    ("file", "source"),
+    [
+        ("nearline/events.py", "from nearline.adapters.kafka import Producer"),
+        ("nearline/events.py", "import nearline.adapters"),
+        ("nearline/events.py", "from nearline import adapters"),
+        ("nearline/events.py", "from services.retrieval import app"),
+        ("nearline/events.py", "import requests"),
+        ("nearline/other.py", "import polars"),
+        ("services/user_tower/worker.py", "def late():\n    from nearline.adapters.lmdb import LmdbStore"),
+        ("services/user_tower/app.py", "from services.item_tower import worker"),
+        ("services/user_tower/app.py", "import flink_jobs.last_n.history"),
+        ("flink_jobs/last_n/job.py", "from training import towers"),
+        ("training/data.py", "import services"),
+        ("services/retrieval/app.py", "from local.ports import free_ports"),
+        ("services/retrieval/app.py", "import hnswlib"),
+        ("local/demo.py", "from kafka import KafkaProducer"),
+    ],
+)
+def test_a_broken_rule_is_seen(file: str, source: str) -> None:
+    assert list(violations(file, source)) != []
+
+
+@pytest.mark.parametrize(
+    ("file", "source"),
+    [
+        ("services/user_tower/app.py", "from nearline.adapters.kafka import Producer"),
+        ("services/user_tower/worker.py", "from services.user_tower.documents import document_of"),
+        ("flink_jobs/last_n/job.py", "from pyflink.table import StreamTableEnvironment"),
+        ("nearline/adapters/kafka.py", "from kafka import KafkaConsumer"),
+        ("nearline/cli.py", "from nearline.adapters.kafka import Topics"),
+        ("nearline/events.py", "import json, orjson"),
+        ("local/demo.py", "from nearline.adapters.kafka import Producer"),
+    ],
+)
+def test_what_is_allowed_is_not_reported(file: str, source: str) -> None:
+    assert list(violations(file, source)) == []
