@@ -38,7 +38,8 @@ _KINDS: Mapping[str, str] = {
     "party": "balloon balloons straws party birthday cones",
     "textiles": "cushion cover covers throw quilt curtain blanket towel towels flannel rug",
     "garden": "garden parasol windmill pot pots planter hammock gnome herb plant umbrella",
-    "toys": "toy toys doll dolls dolly helicopter game games jigsaw puzzle skittles playhouse teddy bunny dominoes ludo",
+    "toys": "toy toys doll dolls dolly helicopter game games jigsaw puzzle skittles playhouse teddy bunny dominoes"
+    " ludo",
     "craft": "kit kits patches ribbon ribbons sewing knitting feltcraft craft",
     "warmers": "warmer warmers hottie",
 }

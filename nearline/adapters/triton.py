@@ -49,9 +49,7 @@ _CHANNEL = (
 class Towers:
     """Both towers of one space behind one connection; safe for many tasks at once."""
 
-    def __init__(
-        self, url: str, space: Space, *, history_length: int = HISTORY_LENGTH, timeout_ms: int = 1000
-    ) -> None:
+    def __init__(self, url: str, space: Space, *, history_length: int = HISTORY_LENGTH, timeout_ms: int = 1000) -> None:
         self._url = url
         self._space = space
         self._history_length = history_length
