@@ -27,3 +27,9 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             yield running.bootstrap
     except Misconfigured as problem:
         pytest.fail(f"no broker for the tests: {problem}", pytrace=False)
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """Tests marked ``anyio`` run on asyncio, as the services do."""
+    return "asyncio"

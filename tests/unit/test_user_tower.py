@@ -1,0 +1,203 @@
+"""user_tower: newest wins, seen only grows, nothing is lost while a dependency is away."""
+
+import numpy as np
+import pytest
+
+from nearline.adapters.memory import MemoryStore
+from nearline.dead_letters import decode_dead_letter
+from nearline.hashing import hash64
+from nearline.item_table import ItemTable
+from nearline.item_vectors import ItemVector, Shown
+from nearline.log import Record
+from nearline.sequences import Sequence, encode_sequence
+from nearline.space import Space
+from nearline.user_documents import UserDocument, decode_user_document, encode_user_document
+from services.user_tower.documents import advance
+from services.user_tower.worker import CHUNK, Worker
+from tests.fakes import Outbox, ScriptedReader, ScriptedTowers
+
+SPACE = Space(1, 64)
+NOW_MS = 1_732_100_000_000
+
+pytestmark = pytest.mark.anyio
+
+
+def sequence(user_id: str, *items: str, version: int, kind: str = "click") -> Sequence:
+    n = len(items)
+    times = [NOW_MS + i for i in range(n)]
+    return Sequence(
+        user_id, version, list(items), times, [kind] * n, [1.0] * n, [f"{user_id}-{version}-{i}" for i in range(n)]
+    )
+
+
+def record(user_id: str, *items: str, version: int, kind: str = "click", offset: int = 0) -> Record:
+    value = encode_sequence(sequence(user_id, *items, version=version, kind=kind))
+    return Record("user-sequences", 0, offset, NOW_MS, user_id.encode(), value)
+
+
+def table_of(*items: str) -> ItemTable:
+    table = ItemTable(SPACE)
+    for item in items:
+        vector = np.random.default_rng(hash64(item)).normal(size=64)
+        table.put(ItemVector(item, 1, Shown(item), None, (vector / np.linalg.norm(vector)).astype(np.float16), "d"))
+    return table
+
+
+class Stage:
+    """A worker among fakes that keep what they were given."""
+
+    def __init__(self, *polls: list[Record], items: tuple[str, ...] = ("a", "b", "c")) -> None:
+        self.reader = ScriptedReader(*polls)
+        self.towers = ScriptedTowers()
+        self.store = MemoryStore(ttl_ms=1_000_000, now_ms=lambda: NOW_MS)
+        self.outbox = Outbox()
+        self.table = table_of(*items)
+        self.worker = Worker(
+            SPACE,
+            reader=self.reader,
+            table=self.table,
+            towers=self.towers,
+            store=self.store,
+            dead_letters=self.outbox,
+            now_ms=lambda: NOW_MS,
+            retry_s=0.0,
+        )
+
+    async def document(self, user_id: str) -> UserDocument:
+        raw = await self.store.get(user_id)
+        assert raw is not None
+        return decode_user_document(raw, SPACE)
+
+
+async def test_a_click_becomes_a_stored_vector_that_names_it() -> None:
+    stage = Stage([record("u", "a", "b", version=5)])
+    await stage.worker.step()
+    document = await stage.document("u")
+    assert document.vector is not None
+    assert document.vector_version == document.history_version == 5
+    assert document.newest_event_id == "u-5-1"
+    assert hash64("u-5-0") in document.events
+    assert set(document.seen.tolist()) == {hash64("a"), hash64("b")}
+    assert [r.offset for r in stage.reader.dealt_with] == [0]
+
+
+async def test_a_burst_of_one_user_costs_one_inference_and_all_of_it_is_seen() -> None:
+    stage = Stage(
+        [record("u", "a", version=1), record("u", "b", version=2), record("u", "c", version=3, kind="purchase")]
+    )
+    await stage.worker.step()
+    document = await stage.document("u")
+    assert stage.towers.user_calls == [1]
+    assert document.vector_version == 3
+    assert set(document.seen.tolist()) == {hash64("a"), hash64("b"), hash64("c")}
+    assert document.purchased.tolist() == [hash64("c")]
+
+
+async def test_users_are_encoded_many_in_one_request() -> None:
+    stage = Stage([record(f"u{i}", "a", version=1) for i in range(CHUNK + 1)])
+    await stage.worker.step()
+    assert sorted(stage.towers.user_calls) == [1, CHUNK]
+
+
+async def test_a_replayed_old_sequence_never_overwrites_a_newer_one() -> None:
+    stage = Stage([record("u", "a", "b", version=9)], [record("u", "a", version=4)])
+    await stage.worker.step()
+    before = await stage.document("u")
+    await stage.worker.step()
+    after = await stage.document("u")
+    assert (after.vector_version, after.newest_event_id) == (9, "u-9-1")
+    np.testing.assert_array_equal(before.vector, after.vector)
+
+
+async def test_an_item_without_a_vector_is_masked_until_it_has_one() -> None:
+    stage = Stage([record("u", "new", version=1)], [record("u", "new", "a", version=2)])
+    await stage.worker.step()
+    first = await stage.document("u")
+    assert first.vector is None
+    assert first.history_version == 1
+    assert hash64("new") in first.seen
+    await stage.worker.step()
+    second = await stage.document("u")
+    assert second.vector is not None
+    assert second.vector_version == 2
+
+
+async def test_seen_advances_while_triton_is_away_and_the_vector_follows() -> None:
+    stage = Stage([record("u", "a", version=1)], [record("u", "a", "b", version=2)])
+    await stage.worker.step()
+    stage.towers.down = True
+    await stage.worker.step()
+    meanwhile = await stage.document("u")
+    assert (meanwhile.vector_version, meanwhile.history_version) == (1, 2)
+    assert meanwhile.newest_event_id == "u-1-0"
+    assert hash64("b") in meanwhile.seen
+    assert len(stage.reader.dealt_with) == 1
+    stage.towers.down = False
+    await stage.worker.step()
+    assert (await stage.document("u")).vector_version == 2
+    assert len(stage.reader.dealt_with) == 2
+
+
+async def test_nothing_is_committed_while_the_store_is_away() -> None:
+    stage = Stage([record("u", "a", version=1)])
+    stage.store.down = True
+    stays = 0
+
+    class Recovering(ScriptedReader):
+        async def stay(self) -> None:
+            nonlocal stays
+            stays += 1
+            stage.store.down = stays < 3
+
+    stage.worker._reader = Recovering([record("u", "a", version=1)])  # the store comes back at the third try
+    await stage.worker.step()
+    assert stays == 3
+    await stage.worker.step()
+    assert (await stage.document("u")).vector_version == 1
+
+
+async def test_one_bad_answer_costs_nobody_else_their_vector() -> None:
+    stage = Stage([record(f"u{i}", "bad" if i == 3 else "a", version=1) for i in range(8)], items=("a", "bad"))
+    poison = stage.table.history[stage.table.row_of["bad"], 0]
+    stage.towers.poison_value = float(poison)
+    await stage.worker.step()
+    letters = [decode_dead_letter(value or b"") for _, value in stage.outbox.sent["user-sequences-dlq"]]
+    assert [(letter.key, letter.reason) for letter in letters] == [(b"u3", "bad_answer")]
+    assert (await stage.document("u3")).vector is None
+    assert all([(await stage.document(f"u{i}")).vector is not None for i in range(8) if i != 3])
+    assert len(stage.reader.dealt_with) == 8
+
+
+async def test_a_broken_sequence_goes_to_the_dead_letters_and_the_rest_goes_on() -> None:
+    broken = Record("user-sequences", 0, 1, NOW_MS, b"x", b"{}")
+    stage = Stage([broken, record("u", "a", version=1)])
+    await stage.worker.step()
+    assert decode_dead_letter(stage.outbox.sent["user-sequences-dlq"][0][1] or b"").reason == "bad_sequence"
+    assert (await stage.document("u")).vector_version == 1
+
+
+async def test_a_tombstone_forgets_the_user() -> None:
+    stage = Stage([record("u", "a", version=1)], [Record("user-sequences", 0, 1, NOW_MS, b"u", None)])
+    await stage.worker.step()
+    await stage.worker.step()
+    assert await stage.store.get("u") is None
+
+
+async def test_a_document_of_another_space_is_rebuilt_not_mixed() -> None:
+    stage = Stage([record("u", "a", version=1)])
+    foreign = UserDocument(
+        np.ones(64, np.float32), 0, 0, "e", NOW_MS, NOW_MS, *(np.zeros(0, np.uint64) for _ in range(3))
+    )
+    await stage.store.put_many_if_newer({"u": encode_user_document(foreign, Space(9, 64))})
+    await stage.worker.step()
+    document = await stage.document("u")
+    assert document.vector_version == 1
+    assert document.vector is not None
+    assert not np.array_equal(document.vector, np.ones(64, np.float32))
+
+
+async def test_an_equal_version_heals_the_document() -> None:
+    now = advance(None, [sequence("u", "a", version=1)], None, now_ms=NOW_MS)
+    healed = advance(now, [sequence("u", "a", version=1)], np.ones(64, np.float32), now_ms=NOW_MS)
+    assert healed.vector is not None
+    assert healed.vector_version == 1

@@ -1,0 +1,147 @@
+"""Yesterday must load: each format's golden file is read by today's code, and written the same way."""
+
+from pathlib import Path
+
+import numpy as np
+import orjson
+import pytest
+
+from nearline.dead_letters import DeadLetter, decode_dead_letter, encode_dead_letter
+from nearline.errors import BadInput, SpaceMismatch
+from nearline.events import Event, decode_event, encode_event
+from nearline.item_vectors import ItemVector, Shown, decode_item_vector, encode_item_vector
+from nearline.items import Item, decode_item, encode_item
+from nearline.popularity import decode_popularity
+from nearline.sequences import Sequence, decode_sequence, encode_sequence
+from nearline.space import Space
+from nearline.user_documents import UserDocument, decode_user_document, document_order, encode_user_document
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+SPACE = Space(7, 4)
+NOW_MS = 1_732_100_000_000
+
+EVENT = Event("e-1", "u-1", "i-1", "add_to_cart", NOW_MS, 2.0, {"device": "phone"}, NOW_MS - 5, "r-1")
+SEQUENCE = Sequence(
+    "u-1", NOW_MS + 3, ["i-1", "i-2"], [NOW_MS - 1, NOW_MS], ["click", "purchase"], [1.0, 9.5], ["e-0", "e-1"]
+)
+ITEM = Item("Mug", "for tea", "mugs", "en", 1.25, "ACME", NOW_MS, True, {"colour": "red"})
+VECTOR = ItemVector(
+    "i-1",
+    42,
+    Shown("Mug", "mugs", "en", 1.25, "ACME", NOW_MS, True),
+    np.array([0.5, -0.5, 0.5, 0.5], np.float32),
+    np.array([1, 0, 0, 0], np.float16),
+    "0123456789abcdef",
+)
+RETIRED = ItemVector("i-1", 43, Shown(""), None, np.array([1, 0, 0, 0], np.float16), "0123456789abcdef", NOW_MS)
+DOCUMENT = UserDocument(
+    np.array([0, 1, 0, 0], np.float32),
+    NOW_MS + 3,
+    NOW_MS + 4,
+    "e-1",
+    NOW_MS,
+    NOW_MS + 9,
+    np.array([3, 5, 2**63], np.uint64),
+    np.array([5], np.uint64),
+    np.array([8, 9], np.uint64),
+)
+LETTER = DeadLetter("not_json", "not JSON: …", "clicks", 3, 99, NOW_MS, b"u-1", b"\xff{")
+
+FORMATS = {
+    "event.v1.json": encode_event(EVENT),
+    "sequence.v1.json": encode_sequence(SEQUENCE),
+    "item.v1.json": encode_item(ITEM),
+    "item_vector.v1.bin": encode_item_vector(VECTOR, SPACE),
+    "item_vector_retired.v1.bin": encode_item_vector(RETIRED, SPACE),
+    "user_document.v1.bin": encode_user_document(DOCUMENT, SPACE),
+    "dead_letter.v1.json": encode_dead_letter(LETTER),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_todays_code_writes_the_golden_bytes(name: str) -> None:
+    assert (GOLDEN / name).read_bytes() == FORMATS[name]
+
+
+def golden(name: str) -> bytes:
+    return (GOLDEN / name).read_bytes()
+
+
+def test_golden_messages_load() -> None:
+    assert decode_event(golden("event.v1.json"), append_ms=NOW_MS) == EVENT
+    assert decode_sequence(golden("sequence.v1.json")) == SEQUENCE
+    assert decode_item(golden("item.v1.json")) == ITEM
+    assert decode_dead_letter(golden("dead_letter.v1.json")) == LETTER
+
+
+def test_the_golden_popularity_loads() -> None:
+    popularity = decode_popularity(golden("popularity.v1.json"))
+    assert (popularity.item_id, popularity.half_life_ms) == ("i-1", 604_800_000)
+    assert popularity.score > 0
+
+
+@pytest.mark.parametrize(("name", "vector"), [("item_vector.v1.bin", VECTOR), ("item_vector_retired.v1.bin", RETIRED)])
+def test_golden_item_vectors_load(name: str, vector: ItemVector) -> None:
+    loaded = decode_item_vector("i-1", golden(name), SPACE)
+    assert (loaded.version, loaded.shown, loaded.retired_ms) == (vector.version, vector.shown, vector.retired_ms)
+    np.testing.assert_array_equal(loaded.history, vector.history)
+    if vector.candidate is None:
+        assert loaded.candidate is None
+    else:
+        np.testing.assert_array_equal(loaded.candidate, vector.candidate)
+
+
+def test_the_golden_user_document_loads() -> None:
+    raw = golden("user_document.v1.bin")
+    loaded = decode_user_document(raw, SPACE)
+    assert document_order(raw) == (NOW_MS + 4, NOW_MS + 3)
+    assert (loaded.newest_event_id, loaded.as_of_ms, loaded.stored_ms) == ("e-1", NOW_MS, NOW_MS + 9)
+    for name in ("vector", "seen", "purchased", "events"):
+        np.testing.assert_array_equal(getattr(loaded, name), getattr(DOCUMENT, name))
+
+
+def decode_vector(raw: bytes, space: Space) -> object:
+    return decode_item_vector("i-1", raw, space)
+
+
+BINARY = [("item_vector.v1.bin", decode_vector), ("user_document.v1.bin", decode_user_document)]
+
+
+@pytest.mark.parametrize(("name", "decode"), BINARY)
+def test_another_space_is_refused_with_both_numbers(name: str, decode) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(SpaceMismatch, match=r"space 7.*space 8"):
+        decode(golden(name), Space(8, 4))
+    with pytest.raises(SpaceMismatch, match=r"4 dimensions.*has 64"):
+        decode(golden(name), Space(7, 64))
+
+
+@pytest.mark.parametrize(("name", "decode"), BINARY)
+def test_any_flipped_byte_is_refused(name: str, decode) -> None:  # type: ignore[no-untyped-def]
+    raw = golden(name)
+    body = raw.index(b"e-1") if b"e-1" in raw else len(raw) - 20
+    for at in range(body, len(raw)):
+        flipped = raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :]
+        with pytest.raises(BadInput, match="checksum"):
+            decode(flipped, SPACE)
+
+
+@pytest.mark.parametrize(("name", "decode"), BINARY)
+def test_what_is_not_ours_is_refused(name: str, decode) -> None:  # type: ignore[no-untyped-def]
+    for raw in (b"", b"NV", b"{}" * 100):
+        with pytest.raises(BadInput):
+            decode(raw, SPACE)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [b"", b"{}", b"[]", orjson.dumps({**orjson.loads(encode_sequence(SEQUENCE)), "v": 2}), b'{"v":1,"user_id":"u"}'],
+)
+def test_a_sequence_of_another_form_is_refused(raw: bytes) -> None:
+    with pytest.raises(BadInput):
+        decode_sequence(raw)
+
+
+def test_columns_of_different_length_are_refused() -> None:
+    body = orjson.loads(encode_sequence(SEQUENCE)) | {"items": ["i-1"]}
+    with pytest.raises(BadInput, match="one length"):
+        decode_sequence(orjson.dumps(body))
