@@ -110,13 +110,15 @@ def nearline_plan(system: System) -> Plan:
     ports = system.ports
     broker = ["-m", "local.broker", "--data", str(system.data / "kafka"), "--port", str(ports.kafka)]
     broker += ["--controller-port", str(ports.kafka_controller)]
+    triton = ["-m", "local.triton", "--grpc-port", str(ports.triton), "--http-port", str(ports.triton_http)]
+    triton += ["--metrics-port", str(ports.triton_metrics)]
 
     def part(name: str, python: str, words: Sequence[str], ready: Callable[[], bool], deadline_s: float) -> Part:
         return Part(Program(name, (python, *words), {}), ready, deadline_s)
 
     first = [
         part("broker", services, broker, lambda: is_ready(ports.kafka), 90.0),
-        part("triton", services, ["-m", "local.triton"], http_ok(ports.triton_http, "/v2/health/ready"), 90.0),
+        part("triton", services, triton, http_ok(ports.triton_http, "/v2/health/ready"), 90.0),
     ]
     rest = [
         part("item_tower", services, ["-m", "services.item_tower"], http_ok(ports.item_tower, "/readyz"), 120.0),

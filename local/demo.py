@@ -1,0 +1,232 @@
+"""The demo: the whole system on this machine, a shop's history in it, and one click that changes what a user sees.
+
+    .venv/services/bin/python -m local.demo [--check]
+
+Everything that is shown came through the real parts: Kafka, Flink, Triton, the store and the index. It then stays up
+until Ctrl-C, which ends every process; the data stays, so the next start needs no replay. With `--check` it asserts
+what it shows, stops, and ends with 0 or 1.
+"""
+
+import argparse
+import asyncio
+import json
+import statistics
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from local.layout import ROOT
+from local.story import Story, moves, stories
+from local.system import System, addresses, interrupt_on_sigterm, stop, system_of_this_machine, up
+from nearline.adapters.kafka import Producer, Topics
+from nearline.cli.answers import get_answer, provenance
+from nearline.cli.clicks import answered, new_event, replay_recording
+from nearline.cli.console import console, progress
+from nearline.datasets import Prepared, load_online_retail
+from nearline.errors import NearlineError, Unavailable
+from nearline.events import Event, encode_event
+from nearline.items import encode_item
+from nearline.settings import Settings, load_settings
+from nearline.topics import CLICKS, ITEMS, USER_SEQUENCES
+
+RECORDING = ROOT / "data" / "online-retail"
+_SHOWN = 10
+_MORE_CLICKS = 20
+_CATCH_UP_S = 600.0
+Answer = dict[str, Any]
+
+
+class Notes:
+    """What the demo did in this data folder: kept, so that a second start neither replays nor repeats a story."""
+
+    def __init__(self, data: Path) -> None:
+        self._file = data / "demo.json"
+        self._notes: dict[str, int] = json.loads(self._file.read_text()) if self._file.exists() else {}
+
+    def __getitem__(self, name: str) -> int:
+        return self._notes.get(name, 0)
+
+    def add(self, name: str) -> None:
+        """Count one more *name*, on disk when it returns."""
+        self._notes[name] = self[name] + 1
+        self._file.write_text(json.dumps(self._notes) + "\n")
+
+
+def fill(settings: Settings, prepared: Prepared) -> None:
+    """List the catalogue, wait for its vectors, replay the history, and wait until every part has read all of it.
+
+    Interrupted, it may be called again: the same events sent twice change nothing.
+    """
+    started = time.monotonic()
+    asyncio.run(_list_items(settings, prepared))
+    space = settings.space
+    _catch_up(settings, "making item vectors", [(f"item-tower.{space}", ITEMS)])
+    asyncio.run(replay_recording(settings, RECORDING, rate=0, catalogue=False))
+    groups = [("last-n", CLICKS), (f"user-tower.{space}", USER_SEQUENCES)]
+    _catch_up(settings, "making histories and user vectors", groups)
+    console.print(f"  {len(prepared.items):,} items and {prepared.events.height:,} events are in, {_since(started)}")
+
+
+async def _list_items(settings: Settings, prepared: Prepared) -> None:
+    async with Producer(settings.kafka) as producer:
+        messages = [(item_id.encode(), encode_item(item)) for item_id, item in prepared.items.items()]
+        await producer.send_all(ITEMS, messages)
+
+
+def _catch_up(settings: Settings, what: str, groups: list[tuple[str, str]]) -> None:
+    """Show how the consumer *groups* read their topics to the end; ``Unavailable`` when they do not get there."""
+    topics = Topics(settings.kafka)
+    give_up = time.monotonic() + _CATCH_UP_S
+    try:
+        with progress() as bar:
+            task = bar.add_task(what, total=None, rate="")
+            while True:
+                lags = [topics.group_lag(group, topic) for group, topic in groups]
+                ends = [topics.end_offset(topic) for _, topic in groups]
+                left = sum(end if lag is None else lag for lag, end in zip(lags, ends, strict=True))
+                bar.update(task, total=sum(ends), completed=sum(ends) - left)
+                if left == 0:
+                    return
+                if time.monotonic() > give_up:
+                    raise Unavailable(f"{what}: {left:,} records still unread after {_CATCH_UP_S:.0f} s")
+                time.sleep(0.25)
+    finally:
+        topics.close()
+
+
+def _since(started: float) -> str:
+    return f"{time.monotonic() - started:.1f} s"
+
+
+def tell(settings: Settings, story: Story, prepared: Prepared) -> list[str]:
+    """Show the user before and after one click; return what was not as promised, as sentences."""
+    console.rule(f"user {story.user_id}")
+    taste = f"{story.share:.0%} of {len(story.bought)} items bought are {story.taste}"
+    last = ", ".join(prepared.items[item_id].title.lower() for item_id in story.bought[-5:])
+    console.print(f"{taste}; the last of them: {last}", markup=False)
+    before = get_answer(settings.retrieval, story.user_id, k=_SHOWN)
+    clicked = prepared.items[story.clicked]
+    console.print(f"\none click on something else: [bold]{clicked.title}[/bold] ({clicked.category})")
+    event, delay_ms = asyncio.run(_click(settings, story.user_id, story.clicked))
+    after = get_answer(settings.retrieval, story.user_id, k=_SHOWN)
+    console.print(_beside(before, after))
+    console.print(provenance(after), markup=False)
+    console.print(f"[bold]{delay_ms:.1f} ms[/bold] from sending the click to the first answer that used it")
+    return unmet(before, after, event)
+
+
+async def _click(settings: Settings, user_id: str, item_id: str) -> tuple[Event, float]:
+    """Send one click; return it with the milliseconds until an answer named it as its newest event."""
+    event = new_event(user_id, item_id)
+    async with Producer(settings.kafka) as producer:
+        started = time.perf_counter()
+        await producer.send_all(CLICKS, [(user_id.encode(), encode_event(event))])
+        await answered(settings.retrieval, event)
+        return event, (time.perf_counter() - started) * 1000
+
+
+def _beside(before: Answer, after: Answer) -> Table:
+    """Both answers side by side, with how each item of the second moved."""
+    table = Table("", "before the click", "", "after it", "category", "moved")
+    ids = [[item["item_id"] for item in answer["items"]] for answer in (before, after)]
+    for rank, (old, new, move) in enumerate(zip(before["items"], after["items"], moves(*ids), strict=False), start=1):
+        colour = "green" if move == "new" or move.startswith("+") else "dim"
+        table.add_row(str(rank), old["title"], "", new["title"], new["category"], f"[{colour}]{move}[/{colour}]")
+    return table
+
+
+def unmet(before: Answer, after: Answer, event: Event) -> list[str]:
+    """What a click must have changed in a user's answer and did not."""
+    scores = [{item["item_id"]: item["score"] for item in answer["items"]} for answer in (before, after)]
+    return [
+        sentence
+        for sentence, met in (
+            ("the answer before the click is empty", bool(before["items"])),
+            ("the user's vector did not move: the answers are the same", scores[0] != scores[1]),
+            ("the clicked item is still recommended", event.item_id not in scores[1]),
+            ("the newest event of the answer is not the click", after["newest_event_id"] == event.event_id),
+            ("the history did not grow newer", after["history_version"] > before["history_version"]),
+            ("the answers are degraded", not (before["degraded"] or after["degraded"])),
+            ("the answer is not personal", any(item["source"] == "personal" for item in after["items"])),
+        )
+        if not met
+    ]
+
+
+def measure(settings: Settings, more: list[Story]) -> None:
+    """Print the delays of one click of each of *more* users."""
+    delays = [asyncio.run(_click(settings, story.user_id, story.clicked))[1] for story in more]
+    if delays:
+        spread = f"median {statistics.median(delays):.1f} ms, slowest {max(delays):.1f} ms"
+        console.print(f"{len(delays)} more clicks of as many users, one after the other: {spread}")
+
+
+def run(system: System) -> tuple[Story, list[str]]:
+    """Fill the running system once and tell the next story; return it with what was not as promised."""
+    settings = load_settings(system.settings)
+    prepared = load_online_retail(RECORDING)
+    notes = Notes(system.data)
+    if not notes["filled"]:
+        fill(settings, prepared)
+        notes.add("filled")
+    told = stories(prepared.events.select("user_id", "item_id").iter_rows(), prepared.items)
+    first = notes["told"] * (1 + _MORE_CLICKS) % max(1, len(told) - _MORE_CLICKS)
+    notes.add("told")
+    problems = tell(settings, told[first], prepared)
+    measure(settings, told[first + 1 : first + 1 + _MORE_CLICKS])
+    return told[first], problems
+
+
+def invitation(story: Story) -> str:
+    """What a person can try now."""
+    tries = {
+        f"bin/nearline click {story.user_id} {story.bought[0]}": "one more click",
+        f"bin/nearline recommend {story.user_id}": "what that user sees now",
+        "bin/nearline status": "every part, its lag and its freshness",
+    }
+    return "\n".join(f"  {command:<34} {what}" for command, what in tries.items())
+
+
+def main() -> None:
+    """Start, fill, tell, and stay until Ctrl-C."""
+    parser = argparse.ArgumentParser(prog="python -m local.demo", description=main.__doc__)
+    parser.add_argument("--check", action="store_true", help="assert what is shown, stop, and end with 0 or 1")
+    check = parser.parse_args().check
+    interrupt_on_sigterm()
+    try:
+        sys.exit(demo(system_of_this_machine(), check=check))
+    except NearlineError as problem:
+        sys.exit(f"demo: {problem}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def demo(system: System, *, check: bool) -> int:
+    """The whole demo; a system that was up before it stays up after it."""
+    ours = not system.is_up()
+    up(system, print, end_with_us=ours)
+    try:
+        story, problems = run(system)
+        for problem in problems:
+            console.print(f"[red]not as promised:[/red] {problem}")
+        if check:
+            console.print("[green]all as promised[/green]" if not problems else "[red]not all as promised[/red]")
+            return 1 if problems else 0
+        console.rule("it stays up")
+        console.print(f"{invitation(story)}\n{addresses(system)}", markup=False)
+        console.print("\nCtrl-C ends " + ("every process; the data stays" if ours else "this; the system stays up"))
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        console.print()
+    finally:
+        if ours:
+            stop(system, print)
+    return 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""The demo's story: a user with one clear taste, and one click outside it, picked from the data and not by hand."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from nearline.datasets import OTHER
+from nearline.items import Item
+
+# Enough of a history to have a taste, and few enough events that one more can be seen.
+_ITEMS_AT_LEAST, _ITEMS_AT_MOST = 12, 30
+
+
+@dataclass(frozen=True)
+class Story:
+    """Who clicks on what: *taste* is the category of most of the user's items, *clicked* lies in one never bought."""
+
+    user_id: str
+    taste: str
+    share: float
+    bought: tuple[str, ...]
+    clicked: str
+
+
+def stories(events: Iterable[tuple[str, str]], items: Mapping[str, Item]) -> list[Story]:
+    """All users that make a story, the one-sided first; *events* are (user_id, item_id), oldest first.
+
+    The click is on the best-selling item of all categories that the user never bought from. No user with a taste gives
+    an empty list.
+    """
+    bought: dict[str, dict[str, None]] = defaultdict(dict)
+    sold: Counter[str] = Counter()
+    for user_id, item_id in events:
+        bought[user_id][item_id] = None
+        sold[item_id] += 1
+    ranking = [item_id for item_id, _ in sorted(sold.items(), key=lambda pair: (-pair[1], pair[0]))]
+    found = [story for user_id, ids in bought.items() if (story := _story(user_id, list(ids), items, ranking))]
+    return sorted(found, key=lambda story: (-story.share, story.user_id))
+
+
+def _story(user_id: str, bought: list[str], items: Mapping[str, Item], ranking: list[str]) -> Story | None:
+    if not _ITEMS_AT_LEAST <= len(bought) <= _ITEMS_AT_MOST:
+        return None
+    categories = Counter(items[item_id].category for item_id in bought)
+    taste, count = max(categories.items(), key=lambda pair: (pair[1], pair[0]))
+    known = {*categories, OTHER}
+    foreign = next((item_id for item_id in ranking if items[item_id].category not in known), None)
+    if taste == OTHER or foreign is None:
+        return None
+    return Story(user_id, taste, count / len(bought), tuple(bought), foreign)
+
+
+def moves(before: list[str], after: list[str]) -> list[str]:
+    """For each id of *after* how it moved: `new`, `=`, `+3` (up by three) or `-2`."""
+    was = {item_id: rank for rank, item_id in enumerate(before)}
+    return [_move(was[item_id] - rank) if item_id in was else "new" for rank, item_id in enumerate(after)]
+
+
+def _move(difference: int) -> str:
+    return f"{difference:+d}" if difference else "="
