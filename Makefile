@@ -7,7 +7,7 @@ RUNTIME := services triton flink
 CODE := $(wildcard nearline services flink_jobs training local benchmarks)
 
 .DEFAULT_GOAL := help
-.PHONY: help doctor environments demo up stop status reset test test-model bench train lint
+.PHONY: help doctor machine environments demo up stop status reset test test-model bench train lint
 
 help:  ## what can be done here
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1\t/' | awk -F '\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -15,14 +15,17 @@ help:  ## what can be done here
 doctor: python  ## what this machine lacks, with the mend of each
 	@$(PYTHON) -m local.doctor
 
+machine: python
+	@$(PYTHON) -m local.doctor --quiet
+
 environments: python
 	@$(PYTHON) -m local.environments $(RUNTIME)
 	@$(SERVICES)/python -m local.downloads
 
-demo: doctor environments  ## the whole system on this machine with a shop's history (CHECK=1: prove it, then stop)
+demo: machine environments  ## the whole system on this machine with a shop's history (CHECK=1: prove it, then stop)
 	@$(SERVICES)/python -m local.demo $(if $(CHECK),--check)
 
-up: doctor environments  ## start the system in the background, empty or with what it kept
+up: machine environments  ## start the system in the background, empty or with what it kept
 	@$(SERVICES)/python -m local.system up
 
 stop:  ## end it; its data stays

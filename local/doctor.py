@@ -1,10 +1,11 @@
 """Whether this machine can run the system: one line for each thing that is needed, with its mend.
 
-    python3 -m local.doctor
+    python3 -m local.doctor [--quiet]
 
-Standard library only. Ends with 1 when something essential is missing, else with 0.
+With `--quiet` only what is not good is shown. Standard library only. Ends with 1 when something essential is missing, else with 0.
 """
 
+import argparse
 import importlib.util
 import platform
 import shutil
@@ -145,15 +146,20 @@ def _package(suffix: str) -> str:
 
 def main() -> None:
     """Print the findings."""
+    parser = argparse.ArgumentParser(prog="python3 -m local.doctor", description=main.__doc__)
+    parser.add_argument("--quiet", action="store_true", help="show only what is not good")
+    quiet = parser.parse_args().quiet
     try:
         findings = list(examine())
     except Misconfigured as problem:
         sys.exit(f"doctor: {problem}")
     for finding in findings:
-        print(finding.line())
+        if not (quiet and finding.good):
+            print(finding.line())
     missing = [finding.what for finding in findings if finding.essential and not finding.good]
     if missing:
         sys.exit(f"this machine lacks: {', '.join(missing)}")
+    print(f"  machine: {len(findings)} things looked at, nothing essential is missing")
 
 
 if __name__ == "__main__":
