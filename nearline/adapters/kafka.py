@@ -204,8 +204,8 @@ class Producer(_Client):
 
     def _send_all(self, topic: str, messages: Sequence[Message], headers: Sequence[tuple[str, bytes]]) -> list[int]:
         futures = [self._producer.send(topic, key=k, value=v, headers=list(headers)) for k, v in messages]
-        self._producer.flush(timeout_ms=30_000) if futures else None
-        return [int(future.get(timeout_ms=30_000).offset) for future in futures]
+        self._producer.flush(timeout=30) if futures else None
+        return [int(future.get(timeout=30).offset) for future in futures]
 
     async def close(self) -> None:
         """Send what is buffered and disconnect."""

@@ -1,0 +1,1 @@
+"""Benchmarks: seeded, one question each, each prints one table."""

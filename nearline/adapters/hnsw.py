@@ -1,0 +1,64 @@
+"""A graph for approximate nearest neighbours by inner product: hnswlib.
+
+hnswlib allows add beside add and query beside query, never add beside query. So one thread owns a graph at a time:
+the one that builds it, then, for good, the one that serves it.
+"""
+
+from typing import Any
+
+import hnswlib
+import numpy as np
+from numpy.typing import NDArray
+
+Slots = NDArray[np.int64]
+Vectors = NDArray[np.float32]
+
+_SEED = 100
+
+
+class HnswGraph:
+    """Vectors of unit norm under slots (integers), found by inner product; never grows beyond *capacity*.
+
+    *links* is HNSW's M and *build_width* its efConstruction (Malkov and Yashunin 2018).
+    """
+
+    def __init__(self, dimension: int, capacity: int, *, links: int = 16, build_width: int = 200) -> None:
+        self._index: Any = hnswlib.Index("ip", dimension)
+        self._index.init_index(capacity, M=links, ef_construction=build_width, random_seed=_SEED)
+        self.capacity = capacity
+        self.count = 0  # slots ever added, removed ones included
+        self.removed = 0
+        self._width = 0
+
+    def add(self, slots: Slots, vectors: Vectors) -> None:
+        """Add *vectors* (n, dimension) under *slots* that were never added before; other threads run meanwhile."""
+        self._index.add_items(vectors, slots, num_threads=1)
+        self.count += len(slots)
+
+    def remove(self, slot: int) -> None:
+        """Never find *slot* again; it goes on carrying the search through the graph."""
+        self._index.mark_deleted(slot)
+        self.removed += 1
+
+    def search(self, vector: Vectors, count: int, width: int) -> tuple[Slots, Vectors]:
+        """The *count* best slots and their inner products, best first; fewer if there are or can be found no more.
+
+        *width* (ef) candidates are kept during the search: more find more of the true best and take longer.
+        """
+        count = min(count, self.count - self.removed)
+        while count > 0:
+            self._widen(max(width, count))
+            try:
+                labels, distances = self._index.knn_query(vector, k=count, num_threads=1)
+            except RuntimeError:  # fewer than count were reachable: hnswlib has no partial answers
+                if width >= 8 * count:
+                    count //= 2
+                width = 8 * max(width, count)
+                continue
+            return labels[0].astype(np.int64), np.subtract(1.0, distances[0], dtype=np.float32)
+        return np.empty(0, np.int64), np.empty(0, np.float32)
+
+    def _widen(self, width: int) -> None:
+        if width != self._width:
+            self._index.set_ef(width)
+            self._width = width

@@ -1,0 +1,252 @@
+"""The HTTP interface: ``GET /recommend/{user_id}``, its models and examples, and the status routes.
+
+Well-formed requests are answered before FastAPI's routing and validation, which would cost as much as the search; all
+others go through them, so a refusal and the OpenAPI document come from one declaration. Both call one ``Recommender``.
+"""
+
+import secrets
+from collections.abc import Sequence
+from typing import Annotated, Any
+from urllib.parse import parse_qsl
+
+from fastapi import FastAPI, Path, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict, JsonValue
+from starlette.responses import JSONResponse
+from starlette.routing import BaseRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from nearline.errors import BadInput
+from nearline.ids import check_id
+from services.retrieval.answer import DEFAULT_K, MAX_K, ExcludeSeen, Reason, Source
+from services.retrieval.recommender import Recommender
+
+_ALLOWED: dict[str, JsonValue] = {
+    "user_id": "1-128 UTF-8 bytes without control characters",
+    "k": f"an integer 1-{MAX_K}, {DEFAULT_K} by default",
+    "exclude_seen": f"{', '.join(ExcludeSeen)}; {ExcludeSeen.ALL} by default",
+}
+
+_EXAMPLE_ITEM: JsonDict = {
+    "item_id": "85123A",
+    "score": 0.8134,
+    "source": "personal",
+    "title": "WHITE HANGING HEART T-LIGHT HOLDER",
+    "category": "holder",
+    "price": 2.95,
+    "brand": "",
+    "locale": "en",
+    "listed_ms": 1732100000000,
+}
+_EXAMPLE: JsonDict = {
+    "user_id": "u-17850",
+    "space": 1,
+    "vector_version": 1732100000123,
+    "history_version": 1732100000123,
+    "newest_event_id": "e-42",
+    "as_of_ms": 1732100000000,
+    "age_ms": 850,
+    "degraded": False,
+    "reason": None,
+    "took_ms": 0.21,
+    "request_id": "5f2b7c0d9a1e4f60",
+    "items": [_EXAMPLE_ITEM],
+}
+_EXAMPLE_UNKNOWN: JsonDict = {
+    **_EXAMPLE,
+    "user_id": "nobody-yet",
+    **dict.fromkeys(("vector_version", "history_version", "newest_event_id", "as_of_ms", "age_ms")),
+    "reason": "unknown_user",
+    "items": [{**_EXAMPLE_ITEM, "score": 731.5, "source": "trending"}],
+}
+_EXAMPLE_DEGRADED: JsonDict = {
+    **_EXAMPLE_UNKNOWN,
+    "user_id": "u-17850",
+    "degraded": True,
+    "reason": "store_unavailable",
+}
+_EXAMPLE_REFUSED: JsonDict = {
+    "detail": [{"field": "k", "came": "0", "problem": "Input should be greater than or equal to 1"}],
+    "allowed": _ALLOWED,
+}
+
+
+class RecommendedItem(BaseModel):
+    """An item of an answer."""
+
+    item_id: str
+    score: float = Field(description="comparable within one source: inner product, popularity, or listing time")
+    source: Source
+    title: str
+    category: str
+    price: float | None
+    brand: str
+    locale: str
+    listed_ms: int | None
+
+
+class Recommendations(BaseModel):
+    """An answer, with which clicks it used and how old it is."""
+
+    model_config = ConfigDict(json_schema_extra={"example": _EXAMPLE})
+
+    user_id: str
+    space: int = Field(description="the embedding space of every vector in this answer")
+    vector_version: int | None = Field(description="version of the user's vector; null if there is none")
+    history_version: int | None = Field(description="version of the history that the vector used")
+    newest_event_id: str | None = Field(description="the newest click that the vector used")
+    as_of_ms: int | None = Field(description="when that click happened, UTC ms")
+    age_ms: int | None = Field(description="how long ago that was when the answer was given")
+    degraded: bool = Field(description="true when a part was down and the answer is poorer for it")
+    reason: Reason | None = Field(description="why not every item is personal; null when every one is")
+    took_ms: float
+    request_id: str
+    items: list[RecommendedItem]
+
+
+class Problem(BaseModel):
+    """One thing that was wrong with a request."""
+
+    field: str
+    came: str
+    problem: str
+
+
+class Refused(BaseModel):
+    """Why a request was refused, and what is allowed."""
+
+    model_config = ConfigDict(json_schema_extra={"example": _EXAMPLE_REFUSED})
+
+    detail: list[Problem]
+    allowed: dict[str, str]
+
+
+class RecommendQuery(BaseModel):
+    """What may follow the question mark."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    k: int = Field(DEFAULT_K, ge=1, le=MAX_K, description="how many items")
+    exclude_seen: ExcludeSeen = Field(
+        ExcludeSeen.ALL, description="leave out items that the user has seen, only those bought, or none"
+    )
+
+
+def _user_id(value: str) -> str:
+    try:
+        return check_id("user_id", value)
+    except BadInput as problem:
+        raise ValueError(str(problem)) from None
+
+
+UserId = Annotated[str, Path(description=_ALLOWED["user_id"], examples=["u-17850"]), AfterValidator(_user_id)]
+
+_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "model": Recommendations,
+        "content": {
+            "application/json": {
+                "examples": {
+                    "personal": {"value": _EXAMPLE},
+                    "unknown user": {"value": _EXAMPLE_UNKNOWN},
+                    "store down": {"value": _EXAMPLE_DEGRADED},
+                }
+            }
+        },
+    },
+    422: {"model": Refused},
+}
+
+
+def create_app(recommender: Recommender, status: Sequence[BaseRoute]) -> FastAPI:
+    """The application; *status* are the routes /healthz, /readyz and /metrics."""
+    app = FastAPI(
+        title="Nearline retrieval",
+        version="1",
+        description="Recommendations from what a user did a moment ago.",
+        exception_handlers={RequestValidationError: _refuse},
+    )
+
+    @app.get("/recommend/{user_id:path}", responses=_ANSWERS, summary="Items for a user")
+    async def recommend(request: Request, user_id: UserId, query: Annotated[RecommendQuery, Query()]) -> Response:
+        """At most *k* items, best first. Unknown users and outages get a fallback, named in *reason* and *source*."""
+        request_id = request.headers.get("x-request-id", "")
+        body = await recommender.answer(user_id, query.k, query.exclude_seen, _request_id(request_id.encode()))
+        return Response(body, media_type="application/json")
+
+    app.router.routes.extend(status)
+    app.add_middleware(FastPath, recommender=recommender)
+    return app
+
+
+async def _refuse(_: Request, error: Exception) -> Response:
+    problems = error.errors() if isinstance(error, RequestValidationError) else []
+    detail = [
+        {"field": str(problem["loc"][-1]), "came": f"{problem.get('input')!s:.80}", "problem": problem["msg"]}
+        for problem in problems
+    ]
+    return JSONResponse({"detail": detail, "allowed": _ALLOWED}, 422)
+
+
+class FastPath:
+    """Answers well-formed ``GET /recommend/…`` requests and passes everything else on."""
+
+    def __init__(self, app: ASGIApp, recommender: Recommender) -> None:
+        self._app = app
+        self._recommender = recommender
+        self._queries: dict[bytes, tuple[int, ExcludeSeen] | None] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] == "http" and scope["method"] == "GET" and scope["path"].startswith("/recommend/"):
+            user_id = scope["path"][11:]
+            query = self._query(scope["query_string"])
+            if query is not None and _is_plain(user_id):
+                request_id = _request_id(_header(scope, b"x-request-id"))
+                body = await self._recommender.answer(user_id, *query, request_id)
+                await _send_json(send, body)
+                return
+        await self._app(scope, receive, send)
+
+    def _query(self, raw: bytes) -> tuple[int, ExcludeSeen] | None:
+        """What *raw* asks for, or ``None`` if FastAPI shall say what is wrong with it."""
+        try:
+            return self._queries[raw]
+        except KeyError:
+            if len(self._queries) >= 1_000:
+                self._queries.clear()
+            parsed = self._queries[raw] = _parse(raw)
+            return parsed
+
+
+def _parse(raw: bytes) -> tuple[int, ExcludeSeen] | None:
+    pairs = parse_qsl(raw.decode("latin-1"), keep_blank_values=True)
+    given = dict(pairs)
+    k, exclude = given.pop("k", str(DEFAULT_K)), given.pop("exclude_seen", ExcludeSeen.ALL.value)
+    if given or len(pairs) > 2 or not (k.isascii() and k.isdigit() and len(k) < 5 and 1 <= int(k) <= MAX_K):
+        return None
+    return (int(k), ExcludeSeen(exclude)) if exclude in list(ExcludeSeen) else None
+
+
+def _is_plain(user_id: str) -> bool:
+    return 0 < len(user_id) <= 128 and user_id.isascii() and user_id.isprintable()
+
+
+def _header(scope: Scope, name: bytes) -> bytes:
+    for key, value in scope["headers"]:
+        if key == name:
+            return bytes(value)
+    return b""
+
+
+def _request_id(given: bytes) -> str:
+    """The caller's id if it is a short printable one, else a new one."""
+    text = given.decode("latin-1")
+    return text if 0 < len(text) <= 128 and text.isascii() and text.isprintable() else secrets.token_hex(8)
+
+
+async def _send_json(send: Send, body: bytes) -> None:
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,161 @@
+"""The catalogue as retrieval knows it: which items are on show, what an answer prints of them, and their vectors.
+
+The newest version of an item wins, whatever order records arrive in; a record that is not newer changes nothing. An
+item that is retired, unavailable or purged is in no answer from that moment on.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from nearline.errors import BadInput, SpaceMismatch
+from nearline.hashing import hash64
+from nearline.item_vectors import ItemVector, Shown
+from services.retrieval.index import LiveIndex, Slots
+from services.retrieval.ranking import Ranking, Trending
+
+Hashes = NDArray[np.uint64]
+_NOWHERE = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """One item at one version; *slot* is where its vector is, or -1 when it is not on show.
+
+    *head* and *tail* are its JSON in an answer, before and after score and source.
+    """
+
+    item_id: str
+    version: int
+    item_hash: int
+    slot: int = _NOWHERE
+    category: str = ""
+    head: bytes = b""
+    tail: bytes = b""
+
+
+class Catalogue:
+    """Everything that can be recommended, changed record by record and read in between; one thread uses it."""
+
+    def __init__(self, dimension: int, index: LiveIndex) -> None:
+        self.index = index
+        self.trending = Trending()
+        self._dimension = dimension
+        self._newest = Ranking()
+        self._by_id: dict[str, Listing] = {}
+        self._by_hash: dict[int, Listing] = {}
+        self._at: list[Listing] = []  # by slot
+        self._hashes: Hashes = np.zeros(1024, np.uint64)  # by slot
+
+    def __len__(self) -> int:
+        """How many items are on show."""
+        return self.index.live
+
+    def apply(self, item: ItemVector) -> bool:
+        """Take in *item* unless this or a newer version is known; return whether anything changed.
+
+        ``SpaceMismatch`` with both numbers if its vector is not of the index's dimension, ``BadInput`` if it is not
+        finite; then nothing has changed.
+        """
+        known = self._by_id.get(item.item_id)
+        if known is not None and item.version <= known.version:
+            return False
+        if item.candidate is not None:
+            self._check(item.item_id, item.candidate)
+        if item.candidate is None or not item.shown.available:
+            self._hide(known)
+            self._by_id[item.item_id] = Listing(item.item_id, item.version, hash64(item.item_id))
+        else:
+            self._show(item, item.candidate, known)
+        return True
+
+    def purge(self, item_id: str) -> None:
+        """Forget the item altogether: its record is gone from the log."""
+        self._hide(self._by_id.pop(item_id, None))
+
+    def at(self, slot: int) -> Listing:
+        """What lies in *slot*."""
+        return self._at[slot]
+
+    def get(self, item_id: str) -> Listing | None:
+        """The item, if it is on show."""
+        listing = self._by_id.get(item_id)
+        return listing if listing is not None and listing.slot != _NOWHERE else None
+
+    def hashes(self, slots: Slots) -> Hashes:
+        """``hash64`` of the ids in *slots*."""
+        return self._hashes[slots]
+
+    def newest(self) -> Iterator[tuple[str, float]]:
+        """``(id, listed_ms)`` of every item on show, latest first; without a listing time an item comes last."""
+        return iter(self._newest)
+
+    def favourite_categories(self, seen: Iterable[int], most: int = 3) -> list[str]:
+        """The categories that hold most of the items with the hashes *seen*, of those on show, most first."""
+        counts: dict[str, int] = {}
+        for item_hash in seen:
+            listing = self._by_hash.get(item_hash)
+            if listing is not None and listing.category:
+                counts[listing.category] = counts.get(listing.category, 0) + 1
+        return sorted(counts, key=lambda category: (-counts[category], category))[:most]
+
+    def _show(self, item: ItemVector, vector: NDArray[np.float32], known: Listing | None) -> None:
+        slot = self._slot_for(vector, known)
+        head, tail = render(item.item_id, item.shown)
+        item_hash = known.item_hash if known is not None else hash64(item.item_id)
+        listing = Listing(item.item_id, item.version, item_hash, slot, item.shown.category, head, tail)
+        self._place(listing)
+        self._by_id[item.item_id] = listing
+        self.trending.show(item.item_id, item.shown.category)
+        self._newest.put(item.item_id, float(item.shown.listed_ms or 0))
+
+    def _check(self, item_id: str, vector: NDArray[np.float32]) -> None:
+        if len(vector) != self._dimension:
+            raise SpaceMismatch(
+                f"item {item_id!r} has a vector of {len(vector)} dimensions; the index has {self._dimension}"
+            )
+        if not np.isfinite(vector @ vector):
+            raise BadInput("bad_vector", f"item {item_id!r} has a vector that is not finite")
+
+    def _slot_for(self, vector: NDArray[np.float32], known: Listing | None) -> int:
+        """A slot with *vector*; the one that the item has, if its vector did not change."""
+        if known is not None and known.slot != _NOWHERE:
+            if np.array_equal(self.index.vector(known.slot), vector):
+                return known.slot
+            self.index.remove(known.slot)
+        return self.index.insert(vector)
+
+    def _place(self, listing: Listing) -> None:
+        self._by_hash[listing.item_hash] = listing
+        if listing.slot == len(self._at):
+            self._at.append(listing)
+        else:
+            self._at[listing.slot] = listing
+        if listing.slot >= len(self._hashes):
+            self._hashes = np.concatenate((self._hashes, np.zeros_like(self._hashes)))
+        self._hashes[listing.slot] = listing.item_hash
+
+    def _hide(self, known: Listing | None) -> None:
+        if known is None or known.slot == _NOWHERE:
+            return
+        self.index.remove(known.slot)
+        self.trending.hide(known.item_id)
+        self._newest.drop(known.item_id)
+        self._by_hash.pop(known.item_hash, None)
+
+
+def render(item_id: str, shown: Shown) -> tuple[bytes, bytes]:
+    """What an answer prints of an item: its JSON up to the score, and from the source on."""
+    head = b'{"item_id":' + orjson.dumps(item_id) + b',"score":'
+    fields = {
+        "title": shown.title,
+        "category": shown.category,
+        "price": shown.price,
+        "brand": shown.brand,
+        "locale": shown.locale,
+        "listed_ms": shown.listed_ms,
+    }
+    return head, b"," + orjson.dumps(fields)[1:]

@@ -1,0 +1,270 @@
+"""The live index: vectors come and go while it is searched, and nothing is written while it is read.
+
+One thread (the event loop's) owns everything here. A new vector goes into a small delta that is searched exactly, so it
+is found at once and with certainty; ``fold`` moves rows of the delta into the graph, a few at a time between two
+searches. What would take long, the first graph and the one that leaves removed rows behind, is built from a ``Plan``
+in another thread, which touches only rows that do not change; ``adopt`` then swaps the reference.
+
+A row is known by its slot. A slot is used again only after a graph without it was adopted.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+Slots = NDArray[np.int64]
+Vectors = NDArray[np.float32]
+T = TypeVar("T", bound=np.generic)
+Found = tuple[Slots, Vectors]  # slots and inner products, best first
+
+_BUILD_CHUNK = 64  # rows added between two looks at whether the build was called off: about 15 ms
+
+
+class Graph(Protocol):
+    """An approximate index of fixed capacity (nearline/adapters/hnsw.py); one thread uses it at a time."""
+
+    capacity: int
+    count: int
+    removed: int
+
+    def add(self, slots: Slots, vectors: Vectors) -> None:
+        """Add *vectors* (n, dimension) under new *slots*."""
+
+    def remove(self, slot: int) -> None:
+        """Never find *slot* again."""
+
+    def search(self, vector: Vectors, count: int, width: int) -> Found:
+        """The *count* best slots and their inner products, best first."""
+
+
+MakeGraph = Callable[[int], Graph]  # capacity -> an empty graph
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When the index folds and when it builds anew; rows unless named otherwise."""
+
+    exact_below: int = 2_000  # a scan of fewer is as fast as a graph, and exact
+    fold_above: int = 1_000  # a delta of 1,000 x 64 costs a search about 0.02 ms
+    bulk: int = 5_000  # more than this and a tenth of the graph at once is built beside, not folded
+    removed_share: float = 0.25  # removed rows carry the search but are not found: more only cost time
+    headroom: float = 1.3  # capacity of a new graph over its rows
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Rows for a new graph; they stay as they are until the plan is adopted or dropped."""
+
+    slots: Slots
+    vectors: Vectors  # by slot
+    delta_end: int
+    capacity: int
+
+    def build(self, make: MakeGraph, called_off: Callable[[], bool]) -> Graph | None:
+        """The graph of these rows, or ``None`` if called off; takes long, so it belongs in a thread of its own."""
+        graph = make(self.capacity)
+        for start in range(0, len(self.slots), _BUILD_CHUNK):
+            if called_off():
+                return None
+            chunk = self.slots[start : start + _BUILD_CHUNK]
+            graph.add(chunk, self.vectors[chunk])
+        return graph
+
+
+class LiveIndex:
+    """Slots and their vectors, searchable from the moment they are inserted until the moment they are removed."""
+
+    def __init__(self, dimension: int, make_graph: MakeGraph, limits: Limits | None = None) -> None:
+        self._make = make_graph
+        self._limits = limits or Limits()
+        self._graph: Graph | None = None
+        self._vectors: Vectors = np.empty((1024, dimension), np.float32)  # by slot
+        self._alive = np.zeros(1024, bool)
+        self._in_graph = np.zeros(1024, bool)
+        self._used = 0  # slots ever handed out
+        self._free: list[int] = []
+        self._delta: Vectors = np.empty((1024, dimension), np.float32)
+        self._delta_slots: Slots = np.empty(1024, np.int64)
+        self._start = self._end = 0  # the delta's rows that are not folded yet
+        self._plan: Plan | None = None
+        self.live = 0
+
+    @property
+    def delta_rows(self) -> int:
+        """Rows that are searched exactly."""
+        return self._end - self._start
+
+    @property
+    def removed_rows(self) -> int:
+        """Rows of the graph that only carry the search."""
+        return self._graph.removed if self._graph else 0
+
+    @property
+    def has_graph(self) -> bool:
+        """Whether searches go through a graph yet."""
+        return self._graph is not None
+
+    def insert(self, vector: Vectors) -> int:
+        """Make *vector* searchable at once; return its slot."""
+        slot = self._free.pop() if self._free else self._new_slot()
+        self._vectors[slot] = vector
+        self._alive[slot] = True
+        self._append(slot, vector)
+        self.live += 1
+        return slot
+
+    def remove(self, slot: int) -> None:
+        """Never find *slot* again, from now on; a slot that was removed before changes nothing."""
+        if not self._alive[slot]:
+            return
+        self._alive[slot] = False
+        self.live -= 1
+        if self._graph is not None and self._in_graph[slot]:
+            self._graph.remove(slot)
+
+    def vector(self, slot: int) -> Vectors:
+        """The vector in *slot*; not to be written."""
+        vector: Vectors = self._vectors[slot]
+        return vector
+
+    def search(self, vector: Vectors, count: int, width: int) -> Found:
+        """The *count* best live slots and their inner products with *vector*, best first; fewer if there are fewer.
+
+        Exact in the delta; in the graph as good as *width* makes it.
+        """
+        if self._graph is None:
+            return self._scan(vector, count)
+        slots, scores = self._graph.search(vector, count, width)
+        if self._start == self._end:
+            return slots, scores
+        floor = float(scores[-1]) if len(scores) == count else -np.inf
+        fresh, fresh_scores = self._scan(vector, count, floor)
+        if not len(fresh):
+            return slots, scores
+        return _best(np.concatenate((slots, fresh)), np.concatenate((scores, fresh_scores)), count)
+
+    def _scan(self, vector: Vectors, count: int, floor: float = -np.inf) -> Found:
+        """The best of the delta with a score above *floor*."""
+        slots = self._delta_slots[self._start : self._end]
+        scores = self._delta[self._start : self._end] @ vector
+        hits = np.flatnonzero((scores > floor) & self._alive[slots])
+        return _best(slots[hits], scores[hits], count)
+
+    @property
+    def fold_due(self) -> bool:
+        """Whether the delta is large enough to fold; never while a plan is under way, nor into a full graph."""
+        graph = self._graph
+        return graph is not None and self._plan is None and self._is_large and graph.count < graph.capacity
+
+    @property
+    def _is_large(self) -> bool:
+        return self.delta_rows > self._limits.fold_above
+
+    def fold(self) -> None:
+        """Move the oldest row of the delta into the graph, about 0.2 ms; one that was removed is only dropped."""
+        if self._graph is None or not self.fold_due:
+            return
+        oldest = slice(self._start, self._start + 1)
+        slot = int(self._delta_slots[self._start])
+        if self._alive[slot]:
+            self._graph.add(self._delta_slots[oldest], self._delta[oldest])
+            self._in_graph[slot] = True
+        else:
+            self._free.append(slot)
+        self._start += 1
+
+    @property
+    def build_due(self) -> bool:
+        """Whether a new graph should be planned."""
+        if self._plan is not None:
+            return False
+        if self._graph is None:
+            return self.live >= self._limits.exact_below
+        return (
+            self._graph.removed > self._limits.removed_share * self._graph.count
+            or self.delta_rows > max(self._limits.bulk, self._graph.count // 10)
+            or (self._graph.count >= self._graph.capacity and self._is_large)
+        )
+
+    def plan(self) -> Plan:
+        """Plan a graph of all rows that are live now; until it is adopted or dropped, nothing is folded."""
+        slots = np.flatnonzero(self._alive[: self._used]).astype(np.int64)
+        capacity = int(len(slots) * self._limits.headroom) + self._limits.bulk
+        self._plan = Plan(slots, self._vectors, self._end, capacity)
+        return self._plan
+
+    def build(self, plan: Plan, called_off: Callable[[], bool]) -> Graph | None:
+        """What *plan* comes to; the one method for another thread."""
+        return plan.build(self._make, called_off)
+
+    def drop(self, plan: Plan) -> None:
+        """Forget a plan whose graph never came to be."""
+        if self._plan is plan:
+            self._plan = None
+
+    def adopt(self, plan: Plan, graph: Graph) -> None:
+        """Serve *graph* from now on; what was removed since the plan is removed from it, what came since is delta."""
+        if plan is not self._plan:
+            raise ValueError("a plan can be adopted once, and only while it is the newest")
+        for slot in plan.slots[~self._alive[plan.slots]]:
+            graph.remove(int(slot))
+        self._graph, self._plan = graph, None
+        self._in_graph[:] = False
+        self._in_graph[plan.slots] = True
+        self._start = plan.delta_end
+        self._shrink_delta()
+        self._reclaim()
+
+    def _reclaim(self) -> None:
+        """Free every slot that neither the graph nor the delta knows."""
+        known = self._in_graph[: self._used].copy()
+        known[self._delta_slots[self._start : self._end]] = True
+        self._free = np.flatnonzero(~known).tolist()
+
+    def _new_slot(self) -> int:
+        if self._used == len(self._alive):
+            self._vectors = _grown(self._vectors, 2 * self._used)
+            self._alive = _grown(self._alive, 2 * self._used)
+            self._in_graph = _grown(self._in_graph, 2 * self._used)
+        self._used += 1
+        return self._used - 1
+
+    def _append(self, slot: int, vector: Vectors) -> None:
+        if self._end == len(self._delta):
+            self._shrink_delta()
+        self._delta[self._end] = vector
+        self._delta_slots[self._end] = slot
+        self._end += 1
+
+    def _shrink_delta(self) -> None:
+        """Leave folded and removed rows behind, with room for as many again; while planned, only grow."""
+        if self._plan is not None:
+            self._delta = _grown(self._delta, 2 * len(self._delta))
+            self._delta_slots = _grown(self._delta_slots, 2 * len(self._delta_slots))
+            return
+        rows = slice(self._start, self._end)
+        alive = self._alive[self._delta_slots[rows]]
+        self._free += self._delta_slots[rows][~alive].tolist()
+        kept = int(alive.sum())
+        room = max(1024, 2 * kept)
+        self._delta = _grown(self._delta[rows][alive], room)
+        self._delta_slots = _grown(self._delta_slots[rows][alive], room)
+        self._start, self._end = 0, kept
+
+
+def _best(slots: Slots, scores: Vectors, count: int) -> Found:
+    if len(scores) > count:
+        kept = np.argpartition(scores, len(scores) - count)[len(scores) - count :]
+        slots, scores = slots[kept], scores[kept]
+    order = np.argsort(-scores, kind="stable")
+    return slots[order], scores[order]
+
+
+def _grown(array: NDArray[T], rows: int) -> NDArray[T]:
+    """A copy of *array* with room for *rows*; the old one is left as it is, for whoever still reads it."""
+    larger = np.zeros((max(rows, len(array)), *array.shape[1:]), array.dtype)
+    larger[: len(array)] = array
+    return larger

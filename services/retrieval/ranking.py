@@ -1,0 +1,102 @@
+"""Rankings that are always in order: trending of everything, of each category, and the newest items.
+
+Scores arrive from the log before, after or without the item that they belong to; an item ranks once it has a score and
+is on show.
+"""
+
+import heapq
+from collections.abc import Iterable, Iterator
+
+from sortedcontainers import SortedList
+
+
+class Ranking:
+    """Ids by score, greatest first; equal scores by id."""
+
+    def __init__(self) -> None:
+        self._order: SortedList = SortedList()  # (-score, id)
+        self._scores: dict[str, float] = {}
+
+    def __len__(self) -> int:
+        """How many rank."""
+        return len(self._scores)
+
+    def __iter__(self) -> Iterator[tuple[str, float]]:
+        """``(id, score)`` from the top; the ranking must not change meanwhile."""
+        return ((item_id, -negated) for negated, item_id in self._order)
+
+    def put(self, item_id: str, score: float) -> None:
+        """Rank *item_id* by *score* from now on."""
+        known = self._scores.get(item_id)
+        if known == score:
+            return
+        if known is not None:
+            self._order.remove((-known, item_id))
+        self._scores[item_id] = score
+        self._order.add((-score, item_id))
+
+    def drop(self, item_id: str) -> None:
+        """Rank *item_id* no longer; one that does not rank changes nothing."""
+        score = self._scores.pop(item_id, None)
+        if score is not None:
+            self._order.remove((-score, item_id))
+
+
+class Trending:
+    """Items on show by popularity, over all and within each category."""
+
+    def __init__(self) -> None:
+        self._scores: dict[str, float] = {}
+        self._category_of: dict[str, str] = {}
+        self._all = Ranking()
+        self._by_category: dict[str, Ranking] = {}
+
+    def score(self, item_id: str, score: float) -> None:
+        """The item's popularity is *score* now."""
+        self._scores[item_id] = score
+        if item_id in self._category_of:
+            self._rank(item_id)
+
+    def unscore(self, item_id: str) -> None:
+        """The item has no popularity any more."""
+        self._unrank(item_id)
+        self._scores.pop(item_id, None)
+
+    def show(self, item_id: str, category: str) -> None:
+        """The item is on show, in *category*."""
+        if self._category_of.get(item_id) == category:
+            return
+        self._unrank(item_id)
+        self._category_of[item_id] = category
+        if item_id in self._scores:
+            self._rank(item_id)
+
+    def hide(self, item_id: str) -> None:
+        """The item is not on show any more; its score is kept for when it comes back."""
+        self._unrank(item_id)
+        self._category_of.pop(item_id, None)
+
+    def top(self) -> Iterator[tuple[str, float]]:
+        """``(id, score)`` of every ranked item, most popular first."""
+        return iter(self._all)
+
+    def top_of(self, categories: Iterable[str]) -> Iterator[tuple[str, float]]:
+        """``(id, score)`` of the ranked items of *categories* together, most popular first."""
+        rankings = [self._by_category[c] for c in dict.fromkeys(categories) if c in self._by_category]
+        return heapq.merge(*rankings, key=lambda ranked: (-ranked[1], ranked[0]))
+
+    def _rank(self, item_id: str) -> None:
+        score, category = self._scores[item_id], self._category_of[item_id]
+        self._all.put(item_id, score)
+        self._by_category.setdefault(category, Ranking()).put(item_id, score)
+
+    def _unrank(self, item_id: str) -> None:
+        category = self._category_of.get(item_id)
+        if category is None:
+            return
+        self._all.drop(item_id)
+        ranking = self._by_category.get(category)
+        if ranking is not None:
+            ranking.drop(item_id)
+            if not len(ranking):
+                del self._by_category[category]

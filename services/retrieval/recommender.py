@@ -1,0 +1,119 @@
+"""From a user's id to the bytes of an answer: read the document, choose, and print where everything came from."""
+
+import time
+from collections.abc import Callable
+from itertools import chain, repeat
+
+import numpy as np
+import orjson
+
+from nearline.errors import BadInput, SpaceMismatch, Unavailable
+from nearline.space import Space
+from nearline.telemetry import counter, get_logger, seconds
+from nearline.user_documents import UserDocument, decode_user_document
+from services.retrieval.answer import ExcludeSeen, Group, Reason, Widths, choose
+from services.retrieval.catalogue import Catalogue
+from services.retrieval.store_guard import GuardedStore
+
+_TOOK = seconds("recommend_seconds", "From the request to the answer's bytes")
+_ANSWERS = counter("recommend_answers_total", "Answers by why they were not wholly personal", "reason")
+_COUNTED = {reason: _ANSWERS.labels(reason.value) for reason in Reason}
+_PERSONAL = _ANSWERS.labels("none")
+
+
+class Recommender:
+    """Answers requests; what it reads of the catalogue never changes within an answer."""
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        store: GuardedStore,
+        space: Space,
+        *,
+        widths: Widths | None = None,
+        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        self._catalogue = catalogue
+        self._store = store
+        self._space = space
+        self._widths = widths or Widths()
+        self._now_ms = now_ms
+
+    async def answer(self, user_id: str, k: int, exclude: ExcludeSeen, request_id: str) -> bytes:
+        """The answer as JSON: at most *k* items, whatever is down; *reason* says why some are not personal."""
+        started = time.perf_counter_ns()
+        document, reason = await self._document(user_id)
+        groups = choose(self._catalogue, document, k, exclude, self._widths)
+        if reason is None:
+            reason = _shortfall(document, groups, k)
+        body = self._render(user_id, document, groups, reason, request_id, started)
+        _TOOK.observe((time.perf_counter_ns() - started) / 1e9)
+        (_PERSONAL if reason is None else _COUNTED[reason]).inc()
+        return body
+
+    async def _document(self, user_id: str) -> tuple[UserDocument | None, Reason | None]:
+        try:
+            raw = await self._store.get(user_id)
+            document = None if raw is None else decode_user_document(raw, self._space)
+        except Unavailable:
+            return None, Reason.STORE_UNAVAILABLE
+        except (BadInput, SpaceMismatch) as error:
+            get_logger().error("a user document was refused", user_id=user_id, reason=str(error))
+            return None, Reason.BAD_DOCUMENT
+        return document, None
+
+    def _render(
+        self,
+        user_id: str,
+        document: UserDocument | None,
+        groups: list[Group],
+        reason: Reason | None,
+        request_id: str,
+        started_ns: int,
+    ) -> bytes:
+        about = orjson.dumps(
+            {
+                "user_id": user_id,
+                "space": self._space.number,
+                **_provenance(document, self._now_ms()),
+                "degraded": reason is not None and reason.is_degraded,
+                "reason": reason,
+                "took_ms": round((time.perf_counter_ns() - started_ns) / 1e6, 3),
+                "request_id": request_id,
+            }
+        )
+        return about[:-1] + b',"items":[' + b",".join(map(_render_group, groups)) + b"]}"
+
+
+def _provenance(document: UserDocument | None, now_ms: int) -> dict[str, object]:
+    """Which clicks the answer used; all ``None`` for a user whom the store does not know."""
+    if document is None:
+        return dict.fromkeys(("vector_version", "history_version", "newest_event_id", "as_of_ms", "age_ms"))
+    has_vector = document.vector is not None
+    return {
+        "vector_version": document.vector_version if has_vector else None,
+        "history_version": document.vector_version if has_vector else document.history_version,
+        "newest_event_id": document.newest_event_id,
+        "as_of_ms": document.as_of_ms,
+        "age_ms": now_ms - document.as_of_ms,
+    }
+
+
+def _shortfall(document: UserDocument | None, groups: list[Group], k: int) -> Reason | None:
+    """Why an answer from a healthy store is not wholly personal."""
+    if document is None:
+        return Reason.UNKNOWN_USER
+    if document.vector is None:
+        return Reason.NO_VECTOR
+    personal = bool(groups) and len(groups[0].listings) == k
+    return None if personal else Reason.TOO_FEW_CANDIDATES
+
+
+def _render_group(group: Group) -> bytes:
+    """The group's items as JSON, joined by commas; each is its head, score, source and tail."""
+    scores = orjson.dumps(np.asarray(group.scores), option=orjson.OPT_SERIALIZE_NUMPY)[1:-1].split(b",")
+    source = b',"source":"' + group.source.value.encode() + b'"'
+    heads = [listing.head for listing in group.listings]
+    tails = [listing.tail for listing in group.listings]
+    pieces = chain.from_iterable(zip(repeat(b","), heads, scores, repeat(source), tails, strict=False))
+    return b"".join(pieces)[1:]
