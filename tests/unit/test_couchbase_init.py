@@ -151,9 +151,9 @@ def test_the_community_edition_gets_the_least_right_that_it_has() -> None:
 
 def test_another_administrators_password_is_refused_at_once() -> None:
     """Trying again cannot help, and the message names the variable."""
-    with listening(Server(admin=("Administrator", "changed by hand"))) as target:
-        with pytest.raises(Refused, match="COUCHBASE_ADMIN_PASSWORD"):
-            initialise(target, pause_s=0)
+    server = Server(admin=("Administrator", "changed by hand"))
+    with listening(server) as target, pytest.raises(Refused, match="COUCHBASE_ADMIN_PASSWORD"):
+        initialise(target, pause_s=0)
 
 
 def test_rights_that_did_not_arrive_are_refused() -> None:
@@ -164,9 +164,9 @@ def test_rights_that_did_not_arrive_are_refused() -> None:
 
 def test_a_server_that_stays_away_ends_the_wait() -> None:
     """The deadline's message says what was waited for."""
-    with listening(Server(failing_rounds=10**6)) as target:
-        with pytest.raises(Refused, match=r"not ready within 0 s: GET /pools/default: 503"):
-            initialise(target, deadline_s=0.05, pause_s=0)
+    server, waited_for = Server(failing_rounds=10**6), r"not ready within 0 s: GET /pools/default: 503"
+    with listening(server) as target, pytest.raises(Refused, match=waited_for):
+        initialise(target, deadline_s=0.05, pause_s=0)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,79 @@
+"""Dashboard and alerts: they name metrics that exist, and the committed JSON is the one that its source makes."""
+
+import ast
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from deploy.grafana.dashboard import PANELS, dashboard
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = ("nearline", "services", "flink_jobs")
+# Other programs' metrics, as seen on the servers that run here (Flink 2.2.1, Prometheus).
+THEIRS = {
+    "up",
+    "flink_jobmanager_job_lastCompletedCheckpointTimestamp",
+    "flink_jobmanager_job_numRestarts",
+    "flink_jobmanager_job_numberOfFailedCheckpoints",
+    "flink_jobmanager_numRegisteredTaskManagers",
+    "flink_taskmanager_job_task_operator_pendingRecords",
+}
+SUFFIXES = {"counter": ("",), "gauge": ("",), "seconds": ("_bucket", "_count", "_sum")}
+
+
+def declared() -> dict[str, set[str]]:
+    """Every time series of ours, with its labels: what ``nearline.telemetry``'s functions are called with."""
+    series: dict[str, set[str]] = {}
+    for file in (file for folder in SOURCES for file in (ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in SUFFIXES:
+                words = [word.value for word in node.args if isinstance(word, ast.Constant)]
+                for suffix in SUFFIXES[node.func.id] if words else ():
+                    series[f"nearline_{words[0]}{suffix}"] = {str(label) for label in words[2:]}
+    return series
+
+
+def queries() -> list[str]:
+    rules = yaml.safe_load((ROOT / "deploy/prometheus/rules.yml").read_text())["groups"][0]["rules"]
+    return [expr for panel in PANELS for expr, _ in panel.queries] + [rule["expr"] for rule in rules]
+
+
+def named(expr: str) -> set[str]:
+    """The time series that a query reads."""
+    return set(re.findall(r"\b(?:nearline|flink|nv)_\w+|\bup\b", expr))
+
+
+@pytest.mark.parametrize("expr", queries())
+def test_every_query_names_series_that_exist(expr: str) -> None:
+    """A renamed metric would leave a graph empty without a word."""
+    assert named(expr), "a query has to read something"
+    assert named(expr) - THEIRS - declared().keys() == set()
+
+
+@pytest.mark.parametrize("expr", [expr for expr in queries() if re.search(r"by \(", expr)])
+def test_every_label_that_is_grouped_by_exists(expr: str) -> None:
+    """Grouped by a label that nobody sets, all lines fall into one."""
+    labels = {label.strip() for group in re.findall(r"by \(([^)]*)\)", expr) for label in group.split(",")}
+    known = {"le", "job"}.union(*(declared().get(name, set()) for name in named(expr)))
+    assert labels - known == set()
+
+
+def test_the_committed_dashboard_is_the_one_that_its_source_makes() -> None:
+    """Run ``python deploy/grafana/dashboard.py`` after a change."""
+    committed = (ROOT / "deploy/grafana/dashboards/nearline.json").read_text()
+    assert committed == json.dumps(dashboard(), indent=2) + "\n"
+
+
+def test_grafana_finds_the_datasource_and_the_dashboard() -> None:
+    """The panels' datasource is the provisioned one, and the folder is the one that the compose file mounts."""
+    source = yaml.safe_load((ROOT / "deploy/grafana/provisioning/datasources/prometheus.yaml").read_text())
+    panels = json.loads((ROOT / "deploy/grafana/dashboards/nearline.json").read_text())["panels"]
+    assert {panel["datasource"]["uid"] for panel in panels} == {source["datasources"][0]["uid"]}
+    provider = yaml.safe_load((ROOT / "deploy/grafana/provisioning/dashboards/nearline.yaml").read_text())
+    grafana = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["grafana"]
+    assert f"./deploy/grafana/dashboards:{provider['providers'][0]['options']['path']}:ro" in grafana["volumes"]
+    home = grafana["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    assert home.startswith(provider["providers"][0]["options"]["path"])
