@@ -7,6 +7,7 @@ RUNTIME := services triton flink
 CODE := $(wildcard nearline services flink_jobs training local benchmarks)
 
 .DEFAULT_GOAL := help
+.NOTPARALLEL:
 .PHONY: help doctor machine environments demo up stop status reset test test-model bench train lint
 
 help:  ## what can be done here

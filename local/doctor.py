@@ -2,7 +2,8 @@
 
     python3 -m local.doctor [--quiet]
 
-With `--quiet` only what is not good is shown. Standard library only. Ends with 1 when something essential is missing, else with 0.
+With `--quiet` only what is not good is shown. Standard library only. Ends with 1 when something essential is missing,
+else with 0.
 """
 
 import argparse

@@ -177,7 +177,7 @@ class RunningTriton:
 
 @contextmanager
 def running_triton(repository: Path = REPOSITORY, *, deadline_s: float = 60.0) -> Iterator[RunningTriton]:
-    """A ready server of *repository*'s models on free ports; ended at exit."""
+    """A ready server of *repository*'s models on free ports; ended at exit, or when the calling thread dies."""
     with tempfile.TemporaryDirectory(prefix="nearline-triton-") as temporary:
         ports, output = TritonPorts(*free_ports(3)), Path(temporary) / "triton.out"
         server = RunningTriton(repository, ports, output, _spawn(repository, ports, output))
