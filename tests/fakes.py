@@ -51,7 +51,7 @@ class ScriptedTowers:
             raise BadAnswer("NaN in the answer")
         known = (batch["types"] > 0).sum(axis=1, keepdims=True)
         mean = batch["vectors"].astype(np.float32).sum(axis=1) / np.maximum(known, 1)
-        return mean / np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-9)
+        return (mean / np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-9)).astype(np.float32)
 
     async def encode_items(
         self, tokens: NDArray[Any], numeric: NDArray[Any]

@@ -67,6 +67,7 @@ class Batch:
     target_row: Ints
     target_item: Ints
     target_new: NDArray[np.bool_]
+    time_ms: Ints  # of the targets, one for each row
 
 
 def make_log(events: pl.DataFrame, item_ids: Sequence[str]) -> Log:
@@ -141,6 +142,7 @@ def make_batch(log: Log, chosen: Baskets, random: np.random.Generator | None = N
         target_row=row,
         target_item=log.item[event],
         target_new=log.first_time[event],
+        time_ms=log.time_ms[chosen.start],
     )
 
 

@@ -36,8 +36,14 @@ def basket_loss(
     return (weight * F.softplus(rivals[target_row] - target)).sum() / weight.sum()
 
 
-def basket_weights(target_row: Tensor, target_new: Tensor, *, repeat_weight: float) -> Tensor:
-    """One pair's weight: a basket counts as the root of its size, a repeat as *repeat_weight* of a new item."""
+def basket_weights(target_row: Tensor, target_new: Tensor, row_weight: Tensor, *, repeat_weight: float) -> Tensor:
+    """The pairs' weights: a basket counts as the root of its size, times its own weight; a repeat counts less."""
     own = torch.where(target_new, 1.0, repeat_weight)
-    total = torch.zeros(int(target_row.max()) + 1).index_add_(0, target_row, own)
-    return own / total.clamp(min=1e-6).sqrt()[target_row]
+    total = torch.zeros(len(row_weight)).index_add_(0, target_row, own)
+    return own * (row_weight / total.clamp(min=1e-6).sqrt())[target_row]
+
+
+def recency(time_ms: Tensor, *, newest_ms: int, half_life_days: float) -> Tensor:
+    """What an example of *time_ms* weighs: 1 at *newest_ms*, half of it a half-life earlier."""
+    age_days = (newest_ms - time_ms) / 86_400_000
+    return 0.5 ** (age_days / half_life_days).float()

@@ -23,7 +23,7 @@ from nearline.features import ITEM_TOWER, NUMERIC, TOKENS, USER_TOWER, item_inpu
 from training.data import Baskets, Batch, Log, baskets, epoch, first_baskets_after, item_counts, make_log
 from training.evaluate import Floats, judge, make_question, popularity_scores, table, tower_scores
 from training.export import compare_with, export_towers, file_digest
-from training.loss import basket_loss, basket_weights, inclusion
+from training.loss import basket_loss, basket_weights, inclusion, recency
 from training.towers import ItemTower, PooledUserTower
 
 REPOSITORY = Path("model_repository")
@@ -33,12 +33,13 @@ REPOSITORY = Path("model_repository")
 class Recipe:
     """Everything that decides a training run besides the data and the seed."""
 
-    epochs: int = 30
+    epochs: int = 14
     batch_size: int = 256
     uniform_negatives: int = 1000
     learning_rate: float = 2e-3
     weight_decay: float = 0.02
     repeat_weight: float = 0.3
+    half_life_days: float = 90.0
     first_temperature: float = 0.1
     id_dropout: float = 0.3
     text_dropout: float = 0.1
@@ -72,6 +73,7 @@ def fit(log: Log, inputs: dict[str, Tensor], examples: Baskets, counts: Tensor, 
     log_temperature = torch.nn.Parameter(torch.tensor(recipe.first_temperature).log())
     parameters = [*item_tower.parameters(), *user_tower.parameters(), log_temperature]
     optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
+    newest_ms = int(log.time_ms[examples.start].max())
     steps = recipe.epochs * max(1, len(examples) // min(recipe.batch_size, len(examples)))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, total_steps=steps, pct_start=0.1)
     for number in range(recipe.epochs):
@@ -80,7 +82,10 @@ def fit(log: Log, inputs: dict[str, Tensor], examples: Baskets, counts: Tensor, 
         losses = []
         for batch in epoch(log, examples, batch_size=recipe.batch_size, random=random):
             optimizer.zero_grad(set_to_none=True)
-            loss = batch_loss(batch, inputs, counts, item_tower, user_tower, log_temperature.exp(), recipe, random)
+            temperature = log_temperature.exp()
+            loss = batch_loss(
+                batch, inputs, counts, item_tower, user_tower, temperature, recipe, random, newest_ms=newest_ms
+            )
             loss.backward()
             optimizer.step()
             schedule.step()
@@ -98,6 +103,8 @@ def batch_loss(
     temperature: Tensor,
     recipe: Recipe,
     random: np.random.Generator,
+    *,
+    newest_ms: int,
 ) -> Tensor:
     """The loss of one batch: encode every item it touches once, then the users from those vectors."""
     drawn = random.integers(0, len(counts), recipe.uniform_negatives)
@@ -110,13 +117,14 @@ def batch_loss(
     vectors = history_vectors[torch.from_numpy(place)] * (types > 0)[:, :, None]  # (batch, history, dim)
     users = user_tower(vectors, torch.from_numpy(batch.ages), types)
     target_row = torch.from_numpy(batch.target_row)
+    fresh = recency(torch.from_numpy(batch.time_ms), newest_ms=newest_ms, half_life_days=recipe.half_life_days)
     chances = inclusion(counts, draws=len(batch.target_item), uniform=recipe.uniform_negatives)
     return basket_loss(
         users,
         candidate_vectors[torch.from_numpy(np.searchsorted(touched, candidates))],
         target_row,
         torch.from_numpy(np.searchsorted(candidates, batch.target_item)),
-        basket_weights(target_row, torch.from_numpy(batch.target_new), repeat_weight=recipe.repeat_weight),
+        basket_weights(target_row, torch.from_numpy(batch.target_new), fresh, repeat_weight=recipe.repeat_weight),
         chances[torch.from_numpy(candidates)].log(),
         temperature,
     )

@@ -1,0 +1,261 @@
+"""The towers behind the real Triton server, and the fake that stands for them in unit tests.
+
+The server is the one of `local.triton` with the committed towers; what it answers is compared with onnxruntime run by
+itself on the same files.
+"""
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from local.layout import environment_python
+from local.processes import wait_until
+from local.triton import REPOSITORY, RunningTriton, is_ready, running_triton
+from nearline.adapters.triton import Towers
+from nearline.errors import Misconfigured, SpaceMismatch, Unavailable
+from nearline.features import (
+    AGES,
+    CANDIDATE,
+    DIMENSION,
+    HISTORY,
+    HISTORY_LENGTH,
+    ITEM_TOWER,
+    NUMERIC,
+    TOKENS,
+    TYPES,
+    USER,
+    USER_TOWER,
+    VECTORS,
+    item_inputs,
+    user_batch,
+)
+from nearline.items import Item
+from nearline.space import Space
+from tests.fakes import ScriptedTowers
+
+T = TypeVar("T")
+Arrays = dict[str, NDArray[Any]]
+SPACE = Space(1, DIMENSION)
+OTHER_USER_TOWER = Path(__file__).parents[1] / "golden" / "user_tower_other.onnx"  # same shapes, random weights
+WORDS = ["lamp", "T-LIGHT holder", "🕯️", "שלום", "mug with a very long name " * 9]
+
+
+@pytest.fixture(scope="module")
+def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningTriton]:
+    """A server with the committed towers as version 1 and, as version 2, another user tower."""
+    repository = tmp_path_factory.mktemp("models") / "repository"
+    shutil.copytree(REPOSITORY, repository)
+    for tower in (ITEM_TOWER, USER_TOWER):
+        shutil.copytree(repository / tower / "1", repository / tower / "2", dirs_exist_ok=True)
+    shutil.copyfile(OTHER_USER_TOWER, repository / USER_TOWER / "2" / "model.onnx")
+    try:
+        with running_triton(repository) as server:
+            yield server
+    except Misconfigured as problem:
+        pytest.fail(f"no Triton for the tests: {problem}", pytrace=False)
+
+
+@pytest.fixture(params=["real", "fake"])
+def url(request: pytest.FixtureRequest) -> str:
+    """Where the towers of the shared contract are: the real server's address, or none for the fake."""
+    return str(request.getfixturevalue("triton").url) if request.param == "real" else ""
+
+
+def ask(url: str, question: Callable[[Any], Awaitable[T]], space: Space = SPACE, *, timeout_ms: int = 5000) -> T:
+    """The answer of the towers at *url* to *question*; the connection is opened and closed around it."""
+
+    async def asked() -> T:
+        if not url:
+            return await question(ScriptedTowers(space.dimension))
+        towers = Towers(url, space, timeout_ms=timeout_ms)
+        try:
+            await towers.open()
+            return await question(towers)
+        finally:
+            await towers.close()
+
+    return asyncio.run(asked())
+
+
+def users(count: int, seed: int = 0) -> Arrays:
+    """Histories of 1, 2, 3, … events of items drawn at random."""
+    random = np.random.default_rng(seed)
+    items = random.normal(size=(500, DIMENSION))
+    matrix = (items / np.linalg.norm(items, axis=1, keepdims=True)).astype(np.float16)
+    rows = random.integers(0, 500, (count, HISTORY_LENGTH)).astype(np.int32)
+    rows[np.arange(HISTORY_LENGTH)[None, :] > np.arange(count)[:, None] % HISTORY_LENGTH] = -1
+    ages = np.sort(random.random((count, HISTORY_LENGTH), dtype=np.float32), axis=1)
+    return user_batch(matrix, rows, ages, random.integers(1, 5, rows.shape).astype(np.int32))
+
+
+def items(count: int) -> Arrays:
+    return item_inputs([(f"item-{n}", Item(WORDS[n % len(WORDS)], price=float(n))) for n in range(count)])
+
+
+def onnxruntime_answers(model: Path, inputs: Arrays, folder: Path) -> Arrays:
+    """What onnxruntime alone, in the server's environment, makes of *inputs*."""
+    np.savez(folder / "in.npz", **inputs)  # type: ignore[arg-type]
+    code = (
+        "import sys, numpy, onnxruntime as ort\n"
+        "session = ort.InferenceSession(sys.argv[1], providers=['CPUExecutionProvider'])\n"
+        "names = [output.name for output in session.get_outputs()]\n"
+        "inputs = dict(numpy.load(sys.argv[2] + '/in.npz'))\n"
+        "numpy.savez(sys.argv[2] + '/out.npz', **dict(zip(names, session.run(names, inputs))))\n"
+    )
+    subprocess.run([str(environment_python("triton")), "-c", code, str(model), str(folder)], check=True)
+    with np.load(folder / "out.npz") as answers:
+        return dict(answers)
+
+
+# --- what the real towers and the fake have in common
+
+
+@pytest.mark.parametrize("count", [1, 5, 64])
+def test_users_come_back_in_order_with_unit_norm(url: str, count: int) -> None:
+    batch = users(count)
+    together = ask(url, lambda towers: towers.encode_users(batch))
+    assert together.shape == (count, DIMENSION)
+    assert together.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-3)
+    last = {name: array[-1:] for name, array in batch.items()}
+    np.testing.assert_allclose(ask(url, lambda towers: towers.encode_users(last))[0], together[-1], atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, 5, 64])
+def test_items_come_back_in_order_with_unit_norm(url: str, count: int) -> None:
+    inputs = items(count)
+    candidate, history = ask(url, lambda towers: towers.encode_items(inputs[TOKENS], inputs[NUMERIC]))
+    for vectors in (candidate, history):
+        assert vectors.shape == (count, DIMENSION)
+        assert vectors.dtype == np.float32
+        np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3)
+    last = ask(url, lambda towers: towers.encode_items(inputs[TOKENS][-1:], inputs[NUMERIC][-1:]))[0]
+    np.testing.assert_allclose(last[0], candidate[-1], atol=1e-5)
+
+
+def test_towers_that_are_down_are_unavailable(triton: RunningTriton) -> None:
+    fake = ScriptedTowers()
+    fake.down = True
+    with pytest.raises(Unavailable):
+        asyncio.run(fake.encode_users(users(1)))
+    with pytest.raises(Unavailable, match="is the server up"):
+        ask("127.0.0.1:1", lambda towers: towers.encode_users(users(1)))
+
+
+# --- the real server alone
+
+
+def test_the_server_answers_what_onnxruntime_answers(triton: RunningTriton, tmp_path: Path) -> None:
+    batch, inputs = users(64), items(20)
+    expected = onnxruntime_answers(REPOSITORY / USER_TOWER / "1" / "model.onnx", batch, tmp_path)
+    np.testing.assert_allclose(ask(triton.url, lambda t: t.encode_users(batch)), expected[USER], atol=1e-5)
+    expected = onnxruntime_answers(REPOSITORY / ITEM_TOWER / "1" / "model.onnx", inputs, tmp_path)
+    candidate, history = ask(triton.url, lambda t: t.encode_items(inputs[TOKENS], inputs[NUMERIC]))
+    np.testing.assert_allclose(candidate, expected[CANDIDATE], atol=1e-5)
+    np.testing.assert_allclose(history, expected[HISTORY], atol=1e-5)
+
+
+def test_requests_in_flight_together_are_not_mixed_up(triton: RunningTriton) -> None:
+    batches = [users(count, seed) for seed, count in enumerate([1, 64, 3, 17, 64, 2, 33, 1])]
+
+    async def all_at_once(towers: Any) -> list[Any]:
+        return list(await asyncio.gather(*map(towers.encode_users, batches)))
+
+    for batch, answer in zip(batches, ask(triton.url, all_at_once), strict=True):
+        alone = ask(triton.url, lambda towers, batch=batch: towers.encode_users(batch))
+        np.testing.assert_allclose(answer, alone, atol=1e-5)
+
+
+def test_each_space_gets_the_answers_of_its_own_version(triton: RunningTriton, tmp_path: Path) -> None:
+    batch = users(8)
+    first = ask(triton.url, lambda towers: towers.encode_users(batch), Space(1, DIMENSION))
+    second = ask(triton.url, lambda towers: towers.encode_users(batch), Space(2, DIMENSION))
+    assert np.abs(first - second).max() > 0.1
+    expected = onnxruntime_answers(OTHER_USER_TOWER, batch, tmp_path)[USER]
+    np.testing.assert_allclose(second, expected, atol=1e-5)
+
+
+def test_a_version_that_is_not_loaded_is_named(triton: RunningTriton) -> None:
+    with pytest.raises(Unavailable, match="no version 9 of user_tower"):
+        ask(triton.url, lambda towers: towers.ready(), Space(9, DIMENSION))
+
+
+def test_another_dimension_is_refused_with_both_numbers(triton: RunningTriton) -> None:
+    with pytest.raises(SpaceMismatch, match="it has 64 dimensions, space 1 has 32"):
+        ask(triton.url, lambda towers: towers.ready(), Space(1, 32))
+
+
+def test_another_history_length_is_refused(triton: RunningTriton) -> None:
+    async def asked() -> None:
+        towers = Towers(triton.url, SPACE, history_length=20)
+        try:
+            await towers.open()
+        finally:
+            await towers.close()
+
+    with pytest.raises(Misconfigured, match=r"\[50, 64\], expected \[20, 64\]"):
+        asyncio.run(asked())
+
+
+def test_inputs_of_another_shape_are_the_callers_fault(triton: RunningTriton) -> None:
+    batch = users(2)
+    batch[VECTORS] = batch[VECTORS][:, :10]
+    with pytest.raises(Misconfigured, match=r"features\.py disagree"):
+        ask(triton.url, lambda towers: towers.encode_users(batch))
+
+
+def test_a_history_without_a_known_item_still_gets_a_unit_vector(triton: RunningTriton) -> None:
+    batch = users(1)
+    batch = {VECTORS: np.zeros_like(batch[VECTORS]), AGES: batch[AGES] * 0, TYPES: batch[TYPES] * 0}
+    assert np.linalg.norm(ask(triton.url, lambda towers: towers.encode_users(batch))) == pytest.approx(1, abs=1e-3)
+
+
+def test_a_server_that_hangs_is_unavailable_within_the_timeout(triton: RunningTriton) -> None:
+    async def paused(towers: Towers) -> None:
+        os.kill(triton.process.pid, signal.SIGSTOP)
+        status = Path(f"/proc/{triton.process.pid}/status")
+        try:
+            assert wait_until(lambda: "State:\tT" in status.read_text(), 5)
+            await towers.encode_users(users(1))
+        finally:
+            os.kill(triton.process.pid, signal.SIGCONT)
+
+    with pytest.raises(Unavailable, match="Deadline"):
+        ask(triton.url, paused, timeout_ms=300)
+
+
+def test_a_killed_server_is_unavailable_and_one_that_came_back_answers_on_the_same_connection(
+    triton: RunningTriton,
+) -> None:
+    batch = users(4)
+
+    async def story(towers: Towers) -> tuple[Any, Any]:
+        before = await towers.encode_users(batch)
+        assert await towers.ready()
+        triton.kill()
+        with pytest.raises(Unavailable, match=triton.url):
+            await towers.encode_users(batch)
+        assert not await towers.ready()
+        triton.start()  # not in a thread: the server ends with the thread that started it
+        async with asyncio.timeout(10):
+            while not await towers.ready():
+                await asyncio.sleep(0.05)
+        return before, await towers.encode_users(batch)
+
+    before, after = ask(triton.url, story)
+    np.testing.assert_allclose(after, before, atol=1e-6)
+
+
+def test_the_server_listens_on_this_machine_only(triton: RunningTriton) -> None:
+    output = triton.output.read_text()
+    assert "0.0.0.0" not in output.split("Started GRPCInferenceService")[-1]
+    assert is_ready(triton.ports.http)
