@@ -24,6 +24,7 @@ T = TypeVar("T")
 Message = tuple[bytes, bytes | None]  # key, value (None = tombstone)
 _POLL_MS = 500  # how long a poll waits when nothing comes; a record ends the wait at once
 _REQUEST_MS = 10_000
+_DELIVERY_S = 30
 
 
 def _unavailable(bootstrap: str, error: Exception) -> Unavailable:
@@ -41,6 +42,8 @@ class _Client:
         loop = asyncio.get_running_loop()
         try:
             return await loop.run_in_executor(self._thread, function, *args)
+        except MessageSizeTooLargeError as error:
+            raise BadInput("too_large", f"the log takes no record of that size: {error}") from None
         except KafkaError as error:
             raise _unavailable(self._bootstrap, error) from None
 
@@ -190,22 +193,20 @@ class Producer(_Client):
             linger_ms=0,
             max_request_size=4 * 1024 * 1024,
             max_block_ms=_REQUEST_MS,
-            delivery_timeout_ms=30_000,
+            delivery_timeout_ms=_DELIVERY_S * 1000,
         )
 
     async def send_all(
         self, topic: str, messages: Sequence[Message], headers: Sequence[tuple[str, bytes]] = ()
     ) -> list[int]:
         """Append *messages* in order and return their offsets; ``BadInput`` if one is too large for the topic."""
-        try:
-            return await self._call(self._send_all, topic, messages, headers)
-        except MessageSizeTooLargeError as error:
-            raise BadInput("too_large", f"a record of {topic} is too large: {error}") from None
+        return await self._call(self._send_all, topic, messages, headers)
 
     def _send_all(self, topic: str, messages: Sequence[Message], headers: Sequence[tuple[str, bytes]]) -> list[int]:
         futures = [self._producer.send(topic, key=k, value=v, headers=list(headers)) for k, v in messages]
-        self._producer.flush(timeout=30) if futures else None
-        return [int(future.get(timeout=30).offset) for future in futures]
+        if futures:
+            self._producer.flush(timeout=_DELIVERY_S)
+        return [int(future.get(timeout=_DELIVERY_S).offset) for future in futures]
 
     async def close(self) -> None:
         """Send what is buffered and disconnect."""

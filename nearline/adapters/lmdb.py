@@ -115,7 +115,11 @@ class LmdbStore:
                 if not more:
                     break
                 expired = _EXPIRY.unpack_from(cursor.value())[0] <= now
-                more = cursor.delete() if expired else cursor.next()
+                if expired:
+                    cursor.delete()  # moves to the next key; past the last one the key is empty
+                    more = bool(cursor.key())
+                else:
+                    more = cursor.next()
             self._swept_to = bytes(cursor.key()) if more else b""
 
     def _open_env(self) -> lmdb.Environment:

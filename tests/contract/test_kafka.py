@@ -1,0 +1,132 @@
+"""The log, against a real broker."""
+
+import asyncio
+import uuid
+
+import pytest
+
+from nearline.adapters.kafka import GroupReader, Producer, TableReader, Topics, wait_for_topics
+from nearline.errors import BadInput, Misconfigured, Unavailable
+from nearline.log import Record
+from nearline.space import Space
+from nearline.topics import Topic, all_topics
+
+pytestmark = pytest.mark.anyio
+DEADLINE_S = 30.0
+
+
+@pytest.fixture
+def topic(broker: str) -> str:
+    """A compacted topic of this test's own."""
+    name = f"t-{uuid.uuid4().hex[:8]}"
+    topics = Topics(broker)
+    topics.ensure([Topic(name, 4, {"cleanup.policy": "compact", "message.timestamp.type": "LogAppendTime"})])
+    topics.close()
+    return name
+
+
+async def read(reader: TableReader | GroupReader, count: int) -> list[Record]:
+    """Poll until *count* records came."""
+    records: list[Record] = []
+    async with asyncio.timeout(DEADLINE_S):
+        while len(records) < count:
+            records += await reader.poll()
+    return records
+
+
+def test_init_creates_every_topic_once_and_mends_what_differs(broker: str) -> None:
+    wanted = all_topics(Space(1, 64), history_ttl_ms=1_000_000)
+    topics = Topics(broker)
+    assert set(topics.ensure(wanted).values()) <= {"created", "as it should be"}
+    assert set(topics.ensure(wanted).values()) == {"as it should be"}
+    changed = topics.ensure(all_topics(Space(1, 64), history_ttl_ms=2_000_000))
+    assert changed["user-sequences"] == "changed retention.ms"
+    assert set(topics.ensure(all_topics(Space(1, 64), history_ttl_ms=2_000_000)).values()) == {"as it should be"}
+    topics.close()
+
+
+def test_a_topic_with_another_number_of_partitions_is_refused(broker: str, topic: str) -> None:
+    topics = Topics(broker)
+    with pytest.raises(Misconfigured, match=f"{topic} has 4 partitions, Nearline needs 8"):
+        topics.ensure([Topic(topic, 8)])
+    topics.close()
+
+
+def test_services_wait_for_topics_and_name_what_creates_them(broker: str, topic: str) -> None:
+    wait_for_topics(broker, [topic], deadline_s=DEADLINE_S)
+    with pytest.raises(Unavailable, match="missing topics: never-made; run `nearline init`"):
+        wait_for_topics(broker, [topic, "never-made"], deadline_s=0.5)
+
+
+async def test_a_table_is_read_whole_and_then_followed(broker: str, topic: str) -> None:
+    async with Producer(broker) as producer, TableReader(broker, topic) as empty:
+        assert empty.caught_up
+        offsets = await producer.send_all(topic, [(b"a", b"1"), (b"b", b"2"), (b"a", None)])
+        assert len(offsets) == 3
+        async with TableReader(broker, topic) as reader:
+            assert not reader.caught_up
+            records = await read(reader, 3)
+            assert reader.caught_up
+            assert reader.lag == 0
+            assert {(r.id, r.value) for r in records} == {("a", b"1"), ("b", b"2"), ("a", None)}
+            assert all(record.append_ms > 1_600_000_000_000 for record in records)
+            await producer.send_all(topic, [(b"c", b"3")], [("why", b"later")])
+            (later,) = await read(reader, 1)
+            assert later.headers == (("why", b"later"),)
+
+
+async def test_a_key_keeps_its_partition_and_its_order(broker: str, topic: str) -> None:
+    async with Producer(broker) as producer, TableReader(broker, topic) as reader:
+        await producer.send_all(topic, [(b"k%d" % (n % 5), b"%d" % n) for n in range(200)])
+        records = await read(reader, 200)
+    for key in {r.key for r in records}:
+        mine = [r for r in records if r.key == key]
+        assert len({r.partition for r in mine}) == 1
+        values = [int(r.value or b"") for r in mine]
+        assert values == sorted(values)
+
+
+async def test_what_was_not_dealt_with_is_read_again_by_the_next_member(broker: str, topic: str) -> None:
+    group = f"g-{uuid.uuid4().hex[:8]}"
+    async with Producer(broker) as producer:
+        await producer.send_all(topic, [(b"k", b"%d" % n) for n in range(10)])
+    async with GroupReader(broker, topic, group) as first:
+        records = await read(first, 10)
+        first.done(records[:4])
+    async with GroupReader(broker, topic, group) as second:
+        assert [r.value for r in await read(second, 6)] == [b"%d" % n for n in range(4, 10)]
+    topics = Topics(broker)
+    assert topics.group_lag(group, topic) == 6
+    assert topics.group_lag("nobody", topic) is None
+    topics.close()
+
+
+async def test_a_member_that_stays_keeps_its_place_and_reads_nothing(broker: str, topic: str) -> None:
+    async with Producer(broker) as producer, GroupReader(broker, topic, f"g-{uuid.uuid4().hex[:8]}") as reader:
+        await producer.send_all(topic, [(b"k", b"1")])
+        await read(reader, 1)
+        await producer.send_all(topic, [(b"k", b"2")])
+        for _ in range(5):
+            await reader.stay()
+        assert [r.value for r in await read(reader, 1)] == [b"2"]
+
+
+async def test_a_record_that_is_too_large_is_bad_input_not_an_outage(broker: str, topic: str) -> None:
+    async with Producer(broker) as producer:
+        with pytest.raises(BadInput, match="too large"):
+            await producer.send_all(topic, [(b"k", b"x" * 5_000_000)])
+        assert await producer.send_all(topic, [(b"k", b"small")])
+
+
+async def test_a_broker_that_is_away_is_unavailable_and_says_where(unused_port: int) -> None:
+    for client in (Producer(f"127.0.0.1:{unused_port}"), TableReader(f"127.0.0.1:{unused_port}", "t")):
+        with pytest.raises(Unavailable, match=f"127.0.0.1:{unused_port}"):
+            await client.open()
+        await client.close()
+
+
+@pytest.fixture
+def unused_port() -> int:
+    from local.ports import free_ports
+
+    return free_ports(1)[0]

@@ -1,0 +1,257 @@
+"""Every store keeps the promises of ``nearline/store.py``: memory, LMDB, and the Couchbase SDK with a mock server.
+
+CouchbaseMock knows data and expiry; a real Couchbase Server (durability, wrong passwords, several nodes) was not run.
+"""
+
+import json
+import subprocess
+import time
+import urllib.request
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from local.downloads import COUCHBASE_MOCK_FILE
+from local.layout import java
+from local.ports import free_ports
+from local.processes import wait_until
+from nearline.adapters.couchbase import CouchbaseStore
+from nearline.adapters.lmdb import LmdbStore
+from nearline.adapters.memory import MemoryStore
+from nearline.adapters.stores import store_for
+from nearline.errors import Misconfigured, Unavailable
+from nearline.space import Space
+from nearline.store import UserStore
+from nearline.user_documents import UserDocument, decode_user_document, encode_user_document
+
+SPACE = Space(1, 8)
+DAY_MS = 24 * 3600 * 1000
+
+pytestmark = pytest.mark.anyio
+
+
+class Clock:
+    """A clock that the tests move; the mock server's is moved with it."""
+
+    def __init__(self) -> None:
+        self.ahead_ms = 0
+        self.on_move = lambda seconds: None
+
+    def __call__(self) -> int:
+        return time.time_ns() // 1_000_000 + self.ahead_ms
+
+    def move(self, seconds: int) -> None:
+        self.ahead_ms += seconds * 1000
+        self.on_move(seconds)
+
+
+class CouchbaseMock:
+    """The mock server, its REST port and the port that the SDK wants."""
+
+    def __init__(self, folder: Path) -> None:
+        self.rest = free_ports(1)[0]
+        classpath = COUCHBASE_MOCK_FILE.read_text().strip()
+        self._output = (folder / "couchbase-mock.log").open("wb")
+        self.process = subprocess.Popen(
+            [
+                *(str(java()), "-Xmx128m", "-cp", classpath, "com.couchbase.mock.CouchbaseMock"),
+                *("--host", "127.0.0.1", "--port", str(self.rest), "--nodes", "1", "--replicas", "0"),
+                *("--vbuckets", "64", "--buckets", "default:", "--cccp"),
+            ],
+            stdout=self._output,
+            stderr=self._output,
+        )
+        self.kv = 0
+        assert wait_until(self._ready, 30), "the mock Couchbase server did not start"
+
+    def _ready(self) -> bool:
+        try:
+            self.kv = int(self.control("get_mcports?bucket=default")["payload"][0])
+        except (OSError, ValueError):
+            return False
+        return True
+
+    def control(self, path: str) -> dict:  # type: ignore[type-arg]
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.rest}/mock/{path}", timeout=5) as answer:
+            return dict(json.loads(answer.read()))
+
+    @property
+    def url(self) -> str:
+        return f"couchbase://Administrator:password@127.0.0.1:{self.kv}/default"
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self._output.close()
+
+
+@pytest.fixture(scope="module")
+def couchbase_mock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CouchbaseMock]:
+    mock = CouchbaseMock(tmp_path_factory.mktemp("couchbase"))
+    yield mock
+    mock.close()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture(params=["memory", "lmdb", "couchbase"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> AsyncIterator[UserStore]:
+    made: UserStore
+    if request.param == "memory":
+        made = MemoryStore(ttl_ms=DAY_MS, now_ms=clock)
+    elif request.param == "lmdb":
+        made = LmdbStore(tmp_path / "store", SPACE, ttl_ms=DAY_MS, writer=True, now_ms=clock)
+    else:
+        mock = request.getfixturevalue("couchbase_mock")
+        clock.on_move = lambda seconds: mock.control(f"time_travel?Offset={seconds}")
+        made = CouchbaseStore(mock.url, SPACE, ttl_ms=DAY_MS, read_ms=1_000)
+    await made.open()
+    yield made
+    await made.close()
+
+
+def user() -> str:
+    return f"u-{uuid.uuid4().hex[:8]}"
+
+
+def document(history: int, vector: int | None = None) -> bytes:
+    vector = history if vector is None else vector
+    none = np.zeros(0, np.uint64)
+    return encode_user_document(
+        UserDocument(np.full(8, history, np.float32), vector, history, f"e{history}", 1, 2, none, none, none), SPACE
+    )
+
+
+async def test_what_is_written_is_read(store: UserStore) -> None:
+    name = user()
+    assert await store.put_many_if_newer({name: document(3)}) == 1
+    assert await store.get(name) == document(3)
+
+
+async def test_an_unknown_user_is_none_and_not_an_error(store: UserStore) -> None:
+    assert await store.get(user()) is None
+
+
+async def test_many_are_read_in_order_with_none_for_the_missing(store: UserStore) -> None:
+    names = [user() for _ in range(70)]
+    await store.put_many_if_newer({name: document(i + 1) for i, name in enumerate(names) if i % 3})
+    expected = [document(i + 1) if i % 3 else None for i in range(70)]
+    assert await store.get_many(names) == expected
+
+
+async def test_an_older_document_never_overwrites_a_newer_one(store: UserStore) -> None:
+    name = user()
+    await store.put_many_if_newer({name: document(9)})
+    assert await store.put_many_if_newer({name: document(8)}) == 0
+    assert await store.get(name) == document(9)
+
+
+async def test_an_equal_version_is_written_again_and_a_lesser_vector_is_not(store: UserStore) -> None:
+    name = user()
+    await store.put_many_if_newer({name: document(9, vector=8)})
+    assert await store.put_many_if_newer({name: document(9)}) == 1
+    assert await store.put_many_if_newer({name: document(9, vector=8)}) == 0
+    assert await store.get(name) == document(9)
+
+
+async def test_a_deleted_user_is_forgotten(store: UserStore) -> None:
+    name = user()
+    await store.put_many_if_newer({name: document(9)})
+    await store.delete(name)
+    await store.delete(name)
+    assert await store.get(name) is None
+    assert await store.put_many_if_newer({name: document(1)}) == 1
+
+
+async def test_a_user_expires_after_the_time_to_live_and_a_write_prolongs_it(store: UserStore, clock: Clock) -> None:
+    idle, active = user(), user()
+    await store.put_many_if_newer({idle: document(1), active: document(1)})
+    clock.move(DAY_MS // 1000 - 3600)
+    await store.put_many_if_newer({active: document(2)})
+    clock.move(2 * 3600)
+    await store.keep_house()
+    assert await store.get(idle) is None
+    assert await store.get(active) == document(2)
+    assert await store.put_many_if_newer({idle: document(1)}) == 1
+
+
+async def test_ids_of_any_language_and_the_longest_length_are_keys(store: UserStore) -> None:
+    for name in ("用户-🙂", "x" * 128, "a b/c?d"):
+        await store.put_many_if_newer({name: document(1)})
+        assert await store.get(name) == document(1)
+
+
+async def test_closing_twice_is_safe(store: UserStore) -> None:
+    await store.close()
+    await store.close()
+
+
+async def test_a_closed_store_is_unavailable_and_can_be_opened_again(store: UserStore) -> None:
+    if isinstance(store, MemoryStore):
+        store.down = True
+    else:
+        await store.close()
+    with pytest.raises(Unavailable):
+        await store.get("u")
+    with pytest.raises(Unavailable):
+        await store.put_many_if_newer({"u": document(1)})
+    if isinstance(store, MemoryStore):
+        store.down = False
+    await store.open()
+    assert await store.get(user()) is None
+
+
+async def test_two_spaces_do_not_see_each_other(tmp_path: Path) -> None:
+    one = LmdbStore(tmp_path, SPACE, ttl_ms=DAY_MS, writer=True)
+    await one.open()
+    await one.put_many_if_newer({"u": document(1)})
+    await one.close()
+    two = LmdbStore(tmp_path, Space(2, 8), ttl_ms=DAY_MS, writer=True)
+    await two.open()
+    assert await two.get("u") is None
+    await two.close()
+
+
+async def test_lmdb_survives_its_process_and_a_reader_waits_for_its_writer(tmp_path: Path) -> None:
+    folder = tmp_path / "store"
+    reader = LmdbStore(folder, SPACE, ttl_ms=DAY_MS, writer=False)
+    with pytest.raises(Unavailable, match="is user_tower running"):
+        await reader.open()
+    writer = LmdbStore(folder, SPACE, ttl_ms=DAY_MS, writer=True)
+    await writer.open()
+    await writer.put_many_if_newer({"u": document(1)})
+    await writer.close()
+    await reader.open()
+    assert decode_user_document(await reader.get("u") or b"", SPACE).history_version == 1
+    await reader.close()
+
+
+async def test_a_couchbase_that_hangs_is_unavailable_within_the_deadline(couchbase_mock: CouchbaseMock) -> None:
+    store = CouchbaseStore(couchbase_mock.url, SPACE, ttl_ms=DAY_MS, read_ms=50)
+    await store.open()
+    couchbase_mock.control("hiccup?msecs=2000&offset=1")
+    try:
+        with pytest.raises(Unavailable, match="Couchbase at"):
+            await store.get("u")
+    finally:
+        couchbase_mock.control("hiccup?msecs=0&offset=0")
+        await store.close()
+
+
+async def test_a_couchbase_that_is_not_there_is_unavailable() -> None:
+    port = free_ports(1)[0]
+    store = CouchbaseStore(f"couchbase://u:p@127.0.0.1:{port}/b", SPACE, ttl_ms=DAY_MS, read_ms=50)
+    with pytest.raises(Unavailable, match="does not answer"):
+        await store.open()
+
+
+@pytest.mark.parametrize("url", ["redis://x", "couchbase://host/bucket", "couchbase://u:p@host", ""])
+def test_a_store_url_that_cannot_be_is_refused(url: str) -> None:
+    with pytest.raises(Misconfigured, match="couchbase://"):
+        store_for(url, SPACE, ttl_ms=1, read_ms=1, writer=True)
