@@ -6,6 +6,7 @@ One supervisord for each data folder, reached by a unix socket only. It starts n
 
 import hashlib
 import os
+import re
 import shlex
 import subprocess
 import tempfile
@@ -26,6 +27,7 @@ GROUP = "nearline"
 # Linux allows 107 bytes for the path of a unix socket.
 _SOCKET_PATH_MAX = 100
 _STOP_DEADLINE_S = 20.0
+_COMPLAINT = re.compile(r"error|exception|fail|refuse|misconfigured", re.IGNORECASE)
 _INHERITED_TRAPS = ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME", "JAVA_HOME", "JVM_ARGS", "FLINK_ENV_JAVA_OPTS")
 
 
@@ -104,11 +106,11 @@ class Supervisor:
             info = cast(Mapping[str, str | int], calls.supervisor.getProcessInfo(f"{GROUP}:{name}"))
             return str(info["statename"]), int(info["pid"])
 
-    def tail(self, program: str, lines: int = 15) -> str:
-        """The end of a program's log, for messages."""
+    def tail(self, program: str) -> str:
+        """The end of a program's log for messages, after the last complaints that scrolled out of it."""
         with suppress(OSError), self.log_of(program).open("rb") as log:
-            log.seek(max(0, log.seek(0, os.SEEK_END) - 8_192))
-            return "\n".join(f"    {line}" for line in log.read().decode(errors="replace").splitlines()[-lines:])
+            log.seek(max(0, log.seek(0, os.SEEK_END) - 65_536))
+            return last_words(log.read().decode(errors="replace").splitlines())
         return "    (no output)"
 
     def stop(self) -> list[int]:
@@ -132,6 +134,12 @@ class Supervisor:
     def _calls(self) -> xmlrpc.client.ServerProxy:
         transport = SupervisorTransport(None, None, f"unix://{self.socket}")
         return xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport)
+
+
+def last_words(lines: Sequence[str], *, end: int = 12, complaints: int = 5) -> str:
+    """The last *end* lines, and before them the last lines that complain; each indented and cut to a screen's width."""
+    earlier = [line for line in lines[:-end] if _COMPLAINT.search(line)]
+    return "\n".join(f"    {line[:200]}" for line in (*earlier[-complaints:], *lines[-end:]))
 
 
 def configuration(supervisor: Supervisor, programs: Sequence[Program]) -> str:
