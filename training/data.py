@@ -174,6 +174,7 @@ def epoch(log: Log, examples: Baskets, *, batch_size: int, random: np.random.Gen
         yield make_batch(log, examples.take(order[start : start + size]), random)
 
 
-def item_counts(log: Log, *, before_ms: int) -> Ints:
-    """How often each item was bought before *before_ms*."""
-    return np.bincount(log.item[log.time_ms < before_ms], minlength=len(log.item_ids))
+def item_counts(log: Log, *, before_ms: int, from_ms: int = 0) -> Ints:
+    """How often each item was bought in ``[from_ms, before_ms)``."""
+    inside = (log.time_ms >= from_ms) & (log.time_ms < before_ms)
+    return np.bincount(log.item[inside], minlength=len(log.item_ids))

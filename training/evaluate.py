@@ -72,9 +72,9 @@ def judge(scores: Floats, question: Question, *, k: int = K) -> dict[str, float]
     }
 
 
-def popularity_scores(log: Log, question: Question, *, before_ms: int) -> Floats:
-    """The same ranking for everyone: how often an item was bought before *before_ms*."""
-    counts = item_counts(log, before_ms=before_ms).astype(np.float32)
+def popularity_scores(log: Log, question: Question, *, before_ms: int, from_ms: int = 0) -> Floats:
+    """The same ranking for everyone: how often an item was bought in ``[from_ms, before_ms)``."""
+    counts = item_counts(log, before_ms=before_ms, from_ms=from_ms).astype(np.float32)
     return np.broadcast_to(counts, question.seen.shape)
 
 

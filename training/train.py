@@ -39,7 +39,7 @@ class Recipe:
     learning_rate: float = 2e-3
     weight_decay: float = 0.02
     repeat_weight: float = 0.3
-    half_life_days: float = 90.0
+    half_life_days: float = 30.0
     first_temperature: float = 0.1
     id_dropout: float = 0.3
     text_dropout: float = 0.1
@@ -60,6 +60,7 @@ def day_ms(day: str) -> int:
     return int(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp() * 1000)
 
 
+MONTH_MS = 30 * 86_400_000
 VALIDATE_MS, TEST_MS, END_MS = day_ms("2011-10-09"), day_ms("2011-11-09"), day_ms("2012-01-01")
 
 
@@ -148,6 +149,9 @@ def fit_and_judge(
     figures = {
         "two towers": judge(tower_scores(log, question, items, towers.user), question),
         "most popular": judge(popularity_scores(log, question, before_ms=cut_ms), question),
+        "popular of late": judge(
+            popularity_scores(log, question, before_ms=cut_ms, from_ms=cut_ms - MONTH_MS), question
+        ),
     }
     print(table(figures), flush=True)
     return towers, figures

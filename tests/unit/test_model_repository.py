@@ -1,0 +1,82 @@
+"""The committed towers are what their ``config.json`` says, and fit the features and data of this checkout."""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nearline.datasets import FILE
+from nearline.features import (
+    DIMENSION,
+    HISTORY_LENGTH,
+    ITEM_TOWER,
+    USER_TOWER,
+    declaration,
+    features_digest,
+)
+
+ROOT = Path(__file__).parents[2]
+REPOSITORY = ROOT / "model_repository"
+VERSIONS = sorted(path.parent for path in REPOSITORY.glob("*/*/config.json"))
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def config(version: Path) -> dict[str, Any]:
+    found = json.loads((version / "config.json").read_text())
+    assert isinstance(found, dict)
+    return found
+
+
+def test_both_towers_have_the_same_versions() -> None:
+    assert {path.parent.name for path in VERSIONS} == {ITEM_TOWER, USER_TOWER}
+    of = {tower: {p.name for p in VERSIONS if p.parent.name == tower} for tower in (ITEM_TOWER, USER_TOWER)}
+    assert of[ITEM_TOWER] == of[USER_TOWER] >= {"1"}
+
+
+@pytest.mark.parametrize("version", VERSIONS, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_a_tower_is_the_one_that_its_config_describes(version: Path) -> None:
+    facts = config(version)
+    assert facts["tower"] == version.parent.name
+    assert str(facts["space"]) == version.name
+    assert facts["onnx_sha256"] == sha256(version / "model.onnx")
+    assert facts["parity"]["least_cosine"] >= 0.9999
+
+
+@pytest.mark.parametrize("version", VERSIONS, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_a_tower_was_trained_on_the_features_and_data_of_this_checkout(version: Path) -> None:
+    facts = config(version)
+    assert facts["features_digest"] == features_digest(), "a feature rule changed: make train ARGS=--write"
+    assert (facts["dimension"], facts["history_length"]) == (DIMENSION, HISTORY_LENGTH)
+    assert facts["data_sha256"] == sha256(ROOT / "data" / "online-retail" / FILE)
+
+
+def test_the_towers_beat_the_ranking_that_is_the_same_for_everyone() -> None:
+    test = config(REPOSITORY / ITEM_TOWER / "1")["metrics"]["test"]
+    for metric in ("recall@20_new", "recall@20_all"):
+        assert test["two towers"][metric] > 2 * test["most popular"][metric]
+
+
+def test_the_towers_are_small_enough_for_a_checkout() -> None:
+    assert sum((version / "model.onnx").stat().st_size for version in VERSIONS) < 8_000_000
+
+
+@pytest.mark.parametrize("tower", [ITEM_TOWER, USER_TOWER])
+def test_the_servers_configuration_has_the_tensors_of_the_features(tower: str) -> None:
+    text = (REPOSITORY / tower / "config.pbtxt").read_text()
+    said = declaration()
+    short = tower.removesuffix("_tower")
+    wanted = {name: (kind, sizes) for name, (kind, *sizes) in said[short].items()}
+    wanted |= {name: ("FP32", [DIMENSION]) for name in said[f"{short}_outputs"]}
+    found = {
+        name: (kind, [int(size) for size in sizes.split(",")])
+        for name, kind, sizes in re.findall(r'name: "(\w+)" data_type: TYPE_(\w+) dims: \[ ([\d, ]+) \]', text)
+    }
+    assert found == wanted
+    assert 'backend: "onnxruntime"' in text
+    assert "version_policy: { all {} }" in text
