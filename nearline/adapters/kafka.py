@@ -25,6 +25,7 @@ Message = tuple[bytes, bytes | None]  # key, value (None = tombstone)
 _POLL_MS = 500  # how long a poll waits when nothing comes; a record ends the wait at once
 _REQUEST_MS = 10_000
 _DELIVERY_S = 30
+_BOOTSTRAP_MS = 3_000  # how long a client looks for a broker before it says that there is none
 
 
 def _unavailable(bootstrap: str, error: Exception) -> Unavailable:
@@ -71,7 +72,11 @@ class Topics:
     def __init__(self, bootstrap: str) -> None:
         self._bootstrap = bootstrap
         try:
-            self._admin = KafkaAdminClient(bootstrap_servers=bootstrap.split(","), request_timeout_ms=_REQUEST_MS)
+            self._admin = KafkaAdminClient(
+                bootstrap_servers=bootstrap.split(","),
+                request_timeout_ms=_REQUEST_MS,
+                bootstrap_timeout_ms=_BOOTSTRAP_MS,
+            )
         except KafkaError as error:
             raise _unavailable(bootstrap, error) from None
 
@@ -187,6 +192,7 @@ class Producer(_Client):
     def _connect(self) -> Any:
         return KafkaProducer(
             bootstrap_servers=self._bootstrap.split(","),
+            bootstrap_timeout_ms=_BOOTSTRAP_MS,
             enable_idempotence=True,
             acks="all",
             compression_type="lz4",
@@ -223,6 +229,7 @@ class _Reader(_Client):
     def _consumer_config(self) -> dict[str, Any]:
         return {
             "bootstrap_servers": self._bootstrap.split(","),
+            "bootstrap_timeout_ms": _BOOTSTRAP_MS,
             "enable_auto_commit": False,
             "auto_offset_reset": "earliest",
             "fetch_max_wait_ms": _POLL_MS,
