@@ -66,7 +66,7 @@ def fill(settings: Settings, prepared: Prepared) -> None:
     space = settings.space
     _catch_up(settings, "making item vectors", [(f"item-tower.{space}", ITEMS)])
     asyncio.run(replay_recording(settings, RECORDING, rate=0, catalogue=False))
-    groups = [("last-n", CLICKS), (f"user-tower.{space}", USER_SEQUENCES)]
+    groups = [("last_n", CLICKS), (f"user-tower.{space}", USER_SEQUENCES)]
     _catch_up(settings, "making histories and user vectors", groups)
     console.print(f"  {len(prepared.items):,} items and {prepared.events.height:,} events are in, {_since(started)}")
 

@@ -95,16 +95,19 @@ class Supervisor:
 
     def state_of(self, name: str) -> str:
         """The program's state in supervisord's words: STARTING, RUNNING, BACKOFF, FATAL, EXITED, STOPPED."""
-        return self._info(name)[0]
+        return str(self._info(name)["statename"])
 
     def pid_of(self, name: str) -> int:
         """The program's process id, or 0 while it has none."""
-        return self._info(name)[1]
+        return int(self._info(name)["pid"])
 
-    def _info(self, name: str) -> tuple[str, int]:
+    def exit_status_of(self, name: str) -> int:
+        """How the program ended last; 0 also while it runs."""
+        return int(self._info(name)["exitstatus"])
+
+    def _info(self, name: str) -> Mapping[str, str | int]:
         with self._calls() as calls:
-            info = cast(Mapping[str, str | int], calls.supervisor.getProcessInfo(f"{GROUP}:{name}"))
-            return str(info["statename"]), int(info["pid"])
+            return cast(Mapping[str, str | int], calls.supervisor.getProcessInfo(f"{GROUP}:{name}"))
 
     def tail(self, program: str) -> str:
         """The end of a program's log for messages, after the last complaints that scrolled out of it."""

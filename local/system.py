@@ -33,8 +33,9 @@ from nearline.errors import Misconfigured, NearlineError, Unavailable
 from nearline.settings import PREFIX, load_settings
 
 Say = Callable[[str], None]
-# A part that died this often while starting will not come up by trying again.
+# A part that died this often while starting will not come up by trying again, and one that says so need not try twice.
 _DEATHS_ALLOWED = 3
+_MISCONFIGURED = 2
 # One thread a library and few allocator arenas: on two cores more only costs memory and latency.
 _LIMITS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2", "PYTHONUNBUFFERED": "1"}
 
@@ -246,7 +247,9 @@ def _await(system: System, parts: Sequence[Part], say: Say) -> None:
 
 
 def _refuse_failed(system: System, part: Part, *, deaths: int, waited_s: float) -> None:
-    if deaths >= _DEATHS_ALLOWED or system.supervisor.state_of(part.name) == "FATAL":
+    if system.supervisor.exit_status_of(part.name) == _MISCONFIGURED:
+        why = "refuses to start"
+    elif deaths >= _DEATHS_ALLOWED or system.supervisor.state_of(part.name) == "FATAL":
         why = "keeps dying"
     elif waited_s > part.deadline_s:
         why = f"was not ready within {part.deadline_s:.0f} s"

@@ -110,6 +110,14 @@ def test_a_part_that_keeps_dying_ends_the_start_with_its_last_words(tmp_path: Pa
     assert processes_of(system.data) == []
 
 
+def test_a_part_that_refuses_its_settings_is_not_tried_again(tmp_path: Path) -> None:
+    refusing = (sys.executable, "-c", "print('two parts disagree'); raise SystemExit(2)")
+    system = System(tmp_path / "data", Ports.free(), plan=with_part("refusing", refusing))
+    with pytest.raises(Unavailable, match=r"refusing refuses to start; the end of .*\n *two parts disagree$"):
+        up(system, nothing, end_with_us=True)
+    assert processes_of(system.data) == []
+
+
 def test_a_grandchild_that_ignores_sigterm_is_ended_too(tmp_path: Path) -> None:
     (tmp_path / "stubborn.py").write_text(STUBBORN)
     ports = Ports.free()
