@@ -49,6 +49,7 @@ class Supervisor:
         self.logs = data / "logs"
         self.config = self.run / "supervisord.conf"
         self.pid_file = self.run / "supervisord.pid"
+        self.events = self.logs / "supervisord-events.log"
         self.socket = _socket_path(self.run)
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -70,6 +71,7 @@ class Supervisor:
         self.run.mkdir(parents=True, exist_ok=True)
         self.config.write_text(configuration(self, programs))
         self.socket.unlink(missing_ok=True)
+        self.events.unlink(missing_ok=True)
         command = [str(environment_python("services")), "-m", "supervisor.supervisord", "-c", str(self.config)]
         if end_with_us:
             command = ["setpriv", "--pdeathsig", "TERM", *command]
@@ -101,9 +103,13 @@ class Supervisor:
         """The program's process id, or 0 while it has none."""
         return int(self._info(name)["pid"])
 
-    def exit_status_of(self, name: str) -> int:
-        """How the program ended last; 0 also while it runs."""
-        return int(self._info(name)["exitstatus"])
+    def ends_of(self, name: str) -> list[int]:
+        """The exit statuses of the program's ends since supervisord's start, in order; signals are left out."""
+        # supervisord itself forgets the status of whatever ended within a second.
+        with suppress(OSError):
+            found = re.findall(rf"exited: {re.escape(name)} \(exit status (\d+);", self.events.read_text())
+            return [int(status) for status in found]
+        return []
 
     def _info(self, name: str) -> Mapping[str, str | int]:
         with self._calls() as calls:
@@ -153,7 +159,7 @@ def configuration(supervisor: Supervisor, programs: Sequence[Program]) -> str:
             "supervisord",
             nodaemon="true",
             pidfile=supervisor.pid_file,
-            logfile=supervisor.logs / "supervisord-events.log",
+            logfile=supervisor.events,
             logfile_maxbytes="5MB",
             logfile_backups=1,
             silent="true",

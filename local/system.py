@@ -233,23 +233,22 @@ def _await(system: System, parts: Sequence[Part], say: Say) -> None:
     """Say of each part when it became ready; the first that cannot become it is an error with the end of its log."""
     started = time.monotonic()
     waiting = list(parts)
-    pids: dict[str, set[int]] = {part.name: set() for part in parts}
+    before = {part.name: len(system.supervisor.ends_of(part.name)) for part in parts}
     while waiting:
         for part in list(waiting):
             waited_s = time.monotonic() - started
             if part.is_ready():
                 waiting.remove(part)
                 say(f"  {part.name:<11} ready  {waited_s:5.1f} s")
-                continue
-            pids[part.name] |= {system.supervisor.pid_of(part.name)} - {0}
-            _refuse_failed(system, part, deaths=len(pids[part.name]) - 1, waited_s=waited_s)
+            else:
+                _refuse_failed(system, part, system.supervisor.ends_of(part.name)[before[part.name] :], waited_s)
         time.sleep(0.1)
 
 
-def _refuse_failed(system: System, part: Part, *, deaths: int, waited_s: float) -> None:
-    if system.supervisor.exit_status_of(part.name) == _MISCONFIGURED:
+def _refuse_failed(system: System, part: Part, ends: Sequence[int], waited_s: float) -> None:
+    if _MISCONFIGURED in ends:
         why = "refuses to start"
-    elif deaths >= _DEATHS_ALLOWED or system.supervisor.state_of(part.name) == "FATAL":
+    elif len(ends) >= _DEATHS_ALLOWED or system.supervisor.state_of(part.name) == "FATAL":
         why = "keeps dying"
     elif waited_s > part.deadline_s:
         why = f"was not ready within {part.deadline_s:.0f} s"
