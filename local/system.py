@@ -27,7 +27,7 @@ from local.addresses import Ports, data_folder, variable_of
 from local.broker import is_ready
 from local.layout import ROOT, environment_python, java
 from local.ports import HOST, holder, is_free
-from local.processes import describe, mark, processes_of
+from local.processes import describe, mark, processes_of, wait_until
 from local.supervision import Program, Supervisor
 from nearline.errors import Misconfigured, NearlineError, Unavailable
 from nearline.settings import PREFIX, load_settings
@@ -266,7 +266,12 @@ def _heal(system: System, say: Say) -> None:
 
 
 def _refuse_taken_ports(ports: Ports) -> None:
-    taken = [(name, port) for name, port in ports.by_name().items() if not is_free(port)]
+    def taken_now() -> list[tuple[str, int]]:
+        return [(name, port) for name, port in ports.by_name().items() if not is_free(port)]
+
+    # A process that was just killed may hold its ports a moment longer than its name.
+    wait_until(lambda: not taken_now(), 2.0)
+    taken = taken_now()
     if taken:
         lines = [
             f"port {port} ({name}) is held by {holder(port)}: end it or set {variable_of(name)}" for name, port in taken
