@@ -1,0 +1,107 @@
+"""What a start of the job finds on disk: checkpoints to resume from, whose log they belong to, and earlier starts.
+
+<data>/flink/checkpoints/<job id>/chk-<n>/_metadata      written by Flink; complete once ``_metadata`` is there
+<data>/flink/kafka-cluster                               the id of the Kafka cluster whose offsets they hold
+<data>/flink/starts.json                                 how often the job was started, when, and from where
+"""
+
+import json
+import os
+import re
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from nearline.errors import Misconfigured
+
+RETAINED = 3
+# A checkpoint that so many starts resumed from without ever completing another may be damaged.
+_STARTS_BEFORE_OLDER = 3
+_RECENT_S = 600.0
+_JOB_ID = re.compile(rb"/([0-9a-f]{32})/")
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """One start of the job: its number and the checkpoint it resumes from (``None``: from the log's beginning)."""
+
+    number: int
+    checkpoint: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Starts:
+    """Starts so far, the times of the recent ones, and the newest checkpoint at each start since it was made."""
+
+    count: int = 0
+    at_s: list[float] = field(default_factory=list)
+    newest: list[str] = field(default_factory=list)
+
+
+class JobFolder:
+    """The job's folder ``<data>/flink``; used by one job at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.absolute()
+        self.checkpoints = self.folder / "checkpoints"
+        self._cluster_file = self.folder / "kafka-cluster"
+        self._starts_file = self.folder / "starts.json"
+
+    def complete(self) -> list[Path]:
+        """The complete checkpoints of this job and all before it, newest first."""
+        written = [(p.stat().st_mtime_ns, p) for p in self.checkpoints.glob("*/chk-*/_metadata") if p.stat().st_size]
+        return [path.parent for _, path in sorted(written, reverse=True)]
+
+    def check_cluster(self, cluster_id: str) -> None:
+        """Refuse checkpoints of another Kafka cluster: their offsets would silently skip or repeat its records."""
+        known = self._cluster_file.read_text().strip() if self._cluster_file.exists() else cluster_id
+        if known != cluster_id and self.complete():
+            raise Misconfigured(
+                f"the checkpoints in {self.checkpoints} belong to Kafka cluster {known}, this is {cluster_id}: "
+                "connect to that one, or run `make reset` to start anew"
+            )
+        _write(self._cluster_file, cluster_id + "\n")
+
+    def begin(self, *, now_s: float) -> Start:
+        """Choose the checkpoint to resume from, record this start, and delete what no checkpoint needs any more.
+
+        It is the newest complete one; if several starts resumed from that and never got to another, the one before.
+        """
+        kept, past = self.complete()[:RETAINED], self._starts()
+        tries = [path for path in past.newest if kept and path == str(kept[0])]
+        choice = kept[min(len(tries) // _STARTS_BEFORE_OLDER, len(kept) - 1)] if kept else None
+        now = _Starts(past.count + 1, [*_recent(past, now_s), now_s], [*tries, str(kept[0])] if kept else [])
+        _write(self._starts_file, json.dumps(asdict(now)))
+        self._delete_unused(kept)
+        return Start(now.count, choice)
+
+    def recent_starts(self, *, now_s: float) -> int:
+        """How many starts the last ten minutes saw."""
+        return len(_recent(self._starts(), now_s))
+
+    def _starts(self) -> _Starts:
+        try:
+            return _Starts(**json.loads(self._starts_file.read_text()))
+        except (OSError, ValueError, TypeError):
+            return _Starts()
+
+    def _delete_unused(self, kept: list[Path]) -> None:
+        if not kept:
+            return
+        needed = {path.parent.name.encode() for path in kept}
+        for path in kept:  # incremental checkpoints name files of the jobs before them: what is named stays
+            needed |= set(_JOB_ID.findall((path / "_metadata").read_bytes()))
+        for job in self.checkpoints.iterdir():
+            if job.name.encode() not in needed:
+                shutil.rmtree(job, ignore_errors=True)
+
+
+def _recent(starts: _Starts, now_s: float) -> list[float]:
+    return [at for at in starts.at_s if now_s - at < _RECENT_S]
+
+
+def _write(file: Path, text: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    beside = file.with_name(file.name + ".new")
+    beside.write_text(text)
+    os.replace(beside, file)

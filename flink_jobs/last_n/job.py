@@ -1,0 +1,303 @@
+"""The job ``last_n``: clicks in; sequences, dead letters and popularity out.
+
+    python -m flink_jobs.last_n.job          one machine: starts Flink in a JVM of its own and resumes by itself
+    flink run … -pym flink_jobs.last_n.job   a cluster: the same graph; Flink's own ways to start, resume and end it
+
+    clicks ─ user id by SQL ─ key by user ─ LastN ─┬─ sequence ──────────────────────────── user-sequences
+                                        (Python)   ├─ gain by item ─ 5 s windows ─ sum ──── item-popularity
+                                                   └─ dead letters ──────────────────────── clicks-dlq
+
+Every event crosses from the JVM to Python once. Sources and sinks are tables, since those alone give a record's offset
+and append time and write a key with a raw value; the key is read by SQL, so that Python is not called twice.
+"""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from py4j.protocol import Py4JError
+from pyflink.common import Configuration, Types
+from pyflink.datastream import DataStream, StreamExecutionEnvironment
+from pyflink.datastream.data_stream import KeyedStream
+from pyflink.java_gateway import get_gateway
+from pyflink.table import Schema, StreamTableEnvironment
+
+from flink_jobs.last_n.checkpoints import RETAINED, JobFolder, Start
+from flink_jobs.last_n.minicluster import Jvm, build_home, cluster_configuration
+from flink_jobs.last_n.operators import CHANGE, DEAD_LETTERS, RECORD, LastN
+from flink_jobs.last_n.popularity import FORGOTTEN_AFTER_HALF_LIVES, LANDMARK_MS, check_half_life
+from flink_jobs.last_n.status import StatusServer, job_problem
+from nearline.adapters.kafka import Topics
+from nearline.errors import Misconfigured, NearlineError, Unavailable
+from nearline.settings import Settings, load_settings
+from nearline.telemetry import configure_logs, counter, gauge, get_logger
+from nearline.topics import CLICKS, CLICKS_DLQ, ITEM_POPULARITY, USER_SEQUENCES
+
+NAME = "last_n"
+_DAY_MS = 24 * 3600 * 1000
+_MAX_LETTER_BYTES = 4 * 1024 * 1024  # a whole message of clicks (1 MiB) in base64, and then some
+_RETRY_S = 0.5
+
+STARTS = counter("job_starts_total", "Starts of the job since its data folder was made.")
+RECENT_STARTS = gauge("job_recent_starts", "Starts of the job in the last ten minutes.")
+RESTORED = gauge("job_restored_checkpoint", "1 for the checkpoint that this start resumed from.", "path")
+
+
+def configuration(settings: Settings, folder: JobFolder, resume_from: Path | None) -> dict[str, str]:
+    """What the job asks of Flink, wherever it runs."""
+    asked = {
+        "pipeline.name": NAME,
+        "python.execution-mode": "thread",
+        "python.executable": sys.executable,
+        "python.client.executable": sys.executable,
+        "pipeline.object-reuse": "true",
+        "execution.buffer-timeout.interval": "1 ms",
+        "execution.checkpointing.interval": "2 s",
+        "execution.checkpointing.min-pause": "500 ms",
+        "execution.checkpointing.mode": "EXACTLY_ONCE",
+        "execution.checkpointing.dir": folder.checkpoints.as_uri(),
+        "execution.checkpointing.num-retained": str(RETAINED),
+        "execution.checkpointing.externalized-checkpoint-retention": "RETAIN_ON_CANCELLATION",
+        # Histories outgrow the heap long before they outgrow the disk, and only their changes are written.
+        "execution.checkpointing.incremental": "true",
+        "state.backend.type": "rocksdb",
+        "state.backend.rocksdb.memory.fixed-per-slot": "96m",
+        # After these the process ends, and whoever supervises it starts it anew from the newest checkpoint.
+        "restart-strategy.type": "fixed-delay",
+        "restart-strategy.fixed-delay.attempts": "3",
+        "restart-strategy.fixed-delay.delay": "1 s",
+        "table.local-time-zone": "UTC",
+        "table.exec.state.ttl": f"{FORGOTTEN_AFTER_HALF_LIVES * _half_life_ms(settings)} ms",
+        "table.exec.sink.upsert-materialize": "NONE",
+        "table.exec.uid.generation": "ALWAYS",
+        "pipeline.auto-generate-uids": "false",
+    }
+    if resume_from is not None:
+        asked["execution.state-recovery.path"] = resume_from.as_uri()
+        asked["execution.state-recovery.claim-mode"] = "CLAIM"  # Flink deletes it once it has newer ones
+    return asked
+
+
+def build(settings: Settings, asked: Mapping[str, str]) -> StreamExecutionEnvironment:
+    """Describe the graph; ``execute`` on what is returned runs it."""
+    config = Configuration()
+    for name, value in asked.items():
+        config.set_string(name, value)
+    environment = StreamExecutionEnvironment.get_execution_environment(config)
+    tables = StreamTableEnvironment.create(environment)
+    for statement in (_source(settings), _sequences(settings), _popularity(settings), _dead_letters(settings)):
+        tables.execute_sql(statement)
+    changes = _keyed_by_user(tables).process(_last_n(settings), CHANGE).name("last n").uid("last-n")
+    letters = changes.get_side_output(DEAD_LETTERS).name("dead letters").uid("dead-letters")
+    _attach(tables, changes, letters, settings)
+    return environment
+
+
+def _last_n(settings: Settings) -> LastN:
+    return LastN(keep=settings.history_length, ttl_ms=settings.history_ttl_ms, half_life_ms=_half_life_ms(settings))
+
+
+def _half_life_ms(settings: Settings) -> int:
+    return int(settings.popularity_half_life_days * _DAY_MS)
+
+
+def _keyed_by_user(tables: StreamTableEnvironment) -> KeyedStream:
+    """The records of clicks keyed by their user id, without asking Python for the key.
+
+    ``DataStream.key_by`` would send each record through a Python operator that only puts the key in front: (key,
+    record). SQL does the same here, and Flink's own selector for such pairs takes it from there. What has no user id
+    shares the empty key and ends as dead letters.
+    """
+    pairs = tables.sql_query(
+        """
+        SELECT user_id, ROW(user_id, `key`, `value`, append_ms, `partition`, `offset`)
+        FROM (
+            SELECT *,
+                COALESCE(JSON_VALUE(CAST(`value` AS STRING), '$.user_id' NULL ON EMPTY NULL ON ERROR), '') AS user_id,
+                EXTRACT(EPOCH FROM append_time) * 1000 + EXTRACT(MILLISECOND FROM append_time) AS append_ms
+            FROM clicks
+        )
+        """
+    )
+    stream = tables.to_append_stream(pairs, Types.ROW_NAMED(["user", "record"], [Types.STRING(), RECORD]))
+    stream._j_data_stream.getTransformation().setUid("records")
+    selector = get_gateway().jvm.KeyByKeySelector()
+    keyed = stream._j_data_stream.keyBy(selector, Types.ROW([Types.STRING()]).get_java_type_info())
+    return KeyedStream(keyed, RECORD, stream)
+
+
+def _attach(tables: StreamTableEnvironment, changes: DataStream, letters: DataStream, settings: Settings) -> None:
+    """Lead the operator's outputs into their topics.
+
+    Popularity goes through windows of processing time first: an item's score is written once in five seconds, however
+    popular it is.
+    """
+    change = Schema.new_builder().column("user", "STRING NOT NULL").column("sequence", "BYTES")
+    change = change.column("item", "STRING").column("gain", "DOUBLE").column_by_expression("now", "PROCTIME()")
+    letter = Schema.new_builder().column("key", "BYTES").column("value", "BYTES")
+    tables.create_temporary_view("changes", tables.from_data_stream(changes, change.build()))
+    tables.create_temporary_view("letters", tables.from_data_stream(letters, letter.build()))
+    statements = tables.create_statement_set()
+    statements.add_insert_sql("INSERT INTO user_sequences SELECT `user`, sequence FROM changes")
+    statements.add_insert_sql("INSERT INTO dead_letters SELECT `key`, `value` FROM letters")
+    statements.add_insert_sql(
+        f"""
+        INSERT INTO item_popularity
+        SELECT item, JSON_OBJECT('v' VALUE 1, 'item_id' VALUE item, 'score' VALUE SUM(gain),
+            'landmark_ms' VALUE {LANDMARK_MS}, 'half_life_ms' VALUE {_half_life_ms(settings)})
+        FROM (
+            SELECT item, SUM(gain) AS gain
+            FROM TABLE(TUMBLE(TABLE changes, DESCRIPTOR(now), INTERVAL '5' SECOND))
+            WHERE item IS NOT NULL
+            GROUP BY item, window_start, window_end
+        )
+        GROUP BY item
+        """
+    )
+    statements.attach_as_datastream()
+
+
+def _source(settings: Settings) -> str:
+    # Without a checkpoint it reads from the earliest record; the group only shows its progress to Kafka's tools.
+    return f"""
+        CREATE TABLE clicks (
+            `key` BYTES, `value` BYTES, append_time TIMESTAMP_LTZ(3) METADATA FROM 'timestamp' VIRTUAL,
+            `partition` INT METADATA VIRTUAL, `offset` BIGINT METADATA VIRTUAL
+        ) WITH ({_kafka(settings, CLICKS)}, 'connector' = 'kafka', 'key.fields' = 'key',
+            'properties.group.id' = '{NAME}', 'scan.startup.mode' = 'earliest-offset')
+    """
+
+
+def _sequences(settings: Settings) -> str:
+    return f"""
+        CREATE TABLE user_sequences (`user` STRING NOT NULL, sequence BYTES, PRIMARY KEY (`user`) NOT ENFORCED)
+        WITH ({_sink(settings, USER_SEQUENCES)}, 'connector' = 'upsert-kafka')
+    """
+
+
+def _popularity(settings: Settings) -> str:
+    return f"""
+        CREATE TABLE item_popularity (item STRING NOT NULL, score STRING, PRIMARY KEY (item) NOT ENFORCED)
+        WITH ({_sink(settings, ITEM_POPULARITY)}, 'connector' = 'upsert-kafka')
+    """
+
+
+def _dead_letters(settings: Settings) -> str:
+    return f"""
+        CREATE TABLE dead_letters (`key` BYTES, `value` BYTES)
+        WITH ({_sink(settings, CLICKS_DLQ)}, 'connector' = 'kafka', 'key.fields' = 'key',
+            'properties.max.request.size' = '{_MAX_LETTER_BYTES}')
+    """
+
+
+def _sink(settings: Settings, topic: str) -> str:
+    # At least once: transactions hide every sequence until the next checkpoint, and versions make repeats harmless.
+    return f"""{_kafka(settings, topic)}, 'sink.delivery-guarantee' = 'at-least-once',
+        'properties.linger.ms' = '0', 'properties.compression.type' = 'lz4', 'properties.acks' = 'all'"""
+
+
+def _kafka(settings: Settings, topic: str) -> str:
+    return f"""'topic' = '{topic}', 'properties.bootstrap.servers' = '{settings.kafka}',
+        'key.format' = 'raw', 'value.format' = 'raw', 'value.fields-include' = 'EXCEPT_KEY'"""
+
+
+def wait_for_log(settings: Settings) -> str:
+    """Return the Kafka cluster's id once it has the job's topics; ``Unavailable`` if not before the deadline."""
+    give_up = time.monotonic() + settings.startup_deadline_s
+    while True:
+        try:
+            return _cluster_with_topics(settings)
+        except Unavailable as error:
+            if time.monotonic() > give_up:
+                raise Unavailable(f"waited {settings.startup_deadline_s:g} s: {error}") from None
+            get_logger().info("waiting", reason=str(error))
+        time.sleep(_RETRY_S)
+
+
+def _cluster_with_topics(settings: Settings) -> str:
+    topics = Topics(settings.kafka)
+    try:
+        missing = {CLICKS, CLICKS_DLQ, USER_SEQUENCES, ITEM_POPULARITY} - topics.names()
+        if missing:
+            raise Unavailable(
+                f"Kafka at {settings.kafka} has no topic {', '.join(sorted(missing))}; run `nearline init`"
+            )
+        return topics.cluster_id()
+    finally:
+        topics.close()
+
+
+def run(settings: Settings, *, inside_cluster: bool) -> None:
+    """Run the job until it fails or this process is asked to end."""
+    check_half_life(_half_life_ms(settings), now_ms=int(time.time() * 1000))
+    folder = JobFolder(settings.data / "flink")
+    if inside_cluster:
+        folder.check_cluster(wait_for_log(settings))
+        build(settings, configuration(settings, folder, None)).execute(NAME)
+        return
+    rest = f"http://{settings.host}:{settings.flink_rest_port}"
+    status = StatusServer(settings.host, settings.job_port, lambda: job_problem(rest))
+    try:
+        folder.check_cluster(wait_for_log(settings))
+        _run_alone(settings, folder)
+    finally:
+        status.close()
+
+
+def _run_alone(settings: Settings, folder: JobFolder) -> None:
+    start = folder.begin(now_s=time.time())
+    _show(start, folder)
+    home = build_home(folder.folder, settings.flink_lib, cluster_configuration(settings, folder.folder))
+    jvm = Jvm(home, folder.folder)
+    try:
+        jvm.start()
+        build(settings, configuration(settings, folder, start.checkpoint)).execute(NAME)
+    except Py4JError as error:
+        # Its text is fetched from the JVM, so it has to be read while that lives.
+        raise Unavailable(f"Flink gave up: {_root_cause(str(error))}; its log is {jvm.log}") from None
+    finally:
+        jvm.stop()
+
+
+def _root_cause(trace: str) -> str:
+    causes = [line.removeprefix("Caused by: ") for line in trace.splitlines() if line.startswith(("Caused by", ": "))]
+    return causes[-1][:500] if causes else trace[:500]
+
+
+def _show(start: Start, folder: JobFolder) -> None:
+    STARTS.inc(start.number)
+    RECENT_STARTS.set_function(lambda: folder.recent_starts(now_s=time.time()))
+    if start.checkpoint is not None:
+        RESTORED.labels(str(start.checkpoint)).set(1)
+    get_logger().info(
+        "starting", start=start.number, checkpoint=str(start.checkpoint or "none: from the log's beginning")
+    )
+
+
+def _end(number: int, _: object) -> None:
+    get_logger().info("stopping", signal=signal.Signals(number).name)
+    sys.exit(0)
+
+
+def main() -> None:
+    """Entry point; exit status 0 after a signal, 2 when misconfigured, 1 when the supervisor should try again."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _end)
+    try:
+        settings = load_settings()
+        configure_logs(NAME, level=settings.log_level, style=settings.log_format)
+        # Flink's client sets this where it starts us; on one machine we start Flink.
+        run(settings, inside_cluster="PYFLINK_GATEWAY_PORT" in os.environ)
+    except Misconfigured as error:
+        print(f"{NAME}: {error}", file=sys.stderr)
+        sys.exit(2)
+    except NearlineError as error:
+        print(f"{NAME}: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

