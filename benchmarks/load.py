@@ -82,11 +82,9 @@ class _Connection:
 
 
 def _content_length(answer: bytes, head: int) -> int:
-    at = (
-        answer.lower().index(b"content-length:", 0, head)
-        if b"content-length:" not in answer[:head]
-        else (answer.index(b"content-length:", 0, head))
-    )
+    at = answer.find(b"content-length:", 0, head)
+    if at < 0:
+        at = answer.lower().index(b"content-length:", 0, head)
     return int(answer[at + 15 : answer.index(b"\r", at)])
 
 
@@ -156,8 +154,8 @@ class _Run:
 def open_loop(url_paths: Sequence[str], rps: float, seconds: float, connections: int = 32) -> Result:
     """Ask for *url_paths* (full URLs of one server) in turn, one every ``1 / rps`` s, for *seconds*.
 
-    A request that finds every connection busy waits for one; the wait is in its latency. Anything but a 200 and anything
-    that never came is an error.
+    A request that finds every connection busy waits for one; the wait is in its latency. Anything but a 200 is an
+    error, and so is what never came.
     """
     parts = urlsplit(url_paths[0])
     requests = cycle([_request(url) for url in url_paths])

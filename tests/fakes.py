@@ -1,5 +1,6 @@
 """Fakes that keep what they were given; each passes the contract test of what it stands for, where there is one."""
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -77,3 +78,66 @@ class Outbox:
         if self.down:
             raise Unavailable("the log was told to be down")
         self.sent.setdefault(topic, []).extend(messages)
+
+
+class FakeTable:
+    """A table reader that hands out *polls* one by one, then is caught up and follows nothing until cancelled.
+
+    A poll that is an exception is raised. ``opened`` and ``closed`` count.
+    """
+
+    def __init__(self, *polls: list[Record] | Exception) -> None:
+        self.polls = list(polls)
+        self.caught_up = False
+        self.lag = 0
+        self.opened = 0
+        self.closed = 0
+
+    async def open(self) -> None:
+        self.opened += 1
+
+    async def poll(self) -> list[Record]:
+        if not self.polls:
+            self.caught_up = True
+            await asyncio.sleep(0.001)
+            return []
+        polled = self.polls.pop(0)
+        if isinstance(polled, Exception):
+            raise polled
+        self.caught_up = not self.polls
+        return polled
+
+    async def close(self) -> None:
+        self.closed += 1
+
+
+class ExactGraph:
+    """A graph that looks at every vector; passes ``tests/contract/test_graphs.py`` as hnswlib does."""
+
+    def __init__(self, dimension: int, capacity: int) -> None:
+        self.capacity = capacity
+        self.count = 0
+        self.removed = 0
+        self._vectors = np.empty((0, dimension), np.float32)
+        self._slots: list[int] = []
+        self._gone: set[int] = set()
+
+    def add(self, slots: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
+        if self.count + len(slots) > self.capacity:
+            raise RuntimeError(f"the graph holds {self.capacity} rows")
+        self._vectors = np.concatenate((self._vectors, vectors))
+        self._slots += slots.tolist()
+        self.count += len(slots)
+
+    def remove(self, slot: int) -> None:
+        if slot in self._gone or slot not in self._slots:
+            raise RuntimeError(f"slot {slot} is not in the graph")
+        self._gone.add(slot)
+        self.removed += 1
+
+    def search(
+        self, vector: NDArray[np.float32], count: int, width: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        scores = self._vectors @ vector
+        order = [row for row in np.argsort(-scores, kind="stable") if self._slots[row] not in self._gone][:count]
+        return np.array([self._slots[row] for row in order], np.int64), scores[order]

@@ -7,12 +7,13 @@ it left open, and every item says where it came from.
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nearline.user_documents import Hashes, UserDocument
-from services.retrieval.catalogue import Catalogue, Listing
+from services.retrieval.catalogue import Catalogue
 
 MAX_K = 500
 DEFAULT_K = 20
@@ -60,41 +61,27 @@ class Group:
     """Items of one source, best first, and their scores: inner product, popularity, or listing time."""
 
     source: Source
-    listings: list[Listing]
-    scores: NDArray[np.float32] | list[float]
+    slots: list[int]
+    scores: NDArray[np.floating[Any]]
 
 
-@dataclass(frozen=True, slots=True)
-class Widths:
-    """How wide the graph is searched (HNSW's ef): ``max(base, per_result * results)``."""
-
-    base: int = 200
-    per_result: float = 2.0
-
-    def of(self, count: int) -> int:
-        """The width for *count* results."""
-        return max(self.base, int(self.per_result * count))
-
-
-def choose(
-    catalogue: Catalogue, document: UserDocument | None, k: int, exclude: ExcludeSeen, widths: Widths
-) -> list[Group]:
+def choose(catalogue: Catalogue, document: UserDocument | None, k: int, exclude: ExcludeSeen) -> list[Group]:
     """At most *k* items that are on show and not excluded, no item twice, in the order of the sources."""
     excluded = _excluded(document, exclude)
     groups: list[Group] = []
     if document is not None and document.vector is not None:
-        groups.append(_personal(catalogue, document.vector, k, excluded, widths))
-        if len(groups[0].listings) == k:
+        groups.append(_personal(catalogue, document.vector, k, excluded))
+        if len(groups[0].slots) == k:
             return groups
-    taken = {listing.item_id for group in groups for listing in group.listings}
+    taken = {slot for group in groups for slot in group.slots}
     refused = set(excluded.tolist())
     for source, ranked in _top_ups(catalogue, document):
         group = _filled(catalogue, source, ranked, k - len(taken), taken, refused)
-        taken.update(listing.item_id for listing in group.listings)
+        taken.update(group.slots)
         groups.append(group)
         if len(taken) == k:
             break
-    return [group for group in groups if group.listings]
+    return [group for group in groups if group.slots]
 
 
 def _excluded(document: UserDocument | None, exclude: ExcludeSeen) -> Hashes:
@@ -103,25 +90,21 @@ def _excluded(document: UserDocument | None, exclude: ExcludeSeen) -> Hashes:
     return document.purchased if exclude is ExcludeSeen.PURCHASE else document.seen
 
 
-def _personal(catalogue: Catalogue, vector: NDArray[np.float32], k: int, excluded: Hashes, widths: Widths) -> Group:
+def _personal(catalogue: Catalogue, vector: NDArray[np.float32], k: int, excluded: Hashes) -> Group:
     """The k nearest items that are not excluded; fewer only if there are fewer."""
-    listings, scores = _nearest(catalogue, vector, k, k + min(len(excluded), _SPARE), excluded, widths)
-    if len(listings) < k and len(excluded) > _SPARE:
-        listings, scores = _nearest(catalogue, vector, k, k + len(excluded), excluded, widths)
-    return Group(Source.PERSONAL, listings, scores)
+    group = _nearest(catalogue, vector, k, k + min(len(excluded), _SPARE), excluded)
+    if len(group.slots) < k and len(excluded) > _SPARE:
+        group = _nearest(catalogue, vector, k, k + len(excluded), excluded)
+    return group
 
 
-def _nearest(
-    catalogue: Catalogue, vector: NDArray[np.float32], k: int, count: int, excluded: Hashes, widths: Widths
-) -> tuple[list[Listing], NDArray[np.float32]]:
-    slots, scores = catalogue.index.search(vector, count, widths.of(count))
+def _nearest(catalogue: Catalogue, vector: NDArray[np.float32], k: int, count: int, excluded: Hashes) -> Group:
+    slots, scores = catalogue.index.search(vector, count)
     if len(excluded) and len(slots):
         hashes = catalogue.hashes(slots)
-        places = excluded.searchsorted(hashes)
-        kept = excluded.take(places, mode="clip") != hashes
+        kept = excluded.take(excluded.searchsorted(hashes), mode="clip") != hashes
         slots, scores = slots[kept], scores[kept]
-    at = catalogue.at
-    return [at(slot) for slot in slots[:k].tolist()], scores[:k]
+    return Group(Source.PERSONAL, slots[:k].tolist(), scores[:k])
 
 
 def _top_ups(catalogue: Catalogue, document: UserDocument | None) -> Iterator[tuple[Source, Ranked]]:
@@ -133,15 +116,15 @@ def _top_ups(catalogue: Catalogue, document: UserDocument | None) -> Iterator[tu
 
 
 def _filled(
-    catalogue: Catalogue, source: Source, ranked: Ranked, open_places: int, taken: set[str], refused: set[int]
+    catalogue: Catalogue, source: Source, ranked: Ranked, open_places: int, taken: set[int], refused: set[int]
 ) -> Group:
-    listings: list[Listing] = []
+    slots: list[int] = []
     scores: list[float] = []
     for item_id, score in ranked:
-        if len(listings) == open_places:
+        if len(slots) == open_places:
             break
         listing = catalogue.get(item_id)
-        if listing is not None and item_id not in taken and listing.item_hash not in refused:
-            listings.append(listing)
+        if listing is not None and listing.slot not in taken and listing.item_hash not in refused:
+            slots.append(listing.slot)
             scores.append(score)
-    return Group(source, listings, scores)
+    return Group(source, slots, np.array(scores))

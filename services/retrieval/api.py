@@ -89,8 +89,6 @@ class RecommendedItem(BaseModel):
 class Recommendations(BaseModel):
     """An answer, with which clicks it used and how old it is."""
 
-    model_config = ConfigDict(json_schema_extra={"example": _EXAMPLE})
-
     user_id: str
     space: int = Field(description="the embedding space of every vector in this answer")
     vector_version: int | None = Field(description="version of the user's vector; null if there is none")
@@ -142,24 +140,15 @@ def _user_id(value: str) -> str:
 
 UserId = Annotated[str, Path(description=_ALLOWED["user_id"], examples=["u-17850"]), AfterValidator(_user_id)]
 
-_ANSWERS: dict[int | str, dict[str, Any]] = {
-    200: {
-        "model": Recommendations,
-        "content": {
-            "application/json": {
-                "examples": {
-                    "personal": {"value": _EXAMPLE},
-                    "unknown user": {"value": _EXAMPLE_UNKNOWN},
-                    "store down": {"value": _EXAMPLE_DEGRADED},
-                }
-            }
-        },
-    },
-    422: {"model": Refused},
+_ANSWERS: dict[int | str, dict[str, Any]] = {200: {"model": Recommendations}, 422: {"model": Refused}}
+_EXAMPLES = {
+    "personal": {"value": _EXAMPLE},
+    "unknown user": {"value": _EXAMPLE_UNKNOWN},
+    "store down": {"value": _EXAMPLE_DEGRADED},
 }
 
 
-def create_app(recommender: Recommender, status: Sequence[BaseRoute]) -> FastAPI:
+def create_app(recommender: Recommender, status: Sequence[BaseRoute]) -> ASGIApp:
     """The application; *status* are the routes /healthz, /readyz and /metrics."""
     app = FastAPI(
         title="Nearline retrieval",
@@ -176,8 +165,11 @@ def create_app(recommender: Recommender, status: Sequence[BaseRoute]) -> FastAPI
         return Response(body, media_type="application/json")
 
     app.router.routes.extend(status)
-    app.add_middleware(FastPath, recommender=recommender)
-    return app
+    document = app.openapi()
+    document["paths"]["/recommend/{user_id}"]["get"]["responses"]["200"]["content"]["application/json"] |= {
+        "examples": _EXAMPLES  # put in here because FastAPI leaves every null out of an example
+    }
+    return FastPath(app, recommender)
 
 
 async def _refuse(_: Request, error: Exception) -> Response:

@@ -23,18 +23,13 @@ _NOWHERE = -1
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """One item at one version; *slot* is where its vector is, or -1 when it is not on show.
-
-    *head* and *tail* are its JSON in an answer, before and after score and source.
-    """
+    """One item at one version; *slot* is where its vector is, or -1 when it is not on show."""
 
     item_id: str
     version: int
     item_hash: int
     slot: int = _NOWHERE
     category: str = ""
-    head: bytes = b""
-    tail: bytes = b""
 
 
 class Catalogue:
@@ -47,7 +42,8 @@ class Catalogue:
         self._newest = Ranking()
         self._by_id: dict[str, Listing] = {}
         self._by_hash: dict[int, Listing] = {}
-        self._at: list[Listing] = []  # by slot
+        self._heads: list[bytes] = []  # by slot: an item's JSON before its score
+        self._tails: list[bytes] = []  # by slot: and after its source
         self._hashes: Hashes = np.zeros(1024, np.uint64)  # by slot
 
     def __len__(self) -> int:
@@ -76,9 +72,10 @@ class Catalogue:
         """Forget the item altogether: its record is gone from the log."""
         self._hide(self._by_id.pop(item_id, None))
 
-    def at(self, slot: int) -> Listing:
-        """What lies in *slot*."""
-        return self._at[slot]
+    def printed(self, slots: list[int]) -> tuple[list[bytes], list[bytes]]:
+        """What an answer prints of the items in *slots*: their JSON before the score, and after the source."""
+        heads, tails = self._heads, self._tails
+        return [heads[slot] for slot in slots], [tails[slot] for slot in slots]
 
     def get(self, item_id: str) -> Listing | None:
         """The item, if it is on show."""
@@ -104,11 +101,10 @@ class Catalogue:
 
     def _show(self, item: ItemVector, vector: NDArray[np.float32], known: Listing | None) -> None:
         slot = self._slot_for(vector, known)
-        head, tail = render(item.item_id, item.shown)
         item_hash = known.item_hash if known is not None else hash64(item.item_id)
-        listing = Listing(item.item_id, item.version, item_hash, slot, item.shown.category, head, tail)
-        self._place(listing)
-        self._by_id[item.item_id] = listing
+        listing = Listing(item.item_id, item.version, item_hash, slot, item.shown.category)
+        self._by_id[item.item_id] = self._by_hash[item_hash] = listing
+        self._place(listing, *render(item.item_id, item.shown))
         self.trending.show(item.item_id, item.shown.category)
         self._newest.put(item.item_id, float(item.shown.listed_ms or 0))
 
@@ -128,15 +124,16 @@ class Catalogue:
             self.index.remove(known.slot)
         return self.index.insert(vector)
 
-    def _place(self, listing: Listing) -> None:
-        self._by_hash[listing.item_hash] = listing
-        if listing.slot == len(self._at):
-            self._at.append(listing)
+    def _place(self, listing: Listing, head: bytes, tail: bytes) -> None:
+        slot = listing.slot
+        if slot == len(self._heads):
+            self._heads.append(head)
+            self._tails.append(tail)
         else:
-            self._at[listing.slot] = listing
-        if listing.slot >= len(self._hashes):
+            self._heads[slot], self._tails[slot] = head, tail
+        if slot >= len(self._hashes):
             self._hashes = np.concatenate((self._hashes, np.zeros_like(self._hashes)))
-        self._hashes[listing.slot] = listing.item_hash
+        self._hashes[slot] = listing.item_hash
 
     def _hide(self, known: Listing | None) -> None:
         if known is None or known.slot == _NOWHERE:

@@ -170,17 +170,22 @@ class Upkeep:
         building = asyncio.get_running_loop().run_in_executor(
             self._builder, self._index.build, plan, self._stopping.is_set
         )
-        graph = None
+        built = None
         try:
-            graph = await building
+            built = await building
         finally:
-            if graph is None:
+            if built is None:
                 self._index.drop(plan)
-        if graph is not None:
-            self._index.adopt(plan, graph)
+        if built is not None:
+            self._index.adopt(plan, built)
             self._built_at = time.monotonic()
             _BUILDS.inc()
-            get_logger().info("built a graph", rows=len(plan.slots), took_s=round(self._built_at - started, 1))
+            get_logger().info(
+                "built a graph",
+                rows=len(plan.slots),
+                took_s=round(self._built_at - started, 1),
+                width_per_result=built.width_per_result,
+            )
 
     def _report(self) -> None:
         _ITEMS.set(self._index.live)

@@ -21,6 +21,11 @@ T = TypeVar("T", bound=np.generic)
 Found = tuple[Slots, Vectors]  # slots and inner products, best first
 
 _BUILD_CHUNK = 64  # rows added between two looks at whether the build was called off: about 15 ms
+_SCAN_CHUNK = 4_096
+_SAMPLE = 200  # queries that a new graph is measured with
+_SAMPLE_K = 50
+_SAMPLE_RECALL = 0.98  # on the sample; other queries and later changes may cost a little
+_WIDTHS = (1.0, 1.3, 1.6, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)
 
 
 class Graph(Protocol):
@@ -55,6 +60,14 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Built:
+    """A graph and how wide it has to be searched (HNSW's ef) for each result that is wanted."""
+
+    graph: Graph
+    width_per_result: float
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """Rows for a new graph; they stay as they are until the plan is adopted or dropped."""
 
@@ -63,7 +76,7 @@ class Plan:
     delta_end: int
     capacity: int
 
-    def build(self, make: MakeGraph, called_off: Callable[[], bool]) -> Graph | None:
+    def build(self, make: MakeGraph, called_off: Callable[[], bool]) -> Built | None:
         """The graph of these rows, or ``None`` if called off; takes long, so it belongs in a thread of its own."""
         graph = make(self.capacity)
         for start in range(0, len(self.slots), _BUILD_CHUNK):
@@ -71,7 +84,41 @@ class Plan:
                 return None
             chunk = self.slots[start : start + _BUILD_CHUNK]
             graph.add(chunk, self.vectors[chunk])
-        return graph
+        return Built(graph, self._width_per_result(graph))
+
+    def _width_per_result(self, graph: Graph) -> float:
+        """The least width of ``_WIDTHS`` with which *graph* finds nearly all true neighbours, measured on a sample.
+
+        How wide is wide enough depends on the vectors: 1 for clear clusters, 6 for vectors that are nearly random.
+        """
+        queries = self._sample_queries()
+        truth = [set(found.tolist()) for found in self._nearest(queries)]
+        for width in _WIDTHS:
+            found = [graph.search(query, _SAMPLE_K, int(width * _SAMPLE_K))[0].tolist() for query in queries]
+            hits = sum(len(true.intersection(some)) for true, some in zip(truth, found, strict=True))
+            if hits >= _SAMPLE_RECALL * sum(map(len, truth)):
+                return width
+        return _WIDTHS[-1]
+
+    def _sample_queries(self) -> Vectors:
+        """Items and mixtures of two items (users lie between the items they like), of unit norm."""
+        random = np.random.default_rng(len(self.slots))
+        count = min(_SAMPLE, max(8, len(self.slots) // 50))
+        one, other = random.choice(self.slots, (2, count))
+        mixed = self.vectors[one] + self.vectors[other] * random.choice((0.0, 0.5, 1.0), (count, 1)).astype("f4")
+        queries: Vectors = mixed / np.maximum(np.linalg.norm(mixed, axis=1, keepdims=True), 1e-9)
+        return queries
+
+    def _nearest(self, queries: Vectors) -> Slots:
+        """The true neighbours of each of *queries*, (queries, at most _SAMPLE_K), in no order."""
+        best, scores = np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32)
+        for start in range(0, len(self.slots), _SCAN_CHUNK):
+            chunk = self.slots[start : start + _SCAN_CHUNK]
+            scores = np.concatenate((scores, queries @ self.vectors[chunk].T), axis=1)
+            best = np.concatenate((best, np.broadcast_to(chunk, (len(queries), len(chunk)))), axis=1)
+            kept = np.argpartition(-scores, min(_SAMPLE_K, scores.shape[1]) - 1, axis=1)[:, :_SAMPLE_K]
+            scores, best = np.take_along_axis(scores, kept, 1), np.take_along_axis(best, kept, 1)
+        return best
 
 
 class LiveIndex:
@@ -91,6 +138,7 @@ class LiveIndex:
         self._start = self._end = 0  # the delta's rows that are not folded yet
         self._plan: Plan | None = None
         self.live = 0
+        self.width_per_result = 1.0  # of the graph that is served
 
     @property
     def delta_rows(self) -> int:
@@ -130,19 +178,19 @@ class LiveIndex:
         vector: Vectors = self._vectors[slot]
         return vector
 
-    def search(self, vector: Vectors, count: int, width: int) -> Found:
+    def search(self, vector: Vectors, count: int) -> Found:
         """The *count* best live slots and their inner products with *vector*, best first; fewer if there are fewer.
 
-        Exact in the delta; in the graph as good as *width* makes it.
+        Exact in the delta; in the graph as wide as its measured sample demands.
         """
         if self._graph is None:
             return self._scan(vector, count)
-        slots, scores = self._graph.search(vector, count, width)
+        slots, scores = self._graph.search(vector, count, int(self.width_per_result * count))
         if self._start == self._end:
             return slots, scores
         floor = float(scores[-1]) if len(scores) == count else -np.inf
         fresh, fresh_scores = self._scan(vector, count, floor)
-        if not len(fresh):
+        if len(fresh) == 0:
             return slots, scores
         return _best(np.concatenate((slots, fresh)), np.concatenate((scores, fresh_scores)), count)
 
@@ -150,7 +198,8 @@ class LiveIndex:
         """The best of the delta with a score above *floor*."""
         slots = self._delta_slots[self._start : self._end]
         scores = self._delta[self._start : self._end] @ vector
-        hits = np.flatnonzero((scores > floor) & self._alive[slots])
+        hits = np.flatnonzero(scores > floor)
+        hits = hits[self._alive[slots[hits]]]
         return _best(slots[hits], scores[hits], count)
 
     @property
@@ -196,7 +245,7 @@ class LiveIndex:
         self._plan = Plan(slots, self._vectors, self._end, capacity)
         return self._plan
 
-    def build(self, plan: Plan, called_off: Callable[[], bool]) -> Graph | None:
+    def build(self, plan: Plan, called_off: Callable[[], bool]) -> Built | None:
         """What *plan* comes to; the one method for another thread."""
         return plan.build(self._make, called_off)
 
@@ -205,13 +254,14 @@ class LiveIndex:
         if self._plan is plan:
             self._plan = None
 
-    def adopt(self, plan: Plan, graph: Graph) -> None:
-        """Serve *graph* from now on; what was removed since the plan is removed from it, what came since is delta."""
+    def adopt(self, plan: Plan, built: Built) -> None:
+        """Serve what was built from now on; what was removed since the plan leaves it, what came since is delta."""
         if plan is not self._plan:
             raise ValueError("a plan can be adopted once, and only while it is the newest")
         for slot in plan.slots[~self._alive[plan.slots]]:
-            graph.remove(int(slot))
-        self._graph, self._plan = graph, None
+            built.graph.remove(int(slot))
+        self._graph, self._plan = built.graph, None
+        self.width_per_result = built.width_per_result
         self._in_graph[:] = False
         self._in_graph[plan.slots] = True
         self._start = plan.delta_end

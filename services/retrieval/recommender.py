@@ -4,14 +4,13 @@ import time
 from collections.abc import Callable
 from itertools import chain, repeat
 
-import numpy as np
 import orjson
 
 from nearline.errors import BadInput, SpaceMismatch, Unavailable
 from nearline.space import Space
 from nearline.telemetry import counter, get_logger, seconds
 from nearline.user_documents import UserDocument, decode_user_document
-from services.retrieval.answer import ExcludeSeen, Group, Reason, Widths, choose
+from services.retrieval.answer import ExcludeSeen, Group, Reason, Source, choose
 from services.retrieval.catalogue import Catalogue
 from services.retrieval.store_guard import GuardedStore
 
@@ -19,6 +18,7 @@ _TOOK = seconds("recommend_seconds", "From the request to the answer's bytes")
 _ANSWERS = counter("recommend_answers_total", "Answers by why they were not wholly personal", "reason")
 _COUNTED = {reason: _ANSWERS.labels(reason.value) for reason in Reason}
 _PERSONAL = _ANSWERS.labels("none")
+_SOURCES = {source: b',"source":' + orjson.dumps(source) for source in Source}
 
 
 class Recommender:
@@ -30,20 +30,18 @@ class Recommender:
         store: GuardedStore,
         space: Space,
         *,
-        widths: Widths | None = None,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self._catalogue = catalogue
         self._store = store
         self._space = space
-        self._widths = widths or Widths()
         self._now_ms = now_ms
 
     async def answer(self, user_id: str, k: int, exclude: ExcludeSeen, request_id: str) -> bytes:
         """The answer as JSON: at most *k* items, whatever is down; *reason* says why some are not personal."""
         started = time.perf_counter_ns()
         document, reason = await self._document(user_id)
-        groups = choose(self._catalogue, document, k, exclude, self._widths)
+        groups = choose(self._catalogue, document, k, exclude)
         if reason is None:
             reason = _shortfall(document, groups, k)
         body = self._render(user_id, document, groups, reason, request_id, started)
@@ -82,7 +80,14 @@ class Recommender:
                 "request_id": request_id,
             }
         )
-        return about[:-1] + b',"items":[' + b",".join(map(_render_group, groups)) + b"]}"
+        return about[:-1] + b',"items":[' + b",".join([self._render_items(group) for group in groups]) + b"]}"
+
+    def _render_items(self, group: Group) -> bytes:
+        """The group's items as JSON, joined by commas."""
+        scores = orjson.dumps(group.scores, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1].split(b",")
+        heads, tails = self._catalogue.printed(group.slots)
+        pieces = zip(repeat(b","), heads, scores, repeat(_SOURCES[group.source]), tails, strict=False)
+        return b"".join(chain.from_iterable(pieces))[1:]
 
 
 def _provenance(document: UserDocument | None, now_ms: int) -> dict[str, object]:
@@ -105,15 +110,5 @@ def _shortfall(document: UserDocument | None, groups: list[Group], k: int) -> Re
         return Reason.UNKNOWN_USER
     if document.vector is None:
         return Reason.NO_VECTOR
-    personal = bool(groups) and len(groups[0].listings) == k
+    personal = bool(groups) and len(groups[0].slots) == k
     return None if personal else Reason.TOO_FEW_CANDIDATES
-
-
-def _render_group(group: Group) -> bytes:
-    """The group's items as JSON, joined by commas; each is its head, score, source and tail."""
-    scores = orjson.dumps(np.asarray(group.scores), option=orjson.OPT_SERIALIZE_NUMPY)[1:-1].split(b",")
-    source = b',"source":"' + group.source.value.encode() + b'"'
-    heads = [listing.head for listing in group.listings]
-    tails = [listing.tail for listing in group.listings]
-    pieces = chain.from_iterable(zip(repeat(b","), heads, scores, repeat(source), tails, strict=False))
-    return b"".join(pieces)[1:]

@@ -1,0 +1,251 @@
+"""The HTTP interface: every answer says what it used, every refusal says what is allowed."""
+
+import asyncio
+import re
+
+import httpx
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from starlette.types import ASGIApp
+
+from nearline.adapters.http import status_routes
+from nearline.adapters.memory import MemoryStore
+from nearline.hashing import hash64
+from nearline.item_vectors import ItemVector, Shown
+from nearline.space import Space
+from nearline.user_documents import UserDocument, encode_user_document
+from services.retrieval.api import Recommendations, Refused, create_app
+from services.retrieval.catalogue import Catalogue
+from services.retrieval.index import LiveIndex
+from services.retrieval.recommender import Recommender
+from services.retrieval.store_guard import GuardedStore
+from tests.fakes import ExactGraph
+
+SPACE = Space(3, 4)
+NOW_MS = 2_000_000_000_000
+EMPTY: NDArray[np.uint64] = np.empty(0, np.uint64)
+
+
+def unit(nth: int) -> NDArray[np.float32]:
+    return np.array([np.cos(nth / 50), np.sin(nth / 50), 0, 0], np.float32)
+
+
+def document(space: Space = SPACE, *, has_vector: bool = True) -> bytes:
+    vector = np.resize(unit(0), space.dimension).astype(np.float32) if has_vector else None
+    seen = np.array([hash64("i0")], np.uint64)
+    return encode_user_document(
+        UserDocument(vector, 7 if has_vector else 0, 9, "e-42", NOW_MS - 850, NOW_MS, seen, EMPTY, EMPTY), space
+    )
+
+
+class Client:
+    """Sends one request at a time to an application, without a network."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    def send(self, method: str, target: str, headers: dict[str, str] | None = None) -> httpx.Response:
+        async def exchange() -> httpx.Response:
+            transport = httpx.ASGITransport(self._app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://retrieval") as client:
+                return await client.request(method, target, headers=headers)
+
+        return asyncio.run(exchange())
+
+    def get(self, target: str, headers: dict[str, str] | None = None) -> httpx.Response:
+        return self.send("GET", target, headers)
+
+
+class World:
+    """A service over a store in memory: forty items, i0 nearest to every user; i39 trends."""
+
+    def __init__(self) -> None:
+        self.store = MemoryStore(ttl_ms=10**15)
+        self.guard = GuardedStore(self.store)
+        self.catalogue = Catalogue(4, LiveIndex(4, lambda capacity: ExactGraph(4, capacity)))
+        for nth in range(40):
+            shown = Shown(f"Item {nth}", "mugs", price=1.5, listed_ms=nth)
+            self.catalogue.apply(ItemVector(f"i{nth}", 1, shown, unit(nth), unit(nth).astype(np.float16), "d"))
+        self.catalogue.trending.score("i39", 3.0)
+        recommender = Recommender(self.catalogue, self.guard, SPACE, now_ms=lambda: NOW_MS)
+        self.ready = {"item_vectors": False}
+        self.client = Client(create_app(recommender, status_routes(lambda: self.ready)))
+
+    def put(self, user_id: str, raw: bytes) -> None:
+        asyncio.run(self.store.put_many_if_newer({user_id: raw}))
+
+    def probe(self) -> None:
+        """Let the guard ask the store once."""
+
+        async def ask() -> None:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.01):
+                    await self.guard.watch()
+
+        asyncio.run(ask())
+
+
+@pytest.fixture
+def world() -> World:
+    world = World()
+    world.probe()
+    world.put("u1", document())
+    world.put("u/2 é", document())
+    world.put("new", document(has_vector=False))
+    return world
+
+
+def test_an_answer_says_what_it_used(world: World) -> None:
+    answer = world.client.get("/recommend/u1?k=3").json()
+    assert [item["item_id"] for item in answer["items"]] == ["i1", "i2", "i3"]
+    assert {item["source"] for item in answer["items"]} == {"personal"}
+    assert answer["items"][0]["score"] == pytest.approx(float(unit(0) @ unit(1)), abs=1e-6)
+    expected = {
+        "user_id": "u1",
+        "space": 3,
+        "vector_version": 7,
+        "history_version": 7,
+        "newest_event_id": "e-42",
+        "as_of_ms": NOW_MS - 850,
+        "age_ms": 850,
+        "degraded": False,
+        "reason": None,
+    }
+    assert {name: answer[name] for name in expected} == expected
+    assert answer["took_ms"] > 0
+    assert Recommendations.model_validate(answer).model_dump(mode="json") == answer
+
+
+def test_twenty_items_are_the_default(world: World) -> None:
+    assert len(world.client.get("/recommend/u1").json()["items"]) == 20
+
+
+def test_seen_items_come_when_asked_for(world: World) -> None:
+    answer = world.client.get("/recommend/u1?k=1&exclude_seen=none").json()
+    assert answer["items"][0]["item_id"] == "i0"
+
+
+def test_an_unknown_user_gets_a_named_fallback(world: World) -> None:
+    answer = world.client.get("/recommend/nobody?k=2").json()
+    assert answer["reason"] == "unknown_user"
+    assert answer["degraded"] is False
+    assert [item["source"] for item in answer["items"]] == ["trending", "newest"]
+    assert answer["vector_version"] is answer["as_of_ms"] is answer["newest_event_id"] is None
+    Recommendations.model_validate(answer)
+
+
+def test_a_user_without_a_vector_is_told_so(world: World) -> None:
+    answer = world.client.get("/recommend/new?k=1").json()
+    assert answer["reason"] == "no_vector"
+    assert answer["items"][0]["source"] == "trending_category"
+    assert answer["vector_version"] is None
+    assert answer["history_version"] == 9
+    assert answer["newest_event_id"] == "e-42"
+
+
+def test_more_than_the_catalogue_holds_is_topped_up_and_said(world: World) -> None:
+    answer = world.client.get("/recommend/u1?k=500").json()
+    assert len(answer["items"]) == 39
+    assert answer["reason"] == "too_few_candidates"
+
+
+def test_a_store_that_is_down_degrades_and_recovers(world: World) -> None:
+    world.store.down = True
+    for _ in range(5):
+        response = world.client.get("/recommend/u1?k=2")
+        assert response.status_code == 200
+        answer = response.json()
+        assert (answer["degraded"], answer["reason"]) == (True, "store_unavailable")
+        assert [item["source"] for item in answer["items"]] == ["trending", "newest"]
+    world.store.down = False
+    assert world.client.get("/recommend/u1").json()["degraded"] is True, "nothing is asked while the guard is shut"
+    world.probe()
+    assert world.client.get("/recommend/u1").json()["degraded"] is False
+
+
+def test_a_store_that_never_answered_degrades_but_serves() -> None:
+    world = World()
+    assert not world.guard.answered
+    assert world.client.get("/recommend/u1").json()["reason"] == "store_unavailable"
+
+
+@pytest.mark.parametrize("raw", [document(Space(4, 4)), document(Space(3, 8)), document()[:-1] + b"x"])
+def test_a_document_of_another_space_or_a_damaged_one_is_never_used(world: World, raw: bytes) -> None:
+    world.put("odd", raw)
+    answer = world.client.get("/recommend/odd?k=1").json()
+    assert (answer["degraded"], answer["reason"]) == (True, "bad_document")
+    assert answer["items"][0]["source"] == "trending"
+
+
+def test_ids_may_hold_any_printable_character(world: World) -> None:
+    answer = world.client.get("/recommend/u%2F2%20%C3%A9?k=1").json()
+    assert answer["user_id"] == "u/2 é"
+    assert answer["reason"] is None
+
+
+@pytest.mark.parametrize(
+    ("target", "field", "problem"),
+    [
+        ("/recommend/u1?k=0", "k", "greater than or equal to 1"),
+        ("/recommend/u1?k=501", "k", "less than or equal to 500"),
+        ("/recommend/u1?k=ten", "k", "valid integer"),
+        ("/recommend/u1?k=", "k", "valid integer"),
+        ("/recommend/u1?k=1.5", "k", "valid integer"),
+        ("/recommend/u1?exclude_seen=some", "exclude_seen", "'all', 'purchase' or 'none'"),
+        ("/recommend/u1?kk=5", "kk", "Extra inputs are not permitted"),
+        ("/recommend/" + "x" * 129, "user_id", "1-128 UTF-8 bytes, came 129"),
+        ("/recommend/a%00b", "user_id", "control characters"),
+        ("/recommend/a%C2%85b", "user_id", "control characters"),
+        ("/recommend/", "user_id", "1-128 UTF-8 bytes, came 0"),
+    ],
+)
+def test_a_malformed_request_is_told_what_is_allowed(world: World, target: str, field: str, problem: str) -> None:
+    response = world.client.get(target)
+    assert response.status_code == 422
+    refused = Refused.model_validate(response.json())
+    assert refused.detail[0].field == field
+    assert problem in refused.detail[0].problem
+    assert refused.allowed["k"] == "an integer 1-500, 20 by default"
+
+
+def test_the_fast_path_and_fastapi_give_the_same_answer(world: World) -> None:
+    """A space in k is for FastAPI to parse, k=3 is not; both must end in the same answer."""
+    timed = re.compile(r'"(took_ms|request_id)":[^,]+,')
+    fast = world.client.get("/recommend/u1?k=3").text
+    slow = world.client.get("/recommend/u1?k=%203").text
+    assert timed.sub("", fast) == timed.sub("", slow)
+
+
+def test_a_request_id_is_kept_or_made(world: World) -> None:
+    given = world.client.get("/recommend/u1", headers={"X-Request-ID": "r-1"}).json()["request_id"]
+    assert given == "r-1"
+    made = {world.client.get("/recommend/u1", headers={"X-Request-ID": "x" * 300}).json()["request_id"] for _ in "ab"}
+    assert len(made) == 2
+    assert all(re.fullmatch("[0-9a-f]{16}", request_id) for request_id in made)
+
+
+def test_only_get_is_allowed(world: World) -> None:
+    assert world.client.send("POST", "/recommend/u1").status_code == 405
+
+
+def test_the_documentation_holds_valid_examples(world: World) -> None:
+    described = world.client.get("/openapi.json").json()
+    operation = described["paths"]["/recommend/{user_id}"]["get"]
+    examples = operation["responses"]["200"]["content"]["application/json"]["examples"]
+    assert set(examples) == {"personal", "unknown user", "store down"}
+    for example in examples.values():
+        Recommendations.model_validate(example["value"])
+    Refused.model_validate(described["components"]["schemas"]["Refused"]["example"])
+    parameters = {parameter["name"]: parameter["schema"] for parameter in operation["parameters"]}
+    assert (parameters["k"]["minimum"], parameters["k"]["maximum"], parameters["k"]["default"]) == (1, 500, 20)
+    assert set(parameters) == {"user_id", "k", "exclude_seen"}
+
+
+def test_status_routes_answer_beside_it(world: World) -> None:
+    assert world.client.get("/healthz").status_code == 200
+    assert world.client.get("/readyz").status_code == 503
+    world.ready["item_vectors"] = True
+    assert world.client.get("/readyz").json() == {"ready": True, "parts": {"item_vectors": True}}
+    world.client.get("/recommend/u1")
+    assert "nearline_recommend_seconds_bucket" in world.client.get("/metrics").text

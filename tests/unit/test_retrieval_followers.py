@@ -1,0 +1,185 @@
+"""Following the log: every record once, whatever the log does; and an index that is looked after meanwhile."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import numpy as np
+import orjson
+import pytest
+from numpy.typing import NDArray
+
+from nearline.errors import Unavailable
+from nearline.item_vectors import ItemVector, Shown, encode_item_vector
+from nearline.log import Record
+from nearline.space import Space
+from services.retrieval.catalogue import Catalogue
+from services.retrieval.followers import Follower, Upkeep, item_records, popularity_records
+from services.retrieval.index import Limits, LiveIndex
+from tests.fakes import ExactGraph, FakeTable
+
+SPACE = Space(2, 4)
+
+
+def catalogue(limits: Limits | None = None) -> Catalogue:
+    return Catalogue(4, LiveIndex(4, lambda capacity: ExactGraph(4, capacity), limits))
+
+
+def unit(seed: int, dimension: int = 4) -> NDArray[np.float32]:
+    drawn = np.random.default_rng(seed).standard_normal(dimension).astype(np.float32)
+    return drawn / np.linalg.norm(drawn)
+
+
+def record(item_id: str, offset: int, value: bytes | None, partition: int = 0) -> Record:
+    return Record("t", partition, offset, 0, item_id.encode(), value)
+
+
+def item(item_id: str, offset: int, *, space: Space = SPACE, version: int = 1, title: str = "T") -> Record:
+    vector = unit(offset, space.dimension)
+    raw = encode_item_vector(ItemVector(item_id, version, Shown(title), vector, vector.astype(np.float16), "d"), space)
+    return record(item_id, offset, raw)
+
+
+def popularity(item_id: str, offset: int, score: float) -> Record:
+    body = {"v": 1, "item_id": item_id, "score": score, "landmark_ms": 0, "half_life_ms": 1}
+    return record(item_id, offset, orjson.dumps(body))
+
+
+async def until(condition: Callable[[], bool], *running: Awaitable[None]) -> None:
+    """Run *running* until *condition* holds, then cancel it."""
+    tasks = [asyncio.ensure_future(part) for part in running]
+    try:
+        async with asyncio.timeout(10):
+            while not condition():
+                for task in tasks:
+                    if task.done():
+                        task.result()
+                await asyncio.sleep(0.001)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def follower(shop: Catalogue, *tables: FakeTable) -> Follower:
+    left = list(tables)
+    return Follower("item-vectors.2", lambda: left.pop(0), item_records(shop, SPACE))
+
+
+def test_it_is_caught_up_once_the_table_is() -> None:
+    shop = catalogue()
+    table = FakeTable([item("a", 0), item("b", 1)], [item("c", 2)])
+    following = follower(shop, table)
+    assert not following.caught_up
+    asyncio.run(until(lambda: following.caught_up, following.run()))
+    assert len(shop) == 3
+    assert (table.opened, table.closed) == (1, 1)
+
+
+def test_an_empty_topic_is_caught_up() -> None:
+    following = follower(catalogue(), FakeTable())
+    asyncio.run(until(lambda: following.caught_up, following.run()))
+
+
+def test_a_log_that_goes_away_is_followed_again_and_replays_change_nothing() -> None:
+    """The second reading begins at the beginning; a tombstone read before does not hit the item that came after."""
+    shop = catalogue()
+    history = [item("a", 0), record("a", 1, None), item("a", 2, version=3, title="Back")]
+    away = FakeTable(history, Unavailable("gone"))
+    again = FakeTable(history[:2], [history[2], item("b", 3)])
+    following = follower(shop, away, again)
+    asyncio.run(until(lambda: len(shop) == 2, following.run(retry_s=0)))
+    assert shop.get("a") is not None
+    assert (away.closed, again.closed) == (1, 1)
+
+
+def test_it_stays_caught_up_while_it_connects_anew() -> None:
+    shop = catalogue()
+    following = follower(shop, FakeTable([item("a", 0)], Unavailable("gone")), FakeTable([item("a", 0)]))
+    asyncio.run(until(lambda: following.caught_up, following.run(retry_s=0)))
+    assert following.caught_up
+
+
+@pytest.mark.parametrize(
+    "bad", [b"nonsense", b"", item("x", 0, space=Space(9, 4)).value, item("x", 0, space=Space(2, 8)).value]
+)
+def test_a_record_that_makes_no_sense_stops_nothing(bad: bytes) -> None:
+    shop = catalogue()
+    following = follower(shop)
+    asyncio.run(following.apply_all([item("a", 0), record("x", 1, bad), item("b", 2)]))
+    assert len(shop) == 2
+    assert shop.get("x") is None
+
+
+def test_popularity_is_followed() -> None:
+    shop = catalogue()
+    items, scores = follower(shop), Follower("item-popularity", FakeTable, popularity_records(shop))
+    asyncio.run(items.apply_all([item("a", 0), item("b", 1)]))
+    news = [popularity("a", 0, 1.0), popularity("b", 1, 2.0), record("b", 2, b"{}"), popularity("a", 3, 3.0)]
+    asyncio.run(scores.apply_all(news))
+    assert list(shop.trending.top()) == [("a", 3.0), ("b", 2.0)]
+    asyncio.run(scores.apply_all([record("a", 4, None)]))
+    assert list(shop.trending.top()) == [("b", 2.0)]
+
+
+def test_requests_are_answered_in_the_middle_of_a_burst() -> None:
+    """Applying thousands of records lets other tasks run every millisecond or so."""
+    shop = catalogue()
+    burst = [item(f"i{nth}", nth) for nth in range(2_000)]
+    turns = 0
+
+    async def request() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def main() -> None:
+        asking = asyncio.create_task(request())
+        await follower(shop).apply_all(burst)
+        asking.cancel()
+
+    asyncio.run(main())
+    assert len(shop) == 2_000
+    assert turns > 5
+
+
+def test_upkeep_builds_once_loaded_then_folds_what_comes() -> None:
+    shop = catalogue(Limits(exact_below=50, fold_above=10, bulk=1_000))
+    loaded = False
+    upkeep = Upkeep(shop.index, lambda: loaded, rest_s=0)
+
+    async def main() -> None:
+        nonlocal loaded
+        await follower(shop).apply_all([item(f"i{nth}", nth) for nth in range(100)])
+        await upkeep.step()
+        assert not shop.index.has_graph, "while the catalogue loads, a graph would be built again and again"
+        loaded = True
+        await upkeep.step()
+        assert shop.index.has_graph
+        await follower(shop).apply_all([item(f"n{nth}", nth) for nth in range(100)])
+        await until(lambda: shop.index.delta_rows == 10, upkeep.run(idle_s=0))
+
+    asyncio.run(main())
+    assert len(shop) == 200
+    assert len(shop.index.search(unit(3), 500)[0]) == 200
+
+
+def test_a_build_under_way_is_called_off_when_the_service_stops() -> None:
+    async def main() -> None:
+        loop, building = asyncio.get_running_loop(), asyncio.Event()
+
+        class SlowGraph(ExactGraph):
+            def add(self, slots: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
+                loop.call_soon_threadsafe(building.set)
+                super().add(slots, vectors)
+
+        slow = Catalogue(4, LiveIndex(4, lambda capacity: SlowGraph(4, capacity), Limits(exact_below=50)))
+        await follower(slow).apply_all([item(f"i{nth}", nth) for nth in range(1_000)])
+        running = asyncio.create_task(Upkeep(slow.index, lambda: True).run(idle_s=0))
+        await building.wait()
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        assert len(slow.index.search(unit(1), 10)[0]) == 10
+
+    asyncio.run(main())

@@ -1,0 +1,246 @@
+"""The live index: what is inserted is found, what is removed never is, whatever is folded or built meanwhile."""
+
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from services.retrieval.index import Built, Limits, LiveIndex, Plan
+from tests.fakes import ExactGraph
+
+DIMENSION = 4
+SMALL = Limits(exact_below=8, fold_above=3, bulk=6, removed_share=0.25, headroom=1.2)
+
+
+def index(limits: Limits = SMALL) -> LiveIndex:
+    return LiveIndex(DIMENSION, lambda capacity: ExactGraph(DIMENSION, capacity), limits)
+
+
+def vector(seed: int) -> NDArray[np.float32]:
+    drawn = np.random.default_rng(seed).standard_normal(DIMENSION).astype(np.float32)
+    return drawn / np.linalg.norm(drawn)
+
+
+def rebuild(live: LiveIndex) -> None:
+    plan = live.plan()
+    built = live.build(plan, lambda: False)
+    assert built is not None
+    live.adopt(plan, built)
+
+
+def nearest(vectors: dict[int, NDArray[np.float32]], query: NDArray[np.float32]) -> int:
+    return max(vectors, key=lambda slot: float(vectors[slot] @ query))
+
+
+class Model:
+    """Does to a dict what is done to the index, and compares."""
+
+    def __init__(self) -> None:
+        self.index = index()
+        self.vectors: dict[int, NDArray[np.float32]] = {}
+        self.plan: Plan | None = None
+        self.built: Built | None = None
+
+    def insert(self, seed: int) -> None:
+        slot = self.index.insert(vector(seed))
+        assert slot not in self.vectors
+        self.vectors[slot] = vector(seed)
+
+    def remove(self, nth: int) -> None:
+        if self.vectors:
+            slot = sorted(self.vectors)[nth % len(self.vectors)]
+            self.index.remove(slot)
+            del self.vectors[slot]
+
+    def update(self, nth: int) -> None:
+        self.remove(nth)
+        self.insert(nth)
+
+    def fold(self, _: int) -> None:
+        self.index.fold()
+
+    def start_building(self, _: int) -> None:
+        if self.plan is None and self.index.build_due:
+            self.plan = self.index.plan()
+            self.built = self.index.build(self.plan, lambda: False)
+
+    def adopt(self, _: int) -> None:
+        if self.plan is not None and self.built is not None:
+            self.index.adopt(self.plan, self.built)
+            self.plan = None
+
+    def drop(self, _: int) -> None:
+        if self.plan is not None:
+            self.index.drop(self.plan)
+            self.plan = None
+
+    def check(self, seed: int) -> None:
+        query = vector(seed)
+        slots, scores = self.index.search(query, 5)
+        expected = sorted(self.vectors, key=lambda slot: -float(self.vectors[slot] @ query))[:5]
+        assert self.index.live == len(self.vectors)
+        np.testing.assert_allclose(scores, [self.vectors[slot] @ query for slot in slots.tolist()], atol=1e-5)
+        np.testing.assert_allclose(scores, [self.vectors[slot] @ query for slot in expected], atol=1e-5)
+        assert len(set(slots.tolist())) == len(slots)
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["insert", "insert", "insert", "update", "update", "remove", "fold", "fold"])
+        | st.sampled_from(["start_building", "adopt", "drop"]),
+        st.integers(0, 1_000),
+    ),
+    max_size=120,
+)
+
+
+@given(STEPS)
+@settings(max_examples=100, deadline=None)
+def test_every_search_finds_what_an_exact_search_of_the_live_vectors_finds(steps: list[tuple[str, int]]) -> None:
+    """Inserts, updates, removals, folds, builds and swaps in any order change how it is found, never what."""
+    model = Model()
+    for name, number in steps:
+        getattr(model, name)(number)
+        model.check(number + 1)
+
+
+def test_a_vector_is_found_the_moment_it_is_inserted() -> None:
+    live = index()
+    for seed in range(40):
+        slot = live.insert(vector(seed))
+        assert live.search(vector(seed), 1)[0].tolist() == [slot]
+
+
+def test_a_removal_during_a_build_holds_after_the_swap() -> None:
+    live = index()
+    slots = [live.insert(vector(seed)) for seed in range(20)]
+    plan = live.plan()
+    live.remove(slots[3])
+    newcomer = live.insert(vector(77))
+    built = live.build(plan, lambda: False)
+    assert built is not None
+    live.adopt(plan, built)
+    assert slots[3] not in live.search(vector(3), 20)[0]
+    assert live.search(vector(77), 1)[0].tolist() == [newcomer]
+    assert live.delta_rows == 1
+
+
+def test_nothing_is_folded_while_a_build_is_under_way() -> None:
+    live = index()
+    for seed in range(10):
+        live.insert(vector(seed))
+    rebuild(live)
+    for seed in range(10, 20):
+        live.insert(vector(seed))
+    plan = live.plan()
+    assert not live.fold_due
+    live.fold()
+    assert live.delta_rows == 10
+    live.drop(plan)
+    assert live.fold_due
+
+
+def test_folding_stops_when_the_delta_is_small() -> None:
+    live = index()
+    for seed in range(10):
+        live.insert(vector(seed))
+    rebuild(live)
+    for seed in range(10, 16):
+        live.insert(vector(seed))
+    while live.fold_due:
+        live.fold()
+    assert live.delta_rows == SMALL.fold_above
+
+
+def test_a_build_is_due_when_a_quarter_of_the_graph_is_removed() -> None:
+    live = index()
+    slots = [live.insert(vector(seed)) for seed in range(20)]
+    rebuild(live)
+    for slot in slots[:5]:
+        live.remove(slot)
+    assert not live.build_due
+    live.remove(slots[5])
+    assert live.build_due
+    rebuild(live)
+    assert live.removed_rows == 0
+    assert not live.build_due
+
+
+def test_memory_does_not_grow_with_updates_of_the_same_items() -> None:
+    """Slots are used again, with a graph and without one."""
+    live = index()
+    slots = [live.insert(vector(seed)) for seed in range(6)]
+    highest = 0
+    for seed in range(8_000):
+        live.remove(slots[seed % 6])
+        slots[seed % 6] = live.insert(vector(seed))
+        highest = max(highest, slots[seed % 6])
+    assert highest < 2_100
+    rebuild(live)
+    for seed in range(2_000):
+        live.remove(slots[seed % 6])
+        slots[seed % 6] = live.insert(vector(seed))
+        while live.fold_due:
+            live.fold()
+        if live.build_due:
+            rebuild(live)
+        highest = max(highest, slots[seed % 6])
+    assert highest < 2_100
+
+
+def test_a_build_that_is_called_off_leaves_everything_as_it_was() -> None:
+    live = index()
+    for seed in range(20):
+        live.insert(vector(seed))
+    plan = live.plan()
+    assert live.build(plan, lambda: True) is None
+    live.drop(plan)
+    assert not live.has_graph
+    assert live.search(vector(7), 1)[0].tolist() == [7]
+    rebuild(live)
+    assert live.has_graph
+
+
+def test_only_the_newest_plan_can_be_adopted() -> None:
+    live = index()
+    for seed in range(20):
+        live.insert(vector(seed))
+    plan = live.plan()
+    built = live.build(plan, lambda: False)
+    assert built is not None
+    live.adopt(plan, built)
+    with pytest.raises(ValueError, match="once"):
+        live.adopt(plan, built)
+
+
+def test_searches_are_right_while_another_thread_builds() -> None:
+    """The builder reads only rows that do not change: churn beside it changes no answer."""
+    live = index(Limits(exact_below=500))
+    vectors = {live.insert(vector(seed)): vector(seed) for seed in range(2_000)}
+    seed = 10_000
+    for _ in range(3):
+        plan = live.plan()
+        last = seed + 100
+        built: list[Built] = []
+        builder = threading.Thread(target=lambda p=plan, b=built: b.append(live.build(p, lambda: False)))
+        builder.start()
+        while builder.is_alive() or seed < last:
+            slot = next(iter(vectors))
+            live.remove(slot)
+            del vectors[slot]
+            vectors[live.insert(vector(seed))] = vector(seed)
+            if seed % 50 == 0:
+                assert live.search(vector(seed + 1), 1)[0].tolist() == [nearest(vectors, vector(seed + 1))]
+            seed += 1
+        builder.join()
+        live.adopt(plan, built[0])
+    for slot, expected in vectors.items():
+        assert live.search(expected, 1)[0].tolist() == [slot]
+
+
+def test_an_empty_index_finds_nothing() -> None:
+    slots, scores = index().search(vector(1), 10)
+    assert len(slots) == len(scores) == 0
