@@ -1,0 +1,91 @@
+"""What the README says can be typed, and what it shows is what the code means."""
+
+import re
+import shlex
+from pathlib import Path
+
+import orjson
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from nearline.cli.app import app
+from nearline.events import EVENT_TYPES, decode_event
+
+ROOT = Path(__file__).parent.parent.parent
+README = (ROOT / "README.md").read_text()
+MAKEFILE = (ROOT / "Makefile").read_text()
+
+
+def typed() -> list[str]:
+    """Every command line in a shell block of the README, without its comment."""
+    blocks = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    return [line.split("  #")[0].strip() for block in blocks for line in block.splitlines() if line.strip()]
+
+
+def words_of(program: str) -> list[list[str]]:
+    return [shlex.split(line)[1:] for line in typed() if line.split()[0] == program]
+
+
+def test_the_readme_names_commands() -> None:
+    assert len(typed()) > 10
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"(?:^|`)make ([a-z-]+)", README, re.MULTILINE))))
+def test_every_make_target_that_the_readme_names_exists(target: str) -> None:
+    assert re.search(rf"^{target}:", MAKEFILE, re.MULTILINE), f"the Makefile has no target {target}"
+
+
+@pytest.mark.parametrize("words", words_of("bin/nearline"), ids=" ".join)
+def test_every_nearline_command_in_the_readme_is_one(words: list[str]) -> None:
+    """Parsed with all its options, not run: the whole-system tests do that."""
+    command = typer.main.get_command(app)
+    context = command.make_context("nearline", list(words), resilient_parsing=True)
+    name, found, rest = command.resolve_command(context, list(words))  # type: ignore[attr-defined]
+    while hasattr(found, "commands"):
+        inner = found.make_context(name, list(rest), resilient_parsing=True)
+        name, found, rest = found.resolve_command(inner, list(rest))
+    found.make_context(name, list(rest))
+
+
+def test_the_click_in_the_readme_is_a_valid_event() -> None:
+    block = next(b for b in re.findall(r"```json\n(.*?)```", README, re.DOTALL) if '"event_id": "c-1", "user_id"' in b)
+    assert decode_event(block.strip().encode(), append_ms=1_732_100_000_000).user_id == "17850"
+    assert all(kind in README for kind in EVENT_TYPES)
+
+
+def test_the_answer_in_the_readme_has_the_fields_that_the_service_documents() -> None:
+    from services.retrieval.api import Recommendations
+
+    block = next(b for b in re.findall(r"```json\n(.*?)```", README, re.DOTALL) if '"items"' in b)
+    shown = orjson.loads(block)
+    assert set(shown) == set(Recommendations.model_fields)
+
+
+@pytest.mark.parametrize("folder", re.findall(r"^\| `([a-z_/-]+)/` \|", README, re.MULTILINE))
+def test_every_folder_in_the_readmes_tree_exists(folder: str) -> None:
+    assert (ROOT / folder).is_dir()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["dlq", "list", "--queue", "nope"], "queue must be one of clicks-dlq"),
+        (["item", "put", "x"], "needs a title"),
+        (["item", "put", "x", "--json", "{"], "not JSON"),
+        (["click", "u" * 200, "i"], "1-128 UTF-8 bytes, came 200"),
+        (["replay", "nowhere.jsonl"], "expected a file of events"),
+    ],
+)
+def test_a_mistake_on_the_command_line_says_what_was_expected(words: list[str], expected: str) -> None:
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code != 0
+    assert expected in str(result.exception)
+
+
+def test_a_dead_log_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    from local.ports import free_ports
+
+    monkeypatch.setenv("NEARLINE_KAFKA", f"127.0.0.1:{free_ports(1)[0]}")
+    result = CliRunner().invoke(app, ["init"])
+    assert "is the broker up?" in str(result.exception)
