@@ -41,13 +41,14 @@ class TritonPorts:
     metrics: int
 
 
-def prepare_backends() -> Path:
-    """The folder of backends that the server is given: the wheel's Python backend and ours, made when it is not there.
+def prepare_backends(packages: Path) -> Path:
+    """The folder of backends that the server is given: the Python backend of the wheel in *packages*, and ours.
 
-    Its name is the digest of what is in it and it appears in one step, so servers may start at the same time.
+    Made when it is not there. Its name is the digest of what is in it and it appears in one step, so servers may start
+    at the same time.
     """
-    wheel = site_packages("triton") / "pytriton" / "tritonserver"
-    python = ".".join(site_packages("triton").parent.name.removeprefix("python").split(".")[:2])
+    wheel = packages / "pytriton" / "tritonserver"
+    python = packages.parent.name.removeprefix("python")
     sources = {
         "python/libtriton_python.so": wheel / "backends" / "python" / "libtriton_python.so",
         "python/triton_python_backend_utils.py": wheel / "backends" / "python" / "triton_python_backend_utils.py",
@@ -226,7 +227,7 @@ def main() -> None:
         _end_with_parent()
     ports = TritonPorts(given.grpc_port, given.http_port, given.metrics_port)
     try:
-        words = command(given.repository, ports, prepare_backends())
+        words = command(given.repository, ports, prepare_backends(site_packages("triton")))
         variables = environment(os.environ)
     except Misconfigured as problem:
         sys.exit(f"triton: {problem}")

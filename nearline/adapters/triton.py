@@ -75,6 +75,8 @@ class Towers:
 
     async def ready(self) -> bool:
         """Whether the server answers and has both towers of the space loaded."""
+        if self._client is None:
+            return False
         try:
             return all([await self._is_loaded(tower) for tower in self._shapes()])
         except Unavailable:
