@@ -5,14 +5,15 @@ One supervisord for each data folder, reached by a unix socket only. It starts n
 """
 
 import hashlib
+import http.client
 import os
 import re
 import shlex
 import subprocess
 import tempfile
 import xmlrpc.client
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -62,7 +63,7 @@ class Supervisor:
         try:
             with self._calls() as calls:
                 return cast(Mapping[str, str], calls.supervisor.getState())["statename"] == "RUNNING"
-        except (OSError, xmlrpc.client.Error):
+        except Unavailable:
             return False
 
     def start(self, programs: Sequence[Program], environment: Mapping[str, str], *, end_with_us: bool) -> None:
@@ -71,7 +72,8 @@ class Supervisor:
         self.run.mkdir(parents=True, exist_ok=True)
         self.config.write_text(configuration(self, programs))
         self.socket.unlink(missing_ok=True)
-        self.events.unlink(missing_ok=True)
+        for log in self.logs.glob("*.log"):
+            log.replace(log.with_suffix(".previous"))
         command = [str(environment_python("services")), "-m", "supervisor.supervisord", "-c", str(self.config)]
         if end_with_us:
             command = ["setpriv", "--pdeathsig", "TERM", *command]
@@ -129,7 +131,7 @@ class Supervisor:
         """
         forced: list[int] = []
         if self.is_running():
-            with suppress(OSError, xmlrpc.client.Error), self._calls() as calls:
+            with suppress(Unavailable), self._calls() as calls:
                 calls.supervisor.shutdown()
             # supervisord ends after its programs and then removes its pid file.
             wait_until(lambda: not self.pid_file.exists() or not processes_of(self.data), _STOP_DEADLINE_S)
@@ -140,9 +142,15 @@ class Supervisor:
         self.socket.unlink(missing_ok=True)
         return forced
 
-    def _calls(self) -> xmlrpc.client.ServerProxy:
+    @contextmanager
+    def _calls(self) -> Iterator[xmlrpc.client.ServerProxy]:
+        """supervisord's interface; ``Unavailable`` when it does not answer, or ends meanwhile."""
         transport = SupervisorTransport(None, None, f"unix://{self.socket}")
-        return xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport)
+        try:
+            with xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport) as calls:
+                yield calls
+        except (OSError, http.client.HTTPException, xmlrpc.client.Error) as problem:
+            raise Unavailable(f"supervisord of {self.data} does not answer: {problem!r}") from problem
 
 
 def last_words(lines: Sequence[str], *, end: int = 12, complaints: int = 5) -> str:

@@ -9,6 +9,7 @@ leaves no process behind, `reset` also deletes the data folder. All three heal w
 
 import argparse
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -25,7 +26,7 @@ from pathlib import Path
 
 from local.addresses import Ports, data_folder, variable_of
 from local.broker import is_ready
-from local.layout import ROOT, environment_python, java
+from local.layout import BUILD, ROOT, environment_python, java
 from local.ports import HOST, holder, is_free
 from local.processes import describe, mark, processes_of, wait_until
 from local.supervision import Program, Supervisor
@@ -297,8 +298,8 @@ def _without_settings(environ: Mapping[str, str]) -> dict[str, str]:
 @contextmanager
 def _alone(data: Path) -> Iterator[None]:
     """Keep two commands from starting or stopping the same system at once."""
-    # Beside the data folder, since `reset` deletes that.
-    lock = data.with_name(data.name + ".lock")
+    # Not in the data folder, since `reset` deletes that.
+    lock = BUILD / "locks" / hashlib.sha256(os.fsencode(data)).hexdigest()[:16]
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("w") as held:
         try:
