@@ -30,14 +30,14 @@ _ALLOWED: dict[str, JsonValue] = {
 
 _EXAMPLE_ITEM: JsonDict = {
     "item_id": "85123A",
-    "score": 0.8134,
-    "source": "personal",
     "title": "WHITE HANGING HEART T-LIGHT HOLDER",
     "category": "holder",
     "price": 2.95,
     "brand": "",
     "locale": "en",
     "listed_ms": 1732100000000,
+    "score": 0.8134,
+    "source": "personal",
 }
 _EXAMPLE: JsonDict = {
     "user_id": "u-17850",
@@ -76,14 +76,14 @@ class RecommendedItem(BaseModel):
     """An item of an answer."""
 
     item_id: str
-    score: float = Field(description="comparable within one source: inner product, popularity, or listing time")
-    source: Source
     title: str
     category: str
     price: float | None
     brand: str
     locale: str
     listed_ms: int | None
+    score: float = Field(description="comparable within one source: inner product, popularity, or listing time")
+    source: Source
 
 
 class Recommendations(BaseModel):

@@ -42,8 +42,7 @@ class Catalogue:
         self._newest = Ranking()
         self._by_id: dict[str, Listing] = {}
         self._by_hash: dict[int, Listing] = {}
-        self._heads: list[bytes] = []  # by slot: an item's JSON before its score
-        self._tails: list[bytes] = []  # by slot: and after its source
+        self._printed: list[bytes] = []  # by slot
         self._hashes: Hashes = np.zeros(1024, np.uint64)  # by slot
 
     def __len__(self) -> int:
@@ -72,10 +71,10 @@ class Catalogue:
         """Forget the item altogether: its record is gone from the log."""
         self._hide(self._by_id.pop(item_id, None))
 
-    def printed(self, slots: list[int]) -> tuple[list[bytes], list[bytes]]:
-        """What an answer prints of the items in *slots*: their JSON before the score, and after the source."""
-        heads, tails = self._heads, self._tails
-        return [heads[slot] for slot in slots], [tails[slot] for slot in slots]
+    def printed(self, slots: list[int]) -> list[bytes]:
+        """What an answer prints of the items in *slots*: a comma and their JSON up to the score."""
+        printed = self._printed
+        return [printed[slot] for slot in slots]
 
     def get(self, item_id: str) -> Listing | None:
         """The item, if it is on show."""
@@ -104,7 +103,7 @@ class Catalogue:
         item_hash = known.item_hash if known is not None else hash64(item.item_id)
         listing = Listing(item.item_id, item.version, item_hash, slot, item.shown.category)
         self._by_id[item.item_id] = self._by_hash[item_hash] = listing
-        self._place(listing, *render(item.item_id, item.shown))
+        self._place(listing, render(item.item_id, item.shown))
         self.trending.show(item.item_id, item.shown.category)
         self._newest.put(item.item_id, float(item.shown.listed_ms or 0))
 
@@ -124,13 +123,12 @@ class Catalogue:
             self.index.remove(known.slot)
         return self.index.insert(vector)
 
-    def _place(self, listing: Listing, head: bytes, tail: bytes) -> None:
+    def _place(self, listing: Listing, printed: bytes) -> None:
         slot = listing.slot
-        if slot == len(self._heads):
-            self._heads.append(head)
-            self._tails.append(tail)
+        if slot == len(self._printed):
+            self._printed.append(printed)
         else:
-            self._heads[slot], self._tails[slot] = head, tail
+            self._printed[slot] = printed
         if slot >= len(self._hashes):
             self._hashes = np.concatenate((self._hashes, np.zeros_like(self._hashes)))
         self._hashes[slot] = listing.item_hash
@@ -144,10 +142,10 @@ class Catalogue:
         self._by_hash.pop(known.item_hash, None)
 
 
-def render(item_id: str, shown: Shown) -> tuple[bytes, bytes]:
-    """What an answer prints of an item: its JSON up to the score, and from the source on."""
-    head = b'{"item_id":' + orjson.dumps(item_id) + b',"score":'
+def render(item_id: str, shown: Shown) -> bytes:
+    """What an answer prints of an item, made once and not for each answer: its JSON up to the score, after a comma."""
     fields = {
+        "item_id": item_id,
         "title": shown.title,
         "category": shown.category,
         "price": shown.price,
@@ -155,4 +153,4 @@ def render(item_id: str, shown: Shown) -> tuple[bytes, bytes]:
         "locale": shown.locale,
         "listed_ms": shown.listed_ms,
     }
-    return head, b"," + orjson.dumps(fields)[1:]
+    return b"," + orjson.dumps(fields)[:-1] + b',"score":'

@@ -306,10 +306,10 @@ class LiveIndex:
 
 
 def _best(slots: Slots, scores: Vectors, count: int) -> Found:
-    if len(scores) > count:
+    if len(scores) > 8 * count:  # below that, sorting all of them is quicker than choosing first
         kept = np.argpartition(scores, len(scores) - count)[len(scores) - count :]
         slots, scores = slots[kept], scores[kept]
-    order = np.argsort(-scores, kind="stable")
+    order = scores.argsort()[: -count - 1 : -1]
     return slots[order], scores[order]
 
 

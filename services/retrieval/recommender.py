@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from itertools import chain, repeat
 
 import orjson
 
@@ -18,7 +17,7 @@ _TOOK = seconds("recommend_seconds", "From the request to the answer's bytes")
 _ANSWERS = counter("recommend_answers_total", "Answers by why they were not wholly personal", "reason")
 _COUNTED = {reason: _ANSWERS.labels(reason.value) for reason in Reason}
 _PERSONAL = _ANSWERS.labels("none")
-_SOURCES = {source: b',"source":' + orjson.dumps(source) for source in Source}
+_ITEM_ENDS = {source: b',"source":' + orjson.dumps(source) + b"}" for source in Source}
 
 
 class Recommender:
@@ -83,11 +82,13 @@ class Recommender:
         return about[:-1] + b',"items":[' + b",".join([self._render_items(group) for group in groups]) + b"]}"
 
     def _render_items(self, group: Group) -> bytes:
-        """The group's items as JSON, joined by commas."""
-        scores = orjson.dumps(group.scores, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1].split(b",")
-        heads, tails = self._catalogue.printed(group.slots)
-        pieces = zip(repeat(b","), heads, scores, repeat(_SOURCES[group.source]), tails, strict=False)
-        return b"".join(chain.from_iterable(pieces))[1:]
+        """The group's items as JSON, joined by commas; two pieces an item, for this is a tenth of an answer's time."""
+        end = _ITEM_ENDS[group.source]
+        scores = orjson.dumps(group.scores, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
+        pieces = [b""] * (2 * len(group.slots))
+        pieces[::2] = self._catalogue.printed(group.slots)
+        pieces[1::2] = scores.replace(b",", end + b"\n").split(b"\n")
+        return b"".join(pieces)[1:] + end
 
 
 def _provenance(document: UserDocument | None, now_ms: int) -> dict[str, object]:
