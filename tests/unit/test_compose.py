@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 import yaml
+from typer.core import TyperGroup
 
 from local.addresses import Ports
 from local.broker import server_properties
 from local.system import System, Task
+from nearline.cli.app import app
 from nearline.settings import PREFIX, Settings, load_settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -233,6 +236,20 @@ def test_the_parts_are_the_programs_that_run_without_containers(compose: Compose
     assert {words for words in started - without if not words.startswith("nearline.cli replay ")} == set()
 
 
+def test_the_command_line_takes_the_words_that_it_is_given(compose: Compose) -> None:
+    """``init`` and ``demo`` name commands and options that exist (parsed only, nothing is done)."""
+    group = typer.main.get_command(app)
+    assert isinstance(group, TyperGroup)
+    for service in ("init", "demo"):
+        words = compose["services"][service]["command"]
+        assert words[:3] == ["python", "-m", "nearline.cli"]
+        name, command, rest = group.resolve_command(
+            group.make_context("nearline", words[3:], resilient_parsing=True), words[3:]
+        )
+        assert command is not None
+        assert command.make_context(name, rest).params is not None
+
+
 def test_kafka_is_configured_as_without_containers(compose: Compose) -> None:
     """Every setting of the local broker that is not an address or a size of this machine is the container's too."""
     environment = compose["services"]["kafka"]["environment"]
@@ -256,7 +273,6 @@ def test_every_part_is_asked_for_its_health_on_the_port_that_it_listens_on(compo
     scraped = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())["scrape_configs"]
     targets = {job["job_name"]: job["static_configs"][0]["targets"] for job in scraped if "static_configs" in job}
     expected = {name: [f"{name}:{port}"] for name, port in ports.items()}
-    expected["last_n"] = [f"jobmanager:{default.job_port}"]
     expected["jobmanager"] = [f"jobmanager:{default.flink_metrics_port}"]
     assert {name: targets[name] for name in expected} == expected
 

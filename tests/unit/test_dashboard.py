@@ -3,6 +3,8 @@
 import ast
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ SOURCES = ("nearline", "services", "flink_jobs")
 # Other programs' metrics, as seen on the servers that run here (Flink 2.2.1, Prometheus).
 THEIRS = {
     "up",
-    "flink_jobmanager_job_lastCompletedCheckpointTimestamp",
+    "flink_jobmanager_job_lastCheckpointCompletedTimestamp",
     "flink_jobmanager_job_numRestarts",
     "flink_jobmanager_job_numberOfFailedCheckpoints",
     "flink_jobmanager_numRegisteredTaskManagers",
@@ -59,6 +61,28 @@ def test_every_label_that_is_grouped_by_exists(expr: str) -> None:
     labels = {label.strip() for group in re.findall(r"by \(([^)]*)\)", expr) for label in group.split(",")}
     known = {"le", "job"}.union(*(declared().get(name, set()) for name in named(expr)))
     assert labels - known == set()
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool (Debian: prometheus) is not installed")
+def test_every_alert_fires_when_it_should(tmp_path: Path) -> None:
+    """By Prometheus' own tool, which also reads the configuration and every query of the dashboard."""
+    recorded = [{"record": f"query_{i}", "expr": expr} for i, expr in enumerate(queries())]
+    dashboard_rules = tmp_path / "dashboard.yml"
+    dashboard_rules.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": recorded}]}))
+    for words in (
+        ["check", "config", ROOT / "deploy/prometheus/prometheus.yml"],
+        ["check", "rules", dashboard_rules],
+        ["test", "rules", ROOT / "tests/unit/alerts.yml"],
+    ):
+        done = subprocess.run(["promtool", *words], capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_alert_has_a_test() -> None:
+    """An alert that was never seen to fire may be unable to."""
+    rules = yaml.safe_load((ROOT / "deploy/prometheus/rules.yml").read_text())["groups"][0]["rules"]
+    tried = yaml.safe_load((ROOT / "tests/unit/alerts.yml").read_text())["tests"][0]["alert_rule_test"]
+    assert {rule["alert"] for rule in rules} == {test["alertname"] for test in tried if test["exp_alerts"]}
 
 
 def test_the_committed_dashboard_is_the_one_that_its_source_makes() -> None:

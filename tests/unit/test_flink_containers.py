@@ -10,34 +10,36 @@ import pytest
 import yaml
 
 from deploy.flink.healthy import problem_of
-from deploy.flink.jobmanager import command, newest_checkpoint
+from deploy.flink.jobmanager import command
 from deploy.flink.library import link_library
 
 ROOT = Path(__file__).resolve().parents[2]
 PYFLINK = sorted((ROOT / ".venv/flink/lib").glob("python3.*/site-packages/pyflink"))
 
 
-def checkpoint(folder: Path, job: str, number: int, *, written: int, complete: bool = True) -> Path:
-    path = folder / job / f"chk-{number}"
-    path.mkdir(parents=True)
-    if complete:
-        (path / "_metadata").touch()
-        os.utime(path / "_metadata", (written, written))
-    return path
-
-
-def test_the_newest_complete_checkpoint_is_resumed(tmp_path: Path) -> None:
-    """By the time it was written: each job manager counts from where it resumed, under a job id of its own."""
-    checkpoint(tmp_path, "first-job", 41, written=100)
-    newest = checkpoint(tmp_path, "second-job", 7, written=200)
-    checkpoint(tmp_path, "second-job", 8, written=300, complete=False)
-    assert newest_checkpoint(tmp_path) == newest
-
-
-def test_without_a_checkpoint_the_job_starts_afresh(tmp_path: Path) -> None:
-    """Neither an empty folder nor a missing one is an error."""
-    assert newest_checkpoint(tmp_path / "nothing") is None
+def test_without_a_checkpoint_the_job_starts_afresh() -> None:
+    """From the beginning of the log, which is what a first start means."""
     assert "--fromSavepoint" not in command(Path("/flink"), 1, None)
+
+
+def test_the_job_manager_resumes_from_the_newest_checkpoint(tmp_path: Path) -> None:
+    """The script itself, with a Flink that only says how it was called."""
+    checkpoint = tmp_path / "data/flink/checkpoints/0123456789abcdef0123456789abcdef/chk-7"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "_metadata").write_text("complete")
+    flink = tmp_path / "flink/bin/standalone-job.sh"
+    flink.parent.mkdir(parents=True)
+    flink.write_text('#!/bin/sh\necho "$$ $*"\n')
+    flink.chmod(0o755)
+    surroundings = {"NEARLINE_DATA": str(tmp_path / "data"), "FLINK_HOME": str(tmp_path / "flink")}
+    script = [sys.executable, ROOT / "deploy/flink/jobmanager.py"]
+    environment = {**os.environ, **surroundings, "PYTHONPATH": str(ROOT), "TASK_MANAGERS": "2"}
+    with subprocess.Popen(script, env=environment, stdout=subprocess.PIPE, text=True) as started:
+        said, _ = started.communicate(timeout=30)
+    pid, *words = said.splitlines()[-1].split()
+    assert int(pid) == started.pid, "the same process, or the engine's signals would not reach Flink"
+    assert words[words.index("--fromSavepoint") + 1] == str(checkpoint)
+    assert "-Dparallelism.default=2" in words
 
 
 def test_the_job_managers_command_runs_our_module_from_the_checkpoint() -> None:
