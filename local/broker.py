@@ -139,7 +139,8 @@ def _format(files: BrokerFiles, command: list[str], port: int, controller_port: 
     new = files.data / "log.new"
     shutil.rmtree(new, ignore_errors=True)
     files.properties.write_text(server_properties(new, port, controller_port))
-    cluster_id = base64.urlsafe_b64encode(secrets.token_bytes(16)).decode().rstrip("=")
+    # Kafka's tool takes an id that starts with "-" for an option: "n" is as random a first letter as an id needs.
+    cluster_id = "n" + base64.urlsafe_b64encode(secrets.token_bytes(16)).decode()[1:].rstrip("=")
     tool = ["kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(files.properties)]
     done = subprocess.run([*command, *tool], capture_output=True, text=True, check=False)
     if done.returncode != 0:
