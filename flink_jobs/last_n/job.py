@@ -30,7 +30,7 @@ from flink_jobs.last_n.minicluster import Jvm, build_home, cluster_configuration
 from flink_jobs.last_n.operators import CHANGE, DEAD_LETTERS, RECORD, LastN
 from flink_jobs.last_n.popularity import FORGOTTEN_AFTER_HALF_LIVES, LANDMARK_MS, check_half_life
 from flink_jobs.last_n.status import StatusServer, job_problem
-from nearline.adapters.kafka import Topics
+from nearline.adapters.kafka import Topics, wait_for_topics
 from nearline.errors import Misconfigured, NearlineError, Unavailable
 from nearline.settings import Settings, load_settings
 from nearline.telemetry import configure_logs, counter, gauge, get_logger
@@ -39,7 +39,6 @@ from nearline.topics import CLICKS, CLICKS_DLQ, ITEM_POPULARITY, USER_SEQUENCES
 NAME = "last_n"
 _DAY_MS = 24 * 3600 * 1000
 _MAX_LETTER_BYTES = 4 * 1024 * 1024  # a whole message of clicks (1 MiB) in base64, and then some
-_RETRY_S = 0.5
 
 STARTS = counter("job_starts_total", "Starts of the job since its data folder was made.")
 RECENT_STARTS = gauge("job_recent_starts", "Starts of the job in the last ten minutes.")
@@ -109,14 +108,17 @@ def _keyed_by_user(tables: StreamTableEnvironment) -> KeyedStream:
 
     ``DataStream.key_by`` would send each record through a Python operator that only puts the key in front: (key,
     record). SQL does the same here, and Flink's own selector for such pairs takes it from there. What has no user id
-    shares the empty key and ends as dead letters.
+    shares the empty key and ends as dead letters. The way through bytes and back replaces lone surrogates: the bridge
+    to Python throws on them, outside of anything that we could catch.
     """
     pairs = tables.sql_query(
         """
         SELECT user_id, ROW(user_id, `key`, `value`, append_ms, `partition`, `offset`)
         FROM (
             SELECT *,
-                COALESCE(JSON_VALUE(CAST(`value` AS STRING), '$.user_id' NULL ON EMPTY NULL ON ERROR), '') AS user_id,
+                CAST(CAST(COALESCE(
+                    JSON_VALUE(CAST(`value` AS STRING), '$.user_id' NULL ON EMPTY NULL ON ERROR), ''
+                ) AS BYTES) AS STRING) AS user_id,
                 EXTRACT(EPOCH FROM append_time) * 1000 + EXTRACT(MILLISECOND FROM append_time) AS append_ms
             FROM clicks
         )
@@ -206,25 +208,10 @@ def _kafka(settings: Settings, topic: str) -> str:
 
 def wait_for_log(settings: Settings) -> str:
     """Return the Kafka cluster's id once it has the job's topics; ``Unavailable`` if not before the deadline."""
-    give_up = time.monotonic() + settings.startup_deadline_s
-    while True:
-        try:
-            return _cluster_with_topics(settings)
-        except Unavailable as error:
-            if time.monotonic() > give_up:
-                raise Unavailable(f"waited {settings.startup_deadline_s:g} s: {error}") from None
-            get_logger().info("waiting", reason=str(error))
-        time.sleep(_RETRY_S)
-
-
-def _cluster_with_topics(settings: Settings) -> str:
+    names = [CLICKS, CLICKS_DLQ, USER_SEQUENCES, ITEM_POPULARITY]
+    wait_for_topics(settings.kafka, names, deadline_s=settings.startup_deadline_s)
     topics = Topics(settings.kafka)
     try:
-        missing = {CLICKS, CLICKS_DLQ, USER_SEQUENCES, ITEM_POPULARITY} - topics.names()
-        if missing:
-            raise Unavailable(
-                f"Kafka at {settings.kafka} has no topic {', '.join(sorted(missing))}; run `nearline init`"
-            )
         return topics.cluster_id()
     finally:
         topics.close()
@@ -250,11 +237,11 @@ def run(settings: Settings, *, inside_cluster: bool) -> None:
 def _run_alone(settings: Settings, folder: JobFolder) -> None:
     start = folder.begin(now_s=time.time())
     _show(start, folder)
-    home = build_home(folder.folder, settings.flink_lib, cluster_configuration(settings, folder.folder))
-    jvm = Jvm(home, folder.folder)
+    asked = configuration(settings, folder, start.checkpoint) | cluster_configuration(settings, folder.folder)
+    jvm = Jvm(build_home(folder.folder, settings.flink_lib), folder.folder)
     try:
         jvm.start()
-        build(settings, configuration(settings, folder, start.checkpoint)).execute(NAME)
+        build(settings, asked).execute(NAME)
     except Py4JError as error:
         # Its text is fetched from the JVM, so it has to be read while that lives.
         raise Unavailable(f"Flink gave up: {_root_cause(str(error))}; its log is {jvm.log}") from None

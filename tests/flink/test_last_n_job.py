@@ -1,0 +1,248 @@
+"""The job in a real mini-cluster, against a real broker. The tests share one running job and follow one another."""
+
+import itertools
+import os
+import random
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import orjson
+import pytest
+
+from flink_jobs.last_n.history import append
+from nearline.dead_letters import decode_dead_letter
+from nearline.events import Event, encode_event
+from nearline.popularity import decode_popularity
+from nearline.sequences import Sequence, decode_sequence
+
+from .conftest import Job, Log, new_job, wait_for
+
+KEEP = 50
+DEADLINE_S = 60.0
+Columns = tuple[list[str], list[int], list[str], list[float], list[str]]
+
+
+def now_ms() -> int:
+    return int(time.time() * 1000)
+
+
+def event(user: str, number: int, *, time_ms: int, **more: object) -> Event:
+    given = {"item_id": f"item-{number % 97}", "type": "click"} | more
+    return Event(event_id=f"{user}-{number:05d}", user_id=user, time_ms=time_ms, **given)  # type: ignore[arg-type]
+
+
+def send(log: Log, *events: Event) -> None:
+    for each in events:
+        log.send(each.user_id.encode(), encode_event(each))
+
+
+def columns(sequence: Sequence) -> Columns:
+    return sequence.items, sequence.times_ms, sequence.types, sequence.values, sequence.event_ids
+
+
+def reference(events: list[Event]) -> dict[str, Columns]:
+    """What plain Python makes of the events, each user's in their order and each once."""
+    histories: dict[str, Sequence] = {}
+    for each in sorted(events, key=lambda e: (e.time_ms, e.event_id)):
+        histories[each.user_id] = append(histories.get(each.user_id), each, keep=KEEP, append_ms=0)
+    return {user: columns(history) for user, history in histories.items()}
+
+
+def latest(log: Log) -> dict[str, Columns]:
+    """The last sequence of each user, as a compacted table shows it."""
+    return {r.id: columns(decode_sequence(r.value or b"")) for r in log.read("user-sequences")}
+
+
+def wait_for_sequences(log: Log, expected: dict[str, Columns]) -> None:
+    def arrived() -> bool:
+        there = latest(log)
+        return all(there.get(user) == wanted for user, wanted in expected.items())
+
+    wait_for(arrived, DEADLINE_S, f"the sequences of {len(expected)} users")
+
+
+def shuffled_with_repeats(events: list[Event], seed: int) -> list[Event]:
+    """Every event at least once, a third of them twice, in no order."""
+    choice = random.Random(seed)
+    records = events + choice.sample(events, len(events) // 3)
+    choice.shuffle(records)
+    return records
+
+
+BAD: list[tuple[str, bytes | None, str]] = [
+    ("null", None, "empty"),
+    ("empty", b"", "empty"),
+    ("not UTF-8", b'{"v":1,"user_id":"\xff\xfe"}', "not_utf8"),
+    ("not JSON", b'{"v":1,"user_id":', "not_json"),
+    ("nested too deep", b'{"user_id":"b","context":' + b"[" * 5000 + b"]" * 5000 + b"}", "not_json"),
+    ("a list", b'["u","i"]', "not_an_object"),
+    ("NaN", b'{"v":1,"user_id":"b","value":NaN}', "not_json"),
+    ("a lone surrogate", b'{"v":1,"user_id":"\\ud800"}', "not_json"),
+    ("over 64 KiB", b'{"user_id":"b","context":{"x":"' + b"x" * 70_000 + b'"}}', "too_large"),
+    ("a megabyte", b"x" * (1024 * 1024 - 200), "too_large"),
+    ("a missing field", b'{"v":1,"user_id":"b"}', "missing_field"),
+    ("no user", b'{"v":1,"event_id":"e","item_id":"i","type":"click","time_ms":1732100000000}', "missing_field"),
+]
+CHANGED: list[tuple[str, dict[str, object], str]] = [
+    ("a huge integer", {"time_ms": "HUGE"}, "wrong_type"),
+    ("a typo", {"itemid": "i"}, "unknown_field"),
+    ("a number as user", {"user_id": 7}, "wrong_type"),
+    ("a long id", {"user_id": "u" * 129}, "bad_id"),
+    ("a control character", {"item_id": "a\u0000b"}, "bad_id"),
+    ("seconds", {"time_ms": 1732100000}, "impossible_time"),
+    ("tomorrow", {"time_ms": "TOMORROW"}, "impossible_time"),
+    ("an unknown type", {"type": "hover"}, "unknown_type"),
+    ("another version", {"v": 2}, "unknown_version"),
+]
+
+
+def bad_records() -> list[tuple[str, bytes | None, str]]:
+    """All bad input with the reason it must be given; each looks as much like an event as it can."""
+    good = orjson.loads(encode_event(event("b", 0, time_ms=now_ms())))
+    made = []
+    for name, change, reason in CHANGED:
+        raw = orjson.dumps(good | change)
+        raw = raw.replace(b'"HUGE"', b"9" * 400).replace(b'"TOMORROW"', str(now_ms() + 86_400_000).encode())
+        made.append((name, raw, reason))
+    return BAD + made
+
+
+def test_bad_input_becomes_a_dead_letter_with_its_bytes_and_a_reason_while_its_neighbours_pass(
+    job: Job, log: Log
+) -> None:
+    bad, good = bad_records(), [event("n-0", i, time_ms=now_ms() + i) for i in range(30)]
+    for (_, raw, _), neighbour in zip(bad, good, strict=False):
+        log.send(b"n-0", raw)
+        send(log, neighbour)
+    send(log, *good[len(bad) :])
+    log.flush()
+    wait_for_sequences(log, reference(good))
+    wait_for(lambda: len(log.read("clicks-dlq")) >= len(bad), DEADLINE_S, "the dead letters")
+    letters = {(letter.partition, letter.offset): letter for letter in map(decode, log.read("clicks-dlq"))}
+    sent = [r for r in log.read("clicks") if (r.partition, r.offset) in letters]
+    came = [(letters[r.partition, r.offset], r) for r in sorted(sent, key=lambda r: r.offset)]
+    assert [(name, letter.reason) for (name, _, _), (letter, _) in zip(bad, came, strict=True)] == [
+        (name, reason) for name, _, reason in bad
+    ]
+    for letter, record in came:
+        assert (letter.value, letter.key, letter.append_ms) == (record.value, record.key, record.append_ms)
+        assert letter.detail
+    assert job.flink_metric("flink_jobmanager_job_numRestarts") == 0
+
+
+def decode(record):  # type: ignore[no-untyped-def]
+    return decode_dead_letter(record.value)
+
+
+def test_any_order_and_repetition_ends_in_the_sequence_of_a_clean_run(job: Job, log: Log) -> None:
+    start = now_ms() - 3_600_000
+    events = [event(f"o-{i % 20}", i, time_ms=start + i * 7 % 1000) for i in range(1500)]
+    # The same event told twice differently: the later of the two must count, whichever comes first.
+    twins = [replace(e, time_ms=e.time_ms + 5000, item_id="other") for e in events[::50]]
+    send(log, *shuffled_with_repeats(events + twins, seed=1))
+    log.flush()
+    told_last = {e.event_id: e for e in events + twins}
+    wait_for_sequences(log, reference(list(told_last.values())))
+
+
+def test_a_replayed_partition_changes_nothing(job: Job, log: Log) -> None:
+    before = len(log.read("user-sequences"))
+    settled = latest(log)
+    replayed = [r for r in log.read("clicks") if r.partition == 3 and r.key != b"n-0"]
+    for record in replayed:
+        log.send(record.key, record.value, partition=3)
+    marker = event("marker", 0, time_ms=now_ms())
+    log.send(b"marker", encode_event(marker), partition=3)
+    log.flush()
+    wait_for_sequences(log, reference([marker]))
+    assert len(replayed) > 100
+    assert len(log.read("user-sequences")) == before + 1
+    assert {user: c for user, c in latest(log).items() if user != "marker"} == settled
+
+
+def test_sequences_are_keyed_by_the_users_bytes_and_their_versions_only_grow(job: Job, log: Log) -> None:
+    user = "zoë ☕"
+    send(log, *[event(user, i, time_ms=now_ms() - i) for i in range(5)])
+    log.flush()
+    wait_for(lambda: user in latest(log), DEADLINE_S, "the sequence")
+    versions: dict[str, int] = {}
+    for record in log.read("user-sequences"):
+        sequence = decode_sequence(record.value or b"")
+        assert record.key == sequence.user_id.encode()
+        assert sequence.version > versions.get(sequence.user_id, 0)
+        versions[sequence.user_id] = sequence.version
+
+
+def test_popularity_follows_the_accepted_events_and_comes_in_five_second_steps(job: Job, log: Log) -> None:
+    at = now_ms() - 1000
+    kinds = ["view", "purchase", "dislike"]
+    events = [event("p-0", i, time_ms=at, item_id=f"pop-{i % 3}", type=kinds[i % 3]) for i in range(30)]
+    ghosts = [event("p-1", i, time_ms=at, item_id="pop-0", synthetic=True) for i in range(5)]
+    send(log, *events, *events, *ghosts)
+    log.flush()
+
+    def scores() -> dict[str, float]:
+        return {p.item_id: p.score for p in (decode_popularity(r.value or b"") for r in log.read("item-popularity"))}
+
+    wait_for(lambda: scores().get("pop-1", 0) / max(scores().get("pop-0", 1), 1e-300) > 4.99, DEADLINE_S, "the scores")
+    assert scores()["pop-1"] / scores()["pop-0"] == pytest.approx(5.0)
+    assert "pop-2" not in scores()
+    written: dict[str, list[int]] = {}
+    for record in log.read("item-popularity"):
+        written.setdefault(record.id, []).append(record.append_ms)
+    gaps = [b - a for times in written.values() for a, b in itertools.pairwise(times)]
+    # Windows end on whole multiples of five seconds; a busy machine may close one late and the next on time.
+    assert all(gap > 2500 for gap in gaps), gaps
+
+
+@pytest.mark.parametrize("victim", ["the JVM", "the process that started it"])
+def test_no_click_is_lost_when_it_is_killed(job: Job, log: Log, victim: str) -> None:
+    users = f"k{len(victim)}"
+    start = now_ms() - 60_000
+    events = [event(f"{users}-{i % 40}", i, time_ms=start + i * 10) for i in range(3000)]
+    send(log, *events[:1000])
+    log.flush()
+    job.wait_for_checkpoint()
+    send(log, *events[1000:2000])
+    log.flush()
+    java = job.java_pid()
+    assert job.process is not None
+    os.kill(java if victim == "the JVM" else job.process.pid, signal.SIGKILL)
+    assert job.process.wait(30) != 0
+    wait_for(lambda: not Path(f"/proc/{java}").exists(), 20.0, "the JVM's end")
+    send(log, *events[2000:])
+    log.flush()
+    starts = starts_of(job)
+    job.start()
+    wait_for_sequences(log, reference(events))
+    assert job.metric("nearline_job_restored_checkpoint") == 1
+    assert job.metric("nearline_job_starts_total") == starts + 1
+
+
+def starts_of(job: Job) -> int:
+    return int(orjson.loads((job.data / "flink" / "starts.json").read_bytes())["count"])
+
+
+def test_it_ends_on_request_and_leaves_no_process(job: Job, log: Log) -> None:
+    java = job.java_pid()
+    assert job.stop() == 0
+    assert not Path(f"/proc/{java}").exists()
+
+
+def test_it_refuses_checkpoints_of_another_kafka_cluster(job: Job, log: Log) -> None:
+    cluster = job.data / "flink" / "kafka-cluster"
+    mine = cluster.read_text()
+    cluster.write_text("another-cluster\n")
+    try:
+        assert job.spawn().wait(60) == 2
+    finally:
+        cluster.write_text(mine)
+    assert "make reset" in job.output.splitlines()[-1]
+
+
+def test_without_topics_it_says_what_to_run(broker: str, log: Log, tmp_path: Path) -> None:
+    job = new_job("127.0.0.1:1", tmp_path / "data", NEARLINE_STARTUP_DEADLINE_S="0.1")
+    assert job.spawn().wait(60) == 1
+    assert "127.0.0.1:1" in job.output.splitlines()[-1]
