@@ -1,0 +1,199 @@
+"""The rule of histories: stories first, then what must hold for every story."""
+
+import itertools
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flink_jobs.last_n.history import append, decode_state, encode, encode_state, holds
+from nearline.errors import BadInput, Misconfigured
+from nearline.events import EVENT_TYPES, Event
+from nearline.sequences import Sequence
+
+Columns = tuple[list[str], list[int], list[str], list[float], list[str]]
+
+
+def event(event_id: str, time_ms: int, item: str = "i", *, kind: str = "click", value: float = 1.0) -> Event:
+    return Event(event_id=event_id, user_id="u", item_id=item, type=kind, time_ms=time_ms, value=value)
+
+
+def run(events: list[Event], keep: int = 3) -> Sequence:
+    """The history after the events, in the order given."""
+    history: Sequence | None = None
+    for at, each in enumerate(events):
+        history = append(history, each, keep=keep, append_ms=1000 + at)
+    assert history is not None
+    return history
+
+
+def columns(history: Sequence) -> Columns:
+    return history.items, history.times_ms, history.types, history.values, history.event_ids
+
+
+# --- stories ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_first_event_makes_a_history() -> None:
+    assert run([event("a", 10, "shoe", kind="purchase", value=2.5)]) == Sequence(
+        "u", 1000, ["shoe"], [10], ["purchase"], [2.5], ["a"]
+    )
+
+
+def test_a_late_event_takes_its_place_in_time() -> None:
+    """a(10) c(30) then b(20) arrives."""
+    assert run([event("a", 10), event("c", 30), event("b", 20)]).event_ids == ["a", "b", "c"]
+
+
+def test_events_of_one_moment_stand_in_the_order_of_their_ids() -> None:
+    assert run([event("c", 10), event("a", 10), event("b", 10)]).event_ids == ["a", "b", "c"]
+
+
+def test_the_oldest_falls_out_when_the_history_is_full() -> None:
+    """keep 3: a(10) b(20) c(30) | d(40) pushes a out."""
+    assert run([event("a", 10), event("b", 20), event("c", 30), event("d", 40)]).event_ids == ["b", "c", "d"]
+
+
+def test_an_event_older_than_everything_kept_changes_nothing() -> None:
+    full = run([event("b", 20), event("c", 30), event("d", 40)])
+    assert append(full, event("a", 10), keep=3, append_ms=9000) is full
+
+
+def test_a_repeated_event_changes_nothing() -> None:
+    once = run([event("a", 10)])
+    assert append(once, event("a", 10), keep=3, append_ms=9000) is once
+
+
+def test_of_two_tellings_of_an_event_the_later_counts_whichever_comes_first() -> None:
+    early, late = event("a", 10, "shoe"), event("a", 20, "boot")
+    assert run([early, late]).items == run([late, early]).items == ["boot"]
+
+
+def test_of_two_tellings_at_one_time_the_greater_counts() -> None:
+    """Even where the values are equal as numbers: they are written differently."""
+    plus, minus = event("a", 10, value=0.0), event("a", 10, value=-0.0)
+    assert encode(replace(run([plus, minus]), version=1)) == encode(replace(run([minus, plus]), version=1))
+
+
+def test_a_later_telling_moves_its_event_without_pushing_another_out() -> None:
+    """keep 3: a(10) b(20) c(30), then a again at 40."""
+    assert run([event("a", 10), event("b", 20), event("c", 30), event("a", 40)]).event_ids == ["b", "c", "a"]
+
+
+def test_the_version_is_the_append_time_but_always_grows() -> None:
+    first = append(None, event("a", 10), keep=3, append_ms=500)
+    same_moment = append(first, event("b", 11), keep=3, append_ms=500)
+    clock_went_back = append(same_moment, event("c", 12), keep=3, append_ms=400)
+    assert [h.version for h in (first, same_moment, clock_went_back)] == [500, 501, 502]
+    assert append(clock_went_back, event("d", 13), keep=3, append_ms=700).version == 700
+
+
+def test_a_shorter_setting_trims_at_the_next_event() -> None:
+    long = run([event("a", 10), event("b", 20), event("c", 30)])
+    assert append(long, event("d", 40), keep=2, append_ms=9000).event_ids == ["c", "d"]
+
+
+def test_a_history_knows_what_it_holds() -> None:
+    assert holds(run([event("a", 10)]), "a")
+    assert not holds(run([event("a", 10)]), "b")
+    assert not holds(None, "a")
+
+
+# --- what is stored ---------------------------------------------------------------------------------------------------
+
+
+def test_a_stored_history_is_read_back_as_it_was() -> None:
+    history = run([event("a", 10, "zoë ☕", value=-0.5), event("b", 20)])
+    assert decode_state(encode_state(encode(history))) == history
+    assert decode_state(None) is None
+    assert decode_state(b"") is None
+
+
+def test_the_state_of_the_first_release_still_loads() -> None:
+    """Written down, not computed: these bytes lie in checkpoints."""
+    written = (
+        b'1{"v":1,"user_id":"u","version":7,"items":["i"],"times_ms":[10],"types":["click"],'
+        b'"values":[1.0],"event_ids":["a"]}'
+    )
+    assert decode_state(written) == Sequence("u", 7, ["i"], [10], ["click"], [1.0], ["a"])
+    assert encode_state(encode(Sequence("u", 7, ["i"], [10], ["click"], [1.0], ["a"]))) == written
+
+
+def test_state_of_a_later_release_is_refused() -> None:
+    with pytest.raises(Misconfigured, match="newer release"):
+        decode_state(b"2{}")
+
+
+def test_damaged_state_is_refused() -> None:
+    with pytest.raises(BadInput):
+        decode_state(b'1{"v":1}')
+
+
+# --- for every story --------------------------------------------------------------------------------------------------
+
+events = st.builds(
+    event,
+    st.sampled_from("abcdefgh"),
+    st.integers(0, 12),
+    st.sampled_from(["i", "j"]),
+    kind=st.sampled_from(EVENT_TYPES[:3]),
+    value=st.sampled_from([0.0, -0.0, 1.0]),
+)
+keeps = st.integers(1, 6)
+
+
+def told_best(records: list[Event]) -> list[Event]:
+    """Each event once, in its greatest telling, in the total order: the definition, computed the slow way."""
+    single = {each.event_id: run([each], keep=1) for each in records}
+    best = {e.event_id: e for e in records}
+    for each in records:
+        kept = append(single[each.event_id], each, keep=1, append_ms=0)
+        if kept is not single[each.event_id]:
+            single[each.event_id], best[each.event_id] = kept, each
+    return sorted(best.values(), key=lambda e: (e.time_ms, e.event_id))
+
+
+@given(st.lists(events, min_size=1, max_size=25), keeps)
+def test_a_history_is_the_newest_of_the_best_told_events(records: list[Event], keep: int) -> None:
+    assert run(records, keep).event_ids == [e.event_id for e in told_best(records)[-keep:]]
+
+
+@given(st.data(), st.lists(events, min_size=1, max_size=12), keeps)
+def test_any_order_and_repetition_gives_the_same_bytes(data: st.DataObject, records: list[Event], keep: int) -> None:
+    repeats = data.draw(st.lists(st.sampled_from(records), max_size=8))
+    shuffled = data.draw(st.permutations(records + repeats))
+    assert encode(replace(run(shuffled, keep), version=1)) == encode(replace(run(records, keep), version=1))
+
+
+@given(st.lists(events, min_size=1, max_size=12), st.integers(0, 11), keeps)
+def test_a_replay_from_any_offset_ends_where_it_was(records: list[Event], offset: int, keep: int) -> None:
+    assert columns(run(records + records[offset:], keep)) == columns(run(records, keep))
+
+
+@given(st.lists(st.tuples(events, st.integers(0, 50)), min_size=1, max_size=20), keeps)
+def test_versions_only_grow_and_only_with_a_change(arrivals: list[tuple[Event, int]], keep: int) -> None:
+    history = None
+    for each, append_ms in arrivals:
+        after = append(history, each, keep=keep, append_ms=append_ms)
+        if history is not None and after is not history:
+            assert after.version > history.version
+            assert repr(columns(after)) != repr(columns(history))
+        history = after
+
+
+@given(st.lists(events, min_size=1, max_size=25), keeps)
+def test_a_history_is_ordered_without_repeats_and_short_enough(records: list[Event], keep: int) -> None:
+    history = run(records, keep)
+    order = list(zip(history.times_ms, history.event_ids, strict=True))
+    assert all(a < b for a, b in itertools.pairwise(order))
+    assert len(set(history.event_ids)) == len(order) <= keep
+    assert {len(column) for column in columns(history)} == {len(order)}
+
+
+@given(st.lists(events, min_size=1, max_size=12), keeps)
+def test_a_step_leaves_the_history_before_it_as_it_was(records: list[Event], keep: int) -> None:
+    before = run(records, keep)
+    written = encode(before)
+    append(before, event("z", 6), keep=keep, append_ms=1)
+    assert encode(before) == written
