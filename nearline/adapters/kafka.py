@@ -185,6 +185,10 @@ def wait_for_topics(bootstrap: str, names: Sequence[str], *, deadline_s: float) 
 class Producer(_Client):
     """Writes to the log; what ``send_all`` returned from is in the log, acknowledged by all replicas."""
 
+    def __init__(self, bootstrap: str) -> None:
+        super().__init__(bootstrap)
+        self._failed: list[Exception] = []
+
     async def open(self) -> None:
         """Connect; ``Unavailable`` when no broker answers."""
         self._producer = await self._call(self._connect)
@@ -213,6 +217,21 @@ class Producer(_Client):
         if futures:
             self._producer.flush(timeout=_DELIVERY_S)
         return [int(future.get(timeout=_DELIVERY_S).offset) for future in futures]
+
+    async def send_soon(self, topic: str, messages: Sequence[Message]) -> None:
+        """Hand *messages* over to be appended in order, without waiting; ``flush`` says whether all of them were."""
+        await self._call(self._send_soon, topic, messages)
+
+    def _send_soon(self, topic: str, messages: Sequence[Message]) -> None:
+        for key, value in messages:
+            self._producer.send(topic, key=key, value=value).add_errback(self._failed.append)
+
+    async def flush(self) -> None:
+        """Return when everything sent is in the log; ``Unavailable`` if something sent soon never got there."""
+        await self._call(self._producer.flush, _DELIVERY_S)
+        if self._failed:
+            failed, self._failed = self._failed, []
+            raise Unavailable(f"{len(failed):,} records did not get into the log, the first: {failed[0]!r:.200}")
 
     async def close(self) -> None:
         """Send what is buffered and disconnect."""
@@ -326,7 +345,7 @@ class GroupReader(_Reader):
         self.lag = 0
 
     async def open(self) -> None:
-        """Join the group; ``Unavailable`` when no broker answers."""
+        """Join the group; ``Unavailable`` without a broker or the topic."""
         await self._call(self._connect)
 
     def _connect(self) -> None:
@@ -337,6 +356,9 @@ class GroupReader(_Reader):
             session_timeout_ms=6_000,
             heartbeat_interval_ms=1_500,
         )
+        # kafka-python 3.0.12: a member that joins before it knows the topic's partitions gets none, for good.
+        if not self._consumer.partitions_for_topic(self._topic):
+            raise Unavailable(f"topic {self._topic} does not exist; run `nearline init`")
         self._consumer.subscribe([self._topic])
 
     async def poll(self) -> list[Record]:

@@ -1,6 +1,7 @@
 """The log, against a real broker."""
 
 import asyncio
+import os
 import uuid
 
 import pytest
@@ -84,6 +85,23 @@ async def test_a_key_keeps_its_partition_and_its_order(broker: str, topic: str) 
         assert len({r.partition for r in mine}) == 1
         values = [int(r.value or b"") for r in mine]
         assert values == sorted(values)
+
+
+async def test_what_was_sent_soon_is_in_the_log_after_a_flush_in_order(broker: str, topic: str) -> None:
+    async with Producer(broker) as producer, TableReader(broker, topic) as reader:
+        for n in range(50):
+            await producer.send_soon(topic, [(b"k", b"%d" % n)])
+        await producer.flush()
+        records = await read(reader, 50)
+        assert [record.value for record in records] == [b"%d" % n for n in range(50)]
+
+
+async def test_a_flush_says_what_never_got_into_the_log(broker: str, topic: str) -> None:
+    async with Producer(broker) as producer:
+        await producer.send_soon(topic, [(b"k", os.urandom(2_000_000))])
+        with pytest.raises(Unavailable, match="1 records did not get into the log"):
+            await producer.flush()
+        await producer.flush()
 
 
 async def test_what_was_not_dealt_with_is_read_again_by_the_next_member(broker: str, topic: str) -> None:
