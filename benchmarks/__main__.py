@@ -1,0 +1,126 @@
+"""``python -m benchmarks``: the whole system on this machine, measured; one table, and ``build/bench.json``.
+
+It starts a system of its own on free ports, so nothing else has to run, and nothing else should: every figure is of
+the machine's cores with the load generators on them. What each figure means is in docs/benchmarks.md.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from benchmarks import freshness, reads, resources, searchable, sustained
+from benchmarks.about import about, load_average
+from benchmarks.catalogue import bench_items
+from benchmarks.probe import Probe
+from benchmarks.stage import QUICK, Scale, Stage, prepare
+from benchmarks.targets import TARGETS, Target
+from local.addresses import Ports
+from local.layout import BUILD
+from local.system import System, embedded_system, interrupt_on_sigterm, reset
+from nearline.errors import NearlineError
+
+# In this order: what needs a quiet system first, what leaves a mark on it last, memory at the very end.
+MEASUREMENTS: Mapping[str, Callable[[Stage], dict[str, Any]]] = {
+    "freshness": freshness.measure,
+    "searchable": searchable.measure,
+    "reads": reads.measure,
+    "reads_under_load": reads.measure_under_load,
+    "sustained": sustained.measure,
+    "resources": resources.measure,
+}
+
+console = Console(highlight=False)
+
+
+def run(names: list[str], scale: Scale, seed: int, data: Path) -> dict[str, Any]:
+    """Start a system, load it, take the measurements *names* and return what they found."""
+    reset(System(data, Ports.free()), lambda line: None)
+    results: dict[str, Any] = {"load_average_before": load_average()}
+    with _progress() as progress:
+        bar = progress.add_task("starting the system", total=len(names) + 1)
+
+        def say(line: str) -> None:
+            progress.update(bar, description=line)
+            if not console.is_terminal:
+                print(f"{time.strftime('%H:%M:%S')} {line}", file=sys.stderr, flush=True)
+
+        with embedded_system(data, say=say) as system, Probe(system.bootstrap, system.retrieval) as probe:
+            stage = Stage(system, probe, scale, seed, say, bench_items(scale.items, seed))
+            prepare(stage)
+            progress.advance(bar)
+            for name in names:
+                results |= MEASUREMENTS[name](stage)
+                progress.advance(bar)
+    return results | {"load_average_after": load_average()}
+
+
+def _progress() -> Progress:
+    # Drawn once a second: a livelier bar would be part of the figures.
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=console, refresh_per_second=1, transient=True)
+
+
+def table_of(results: Mapping[str, Any]) -> Table:
+    """Measured, must, goal, and which of the two was met."""
+    table = Table(title="Nearline on this machine, load generators included")
+    table.add_column("figure")
+    for name in ("measured", "must", "goal"):
+        table.add_column(name, justify="right")
+    table.add_column("met")
+    colours = {"goal": "green", "must": "yellow", "missed": "red"}
+    for target in TARGETS:
+        verdict = target.verdict(results)
+        row = (_amount(target, target.measured(results)), _amount(target, target.must), _amount(target, target.goal))
+        table.add_row(target.figure, *row, verdict, style=colours.get(verdict))
+    return table
+
+
+def _amount(target: Target, value: float | None) -> str:
+    if value is None:
+        return "-"
+    number = f"{value:.3f}" if not target.unit else f"{value:,.0f}" if value >= 100 else f"{value:,.1f}"
+    return f"{number} {target.unit}".strip()
+
+
+def _names(text: str) -> list[str]:
+    wanted = text.split(",")
+    unknown = sorted(set(wanted) - MEASUREMENTS.keys())
+    if unknown:
+        raise argparse.ArgumentTypeError(f"no measurement {', '.join(unknown)}; there are {', '.join(MEASUREMENTS)}")
+    return [name for name in MEASUREMENTS if name in wanted]
+
+
+def main() -> None:
+    """Measure, write the JSON, print the table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.partition("\n")[0])
+    parser.add_argument("--only", type=_names, default=list(MEASUREMENTS), help=f"of {','.join(MEASUREMENTS)}")
+    parser.add_argument("--quick", action="store_true", help="small and short: to try it, not for figures")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--data", type=Path, default=BUILD / "bench", help="folder of the system; deleted first")
+    parser.add_argument("--out", type=Path, default=BUILD / "bench.json")
+    given = parser.parse_args()
+    interrupt_on_sigterm()
+    command = " ".join(["python -m benchmarks", *sys.argv[1:]])
+    try:
+        results = run(given.only, QUICK if given.quick else Scale(), given.seed, given.data)
+    except NearlineError as problem:
+        sys.exit(f"benchmarks: {problem}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+    results |= about(given.seed, command=command) | {"quick": given.quick}
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    given.out.write_text(json.dumps(results, indent=2) + "\n")
+    console.print(table_of(results))
+    console.print(f"everything measured: {given.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""How long until a new item can be recommended? From before its event is sent to the first answer that shows it.
+
+A user is picked whose best item is copied, title, category and price, under a new id: the copy's vector equals the
+original's, so it belongs in that user's answer from the moment that retrieval knows it.
+"""
+
+import time
+from typing import Any
+
+from benchmarks.probe import percentiles_ms
+from benchmarks.reads import LOAD_PER_S, K
+from benchmarks.stage import Stage
+from benchmarks.traffic import user_id
+from nearline.items import encode_item
+from nearline.topics import ITEMS
+
+_LEAD_S = 3.0
+
+
+def measure(stage: Stage) -> dict[str, Any]:
+    """``{"item_searchable_ms": …, "item_searchable_under_load_ms": …}``: the write path idle, then beside 500/s."""
+    stage.say("new items, the write path idle")
+    idle = _measure(stage, first=0)
+    stage.say(f"new items beside {LOAD_PER_S} clicks/s")
+    with stage.steady_load(LOAD_PER_S, 3_600.0) as load:
+        time.sleep(_LEAD_S)
+        loaded = _measure(stage, first=stage.scale.probes)
+        load.stop()
+    return {"item_searchable_ms": idle, "item_searchable_under_load_ms": loaded}
+
+
+def _measure(stage: Stage, *, first: int) -> dict[str, float]:
+    # Users with few clicks: the load hardly moves their taste between the look and the answer.
+    users = [user_id(stage.scale.users - 1 - first - n) for n in range(stage.scale.probes)]
+    return percentiles_ms([_listed_to_answer(stage, user) for user in users])
+
+
+def _listed_to_answer(stage: Stage, user: str) -> float:
+    best = stage.probe.ask(user, k=K, exclude_seen="none")["items"][0]["item_id"]
+    original = stage.items[best]
+    new_id = f"new-{time.time_ns():x}"
+    started = time.perf_counter()
+    stage.probe.send(ITEMS, [(new_id.encode(), encode_item(original))])
+    stage.probe.ask_until(
+        user,
+        lambda answer: any(item["item_id"] == new_id for item in answer["items"]),
+        k=K,
+        exclude_seen="none",
+    )
+    return time.perf_counter() - started

@@ -1,0 +1,61 @@
+"""What each figure must be and should be: the one table, and how a result stands against it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Results = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One figure: where it stands in the results, what it must be and what it should be (``None``: not bound)."""
+
+    figure: str
+    path: tuple[str, ...]
+    must: float | None
+    goal: float | None
+    unit: str
+    more_is_better: bool = False
+
+    def measured(self, results: Results) -> float | None:
+        """The figure in *results*, or ``None`` if it was not measured."""
+        found: Any = results
+        for name in self.path:
+            if not isinstance(found, Mapping) or name not in found:
+                return None
+            found = found[name]
+        return None if found is None else float(found)
+
+    def verdict(self, results: Results) -> str:
+        """``goal``, ``must``, ``missed``, or ``-`` for what was not measured."""
+        value = self.measured(results)
+        if value is None:
+            return "-"
+        if self.goal is not None and self._reaches(value, self.goal):
+            return "goal"
+        if self.must is None:
+            return "not yet"
+        return "must" if self._reaches(value, self.must) else "missed"
+
+    def _reaches(self, value: float, bound: float) -> bool:
+        return value >= bound if self.more_is_better else value <= bound
+
+
+# The bounds on p99 between which the read figures are found: what must be, and what should be (ms).
+READS_P99_MS = (5.0, 2.0)
+READS_UNDER_LOAD_P99_MS = (20.0, 5.0)
+
+TARGETS = (
+    Target("freshness at 500 clicks/s, p50", ("freshness_ms", "500", "p50"), 100, 25, "ms"),
+    Target("freshness at 500 clicks/s, p99", ("freshness_ms", "500", "p99"), 500, 150, "ms"),
+    Target("clicks sustained to stored vectors", ("sustained_clicks_per_s",), 2_000, 6_000, "/s", True),
+    Target("GET /recommend, p99 <= 5 ms", ("reads", "rps"), 1_000, None, "rps", True),
+    Target("GET /recommend, p99 <= 2 ms", ("reads", "rps_at_goal"), None, 3_500, "rps", True),
+    Target("recall@50", ("reads", "recall_at_50"), 0.95, None, "", True),
+    Target("beside 500 clicks/s, p99 <= 20 ms", ("reads_under_load", "rps"), 500, None, "rps", True),
+    Target("beside 500 clicks/s, p99 <= 5 ms", ("reads_under_load", "rps_at_goal"), None, 2_000, "rps", True),
+    Target("recall@50 beside 500 clicks/s", ("reads_under_load", "recall_at_50"), 0.95, None, "", True),
+    Target("item event to searchable, p99", ("item_searchable_ms", "p99"), 500, 50, "ms"),
+    Target("memory in all (PSS)", ("rss_mib", "total"), 4_096, 2_048, "MiB"),
+)
