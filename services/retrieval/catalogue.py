@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from nearline.errors import BadInput, SpaceMismatch
 from nearline.hashing import hash64
 from nearline.item_vectors import ItemVector, Shown
-from services.retrieval.index import LiveIndex, Slots
+from services.retrieval.graphs import Slots
+from services.retrieval.index import LiveIndex
 from services.retrieval.ranking import Ranking, Trending
 
 Hashes = NDArray[np.uint64]

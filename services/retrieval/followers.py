@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from nearline.errors import BadInput, NearlineError, Unavailable
 from nearline.item_vectors import decode_item_vector
@@ -20,7 +20,10 @@ from nearline.popularity import decode_popularity
 from nearline.space import Space
 from nearline.telemetry import counter, gauge, get_logger
 from services.retrieval.catalogue import Catalogue
+from services.retrieval.graphs import Build
 from services.retrieval.index import LiveIndex
+
+T = TypeVar("T")
 
 _SLICE_S = 0.001
 _REPORT_EVERY = 1_000  # refused records between two log lines of one reason
@@ -31,6 +34,7 @@ _LAG = gauge("table_lag_records", "Records of a followed topic that were not rea
 _ITEMS = gauge("index_items", "Items on show")
 _DELTA = gauge("index_delta_rows", "Rows that are searched exactly, beside the graph")
 _REMOVED = gauge("index_removed_rows", "Removed rows that the graph still carries")
+_WIDTH = gauge("index_width_per_result", "How wide the graph is searched (ef) for each result, as measured")
 _BUILDS = counter("index_builds_total", "Graphs that were built and adopted")
 
 
@@ -165,27 +169,28 @@ class Upkeep:
         return due
 
     async def _build(self) -> None:
-        plan = self._index.plan()
         started = time.monotonic()
-        building = asyncio.get_running_loop().run_in_executor(
-            self._builder, self._index.build, plan, self._stopping.is_set
-        )
-        built = None
+        build = self._index.start_build()
         try:
-            built = await building
+            while await self._in_thread(lambda: build.run(self._stopping.is_set)):
+                if not self._index.extend(build):
+                    await self._in_thread(build.measure)
+                    self._index.adopt(build)
+                    self._note(build, time.monotonic() - started)
+                    return
         finally:
-            if built is None:
-                self._index.drop(plan)
-        if built is not None:
-            self._index.adopt(plan, built)
+            self._index.drop(build)
             self._built_at = time.monotonic()
-            _BUILDS.inc()
-            get_logger().info(
-                "built a graph",
-                rows=len(plan.slots),
-                took_s=round(self._built_at - started, 1),
-                width_per_result=built.width_per_result,
-            )
+
+    def _note(self, build: Build, took_s: float) -> None:
+        _BUILDS.inc()
+        _WIDTH.set(build.width_per_result)
+        get_logger().info(
+            "built a graph", rows=len(build.slots), took_s=round(took_s, 1), width_per_result=build.width_per_result
+        )
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._builder, work)
 
     def _report(self) -> None:
         _ITEMS.set(self._index.live)

@@ -2,50 +2,23 @@
 
 One thread (the event loop's) owns everything here. A new vector goes into a small delta that is searched exactly, so it
 is found at once and with certainty; ``fold`` moves rows of the delta into the graph, a few at a time between two
-searches. What would take long, the first graph and the one that leaves removed rows behind, is built from a ``Plan``
-in another thread, which touches only rows that do not change; ``adopt`` then swaps the reference.
+searches. What would take long, the first graph and one that leaves removed rows behind, is a ``Build`` that runs in
+another thread and reads only rows that do not change; ``adopt`` then swaps the reference.
 
 A row is known by its slot. A slot is used again only after a graph without it was adopted.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-Slots = NDArray[np.int64]
-Vectors = NDArray[np.float32]
-T = TypeVar("T", bound=np.generic)
-Found = tuple[Slots, Vectors]  # slots and inner products, best first
-
-_BUILD_CHUNK = 64  # rows added between two looks at whether the build was called off: about 15 ms
-_SCAN_CHUNK = 4_096
-_SAMPLE = 200  # queries that a new graph is measured with
-_SAMPLE_K = 50
-_SAMPLE_RECALL = 0.98  # on the sample; other queries and later changes may cost a little
-_WIDTHS = (1.0, 1.3, 1.6, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)
-
-
-class Graph(Protocol):
-    """An approximate index of fixed capacity (nearline/adapters/hnsw.py); one thread uses it at a time."""
-
-    capacity: int
-    count: int
-    removed: int
-
-    def add(self, slots: Slots, vectors: Vectors) -> None:
-        """Add *vectors* (n, dimension) under new *slots*."""
-
-    def remove(self, slot: int) -> None:
-        """Never find *slot* again."""
-
-    def search(self, vector: Vectors, count: int, width: int) -> Found:
-        """The *count* best slots and their inner products, best first."""
-
+from services.retrieval.graphs import Build, Found, Graph, Slots, Vectors
 
 MakeGraph = Callable[[int], Graph]  # capacity -> an empty graph
+T = TypeVar("T", bound=np.generic)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,71 +27,9 @@ class Limits:
 
     exact_below: int = 2_000  # a scan of fewer is as fast as a graph, and exact
     fold_above: int = 1_000  # a delta of 1,000 x 64 costs a search about 0.02 ms
-    bulk: int = 5_000  # more than this and a tenth of the graph at once is built beside, not folded
+    bulk: int = 5_000  # a delta of more than this and a quarter of the graph is built beside it, not folded
     removed_share: float = 0.25  # removed rows carry the search but are not found: more only cost time
-    headroom: float = 1.3  # capacity of a new graph over its rows
-
-
-@dataclass(frozen=True, slots=True)
-class Built:
-    """A graph and how wide it has to be searched (HNSW's ef) for each result that is wanted."""
-
-    graph: Graph
-    width_per_result: float
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """Rows for a new graph; they stay as they are until the plan is adopted or dropped."""
-
-    slots: Slots
-    vectors: Vectors  # by slot
-    delta_end: int
-    capacity: int
-
-    def build(self, make: MakeGraph, called_off: Callable[[], bool]) -> Built | None:
-        """The graph of these rows, or ``None`` if called off; takes long, so it belongs in a thread of its own."""
-        graph = make(self.capacity)
-        for start in range(0, len(self.slots), _BUILD_CHUNK):
-            if called_off():
-                return None
-            chunk = self.slots[start : start + _BUILD_CHUNK]
-            graph.add(chunk, self.vectors[chunk])
-        return Built(graph, self._width_per_result(graph))
-
-    def _width_per_result(self, graph: Graph) -> float:
-        """The least width of ``_WIDTHS`` with which *graph* finds nearly all true neighbours, measured on a sample.
-
-        How wide is wide enough depends on the vectors: 1 for clear clusters, 6 for vectors that are nearly random.
-        """
-        queries = self._sample_queries()
-        truth = [set(found.tolist()) for found in self._nearest(queries)]
-        for width in _WIDTHS:
-            found = [graph.search(query, _SAMPLE_K, int(width * _SAMPLE_K))[0].tolist() for query in queries]
-            hits = sum(len(true.intersection(some)) for true, some in zip(truth, found, strict=True))
-            if hits >= _SAMPLE_RECALL * sum(map(len, truth)):
-                return width
-        return _WIDTHS[-1]
-
-    def _sample_queries(self) -> Vectors:
-        """Items and mixtures of two items (users lie between the items they like), of unit norm."""
-        random = np.random.default_rng(len(self.slots))
-        count = min(_SAMPLE, max(8, len(self.slots) // 50))
-        one, other = random.choice(self.slots, (2, count))
-        mixed = self.vectors[one] + self.vectors[other] * random.choice((0.0, 0.5, 1.0), (count, 1)).astype("f4")
-        queries: Vectors = mixed / np.maximum(np.linalg.norm(mixed, axis=1, keepdims=True), 1e-9)
-        return queries
-
-    def _nearest(self, queries: Vectors) -> Slots:
-        """The true neighbours of each of *queries*, (queries, at most _SAMPLE_K), in no order."""
-        best, scores = np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32)
-        for start in range(0, len(self.slots), _SCAN_CHUNK):
-            chunk = self.slots[start : start + _SCAN_CHUNK]
-            scores = np.concatenate((scores, queries @ self.vectors[chunk].T), axis=1)
-            best = np.concatenate((best, np.broadcast_to(chunk, (len(queries), len(chunk)))), axis=1)
-            kept = np.argpartition(-scores, min(_SAMPLE_K, scores.shape[1]) - 1, axis=1)[:, :_SAMPLE_K]
-            scores, best = np.take_along_axis(scores, kept, 1), np.take_along_axis(best, kept, 1)
-        return best
+    headroom: float = 2.0  # capacity of a new graph over its rows; memory is taken only when it is used
 
 
 class LiveIndex:
@@ -136,7 +47,7 @@ class LiveIndex:
         self._delta: Vectors = np.empty((1024, dimension), np.float32)
         self._delta_slots: Slots = np.empty(1024, np.int64)
         self._start = self._end = 0  # the delta's rows that are not folded yet
-        self._plan: Plan | None = None
+        self._build: Build | None = None
         self.live = 0
         self.width_per_result = 1.0  # of the graph that is served
 
@@ -204,9 +115,9 @@ class LiveIndex:
 
     @property
     def fold_due(self) -> bool:
-        """Whether the delta is large enough to fold; never while a plan is under way, nor into a full graph."""
+        """Whether the delta is large enough to fold; never during a build, nor into a full graph."""
         graph = self._graph
-        return graph is not None and self._plan is None and self._is_large and graph.count < graph.capacity
+        return graph is not None and self._build is None and self._is_large and graph.count < graph.capacity
 
     @property
     def _is_large(self) -> bool:
@@ -227,44 +138,50 @@ class LiveIndex:
 
     @property
     def build_due(self) -> bool:
-        """Whether a new graph should be planned."""
-        if self._plan is not None:
+        """Whether a new graph should be built."""
+        if self._build is not None:
             return False
         if self._graph is None:
             return self.live >= self._limits.exact_below
         return (
             self._graph.removed > self._limits.removed_share * self._graph.count
-            or self.delta_rows > max(self._limits.bulk, self._graph.count // 10)
+            or self.delta_rows > max(self._limits.bulk, self._graph.count // 4)
             or (self._graph.count >= self._graph.capacity and self._is_large)
         )
 
-    def plan(self) -> Plan:
-        """Plan a graph of all rows that are live now; until it is adopted or dropped, nothing is folded."""
+    def start_build(self) -> Build:
+        """Start a graph of all rows that are live now; until it is adopted or dropped, nothing is folded."""
         slots = np.flatnonzero(self._alive[: self._used]).astype(np.int64)
         capacity = int(len(slots) * self._limits.headroom) + self._limits.bulk
-        self._plan = Plan(slots, self._vectors, self._end, capacity)
-        return self._plan
+        self._build = Build(self._make(capacity))
+        self._build.add(slots, self._vectors, self._end)
+        return self._build
 
-    def build(self, plan: Plan, called_off: Callable[[], bool]) -> Built | None:
-        """What *plan* comes to; the one method for another thread."""
-        return plan.build(self._make, called_off)
+    def extend(self, build: Build) -> bool:
+        """Add to *build* what came since it was started, so that it need not be folded; ``False`` if that is little."""
+        slots = self._delta_slots[build.delta_end : self._end]
+        slots = slots[self._alive[slots]]
+        if len(slots) <= self._limits.fold_above or len(build.slots) + len(slots) > build.graph.capacity:
+            return False
+        build.add(slots, self._vectors, self._end)
+        return True
 
-    def drop(self, plan: Plan) -> None:
-        """Forget a plan whose graph never came to be."""
-        if self._plan is plan:
-            self._plan = None
+    def drop(self, build: Build) -> None:
+        """Forget a build that was called off."""
+        if self._build is build:
+            self._build = None
 
-    def adopt(self, plan: Plan, built: Built) -> None:
-        """Serve what was built from now on; what was removed since the plan leaves it, what came since is delta."""
-        if plan is not self._plan:
-            raise ValueError("a plan can be adopted once, and only while it is the newest")
-        for slot in plan.slots[~self._alive[plan.slots]]:
-            built.graph.remove(int(slot))
-        self._graph, self._plan = built.graph, None
-        self.width_per_result = built.width_per_result
+    def adopt(self, build: Build) -> None:
+        """Serve *build*'s graph from now on: what was removed meanwhile leaves it, what it lacks is the delta."""
+        if build is not self._build:
+            raise ValueError("a build can be adopted once, and only while it is the newest")
+        for slot in build.slots[~self._alive[build.slots]]:
+            build.graph.remove(int(slot))
+        self._graph, self._build = build.graph, None
+        self.width_per_result = build.width_per_result
         self._in_graph[:] = False
-        self._in_graph[plan.slots] = True
-        self._start = plan.delta_end
+        self._in_graph[build.slots] = True
+        self._start = build.delta_end
         self._shrink_delta()
         self._reclaim()
 
@@ -290,8 +207,8 @@ class LiveIndex:
         self._end += 1
 
     def _shrink_delta(self) -> None:
-        """Leave folded and removed rows behind, with room for as many again; while planned, only grow."""
-        if self._plan is not None:
+        """Leave folded and removed rows behind, with room for as many again; during a build, only grow."""
+        if self._build is not None:
             self._delta = _grown(self._delta, 2 * len(self._delta))
             self._delta_slots = _grown(self._delta_slots, 2 * len(self._delta_slots))
             return

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from services.retrieval.index import Graph
+from services.retrieval.graphs import Graph
 from tests.fakes import ExactGraph
 
 MakeGraph = Callable[[int, int], Graph]  # dimension, capacity

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from services.retrieval.index import Built, Limits, LiveIndex, Plan
+from services.retrieval.graphs import Build
+from services.retrieval.index import Limits, LiveIndex
 from tests.fakes import ExactGraph
 
 DIMENSION = 4
@@ -25,10 +26,10 @@ def vector(seed: int) -> NDArray[np.float32]:
 
 
 def rebuild(live: LiveIndex) -> None:
-    plan = live.plan()
-    built = live.build(plan, lambda: False)
-    assert built is not None
-    live.adopt(plan, built)
+    build = live.start_build()
+    assert build.run(lambda: False)
+    build.measure()
+    live.adopt(build)
 
 
 def nearest(vectors: dict[int, NDArray[np.float32]], query: NDArray[np.float32]) -> int:
@@ -41,8 +42,7 @@ class Model:
     def __init__(self) -> None:
         self.index = index()
         self.vectors: dict[int, NDArray[np.float32]] = {}
-        self.plan: Plan | None = None
-        self.built: Built | None = None
+        self.build: Build | None = None
 
     def insert(self, seed: int) -> None:
         slot = self.index.insert(vector(seed))
@@ -62,20 +62,26 @@ class Model:
     def fold(self, _: int) -> None:
         self.index.fold()
 
-    def start_building(self, _: int) -> None:
-        if self.plan is None and self.index.build_due:
-            self.plan = self.index.plan()
-            self.built = self.index.build(self.plan, lambda: False)
+    def start_build(self, _: int) -> None:
+        if self.build is None and self.index.build_due:
+            self.build = self.index.start_build()
+
+    def extend(self, _: int) -> None:
+        if self.build is not None:
+            self.build.run(lambda: False)
+            self.index.extend(self.build)
 
     def adopt(self, _: int) -> None:
-        if self.plan is not None and self.built is not None:
-            self.index.adopt(self.plan, self.built)
-            self.plan = None
+        if self.build is not None:
+            self.build.run(lambda: False)
+            self.build.measure()
+            self.index.adopt(self.build)
+            self.build = None
 
     def drop(self, _: int) -> None:
-        if self.plan is not None:
-            self.index.drop(self.plan)
-            self.plan = None
+        if self.build is not None:
+            self.index.drop(self.build)
+            self.build = None
 
     def check(self, seed: int) -> None:
         query = vector(seed)
@@ -90,7 +96,7 @@ class Model:
 STEPS = st.lists(
     st.tuples(
         st.sampled_from(["insert", "insert", "insert", "update", "update", "remove", "fold", "fold"])
-        | st.sampled_from(["start_building", "adopt", "drop"]),
+        | st.sampled_from(["start_build", "extend", "adopt", "drop"]),
         st.integers(0, 1_000),
     ),
     max_size=120,
@@ -117,15 +123,32 @@ def test_a_vector_is_found_the_moment_it_is_inserted() -> None:
 def test_a_removal_during_a_build_holds_after_the_swap() -> None:
     live = index()
     slots = [live.insert(vector(seed)) for seed in range(20)]
-    plan = live.plan()
+    build = live.start_build()
     live.remove(slots[3])
     newcomer = live.insert(vector(77))
-    built = live.build(plan, lambda: False)
-    assert built is not None
-    live.adopt(plan, built)
+    build.run(lambda: False)
+    live.adopt(build)
     assert slots[3] not in live.search(vector(3), 20)[0]
     assert live.search(vector(77), 1)[0].tolist() == [newcomer]
     assert live.delta_rows == 1
+
+
+def test_what_comes_during_a_build_goes_into_it_until_little_is_left() -> None:
+    live = index()
+    for seed in range(20):
+        live.insert(vector(seed))
+    build = live.start_build()
+    build.run(lambda: False)
+    for seed in range(20, 30):
+        live.insert(vector(seed))
+    assert live.extend(build)
+    build.run(lambda: False)
+    live.insert(vector(30))
+    assert not live.extend(build)
+    live.adopt(build)
+    assert live.delta_rows == 1
+    for seed in range(31):
+        assert live.search(vector(seed), 1)[1][0] == pytest.approx(1.0, abs=1e-5)
 
 
 def test_nothing_is_folded_while_a_build_is_under_way() -> None:
@@ -135,11 +158,11 @@ def test_nothing_is_folded_while_a_build_is_under_way() -> None:
     rebuild(live)
     for seed in range(10, 20):
         live.insert(vector(seed))
-    plan = live.plan()
+    build = live.start_build()
     assert not live.fold_due
     live.fold()
     assert live.delta_rows == 10
-    live.drop(plan)
+    live.drop(build)
     assert live.fold_due
 
 
@@ -195,25 +218,24 @@ def test_a_build_that_is_called_off_leaves_everything_as_it_was() -> None:
     live = index()
     for seed in range(20):
         live.insert(vector(seed))
-    plan = live.plan()
-    assert live.build(plan, lambda: True) is None
-    live.drop(plan)
+    build = live.start_build()
+    assert not build.run(lambda: True)
+    live.drop(build)
     assert not live.has_graph
     assert live.search(vector(7), 1)[0].tolist() == [7]
     rebuild(live)
     assert live.has_graph
 
 
-def test_only_the_newest_plan_can_be_adopted() -> None:
+def test_a_build_is_adopted_once() -> None:
     live = index()
     for seed in range(20):
         live.insert(vector(seed))
-    plan = live.plan()
-    built = live.build(plan, lambda: False)
-    assert built is not None
-    live.adopt(plan, built)
+    build = live.start_build()
+    build.run(lambda: False)
+    live.adopt(build)
     with pytest.raises(ValueError, match="once"):
-        live.adopt(plan, built)
+        live.adopt(build)
 
 
 def test_searches_are_right_while_another_thread_builds() -> None:
@@ -222,10 +244,9 @@ def test_searches_are_right_while_another_thread_builds() -> None:
     vectors = {live.insert(vector(seed)): vector(seed) for seed in range(2_000)}
     seed = 10_000
     for _ in range(3):
-        plan = live.plan()
+        build = live.start_build()
         last = seed + 100
-        built: list[Built] = []
-        builder = threading.Thread(target=lambda p=plan, b=built: b.append(live.build(p, lambda: False)))
+        builder = threading.Thread(target=build.run, args=(lambda: False,))
         builder.start()
         while builder.is_alive() or seed < last:
             slot = next(iter(vectors))
@@ -236,7 +257,7 @@ def test_searches_are_right_while_another_thread_builds() -> None:
                 assert live.search(vector(seed + 1), 1)[0].tolist() == [nearest(vectors, vector(seed + 1))]
             seed += 1
         builder.join()
-        live.adopt(plan, built[0])
+        live.adopt(build)
     for slot, expected in vectors.items():
         assert live.search(expected, 1)[0].tolist() == [slot]
 
