@@ -86,7 +86,8 @@ BAD: list[tuple[str, bytes | None, str]] = [
     ("no user", b'{"v":1,"event_id":"e","item_id":"i","type":"click","time_ms":1732100000000}', "missing_field"),
 ]
 CHANGED: list[tuple[str, dict[str, object], str]] = [
-    ("a huge integer", {"time_ms": "HUGE"}, "wrong_type"),
+    ("an integer past 64 bits", {"time_ms": "BIG"}, "wrong_type"),
+    ("an integer past all floats", {"time_ms": "HUGE"}, "not_json"),
     ("a typo", {"itemid": "i"}, "unknown_field"),
     ("a number as user", {"user_id": 7}, "wrong_type"),
     ("a long id", {"user_id": "u" * 129}, "bad_id"),
@@ -104,7 +105,11 @@ def bad_records() -> list[tuple[str, bytes | None, str]]:
     made = []
     for name, change, reason in CHANGED:
         raw = orjson.dumps(good | change)
-        raw = raw.replace(b'"HUGE"', b"9" * 400).replace(b'"TOMORROW"', str(now_ms() + 86_400_000).encode())
+        raw = (
+            raw.replace(b'"BIG"', b"9" * 30)
+            .replace(b'"HUGE"', b"9" * 400)
+            .replace(b'"TOMORROW"', str(now_ms() + 86_400_000).encode())
+        )
         made.append((name, raw, reason))
     return BAD + made
 
@@ -120,7 +125,8 @@ def test_bad_input_becomes_a_dead_letter_with_its_bytes_and_a_reason_while_its_n
     log.flush()
     wait_for_sequences(log, reference(good))
     wait_for(lambda: len(log.read("clicks-dlq")) >= len(bad), DEADLINE_S, "the dead letters")
-    letters = {(letter.partition, letter.offset): letter for letter in map(decode, log.read("clicks-dlq"))}
+    came_back = (decode_dead_letter(r.value or b"") for r in log.read("clicks-dlq"))
+    letters = {(letter.partition, letter.offset): letter for letter in came_back}
     sent = [r for r in log.read("clicks") if (r.partition, r.offset) in letters]
     came = [(letters[r.partition, r.offset], r) for r in sorted(sent, key=lambda r: r.offset)]
     assert [(name, letter.reason) for (name, _, _), (letter, _) in zip(bad, came, strict=True)] == [
@@ -130,10 +136,6 @@ def test_bad_input_becomes_a_dead_letter_with_its_bytes_and_a_reason_while_its_n
         assert (letter.value, letter.key, letter.append_ms) == (record.value, record.key, record.append_ms)
         assert letter.detail
     assert job.flink_metric("flink_jobmanager_job_numRestarts") == 0
-
-
-def decode(record):  # type: ignore[no-untyped-def]
-    return decode_dead_letter(record.value)
 
 
 def test_any_order_and_repetition_ends_in_the_sequence_of_a_clean_run(job: Job, log: Log) -> None:
@@ -242,7 +244,7 @@ def test_it_refuses_checkpoints_of_another_kafka_cluster(job: Job, log: Log) -> 
     assert "make reset" in job.output.splitlines()[-1]
 
 
-def test_without_topics_it_says_what_to_run(broker: str, log: Log, tmp_path: Path) -> None:
+def test_without_a_broker_it_says_so_and_ends_for_the_supervisor(tmp_path: Path) -> None:
     job = new_job("127.0.0.1:1", tmp_path / "data", NEARLINE_STARTUP_DEADLINE_S="0.1")
     assert job.spawn().wait(60) == 1
     assert "127.0.0.1:1" in job.output.splitlines()[-1]
