@@ -20,7 +20,7 @@ from typing import Any
 from rich.table import Table
 
 from local.layout import ROOT
-from local.story import Story, moves, stories
+from local.story import Story, climbers, moves, stories
 from local.system import System, addresses, interrupt_on_sigterm, stop, system_of_this_machine, up
 from nearline.adapters.kafka import Producer, Topics
 from nearline.cli.answers import get_answer, provenance
@@ -35,6 +35,8 @@ from nearline.topics import CLICKS, ITEMS, USER_SEQUENCES
 
 RECORDING = ROOT / "data" / "online-retail"
 _SHOWN = 10
+_ASKED = 500  # so that an item that comes into sight has a rank that it came from
+_CLIMBERS_WITHIN = 100
 _MORE_CLICKS = 20
 _CATCH_UP_S = 600.0
 Answer = dict[str, Any]
@@ -108,11 +110,11 @@ def tell(settings: Settings, story: Story, prepared: Prepared) -> list[str]:
     taste = f"{story.share:.0%} of {len(story.bought)} items bought are {story.taste}"
     last = ", ".join(prepared.items[item_id].title.lower() for item_id in story.bought[-5:])
     console.print(f"{taste}; the last of them: {last}", markup=False)
-    before = get_answer(settings.retrieval, story.user_id, k=_SHOWN)
+    before = get_answer(settings.retrieval, story.user_id, k=_ASKED)
     clicked = prepared.items[story.clicked]
     console.print(f"\none click on something else: [bold]{clicked.title}[/bold] ({clicked.category})")
     event, delay_ms = asyncio.run(_click(settings, story.user_id, story.clicked))
-    after = get_answer(settings.retrieval, story.user_id, k=_SHOWN)
+    after = get_answer(settings.retrieval, story.user_id, k=_ASKED)
     console.print(_beside(before, after))
     console.print(provenance(after), markup=False)
     console.print(f"[bold]{delay_ms:.1f} ms[/bold] from sending the click to the first answer that used it")
@@ -130,13 +132,26 @@ async def _click(settings: Settings, user_id: str, item_id: str) -> tuple[Event,
 
 
 def _beside(before: Answer, after: Answer) -> Table:
-    """Both answers side by side, with how each item of the second moved."""
-    table = Table("", "before the click", "", "after it", "category", "moved")
-    ids = [[item["item_id"] for item in answer["items"]] for answer in (before, after)]
-    for rank, (old, new, move) in enumerate(zip(before["items"], after["items"], moves(*ids), strict=False), start=1):
-        colour = "green" if move == "new" or move.startswith("+") else "dim"
-        table.add_row(str(rank), old["title"], "", new["title"], new["category"], f"[{colour}]{move}[/{colour}]")
+    """The first of both answers side by side, then what climbed most; each with how many ranks it moved."""
+    table = Table("", "before the click", "after it", "category", "moved")
+    new = after["items"]
+    marks = moves(_ids(before), _ids(after))
+    for rank, old in enumerate(before["items"][:_SHOWN]):
+        if rank < len(new):
+            table.add_row(str(rank + 1), old["title"], new[rank]["title"], new[rank]["category"], _shade(marks[rank]))
+    table.add_section()
+    for rank in climbers(marks[:_CLIMBERS_WITHIN]):
+        table.add_row(str(rank + 1), "", new[rank]["title"], new[rank]["category"], _shade(marks[rank]))
     return table
+
+
+def _ids(answer: Answer) -> list[str]:
+    return [item["item_id"] for item in answer["items"]]
+
+
+def _shade(mark: str) -> str:
+    colour = "green" if mark == "new" or mark.startswith("+") else "dim"
+    return f"[{colour}]{mark}[/{colour}]"
 
 
 def unmet(before: Answer, after: Answer, event: Event) -> list[str]:

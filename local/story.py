@@ -1,5 +1,6 @@
 """The demo's story: a user with one clear taste, and one click outside it, picked from the data and not by hand."""
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -54,6 +55,13 @@ def moves(before: list[str], after: list[str]) -> list[str]:
     """For each id of *after* how it moved: `new`, `=`, `+3` (up by three) or `-2`."""
     was = {item_id: rank for rank, item_id in enumerate(before)}
     return [_move(was[item_id] - rank) if item_id in was else "new" for rank, item_id in enumerate(after)]
+
+
+def climbers(marks: list[str], *, most: int = 5) -> list[int]:
+    """The positions whose items climbed most, in the order of *marks* (as `moves` gives them); `new` climbed furthest."""
+    heights = {rank: math.inf if mark == "new" else int(mark) for rank, mark in enumerate(marks) if mark != "="}
+    best = sorted((rank for rank in heights if heights[rank] > 0), key=lambda rank: (-heights[rank], rank))
+    return sorted(best[:most])
 
 
 def _move(difference: int) -> str:

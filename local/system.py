@@ -123,10 +123,10 @@ def nearline_plan(system: System) -> Plan:
         part("triton", services, triton, http_ok(ports.triton_http, "/v2/health/ready"), 90.0),
     ]
     rest = [
-        part("item_tower", services, ["-m", "services.item_tower"], http_ok(ports.item_tower, "/readyz"), 120.0),
-        part("user_tower", services, ["-m", "services.user_tower"], http_ok(ports.user_tower, "/readyz"), 120.0),
-        part("retrieval", services, ["-m", "services.retrieval"], http_ok(ports.retrieval, "/readyz"), 120.0),
-        part("last_n", flink, ["-m", "flink_jobs.last_n.job"], http_ok(ports.job, "/readyz"), 120.0),
+        part("item_tower", services, ["-m", "services.item_tower"], http_ok(ports.item_tower, "/readyz"), 180.0),
+        part("user_tower", services, ["-m", "services.user_tower"], http_ok(ports.user_tower, "/readyz"), 180.0),
+        part("retrieval", services, ["-m", "services.retrieval"], http_ok(ports.retrieval, "/readyz"), 180.0),
+        part("last_n", flink, ["-m", "flink_jobs.last_n.job"], http_ok(ports.job, "/readyz"), 180.0),
     ]
     return [first, Task("topics", (services, "-m", "nearline.cli", "init")), rest]
 
@@ -357,6 +357,8 @@ def _confirmed(data: Path) -> bool:
 
 def interrupt_on_sigterm() -> None:
     """Make SIGTERM unwind this process like Ctrl-C does, so that everything opened is closed."""
+    # A shell that starts us in the background has Ctrl-C ignored; whoever sends it all the same means it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 

@@ -1,7 +1,7 @@
 """The demo's user and click are picked by a rule that can be followed on paper."""
 
 from local.demo import unmet
-from local.story import moves, stories
+from local.story import climbers, moves, stories
 from nearline.events import Event
 from nearline.items import Item
 
@@ -46,6 +46,11 @@ def test_what_was_bought_twice_counts_once() -> None:
 def test_moves_are_told_as_ranks() -> None:
     assert moves(["a", "b", "c"], ["c", "x", "b", "a"]) == ["+2", "new", "-1", "-3"]
     assert moves(["a"], ["a"]) == ["="]
+
+
+def test_climbers_are_those_that_rose_most_in_the_order_of_the_answer() -> None:
+    assert climbers(["=", "+2", "-7", "+9", "new", "+1"], most=3) == [1, 3, 4]
+    assert climbers(["=", "-1"]) == []
 
 
 CLICK = Event("e2", "u", "clicked", "click", 2)
