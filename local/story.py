@@ -58,7 +58,7 @@ def moves(before: list[str], after: list[str]) -> list[str]:
 
 
 def climbers(marks: list[str], *, most: int = 5) -> list[int]:
-    """The positions whose items climbed most, in the order of *marks* (as `moves` gives them); `new` climbed furthest."""
+    """The positions of the *most* highest climbers, in the order of *marks* (from `moves`); `new` climbed furthest."""
     heights = {rank: math.inf if mark == "new" else int(mark) for rank, mark in enumerate(marks) if mark != "="}
     best = sorted((rank for rank in heights if heights[rank] > 0), key=lambda rank: (-heights[rank], rank))
     return sorted(best[:most])
