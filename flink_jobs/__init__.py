@@ -1,0 +1,1 @@
+"""The Flink jobs: each folder is one job; job.py is its graph."""
