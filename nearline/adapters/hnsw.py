@@ -19,8 +19,8 @@ _SEED = 100
 class HnswGraph:
     """Vectors of unit norm under slots (integers), found by inner product; never grows beyond *capacity*.
 
-    *links* is HNSW's M and *build_width* its efConstruction (Malkov and Yashunin 2018). A build width of 200 doubled the
-    time of a build and gained .0004 of recall at 50 among 100,000 clustered vectors.
+    *links* is HNSW's M and *build_width* its efConstruction (Malkov and Yashunin 2018). A build width of 200 doubled
+    the time of a build and gained .0004 of recall at 50 among 100,000 clustered vectors.
     """
 
     def __init__(self, dimension: int, capacity: int, *, links: int = 16, build_width: int = 100) -> None:
