@@ -152,6 +152,8 @@ class Jvm:
             "FLINK_LOG_DIR": str(self._folder / "log"),
             # The Python inside the JVM sees what PYTHONPATH names and nothing else.
             "PYTHONPATH": os.pathsep.join([here, packages]),
+            # Or the Python inside the JVM starts a JVM of its own wherever PyFlink believes to be in a client.
+            "PYFLINK_GATEWAY_DISABLED": "1",
             # glibc gives each of the JVM's threads an arena of its own otherwise, and keeps it.
             "MALLOC_ARENA_MAX": "2",
         }

@@ -99,9 +99,7 @@ class Job:
     def java_pid(self) -> int:
         """The process id of the JVM, a child of the job's process."""
         assert self.process is not None
-        pid = self.process.pid
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        return next(int(child) for child in children if "java" in Path(f"/proc/{child}/comm").read_text())
+        return next(pid for pid in children(self.process.pid) if "java" in Path(f"/proc/{pid}/comm").read_text())
 
     def metric(self, name: str) -> float:
         """The sum of one metric of the launcher over its labels."""
@@ -137,6 +135,12 @@ class Job:
             self.process.wait()
             if java is not None:
                 wait_for(lambda: not Path(f"/proc/{java}").exists(), 20.0, "the JVM's end")
+
+
+def children(pid: int) -> list[int]:
+    """The living child processes of *pid*, whichever of its threads started them."""
+    files = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for file in files for child in file.read_text().split()]
 
 
 def _metric(port: int, name: str) -> float:

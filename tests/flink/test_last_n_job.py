@@ -17,7 +17,7 @@ from nearline.events import Event, encode_event
 from nearline.popularity import decode_popularity
 from nearline.sequences import Sequence, decode_sequence
 
-from .conftest import Job, Log, new_job, wait_for
+from .conftest import Job, Log, children, new_job, wait_for
 
 KEEP = 50
 DEADLINE_S = 60.0
@@ -229,6 +229,7 @@ def starts_of(job: Job) -> int:
 
 def test_it_ends_on_request_and_leaves_no_process(job: Job, log: Log) -> None:
     java = job.java_pid()
+    assert children(java) == []
     assert job.stop() == 0
     assert not Path(f"/proc/{java}").exists()
 
