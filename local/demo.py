@@ -14,6 +14,7 @@ import statistics
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,12 @@ from local.story import Story, climbers, moves, stories
 from local.system import System, addresses, interrupt_on_sigterm, stop, system_of_this_machine, up
 from nearline.adapters.kafka import Producer, Topics
 from nearline.cli.answers import get_answer, provenance
-from nearline.cli.clicks import answered, new_event, replay_recording
+from nearline.cli.clicks import answered, list_items, new_event, replay_events
 from nearline.cli.console import console, progress
-from nearline.datasets import Prepared, load_online_retail
 from nearline.errors import NearlineError, Unavailable
 from nearline.events import Event, encode_event
-from nearline.items import encode_item
+from nearline.items import Item
+from nearline.replay import Recording, load_recording
 from nearline.settings import Settings, load_settings
 from nearline.topics import CLICKS, ITEMS, USER_SEQUENCES
 
@@ -58,25 +59,20 @@ class Notes:
         self._file.write_text(json.dumps(self._notes) + "\n")
 
 
-def fill(settings: Settings, prepared: Prepared) -> None:
+def fill(settings: Settings, recording: Recording) -> None:
     """List the catalogue, wait for its vectors, replay the history, and wait until every part has read all of it.
 
     Interrupted, it may be called again: the same events sent twice change nothing.
     """
     started = time.monotonic()
-    asyncio.run(_list_items(settings, prepared))
+    console.print(recording.report)
+    asyncio.run(list_items(settings, recording))
     space = settings.space
     _catch_up(settings, "making item vectors", [(f"item-tower.{space}", ITEMS)])
-    asyncio.run(replay_recording(settings, RECORDING, rate=0, catalogue=False))
+    asyncio.run(replay_events(settings, recording))
     groups = [("last_n", CLICKS), (f"user-tower.{space}", USER_SEQUENCES)]
     _catch_up(settings, "making histories and user vectors", groups)
-    console.print(f"  {len(prepared.items):,} items and {prepared.events.height:,} events are in, {_since(started)}")
-
-
-async def _list_items(settings: Settings, prepared: Prepared) -> None:
-    async with Producer(settings.kafka) as producer:
-        messages = [(item_id.encode(), encode_item(item)) for item_id, item in prepared.items.items()]
-        await producer.send_all(ITEMS, messages)
+    console.print(f"  {len(recording.items):,} items and {len(recording.events):,} events are in, {_since(started)}")
 
 
 def _catch_up(settings: Settings, what: str, groups: list[tuple[str, str]]) -> None:
@@ -104,14 +100,14 @@ def _since(started: float) -> str:
     return f"{time.monotonic() - started:.1f} s"
 
 
-def tell(settings: Settings, story: Story, prepared: Prepared) -> list[str]:
+def tell(settings: Settings, story: Story, items: Mapping[str, Item]) -> list[str]:
     """Show the user before and after one click; return what was not as promised, as sentences."""
     console.rule(f"user {story.user_id}")
     taste = f"{story.share:.0%} of {len(story.bought)} items bought are {story.taste}"
-    last = ", ".join(prepared.items[item_id].title.lower() for item_id in story.bought[-5:])
+    last = ", ".join(items[item_id].title.lower() for item_id in story.bought[-5:])
     console.print(f"{taste}; the last of them: {last}", markup=False)
     before = get_answer(settings.retrieval, story.user_id, k=_ASKED)
-    clicked = prepared.items[story.clicked]
+    clicked = items[story.clicked]
     console.print(f"\none click on something else: [bold]{clicked.title}[/bold] ({clicked.category})")
     event, delay_ms = asyncio.run(_click(settings, story.user_id, story.clicked))
     after = get_answer(settings.retrieval, story.user_id, k=_ASKED)
@@ -183,15 +179,15 @@ def measure(settings: Settings, more: list[Story]) -> None:
 def run(system: System) -> tuple[Story, list[str]]:
     """Fill the running system once and tell the next story; return it with what was not as promised."""
     settings = load_settings(system.settings)
-    prepared = load_online_retail(RECORDING)
+    recording = load_recording(RECORDING)
     notes = Notes(system.data)
     if not notes["filled"]:
-        fill(settings, prepared)
+        fill(settings, recording)
         notes.add("filled")
-    told = stories(prepared.events.select("user_id", "item_id").iter_rows(), prepared.items)
+    told = stories(((event.user_id, event.item_id) for event in recording.events), recording.items)
     first = notes["told"] * (1 + _MORE_CLICKS) % max(1, len(told) - _MORE_CLICKS)
     notes.add("told")
-    problems = tell(settings, told[first], prepared)
+    problems = tell(settings, told[first], recording.items)
     measure(settings, told[first + 1 : first + 1 + _MORE_CLICKS])
     return told[first], problems
 

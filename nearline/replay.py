@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import orjson
@@ -10,7 +10,7 @@ import orjson
 from nearline.datasets import load_online_retail
 from nearline.errors import BadInput, Misconfigured
 from nearline.events import Event, encode_event
-from nearline.items import Item
+from nearline.items import Item, encode_item
 
 SHIFTS = "replay-shifts.json"
 
@@ -40,6 +40,8 @@ def load_recording(path: Path) -> Recording:
             f"nothing to replay at {path}: expected a file of events (one JSON a line) or data/online-retail"
         )
     events = list(_lines(path))
+    if not events:
+        raise BadInput("empty", f"{path} holds no event")
     return Recording(path.name, {}, events, f"{len(events):,} events")
 
 
@@ -67,16 +69,15 @@ def shift_of(recording: Recording, data: Path, *, now_ms: int) -> int:
     return shifts[recording.name]
 
 
+def listings(items: Mapping[str, Item], *, shift_ms: int) -> Iterator[tuple[bytes, bytes]]:
+    """The records to append to ``items``: key and value of each item, its listing moved by *shift_ms*."""
+    for item_id, item in items.items():
+        listed_ms = None if item.listed_ms is None else item.listed_ms + shift_ms
+        yield item_id.encode(), encode_item(replace(item, listed_ms=listed_ms))
+
+
 def messages(events: list[Event], *, shift_ms: int) -> Iterator[tuple[bytes, bytes]]:
     """The records to append to ``clicks``: key and value of each event, moved by *shift_ms*."""
     for event in events:
-        moved = Event(
-            event.event_id,
-            event.user_id,
-            event.item_id,
-            event.type,
-            event.time_ms + shift_ms,
-            event.value,
-            event.context,
-        )
+        moved = replace(event, time_ms=event.time_ms + shift_ms)
         yield event.user_id.encode(), encode_event(moved)

@@ -13,10 +13,9 @@ import typer
 
 from nearline.adapters.kafka import Message, Producer
 from nearline.cli.console import console, progress
-from nearline.errors import BadInput, Unavailable
+from nearline.errors import Unavailable
 from nearline.events import EVENT_TYPES, Event, EventType, decode_event, encode_event
-from nearline.items import encode_item
-from nearline.replay import load_recording, messages, shift_of
+from nearline.replay import Recording, listings, load_recording, messages, shift_of
 from nearline.settings import Settings, load_settings
 from nearline.topics import CLICKS, ITEMS
 
@@ -77,24 +76,29 @@ def replay(
 ) -> None:
     """Send a recorded history to the log, moved in time so that its last event is now."""
     settings = load_settings()
-    asyncio.run(replay_recording(settings, file, rate=rate, catalogue=catalogue, shift=shift))
-
-
-async def replay_recording(settings: Settings, file: Path, *, rate: float, catalogue: bool, shift: bool = True) -> int:
-    """Send the recording at *file*; return how many events were sent. Sent twice, it changes nothing more."""
     recording = load_recording(file)
     console.print(recording.report)
-    if not recording.events:
-        raise BadInput("empty", f"{file} holds no event")
-    now_ms = time.time_ns() // 1_000_000
-    shift_ms = shift_of(recording, settings.data, now_ms=now_ms) if shift else 0
+    if catalogue:
+        asyncio.run(list_items(settings, recording, shift=shift))
+    asyncio.run(replay_events(settings, recording, rate=rate, shift=shift))
+
+
+async def list_items(settings: Settings, recording: Recording, *, shift: bool = True) -> None:
+    """List the recording's items; listed twice, they are the same items."""
+    records = listings(recording.items, shift_ms=_shift_ms(settings, recording) if shift else 0)
     async with Producer(settings.kafka) as producer:
-        if catalogue:
-            items = ((item_id.encode(), encode_item(item)) for item_id, item in recording.items.items())
-            await _send(producer, ITEMS, items, len(recording.items), "listing items", 0)
-        events = messages(recording.events, shift_ms=shift_ms)
-        await _send(producer, CLICKS, events, len(recording.events), "replaying events", rate)
-    return len(recording.events)
+        await _send(producer, ITEMS, records, len(recording.items), "listing items", 0)
+
+
+async def replay_events(settings: Settings, recording: Recording, *, rate: float = 0, shift: bool = True) -> None:
+    """Send the recording's events, *rate* a second (0: as fast as the log takes them); sent twice, nothing changes."""
+    records = messages(recording.events, shift_ms=_shift_ms(settings, recording) if shift else 0)
+    async with Producer(settings.kafka) as producer:
+        await _send(producer, CLICKS, records, len(recording.events), "replaying events", rate)
+
+
+def _shift_ms(settings: Settings, recording: Recording) -> int:
+    return shift_of(recording, settings.data, now_ms=time.time_ns() // 1_000_000)
 
 
 async def _send(producer: Producer, topic: str, records: Iterable[Message], total: int, what: str, rate: float) -> None:
