@@ -9,7 +9,10 @@ from nearline.datasets import OTHER
 from nearline.items import Item
 
 # Enough of a history to have a taste, and few enough events that one more can be seen.
-_ITEMS_AT_LEAST, _ITEMS_AT_MOST = 12, 30
+_ITEMS_AT_LEAST, _ITEMS_AT_MOST = 6, 14
+# Whoever buys one kind of thing only is not moved by one click, and should not be.
+_SHARE_AT_MOST = 0.75
+_BEST_SELLERS = 200
 
 
 @dataclass(frozen=True)
@@ -24,29 +27,54 @@ class Story:
 
 
 def stories(events: Iterable[tuple[str, str]], items: Mapping[str, Item]) -> list[Story]:
-    """All users that make a story, the one-sided first; *events* are (user_id, item_id), oldest first.
+    """All users that make a story, the clearest tastes first; *events* are (user_id, item_id), oldest first.
 
-    The click is on the best-selling item of all categories that the user never bought from. No user with a taste gives
-    an empty list.
+    The click is on the most telling best seller of all categories that the user never bought from. No user with a taste
+    gives an empty list.
     """
     bought: dict[str, dict[str, None]] = defaultdict(dict)
     sold: Counter[str] = Counter()
     for user_id, item_id in events:
         bought[user_id][item_id] = None
         sold[item_id] += 1
-    ranking = [item_id for item_id, _ in sorted(sold.items(), key=lambda pair: (-pair[1], pair[0]))]
-    found = [story for user_id, ids in bought.items() if (story := _story(user_id, list(ids), items, ranking))]
+    best_sellers = sorted(sold, key=lambda item_id: (-sold[item_id], item_id))[:_BEST_SELLERS]
+    telling = most_telling(best_sellers, bought.values(), items)
+    found = [story for user_id, ids in bought.items() if (story := _story(user_id, list(ids), items, telling))]
     return sorted(found, key=lambda story: (-story.share, story.user_id))
 
 
-def _story(user_id: str, bought: list[str], items: Mapping[str, Item], ranking: list[str]) -> Story | None:
+def most_telling(item_ids: list[str], baskets: Iterable[Iterable[str]], items: Mapping[str, Item]) -> list[str]:
+    """*item_ids*, those first that say most about their buyers.
+
+    An item tells more, the more often its buyers own other items of its category than all buyers do (the lift).
+    """
+    owned: Counter[str] = Counter()
+    beside: Counter[str] = Counter()
+    company: Counter[str] = Counter()
+    wanted = set(item_ids)
+    for basket in map(list, baskets):
+        categories = Counter(items[item_id].category for item_id in basket)
+        owned.update(categories)
+        for item_id in wanted.intersection(basket):
+            beside[item_id] += categories[items[item_id].category] - 1
+            company[item_id] += len(basket) - 1
+    everything = owned.total()
+
+    def lift(item_id: str) -> float:
+        usual = owned[items[item_id].category] / everything
+        return beside[item_id] / max(1, company[item_id]) / usual
+
+    return sorted(item_ids, key=lambda item_id: (-lift(item_id), item_id))
+
+
+def _story(user_id: str, bought: list[str], items: Mapping[str, Item], telling: list[str]) -> Story | None:
     if not _ITEMS_AT_LEAST <= len(bought) <= _ITEMS_AT_MOST:
         return None
     categories = Counter(items[item_id].category for item_id in bought)
     taste, count = max(categories.items(), key=lambda pair: (pair[1], pair[0]))
     known = {*categories, OTHER}
-    foreign = next((item_id for item_id in ranking if items[item_id].category not in known), None)
-    if taste == OTHER or foreign is None:
+    foreign = next((item_id for item_id in telling if items[item_id].category not in known), None)
+    if taste == OTHER or foreign is None or count / len(bought) > _SHARE_AT_MOST:
         return None
     return Story(user_id, taste, count / len(bought), tuple(bought), foreign)
 
