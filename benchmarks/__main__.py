@@ -40,8 +40,10 @@ MEASUREMENTS: Mapping[str, Callable[[Stage], dict[str, Any]]] = {
 console = Console(highlight=False)
 
 
-def run(names: list[str], scale: Scale, seed: int, data: Path) -> dict[str, Any]:
-    """Start a system, load it, take the measurements *names* and return what they found."""
+def run(
+    names: list[str], scale: Scale, seed: int, data: Path, *, keep: Callable[[Mapping[str, Any]], None]
+) -> dict[str, Any]:
+    """Start a system, load it, take the measurements *names*; *keep* gets what is known after each of them."""
     reset(System(data, Ports.free()), lambda line: None)
     results: dict[str, Any] = {"load_average_before": load_average()}
     with _progress() as progress:
@@ -57,9 +59,10 @@ def run(names: list[str], scale: Scale, seed: int, data: Path) -> dict[str, Any]
             prepare(stage)
             progress.advance(bar)
             for name in names:
-                results |= MEASUREMENTS[name](stage)
+                results |= MEASUREMENTS[name](stage) | {"load_average_after": load_average()}
+                keep(results)
                 progress.advance(bar)
-    return results | {"load_average_after": load_average()}
+    return results
 
 
 def _progress() -> Progress:
@@ -109,15 +112,18 @@ def main() -> None:
     given = parser.parse_args()
     interrupt_on_sigterm()
     command = " ".join(["python -m benchmarks", *sys.argv[1:]])
+    source = about(given.seed, command=command) | {"quick": given.quick}
+
+    def keep(results: Mapping[str, Any]) -> None:
+        given.out.parent.mkdir(parents=True, exist_ok=True)
+        given.out.write_text(json.dumps({**results, **source}, indent=2) + "\n")
+
     try:
-        results = run(given.only, QUICK if given.quick else Scale(), given.seed, given.data)
+        results = run(given.only, QUICK if given.quick else Scale(), given.seed, given.data, keep=keep)
     except NearlineError as problem:
         sys.exit(f"benchmarks: {problem}")
     except KeyboardInterrupt:
         sys.exit(130)
-    results |= about(given.seed, command=command) | {"quick": given.quick}
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(json.dumps(results, indent=2) + "\n")
     console.print(table_of(results))
     console.print(f"everything measured: {given.out}")
 

@@ -92,7 +92,8 @@ class _Run:
     """One run: who is free, who waits for an answer, what came."""
 
     def __init__(self, address: tuple[str, int], connections: int) -> None:
-        self._free = [_Connection(address) for _ in range(connections)]
+        # In turn, so that none idles for so long that the server hangs up.
+        self._free = deque(_Connection(address) for _ in range(connections))
         self._busy: set[_Connection] = set()
         self.waiting: deque[tuple[float, bytes]] = deque()  # due, and no connection was free
         self.latencies: list[float] = []
@@ -104,7 +105,7 @@ class _Run:
 
     def send_waiting(self) -> None:
         while self.waiting and self._free:
-            connection = self._free.pop()
+            connection = self._free.popleft()
             due, request = self.waiting.popleft()
             try:
                 connection.send(request, due)

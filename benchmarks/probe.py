@@ -52,13 +52,21 @@ class Probe:
 
     def ask(self, user_id: str, *, k: int = 10, exclude_seen: str = "all") -> Answer:
         """The answer of this moment; ``Unavailable`` if it is not a 200."""
-        self._http.request("GET", f"/recommend/{quote(user_id)}?k={k}&exclude_seen={exclude_seen}")
-        response = self._http.getresponse()
-        body = response.read()
-        if response.status != 200:
-            raise Unavailable(f"GET /recommend/{user_id} answered {response.status}: {body[:200]!r}")
+        path = f"/recommend/{quote(user_id)}?k={k}&exclude_seen={exclude_seen}"
+        try:
+            status, body = self._get(path)
+        except (http.client.RemoteDisconnected, ConnectionError):
+            self._http.close()  # retrieval hangs up on who says nothing for five seconds
+            status, body = self._get(path)
+        if status != 200:
+            raise Unavailable(f"GET {path} answered {status}: {body[:200]!r}")
         answer: Answer = orjson.loads(body)
         return answer
+
+    def _get(self, path: str) -> tuple[int, bytes]:
+        self._http.request("GET", path)
+        response = self._http.getresponse()
+        return response.status, response.read()
 
     def click(self, user_id: str, item_id: str) -> Event:
         """A click of this moment, not sent yet."""

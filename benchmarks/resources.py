@@ -7,7 +7,7 @@ from typing import Any
 import psutil
 
 from benchmarks.reads import LOAD_PER_S
-from benchmarks.stage import Stage
+from benchmarks.stage import UNTIL_STOPPED_S, Stage
 from local.processes import processes_of
 from local.system import System
 
@@ -20,7 +20,7 @@ def measure(stage: Stage) -> dict[str, Any]:
     """``{"rss_mib", "cpu_us_per_click", "cpu_idle_share"}``; a click's cost has the idle cost taken off."""
     idle = _idle_shares(stage)
     stage.say(f"processor time at {LOAD_PER_S} clicks/s")
-    with stage.steady_load(LOAD_PER_S, 3_600.0) as load:
+    with stage.steady_load(LOAD_PER_S, UNTIL_STOPPED_S) as load:
         time.sleep(_LEAD_S)
         names = named_processes(stage.system) | {load.pid: GENERATOR}
         shares = _cpu_shares(names, stage.scale.steady_s)

@@ -17,6 +17,7 @@ from nearline.settings import Settings, load_settings
 from nearline.topics import ITEMS
 
 Say = Callable[[str], None]
+UNTIL_STOPPED_S = 3_600.0  # of a load that the measurement ends itself
 _CHUNK = 2_000
 _CLICKS_EACH = 5  # of every user, before anything is measured
 _WARM_UP_RATE = 1_000

@@ -2,8 +2,8 @@
 
     python -m benchmarks.traffic --kafka 127.0.0.1:9092 --rate 500 --seconds 30
 
-It prints `started` with the first click, and one JSON object when the last click is in the log. A click costs it about
-40 us, which is part of every figure: it runs on the same cores as the system.
+It prints `started` with the first click, and one JSON object when the last click is in the log. It runs on the same
+cores as the system and is part of every figure: 260 us a click at 500 a second, 50 us at 6,000, where they share batches.
 """
 
 import argparse
@@ -117,10 +117,12 @@ class Load:
 
     def finish(self) -> Sent:
         """Return when its last click is in the log."""
-        return Sent(**json.loads(self._line()))
+        sent = Sent(**json.loads(self._line()))
+        self._process.wait()
+        return sent
 
     def stop(self) -> None:
-        """End it now; clicks that it had handed over are in the log."""
+        """End it now, if it has not ended; clicks that it had handed over are in the log."""
         self._process.terminate()
         self._process.wait()
 
