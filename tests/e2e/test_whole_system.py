@@ -84,10 +84,11 @@ def uses(system: System, last: Event) -> bool:
 
 
 def test_a_click_is_in_the_next_answer_and_says_so(system: System) -> None:
-    first, second = event("anna", "teapot-1"), event("anna", "lantern-2")
+    first = event("anna", "teapot-1")
     click(system, first)
     assert wait_until(lambda: uses(system, first), DEADLINE_S)
     before = answer(system, "anna", k=30)
+    second = event("anna", "lantern-2")
     click(system, second)
     assert wait_until(lambda: uses(system, second), DEADLINE_S)
     after = answer(system, "anna", k=30)
