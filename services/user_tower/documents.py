@@ -2,15 +2,18 @@
 
 from collections.abc import Sequence as Many
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nearline.hashing import hash64
+from nearline.events import EventType
+from nearline.hashing import hash64_all
 from nearline.sequences import Sequence
 from nearline.user_documents import Hashes, UserDocument
 
 NONE: Hashes = np.zeros(0, dtype=np.uint64)
+PURCHASE = EventType.PURCHASE.value
 
 
 def advance(
@@ -25,59 +28,49 @@ def advance(
     base = _grown(stored, sequences, newest, now_ms)
     if vector is None or newest.version < base.vector_version:
         return base
-    return replace(
-        base,
-        vector=vector,
-        vector_version=newest.version,
-        newest_event_id=newest.newest_event_id,
-        as_of_ms=newest.as_of_ms,
-        events=hashes(newest.event_ids),
-    )
+    return _describing(base, newest, vector=vector, vector_version=newest.version)
 
 
 def _grown(stored: UserDocument | None, sequences: Many[Sequence], newest: Sequence, now_ms: int) -> UserDocument:
-    seen = {item for sequence in sequences for item in sequence.items}
-    bought = {
-        item
-        for sequence in sequences
-        for item, kind in zip(sequence.items, sequence.types, strict=True)
-        if kind == "purchase"
-    }
+    """The document with everything but the vector moved on."""
+    seen, purchased = _known(sequences)
     if stored is None:
-        return UserDocument(
-            vector=None,
-            vector_version=0,
-            history_version=newest.version,
-            newest_event_id=newest.newest_event_id,
-            as_of_ms=newest.as_of_ms,
-            stored_ms=now_ms,
-            seen=_union(NONE, seen),
-            purchased=_union(NONE, bought),
-            events=hashes(newest.event_ids),
-        )
+        stored = UserDocument(None, 0, newest.version, "", 0, now_ms, NONE, NONE, NONE)
     grown = replace(
         stored,
         history_version=max(stored.history_version, newest.version),
         stored_ms=now_ms,
         seen=_union(stored.seen, seen),
-        purchased=_union(stored.purchased, bought),
+        purchased=_union(stored.purchased, purchased),
     )
-    if stored.vector is None and newest.version >= stored.history_version:
-        grown = replace(
-            grown,
-            newest_event_id=newest.newest_event_id,
-            as_of_ms=newest.as_of_ms,
-            events=hashes(newest.event_ids),
-        )
-    return grown
+    if stored.vector is not None or newest.version < stored.history_version:
+        return grown
+    return _describing(grown, newest)
 
 
-def hashes(ids: Many[str]) -> Hashes:
-    """The 8-byte hashes of *ids*, in their order."""
-    return np.fromiter(map(hash64, ids), np.uint64, len(ids))
+def _describing(document: UserDocument, newest: Sequence, **more: Any) -> UserDocument:
+    """The document with the clicks of *newest* as those that it used."""
+    return replace(
+        document,
+        newest_event_id=newest.newest_event_id,
+        as_of_ms=newest.as_of_ms,
+        events=hash64_all(newest.event_ids),
+        **more,
+    )
 
 
-def _union(known: Hashes, ids: set[str]) -> Hashes:
-    if not ids:
-        return known
-    return np.union1d(known, np.fromiter(map(hash64, ids), np.uint64, len(ids)))
+def _known(sequences: Many[Sequence]) -> tuple[Hashes, Hashes]:
+    """The hashes of all items in *sequences*, and of those that were bought."""
+    bought_of: dict[str, bool] = {}
+    for sequence in sequences:
+        for item, kind in zip(sequence.items, sequence.types, strict=True):
+            bought_of[item] = bought_of.get(item, False) or kind == PURCHASE
+    hashes = hash64_all(list(bought_of))
+    return hashes, hashes[np.fromiter(bought_of.values(), bool, len(bought_of))]
+
+
+def _union(known: Hashes, more: Hashes) -> Hashes:
+    """The sorted union of *known*, sorted, and *more*, without repeats; *known* itself when it holds all of *more*."""
+    if len(known):
+        more = more[known.take(known.searchsorted(more), mode="clip") != more]
+    return np.sort(np.concatenate((known, more))) if len(more) else known
