@@ -3,7 +3,7 @@
     python -m benchmarks.traffic --kafka 127.0.0.1:9092 --rate 500 --seconds 30
 
 It prints `started` with the first click, and one JSON object when the last click is in the log. It runs on the same
-cores as the system and is part of every figure: 260 us a click at 500 a second, 50 us at 6,000, where they share batches.
+cores as the system and is part of every figure: 260 us a click at 500 a second, 50 us at 6,000 (larger batches).
 """
 
 import argparse
