@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nearline.adapters.memory import MemoryStore
 from nearline.dead_letters import decode_dead_letter
@@ -201,3 +203,13 @@ async def test_an_equal_version_heals_the_document() -> None:
     healed = advance(now, [sequence("u", "a", version=1)], np.ones(64, np.float32), now_ms=NOW_MS)
     assert healed.vector is not None
     assert healed.vector_version == 1
+
+
+@given(st.lists(st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=6), min_size=1, max_size=5))
+def test_seen_is_the_union_of_every_window_sorted_and_without_repeats(windows: list[list[str]]) -> None:
+    document = None
+    for version, window in enumerate(windows, start=1):
+        document = advance(document, [sequence("u", *window, version=version)], None, now_ms=NOW_MS)
+    assert document is not None
+    assert document.seen.tolist() == sorted({hash64(item) for window in windows for item in window})
+    assert document.history_version == len(windows)
