@@ -92,14 +92,14 @@ def _excluded(document: UserDocument | None, exclude: ExcludeSeen) -> Hashes:
 
 def _personal(catalogue: Catalogue, vector: NDArray[np.float32], k: int, excluded: Hashes) -> Group:
     """The k nearest items that are not excluded; fewer only if there are fewer."""
-    group = _nearest(catalogue, vector, k, k + min(len(excluded), _SPARE), excluded)
+    group = _nearest(catalogue, vector, k, min(len(excluded), _SPARE), excluded)
     if len(group.slots) < k and len(excluded) > _SPARE:
-        group = _nearest(catalogue, vector, k, k + len(excluded), excluded)
+        group = _nearest(catalogue, vector, k, len(excluded), excluded)
     return group
 
 
-def _nearest(catalogue: Catalogue, vector: NDArray[np.float32], k: int, count: int, excluded: Hashes) -> Group:
-    slots, scores = catalogue.index.search(vector, count)
+def _nearest(catalogue: Catalogue, vector: NDArray[np.float32], k: int, spare: int, excluded: Hashes) -> Group:
+    slots, scores = catalogue.index.search(vector, k, spare)
     if len(excluded) and len(slots):
         hashes = catalogue.hashes(slots)
         kept = excluded.take(excluded.searchsorted(hashes), mode="clip") != hashes

@@ -22,6 +22,7 @@ from nearline.telemetry import counter, gauge, get_logger
 from services.retrieval.catalogue import Catalogue
 from services.retrieval.graphs import Build
 from services.retrieval.index import LiveIndex
+from services.retrieval.widths import RECALL, WIDTHS
 
 T = TypeVar("T")
 
@@ -140,7 +141,8 @@ class Upkeep:
         self._index = index
         self._loaded = loaded
         self._rest_s = rest_s
-        self._built_at = -rest_s
+        self._built_at = self._measured_at = -rest_s
+        self._measure_at = 200  # queries
         self._stopping = threading.Event()
         self._builder = ThreadPoolExecutor(1, "index-build", initializer=_yield_to_requests)
 
@@ -156,10 +158,16 @@ class Upkeep:
     async def step(self) -> bool:
         """One piece of work, if any is due; return whether there was."""
         self._report()
-        if self._loaded() and self._index.build_due and time.monotonic() - self._built_at >= self._rest_s:
+        if self._loaded() and self._index.build_due and self._has_rested(self._built_at):
             await self._build()
+            await self._measure()
             return True
+        if self._index.has_graph and self._index.asks >= self._measure_at and self._has_rested(self._measured_at):
+            await self._measure()
         return self._fold()
+
+    def _has_rested(self, since: float) -> bool:
+        return time.monotonic() - since >= self._rest_s
 
     def _fold(self) -> bool:
         due = self._index.fold_due
@@ -174,7 +182,6 @@ class Upkeep:
         try:
             while await self._in_thread(lambda: build.run(self._stopping.is_set)):
                 if not self._index.extend(build):
-                    await self._in_thread(build.measure)
                     self._index.adopt(build)
                     self._note(build, time.monotonic() - started)
                     return
@@ -184,10 +191,26 @@ class Upkeep:
 
     def _note(self, build: Build, took_s: float) -> None:
         _BUILDS.inc()
-        _WIDTH.set(build.width_per_result)
-        get_logger().info(
-            "built a graph", rows=len(build.slots), took_s=round(took_s, 1), width_per_result=build.width_per_result
-        )
+        get_logger().info("built a graph", rows=len(build.slots), took_s=round(took_s, 1))
+
+    async def _measure(self) -> None:
+        """Settle on the least width that finds enough of a sample's true neighbours; one search at a time."""
+        self._measure_at = 2 * self._index.asks + 200
+        sample = self._index.sample()
+        truth = await self._in_thread(sample.truth)
+        enough = RECALL * sum(map(len, truth))
+        for width in WIDTHS:
+            hits = 0
+            for query, true in zip(sample.queries, truth, strict=True):
+                hits += self._index.hits(query, true, width)
+                await asyncio.sleep(0)
+            if hits >= enough:
+                break
+        self._index.width_per_result = width
+        self._measured_at = time.monotonic()
+        _WIDTH.set(width)
+        recall = round(hits / max(1, sum(map(len, truth))), 4)
+        get_logger().info("measured the graph", width_per_result=width, recall_at_50=recall, queries=len(truth))
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._builder, work)

@@ -16,9 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.retrieval.graphs import Build, Found, Graph, Slots, Vectors
+from services.retrieval.widths import Sample, made_up_queries
 
 MakeGraph = Callable[[int], Graph]  # capacity -> an empty graph
 T = TypeVar("T", bound=np.generic)
+
+_ASKED = 256  # queries that are kept, to measure with
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,9 @@ class LiveIndex:
         self._start = self._end = 0  # the delta's rows that are not folded yet
         self._build: Build | None = None
         self.live = 0
-        self.width_per_result = 1.0  # of the graph that is served
+        self.width_per_result = 4.0  # HNSW's ef for each result; a guess until it is measured
+        self._asked: Vectors = np.zeros((_ASKED, dimension), np.float32)  # the newest queries, a ring
+        self.asks = 0
 
     @property
     def delta_rows(self) -> int:
@@ -89,14 +94,17 @@ class LiveIndex:
         vector: Vectors = self._vectors[slot]
         return vector
 
-    def search(self, vector: Vectors, count: int) -> Found:
-        """The *count* best live slots and their inner products with *vector*, best first; fewer if there are fewer.
+    def search(self, vector: Vectors, wanted: int, spare: int = 0) -> Found:
+        """The *wanted* + *spare* best live slots and their inner products with *vector*, best first.
 
-        Exact in the delta; in the graph as wide as its measured sample demands.
+        Fewer if there are fewer. Exact in the delta; in the graph as wide as was measured to be enough.
         """
+        self._asked[self.asks % _ASKED] = vector
+        self.asks += 1
+        count = wanted + spare
         if self._graph is None:
             return self._scan(vector, count)
-        slots, scores = self._graph.search(vector, count, int(self.width_per_result * count))
+        slots, scores = self._graph.search(vector, count, int(self.width_per_result * wanted) + spare)
         if self._start == self._end:
             return slots, scores
         floor = float(scores[-1]) if len(scores) == count else -np.inf
@@ -104,6 +112,19 @@ class LiveIndex:
         if len(fresh) == 0:
             return slots, scores
         return _best(np.concatenate((slots, fresh)), np.concatenate((scores, fresh_scores)), count)
+
+    def sample(self) -> Sample:
+        """What the graph can be measured with: the newest queries, or made-up ones while fewer than 200 came."""
+        slots = np.flatnonzero(self._in_graph & self._alive).astype(np.int64)
+        queries = self._asked[: self.asks].copy() if self.asks >= 200 else made_up_queries(slots, self._vectors)
+        return Sample(queries, slots, self._vectors)
+
+    def hits(self, query: Vectors, truth: set[int], width_per_result: float) -> int:
+        """How many of *truth* the graph finds at this width; one search, for the thread that owns the index."""
+        if self._graph is None:
+            return len(truth)
+        found = self._graph.search(query, len(truth), int(width_per_result * len(truth)))[0]
+        return len(truth.intersection(found.tolist()))
 
     def _scan(self, vector: Vectors, count: int, floor: float = -np.inf) -> Found:
         """The best of the delta with a score above *floor*."""
@@ -178,7 +199,6 @@ class LiveIndex:
         for slot in build.slots[~self._alive[build.slots]]:
             build.graph.remove(int(slot))
         self._graph, self._build = build.graph, None
-        self.width_per_result = build.width_per_result
         self._in_graph[:] = False
         self._in_graph[build.slots] = True
         self._start = build.delta_end

@@ -15,6 +15,7 @@ from nearline.space import Space
 from services.retrieval.catalogue import Catalogue
 from services.retrieval.followers import Follower, Upkeep, item_records, popularity_records
 from services.retrieval.index import Limits, LiveIndex
+from services.retrieval.widths import WIDTHS
 from tests.fakes import ExactGraph, FakeTable
 
 SPACE = Space(2, 4)
@@ -162,6 +163,47 @@ def test_upkeep_builds_once_loaded_then_folds_what_comes() -> None:
     asyncio.run(main())
     assert len(shop) == 200
     assert len(shop.index.search(unit(3), 500)[0]) == 200
+
+
+def test_a_new_graph_is_measured_and_searched_no_wider_than_it_needs() -> None:
+    """An exact graph finds everything at the least width there is; real queries are measured with once 200 came."""
+    shop = catalogue(Limits(exact_below=50))
+    upkeep = Upkeep(shop.index, lambda: True, rest_s=0)
+
+    async def main() -> None:
+        await follower(shop).apply_all([item(f"i{nth}", nth) for nth in range(300)])
+        await upkeep.step()
+        assert shop.index.width_per_result == WIDTHS[0]
+        shop.index.width_per_result = 4.0
+        for nth in range(199):
+            shop.index.search(unit(nth), 5)
+        await upkeep.step()
+        assert shop.index.width_per_result == 4.0
+        shop.index.search(unit(200), 5)
+        await upkeep.step()
+        assert shop.index.width_per_result == WIDTHS[0]
+
+    asyncio.run(main())
+
+
+def test_a_graph_that_finds_too_little_is_searched_wider() -> None:
+    class ShortSighted(ExactGraph):
+        def search(
+            self, vector: NDArray[np.float32], count: int, width: int
+        ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+            """Finds the whole truth only when it may look at two rows and a half for each result."""
+            slots, scores = super().search(vector, count, width)
+            return (slots, scores) if width >= 2.5 * count else (slots[::2], scores[::2])
+
+    index = LiveIndex(4, lambda capacity: ShortSighted(4, capacity), Limits(exact_below=50))
+    shop = Catalogue(4, index)
+
+    async def main() -> None:
+        await follower(shop).apply_all([item(f"i{nth}", nth) for nth in range(300)])
+        await Upkeep(index, lambda: True, rest_s=0).step()
+
+    asyncio.run(main())
+    assert index.width_per_result == 2.5
 
 
 def test_a_build_under_way_is_called_off_when_the_service_stops() -> None:

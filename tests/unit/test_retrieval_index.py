@@ -28,7 +28,6 @@ def vector(seed: int) -> NDArray[np.float32]:
 def rebuild(live: LiveIndex) -> None:
     build = live.start_build()
     assert build.run(lambda: False)
-    build.measure()
     live.adopt(build)
 
 
@@ -74,7 +73,6 @@ class Model:
     def adopt(self, _: int) -> None:
         if self.build is not None:
             self.build.run(lambda: False)
-            self.build.measure()
             self.index.adopt(self.build)
             self.build = None
 
