@@ -70,13 +70,19 @@ class LmdbStore:
 
     async def get(self, user_id: str) -> bytes | None:
         """The user's stored bytes, or ``None``."""
-        with self._open_env().begin() as transaction:
-            return self._live(transaction.get(self._key(user_id)))
+        try:
+            with self._open_env().begin() as transaction:
+                return self._live(transaction.get(self._key(user_id)))
+        except lmdb.Error as error:
+            raise self._refused("a read", error) from None
 
     async def get_many(self, user_ids: Sequence[str]) -> list[bytes | None]:
         """As ``get`` for each id, in order and from one snapshot."""
-        with self._open_env().begin() as transaction:
-            return [self._live(transaction.get(self._key(user_id))) for user_id in user_ids]
+        try:
+            with self._open_env().begin() as transaction:
+                return [self._live(transaction.get(self._key(user_id))) for user_id in user_ids]
+        except lmdb.Error as error:
+            raise self._refused("a read", error) from None
 
     async def put_many_if_newer(self, documents: Mapping[str, bytes]) -> int:
         """Write, in one transaction, each document that is not older than the stored one."""
@@ -91,7 +97,7 @@ class LmdbStore:
                         transaction.put(key, expiry + document)
                         written += 1
         except lmdb.Error as error:
-            raise Unavailable(f"LMDB in {self._folder} refused a write: {error}") from None
+            raise self._refused("a write", error) from None
         return written
 
     async def delete(self, user_id: str) -> None:
@@ -126,6 +132,9 @@ class LmdbStore:
         if self._env is None:
             raise Unavailable(f"the LMDB store in {self._folder} is not open")
         return self._env
+
+    def _refused(self, what: str, error: lmdb.Error) -> Unavailable:
+        return Unavailable(f"LMDB in {self._folder} refused {what}: {error}")
 
     def _key(self, user_id: str) -> bytes:
         return (self._prefix + user_id).encode()

@@ -56,9 +56,15 @@ class Table(Protocol):
 
 
 class Follower:
-    """Applies every record of a topic once, in order, from its beginning; connects anew when the log was away."""
+    """Applies every record of a topic once, in order, from its beginning; connects anew when the log was away.
 
-    def __init__(self, name: str, connect: Callable[[], Table], apply: Callable[[Record], None]) -> None:
+    Once caught up it rests for *pause_s* after each poll that brought something, so that more comes at once.
+    """
+
+    def __init__(
+        self, name: str, connect: Callable[[], Table], apply: Callable[[Record], None], *, pause_s: float = 0.0
+    ) -> None:
+        self._pause_s = pause_s
         self._name = name
         self._connect = connect
         self._apply = apply
@@ -85,6 +91,8 @@ class Follower:
             await self.apply_all(records)
             self.caught_up = self.caught_up or table.caught_up
             _LAG.labels(self._name).set(table.lag)
+            if records and self.caught_up:
+                await asyncio.sleep(self._pause_s)
 
     async def apply_all(self, records: Sequence[Record]) -> None:
         """Apply *records* in slices; those applied before change nothing, those that make no sense are counted."""
