@@ -54,7 +54,7 @@ def configuration(settings: Settings, folder: JobFolder, resume_from: Path | Non
         "python.client.executable": sys.executable,
         "pipeline.object-reuse": "true",
         "execution.buffer-timeout.interval": "1 ms",
-        "execution.checkpointing.interval": "2 s",
+        "execution.checkpointing.interval": "3 s",
         "execution.checkpointing.min-pause": "500 ms",
         "execution.checkpointing.mode": "EXACTLY_ONCE",
         "execution.checkpointing.dir": folder.checkpoints.as_uri(),

@@ -25,7 +25,7 @@ from nearline.settings import Settings
 
 PACKAGE = Path(pyflink.__file__).parent
 # Serial GC: with two cores shared by everybody, concurrent collectors cost more than their pauses are worth.
-_JVM = "-Xmx512m -Xss1m -XX:+UseSerialGC -XX:MaxMetaspaceSize=256m -XX:ReservedCodeCacheSize=128m"
+_JVM = "-Xmx384m -Xss1m -XX:+UseSerialGC -XX:MaxMetaspaceSize=256m -XX:ReservedCodeCacheSize=128m"
 _JVM_ENDS = "-XX:+ExitOnOutOfMemoryError"
 _PROMETHEUS = "org.apache.flink.metrics.prometheus.PrometheusReporterFactory"
 _START_DEADLINE_S = 60.0
