@@ -28,6 +28,7 @@ T = TypeVar("T")
 
 _SLICE_S = 0.001
 _REPORT_EVERY = 1_000  # refused records between two log lines of one reason
+_BUILD_NICE = 5  # a third of a busy core for the builder: at 10 it starves, and a scan serves until it is done
 
 _APPLIED = counter("records_applied_total", "Records of a followed topic that were taken in", "topic")
 _REFUSED = counter("records_refused_total", "Records that can never be taken in", "topic", "reason")
@@ -232,4 +233,4 @@ class Upkeep:
 def _yield_to_requests() -> None:
     """Give this thread a lower priority than the event loop's (Linux keeps one for each thread)."""
     with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _BUILD_NICE)

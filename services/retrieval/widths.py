@@ -11,13 +11,13 @@ import numpy as np
 
 from services.retrieval.graphs import Slots, Vectors
 
-WIDTHS = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 8.0)  # candidates for each result
+WIDTHS = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 6.0, 8.0)  # candidates for each result
 K = 50
 RECALL = 0.965  # of the sample: the mean of 200 others differs by .004, and .95 is promised
 
 _QUERIES = 200
 _CHUNK = 4_096
-_LIKED = (1, 3, 10)  # items that a made-up user likes
+_LIKED = 100  # items that a made-up user likes: so many that it lies near none of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +42,12 @@ class Sample:
 
 
 def made_up_queries(slots: Slots, vectors: Vectors) -> Vectors:
-    """Users before any came: each likes one, three or ten items, drawn at random. Harder than most real users."""
+    """Users before any came: the means of many items drawn at random, as hard to serve as users come.
+
+    Measured with the demo's towers and 100,000 items: they asked for 4 candidates a result, users of unrelated clicks
+    for 4 to 4.5, users of related clicks for 2.5. The first 200 who come put it right.
+    """
     random = np.random.default_rng(len(slots))
-    queries = np.stack([vectors[random.choice(slots, _LIKED[n % len(_LIKED)])].sum(axis=0) for n in range(_QUERIES)])
+    queries = np.stack([vectors[random.choice(slots, _LIKED)].sum(axis=0) for _ in range(_QUERIES)])
     unit: Vectors = queries / np.maximum(np.linalg.norm(queries, axis=1, keepdims=True), np.float32(1e-9))
     return unit
