@@ -19,6 +19,7 @@ from rich.table import Table
 from benchmarks import freshness, reads, resources, searchable, sustained
 from benchmarks.about import about, load_average
 from benchmarks.catalogue import bench_items
+from benchmarks.neighbours import watch
 from benchmarks.probe import Probe
 from benchmarks.stage import QUICK, Scale, Stage, prepare
 from benchmarks.targets import TARGETS, Target
@@ -37,6 +38,7 @@ MEASUREMENTS: Mapping[str, Callable[[Stage], dict[str, Any]]] = {
     "resources": resources.measure,
 }
 
+_QUIET_CORES = 0.1
 console = Console(highlight=False)
 
 
@@ -45,7 +47,7 @@ def run(
 ) -> dict[str, Any]:
     """Start a system, load it, take the measurements *names*; *keep* gets what is known after each of them."""
     reset(System(data, Ports.free()), lambda line: None)
-    results: dict[str, Any] = {"load_average_before": load_average()}
+    results: dict[str, Any] = {"load_average_before": load_average(), "others_cores": {}}
     with _progress() as progress:
         bar = progress.add_task("starting the system", total=len(names) + 1)
 
@@ -59,7 +61,9 @@ def run(
             prepare(stage)
             progress.advance(bar)
             for name in names:
+                others = watch()
                 results |= MEASUREMENTS[name](stage) | {"load_average_after": load_average()}
+                results["others_cores"][name] = others()
                 keep(results)
                 progress.advance(bar)
     return results
@@ -91,6 +95,14 @@ def _amount(target: Target, value: float | None) -> str:
         return "-"
     number = f"{value:.3f}" if not target.unit else f"{value:,.0f}" if value >= 100 else f"{value:,.1f}"
     return f"{number} {target.unit}".strip()
+
+
+def _neighbours(others: Mapping[str, float]) -> str:
+    """A line for people: whether these figures are of the whole machine."""
+    busiest = max(others, key=lambda name: others[name])
+    if others[busiest] <= _QUIET_CORES:
+        return f"nothing else ran: others used {others[busiest]:.2f} cores at most"
+    return f"[red]others used up to {others[busiest]:.2f} cores ({busiest}): the figures are of what was left[/red]"
 
 
 def _names(text: str) -> list[str]:
@@ -125,6 +137,7 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     console.print(table_of(results))
+    console.print(_neighbours(results["others_cores"]))
     console.print(f"everything measured: {given.out}")
 
 
