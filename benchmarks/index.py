@@ -8,6 +8,7 @@ work on the machine disturbs them less.
 """
 
 import argparse
+import asyncio
 import os
 import sys
 import time
@@ -20,7 +21,7 @@ from rich.table import Table
 
 from nearline.adapters.hnsw import HnswGraph
 from services.retrieval.index import LiveIndex
-from services.retrieval.widths import RECALL, WIDTHS
+from services.retrieval.widths import least_width
 
 Vectors = NDArray[np.float32]
 Drawn = tuple[Vectors, Vectors]  # items and queries, unit norm
@@ -104,7 +105,7 @@ def measure(kind: str, items: int, seed: int, table: Table) -> None:
     build.run(lambda: False)
     built_s = time.thread_time() - started
     index.adopt(build)
-    chosen = least_width(index)
+    chosen = settled_width(index)
     title = f"{kind}: built in {built_s:.0f} s, an insert {inserted_us:.1f} us, exact search {exact_us:,.0f} us"
     table.add_section()
     table.add_row(title)
@@ -117,15 +118,16 @@ def measure(kind: str, items: int, seed: int, table: Table) -> None:
         _row(table, index, queries, None, str(int(chosen * K)), f"{rows:,}")
 
 
-def least_width(index: LiveIndex) -> float:
+def settled_width(index: LiveIndex) -> float:
     """What the service would settle on before any user came."""
     sample = index.sample()
     truth = sample.truth()
-    for width in WIDTHS:
+
+    async def recall_at(width: float) -> float:
         hits = sum(index.hits(query, true, width) for query, true in zip(sample.queries, truth, strict=True))
-        if hits >= RECALL * K * len(truth):
-            break
-    return width
+        return hits / sum(map(len, truth))
+
+    return asyncio.run(least_width(index.width_per_result, recall_at))
 
 
 def _row(

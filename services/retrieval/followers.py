@@ -22,7 +22,7 @@ from nearline.telemetry import counter, gauge, get_logger
 from services.retrieval.catalogue import Catalogue
 from services.retrieval.graphs import Build
 from services.retrieval.index import LiveIndex
-from services.retrieval.widths import RECALL, WIDTHS
+from services.retrieval.widths import least_width
 
 T = TypeVar("T")
 
@@ -146,7 +146,10 @@ def popularity_records(catalogue: Catalogue) -> Callable[[Record], None]:
 class Upkeep:
     """Folds the delta and builds graphs anew, whenever the index says that it is due."""
 
-    def __init__(self, index: LiveIndex, loaded: Callable[[], bool], *, rest_s: float = 5.0) -> None:
+    def __init__(
+        self, index: LiveIndex, loaded: Callable[[], bool], *, rest_s: float = 5.0, pause_s: float = 0.002
+    ) -> None:
+        self._pause_s = pause_s
         self._index = index
         self._loaded = loaded
         self._rest_s = rest_s
@@ -203,23 +206,23 @@ class Upkeep:
         get_logger().info("built a graph", rows=len(build.slots), took_s=round(took_s, 1))
 
     async def _measure(self) -> None:
-        """Settle on the least width that finds enough of a sample's true neighbours; one search at a time."""
+        """Settle on the least width that finds enough of a sample's true neighbours, one search every few ms."""
         self._measure_at = 2 * self._index.asks + 200
         sample = self._index.sample()
         truth = await self._in_thread(sample.truth)
-        enough = RECALL * sum(map(len, truth))
-        for width in WIDTHS:
+
+        async def recall(width: float) -> float:
             hits = 0
             for query, true in zip(sample.queries, truth, strict=True):
                 hits += self._index.hits(query, true, width)
-                await asyncio.sleep(0)
-            if hits >= enough:
-                break
+                await asyncio.sleep(self._pause_s)
+            return hits / max(1, sum(map(len, truth)))
+
+        width = await least_width(self._index.width_per_result, recall)
         self._index.width_per_result = width
         self._measured_at = time.monotonic()
         _WIDTH.set(width)
-        recall = round(hits / max(1, sum(map(len, truth))), 4)
-        get_logger().info("measured the graph", width_per_result=width, recall_at_50=recall, queries=len(truth))
+        get_logger().info("measured the graph", width_per_result=width, queries=len(truth))
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._builder, work)

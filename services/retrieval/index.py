@@ -115,9 +115,11 @@ class LiveIndex:
 
     def sample(self) -> Sample:
         """What the graph can be measured with: the newest queries, or made-up ones while fewer than 200 came."""
-        slots = np.flatnonzero(self._in_graph & self._alive).astype(np.int64)
-        queries = self._asked[: self.asks].copy() if self.asks >= 200 else made_up_queries(slots, self._vectors)
-        return Sample(queries, slots, self._vectors)
+        live = (self._in_graph & self._alive)[: self._used]
+        vectors = self._vectors[: self._used]
+        real = self.asks >= 200
+        queries = self._asked[: self.asks].copy() if real else made_up_queries(np.flatnonzero(live), vectors)
+        return Sample(queries, live, vectors)
 
     def hits(self, query: Vectors, truth: set[int], width_per_result: float) -> int:
         """How many of *truth* the graph finds at this width; one search, for the thread that owns the index."""

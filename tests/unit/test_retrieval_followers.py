@@ -147,7 +147,7 @@ def test_requests_are_answered_in_the_middle_of_a_burst() -> None:
 def test_upkeep_builds_once_loaded_then_folds_what_comes() -> None:
     shop = catalogue(Limits(exact_below=50, fold_above=10, bulk=1_000))
     loaded = False
-    upkeep = Upkeep(shop.index, lambda: loaded, rest_s=0)
+    upkeep = Upkeep(shop.index, lambda: loaded, rest_s=0, pause_s=0)
 
     async def main() -> None:
         nonlocal loaded
@@ -168,7 +168,7 @@ def test_upkeep_builds_once_loaded_then_folds_what_comes() -> None:
 def test_a_new_graph_is_measured_and_searched_no_wider_than_it_needs() -> None:
     """An exact graph finds everything at the least width there is; real queries are measured with once 200 came."""
     shop = catalogue(Limits(exact_below=50))
-    upkeep = Upkeep(shop.index, lambda: True, rest_s=0)
+    upkeep = Upkeep(shop.index, lambda: True, rest_s=0, pause_s=0)
 
     async def main() -> None:
         await follower(shop).apply_all([item(f"i{nth}", nth) for nth in range(300)])
@@ -200,7 +200,7 @@ def test_a_graph_that_finds_too_little_is_searched_wider() -> None:
 
     async def main() -> None:
         await follower(shop).apply_all([item(f"i{nth}", nth) for nth in range(300)])
-        await Upkeep(index, lambda: True, rest_s=0).step()
+        await Upkeep(index, lambda: True, rest_s=0, pause_s=0).step()
 
     asyncio.run(main())
     assert index.width_per_result == 2.5
