@@ -238,9 +238,9 @@ class Producer(_Client):
             raise Unavailable(f"{len(failed):,} records did not get into the log, the first: {failed[0]!r:.200}")
 
     async def close(self) -> None:
-        """Send what is buffered and disconnect."""
+        """Send what is buffered, if the log takes it in time, and disconnect."""
         if hasattr(self, "_producer"):
-            await self._call(self._producer.close)
+            await self._call(self._producer.close, _DELIVERY_S)
         await super().close()
 
 
