@@ -39,6 +39,7 @@ class Program:
     name: str
     command: tuple[str, ...]
     environment: Mapping[str, str]
+    nice: int = 0  # how readily it lets others go first when the cores are short
 
 
 class Supervisor:
@@ -185,7 +186,7 @@ _RPC = "supervisor.rpcinterface:make_main_rpcinterface"
 
 def _program(supervisor: Supervisor, program: Program) -> str:
     # setpriv: when supervisord itself is killed, its programs are told to end and none goes on alone.
-    command = shlex.join(("setpriv", "--pdeathsig", "TERM", *program.command))
+    command = shlex.join(("nice", "-n", str(program.nice), "setpriv", "--pdeathsig", "TERM", *program.command))
     extra = ",".join(f'{name}="{value}"' for name, value in program.environment.items())
     return _section(
         f"program:{program.name}",

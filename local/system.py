@@ -36,6 +36,7 @@ from nearline.settings import PREFIX, load_settings
 Say = Callable[[str], None]
 # A part that died this often while starting will not come up by trying again, and one that says so need not try twice.
 _DEATHS_ALLOWED = 3
+_BEHIND_ANSWERS = 5
 _MISCONFIGURED = 2
 # One thread a library and few allocator arenas: on two cores more only costs memory and latency.
 _LIMITS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2", "PYTHONUNBUFFERED": "1"}
@@ -116,7 +117,9 @@ def nearline_plan(system: System) -> Plan:
     triton += ["--metrics-port", str(ports.triton_metrics)]
 
     def part(name: str, python: str, words: Sequence[str], ready: Callable[[], bool], deadline_s: float) -> Part:
-        return Part(Program(name, (python, *words), {}), ready, deadline_s)
+        # Who asks waits for an answer, a click does not wait for anyone: on few cores retrieval goes first.
+        nice = 0 if name == "retrieval" else _BEHIND_ANSWERS
+        return Part(Program(name, (python, *words), {}, nice), ready, deadline_s)
 
     first = [
         part("broker", services, broker, lambda: is_ready(ports.kafka), 90.0),

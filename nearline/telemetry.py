@@ -32,6 +32,8 @@ def configure_logs(part: str, *, level: str = "info", style: str = "json") -> No
     )
     structlog.contextvars.bind_contextvars(part=part)
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, force=True)
+    # Its own words on every lost connection; what it means for us is logged by the parts.
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)
 
 
 def get_logger() -> structlog.stdlib.BoundLogger:

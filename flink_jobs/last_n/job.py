@@ -198,7 +198,7 @@ def _dead_letters(settings: Settings) -> str:
 def _sink(settings: Settings, topic: str) -> str:
     # At least once: transactions hide every sequence until the next checkpoint, and versions make repeats harmless.
     return f"""{_kafka(settings, topic)}, 'sink.delivery-guarantee' = 'at-least-once',
-        'properties.linger.ms' = '0', 'properties.compression.type' = 'lz4', 'properties.acks' = 'all'"""
+        'properties.linger.ms' = '2', 'properties.compression.type' = 'lz4', 'properties.acks' = 'all'"""
 
 
 def _kafka(settings: Settings, topic: str) -> str:

@@ -25,6 +25,7 @@ Message = tuple[bytes, bytes | None]  # key, value (None = tombstone)
 _POLL_MS = 500  # how long a poll waits when nothing comes; a record ends the wait at once
 _REQUEST_MS = 10_000
 _DELIVERY_S = 30
+_LAG_EVERY_S = 1.0
 _BOOTSTRAP_MS = 3_000  # how long a client looks for a broker before it says that there is none
 
 
@@ -248,6 +249,8 @@ class _Reader(_Client):
     """What both readers share: polling in the thread, records out."""
 
     _consumer: Any = None
+    _looked_at = 0.0
+    lag = 0
 
     def _consumer_config(self) -> dict[str, Any]:
         return {
@@ -268,13 +271,13 @@ class _Reader(_Client):
             for r in records
         ]
 
-    def _lag(self) -> int:
-        lag = 0
-        for part in self._consumer.assignment():
-            end = self._consumer.highwater(part)
-            if end is not None:
-                lag += max(0, end - self._consumer.position(part))
-        return lag
+    def _look_at_lag(self) -> None:
+        """Bring ``lag`` up to date, once a second: each ``position`` is a hop to kafka-python's own thread and back."""
+        if time.monotonic() - self._looked_at < _LAG_EVERY_S:
+            return
+        self._looked_at = time.monotonic()
+        ends = {part: self._consumer.highwater(part) for part in self._consumer.assignment()}
+        self.lag = sum(max(0, end - self._consumer.position(part)) for part, end in ends.items() if end is not None)
 
     async def close(self) -> None:
         """Disconnect; safe to call twice."""
@@ -296,7 +299,6 @@ class TableReader(_Reader):
         self._batch = batch
         self._waiting_for: dict[Any, int] = {}
         self.caught_up = False
-        self.lag = 0
 
     async def open(self) -> None:
         """Connect and note the end offsets; ``Unavailable`` without a broker or the topic."""
@@ -322,7 +324,7 @@ class TableReader(_Reader):
         records = self._records(_POLL_MS)
         if not self.caught_up:
             self._settle()
-        self.lag = self._lag()
+        self._look_at_lag()
         return records
 
     def _settle(self) -> None:
@@ -346,7 +348,6 @@ class GroupReader(_Reader):
         self._batch = batch
         self._dealt_with: dict[Any, int] = {}
         self._committed_at = 0.0
-        self.lag = 0
 
     async def open(self) -> None:
         """Join the group; ``Unavailable`` without a broker or the topic."""
@@ -372,7 +373,7 @@ class GroupReader(_Reader):
     def _poll(self) -> list[Record]:
         self._commit_now_and_then()
         records = self._records(_POLL_MS)
-        self.lag = self._lag()
+        self._look_at_lag()
         return records
 
     async def stay(self) -> None:

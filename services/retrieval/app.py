@@ -98,6 +98,7 @@ def _server(app: object) -> uvicorn.Server:
         access_log=False,
         lifespan="off",
         server_header=False,
+        proxy_headers=False,
         date_header=False,
         timeout_graceful_shutdown=3,
     )
