@@ -23,12 +23,12 @@ from rich.table import Table
 from local.layout import ROOT
 from local.story import Story, climbers, moves, stories
 from local.system import System, addresses, interrupt_on_sigterm, stop, system_of_this_machine, up
-from nearline.adapters.kafka import Producer, Topics
+from nearline.adapters.kafka import Topics
 from nearline.cli.answers import get_answer, provenance
-from nearline.cli.clicks import answered, list_items, new_event, replay_events
+from nearline.cli.clicks import click_to_answer, list_items, new_event, replay_events
 from nearline.cli.console import console, progress
 from nearline.errors import NearlineError, Unavailable
-from nearline.events import Event, encode_event
+from nearline.events import Event
 from nearline.items import Item
 from nearline.replay import Recording, load_recording
 from nearline.settings import Settings, load_settings
@@ -109,22 +109,13 @@ def tell(settings: Settings, story: Story, items: Mapping[str, Item]) -> list[st
     before = get_answer(settings.retrieval, story.user_id, k=_ASKED)
     clicked = items[story.clicked]
     console.print(f"\none click on something else: [bold]{clicked.title}[/bold] ({clicked.category})")
-    event, delay_ms = asyncio.run(_click(settings, story.user_id, story.clicked))
+    event = new_event(story.user_id, story.clicked)
+    delay_ms = asyncio.run(click_to_answer(settings, event))
     after = get_answer(settings.retrieval, story.user_id, k=_ASKED)
     console.print(_beside(before, after))
     console.print(provenance(after), markup=False)
     console.print(f"[bold]{delay_ms:.1f} ms[/bold] from sending the click to the first answer that used it")
     return unmet(before, after, event)
-
-
-async def _click(settings: Settings, user_id: str, item_id: str) -> tuple[Event, float]:
-    """Send one click; return it with the milliseconds until an answer named it as its newest event."""
-    event = new_event(user_id, item_id)
-    async with Producer(settings.kafka) as producer:
-        started = time.perf_counter()
-        await producer.send_all(CLICKS, [(user_id.encode(), encode_event(event))])
-        await answered(settings.retrieval, event)
-        return event, (time.perf_counter() - started) * 1000
 
 
 def _beside(before: Answer, after: Answer) -> Table:
@@ -170,7 +161,7 @@ def unmet(before: Answer, after: Answer, event: Event) -> list[str]:
 
 def measure(settings: Settings, more: list[Story]) -> None:
     """Print the delays of one click of each of *more* users."""
-    delays = [asyncio.run(_click(settings, story.user_id, story.clicked))[1] for story in more]
+    delays = [asyncio.run(click_to_answer(settings, new_event(one.user_id, one.clicked))) for one in more]
     if delays:
         spread = f"median {statistics.median(delays):.1f} ms, slowest {max(delays):.1f} ms"
         console.print(f"{len(delays)} more clicks of as many users, one after the other: {spread}")

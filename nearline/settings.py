@@ -4,6 +4,7 @@ import difflib
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -12,6 +13,7 @@ from nearline.errors import Misconfigured
 from nearline.space import Space
 
 PREFIX = "NEARLINE_"
+Port = Annotated[int, Field(ge=1, le=65_535)]
 
 
 class Settings(BaseSettings):
@@ -32,12 +34,16 @@ class Settings(BaseSettings):
     popularity_half_life_days: float = Field(7, gt=0, description="an event's weight in trending halves in this time")
 
     host: str = Field("127.0.0.1", description="address that the HTTP servers bind")
-    retrieval_port: int = Field(8080, ge=1, le=65_535, description="port of GET /recommend")
-    user_tower_port: int = Field(9101, ge=1, le=65_535, description="port of user_tower's /healthz, /readyz and /metrics")
-    item_tower_port: int = Field(9102, ge=1, le=65_535, description="port of item_tower's /healthz, /readyz and /metrics")
-    job_port: int = Field(9103, ge=1, le=65_535, description="port of the last_n launcher's /metrics")
-    flink_metrics_port: int = Field(9249, ge=1, le=65_535, description="port of Flink's own Prometheus reporter")
-    flink_rest_port: int = Field(8082, ge=1, le=65_535, description="port of Flink's REST interface")
+    retrieval_port: Port = Field(8080, description="port of GET /recommend")
+    user_tower_port: int = Field(
+        9101, ge=1, le=65_535, description="port of user_tower's /healthz, /readyz and /metrics"
+    )
+    item_tower_port: int = Field(
+        9102, ge=1, le=65_535, description="port of item_tower's /healthz, /readyz and /metrics"
+    )
+    job_port: Port = Field(9103, description="port of the last_n launcher's /metrics")
+    flink_metrics_port: Port = Field(9249, description="port of Flink's own Prometheus reporter")
+    flink_rest_port: Port = Field(8082, description="port of Flink's REST interface")
     flink_lib: Path = Field(Path("build/flink/lib"), description="folder with Flink's Kafka connector jar")
 
     startup_deadline_s: float = Field(120, gt=0, description="how long a part waits for what it needs at start")

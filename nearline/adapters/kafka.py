@@ -211,6 +211,10 @@ class Producer(_Client):
             delivery_timeout_ms=_DELIVERY_S * 1000 + self._linger_ms,
         )
 
+    async def prepare(self, topic: str) -> None:
+        """Learn where *topic*'s partitions are, so that the first send does not wait for that."""
+        await self._call(self._producer.partitions_for, topic)
+
     async def send_all(
         self, topic: str, messages: Sequence[Message], headers: Sequence[tuple[str, bytes]] = ()
     ) -> list[int]:

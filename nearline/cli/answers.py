@@ -1,6 +1,7 @@
 """``nearline recommend``: an answer, as a person reads it."""
 
 from typing import Annotated
+from urllib.parse import quote
 
 import httpx
 import typer
@@ -30,7 +31,9 @@ def get_answer(base_url: str, user_id: str, *, k: int, exclude_seen: str = "all"
     """The answer of ``GET /recommend``; ``Unavailable`` if retrieval is away, ``BadInput`` with its words on a 422."""
     try:
         response = httpx.get(
-            f"{base_url}/recommend/{user_id}", params={"k": k, "exclude_seen": exclude_seen}, timeout=5.0
+            f"{base_url}/recommend/{quote(user_id, safe='')}",
+            params={"k": k, "exclude_seen": exclude_seen},
+            timeout=5.0,
         )
     except httpx.HTTPError as error:
         raise Unavailable(f"retrieval at {base_url}: {error!r:.120}; start the system with `make up`") from None

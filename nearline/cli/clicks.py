@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from itertools import islice
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import quote
 
 import httpx
 import typer
@@ -42,30 +43,50 @@ def new_event(user_id: str, item_id: str, kind: str = "click") -> Event:
 
 
 async def _click(settings: Settings, event: Event, wait: bool) -> None:
+    about = f"{event.type} {event.event_id}: {event.user_id} on {event.item_id}"
+    if wait:
+        delay_ms = await click_to_answer(settings, event)
+        console.print(f"sent {about}\nused by an answer after {delay_ms:.1f} ms")
+        return
     async with Producer(settings.kafka) as producer:
+        await producer.send_all(CLICKS, [_message(event)])
+        console.print(f"sent {about}")
+
+
+async def click_to_answer(settings: Settings, event: Event, *, deadline_s: float = _WAIT_S) -> float:
+    """Send *event* and return the milliseconds from before that to the first answer whose newest event it is.
+
+    Connections are made before the clock starts. ``Unavailable`` if the log or retrieval is away, or if no answer
+    used the event within the deadline.
+    """
+    url = f"/recommend/{quote(event.user_id, safe='')}?k=20"
+    async with (
+        Producer(settings.kafka) as producer,
+        httpx.AsyncClient(base_url=settings.retrieval, verify=False) as client,
+    ):
+        await producer.prepare(CLICKS)
+        await _newest_event(client, url)
         started = time.perf_counter()
-        await producer.send_all(CLICKS, [(event.user_id.encode(), encode_event(event))])
-        console.print(f"sent {event.type} {event.event_id}: {event.user_id} on {event.item_id}")
-        if wait:
-            await answered(settings.retrieval, event)
-            console.print(f"used by an answer after {(time.perf_counter() - started) * 1000:.1f} ms")
-
-
-async def answered(base_url: str, event: Event, *, deadline_s: float = _WAIT_S) -> dict[str, object]:
-    """The first answer whose newest event is *event*; ``Unavailable`` when none comes within the deadline."""
-    end = time.monotonic() + deadline_s
-    async with httpx.AsyncClient(base_url=base_url) as client:
-        while time.monotonic() < end:
-            try:
-                answer = (await client.get(f"/recommend/{event.user_id}", params={"k": 20})).json()
-            except httpx.HTTPError as error:
-                raise Unavailable(f"retrieval at {base_url}: {error!r:.120}; see `nearline status`") from None
-            if answer.get("newest_event_id") == event.event_id:
-                return dict(answer)
+        await producer.send_all(CLICKS, [_message(event)])
+        while await _newest_event(client, url) != event.event_id:
+            if time.perf_counter() - started > deadline_s:
+                hint = "see `nearline status` and `nearline dlq list`"
+                raise Unavailable(f"no answer used {event.event_id} within {deadline_s:g} s; {hint}")
             await asyncio.sleep(0.001)
-    raise Unavailable(
-        f"no answer used {event.event_id} within {deadline_s:g} s; see `nearline status` and `nearline dlq list`"
-    )
+        return (time.perf_counter() - started) * 1000
+
+
+async def _newest_event(client: httpx.AsyncClient, url: str) -> str | None:
+    try:
+        answer = (await client.get(url)).json()
+    except httpx.HTTPError as error:
+        raise Unavailable(f"retrieval at {client.base_url}: {error!r:.120}; see `nearline status`") from None
+    newest: str | None = answer.get("newest_event_id")
+    return newest
+
+
+def _message(event: Event) -> Message:
+    return event.user_id.encode(), encode_event(event)
 
 
 def replay(
