@@ -26,7 +26,11 @@ _ASKERS = 2_000  # different users that the reads ask for
 _CHECKED = 200  # answers compared with exact search
 _TIE = 1e-5  # items this close to the fiftieth are as good as it
 _FIRST_RPS = 800.0
+_TRIES = 2
 _CONFIRMATIONS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)  # of the rate found in short runs
+
+
+Trials = dict[float, list[Result]]
 
 
 def measure(stage: Stage) -> dict[str, Any]:
@@ -45,7 +49,7 @@ def measure_under_load(stage: Stage) -> dict[str, Any]:
 
 def _measure(stage: Stage, bounds_ms: tuple[float, float]) -> dict[str, Any]:
     recall = asyncio.run(_recall(stage))
-    trials: dict[float, Result] = {}
+    trials: Trials = {}
     must, goal = (_highest(stage, bound, trials) for bound in bounds_ms)
     return {
         "rps": round(must.achieved_rps) if must else 0,
@@ -55,11 +59,11 @@ def _measure(stage: Stage, bounds_ms: tuple[float, float]) -> dict[str, Any]:
         "rps_at_goal": round(goal.achieved_rps) if goal else 0,
         "p99_ms_at_goal": round(goal.p99_ms, 2) if goal else None,
         "recall_at_50": round(recall, 4),
-        "trials": [[round(rate), round(trials[rate].p99_ms, 2)] for rate in sorted(trials)],
+        "trials_p99_ms": {str(rate): [round(one.p99_ms, 2) for one in trials[rate]] for rate in sorted(trials)},
     }
 
 
-def _highest(stage: Stage, bound_ms: float, trials: dict[float, Result]) -> Result | None:
+def _highest(stage: Stage, bound_ms: float, trials: Trials) -> Result | None:
     """The run at the highest open-loop rate with p99 within the bound, confirmed by a longer one."""
     urls = _urls(stage)
 
@@ -72,9 +76,11 @@ def _highest(stage: Stage, bound_ms: float, trials: dict[float, Result]) -> Resu
 
     def passes(rate: float) -> bool:
         rate = round(rate)
-        if rate not in trials:
-            trials[rate] = run(rate, stage.scale.read_s)
-        return within(trials[rate])
+        tried = trials.setdefault(rate, [])
+        # One pause of the machine fails a short run: a rate is too high when it fails twice. The long run decides.
+        while len(tried) < _TRIES and not any(map(within, tried)):
+            tried.append(run(rate, stage.scale.read_s))
+        return any(map(within, tried))
 
     rate = highest_passing(passes, first=_FIRST_RPS) or 0.0
     for share in _CONFIRMATIONS if rate else ():
