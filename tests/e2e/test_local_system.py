@@ -166,11 +166,14 @@ def test_processes_of_another_folder_are_never_touched(system: System, tmp_path:
 
 
 def test_ctrl_c_while_starting_leaves_no_process(tmp_path: Path) -> None:
+    # As in a terminal: a run in the background inherits that SIGINT is ignored.
     script = f"""
+        import signal
         from pathlib import Path
         from local.system import System, up
         from local.addresses import Ports
         from tests.e2e.test_local_system import with_part
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         system = System(Path({str(tmp_path / "data")!r}), Ports.free(), plan=with_part("never", ("sleep", "1000")))
         up(system, lambda line: print(line, flush=True), end_with_us=True)
     """
