@@ -63,10 +63,24 @@ def _job(settings: Settings) -> Line:
     recent = int(metrics.get("nearline_job_recent_starts", 0))
     flink = _metrics(settings.host, settings.flink_metrics_port) or {}
     restarts = sum(value for name, value in flink.items() if name.startswith("flink_jobmanager_job_numRestarts"))
-    detail = f"started {int(metrics.get('nearline_job_starts_total', 0))} times, {restarts:.0f} restarts since"
+    starts = int(metrics.get("nearline_job_starts_total", 0))
+    detail = f"{_job_lag(settings)}started {starts} times, {restarts:.0f} restarts since"
     if recent >= _LOOPING:
         return Line("last_n", "restarting", f"{detail}; {recent} starts in ten minutes", _log_hint("last_n"))
     return Line("last_n", "ready" if flink else "starting", detail)
+
+
+def _job_lag(settings: Settings) -> str:
+    """Clicks that the job's newest checkpoint does not cover yet, in words; nothing while that cannot be told."""
+    try:
+        topics = Topics(settings.kafka)
+    except Unavailable:
+        return ""
+    try:
+        lag = topics.group_lag("last_n", CLICKS)
+        return "" if lag is None else f"lag {lag:,} at its last checkpoint; "
+    finally:
+        topics.close()
 
 
 def _user_tower(settings: Settings) -> Line:
@@ -106,7 +120,7 @@ def _service(host: str, port: int, part: str, *, lag: str, freshness: str, words
     details = [f"lag {metrics.get(lag, 0):,.0f}"] if lag else []
     p50, p99 = (quantile(metrics, freshness, q) for q in (0.5, 0.99))
     if p50 is not None and p99 is not None:
-        details.append(f"{words} within {p50 * 1000:g} ms (p50), {p99 * 1000:g} ms (p99)")
+        details.append(f"{words} within {p50 * 1000:g} ms (p50), {p99 * 1000:g} ms (p99) since its start")
     if waiting:
         return Line(part, "starting", f"waiting for {', '.join(waiting)}", _log_hint(part))
     return Line(part, "ready", "; ".join(details))
