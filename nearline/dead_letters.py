@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import orjson
 
+from nearline.log import Record
+
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
@@ -20,6 +22,13 @@ class DeadLetter:
     value: bytes | None
 
 
+def letter_about(record: Record, reason: str, detail: str) -> DeadLetter:
+    """The dead letter of *record*, refused for *reason*."""
+    return DeadLetter(
+        reason, detail, record.topic, record.partition, record.offset, record.append_ms, record.key, record.value
+    )
+
+
 def encode_dead_letter(letter: DeadLetter) -> bytes:
     """The dead letter as the ``…-dlq`` topics carry it; original bytes as base64, ``null`` where there were none."""
     return orjson.dumps(
@@ -33,8 +42,7 @@ def encode_dead_letter(letter: DeadLetter) -> bytes:
             "append_ms": letter.append_ms,
             "key_base64": _b64(letter.key),
             "value_base64": _b64(letter.value),
-        },
-        option=orjson.OPT_NON_STR_KEYS,
+        }
     )
 
 

@@ -40,11 +40,6 @@ def item_vectors_topic(space: Space) -> str:
     return f"item-vectors.{space.number}"
 
 
-def dead_letter_topic(topic: str) -> str:
-    """The dead-letter queue of *topic*."""
-    return f"{topic}-dlq"
-
-
 def all_topics(space: Space, *, history_ttl_ms: int) -> list[Topic]:
     """Every topic that a system serving *space* needs.
 

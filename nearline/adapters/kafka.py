@@ -165,7 +165,7 @@ class Topics:
 
 
 def wait_for_topics(bootstrap: str, names: Sequence[str], *, deadline_s: float) -> None:
-    """Return once every topic exists; ``Misconfigured`` naming ``nearline init`` when the deadline passes."""
+    """Return once every topic exists; ``Unavailable`` naming ``nearline init`` when the deadline passes."""
     end = time.monotonic() + deadline_s
     missing: set[str] = set(names)
     reason = ""

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from nearline.dead_letters import DeadLetter, encode_dead_letter
+from nearline.dead_letters import encode_dead_letter, letter_about
 from nearline.errors import BadInput, Unavailable
 from nearline.features import NUMERIC, TOKENS, item_inputs
 from nearline.item_table import ItemTable
@@ -168,9 +168,7 @@ class Worker:
     async def _refuse(self, record: Record, reason: str, detail: str) -> None:
         REFUSED.labels(reason=reason).inc()
         get_logger().warning("item refused", reason=reason, detail=detail, item_id=record.id)
-        letter = DeadLetter(
-            reason, detail, record.topic, record.partition, record.offset, record.append_ms, record.key, record.value
-        )
+        letter = letter_about(record, reason, detail)
         await self._publish(ITEMS_DLQ, [(record.key or b"", encode_dead_letter(letter))])
 
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from nearline.dead_letters import DeadLetter, encode_dead_letter
+from nearline.dead_letters import encode_dead_letter, letter_about
 from nearline.errors import BadAnswer, BadInput, SpaceMismatch, Unavailable
 from nearline.features import user_batch, user_rows
 from nearline.item_table import ItemTable
@@ -268,7 +268,5 @@ class Worker:
     async def _refuse(self, record: Record, reason: str, detail: str) -> None:
         REFUSED.labels(reason=reason).inc()
         get_logger().warning("sequence refused", reason=reason, detail=detail, user_id=record.id)
-        letter = DeadLetter(
-            reason, detail, record.topic, record.partition, record.offset, record.append_ms, record.key, record.value
-        )
+        letter = letter_about(record, reason, detail)
         await self._dead_letters(USER_SEQUENCES_DLQ, [(record.key or b"", encode_dead_letter(letter))])
