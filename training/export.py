@@ -1,15 +1,19 @@
-"""Export: both towers as ONNX with a parity check, and beside each a ``config.json`` that says what it is.
+"""Export: both towers as ONNX for either Triton server, with what they are and what they must answer beside them.
 
-``<out>/<tower>/<space>/model.onnx`` and ``config.json`` appear together: the folder is written under a hidden name and
-renamed, so a server that polls or loads never sees half a version.
+``<out>/<tower>/<space>/`` holds ``model.onnx``, ``config.json`` (recipe, features, data, figures) and ``parity.npz``:
+inputs with the answers that the towers gave in torch, so that whoever serves them can check the served function
+(``python -m local.parity``). The folder is written under a hidden name and renamed, so a server that polls or loads
+never sees half a version. ``<out>/<tower>/config.pbtxt`` tells Triton's clients each version's features.
 """
 
 import copy
 import hashlib
 import json
+import re
 import shutil
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +23,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from nearline.errors import BadAnswer
+from nearline.errors import BadAnswer, Misconfigured
 from nearline.features import (
     AGES,
     CANDIDATE,
-    DIMENSION,
+    CONTEXT,
+    CONTEXT_BUCKETS,
+    CONTEXT_COUNT,
     HISTORY,
-    HISTORY_LENGTH,
     ITEM_TOWER,
     NUMERIC,
     TOKENS,
@@ -34,78 +39,116 @@ from nearline.features import (
     USER,
     USER_TOWER,
     VECTORS,
-    features_digest,
+    Features,
+    Tensors,
 )
-from training.towers import ItemTower, PooledUserTower
+from training.towers import TwoTowers
 
 OPSET = 17
 LEAST_COSINE = 0.9999
-SAME = 0.01  # recall: seeds differ by about half of this (docs/benchmarks.md)
+PARITY_ROWS = 24  # of each tower in parity.npz
+EXAMPLES = 256  # rows that an export is compared on here
+
+
+@dataclass(frozen=True)
+class Exported:
+    """One tower as it is exported: the module, example inputs by name, and its outputs' names and types."""
+
+    name: str
+    module: nn.Module
+    slim: nn.Module
+    inputs: Mapping[str, Tensor]
+    outputs: tuple[str, ...]
+    tensors: Tensors
+    about: str
 
 
 def export_towers(
-    item: ItemTower,
-    user: PooledUserTower,
-    item_inputs: Mapping[str, Tensor],
+    towers: TwoTowers,
+    features: Features,
+    items: tuple[Tensor, ...],
     out: Path,
     *,
     space: int,
     facts: Mapping[str, Any],
 ) -> None:
     """Write both towers as version *space* below *out*; ``BadAnswer`` if an export disagrees with its tower."""
-    items = (item_inputs[TOKENS], item_inputs[NUMERIC])
+    for tower in _both(towers.eval(), features, items):
+        _check_fits(out / tower.name / "config.pbtxt", tower, features)
+        final = out / tower.name / str(space)
+        folder = final.with_name(f".{space}.new")
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        _write(tower, features, folder, space=space, facts=facts)
+        shutil.rmtree(final, ignore_errors=True)
+        folder.rename(final)
+        write_server_config(out / tower.name, tower, features)
+
+
+def _both(towers: TwoTowers, features: Features, items: tuple[Tensor, ...]) -> tuple[Exported, Exported]:
+    shown = tuple(part[:EXAMPLES] for part in items)
     with torch.no_grad():
-        history = item(*items)[1]
-    users = user_examples(history)
-    slim = with_half_tables(item)
-    _export(ITEM_TOWER, item, slim, items, [TOKENS, NUMERIC], [CANDIDATE, HISTORY], out, space, facts)
-    _export(USER_TOWER, user, user, users, [VECTORS, AGES, TYPES], [USER], out, space, facts)
+        history = towers.item(*shown)[1]
+    names = [TOKENS, NUMERIC]
+    users = user_examples(history, features)
+    item = Exported(
+        ITEM_TOWER,
+        towers.item,
+        _with_half(towers.item, "text", "ids"),
+        dict(zip(names, shown, strict=True)),
+        (CANDIDATE, HISTORY),
+        features.item_tensors(),
+        "Item text, attributes and numbers in, two vectors out",
+    )
+    user = Exported(
+        USER_TOWER,
+        towers.user,
+        _with_half(towers.user, "context"),
+        users,
+        (USER,),
+        features.user_tensors(),
+        "Vectors, ages and types of a user's last events in, newest first, with the context; one vector out",
+    )
+    return item, user
 
 
-def with_half_tables(item: ItemTower) -> ItemTower:
-    """A copy whose two tables are FP16: half the file, and cosines that differ in the seventh digit."""
-    slim = copy.deepcopy(item)
-    slim.text = nn.Parameter(slim.text.half(), requires_grad=False)
-    slim.ids = nn.Parameter(slim.ids.half(), requires_grad=False)
+def _with_half(tower: nn.Module, *tables: str) -> nn.Module:
+    """A copy whose tables are FP16: half the file, and cosines that differ in the seventh digit."""
+    slim = copy.deepcopy(tower)
+    for name in tables:
+        setattr(slim, name, nn.Parameter(getattr(slim, name).half(), requires_grad=False))
     return slim
 
 
-def user_examples(history: Tensor, users: int = 256) -> tuple[Tensor, Tensor, Tensor]:
+def user_examples(history: Tensor, features: Features, users: int = EXAMPLES) -> dict[str, Tensor]:
     """Histories of every length, from empty to full, of items drawn at random: what parity is checked on."""
     draw = torch.Generator().manual_seed(0)
-    length = torch.arange(users) % (HISTORY_LENGTH + 1)
-    known = torch.arange(HISTORY_LENGTH)[None, :] < length[:, None]
-    rows = torch.randint(len(history), (users, HISTORY_LENGTH), generator=draw)
-    ages = torch.rand(users, HISTORY_LENGTH, generator=draw).cumsum(1) * known
-    types = torch.randint(1, len(TYPE_CODES) + 1, (users, HISTORY_LENGTH), generator=draw) * known
-    vectors = (history[rows] * known[:, :, None]).half()
-    return vectors, ages, types.int()
+    most = features.history_length
+    length = torch.arange(users) % (most + 1)
+    known = torch.arange(most)[None, :] < length[:, None]
+    rows = torch.randint(len(history), (users, most), generator=draw)
+    context = torch.randint(1, CONTEXT_BUCKETS, (users, CONTEXT_COUNT), generator=draw).int()
+    context[::3] = 0
+    return {
+        VECTORS: (history[rows] * known[:, :, None]).half(),
+        AGES: torch.rand(users, most, generator=draw).cumsum(1) * known,
+        TYPES: (torch.randint(1, len(TYPE_CODES) + 1, (users, most), generator=draw) * known).int(),
+        CONTEXT: context,
+    }
 
 
-def _export(
-    name: str,
-    tower: nn.Module,
-    exported: nn.Module,
-    inputs: tuple[Tensor, ...],
-    input_names: list[str],
-    output_names: list[str],
-    out: Path,
-    space: int,
-    facts: Mapping[str, Any],
-) -> None:
-    final = out / name / str(space)
-    folder = final.with_name(f".{space}.new")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+def _write(tower: Exported, features: Features, folder: Path, *, space: int, facts: Mapping[str, Any]) -> None:
     path = folder / "model.onnx"
-    write_onnx(exported, inputs, path, input_names, output_names)
-    parity = check_parity(tower, inputs, path, input_names)
+    write_onnx(tower.slim, tower.inputs, path, tower.outputs)
+    parity = check_parity(tower.module, tower.inputs, path)
+    _write_parity(tower, folder / "parity.npz")
     config = {
-        "tower": name,
+        "tower": tower.name,
         "space": space,
-        "dimension": DIMENSION,
-        "history_length": HISTORY_LENGTH,
-        "features_digest": features_digest(),
+        "dimension": features.dimension,
+        "history_length": features.history_length,
+        "features_digest": features.digest,
+        "features": features.declaration(),
         "onnx_sha256": file_digest(path),
         "onnx_bytes": path.stat().st_size,
         "opset": OPSET,
@@ -113,40 +156,32 @@ def _export(
         **facts,
     }
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    shutil.rmtree(final, ignore_errors=True)
-    folder.rename(final)
 
 
-def write_onnx(
-    tower: nn.Module, inputs: tuple[Tensor, ...], path: Path, input_names: list[str], output_names: list[str]
-) -> None:
+def write_onnx(tower: nn.Module, inputs: Mapping[str, Tensor], path: Path, outputs: tuple[str, ...]) -> None:
     """Write *tower* to *path* with a free batch dimension."""
-    names = [*input_names, *output_names]
     with warnings.catch_warnings():
         # The exporter by tracing is the older of torch's two; it is also ten times quicker and its graph is smaller.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             tower.eval(),
-            tuple(tensor[:2] for tensor in inputs),
+            tuple(tensor[:2] for tensor in inputs.values()),
             str(path),
-            input_names=input_names,
-            output_names=output_names,
-            dynamic_axes={name: {0: "batch"} for name in names},
+            input_names=list(inputs),
+            output_names=list(outputs),
+            dynamic_axes={name: {0: "batch"} for name in (*inputs, *outputs)},
             opset_version=OPSET,
             dynamo=False,
         )
 
 
-def check_parity(tower: nn.Module, inputs: tuple[Tensor, ...], path: Path, names: list[str]) -> dict[str, float]:
+def check_parity(tower: nn.Module, inputs: Mapping[str, Tensor], path: Path) -> dict[str, float]:
     """The least cosine and the largest difference between the tower and its export; ``BadAnswer`` below .9999."""
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    got = session.run(None, {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)})
-    with torch.no_grad():
-        expected = tower.eval()(*inputs)
-    outputs = expected if isinstance(expected, tuple) else (expected,)
-    pairs = [(np.asarray(answer), tensor.numpy()) for answer, tensor in zip(got, outputs, strict=True)]
+    got = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
+    pairs = list(zip(map(np.asarray, got), answers(tower, inputs), strict=True))
     parity = {
-        "least_cosine": min(_least_cosine(*pair) for pair in pairs),
+        "least_cosine": min(least_cosine(*pair) for pair in pairs),
         "largest_difference": max(float(np.abs(answer - wanted).max()) for answer, wanted in pairs),
     }
     if not parity["least_cosine"] >= LEAST_COSINE:
@@ -154,22 +189,89 @@ def check_parity(tower: nn.Module, inputs: tuple[Tensor, ...], path: Path, names
     return parity
 
 
-def _least_cosine(left: NDArray[np.float32], right: NDArray[np.float32]) -> float:
+def answers(tower: nn.Module, inputs: Mapping[str, Tensor]) -> list[NDArray[np.float32]]:
+    """What *tower* makes of *inputs* in torch, one array for each output."""
+    with torch.no_grad():
+        said = tower.eval()(*inputs.values())
+    return [tensor.numpy() for tensor in (said if isinstance(said, tuple) else (said,))]
+
+
+def least_cosine(left: NDArray[np.float32], right: NDArray[np.float32]) -> float:
+    """The smallest cosine between a row of *left* and the same row of *right*."""
     norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
     return float(((left * right).sum(1) / norms).min())
+
+
+def _write_parity(tower: Exported, path: Path) -> None:
+    step = max(1, len(next(iter(tower.inputs.values()))) // PARITY_ROWS)
+    inputs = {name: tensor[::step][:PARITY_ROWS] for name, tensor in tower.inputs.items()}
+    wanted = dict(zip(tower.outputs, answers(tower.module, inputs), strict=True))
+    arrays = {f"in.{name}": tensor.numpy() for name, tensor in inputs.items()}
+    np.savez_compressed(path, **arrays, **{f"out.{name}": array for name, array in wanted.items()})
+
+
+def write_server_config(folder: Path, tower: Exported, features: Features) -> None:
+    """Write or complete ``config.pbtxt``: the tensors once, and the features of every version in *folder*.
+
+    What else stands in a file that is there already (instances, batching) is left as it is.
+    """
+    path = folder / "config.pbtxt"
+    text = path.read_text() if path.is_file() else _server_config(tower, features)
+    kept = [line for line in text.splitlines() if 'key: "features.' not in line]
+    versions = sorted((int(config.parent.name), config) for config in folder.glob("[0-9]*/config.json"))
+    lines = [_features_line(number, json.loads(config.read_text())["features"]) for number, config in versions]
+    path.write_text("\n".join([*kept, *lines]) + "\n")
+
+
+def _features_line(version: int, declaration: Mapping[str, Any]) -> str:
+    told = json.dumps(declaration, sort_keys=True, separators=(",", ":"))
+    return f'parameters {{ key: "features.{version}" value {{ string_value: {json.dumps(told)} }} }}'
+
+
+def _server_config(tower: Exported, features: Features) -> str:
+    outputs = {name: ("FP32", [features.dimension]) for name in tower.outputs}
+    return "\n".join(
+        [
+            f"# {tower.about} (nearline/features.py). A version is an embedding space.",
+            f'name: "{tower.name}"',
+            'backend: "onnxruntime"',
+            "max_batch_size: 256",
+            _tensor_lines("input", tower.tensors),
+            _tensor_lines("output", outputs),
+            "version_policy: { all {} }",
+            "dynamic_batching {}",
+            "instance_group [ { count: 1 } ]",
+            'parameters { key: "intra_op_thread_count" value { string_value: "1" } }',
+        ]
+    )
+
+
+def _tensor_lines(what: str, tensors: Tensors) -> str:
+    lines = [f'  {{ name: "{name}" data_type: TYPE_{kind} dims: {sizes} }}' for name, (kind, sizes) in tensors.items()]
+    return f"{what} [\n" + ",\n".join(lines) + "\n]"
+
+
+def _check_fits(path: Path, tower: Exported, features: Features) -> None:
+    """Refuse to add a version whose tensors are not those of the versions that are there: Triton has one list."""
+    others = [folder for folder in path.parent.glob("[0-9]*") if folder.is_dir()]
+    if not path.is_file():
+        return
+    wanted = re.sub(
+        r"\s",
+        "",
+        _tensor_lines("input", tower.tensors)
+        + _tensor_lines("output", {name: ("FP32", [features.dimension]) for name in tower.outputs}),
+    )
+    if wanted not in re.sub(r"\s", "", path.read_text()):
+        if len(others) <= 1:
+            path.unlink()  # the only version is the one that is replaced
+            return
+        raise Misconfigured(
+            f"{path} serves {len(others)} versions with other tensors than these towers have ({dict(tower.tensors)}); "
+            "all versions of a repository share them: export to another repository, or remove those versions first"
+        )
 
 
 def file_digest(path: Path) -> str:
     """The SHA-256 of a file, in hex."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def compare_with(repository: Path, test: Mapping[str, Mapping[str, float]], *, space: int) -> str:
-    """One sentence: is the new recall the same as, better or worse than that of *repository*'s towers?"""
-    path = repository / ITEM_TOWER / str(space) / "config.json"
-    if not path.is_file():
-        return f"nothing to compare with: no {path}"
-    old = json.loads(path.read_text())["metrics"]["test"]["two towers"]["recall@20_new"]
-    new = test["two towers"]["recall@20_new"]
-    verdict = "the same" if abs(new - old) <= SAME else "better" if new > old else "worse"
-    return f"recall@20 (new items) {new:.4f}, {verdict} (within {SAME}) as in {path}: {old:.4f}"

@@ -1,20 +1,36 @@
-"""The loss: a softmax over the catalogue, estimated from the items of the batch and some drawn at random.
+"""The loss: a softmax over the catalogue, whole or estimated from the items of the batch and some drawn at random.
 
-Every item of the catalogue is in the batch's candidates with a known probability, its inclusion. Dividing a
-negative's share by its inclusion (subtracting log Q from its logit, as in Yi et al., "Sampling-Bias-Corrected Neural
-Modeling", RecSys 2019) makes the sum over the sample an unbiased estimate of the sum over the catalogue. A target is
-always there, so it is not corrected; the other targets of its basket are not its negatives and are masked.
+Every item of the catalogue is among a batch's candidates with a known probability, its inclusion. Dividing a rival's
+share by its inclusion (subtracting log Q from its logit: Yi et al., "Sampling-Bias-Corrected Neural Modeling for Large
+Corpus Item Recommendations", RecSys 2019) makes the sum over the sample an unbiased estimate of the sum over the
+catalogue. That paper corrects the target too, though a target is not sampled but always there; with the target left as
+it is, the gradient is the full softmax's, whose size is the probability of being wrong (Khrylchenko et al.,
+"Correcting the LogQ Correction", RecSys 2025, arXiv 2507.09331, who write that probability as a weight outside).
+
+The other targets of a basket are not its negatives and are masked: an accidental hit is none.
 """
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nearline.features import TYPE_CODES
+from training.recipe import CORRECTED, LOGQ
+
+NEGATIVE_TYPES = ("dislike", "skip")
+
 
 def inclusion(counts: Tensor, *, draws: int, uniform: int) -> Tensor:
-    """The probability that an item is among *draws* purchases and *uniform* items drawn at random, per item."""
-    bought = counts.double() / counts.sum().clamp(min=1)
-    absent = (1 - bought) ** draws * (1 - 1 / len(counts)) ** uniform
+    """The probability that an item is among *draws* events and *uniform* items drawn at random, per item."""
+    share = counts.double() / counts.sum().clamp(min=1)
+    return or_uniform(1 - (1 - share) ** draws, items=len(counts), uniform=uniform)
+
+
+def or_uniform(chance: Tensor, *, items: int, uniform: int) -> Tensor:
+    """The probability of coming with *chance*, or else among *uniform* of all *items* drawn at random, each."""
+    absent = (1 - chance.double()) * (1 - 1 / items) ** uniform
     return (1 - absent).clamp(min=1e-6).float()
 
 
@@ -24,26 +40,61 @@ def basket_loss(
     target_row: Tensor,  # (pairs,)
     target_column: Tensor,  # (pairs,) index into candidates
     weight: Tensor,  # (pairs,)
-    log_inclusion: Tensor,  # (candidates,)
     temperature: Tensor,
+    *,
+    log_inclusion: Tensor | None = None,  # (candidates,); None: the candidates are the whole catalogue
+    correction: str = CORRECTED,
+    unwanted: Tensor | None = None,  # (pairs,) whether the target is one to stay away from
 ) -> Tensor:
-    """Mean cross-entropy of the pairs, weighted; each pair's rivals are all candidates outside its own basket."""
+    """Mean cross-entropy of the pairs, weighted; each pair's rivals are all candidates outside its own basket.
+
+    A pair that is *unwanted* costs -log(1 - p) instead of -log p ("unlikelihood", Welleck et al., 2020).
+    """
     logits = users @ candidates.T / temperature  # (batch, candidates)
     joint = torch.zeros_like(logits, dtype=torch.bool)
     joint[target_row, target_column] = True
-    rivals = torch.logsumexp((logits - log_inclusion).masked_fill(joint, -torch.inf), dim=1)  # (batch,)
     target = logits[target_row, target_column]
-    return (weight * F.softplus(rivals[target_row] - target)).sum() / weight.sum()
+    if log_inclusion is not None and correction in (LOGQ, CORRECTED):
+        logits = logits - log_inclusion
+        target = target if correction == CORRECTED else logits[target_row, target_column]
+    rivals = torch.logsumexp(logits.masked_fill(joint, -torch.inf), dim=1)  # (batch,)
+    ahead = target - rivals[target_row]  # log(p / (1 - p))
+    losses = F.softplus(-ahead) if unwanted is None else F.softplus(torch.where(unwanted, ahead, -ahead))
+    return (weight * losses).sum() / weight.sum().clamp(min=1e-9)
 
 
-def basket_weights(target_row: Tensor, target_new: Tensor, row_weight: Tensor, *, repeat_weight: float) -> Tensor:
-    """The pairs' weights: a basket counts as the root of its size, times its own weight; a repeat counts less."""
-    own = torch.where(target_new, 1.0, repeat_weight)
-    total = torch.zeros(len(row_weight)).index_add_(0, target_row, own)
+def basket_weights(
+    target_row: Tensor,
+    target_new: Tensor,
+    target_kind: Tensor,
+    row_weight: Tensor,
+    kind_weights: Tensor,
+    *,
+    repeat_weight: float,
+) -> Tensor:
+    """The pairs' weights: a basket counts as the root of its size, times its own weight.
+
+    A repeat counts *repeat_weight*, and each pair as much as its type (``kind_weights``, by type code).
+    """
+    own = torch.where(target_new, 1.0, repeat_weight) * kind_weights[target_kind]
+    total = torch.zeros_like(row_weight).index_add_(0, target_row, own)
     return own * (row_weight / total.clamp(min=1e-6).sqrt())[target_row]
 
 
+def kind_weights(type_weights: Mapping[str, float], *, negative_weight: float) -> Tensor:
+    """What a target of each type weighs, by type code; those to stay away from weigh *negative_weight*."""
+    weights = dict.fromkeys(TYPE_CODES, 1.0) | dict.fromkeys(NEGATIVE_TYPES, negative_weight) | dict(type_weights)
+    return torch.tensor([0.0, *(weights[name] for name in TYPE_CODES)])
+
+
+def is_unwanted(kinds: Tensor) -> Tensor:
+    """Whether each type code is one of a target to stay away from."""
+    return torch.isin(kinds, torch.tensor([TYPE_CODES[name] for name in NEGATIVE_TYPES], device=kinds.device))
+
+
 def recency(time_ms: Tensor, *, newest_ms: int, half_life_days: float) -> Tensor:
-    """What an example of *time_ms* weighs: 1 at *newest_ms*, half of it a half-life earlier."""
+    """What an example of *time_ms* weighs: 1 at *newest_ms*, half of it a half-life earlier; always 1 without one."""
+    if half_life_days <= 0:
+        return torch.ones(len(time_ms))
     age_days = (newest_ms - time_ms) / 86_400_000
     return 0.5 ** (age_days / half_life_days).float()

@@ -1,66 +1,106 @@
 """The two towers. Both are pure functions of their inputs, and what they return has unit norm."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nearline.features import DIMENSION, NUMERIC_COUNT, TEXT_BUCKETS, TYPE_CODES
+from nearline.features import CONTEXT_BUCKETS, TYPE_CODES, Features
+from training.recipe import POOLED, Recipe
 
-ID_BUCKETS = 16_384
-HEADS = 4
 MASKED = -1e4  # a score whose softmax is 0 next to any other, and finite when a whole history is masked
+FADINGS = 3
 
-# How much louder than a purchase an event of a type speaks, as a factor on its attention. Only purchases are in the
-# demo's data, so these are stated, not learnt; None: the event is in the history but does not pull the vector.
-TYPE_WEIGHTS: Mapping[str, float | None] = {
-    "view": 0.5,
-    "click": 1.0,
-    "add_to_cart": 1.0,
-    "purchase": 1.0,
-    "like": 1.5,
-    "dislike": None,
-    "skip": None,
+# How much louder than a purchase an event of a type speaks before anything is learnt, as a factor on its attention, and
+# with which sign. A type that is not in the data keeps this.
+TYPE_WEIGHTS: Mapping[str, tuple[float, float]] = {
+    "view": (0.5, 1.0),
+    "click": (1.0, 1.0),
+    "add_to_cart": (1.0, 1.0),
+    "purchase": (1.0, 1.0),
+    "like": (1.5, 1.0),
+    "dislike": (1.0, -0.3),
+    "skip": (0.5, -0.1),
 }
 
 
 class ItemTower(nn.Module):  # type: ignore[misc]
-    """An item's words, pairs, trigrams, category and numbers, plus what was learnt about this very item.
+    """An item's words, attributes and numbers, plus what was learnt about this very item.
 
-    An item that training never saw has no learnt part: ``id_owner`` keeps the id's whole hash beside each bucket, so
-    a new item can not borrow another item's vector by a collision. It is then what id dropout trained: text alone.
+    An item that training never saw has nothing of its own: a projection of its text stands for it, which id dropout
+    trains. Trained ids are found by binary search among their hashes, so a new item can not borrow another's part.
+    With a text encoder, *sentence* (batch, sentence_size) is the pretrained encoder's vector of the item's text.
     """
 
-    def __init__(self, *, id_dropout: float = 0.3, text_dropout: float = 0.1) -> None:
+    def __init__(
+        self,
+        features: Features,
+        *,
+        id_dropout: float,
+        text_dropout: float,
+        separate_history: bool,
+        sentence_size: int = 0,
+    ) -> None:
         super().__init__()
-        self.text = nn.Parameter(torch.randn(TEXT_BUCKETS, DIMENSION) * 0.1)
-        self.ids = nn.Parameter(torch.zeros(ID_BUCKETS, DIMENSION))
-        self.register_buffer("id_owner", torch.zeros(ID_BUCKETS, dtype=torch.int32))
-        self.id_owner: Tensor
-        self.numbers = nn.Linear(NUMERIC_COUNT, DIMENSION)
-        self.mix = nn.Sequential(nn.Linear(DIMENSION, 2 * DIMENSION), nn.GELU(), nn.Linear(2 * DIMENSION, DIMENSION))
+        size = features.dimension
+        self.text = nn.Parameter(torch.randn(features.text_buckets, size) * 0.1)
+        self.ids = nn.Parameter(torch.zeros(1, size))
+        self.register_buffer("sorted_ids", torch.zeros(1, dtype=torch.int32))
+        self.sorted_ids: Tensor
+        self.numbers = nn.Linear(features.numeric_count, size)
+        self.stand_in = nn.Linear(size, size)
+        self.sentence = nn.Linear(sentence_size, size) if sentence_size else None
+        self.mix = _mixer(size)
+        self.history_mix = _mixer(size) if separate_history else None
         self.id_dropout, self.text_dropout = id_dropout, text_dropout
+        nn.init.zeros_(self.stand_in.weight)
+        nn.init.zeros_(self.stand_in.bias)
 
-    def own_ids(self, tokens: Tensor) -> None:
-        """Give the buckets to the ids in ``tokens[:, 0]``; of two ids in one bucket the later has it."""
-        owners = tokens[:, 0]
-        self.id_owner[(owners % ID_BUCKETS).long()] = owners
+    def own_ids(self, id_tokens: Tensor) -> None:
+        """Give each of these ids, (ids,) as in ``tokens[:, 0]``, a part of its own."""
+        self.sorted_ids = torch.unique(id_tokens.int())
+        self.ids = nn.Parameter(torch.zeros(len(self.sorted_ids), self.ids.shape[1]))
 
-    def forward(self, tokens: Tensor, numeric: Tensor) -> tuple[Tensor, Tensor]:
-        """Candidate and history vectors, both (batch, dim); at present they are one and the same."""
-        owner = tokens[:, 0]
-        bucket = owner.remainder(ID_BUCKETS)
-        owned = (F.embedding(bucket, self.id_owner[:, None])[:, 0] == owner) & (owner != 0)
-        own = F.embedding(bucket, self.ids).float() * owned[:, None]  # (batch, dim)
+    def forward(self, tokens: Tensor, numeric: Tensor, sentence: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Candidate and history vectors, both (batch, dim)."""
         words = tokens[:, 1:]
+        place, known = self._place(tokens[:, 0])
         if self.training:
-            own = own * (torch.rand(len(tokens), 1) >= self.id_dropout)
-            words = words * (torch.rand(words.shape) >= self.text_dropout)
+            known = known & (torch.rand(len(tokens), device=tokens.device) >= self.id_dropout)
+            words = words * (torch.rand(words.shape, device=words.device) >= self.text_dropout)
+        said = self._said(words, numeric, sentence)
+        mixed = said + torch.where(known[:, None], F.embedding(place, self.ids).float(), self.stand_in(said))
+        candidate = F.normalize(mixed + self.mix(mixed), dim=1)
+        if self.history_mix is None:
+            return candidate, candidate
+        return candidate, F.normalize(mixed + self.history_mix(mixed), dim=1)
+
+    def own_part(self, tokens: Tensor, numeric: Tensor, sentence: Tensor | None = None) -> Tensor:
+        """What each item has beside what its text says, (batch, dim): learnt, or the projection that stands in for it."""
+        place, known = self._place(tokens[:, 0])
+        stand_in = self.stand_in(self._said(tokens[:, 1:], numeric, sentence))
+        return torch.where(known[:, None], F.embedding(place, self.ids).float(), stand_in)
+
+    def _said(self, words: Tensor, numeric: Tensor, sentence: Tensor | None) -> Tensor:
+        """What an item's text, attributes and numbers come to, (batch, dim)."""
         count = (words > 0).sum(1, keepdim=True).clamp(min=1)
-        mixed = own + self._sum(words) / count.sqrt() + self.numbers(numeric)
-        vector = F.normalize(mixed + self.mix(mixed), dim=1)
-        return vector, vector
+        said = self._sum(words) / count.sqrt() + self.numbers(numeric)
+        return said if self.sentence is None or sentence is None else said + self.sentence(sentence)
+
+    def _place(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Of each id its place in ``sorted_ids``, and whether it is there: halving steps, which any exporter knows."""
+        last = len(self.sorted_ids) - 1
+        place = torch.zeros_like(ids)
+        step = 1 << last.bit_length()
+        while step := step >> 1:
+            further = (place + step).clamp(max=last)
+            place = torch.where(self._id_at(further) <= ids, further, place)
+        return place, self._id_at(place) == ids
+
+    def _id_at(self, place: Tensor) -> Tensor:
+        return F.embedding(place, self.sorted_ids[:, None])[:, 0]
 
     def _sum(self, words: Tensor) -> Tensor:
         """The sum of the words' rows; the exporter has no embedding bag, training would crawl without it."""
@@ -69,36 +109,156 @@ class ItemTower(nn.Module):  # type: ignore[misc]
         return F.embedding_bag(words, self.text, mode="sum", padding_idx=0)
 
 
-class PooledUserTower(nn.Module):  # type: ignore[misc]
-    """Attention pooling: four questions, coloured by the newest event, put to the history; the answers are mixed."""
+class UserTower(nn.Module):  # type: ignore[misc]
+    """What both sizes share: events as item vector, age, type and place; the user's context; a start for nobody."""
 
-    def __init__(self, *, dropout: float = 0.2) -> None:
+    def __init__(self, features: Features) -> None:
         super().__init__()
-        self.questions = nn.Linear(DIMENSION, HEADS * DIMENSION)
-        self.age_scores = nn.Linear(3, HEADS, bias=False)
+        self.size, self.length = features.dimension, features.history_length
+        self.context = nn.Parameter(torch.zeros(CONTEXT_BUCKETS, self.size))
+        self.nobody = nn.Parameter(torch.randn(self.size) * 0.1)
+        loudness, sign = torch.tensor([TYPE_WEIGHTS[name] for name in TYPE_CODES]).T
+        self.type_scores = nn.Parameter(torch.cat([torch.zeros(1), loudness.log()]))
+        self.type_signs = nn.Parameter(torch.cat([torch.zeros(1), sign]))
+
+    def events(self, vectors: Tensor, types: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The history as vectors with their sign (batch, history, dim), their loudness and whether they are there."""
+        there = types > 0  # (batch, history)
+        loudness = F.embedding(types, self.type_scores[:, None])[:, :, 0].masked_fill(~there, MASKED)
+        signs = F.embedding(types, self.type_signs[:, None]) * there[:, :, None]
+        return vectors.float() * signs, loudness, there
+
+    def start(self, context: Tensor, there: Tensor) -> Tensor:
+        """What is known before any event: the context, and for a user without events the average user, (batch, dim)."""
+        own = (F.embedding(context, self.context).float() * (context > 0)[:, :, None]).sum(1)
+        return own + self.nobody * (~there.any(1, keepdim=True))
+
+
+class PooledUserTower(UserTower):
+    """Attention pooling: a few questions, coloured by the newest event, put to the history; the answers are mixed."""
+
+    def __init__(self, features: Features, *, heads: int, dropout: float) -> None:
+        super().__init__(features)
+        self.heads = heads
+        self.questions = nn.Linear(self.size, heads * self.size)
+        self.age_scores = nn.Linear(FADINGS, heads, bias=False)
+        self.place_scores = nn.Parameter(torch.zeros(self.length, heads))
         self.mix = nn.Sequential(
-            nn.Linear((HEADS + 1) * DIMENSION, 2 * DIMENSION),
+            nn.Linear((heads + 2) * self.size, 2 * self.size),
             nn.GELU(),
             nn.Dropout(dropout),
-            nn.Linear(2 * DIMENSION, DIMENSION),
+            nn.Linear(2 * self.size, self.size),
         )
-        self.register_buffer("type_scores", torch.tensor([MASKED, *map(_type_score, TYPE_CODES)]))
-        self.type_scores: Tensor
 
-    def forward(self, vectors: Tensor, ages: Tensor, types: Tensor) -> Tensor:
+    def forward(self, vectors: Tensor, ages: Tensor, types: Tensor, context: Tensor) -> Tensor:
         """The users' vectors, (batch, dim); finite and of unit norm even when everything is masked."""
-        history = vectors.float()  # (batch, history, dim)
-        type_scores = F.embedding(types, self.type_scores[:, None])  # (batch, history, 1)
-        fading = torch.stack([ages / 5, torch.exp(-ages), torch.exp(-ages / 3)], dim=2)
+        history, loudness, there = self.events(vectors, types)  # (batch, history, dim)
+        start = self.start(context, there)
         newest = history[:, 0]
-        questions = self.questions(newest).view(-1, HEADS, DIMENSION)
-        scores = history @ questions.transpose(1, 2) + self.age_scores(fading) + type_scores  # (batch, history, heads)
-        attention = torch.softmax(scores, dim=1) * (type_scores > MASKED / 2)
+        questions = self.questions(newest).view(-1, self.heads, self.size)
+        scores = history @ questions.transpose(1, 2) + self.age_scores(_fadings(ages)) + self.place_scores
+        attention = torch.softmax(scores + loudness[:, :, None], dim=1) * there[:, :, None]
         answers = attention.transpose(1, 2) @ history  # (batch, heads, dim)
-        mixed = self.mix(torch.cat([answers.flatten(1), newest], dim=1))
-        return F.normalize(answers.mean(1) + mixed, dim=1)
+        mixed = self.mix(torch.cat([answers.flatten(1), newest, start], dim=1))
+        return F.normalize(answers.mean(1) + start + mixed, dim=1)
 
 
-def _type_score(name: str) -> float:
-    weight = TYPE_WEIGHTS[name]
-    return MASKED if weight is None else float(torch.tensor(weight).log())
+class TransformerUserTower(UserTower):
+    """Attention layers over the history; the last one only for the newest event, which is what is served.
+
+    Pre-norm layers (Xiong et al., "On Layer Normalization in the Transformer Architecture", 2020) as in SASRec (Kang
+    and McAuley, 2018), with ages and types beside the places. The answer is a mix of the history's own vectors, weighed by
+    the last layer's attention, and what the layers made of them: without the former it learns far too slowly.
+    """
+
+    def __init__(self, features: Features, *, heads: int, layers: int, dropout: float) -> None:
+        super().__init__(features)
+        self.places = nn.Parameter(torch.randn(self.length, self.size) * 0.02)
+        self.fading = nn.Linear(FADINGS, self.size, bias=False)
+        self.kinds = nn.Parameter(torch.zeros(len(TYPE_CODES) + 1, self.size))
+        self.enter = nn.LayerNorm(self.size)
+        self.layers = nn.ModuleList(_Layer(self.size, heads, dropout) for _ in range(layers))
+        self.leave = nn.Linear(self.size, self.size)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, vectors: Tensor, ages: Tensor, types: Tensor, context: Tensor) -> Tensor:
+        """The users' vectors, (batch, dim); finite and of unit norm even when everything is masked."""
+        history, loudness, there = self.events(vectors, types)
+        start = self.start(context, there)
+        said = history + self.places + self.fading(_fadings(ages)) + F.embedding(types, self.kinds)
+        flow = self.dropout(self.enter(said + start[:, None]))  # (batch, history, dim)
+        for layer in self.layers[:-1]:
+            flow, _ = layer(flow, flow, loudness)
+        newest, attention = self.layers[-1](flow[:, :1], flow, loudness)
+        attended = (attention.mean(1) * there[:, None]) @ history  # (batch, 1, dim)
+        return F.normalize((attended + self.leave(newest))[:, 0] + start, dim=1)
+
+
+class _Layer(nn.Module):  # type: ignore[misc]
+    """One attention layer and its feed-forward; *asking* may be fewer places than *flow*."""
+
+    def __init__(self, size: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.question = nn.Linear(size, size)
+        self.key_value = nn.Linear(size, 2 * size)
+        self.answer = nn.Linear(size, size)
+        self.before, self.between = nn.LayerNorm(size), nn.LayerNorm(size)
+        self.think = nn.Sequential(nn.Linear(size, 2 * size), nn.GELU(), nn.Linear(2 * size, size))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, asking: Tensor, flow: Tensor, loudness: Tensor) -> tuple[Tensor, Tensor]:
+        """*asking* (batch, places, dim) after hearing *flow* (batch, history, dim), and each head's attention."""
+        question = self._split(self.question(self.before(asking)))  # (batch, heads, places, part)
+        key, value = map(self._split, self.key_value(self.before(flow)).chunk(2, dim=2))
+        scores = question @ key.transpose(2, 3) / question.shape[3] ** 0.5 + loudness[:, None, None, :]
+        attention = torch.softmax(scores, dim=3)  # (batch, heads, places, history)
+        heard = (attention @ value).transpose(1, 2).flatten(2)
+        asking = asking + self.dropout(self.answer(heard))
+        return asking + self.dropout(self.think(self.between(asking))), attention
+
+    def _split(self, flow: Tensor) -> Tensor:
+        batch, places, size = flow.shape
+        return flow.view(batch, places, self.heads, size // self.heads).transpose(1, 2)
+
+
+class TwoTowers(nn.Module):  # type: ignore[misc]
+    """An item tower, a user tower over its history vectors, and the temperature that they are compared at."""
+
+    def __init__(self, features: Features, recipe: Recipe, *, sentence_size: int = 0) -> None:
+        super().__init__()
+        self.item = ItemTower(
+            features,
+            id_dropout=recipe.id_dropout,
+            text_dropout=recipe.text_dropout,
+            separate_history=recipe.separate_history,
+            sentence_size=sentence_size,
+        )
+        self.user = make_user_tower(features, recipe)
+        self.log_temperature = nn.Parameter(
+            torch.tensor(recipe.temperature).log(), requires_grad=recipe.learn_temperature
+        )
+
+    def forward(self, items: tuple[Tensor, ...], places: Tensor, *signals: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Users, candidates and temperature: *places* (batch, history) are the histories' rows in *items*.
+
+        *signals* are ages, types and context; where a type is 0 the place does not matter.
+        """
+        candidates, history = self.item(*items)
+        return self.user(F.embedding(places, history), *signals), candidates, self.log_temperature.exp()
+
+
+def make_user_tower(features: Features, recipe: Recipe) -> UserTower:
+    """The user tower that *recipe* names."""
+    if recipe.user_tower == POOLED:
+        return PooledUserTower(features, heads=recipe.heads, dropout=recipe.dropout)
+    return TransformerUserTower(features, heads=recipe.heads, layers=recipe.layers, dropout=recipe.dropout)
+
+
+def _mixer(size: int) -> Any:
+    return nn.Sequential(nn.Linear(size, 2 * size), nn.GELU(), nn.Linear(2 * size, size))
+
+
+def _fadings(ages: Tensor) -> Tensor:
+    """An age as it is, and fading at two rates, (batch, history, 3)."""
+    return torch.stack([ages / 5, torch.exp(-ages), torch.exp(-ages / 3)], dim=2)

@@ -1,5 +1,6 @@
 """What the towers promise whatever they were trained on."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,53 +8,99 @@ import torch
 from torch.nn import functional as F
 
 from nearline.errors import BadAnswer
-from nearline.features import DIMENSION, HISTORY_LENGTH, NUMERIC, TOKENS, TYPE_CODES, item_inputs
+from nearline.features import (
+    AGES,
+    CANDIDATE,
+    CONTEXT,
+    HISTORY,
+    NUMERIC,
+    TOKENS,
+    TYPE_CODES,
+    TYPES,
+    USER,
+    VECTORS,
+    Features,
+)
 from nearline.items import Item
-from training.export import check_parity, user_examples, with_half_tables, write_onnx
-from training.towers import ID_BUCKETS, TYPE_WEIGHTS, ItemTower, PooledUserTower
+from training.export import check_parity, user_examples, write_onnx
+from training.recipe import POOLED, TRANSFORMER, Recipe
+from training.towers import TYPE_WEIGHTS, ItemTower, TwoTowers, UserTower, make_user_tower
+
+FEATURES = Features()
+Inputs = dict[str, torch.Tensor]
 
 
 @pytest.fixture
 def item_tower() -> ItemTower:
     torch.manual_seed(0)
-    tower = ItemTower()
-    torch.nn.init.normal_(tower.ids)
+    tower = ItemTower(FEATURES, id_dropout=0.3, text_dropout=0.1, separate_history=True)
+    torch.nn.init.normal_(tower.stand_in.weight, std=0.1)
     return tower.eval()
 
 
-@pytest.fixture
-def user_tower() -> PooledUserTower:
+@pytest.fixture(params=[POOLED, TRANSFORMER, "two layers"])
+def user_tower(request: pytest.FixtureRequest) -> UserTower:
     torch.manual_seed(0)
-    return PooledUserTower().eval()
+    kind = POOLED if request.param == POOLED else TRANSFORMER
+    recipe = Recipe(user_tower=kind, layers=2 if request.param == "two layers" else 1)
+    tower = make_user_tower(FEATURES, recipe)
+    torch.nn.init.normal_(tower.context, std=0.1)
+    return tower.eval()
+
+
+def inputs_of(*items: tuple[str, Item]) -> Inputs:
+    return {name: torch.from_numpy(array) for name, array in FEATURES.item_inputs(list(items)).items()}
 
 
 def encode(tower: ItemTower, *items: tuple[str, Item]) -> torch.Tensor:
-    inputs = item_inputs(list(items))
     with torch.no_grad():
-        return tower(torch.from_numpy(inputs[TOKENS]), torch.from_numpy(inputs[NUMERIC]))[0]
+        return tower(*inputs_of(*items).values())[0]
 
 
-def history(length: int, *, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def trained_on(tower: ItemTower, *ids: str) -> None:
+    tower.own_ids(inputs_of(*((each, Item("x")) for each in ids))[TOKENS][:, 0])
+    torch.nn.init.normal_(tower.ids)
+
+
+def history(length: int, *, seed: int = 0, features: Features = FEATURES) -> Inputs:
     """One user: *length* events of random items, an hour apart, all purchases."""
     draw = torch.Generator().manual_seed(seed)
-    known = (torch.arange(HISTORY_LENGTH) < length)[None]
-    vectors = F.normalize(torch.randn(1, HISTORY_LENGTH, DIMENSION, generator=draw), dim=2) * known[:, :, None]
-    ages = torch.log1p(torch.arange(HISTORY_LENGTH)[None].float()) * known
-    return vectors.half(), ages, (known * TYPE_CODES["purchase"]).int()
+    most = features.history_length
+    known = (torch.arange(most) < length)[None]
+    vectors = F.normalize(torch.randn(1, most, features.dimension, generator=draw), dim=2) * known[:, :, None]
+    return {
+        VECTORS: vectors.half(),
+        AGES: torch.log1p(torch.arange(most)[None].float()) * known,
+        TYPES: (known * TYPE_CODES["purchase"]).int(),
+        CONTEXT: torch.zeros(1, 8, dtype=torch.int32),
+    }
 
 
-def test_a_new_item_is_its_text_even_where_its_id_shares_a_bucket(item_tower: ItemTower) -> None:
+def ask(tower: UserTower, inputs: Inputs) -> torch.Tensor:
+    with torch.no_grad():
+        return tower(*inputs.values())[0]
+
+
+def test_an_item_that_was_never_trained_is_what_its_text_stands_for(item_tower: ItemTower) -> None:
     lamp = Item("red lamp", price=3.0)
     before = encode(item_tower, ("old", lamp), ("new", lamp))
     torch.testing.assert_close(before[0], before[1])  # neither id was trained
-    item_tower.own_ids(torch.from_numpy(item_inputs([("old", lamp)])[TOKENS]))
-    tokens = torch.from_numpy(item_inputs([("old", lamp), ("new", lamp)])[TOKENS])
-    tokens[1, 0] = tokens[0, 0] % ID_BUCKETS + (7 * ID_BUCKETS)  # another id in the very same bucket
-    numeric = torch.from_numpy(item_inputs([("old", lamp)] * 2)[NUMERIC])
-    with torch.no_grad():
-        old, new = item_tower(tokens, numeric)[0]
+    trained_on(item_tower, "old", *(f"other-{n}" for n in range(1000)))
+    old, new = encode(item_tower, ("old", lamp), ("new", lamp))
     torch.testing.assert_close(new, before[1])
-    assert float(F.cosine_similarity(old, before[0], dim=0)) < 0.99
+    assert float(old @ new) < 0.99
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 64, 1000])
+def test_each_trained_id_finds_its_own_part(item_tower: ItemTower, count: int) -> None:
+    ids = [f"item-{n}" for n in range(count)]
+    trained_on(item_tower, *ids)
+    tokens = inputs_of(*((each, Item("x")) for each in ids))[TOKENS][:, 0]
+    place, known = item_tower._place(tokens)
+    assert known.all()
+    assert (item_tower.sorted_ids[place] == tokens).all()
+    strangers = inputs_of(*((f"stranger-{n}", Item("x")) for n in range(500)))[TOKENS][:, 0]
+    assert not item_tower._place(strangers)[1].any()
 
 
 def test_items_of_like_words_are_alike(item_tower: ItemTower) -> None:
@@ -67,51 +114,75 @@ def test_an_item_without_any_known_word_has_unit_norm(item_tower: ItemTower) -> 
     torch.testing.assert_close(encode(item_tower, ("x", Item("🕯️"))).norm(dim=1), torch.ones(1))
 
 
-@pytest.mark.parametrize("length", [0, 1, 7, HISTORY_LENGTH])
-def test_a_user_of_any_history_has_a_finite_vector_of_unit_norm(user_tower: PooledUserTower, length: int) -> None:
+def test_a_history_vector_of_its_own_is_another_vector(item_tower: ItemTower) -> None:
     with torch.no_grad():
-        torch.testing.assert_close(user_tower(*history(length)).norm(dim=1), torch.ones(1))
+        candidate, own = item_tower(*inputs_of(("x", Item("red lamp"))).values())
+    assert float((candidate * own).sum()) < 0.999
+    torch.testing.assert_close(own.norm(dim=1), torch.ones(1))
 
 
-def test_what_lies_in_padded_rows_does_not_matter(user_tower: PooledUserTower) -> None:
-    vectors, ages, types = history(5)
-    with torch.no_grad():
-        clean = user_tower(vectors, ages, types)
-        vectors[:, 5:], ages[:, 5:] = 9.0, 3.0
-        torch.testing.assert_close(user_tower(vectors, ages, types), clean)
+@pytest.mark.parametrize("length", [0, 1, 7, FEATURES.history_length])
+def test_a_user_of_any_history_has_a_finite_vector_of_unit_norm(user_tower: UserTower, length: int) -> None:
+    torch.testing.assert_close(ask(user_tower, history(length)).norm(), torch.tensor(1.0))
 
 
-def test_the_order_of_rows_of_one_age_matters_only_for_the_newest(user_tower: PooledUserTower) -> None:
-    vectors, ages, types = history(6)
-    ages[:] = 0
-    swapped = vectors.clone()
-    swapped[:, [2, 4]] = vectors[:, [4, 2]]
-    with torch.no_grad():
-        torch.testing.assert_close(user_tower(swapped, ages, types), user_tower(vectors, ages, types))
+def test_what_lies_in_padded_rows_does_not_matter(user_tower: UserTower) -> None:
+    inputs = history(5)
+    clean = ask(user_tower, inputs)
+    inputs[VECTORS][:, 5:] = 9.0
+    torch.testing.assert_close(ask(user_tower, inputs), clean)
 
 
-def test_every_event_type_has_a_weight_and_a_dislike_does_not_pull(user_tower: PooledUserTower) -> None:
+def test_events_that_are_all_masked_are_a_user_without_events(user_tower: UserTower) -> None:
+    masked = history(9)
+    masked[TYPES][:], masked[VECTORS][:], masked[AGES][:] = 0, 0, 0
+    torch.testing.assert_close(ask(user_tower, masked), ask(user_tower, history(0)))
+
+
+def test_the_country_of_a_user_without_events_makes_a_difference(user_tower: UserTower) -> None:
+    known = history(0)
+    known[CONTEXT] = torch.from_numpy(FEATURES.user_context([{"country": "Norway"}]))
+    assert float(ask(user_tower, known) @ ask(user_tower, history(0))) < 0.999
+
+
+def test_every_event_type_has_a_weight_and_a_dislike_pushes_where_a_purchase_pulls() -> None:
     assert set(TYPE_WEIGHTS) == set(TYPE_CODES)
-    vectors, ages, types = history(6)
-    types[:, 3] = TYPE_CODES["dislike"]
-    with torch.no_grad():
-        disliked = user_tower(vectors, ages, types)
-        vectors[:, 3] = -vectors[:, 3]
-        torch.testing.assert_close(user_tower(vectors, ages, types), disliked)
+    torch.manual_seed(0)
+    tower = make_user_tower(FEATURES, Recipe()).eval()
+    inputs = history(6)
+    bought, item = ask(tower, inputs), inputs[VECTORS][0, 3].float()
+    inputs[TYPES][:, 3] = TYPE_CODES["dislike"]
+    assert float(ask(tower, inputs) @ item) < float(bought @ item)
 
 
-def test_exports_agree_with_their_towers(item_tower: ItemTower, user_tower: PooledUserTower, tmp_path: Path) -> None:
-    folder = tmp_path
-    inputs = item_inputs([(str(n), Item(f"lamp number {n}", price=n)) for n in range(30)])
-    tokens, numeric = torch.from_numpy(inputs[TOKENS]), torch.from_numpy(inputs[NUMERIC])
-    item_tower.own_ids(tokens[:15])
-    names = [TOKENS, NUMERIC]
-    write_onnx(with_half_tables(item_tower), (tokens, numeric), folder / "item.onnx", names, ["candidate", "history"])
-    assert check_parity(item_tower, (tokens, numeric), folder / "item.onnx", names)["least_cosine"] >= 0.9999
-    users = user_examples(encode(item_tower, ("a", Item("lamp")), ("b", Item("mug"))))
-    names = ["vectors", "ages", "types"]
-    write_onnx(user_tower, users, folder / "user.onnx", names, ["user"])
-    assert check_parity(user_tower, users, folder / "user.onnx", names)["largest_difference"] < 1e-5
+@pytest.mark.parametrize("kind", [POOLED, TRANSFORMER])
+def test_exports_agree_with_their_towers(item_tower: ItemTower, kind: str, tmp_path: Path) -> None:
+    trained_on(item_tower, *(str(n) for n in range(15)))
+    items = inputs_of(*((str(n), Item(f"lamp number {n}", price=n)) for n in range(30)))
+    write_onnx(item_tower, items, tmp_path / "item.onnx", (CANDIDATE, HISTORY))
+    assert check_parity(item_tower, items, tmp_path / "item.onnx")["least_cosine"] >= 0.9999
+    features = replace(FEATURES, history_length=20)
+    recipe = Recipe(user_tower=kind, history_length=20)
+    tower = make_user_tower(features, recipe)
+    users = user_examples(encode(item_tower, ("a", Item("lamp")), ("b", Item("mug"))), features)
+    write_onnx(tower, users, tmp_path / "user.onnx", (USER,))
+    assert check_parity(tower, users, tmp_path / "user.onnx")["largest_difference"] < 1e-5
     torch.manual_seed(1)
     with pytest.raises(BadAnswer, match="disagrees"):
-        check_parity(PooledUserTower(), users, folder / "user.onnx", names)
+        check_parity(make_user_tower(features, recipe), users, tmp_path / "user.onnx")
+
+
+def test_both_towers_are_asked_in_one_call() -> None:
+    """Which is what distributed training needs: one forward, one gradient."""
+    towers = TwoTowers(FEATURES, Recipe())
+    inputs = inputs_of(("a", Item("lamp")), ("b", Item("mug")))
+    events = history(2)
+    users, candidates, temperature = towers(
+        (inputs[TOKENS], inputs[NUMERIC]),
+        torch.zeros(1, FEATURES.history_length, dtype=torch.long),
+        events[AGES],
+        events[TYPES],
+        events[CONTEXT],
+    )
+    assert (users.shape, candidates.shape) == ((1, FEATURES.dimension), (2, FEATURES.dimension))
+    assert float(temperature.detach()) == pytest.approx(Recipe().temperature)

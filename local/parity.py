@@ -1,0 +1,82 @@
+"""Do the towers answer through the real Triton server what they answered in training?
+
+    python -m local.parity [--repository model_repository] [--space 1]
+
+Starts the server on the repository, asks it for the inputs in each tower's ``parity.npz`` and compares with the
+answers beside them. Ends with 1 when a cosine is below .9999.
+"""
+
+import argparse
+import asyncio
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from local.triton import REPOSITORY, running_triton
+from nearline.adapters.triton import Towers
+from nearline.errors import Misconfigured, NearlineError
+from nearline.features import CANDIDATE, HISTORY, ITEM_TOWER, USER, USER_TOWER
+from nearline.space import Space
+
+LEAST_COSINE = 0.9999
+Arrays = dict[str, NDArray[Any]]
+
+
+def recorded(repository: Path, tower: str, space: int) -> tuple[Arrays, Arrays]:
+    """The inputs and the answers that training wrote down for *tower*."""
+    path = repository / tower / str(space) / "parity.npz"
+    if not path.is_file():
+        raise Misconfigured(f"no {path}: export the towers again (make train)")
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in file.files}
+    return (
+        {name.removeprefix("in."): array for name, array in arrays.items() if name.startswith("in.")},
+        {name.removeprefix("out."): array for name, array in arrays.items() if name.startswith("out.")},
+    )
+
+
+def least_cosine(left: NDArray[np.float32], right: NDArray[np.float32]) -> float:
+    """The smallest cosine between a row of *left* and the same row of *right*."""
+    norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
+    return float(((left * right).sum(1) / norms).min())
+
+
+async def compare(url: str, repository: Path, space: Space) -> dict[str, float]:
+    """The least cosine between recorded and served answers of each output, asked at *url*."""
+    towers = Towers(url, space, timeout_ms=10_000)
+    try:
+        await towers.open()
+        inputs, wanted = recorded(repository, USER_TOWER, space.number)
+        found = {USER: least_cosine(await towers.encode_users(inputs), wanted[USER])}
+        inputs, wanted = recorded(repository, ITEM_TOWER, space.number)
+        candidate, history = await towers.encode_items(inputs)
+        found[CANDIDATE] = least_cosine(candidate, wanted[CANDIDATE])
+        found[HISTORY] = least_cosine(history, wanted[HISTORY])
+        return found
+    finally:
+        await towers.close()
+
+
+def main() -> int:
+    """Compare, print one line for each output, and say by the exit code whether they agree."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repository", type=Path, default=REPOSITORY)
+    parser.add_argument("--space", type=int, default=1)
+    given = parser.parse_args()
+    try:
+        wanted = recorded(given.repository, USER_TOWER, given.space)[1][USER]
+        with running_triton(given.repository) as server:
+            found = asyncio.run(compare(server.url, given.repository, Space(given.space, wanted.shape[1])))
+    except NearlineError as problem:
+        print(f"parity not checked: {problem}", file=sys.stderr)
+        return 2
+    for output, cosine in found.items():
+        print(f"  through Triton, {output:<10} least cosine {cosine:.7f}")
+    return 0 if min(found.values()) >= LEAST_COSINE else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,402 @@
+"""The training loop: towers from examples, one epoch after the other, with a checkpoint after each."""
+
+import math
+import os
+import resource
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from nearline.errors import Misconfigured
+from nearline.features import Features
+from training.examples import Baskets, Batch, make_batch
+from training.frequency import StreamingFrequency
+from training.log import Log
+from training.loss import (
+    basket_loss,
+    basket_weights,
+    inclusion,
+    is_unwanted,
+    kind_weights,
+    or_uniform,
+    recency,
+)
+from training.recipe import BF16, FULL, STREAMING, Recipe
+from training.towers import TwoTowers
+
+Floats = NDArray[np.float32]
+CHECKPOINT = "checkpoint.pt"
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one fit is given: the log, the examples in it, and every item and context as the towers read them."""
+
+    log: Log
+    examples: Baskets
+    fitted: NDArray[np.bool_]  # which events of the log may be counted
+    items: tuple[Tensor, ...]  # tokens, numeric and, with a text encoder, sentence; one row for each item
+    contexts: Tensor  # (contexts, 8)
+    features: Features
+    data_digest: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse what nothing could be learnt from."""
+        if not len(self.examples):
+            raise Misconfigured(
+                "there is no example to train on: no user has a second event, or the split leaves none before its cut; "
+                "look at what `python -m training.dataset FOLDER` prints"
+            )
+
+
+@dataclass(frozen=True)
+class World:
+    """Which of how many processes this is, and where it computes."""
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Trained towers, in evaluation mode, and what the training cost."""
+
+    towers: TwoTowers
+    losses: list[float]  # mean of each epoch
+    temperature: float
+    epochs: int
+    examples: int
+    seconds: float
+    peak_mib: float
+
+    def cost(self) -> dict[str, float]:
+        """What the training cost, for the model card."""
+        rate = self.examples * self.epochs / self.seconds if self.seconds else 0.0
+        return {"seconds": round(self.seconds, 1), "examples_per_s": round(rate, 1), "peak_mib": round(self.peak_mib)}
+
+
+class Watcher:
+    """Is told how a run goes; this one does nothing (see training/progress.py)."""
+
+    def step(self, epoch: int, loss: float, temperature: float) -> None:
+        """One batch was learnt."""
+
+    def epoch(self, epoch: int, loss: float, temperature: float) -> None:
+        """An epoch ended with this mean loss."""
+
+
+def fit(
+    task: Task,
+    recipe: Recipe,
+    *,
+    seed: int,
+    folder: Path | None = None,
+    resume: bool = False,
+    start: TwoTowers | None = None,
+    world: World | None = None,
+    watcher: Watcher | None = None,
+) -> Fitted:
+    """Train a pair of towers on *task*; the same arguments give the same pair, up to the order of sums.
+
+    With *folder* a checkpoint is kept there after each epoch; with *resume* the run goes on from it and ends as if it
+    had never stopped. With *start* the weights begin as those towers' (a warm start). ``Misconfigured`` if the
+    checkpoint is of another recipe, seed or data.
+    """
+    run = _Run(task, recipe, seed=seed, start=start, world=world or World())
+    checkpoint = None if folder is None else folder / CHECKPOINT
+    if resume and checkpoint is not None and checkpoint.is_file():
+        run.restore(torch.load(checkpoint, map_location=run.world.device, weights_only=True))
+    watcher = watcher or Watcher()
+    began = time.monotonic()
+    while run.epoch < recipe.epochs:
+        run.one_epoch(watcher)
+        if checkpoint is not None and run.world.rank == 0:
+            _save(run.state(), checkpoint)
+    return run.fitted(run.seconds_before + time.monotonic() - began)
+
+
+def new_towers(task: Task, recipe: Recipe, *, seed: int) -> TwoTowers:
+    """Towers before any training, with a part of its own for every item among the fitted events."""
+    torch.manual_seed(seed)
+    sentence_size = task.items[2].shape[1] if len(task.items) > 2 else 0
+    towers = TwoTowers(task.features, recipe, sentence_size=sentence_size)
+    towers.item.own_ids(task.items[0][np.flatnonzero(_counts(task)), 0])
+    return towers
+
+
+def _counts(task: Task) -> NDArray[np.int64]:
+    return np.bincount(np.asarray(task.log.item)[task.fitted], minlength=len(task.log.item_ids))
+
+
+def warm(towers: TwoTowers, start: TwoTowers, items: tuple[Tensor, ...]) -> None:
+    """Give *towers* the weights of *start*; an item that is new since then begins as what its text stood for."""
+    mine, theirs = dict(towers.named_parameters()), dict(start.named_parameters())
+    with torch.no_grad():
+        for name, parameter in mine.items():
+            if name == "item.ids":
+                continue
+            if name not in theirs or theirs[name].shape != parameter.shape:
+                came = list(theirs[name].shape) if name in theirs else "nothing"
+                raise Misconfigured(
+                    f"these towers can not start from those: {name} is {came} there and {list(parameter.shape)} here; "
+                    "a warm start needs the same recipe of towers"
+                )
+            parameter.copy_(theirs[name])
+        towers.item.ids.copy_(_begun_ids(towers, start, items))
+
+
+def _begun_ids(towers: TwoTowers, start: TwoTowers, items: tuple[Tensor, ...]) -> Tensor:
+    rows = torch.searchsorted(torch.sort(items[0][:, 0]).values, towers.item.sorted_ids)
+    order = torch.argsort(items[0][:, 0])[rows]
+    return start.item.own_part(*(part[order] for part in items))
+
+
+class _Run:
+    """The moving parts of one fit: towers, optimizer, schedule, random numbers, where it is."""
+
+    def __init__(self, task: Task, recipe: Recipe, *, seed: int, start: TwoTowers | None, world: World) -> None:
+        self.task, self.recipe, self.seed, self.world = task, recipe, seed, world
+        towers = new_towers(task, recipe, seed=seed)
+        if start is not None:
+            warm(towers, start, task.items)
+        self.towers = towers.to(world.device)
+        self.items = tuple(part.to(world.device) for part in task.items)
+        self.contexts = task.contexts.to(world.device)
+        self.counts = torch.from_numpy(_counts(task))
+        self.frequency = StreamingFrequency() if recipe.frequency == STREAMING else None
+        self.batch_size = min(recipe.batch_size, len(task.examples))
+        self.steps = len(task.examples) // self.batch_size
+        self.optimizer = _optimizer(self.towers, recipe)
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimizer, recipe.learning_rate, total_steps=recipe.epochs * self.steps + 1, pct_start=0.1
+        )
+        # The order is shared by all processes, what is drawn within an example is not.
+        self.order = np.random.default_rng(seed)
+        self.random = np.random.default_rng([seed, world.rank])
+        if world.size > 1:
+            torch.manual_seed(seed + 1000 * world.rank)
+        self.newest_ms = int(np.asarray(task.log.time_ms)[task.examples.start].max())
+        self.kind_weights = kind_weights(recipe.type_weights, negative_weight=recipe.negative_weight)
+        self.model: nn.Module = self.towers
+        if world.size > 1:
+            self.model = nn.parallel.DistributedDataParallel(self.towers, find_unused_parameters=True)
+        self.epoch = 0
+        self.losses: list[float] = []
+        self.seconds_before = 0.0
+        self._began = time.monotonic()
+
+    def one_epoch(self, watcher: Watcher) -> None:
+        """Every example once, in random order, in full batches; the last, smaller rest waits for the next epoch."""
+        self.towers.train()
+        losses = []
+        for batch in self._batches():
+            self.optimizer.zero_grad(set_to_none=True)
+            with torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.recipe.precision == BF16):
+                loss = self.loss(batch)
+            if not math.isfinite(loss.item()):
+                raise Misconfigured(
+                    f"the loss became {loss.item()} in epoch {self.epoch + 1}: a lower learning_rate or a higher "
+                    f"temperature would keep it finite (they are {self.recipe.learning_rate} and {self.recipe.temperature})"
+                )
+            loss.backward()
+            self.optimizer.step()
+            self.schedule.step()
+            losses.append(loss.item())
+            watcher.step(self.epoch, losses[-1], self.temperature)
+        self.losses.append(float(np.mean(losses)))
+        self.epoch += 1
+        watcher.epoch(self.epoch, self.losses[-1], self.temperature)
+
+    @property
+    def temperature(self) -> float:
+        return float(self.towers.log_temperature.detach().exp())
+
+    def _batches(self) -> Iterator[Batch]:
+        order = self.order.permutation(len(self.task.examples))
+        for step in range(self.steps):
+            chosen = order[step * self.batch_size : (step + 1) * self.batch_size][self.world.rank :: self.world.size]
+            yield make_batch(
+                self.task.log, self.task.examples.take(chosen), length=self.recipe.history_length, random=self.random
+            )
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The loss of one batch: encode every item that it touches once, then the users from those vectors."""
+        candidates, log_inclusion = self._candidates(batch)
+        touched = np.union1d(candidates, batch.items[batch.items >= 0])
+        place = np.searchsorted(touched, np.maximum(batch.items, 0)).clip(max=len(touched) - 1)
+        rows = self._at(touched)
+        context = self.contexts[self._at(batch.context)]
+        users, vectors, temperature = self.model(
+            tuple(part[rows] for part in self.items),
+            self._at(place),
+            self._at(batch.ages),
+            self._at(batch.types),
+            context,
+        )
+        row, kind = torch.from_numpy(batch.target_row), torch.from_numpy(batch.target_kind)
+        fresh = recency(
+            torch.from_numpy(batch.time_ms), newest_ms=self.newest_ms, half_life_days=self.recipe.half_life_days
+        )
+        weight = basket_weights(
+            row,
+            torch.from_numpy(batch.target_new),
+            kind,
+            fresh,
+            self.kind_weights,
+            repeat_weight=self.recipe.repeat_weight,
+        )
+        unwanted = is_unwanted(kind)
+        return basket_loss(
+            users,
+            vectors[self._at(np.searchsorted(touched, candidates))],
+            row.to(users.device),
+            self._at(np.searchsorted(candidates, batch.target_item)),
+            weight.to(users.device),
+            temperature,
+            log_inclusion=log_inclusion,
+            correction=self.recipe.correction,
+            unwanted=unwanted.to(users.device) if bool(unwanted.any()) else None,
+        )
+
+    def _candidates(self, batch: Batch) -> tuple[NDArray[np.int64], Tensor | None]:
+        """The items that are scored, in order, and the logarithm of each one's inclusion."""
+        items = len(self.task.log.item_ids)
+        if self.recipe.softmax == FULL:
+            return np.arange(items), None
+        uniform = self.recipe.uniform_negatives
+        candidates = np.union1d(batch.target_item, self.random.integers(0, items, uniform)).astype(np.int64)
+        if self.frequency is None:
+            chance = inclusion(self.counts, draws=len(batch.target_item), uniform=uniform)[torch.from_numpy(candidates)]
+        else:
+            self.frequency.seen(batch.target_item)
+            own = torch.from_numpy(self.frequency.inclusion(candidates))
+            chance = or_uniform(own, items=items, uniform=uniform)
+        return candidates, chance.log().to(self.world.device)
+
+    def _at(self, array: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self.world.device)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that a resumed run needs to end as an uninterrupted one."""
+        return {
+            **self._identity(),
+            "epoch": self.epoch,
+            "losses": list(self.losses),
+            "seconds": self.seconds_before + time.monotonic() - self._began,
+            "towers": self.towers.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "torch_random": torch.get_rng_state(),
+            "order": _random_state(self.order),
+            "random": _random_state(self.random),
+            "frequency": None
+            if self.frequency is None
+            else {name: torch.as_tensor(value) for name, value in self.frequency.state().items()},
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from *state*; ``Misconfigured`` if it is of another run."""
+        for name, mine in self._identity().items():
+            if state[name] != mine:
+                raise Misconfigured(
+                    f"the checkpoint is of another run: its {name} is {state[name]!r:.300}, this run's is {mine!r:.300}; "
+                    "leave --resume out to begin anew"
+                )
+        self.towers.load_state_dict(state["towers"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        torch.set_rng_state(state["torch_random"].cpu())
+        self.order.bit_generator.state = _as_random_state(state["order"])
+        self.random.bit_generator.state = _as_random_state(state["random"])
+        if self.frequency is not None:
+            self.frequency.restore({name: value.numpy() for name, value in state["frequency"].items()})
+        self.epoch, self.losses = int(state["epoch"]), list(state["losses"])
+        self.seconds_before = float(state["seconds"])
+        self._began = time.monotonic()
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "recipe": self.recipe.as_plain(),
+            "seed": self.seed,
+            "data": self.task.data_digest,
+            "features": self.task.features.digest,
+            "processes": self.world.size,
+        }
+
+    def fitted(self, seconds: float) -> Fitted:
+        """What the run came to."""
+        return Fitted(
+            towers=self.towers.cpu().eval(),
+            losses=self.losses,
+            temperature=self.temperature,
+            epochs=self.recipe.epochs,
+            examples=self.steps * self.batch_size,
+            seconds=seconds,
+            peak_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        )
+
+
+def _optimizer(towers: TwoTowers, recipe: Recipe) -> torch.optim.Optimizer:
+    """AdamW; what is one number for each type, place or dimension does not decay: rare ones would be forgotten."""
+    learnt = [parameter for parameter in towers.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in learnt if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in learnt if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
+
+
+def _random_state(random: np.random.Generator) -> dict[str, Any]:
+    """The generator's state with its large integers as texts, which a checkpoint can hold."""
+    state = dict(random.bit_generator.state)
+    return state | {"state": {name: str(value) for name, value in state["state"].items()}}
+
+
+def _as_random_state(state: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(state) | {"state": {name: int(value) for name, value in state["state"].items()}}
+
+
+def _save(state: Mapping[str, Any], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f".{path.name}.new")
+    torch.save(dict(state), new)
+    os.replace(new, path)
+
+
+def item_vectors(towers: TwoTowers, items: tuple[Tensor, ...], *, chunk: int = 8192) -> tuple[Floats, Floats]:
+    """Every item's candidate and history vector, each (items, dim)."""
+    with torch.no_grad():
+        tower = towers.item.eval()
+        parts = [tower(*(part[at : at + chunk] for part in items)) for at in range(0, len(items[0]), chunk)]
+    candidates, histories = (torch.cat(vectors).numpy() for vectors in zip(*parts, strict=True))
+    return candidates, histories
+
+
+def tower_scorer(towers: TwoTowers, task: Task) -> Callable[[Baskets], Floats]:
+    """A scorer: the dot products of each asked user with every item, the histories in FP16 as they are served."""
+    candidates, histories = item_vectors(towers, task.items)
+    half = histories.astype(np.float16)
+
+    def score(asked: Baskets) -> Floats:
+        scores: Floats = user_vectors(towers, task, half, asked) @ candidates.T
+        return scores
+
+    return score
+
+
+def user_vectors(towers: TwoTowers, task: Task, histories: NDArray[np.float16], asked: Baskets) -> Floats:
+    """The vectors of the users of *asked*, (users, dim), from what they did strictly before."""
+    batch = make_batch(task.log, asked, length=task.features.history_length)
+    context = task.contexts[torch.from_numpy(np.asarray(batch.context, np.int64))].numpy()
+    inputs = task.features.user_batch(histories, batch.items.astype(np.int32), batch.ages, batch.types, context)
+    with torch.no_grad():
+        vectors: Floats = towers.user.eval()(*map(torch.from_numpy, inputs.values())).numpy()
+    return vectors
