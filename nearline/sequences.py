@@ -1,20 +1,27 @@
 """Sequences: a user's last N events, columnar, as the topic ``user-sequences`` carries them (version 1).
 
-The columns run oldest first. ``version`` is the user's hybrid logical clock: larger after every accepted change.
+The columns run oldest first. ``version`` is the user's hybrid logical clock: larger after every accepted change. The
+column ``contexts`` is there only if an event brought some of the declared context (nearline/signals.py).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import orjson
 
 from nearline.errors import BadInput
+from nearline.signals import Context
 
 COLUMNS = ("items", "times_ms", "types", "values", "event_ids")
+CONTEXTS = "contexts"
 
 
 @dataclass(frozen=True, slots=True)
 class Sequence:
-    """The last N events of one user in their total order ``(time_ms, event_id)``; never empty."""
+    """The last N events of one user in their total order ``(time_ms, event_id)``; never empty.
+
+    *contexts* is empty if no event has one, else as long as the other columns.
+    """
 
     user_id: str
     version: int
@@ -23,6 +30,7 @@ class Sequence:
     types: list[str]
     values: list[float]
     event_ids: list[str]
+    contexts: list[Context | None] = field(default_factory=list)
 
     @property
     def as_of_ms(self) -> int:
@@ -37,18 +45,19 @@ class Sequence:
 
 def encode_sequence(sequence: Sequence) -> bytes:
     """The sequence as ``flink_jobs/last_n`` writes it."""
-    return orjson.dumps(
-        {
-            "v": 1,
-            "user_id": sequence.user_id,
-            "version": sequence.version,
-            "items": sequence.items,
-            "times_ms": sequence.times_ms,
-            "types": sequence.types,
-            "values": sequence.values,
-            "event_ids": sequence.event_ids,
-        }
-    )
+    body: dict[str, Any] = {
+        "v": 1,
+        "user_id": sequence.user_id,
+        "version": sequence.version,
+        "items": sequence.items,
+        "times_ms": sequence.times_ms,
+        "types": sequence.types,
+        "values": sequence.values,
+        "event_ids": sequence.event_ids,
+    }
+    if any(sequence.contexts):
+        body[CONTEXTS] = sequence.contexts
+    return orjson.dumps(body)
 
 
 def decode_sequence(raw: bytes) -> Sequence:
@@ -57,10 +66,20 @@ def decode_sequence(raw: bytes) -> Sequence:
         body = orjson.loads(raw)
         if body["v"] != 1:
             raise BadInput("unknown_version", f"sequence version must be 1, came {body['v']!r:.80}")
-        sequence = Sequence(body["user_id"], body["version"], *(body[name] for name in COLUMNS))
-    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+        user_id, version = body["user_id"], body["version"]
+        columns = {name: body[name] for name in COLUMNS}
+        contexts = body.get(CONTEXTS) or []
+        lengths = {name: len(column) for name, column in columns.items()}
+    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise BadInput("bad_sequence", f"not a sequence of version 1 ({error!r:.120}): {raw[:80]!r}") from None
-    lengths = {name: len(body[name]) for name in COLUMNS}
-    if len(set(lengths.values())) != 1 or not sequence.items:
+    if contexts:
+        lengths[CONTEXTS] = _length_of_contexts(contexts)
+    if len(set(lengths.values())) != 1 or not lengths[COLUMNS[0]]:
         raise BadInput("bad_sequence", f"columns must share one length of at least 1, came {lengths}")
-    return sequence
+    return Sequence(user_id, version, **columns, contexts=contexts)
+
+
+def _length_of_contexts(contexts: object) -> int:
+    if not isinstance(contexts, list) or not all(each is None or isinstance(each, dict) for each in contexts):
+        raise BadInput("bad_sequence", f"contexts must be a list of objects and nulls, came {contexts!r:.120}")
+    return len(contexts)

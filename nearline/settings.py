@@ -29,7 +29,12 @@ class Settings(BaseSettings):
 
     space: int = Field(1, ge=1, description="the embedding space that is served")
     dimension: int = Field(64, ge=1, le=4096, description="dimensions of that space")
-    history_length: int = Field(50, ge=1, le=50, description="events kept for each user")
+    history_length: int = Field(
+        50, ge=1, le=500, description="events kept for each user; at least as many as the towers read"
+    )
+    tokenizer: Path | None = Field(
+        None, description="tokenizer.json of the text encoder, for towers that were trained with one"
+    )
     history_ttl_days: float = Field(400, gt=0, description="a user idle for longer is forgotten")
     popularity_half_life_days: float = Field(7, gt=0, description="an event's weight in trending halves in this time")
 

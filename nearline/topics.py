@@ -15,6 +15,8 @@ ITEM_POPULARITY = "item-popularity"
 PARTITIONS = 8  # for ever: a key's partition, and so its order, must never change
 _DAY_MS = 24 * 3600 * 1000
 _MIB = 1024 * 1024
+# 500 events with the longest ids and contexts come to 1.8 MB, which a dead letter holds in base64.
+MAX_SEQUENCE_BYTES = 5 * _MIB // 2
 
 _ALWAYS = {"message.timestamp.type": "LogAppendTime"}
 _COMPACT = {
@@ -50,7 +52,11 @@ def all_topics(space: Space, *, history_ttl_ms: int) -> list[Topic]:
     letters = {"max.message.bytes": str(4 * _MIB), "retention.ms": str(30 * _DAY_MS)}
     return [
         Topic(CLICKS, PARTITIONS, _ALWAYS | {"max.message.bytes": str(_MIB), "retention.ms": str(30 * _DAY_MS)}),
-        Topic(USER_SEQUENCES, PARTITIONS, _ALWAYS | _COMPACT | expiring),
+        Topic(
+            USER_SEQUENCES,
+            PARTITIONS,
+            _ALWAYS | _COMPACT | expiring | {"max.message.bytes": str(MAX_SEQUENCE_BYTES)},
+        ),
         Topic(ITEMS, PARTITIONS, _ALWAYS | _COMPACT),
         Topic(item_vectors_topic(space), PARTITIONS, _ALWAYS | _COMPACT),
         Topic(ITEM_POPULARITY, 1, _ALWAYS | _COMPACT),

@@ -4,7 +4,8 @@ The order is ``(time_ms, event_id)``, so it lies in the data and not in the arri
 ``event_id`` the greater one counts. What is kept is therefore "the N greatest after removing duplicates", and that can
 be kept up record by record: a record can only enter above the oldest one kept, whatever fell out below would also
 have fallen out later, and a duplicate replaces itself without moving that border down. So any interleaving, repetition
-or replay of the same records ends in the same columns; only ``version`` tells of the way there.
+or replay of the same records ends in the same columns; only ``version`` tells of the way there. Of an event's free
+context only what the towers may read is kept (nearline/signals.py).
 """
 
 from dataclasses import replace
@@ -15,6 +16,7 @@ import orjson
 from nearline.errors import Misconfigured
 from nearline.events import Event
 from nearline.sequences import Sequence, decode_sequence, encode_sequence
+from nearline.signals import Context, kept_context
 
 T = TypeVar("T")
 STATE_FORMAT = b"1"  # the first byte of the stored state: later forms take other bytes and still read this one
@@ -62,8 +64,16 @@ def encode(history: Sequence) -> bytes:
 
 
 def _first(event: Event, version: int) -> Sequence:
+    context = kept_context(event.context)
     return Sequence(
-        event.user_id, version, [event.item_id], [event.time_ms], [event.type], [event.value], [event.event_id]
+        event.user_id,
+        version,
+        [event.item_id],
+        [event.time_ms],
+        [event.type],
+        [event.value],
+        [event.event_id],
+        [context] if context else [],
     )
 
 
@@ -81,16 +91,30 @@ def _without_older_twin(history: Sequence, event: Event) -> Sequence | None:
         types=_drop(history.types, i),
         values=_drop(history.values, i),
         event_ids=_drop(history.event_ids, i),
+        contexts=_drop(history.contexts, i),
     )
 
 
-def _rank(event: Event) -> tuple[int, bytes]:
+def _rank(event: Event) -> tuple[int, bytes, bytes]:
     # Bytes and not values: -0.0 equals 0.0 but is written differently, and the columns must come out the same.
-    return event.time_ms, orjson.dumps([event.item_id, event.type, event.value])
+    return (
+        event.time_ms,
+        orjson.dumps([event.item_id, event.type, event.value]),
+        _context_rank(kept_context(event.context)),
+    )
 
 
-def _rank_at(history: Sequence, i: int) -> tuple[int, bytes]:
-    return history.times_ms[i], orjson.dumps([history.items[i], history.types[i], history.values[i]])
+def _rank_at(history: Sequence, i: int) -> tuple[int, bytes, bytes]:
+    return (
+        history.times_ms[i],
+        orjson.dumps([history.items[i], history.types[i], history.values[i]]),
+        _context_rank(history.contexts[i] if history.contexts else None),
+    )
+
+
+def _context_rank(context: Context | None) -> bytes:
+    """Least without a context, so that one tells more than none, and histories without any rank as they always did."""
+    return orjson.dumps(context) if context else b""
 
 
 def _place(history: Sequence, event: Event) -> int:
@@ -112,7 +136,17 @@ def _inserted(rest: Sequence, event: Event, place: int, surplus: int, version: i
         [*rest.types[surplus:place], event.type, *rest.types[place:]],
         [*rest.values[surplus:place], event.value, *rest.values[place:]],
         [*rest.event_ids[surplus:place], event.event_id, *rest.event_ids[place:]],
+        _contexts(rest, kept_context(event.context), place, surplus),
     )
+
+
+def _contexts(rest: Sequence, context: Context | None, place: int, surplus: int) -> list[Context | None]:
+    """The column with *context* at its place; empty once no event that is kept has one."""
+    if context is None and not rest.contexts:
+        return []
+    column = rest.contexts or [None] * len(rest.items)
+    column = [*column[surplus:place], context, *column[place:]]
+    return column if any(column) else []
 
 
 def _drop(column: list[T], i: int) -> list[T]:

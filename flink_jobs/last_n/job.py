@@ -34,7 +34,7 @@ from nearline.adapters.kafka import Topics, wait_for_topics
 from nearline.errors import Misconfigured, NearlineError, Unavailable
 from nearline.settings import Settings, load_settings
 from nearline.telemetry import configure_logs, counter, gauge, get_logger
-from nearline.topics import CLICKS, CLICKS_DLQ, ITEM_POPULARITY, USER_SEQUENCES
+from nearline.topics import CLICKS, CLICKS_DLQ, ITEM_POPULARITY, MAX_SEQUENCE_BYTES, USER_SEQUENCES
 
 NAME = "last_n"
 _DAY_MS = 24 * 3600 * 1000
@@ -176,7 +176,8 @@ def _source(settings: Settings) -> str:
 def _sequences(settings: Settings) -> str:
     return f"""
         CREATE TABLE user_sequences (`user` STRING NOT NULL, sequence BYTES, PRIMARY KEY (`user`) NOT ENFORCED)
-        WITH ({_sink(settings, USER_SEQUENCES)}, 'connector' = 'upsert-kafka')
+        WITH ({_sink(settings, USER_SEQUENCES)}, 'connector' = 'upsert-kafka',
+            'properties.max.request.size' = '{MAX_SEQUENCE_BYTES}')
     """
 
 

@@ -16,12 +16,13 @@ from nearline.dead_letters import decode_dead_letter
 from nearline.events import Event, encode_event
 from nearline.popularity import decode_popularity
 from nearline.sequences import Sequence, decode_sequence
+from nearline.signals import Context
 
 from .conftest import Job, Log, children, new_job, wait_for
 
 KEEP = 50
 DEADLINE_S = 60.0
-Columns = tuple[list[str], list[int], list[str], list[float], list[str]]
+Columns = tuple[list[str], list[int], list[str], list[float], list[str], list[Context | None]]
 
 
 def now_ms() -> int:
@@ -39,7 +40,7 @@ def send(log: Log, *events: Event) -> None:
 
 
 def columns(sequence: Sequence) -> Columns:
-    return sequence.items, sequence.times_ms, sequence.types, sequence.values, sequence.event_ids
+    return sequence.items, sequence.times_ms, sequence.types, sequence.values, sequence.event_ids, sequence.contexts
 
 
 def reference(events: list[Event]) -> dict[str, Columns]:
@@ -143,10 +144,14 @@ def test_any_order_and_repetition_ends_in_the_sequence_of_a_clean_run(job: Job, 
     events = [event(f"o-{i % 20}", i, time_ms=start + i * 7 % 1000) for i in range(1500)]
     # The same event told twice differently: the later of the two must count, whichever comes first.
     twins = [replace(e, time_ms=e.time_ms + 5000, item_id="other") for e in events[::50]]
+    # Some tell of the user, and of the page, which no tower reads.
+    events[::7] = [replace(e, context={"device": "phone", "page": "/"}) for e in events[::7]]
     send(log, *shuffled_with_repeats(events + twins, seed=1))
     log.flush()
     told_last = {e.event_id: e for e in events + twins}
-    wait_for_sequences(log, reference(list(told_last.values())))
+    expected = reference(list(told_last.values()))
+    assert all({"device": "phone"} in contexts for *_, contexts in expected.values())
+    wait_for_sequences(log, expected)
 
 
 def test_a_replayed_partition_changes_nothing(job: Job, log: Log) -> None:

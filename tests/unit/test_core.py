@@ -32,7 +32,7 @@ def test_a_mistyped_setting_is_refused_with_the_nearest_name() -> None:
         load_settings({"NEARLINE_KAFKAA": "x"})
 
 
-@pytest.mark.parametrize(("name", "value"), [("SPACE", "zero"), ("SPACE", "0"), ("HISTORY_LENGTH", "51")])
+@pytest.mark.parametrize(("name", "value"), [("SPACE", "zero"), ("SPACE", "0"), ("HISTORY_LENGTH", "501")])
 def test_a_bad_value_is_refused_with_the_variable_and_what_it_means(name: str, value: str) -> None:
     with pytest.raises(Misconfigured, match=rf"NEARLINE_{name}='{value}'"):
         load_settings({f"NEARLINE_{name}": value})

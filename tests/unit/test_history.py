@@ -1,7 +1,9 @@
 """The rule of histories: stories first, then what must hold for every story."""
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,12 +13,23 @@ from flink_jobs.last_n.history import append, decode_state, encode, encode_state
 from nearline.errors import BadInput, Misconfigured
 from nearline.events import EVENT_TYPES, Event
 from nearline.sequences import Sequence
+from nearline.signals import CONTEXT_KEYS, Context
+from nearline.topics import MAX_SEQUENCE_BYTES
 
-Columns = tuple[list[str], list[int], list[str], list[float], list[str]]
+Columns = tuple[list[str], list[int], list[str], list[float], list[str], list[Context | None]]
+PHONE, DESK = {"device": "phone"}, {"device": "desk"}
 
 
-def event(event_id: str, time_ms: int, item: str = "i", *, kind: str = "click", value: float = 1.0) -> Event:
-    return Event(event_id=event_id, user_id="u", item_id=item, type=kind, time_ms=time_ms, value=value)
+def event(
+    event_id: str,
+    time_ms: int,
+    item: str = "i",
+    *,
+    kind: str = "click",
+    value: float = 1.0,
+    context: Mapping[str, Any] | None = None,
+) -> Event:
+    return Event(event_id, "u", item, kind, time_ms, value, context or {})
 
 
 def run(events: list[Event], keep: int = 3) -> Sequence:
@@ -29,7 +42,7 @@ def run(events: list[Event], keep: int = 3) -> Sequence:
 
 
 def columns(history: Sequence) -> Columns:
-    return history.items, history.times_ms, history.types, history.values, history.event_ids
+    return history.items, history.times_ms, history.types, history.values, history.event_ids, history.contexts
 
 
 # --- stories ----------------------------------------------------------------------------------------------------------
@@ -100,11 +113,62 @@ def test_a_history_knows_what_it_holds() -> None:
     assert not holds(None, "a")
 
 
+# --- contexts ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_context_stands_beside_its_event() -> None:
+    """a(10) c(30, phone) then b(20) arrives."""
+    history = run([event("a", 10), event("c", 30, context=PHONE), event("b", 20)])
+    assert history.contexts == [None, None, PHONE]
+
+
+def test_only_what_the_towers_may_read_of_a_context_is_kept() -> None:
+    strange = {"device": "phone", "page": "/home", "country": 7}
+    assert run([event("a", 10, context=strange)]).contexts == [PHONE]
+    assert run([event("a", 10, context={"page": "/home"})]).contexts == []
+
+
+def test_histories_without_a_context_are_written_as_before_there_were_any() -> None:
+    assert b"contexts" not in encode(run([event("a", 10), event("b", 20, context={"page": "/home"})]))
+
+
+def test_a_context_leaves_with_its_event() -> None:
+    """keep 3: a(10, phone) b(20) c(30) | d(40) pushes a out, and with it the column."""
+    history = run([event("a", 10, context=PHONE), event("b", 20), event("c", 30), event("d", 40)])
+    assert (history.event_ids, history.contexts) == (["b", "c", "d"], [])
+
+
+def test_a_later_telling_brings_its_own_context_or_none() -> None:
+    assert run([event("a", 10, context=PHONE), event("a", 20, context=DESK)]).contexts == [DESK]
+    assert run([event("a", 10, context=PHONE), event("a", 20)]).contexts == []
+
+
+def test_of_two_tellings_at_one_time_the_one_with_a_context_counts() -> None:
+    bare, said = event("a", 10), event("a", 10, context=PHONE)
+    assert run([bare, said]).contexts == run([said, bare]).contexts == [PHONE]
+
+
+def test_a_telling_that_differs_in_what_is_not_kept_changes_nothing() -> None:
+    once = run([event("a", 10, context=PHONE)])
+    assert append(once, event("a", 10, context=PHONE | {"page": "/home"}), keep=3, append_ms=9000) is once
+
+
+def test_the_longest_history_with_the_longest_contexts_fits_into_its_topic() -> None:
+    long = {key: "\0" * 99 for key in CONTEXT_KEYS} | {"interests": [f"{n}" + "\0" * 99 for n in range(9)]}
+    history: Sequence | None = None
+    for number in range(500):
+        quotes = f"{number:04}" + '"' * 124
+        each = Event(quotes, '"' * 128, quotes, "add_to_cart", 1_732_100_000_000 + number, -1.2345678901234567e11, long)
+        history = append(history, each, keep=500, append_ms=1_732_100_000_000)
+    assert history is not None
+    assert 1_500_000 < len(encode(history)) < MAX_SEQUENCE_BYTES
+
+
 # --- what is stored ---------------------------------------------------------------------------------------------------
 
 
 def test_a_stored_history_is_read_back_as_it_was() -> None:
-    history = run([event("a", 10, "zoë ☕", value=-0.5), event("b", 20)])
+    history = run([event("a", 10, "zoë ☕", value=-0.5), event("b", 20, context={"country": "zoë ☕"})])
     assert decode_state(encode_state(encode(history))) == history
     assert decode_state(None) is None
     assert decode_state(b"") is None
@@ -139,6 +203,9 @@ events = st.builds(
     st.sampled_from(["i", "j"]),
     kind=st.sampled_from(EVENT_TYPES[:3]),
     value=st.sampled_from([0.0, -0.0, 1.0]),
+    context=st.sampled_from(
+        [None, None, PHONE, DESK, {"page": "/home"}, {"country": "GB", "interests": ["tea", "tea"]}]
+    ),
 )
 keeps = st.integers(1, 6)
 
@@ -188,7 +255,8 @@ def test_a_history_is_ordered_without_repeats_and_short_enough(records: list[Eve
     order = list(zip(history.times_ms, history.event_ids, strict=True))
     assert all(a < b for a, b in itertools.pairwise(order))
     assert len(set(history.event_ids)) == len(order) <= keep
-    assert {len(column) for column in columns(history)} == {len(order)}
+    assert {len(column) for column in columns(history) if column} == {len(order)}
+    assert any(history.contexts) == bool(history.contexts)
 
 
 @given(st.lists(events, min_size=1, max_size=12), keeps)

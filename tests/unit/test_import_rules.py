@@ -23,6 +23,7 @@ ONE_FILE_EACH = {
     "lmdb": "nearline/adapters/lmdb.py",
     "pymilvus": "nearline/adapters/milvus.py",
     "supervisor": "local/supervision.py",
+    "tokenizers": "nearline/adapters/tokenizer.py",
     "jgo": "local/downloads.py",
     "tritonclient": "nearline/adapters/triton.py",
 }

@@ -1,5 +1,6 @@
 """Yesterday must load: each format's golden file is read by today's code, and written the same way."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ EVENT = Event("e-1", "u-1", "i-1", "add_to_cart", NOW_MS, 2.0, {"device": "phone
 SEQUENCE = Sequence(
     "u-1", NOW_MS + 3, ["i-1", "i-2"], [NOW_MS - 1, NOW_MS], ["click", "purchase"], [1.0, 9.5], ["e-0", "e-1"]
 )
+SAID = replace(SEQUENCE, contexts=[None, {"country": "GB", "device": "phone", "interests": ["tea", "lamps"]}])
 ITEM = Item("Mug", "for tea", "mugs", "en", 1.25, "ACME", NOW_MS, True, {"colour": "red"})
 VECTOR = ItemVector(
     "i-1",
@@ -50,6 +52,7 @@ LETTER = DeadLetter("not_json", "not JSON: …", "clicks", 3, 99, NOW_MS, b"u-1"
 FORMATS = {
     "event.v1.json": encode_event(EVENT),
     "sequence.v1.json": encode_sequence(SEQUENCE),
+    "sequence_with_context.v1.json": encode_sequence(SAID),
     "item.v1.json": encode_item(ITEM),
     "item_vector.v1.bin": encode_item_vector(VECTOR, SPACE),
     "item_vector_retired.v1.bin": encode_item_vector(RETIRED, SPACE),
@@ -70,6 +73,7 @@ def golden(name: str) -> bytes:
 def test_golden_messages_load() -> None:
     assert decode_event(golden("event.v1.json"), append_ms=NOW_MS) == EVENT
     assert decode_sequence(golden("sequence.v1.json")) == SEQUENCE
+    assert decode_sequence(golden("sequence_with_context.v1.json")) == SAID
     assert decode_item(golden("item.v1.json")) == ITEM
     assert decode_dead_letter(golden("dead_letter.v1.json")) == LETTER
 
@@ -144,4 +148,19 @@ def test_a_sequence_of_another_form_is_refused(raw: bytes) -> None:
 def test_columns_of_different_length_are_refused() -> None:
     body = orjson.loads(encode_sequence(SEQUENCE)) | {"items": ["i-1"]}
     with pytest.raises(BadInput, match="one length"):
+        decode_sequence(orjson.dumps(body))
+
+
+@pytest.mark.parametrize("empty", [[], [None, None], None])
+def test_a_sequence_without_contexts_has_no_column_for_them(empty: list[None] | None) -> None:
+    """What is written is what was written before there were contexts; what is read may say it in other ways."""
+    assert encode_sequence(replace(SEQUENCE, contexts=empty or [])) == golden("sequence.v1.json")
+    body = orjson.loads(golden("sequence.v1.json")) | {"contexts": empty}
+    assert encode_sequence(decode_sequence(orjson.dumps(body))) == golden("sequence.v1.json")
+
+
+@pytest.mark.parametrize("contexts", [[None], [None, {}, None], "ab", [None, "phone"], {"a": 1, "b": 2}, 7])
+def test_contexts_that_are_no_column_are_refused(contexts: object) -> None:
+    body = orjson.loads(golden("sequence_with_context.v1.json")) | {"contexts": contexts}
+    with pytest.raises(BadInput, match="contexts"):
         decode_sequence(orjson.dumps(body))
