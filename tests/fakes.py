@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nearline.errors import BadAnswer, Unavailable
+from nearline.features import TOKENS, Features
 from nearline.log import Record
 
 
@@ -38,14 +39,17 @@ class ScriptedTowers:
 
     def __init__(self, dimension: int = 64) -> None:
         self.dimension = dimension
+        self.features = Features(dimension=dimension)
         self.down = False
         self.poison_value: float | None = None
         self.poison_tokens: set[int] = set()
         self.user_calls: list[int] = []
         self.item_calls: list[int] = []
+        self.contexts: list[list[int]] = []
 
     async def encode_users(self, batch: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         self.user_calls.append(len(batch["vectors"]))
+        self.contexts += batch["context"].tolist()
         if self.down:
             raise Unavailable("the towers were told to be down")
         if self.poison_value is not None and (batch["vectors"][:, 0, 0] == np.float16(self.poison_value)).any():
@@ -54,9 +58,8 @@ class ScriptedTowers:
         mean = batch["vectors"].astype(np.float32).sum(axis=1) / np.maximum(known, 1)
         return (mean / np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-9)).astype(np.float32)
 
-    async def encode_items(
-        self, tokens: NDArray[Any], numeric: NDArray[Any]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    async def encode_items(self, inputs: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        tokens = inputs[TOKENS]
         self.item_calls.append(len(tokens))
         if self.down:
             raise Unavailable("the towers were told to be down")

@@ -1,10 +1,12 @@
 """The two towers, as Triton serves them: the only file that imports tritonclient.
 
-Every request names the version, which is the space: a vector of another space can not come back by accident. Every
-answer is checked for size, NaN and unit norm before anyone sees it.
+Every request names the version, which is the space: a vector of another space can not come back by accident. What the
+towers read stands in their own configuration, as the parameter ``features.<version>``. Every answer is checked for
+size, NaN and unit norm before anyone sees it.
 """
 
-from collections.abc import Awaitable, Mapping, Sequence
+import json
+from collections.abc import Awaitable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,19 +21,21 @@ from nearline.features import (
     HISTORY,
     HISTORY_LENGTH,
     ITEM_TOWER,
-    NUMERIC,
-    NUMERIC_COUNT,
-    TOKEN_COUNT,
     TOKENS,
-    TYPES,
     USER,
     USER_TOWER,
-    VECTORS,
+    Features,
+    Tensors,
+    digest_of,
+    features_of,
 )
 from nearline.space import Space
+from nearline.telemetry import gauge, get_logger
 
 T = TypeVar("T")
 Vectors = NDArray[np.float32]
+TOWERS = (USER_TOWER, ITEM_TOWER)
+FEATURES = gauge("features", "1 for the declaration that the served towers were trained with.", "digest")
 _NORM_SLACK = 1e-2
 _ASK_S = 5.0  # deadline of a question about a model; a request for vectors has the caller's
 # A caller's mistake that no retry mends; every other status is the server's trouble and may pass.
@@ -47,25 +51,41 @@ _CHANNEL = (
 
 
 class Towers:
-    """Both towers of one space behind one connection; safe for many tasks at once."""
+    """Both towers of one space behind one connection; safe for many tasks at once.
 
-    def __init__(self, url: str, space: Space, *, history_length: int = HISTORY_LENGTH, timeout_ms: int = 1000) -> None:
+    *kept* is how many events of a user the job keeps.
+    """
+
+    def __init__(self, url: str, space: Space, *, kept: int = HISTORY_LENGTH, timeout_ms: int = 1000) -> None:
         self._url = url
         self._space = space
-        self._history_length = history_length
+        self._kept = kept
         self._timeout_s = timeout_ms / 1000
         self._client: Any = None
+        self._features: Features | None = None
+
+    @property
+    def features(self) -> Features:
+        """What the towers read; known once they are open."""
+        assert self._features is not None, "the towers are not open"
+        return self._features
 
     async def open(self) -> None:
-        """Connect and check both towers against the space.
+        """Connect, learn what both towers read, and check them against the space.
 
         ``Unavailable`` while the server or a tower is not up (call again), ``SpaceMismatch`` or ``Misconfigured``
         when a tower will never fit.
         """
         if self._client is None:
             self._client = grpc_aio.InferenceServerClient(self._url, channel_args=_CHANNEL)
-        for tower, wanted in self._shapes().items():
-            await self._check(tower, wanted)
+        declared = {tower: await self._declared(tower) for tower in TOWERS}
+        features = served_features(self._space, declared, kept=self._kept)
+        for tower, wanted in tensors_of(features).items():
+            check_tensors(tower, self._space, wanted, await self._tensors(tower))
+        digest = digest_of(declared[USER_TOWER])
+        FEATURES.labels(digest).set(1)
+        get_logger().info("towers", space=self._space.number, features=digest, history=features.history_length)
+        self._features = features
 
     async def close(self) -> None:
         """Close the connection; safe to call twice."""
@@ -78,46 +98,36 @@ class Towers:
         if self._client is None:
             return False
         try:
-            return all([await self._is_loaded(tower) for tower in self._shapes()])
+            return all([await self._is_loaded(tower) for tower in TOWERS])
         except Unavailable:
             return False
 
     async def encode_users(self, batch: Mapping[str, NDArray[Any]]) -> Vectors:
-        """The vectors, (n, dim), of n users given as ``nearline.features.user_batch`` gives them."""
+        """The vectors, (n, dim), of n users given as ``Features.user_batch`` gives them."""
         answer = await self._infer(USER_TOWER, batch, [USER])
         return check_vectors(answer[USER], rows=len(batch[AGES]), dimension=self._space.dimension, what=USER_TOWER)
 
-    async def encode_items(self, tokens: NDArray[Any], numeric: NDArray[Any]) -> tuple[Vectors, Vectors]:
-        """The candidate and history vectors, each (n, dim), of n items given as ``item_inputs`` gives them."""
-        answer = await self._infer(ITEM_TOWER, {TOKENS: tokens, NUMERIC: numeric}, [CANDIDATE, HISTORY])
+    async def encode_items(self, inputs: Mapping[str, NDArray[Any]]) -> tuple[Vectors, Vectors]:
+        """The candidate and history vectors, each (n, dim), of n items given as ``Features.item_inputs`` gives them."""
+        answer = await self._infer(ITEM_TOWER, inputs, [CANDIDATE, HISTORY])
         candidate, history = (
-            check_vectors(answer[name], rows=len(tokens), dimension=self._space.dimension, what=ITEM_TOWER)
+            check_vectors(answer[name], rows=len(inputs[TOKENS]), dimension=self._space.dimension, what=ITEM_TOWER)
             for name in (CANDIDATE, HISTORY)
         )
         return candidate, history
 
-    def _shapes(self) -> dict[str, dict[str, list[int]]]:
-        dimension, length = self._space.dimension, self._history_length
-        return {
-            USER_TOWER: {VECTORS: [length, dimension], AGES: [length], TYPES: [length], USER: [dimension]},
-            ITEM_TOWER: {
-                TOKENS: [TOKEN_COUNT],
-                NUMERIC: [NUMERIC_COUNT],
-                CANDIDATE: [dimension],
-                HISTORY: [dimension],
-            },
-        }
-
-    async def _check(self, tower: str, wanted: Mapping[str, Sequence[int]]) -> None:
+    async def _declared(self, tower: str) -> dict[str, Any]:
         if not await self._is_loaded(tower):
             raise Unavailable(
                 f"Triton at {self._url} is up but has no version {self._space.number} of {tower} loaded; "
                 f"is there a model_repository/{tower}/{self._space.number}/model.onnx?"
             )
-        answer = await self._call(
-            self._client.get_model_metadata(tower, self._version, as_json=True, client_timeout=_ASK_S)
-        )
-        check_shapes(tower, self._space, wanted, shapes_of(answer))
+        asked = self._client.get_model_config(tower, self._version, as_json=True, client_timeout=_ASK_S)
+        return declaration_in(await self._call(asked), tower, self._version)
+
+    async def _tensors(self, tower: str) -> Tensors:
+        asked = self._client.get_model_metadata(tower, self._version, as_json=True, client_timeout=_ASK_S)
+        return tensors_in(await self._call(asked))
 
     async def _is_loaded(self, tower: str) -> bool:
         asked = self._client.is_model_ready(tower, self._version, client_timeout=_ASK_S)
@@ -128,7 +138,7 @@ class Towers:
         return str(self._space.number)
 
     async def _infer(
-        self, tower: str, arrays: Mapping[str, NDArray[Any]], outputs: Sequence[str]
+        self, tower: str, arrays: Mapping[str, NDArray[Any]], outputs: Iterable[str]
     ) -> dict[str, NDArray[Any]]:
         inputs = [_tensor(name, array) for name, array in arrays.items()]
         wanted = [grpc_aio.InferRequestedOutput(name) for name in outputs]
@@ -158,24 +168,75 @@ def _tensor(name: str, array: NDArray[Any]) -> Any:
     return tensor
 
 
-def shapes_of(metadata: Mapping[str, Any]) -> dict[str, list[int]]:
-    """The shape of each tensor in a model's metadata, without the batch dimension."""
+def declaration_in(answer: Mapping[str, Any], tower: str, version: str) -> dict[str, Any]:
+    """What *version* of *tower* was trained with, from its configuration; ``Misconfigured`` if that says nothing."""
+    name = f"features.{version}"
+    parameter = answer["config"].get("parameters", {}).get(name, {})
+    try:
+        declared = json.loads(parameter["string_value"])
+    except (KeyError, ValueError):
+        declared = None
+    if not isinstance(declared, dict):
+        raise Misconfigured(
+            f"{tower} version {version} does not say what it reads: its config.pbtxt has no parameter {name!r} with a "
+            "declaration of features; export the towers again (make train)"
+        )
+    return declared
+
+
+def served_features(space: Space, declared: Mapping[str, Mapping[str, Any]], *, kept: int) -> Features:
+    """The features that both towers of *space* are to be given, where the job keeps *kept* events of a user.
+
+    ``Misconfigured`` if this build cannot give them, the towers were not trained together, or they read more events
+    than are kept; ``SpaceMismatch`` if they have another dimension than the space.
+    """
+    digests = {tower: digest_of(declared[tower]) for tower in TOWERS}
+    if len(set(digests.values())) != 1:
+        raise Misconfigured(
+            f"the towers of space {space.number} were trained with different features: {digests}; "
+            "export both again (make train)"
+        )
+    features = features_of(declared[USER_TOWER])
+    if features.dimension != space.dimension:
+        raise SpaceMismatch(
+            f"the towers of version {space.number} have {features.dimension} dimensions, "
+            f"space {space.number} has {space.dimension}"
+        )
+    if features.history_length > kept:
+        raise Misconfigured(
+            f"the towers of space {space.number} read a user's last {features.history_length} events, but the job "
+            f"keeps {kept}: set NEARLINE_HISTORY_LENGTH={features.history_length} for every part"
+        )
+    return features
+
+
+def tensors_of(features: Features) -> dict[str, Tensors]:
+    """Every tensor that each tower must have to be served *features*."""
+    unit = ("FP32", [features.dimension])
+    return {
+        USER_TOWER: features.user_tensors() | {USER: unit},
+        ITEM_TOWER: features.item_tensors() | {CANDIDATE: unit, HISTORY: unit},
+    }
+
+
+def tensors_in(metadata: Mapping[str, Any]) -> Tensors:
+    """The type and shape of each tensor in a model's metadata, without the batch dimension."""
     tensors = [*metadata["inputs"], *metadata["outputs"]]
-    return {tensor["name"]: [int(size) for size in tensor["shape"]][1:] for tensor in tensors}
+    return {each["name"]: (each["datatype"], [int(size) for size in each["shape"]][1:]) for each in tensors}
 
 
-def check_shapes(
-    tower: str, space: Space, wanted: Mapping[str, Sequence[int]], found: Mapping[str, Sequence[int]]
-) -> None:
-    """Raise ``SpaceMismatch`` for another dimension, ``Misconfigured`` for any other difference."""
-    for name, shape in wanted.items():
-        came = list(found.get(name, []))
-        if came == list(shape):
-            continue
-        what = f"{tower} version {space.number}: tensor {name!r} has shape {came}, expected {list(shape)}"
-        if len(came) == len(shape) and came[:-1] == list(shape)[:-1] and shape[-1] == space.dimension:
-            raise SpaceMismatch(f"{what}: it has {came[-1]} dimensions, space {space.number} has {space.dimension}")
-        raise Misconfigured(f"{what}; train and export the towers again (make train)")
+def check_tensors(tower: str, space: Space, wanted: Tensors, found: Tensors) -> None:
+    """Raise ``Misconfigured`` unless the tower has exactly the tensors that it is to be given and asked for."""
+    for name in sorted(wanted.keys() | found.keys()):
+        if found.get(name) != wanted.get(name):
+            raise Misconfigured(
+                f"{tower} version {space.number}: tensor {name!r} is {_shown(found.get(name))} in the model and "
+                f"{_shown(wanted.get(name))} by its declaration; export the towers again (make train)"
+            )
+
+
+def _shown(tensor: tuple[str, list[int]] | None) -> str:
+    return f"{tensor[0]} {tensor[1]}" if tensor else "missing"
 
 
 def check_vectors(vectors: NDArray[Any] | None, *, rows: int, dimension: int, what: str) -> Vectors:

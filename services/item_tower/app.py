@@ -3,9 +3,11 @@
 import asyncio
 import contextlib
 import time
+from functools import partial
 
 from nearline.adapters.http import status_server
 from nearline.adapters.kafka import GroupReader, Producer, TableReader
+from nearline.adapters.tokenizer import open_tokenizer
 from nearline.adapters.triton import Towers
 from nearline.item_table import ItemTable, apply_all
 from nearline.log import Record
@@ -28,11 +30,10 @@ async def serve(settings: Settings) -> None:
     """Learn what is published, mend what was missed, then publish every change of the catalogue."""
     space = settings.embedding_space
     table = ItemTable(space, keep_candidates=True)
-    towers = Towers(settings.triton, space, timeout_ms=settings.request_timeout_ms)
+    towers = Towers(settings.triton, space, kept=settings.history_length, timeout_ms=settings.request_timeout_ms)
     published = TableReader(settings.kafka, item_vectors_topic(space))
     producer = Producer(settings.kafka)
     reader = GroupReader(settings.kafka, ITEMS, f"item-tower.{space.number}")
-    worker = Worker(space, reader=reader, table=table, towers=towers, publish=producer.send_all, now_ms=now_ms)
     ready = {"log": False, "item_vectors": False, "towers": False}
 
     def learn(records: list[Record]) -> None:
@@ -44,6 +45,11 @@ async def serve(settings: Settings) -> None:
         for what, part in (("the log", published), ("the log", producer), ("Triton", towers)):
             stack.push_async_callback(part.close)
             await open_within(settings.startup_deadline_s, what, part.open)
+        tokenizer = open_tokenizer(settings.tokenizer, towers.features.text_encoder)
+        read = partial(towers.features.item_inputs, tokenizer=tokenizer)
+        worker = Worker(
+            space, reader=reader, table=table, towers=towers, read=read, publish=producer.send_all, now_ms=now_ms
+        )
         ready.update(log=True, towers=True)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(follow(published.poll, learn))

@@ -1,11 +1,12 @@
 """What becomes of a change in the catalogue: pure decisions, no I/O."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import xxhash
 
 from nearline.errors import BadInput
-from nearline.features import item_inputs
+from nearline.features import Arrays
 from nearline.ids import check_id
 from nearline.item_table import ItemTable
 from nearline.item_vectors import ItemVector, Shown
@@ -14,6 +15,8 @@ from nearline.log import Record
 
 PURGE_HEADER = "nearline-purge"
 RETIRED_KEPT_MS = 90 * 24 * 3600 * 1000  # how long a history may still use a deleted item
+
+ItemInputs = Callable[[Sequence[tuple[str, Item]]], Arrays]  # ``Features.item_inputs`` of the served towers
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,7 @@ def newest_of_each(records: list[Record]) -> list[Record]:
     return list({(record.partition, record.key): record for record in records}.values())
 
 
-def decide(record: Record, table: ItemTable) -> Change:
+def decide(record: Record, table: ItemTable, read: ItemInputs) -> Change:
     """What *record* of ``items`` means, given what is published; ``BadInput`` if it is not a valid change.
 
     An item's version is its offset in ``items``, so a record at or behind the published version is a replay.
@@ -65,7 +68,7 @@ def decide(record: Record, table: ItemTable) -> Change:
     item = decode_item(record.value)
     if known is not None and known.version >= record.offset:
         return Ignore()
-    digest = input_digest(item_id, item)
+    digest = input_digest(item_id, item, read)
     if known is None or known.retired_ms is not None or known.input_digest != digest:
         return Encode(item_id, record.offset, item, digest)
     assert table.candidates is not None
@@ -107,10 +110,10 @@ def shown(item: Item) -> Shown:
     return Shown(item.title, item.category, item.locale, item.price, item.brand, item.listed_ms, item.available)
 
 
-def input_digest(item_id: str, item: Item) -> str:
-    """The digest of everything that the item tower would read."""
+def input_digest(item_id: str, item: Item, read: ItemInputs) -> str:
+    """The digest of everything that the item tower reads of the item."""
     digest = xxhash.xxh3_64()
-    for name, array in sorted(item_inputs([(item_id, item)]).items()):
+    for name, array in sorted(read([(item_id, item)]).items()):
         digest.update(name.encode())
         digest.update(array.tobytes())
     return digest.hexdigest()

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from nearline.dead_letters import encode_dead_letter, letter_about
 from nearline.errors import BadInput, Unavailable
-from nearline.features import NUMERIC, TOKENS, item_inputs
+from nearline.features import Arrays
 from nearline.item_table import ItemTable
 from nearline.item_vectors import ItemVector, encode_item_vector
 from nearline.log import Record
@@ -22,6 +22,7 @@ from services.item_tower.catalogue import (
     Bury,
     Change,
     Encode,
+    ItemInputs,
     Publish,
     decide,
     newest_of_each,
@@ -53,13 +54,14 @@ class Reader(Protocol):
 class Encoder(Protocol):
     """What the worker needs of the item tower."""
 
-    async def encode_items(
-        self, tokens: NDArray[Any], numeric: NDArray[Any]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]: ...
+    async def encode_items(self, inputs: Arrays) -> tuple[NDArray[np.float32], NDArray[np.float32]]: ...
 
 
 class Worker:
-    """Turns items into published vectors; knows what is published from *table*, which it keeps up to date."""
+    """Turns items into published vectors; knows what is published from *table*, which it keeps up to date.
+
+    *read* gives what the served item tower reads of items.
+    """
 
     def __init__(
         self,
@@ -68,6 +70,7 @@ class Worker:
         reader: Reader,
         table: ItemTable,
         towers: Encoder,
+        read: ItemInputs,
         publish: Callable[[str, Messages], Awaitable[object]],
         now_ms: Callable[[], int],
         retry_s: float = RETRY_S,
@@ -77,6 +80,7 @@ class Worker:
         self._reader = reader
         self._table = table
         self._towers = towers
+        self._read = read
         self._publish = publish
         self._now_ms = now_ms
         self._retry_s = retry_s
@@ -136,7 +140,7 @@ class Worker:
 
     async def _decide(self, record: Record) -> Change | None:
         try:
-            change = decide(record, self._table)
+            change = decide(record, self._table, self._read)
         except BadInput as error:
             await self._refuse(record, error.reason, str(error))
             return None
@@ -145,8 +149,8 @@ class Worker:
 
     async def _encode(self, wanted: list[tuple[Encode, Record]]) -> list[ItemVector]:
         async def encode(part: Many[tuple[Encode, Record]]) -> list[tuple[NDArray[Any], NDArray[Any]]]:
-            inputs = item_inputs([(change.item_id, change.item) for change, _ in part])
-            candidates, histories = await self._towers.encode_items(inputs[TOKENS], inputs[NUMERIC])
+            inputs = self._read([(change.item_id, change.item) for change, _ in part])
+            candidates, histories = await self._towers.encode_items(inputs)
             return list(zip(candidates, histories, strict=True))
 
         vectors = []

@@ -29,7 +29,7 @@ async def serve(settings: Settings) -> None:
     store = store_for(
         settings.store_url, space, ttl_ms=settings.history_ttl_ms, read_ms=settings.store_timeout_ms, writer=True
     )
-    towers = Towers(settings.triton, space, timeout_ms=settings.request_timeout_ms)
+    towers = Towers(settings.triton, space, kept=settings.history_length, timeout_ms=settings.request_timeout_ms)
     vectors = TableReader(settings.kafka, item_vectors_topic(space))
     reader = GroupReader(settings.kafka, USER_SEQUENCES, f"user-tower.{space.number}")
     producer = Producer(settings.kafka)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from nearline.dead_letters import encode_dead_letter, letter_about
 from nearline.errors import BadAnswer, BadInput, SpaceMismatch, Unavailable
-from nearline.features import user_batch, user_rows
+from nearline.features import Features
 from nearline.item_table import ItemTable
 from nearline.log import Record
 from nearline.salvage import salvage
@@ -58,6 +58,8 @@ class Reader(Protocol):
 class Encoder(Protocol):
     """What the worker needs of the user tower."""
 
+    @property
+    def features(self) -> Features: ...
     async def encode_users(self, batch: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]: ...
 
 
@@ -247,13 +249,15 @@ class Worker:
 
     async def _encode(self, sequences: Many[Sequence]) -> dict[str, NDArray[np.float32]]:
         """The vector of each sequence that has one: some item must be known, and the answer must be true."""
-        rows, ages, types = user_rows(sequences, self._table.row_of)
+        features = self._towers.features
+        rows, ages, types = features.user_rows(sequences, self._table.row_of)
+        context = features.contexts_of(sequences)
         UNKNOWN_ITEMS.inc(int(((rows < 0) & (types > 0)).sum()))
-        encodable = np.flatnonzero((rows >= 0).any(axis=1))
+        encodable = np.flatnonzero(((rows >= 0) & (types <= features.types)).any(axis=1))
 
         async def encode(part: Many[int]) -> list[NDArray[np.float32]]:
             picked = np.asarray(part)
-            batch = user_batch(self._table.history, rows[picked], ages[picked], types[picked])
+            batch = features.user_batch(self._table.history, rows[picked], ages[picked], types[picked], context[picked])
             return list(await self._towers.encode_users(batch))
 
         good, bad = await salvage(encode, [int(index) for index in encodable])

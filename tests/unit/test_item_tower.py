@@ -1,22 +1,26 @@
 """item_tower: every change of the catalogue becomes the vector that the topic should hold, and only that."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from nearline.dead_letters import decode_dead_letter
-from nearline.features import id_token
+from nearline.features import Arrays, Features, TextEncoder, id_token
 from nearline.item_table import ItemTable
 from nearline.item_vectors import ItemVector, decode_item_vector
 from nearline.items import Item, encode_item
 from nearline.log import Record
 from nearline.space import Space
-from services.item_tower.catalogue import PURGE_HEADER
+from services.item_tower.catalogue import PURGE_HEADER, ItemInputs, input_digest
 from services.item_tower.worker import Worker
 from tests.fakes import Outbox, ScriptedReader, ScriptedTowers
 
 SPACE = Space(1, 64)
 NOW_MS = 1_732_100_000_000
 TOPIC = "item-vectors.1"
+FEATURES = Features()
 
 pytestmark = pytest.mark.anyio
 
@@ -34,7 +38,7 @@ def deleted(item_id: str, offset: int, *, purge: bool = False) -> Record:
 class Stage:
     """A worker among fakes that keep what they were given."""
 
-    def __init__(self, *polls: list[Record]) -> None:
+    def __init__(self, *polls: list[Record], read: ItemInputs = FEATURES.item_inputs) -> None:
         self.reader = ScriptedReader(*polls)
         self.towers = ScriptedTowers()
         self.outbox = Outbox()
@@ -44,6 +48,7 @@ class Stage:
             reader=self.reader,
             table=self.table,
             towers=self.towers,
+            read=read,
             publish=self.outbox,
             now_ms=lambda: NOW_MS,
             retry_s=0.0,
@@ -90,6 +95,32 @@ async def test_a_new_title_is_encoded_again() -> None:
     stage = Stage([listed("i", 1)], [listed("i", 2, title="SOMETHING ELSE")])
     await stage.play()
     assert stage.towers.item_calls == [1, 1]
+
+
+async def test_a_change_of_what_the_served_towers_do_not_read_needs_no_model() -> None:
+    """Towers of another release know no attributes; this build's do."""
+    changes = [listed("i", 1)], [listed("i", 2, attributes={"colour": "red"})]
+    without = tuple(signal for signal in FEATURES.item if signal.name != "attributes")
+    older, newer = Stage(*changes, read=Features(item=without).item_inputs), Stage(*changes)
+    await older.play()
+    await newer.play()
+    assert (older.towers.item_calls, newer.towers.item_calls) == ([1], [1, 1])
+    assert [v.version for v in older.published() if v] == [1, 2]
+
+
+def test_the_digest_covers_what_a_text_encoder_reads() -> None:
+    """Only the encoder reads the end of a long description."""
+    encoder = Features(text_encoder=TextEncoder("ab" * 32, 8))
+
+    def lengths(texts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        return np.array([[len(text)] * 8 for text in texts]), np.ones((len(texts), 8), np.int64)
+
+    def read(items: Sequence[tuple[str, Item]]) -> Arrays:
+        return encoder.item_inputs(items, lengths)
+
+    short, long = (Item("lamp", description="a b c d e f g h i j k l" + more) for more in ("", " m"))
+    assert input_digest("i", short, read) != input_digest("i", long, read)
+    assert input_digest("i", short, FEATURES.item_inputs) == input_digest("i", long, FEATURES.item_inputs)
 
 
 async def test_of_a_burst_of_changes_only_the_newest_counts() -> None:

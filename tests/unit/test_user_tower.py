@@ -1,17 +1,22 @@
 """user_tower: newest wins, seen only grows, nothing is lost while a dependency is away."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from nearline.adapters.memory import MemoryStore
 from nearline.dead_letters import decode_dead_letter
+from nearline.features import TYPE_CODES, Features, context_token
 from nearline.hashing import hash64
 from nearline.item_table import ItemTable
 from nearline.item_vectors import ItemVector, Shown
 from nearline.log import Record
 from nearline.sequences import Sequence, encode_sequence
+from nearline.signals import Context
 from nearline.space import Space
 from nearline.user_documents import UserDocument, decode_user_document, encode_user_document
 from services.user_tower.documents import advance
@@ -99,6 +104,44 @@ async def test_users_are_encoded_many_in_one_request() -> None:
     stage = Stage([record(f"u{i}", "a", version=1) for i in range(CHUNK + 1)])
     await stage.worker.step()
     assert sorted(stage.towers.user_calls) == [1, CHUNK]
+
+
+async def test_the_tower_reads_the_newest_context_of_each_user() -> None:
+    said: list[Context | None] = [{"country": "GB"}, {"device": "phone"}]
+    spoken = replace(sequence("u", "a", "b", version=5), contexts=said)
+    with_context = Record("user-sequences", 0, 0, NOW_MS, b"u", encode_sequence(spoken))
+    stage = Stage([record("new", "never listed", version=1), with_context, record("v", "a", version=1)])
+    await stage.worker.step()
+    both = [context_token("country", "gb"), context_token("device", "phone")]
+    assert stage.towers.contexts == [both + [0] * 6, [0] * 8]
+
+
+async def test_events_of_types_that_the_towers_do_not_know_are_masked() -> None:
+    """A user who has nothing else has no vector yet, as one without a known item."""
+    stage = Stage([record("u", "a", version=1, kind="skip")], [record("u", "a", version=2)])
+    stage.towers.features = Features(types=TYPE_CODES["skip"] - 1)
+    await stage.worker.step()
+    first = await stage.document("u")
+    assert (first.vector, first.history_version) == (None, 1)
+    await stage.worker.step()
+    assert (await stage.document("u")).vector_version == 2
+
+
+async def test_a_history_longer_than_the_towers_read_is_seen_in_whole() -> None:
+    """The job keeps 500 events, the towers read 50: seen items and the clicks that the answer used are all of them."""
+    items = [f"i{n}" for n in range(500)]
+    stage = Stage([record("u", *items, version=1)], items=tuple(items[-50:]))
+    await stage.worker.step()
+    document = await stage.document("u")
+    assert document.vector is not None
+    assert (len(document.seen), len(document.events)) == (500, 500)
+    np.testing.assert_allclose(document.vector, mean_of(stage.table), atol=1e-3)
+
+
+def mean_of(table: ItemTable) -> NDArray[np.float32]:
+    """What the fake tower makes of a history of all items of the table."""
+    mean = table.history[: len(table)].astype(np.float32).mean(axis=0)
+    return mean / np.linalg.norm(mean)
 
 
 async def test_a_replayed_old_sequence_never_overwrites_a_newer_one() -> None:
