@@ -150,7 +150,7 @@ def test_any_order_and_repetition_ends_in_the_sequence_of_a_clean_run(job: Job, 
     log.flush()
     told_last = {e.event_id: e for e in events + twins}
     expected = reference(list(told_last.values()))
-    assert all({"device": "phone"} in contexts for *_, contexts in expected.values())
+    assert any({"device": "phone"} in contexts for *_, contexts in expected.values())
     wait_for_sequences(log, expected)
 
 
