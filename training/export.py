@@ -42,6 +42,7 @@ from nearline.features import (
     Features,
     Tensors,
 )
+from training.text_encoder import MODEL, SENTENCE, Encoded, put_in_front
 from training.towers import TwoTowers
 
 OPSET = 17
@@ -61,6 +62,7 @@ class Exported:
     outputs: tuple[str, ...]
     tensors: Tensors
     about: str
+    encoded: Encoded | None = None
 
 
 def export_towers(
@@ -71,9 +73,13 @@ def export_towers(
     *,
     space: int,
     facts: Mapping[str, Any],
+    encoded: Encoded | None = None,
 ) -> None:
-    """Write both towers as version *space* below *out*; ``BadAnswer`` if an export disagrees with its tower."""
-    for tower in _both(towers.eval(), features, items):
+    """Write both towers as version *space* below *out*; ``BadAnswer`` if an export disagrees with its tower.
+
+    *items* are all items as the item tower was trained on them; *encoded* is the text encoder that read them.
+    """
+    for tower in _both(towers.eval(), features, items, encoded):
         _check_fits(out / tower.name / "config.pbtxt", tower, features)
         final = out / tower.name / str(space)
         folder = final.with_name(f".{space}.new")
@@ -85,11 +91,13 @@ def export_towers(
         write_server_config(out / tower.name, tower, features)
 
 
-def _both(towers: TwoTowers, features: Features, items: tuple[Tensor, ...]) -> tuple[Exported, Exported]:
+def _both(
+    towers: TwoTowers, features: Features, items: tuple[Tensor, ...], encoded: Encoded | None
+) -> tuple[Exported, Exported]:
     shown = tuple(part[:EXAMPLES] for part in items)
     with torch.no_grad():
         history = towers.item(*shown)[1]
-    names = [TOKENS, NUMERIC]
+    names = [TOKENS, NUMERIC, SENTENCE][: len(shown)]
     users = user_examples(history, features)
     item = Exported(
         ITEM_TOWER,
@@ -99,6 +107,7 @@ def _both(towers: TwoTowers, features: Features, items: tuple[Tensor, ...]) -> t
         (CANDIDATE, HISTORY),
         features.item_tensors(),
         "Item text, attributes and numbers in, two vectors out",
+        encoded,
     )
     user = Exported(
         USER_TOWER,
@@ -141,7 +150,14 @@ def _write(tower: Exported, features: Features, folder: Path, *, space: int, fac
     path = folder / "model.onnx"
     write_onnx(tower.slim, tower.inputs, path, tower.outputs)
     parity = check_parity(tower.module, tower.inputs, path)
-    _write_parity(tower, folder / "parity.npz")
+    served = tower.inputs
+    if tower.encoded is not None:
+        put_in_front(tower.encoded.folder / MODEL, path)
+        served = {
+            name: torch.from_numpy(array) for name, array in tower.encoded.read(len(tower.inputs[TOKENS])).items()
+        }
+        served = {TOKENS: tower.inputs[TOKENS], NUMERIC: tower.inputs[NUMERIC], **served}
+    _write_parity(tower, served, folder / "parity.npz")
     config = {
         "tower": tower.name,
         "space": space,
@@ -202,11 +218,12 @@ def least_cosine(left: NDArray[np.float32], right: NDArray[np.float32]) -> float
     return float(((left * right).sum(1) / norms).min())
 
 
-def _write_parity(tower: Exported, path: Path) -> None:
+def _write_parity(tower: Exported, served: Mapping[str, Tensor], path: Path) -> None:
+    """What the server is to be asked (*served*), and what the tower in torch says to the same."""
     step = max(1, len(next(iter(tower.inputs.values()))) // PARITY_ROWS)
-    inputs = {name: tensor[::step][:PARITY_ROWS] for name, tensor in tower.inputs.items()}
-    wanted = dict(zip(tower.outputs, answers(tower.module, inputs), strict=True))
-    arrays = {f"in.{name}": tensor.numpy() for name, tensor in inputs.items()}
+    asked = {name: tensor[::step][:PARITY_ROWS] for name, tensor in tower.inputs.items()}
+    wanted = dict(zip(tower.outputs, answers(tower.module, asked), strict=True))
+    arrays = {f"in.{name}": tensor[::step][:PARITY_ROWS].numpy() for name, tensor in served.items()}
     np.savez_compressed(path, **arrays, **{f"out.{name}": array for name, array in wanted.items()})
 
 

@@ -203,8 +203,8 @@ class _Run:
                 loss = self.loss(batch)
             if not math.isfinite(loss.item()):
                 raise Misconfigured(
-                    f"the loss became {loss.item()} in epoch {self.epoch + 1}: a lower learning_rate or a higher "
-                    f"temperature would keep it finite (they are {self.recipe.learning_rate} and {self.recipe.temperature})"
+                    f"the loss became {loss.item()} in epoch {self.epoch + 1}: try a lower learning_rate "
+                    f"({self.recipe.learning_rate} now) or a higher temperature ({self.recipe.temperature} now)"
                 )
             loss.backward()
             self.optimizer.step()
@@ -307,8 +307,8 @@ class _Run:
         for name, mine in self._identity().items():
             if state[name] != mine:
                 raise Misconfigured(
-                    f"the checkpoint is of another run: its {name} is {state[name]!r:.300}, this run's is {mine!r:.300}; "
-                    "leave --resume out to begin anew"
+                    f"the checkpoint is of another run: its {name} is {state[name]!r:.300}, "
+                    f"this run's is {mine!r:.300}; leave --resume out to begin anew"
                 )
         self.towers.load_state_dict(state["towers"])
         self.optimizer.load_state_dict(state["optimizer"])

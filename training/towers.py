@@ -78,7 +78,7 @@ class ItemTower(nn.Module):  # type: ignore[misc]
         return candidate, F.normalize(mixed + self.history_mix(mixed), dim=1)
 
     def own_part(self, tokens: Tensor, numeric: Tensor, sentence: Tensor | None = None) -> Tensor:
-        """What each item has beside what its text says, (batch, dim): learnt, or the projection that stands in for it."""
+        """What each item has beside what its text says, (batch, dim): learnt, or the projection in its stead."""
         place, known = self._place(tokens[:, 0])
         stand_in = self.stand_in(self._said(tokens[:, 1:], numeric, sentence))
         return torch.where(known[:, None], F.embedding(place, self.ids).float(), stand_in)
@@ -167,8 +167,8 @@ class TransformerUserTower(UserTower):
     """Attention layers over the history; the last one only for the newest event, which is what is served.
 
     Pre-norm layers (Xiong et al., "On Layer Normalization in the Transformer Architecture", 2020) as in SASRec (Kang
-    and McAuley, 2018), with ages and types beside the places. The answer is a mix of the history's own vectors, weighed by
-    the last layer's attention, and what the layers made of them: without the former it learns far too slowly.
+    and McAuley, 2018), with ages and types beside the places. The answer is a mix of the history's own vectors, weighed
+    by the last layer's attention, and what the layers made of them: without the former it learns far too slowly.
     """
 
     def __init__(self, features: Features, *, heads: int, layers: int, dropout: float) -> None:
@@ -180,6 +180,8 @@ class TransformerUserTower(UserTower):
         self.layers = nn.ModuleList(_Layer(self.size, heads, dropout) for _ in range(layers))
         self.leave = nn.Linear(self.size, self.size)
         self.dropout = nn.Dropout(dropout)
+        nn.init.zeros_(self.leave.weight)  # it begins as the mean of the history, which is far better than noise
+        nn.init.zeros_(self.leave.bias)
 
     def forward(self, vectors: Tensor, ages: Tensor, types: Tensor, context: Tensor) -> Tensor:
         """The users' vectors, (batch, dim); finite and of unit norm even when everything is masked."""

@@ -1,202 +1,241 @@
-"""Train both towers on Online Retail, judge them, export them: read downwards.
+"""Train both towers on a log, judge them, export them: read downwards.
 
-    .venv/train/bin/python -m training.train --seed 1 --out build/train --space 1
+    make train                                   # the demo's towers, compared with the committed ones
+    make train DATA=FOLDER ARGS="--set epochs=5"
 
-Two runs of the same recipe: the first on purchases before 2011-10-09, judged on the month after (that is where the
-recipe was chosen); the second, refit on purchases before 2011-11-09, judged once on each known user's first invoice
-after it. The second is what is exported: the demo's towers know nothing of the last month that its replay plays.
+FOLDER holds interactions.parquet, items.parquet and, where columns have other names, dataset.toml
+(`python -m training.dataset FOLDER` says what is in it). Two runs of one recipe: the first is judged on validation,
+which is where a recipe is chosen; the second is fitted on everything before the test, judged once on it, and exported.
+What a run writes lies in --out: the towers for Triton, towers.pt for a warm start, checkpoints, TensorBoard's curves
+and a model card. With torchrun the batches are shared by its processes:
+
+    .venv/train/bin/torchrun --nproc-per-node 2 -m training.train --data FOLDER
 """
 
 import argparse
+import json
+import os
+import platform
+import sys
 import time
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+import torch.distributed
 
-from nearline.datasets import FILE, load_online_retail
-from nearline.features import ITEM_TOWER, NUMERIC, TOKENS, USER_TOWER, item_inputs
-from training.data import Baskets, Batch, Log, baskets, epoch, first_baskets_after, item_counts, make_log
-from training.evaluate import Floats, judge, make_question, popularity_scores, table, tower_scores
-from training.export import compare_with, export_towers, file_digest
-from training.loss import basket_loss, basket_weights, inclusion, recency
-from training.towers import ItemTower, PooledUserTower
+from nearline.errors import NearlineError
+from nearline.features import ITEM_TOWER
+from training.card import card
+from training.dataset import Dataset, load_dataset
+from training.evaluate import K, as_json
+from training.export import export_towers
+from training.fit import Fitted, Task, World
+from training.recipe import Recipe, changed, parsed
+from training.runs import TOWERS, judged, make_task, run_fit, simple_scorers, towers_scorer
+from training.saved import Saved, load_towers, save_towers
+from training.splits import STAGES, TEST, Stage
+from training.tables import all_tables, as_text
+from training.text_encoder import Encoded, encode_catalogue
 
 REPOSITORY = Path("model_repository")
+SAME = 0.01  # recall: seeds of one recipe differ by about half of this (docs/model.md)
+IN_CONFIG = ("k", "intervals")  # of a report's figures, beside the metrics themselves
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """Everything that decides a training run besides the data and the seed."""
+class Run:
+    """Everything that the stages of one command share."""
 
-    epochs: int = 14
-    batch_size: int = 256
-    uniform_negatives: int = 1000
-    learning_rate: float = 2e-3
-    weight_decay: float = 0.02
-    repeat_weight: float = 0.3
-    half_life_days: float = 30.0
-    first_temperature: float = 0.1
-    id_dropout: float = 0.3
-    text_dropout: float = 0.1
-    dropout: float = 0.2
+    dataset: Dataset
+    recipe: Recipe
+    encoded: Encoded | None
+    seed: int
+    out: Path
+    resume: bool
+    world: World
+    start: Saved | None
 
 
-@dataclass(frozen=True)
-class Towers:
-    """A trained pair, and the last temperature."""
-
-    item: ItemTower
-    user: PooledUserTower
-    temperature: float
-
-
-def day_ms(day: str) -> int:
-    """Midnight UTC of an ISO day in milliseconds."""
-    return int(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp() * 1000)
-
-
-MONTH_MS = 30 * 86_400_000
-VALIDATE_MS, TEST_MS, END_MS = day_ms("2011-10-09"), day_ms("2011-11-09"), day_ms("2012-01-01")
-
-
-def fit(log: Log, inputs: dict[str, Tensor], examples: Baskets, counts: Tensor, recipe: Recipe, seed: int) -> Towers:
-    """Train a pair of towers on *examples*; the same arguments give the same pair, up to the order of sums."""
-    torch.manual_seed(seed)
-    random = np.random.default_rng(seed)
-    item_tower = ItemTower(id_dropout=recipe.id_dropout, text_dropout=recipe.text_dropout)
-    item_tower.own_ids(inputs[TOKENS][counts > 0])
-    user_tower = PooledUserTower(dropout=recipe.dropout)
-    log_temperature = torch.nn.Parameter(torch.tensor(recipe.first_temperature).log())
-    parameters = [*item_tower.parameters(), *user_tower.parameters(), log_temperature]
-    optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
-    newest_ms = int(log.time_ms[examples.start].max())
-    steps = recipe.epochs * max(1, len(examples) // min(recipe.batch_size, len(examples)))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, total_steps=steps, pct_start=0.1)
-    for number in range(recipe.epochs):
-        item_tower.train()
-        user_tower.train()
-        losses = []
-        for batch in epoch(log, examples, batch_size=recipe.batch_size, random=random):
-            optimizer.zero_grad(set_to_none=True)
-            temperature = log_temperature.exp()
-            loss = batch_loss(
-                batch, inputs, counts, item_tower, user_tower, temperature, recipe, random, newest_ms=newest_ms
-            )
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            losses.append(loss.item())
-        print(f"epoch {number + 1:>3}  loss {np.mean(losses):.4f}  temperature {log_temperature.exp():.4f}", flush=True)
-    return Towers(item_tower.eval(), user_tower.eval(), float(log_temperature.detach().exp()))
-
-
-def batch_loss(
-    batch: Batch,
-    inputs: dict[str, Tensor],
-    counts: Tensor,
-    item_tower: ItemTower,
-    user_tower: PooledUserTower,
-    temperature: Tensor,
-    recipe: Recipe,
-    random: np.random.Generator,
-    *,
-    newest_ms: int,
-) -> Tensor:
-    """The loss of one batch: encode every item it touches once, then the users from those vectors."""
-    drawn = random.integers(0, len(counts), recipe.uniform_negatives)
-    candidates = np.unique(np.concatenate([batch.target_item, drawn]))
-    touched = np.unique(np.concatenate([candidates, batch.items[batch.items >= 0]]))
-    rows = torch.from_numpy(touched)
-    candidate_vectors, history_vectors = item_tower(inputs[TOKENS][rows], inputs[NUMERIC][rows])
-    place = np.searchsorted(touched, np.maximum(batch.items, 0)).clip(max=len(touched) - 1)
-    types = torch.from_numpy(batch.types)
-    vectors = history_vectors[torch.from_numpy(place)] * (types > 0)[:, :, None]  # (batch, history, dim)
-    users = user_tower(vectors, torch.from_numpy(batch.ages), types)
-    target_row = torch.from_numpy(batch.target_row)
-    fresh = recency(torch.from_numpy(batch.time_ms), newest_ms=newest_ms, half_life_days=recipe.half_life_days)
-    chances = inclusion(counts, draws=len(batch.target_item), uniform=recipe.uniform_negatives)
-    return basket_loss(
-        users,
-        candidate_vectors[torch.from_numpy(np.searchsorted(touched, candidates))],
-        target_row,
-        torch.from_numpy(np.searchsorted(candidates, batch.target_item)),
-        basket_weights(target_row, torch.from_numpy(batch.target_new), fresh, repeat_weight=recipe.repeat_weight),
-        chances[torch.from_numpy(candidates)].log(),
-        temperature,
-    )
-
-
-def item_vectors(tower: ItemTower, inputs: dict[str, Tensor]) -> Floats:
-    """Every item's candidate vector, (items, dim)."""
-    with torch.no_grad():
-        vectors: Floats = tower.eval()(inputs[TOKENS], inputs[NUMERIC])[0].numpy()
-    return vectors
-
-
-def fit_and_judge(
-    log: Log, inputs: dict[str, Tensor], recipe: Recipe, *, seed: int, cut_ms: int, end_ms: int
-) -> tuple[Towers, dict[str, dict[str, float]]]:
-    """Fit on what is before *cut_ms*; judge on each known user's first basket from then to *end_ms*."""
-    counts = torch.from_numpy(item_counts(log, before_ms=cut_ms))
-    towers = fit(log, inputs, baskets(log, before_ms=cut_ms), counts, recipe, seed)
-    question = make_question(log, first_baskets_after(log, from_ms=cut_ms, before_ms=end_ms))
-    items = item_vectors(towers.item, inputs)
-    figures = {
-        "two towers": judge(tower_scores(log, question, items, towers.user), question),
-        "most popular": judge(popularity_scores(log, question, before_ms=cut_ms), question),
-        "popular of late": judge(
-            popularity_scores(log, question, before_ms=cut_ms, from_ms=cut_ms - MONTH_MS), question
-        ),
-    }
-    print(table(figures), flush=True)
-    return towers, figures
-
-
-def main() -> None:
+def main() -> int:
     """Train, judge, export, and compare with the towers that are already in the repository."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("data/online-retail"))
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--space", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=Path("build/train"), help="where <tower>/<space>/ is written")
-    parser.add_argument("--write", action="store_true", help=f"replace the towers in {REPOSITORY}/ with the new ones")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--epochs", type=int, default=Recipe.epochs)
-    parser.add_argument("--skip-validation", action="store_true", help="only the refit")
-    given = parser.parse_args()
-    began = time.monotonic()
+    given = _arguments()
     torch.set_num_threads(given.threads)
-    prepared = load_online_retail(given.data)
-    print(prepared.report())
-    log = make_log(prepared.events, list(prepared.items))
-    inputs = {name: torch.from_numpy(array) for name, array in item_inputs(list(prepared.items.items())).items()}
-    recipe = Recipe(epochs=given.epochs)
-    metrics: dict[str, Any] = {}
-    if not given.skip_validation:
-        _, metrics["validation"] = fit_and_judge(
-            log, inputs, recipe, seed=given.seed, cut_ms=VALIDATE_MS, end_ms=TEST_MS
+    try:
+        return train(given)
+    except NearlineError as problem:
+        print(f"train: {problem}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command with --resume goes on after the last whole epoch", file=sys.stderr)
+        return 130
+
+
+def train(given: argparse.Namespace) -> int:
+    """What ``main`` does, with the command line as it was given; returns the exit code."""
+    began = time.monotonic()
+    with _world() as world:
+        run = _prepare(given, world)
+        if world.rank == 0:
+            print(run.dataset.report(), flush=True)
+        results = {name: stage_run(run, run.dataset.stage(name)) for name in _stages(given, run.dataset)}
+        if world.rank:
+            return 0
+        last = list(results)[-1]
+        fitted, task, _ = results[last]
+        save_towers(fitted.towers, run.recipe, task.features, run.out, newest_ms=newest_ms(task))
+        facts = _facts(run, results, last)
+        repository = REPOSITORY if given.write else run.out
+        if last == TEST:
+            print(compare_with(REPOSITORY, facts["metrics"][TEST], space=given.space))
+        export_towers(
+            fitted.towers, task.features, task.items, repository, space=given.space, facts=facts, encoded=run.encoded
         )
-    towers, metrics["test"] = fit_and_judge(log, inputs, recipe, seed=given.seed, cut_ms=TEST_MS, end_ms=END_MS)
-    took_s = round(time.monotonic() - began, 1)
-    facts = {
-        "seed": given.seed,
-        "data_sha256": file_digest(given.data / FILE),
-        "recipe": asdict(recipe),
-        "temperature": towers.temperature,
-        "trained_on": "Online Retail, purchases before 2011-11-09 (UTC)",
-        "metrics": metrics,
-        "training_s": took_s,
+        (repository / f"model_card.{given.space}.md").write_text(card(facts, space=given.space))
+        (run.out / "summary.json").write_text(json.dumps(facts, indent=2) + "\n")
+        print(f"wrote version {given.space} of both towers and model_card.{given.space}.md to {repository}/")
+        print(f"in {time.monotonic() - began:.0f} s; curves: .venv/train/bin/tensorboard --logdir {run.out}")
+        return 0
+
+
+def _prepare(given: argparse.Namespace, world: World) -> Run:
+    dataset = load_dataset(given.data, given.dataset)
+    recipe = changed(changed(Recipe(), dataset.recipe), parsed(given.set))
+    out = given.out or Path("build/train") / dataset.name
+    start = load_towers(given.warm_start) if given.warm_start else None
+    encoded = encode_catalogue(given.text_encoder, dataset.items) if given.text_encoder else None
+    return Run(dataset, recipe, encoded, given.seed, out, given.resume, world, start)
+
+
+def _stages(given: argparse.Namespace, dataset: Dataset) -> list[str]:
+    """The stages to run; where the test's model is the validation's, it is trained once and judged on the test."""
+    if given.stage:
+        return [given.stage]
+    return list(STAGES) if dataset.split.refit else [TEST]
+
+
+def stage_run(run: Run, stage: Stage) -> tuple[Fitted, Task, Mapping[str, Any]]:
+    """Fit on one stage and judge on it; the reports as plain data by model (none but in the first process)."""
+    features = run.recipe.features(None if run.encoded is None else run.encoded.tokenizer)
+    task = make_task(run.dataset, stage, features, None if run.encoded is None else run.encoded.sentences)
+    if run.start is not None:
+        task = only_new(task, run.start)
+    fitted = run_fit(
+        task,
+        run.recipe,
+        seed=run.seed,
+        title=stage.name,
+        folder=run.out / stage.name,
+        resume=run.resume,
+        start=None if run.start is None else run.start.towers,
+        world=run.world,
+    )
+    if run.world.rank:
+        return fitted, task, {}
+    scorers = {TOWERS: towers_scorer(fitted.towers, task), **simple_scorers(run.dataset.log, stage)}
+    if run.start is not None:
+        before = replace(task, features=run.start.features)
+        scorers = {"towers before the warm start": towers_scorer(run.start.towers, before), **scorers}
+    reports = judged(run.dataset, stage, scorers, k=K, group=run.dataset.group)
+    print(as_text(all_tables(reports, f"{run.dataset.name}, {stage.name}")), flush=True)
+    return fitted, task, {name: as_json(report) for name, report in reports.items()}
+
+
+def only_new(task: Task, start: Saved) -> Task:
+    """The same task with the examples that are newer than what *start* was trained on."""
+    examples = task.examples.take(np.asarray(task.log.time_ms)[task.examples.start] > start.newest_ms)
+    return replace(task, examples=examples)
+
+
+def newest_ms(task: Task) -> int:
+    """The time of the newest event that was fitted."""
+    return int(np.asarray(task.log.time_ms)[task.fitted].max())
+
+
+def _facts(run: Run, results: Mapping[str, tuple[Fitted, Task, Mapping[str, Any]]], last: str) -> dict[str, Any]:
+    fitted, task, _ = results[last]
+    stage = run.dataset.stage(last)
+    return {
+        "summary": f"{run.recipe.user_tower} user tower over an item tower, trained on {run.dataset.name}.",
+        "seed": run.seed,
+        "dataset": run.dataset.name,
+        "data": {"digest": run.dataset.digest, "report": run.dataset.report().splitlines()},
+        "split": run.dataset.split.describe(),
+        "fitted_events": int(stage.fitted.sum()),
+        "examples": len(task.examples),
+        "recipe": run.recipe.as_plain(),
+        "temperature": fitted.temperature,
+        "losses": [round(loss, 4) for loss in fitted.losses],
+        "metrics": {
+            name: {model: _short(plain) for model, plain in models.items()} for name, (_, _, models) in results.items()
+        },
+        "cost": fitted.cost(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}",
+        "threads": torch.get_num_threads(),
+        "limits": run.dataset.limits,
     }
-    print(compare_with(REPOSITORY, metrics["test"], space=given.space))
-    out = REPOSITORY if given.write else given.out
-    export_towers(towers.item, towers.user, inputs, out, space=given.space, facts=facts)
-    print(f"wrote {out}/{{{ITEM_TOWER},{USER_TOWER}}}/{given.space} in {took_s} s")
+
+
+def _short(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """A report's figures without its slices."""
+    return {name: value for name, value in plain.items() if name in IN_CONFIG or isinstance(value, int | float)}
+
+
+def compare_with(repository: Path, test: Mapping[str, Mapping[str, float]], *, space: int) -> str:
+    """One sentence: is the new recall the same as, better or worse than that of *repository*'s towers?"""
+    path = repository / ITEM_TOWER / str(space) / "config.json"
+    name = f"recall@{K}_new"
+    old = json.loads(path.read_text())["metrics"].get(TEST, {}) if path.is_file() else {}
+    if TOWERS not in old:
+        return f"nothing to compare with: no towers judged on a test in {path}"
+    before, now = old[TOWERS][name], test[TOWERS][name]
+    verdict = "the same" if abs(now - before) <= SAME else "better" if now > before else "worse"
+    return f"recall@{K} (new items) {now:.4f}, {verdict} (within {SAME}) as in {path}: {before:.4f}"
+
+
+@contextmanager
+def _world() -> Iterator[World]:
+    """This process's place among torchrun's, or alone; its group is left at the end."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    gpu = torch.cuda.is_available()
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if gpu else torch.device("cpu")
+    if size > 1:
+        torch.distributed.init_process_group("nccl" if gpu else "gloo")
+    try:
+        yield World(int(os.environ.get("RANK", "0")), size, device)
+    finally:
+        if size > 1:
+            torch.distributed.destroy_process_group()
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="training.train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data", type=Path, default=Path("data/online-retail"), help="folder with the log and the catalogue"
+    )
+    parser.add_argument("--dataset", type=Path, help="a dataset.toml elsewhere than in that folder")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of training/recipe.py"
+    )
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--space", type=int, default=1, help="the embedding space, that is the version for Triton")
+    parser.add_argument("--out", type=Path, help="where everything is written; default build/train/<data set>")
+    parser.add_argument("--write", action="store_true", help=f"export to {REPOSITORY}/, replacing what the demo serves")
+    parser.add_argument("--stage", choices=STAGES, help="only this one")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoints in --out")
+    parser.add_argument(
+        "--warm-start", type=Path, metavar="FOLDER", help="begin as its towers.pt; learn newer events only"
+    )
+    parser.add_argument("--text-encoder", type=Path, metavar="FOLDER", help="with model.onnx and tokenizer.json")
+    parser.add_argument("--threads", type=int, default=2)
+    return parser.parse_args()
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
