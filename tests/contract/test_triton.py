@@ -5,11 +5,13 @@ itself on the same files.
 """
 
 import asyncio
+import json
 import os
 import shutil
 import signal
 import subprocess
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,23 +27,22 @@ from nearline.errors import Misconfigured, SpaceMismatch, Unavailable
 from nearline.features import (
     AGES,
     CANDIDATE,
+    CONTEXT,
     DIMENSION,
     HISTORY,
-    HISTORY_LENGTH,
     ITEM_TOWER,
-    NUMERIC,
-    TOKENS,
     TYPES,
     USER,
     USER_TOWER,
     VECTORS,
-    item_inputs,
-    user_batch,
+    Features,
+    features_of,
 )
 from nearline.items import Item
 from nearline.space import Space
 from tests.fakes import ScriptedTowers
 
+FEATURES = features_of(json.loads((REPOSITORY / USER_TOWER / "1" / "config.json").read_text())["features"])
 T = TypeVar("T")
 Arrays = dict[str, NDArray[Any]]
 SPACE = Space(1, DIMENSION)
@@ -51,17 +52,31 @@ WORDS = ["lamp", "T-LIGHT holder", "🕯️", "שלום", "mug with a very long 
 
 @pytest.fixture(scope="module")
 def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningTriton]:
-    """A server with the committed towers as version 1 and, as version 2, another user tower."""
+    """A server with the committed towers as version 1 and, as version 2, another user tower.
+
+    Version 3 does not say what it reads, and the towers of version 4 were trained with other features each.
+    """
     repository = tmp_path_factory.mktemp("models") / "repository"
     shutil.copytree(REPOSITORY, repository)
     for tower in (ITEM_TOWER, USER_TOWER):
-        shutil.copytree(repository / tower / "1", repository / tower / "2", dirs_exist_ok=True)
+        for version in "234":
+            shutil.copytree(repository / tower / "1", repository / tower / version, dirs_exist_ok=True)
+        say(repository, tower, "2", FEATURES)
     shutil.copyfile(OTHER_USER_TOWER, repository / USER_TOWER / "2" / "model.onnx")
+    say(repository, ITEM_TOWER, "4", FEATURES)
+    say(repository, USER_TOWER, "4", replace(FEATURES, types=5))
     try:
         with running_triton(repository) as server:
             yield server
     except Misconfigured as problem:
         pytest.fail(f"no Triton for the tests: {problem}", pytrace=False)
+
+
+def say(repository: Path, tower: str, version: str, features: Features) -> None:
+    """Declare in the server's configuration what a version of a tower was trained with, as the exporter does."""
+    declared = json.dumps(json.dumps(features.declaration(), separators=(",", ":")))
+    with (repository / tower / "config.pbtxt").open("a") as file:
+        file.write(f'parameters {{ key: "features.{version}" value {{ string_value: {declared} }} }}\n')
 
 
 @pytest.fixture(params=["real", "fake"])
@@ -76,7 +91,7 @@ def ask(url: str, question: Callable[[Any], Awaitable[T]], space: Space = SPACE,
     async def asked() -> T:
         if not url:
             return await question(ScriptedTowers(space.dimension))
-        towers = Towers(url, space, timeout_ms=timeout_ms)
+        towers = Towers(url, space, kept=FEATURES.history_length, timeout_ms=timeout_ms)
         try:
             await towers.open()
             return await question(towers)
@@ -91,14 +106,16 @@ def users(count: int, seed: int = 0) -> Arrays:
     random = np.random.default_rng(seed)
     items = random.normal(size=(500, DIMENSION))
     matrix = (items / np.linalg.norm(items, axis=1, keepdims=True)).astype(np.float16)
-    rows = random.integers(0, 500, (count, HISTORY_LENGTH)).astype(np.int32)
-    rows[np.arange(HISTORY_LENGTH)[None, :] > np.arange(count)[:, None] % HISTORY_LENGTH] = -1
-    ages = np.sort(random.random((count, HISTORY_LENGTH), dtype=np.float32), axis=1)
-    return user_batch(matrix, rows, ages, random.integers(1, 5, rows.shape).astype(np.int32))
+    length = FEATURES.history_length
+    rows = random.integers(0, 500, (count, length)).astype(np.int32)
+    rows[np.arange(length)[None, :] > np.arange(count)[:, None] % length] = -1
+    ages = np.sort(random.random((count, length), dtype=np.float32), axis=1)
+    context = FEATURES.user_context([{"device": "phone"} if n % 2 else {} for n in range(count)])
+    return FEATURES.user_batch(matrix, rows, ages, random.integers(1, 5, rows.shape).astype(np.int32), context)
 
 
 def items(count: int) -> Arrays:
-    return item_inputs([(f"item-{n}", Item(WORDS[n % len(WORDS)], price=float(n))) for n in range(count)])
+    return FEATURES.item_inputs([(f"item-{n}", Item(WORDS[n % len(WORDS)], price=float(n))) for n in range(count)])
 
 
 def onnxruntime_answers(model: Path, inputs: Arrays, folder: Path) -> Arrays:
@@ -133,12 +150,13 @@ def test_users_come_back_in_order_with_unit_norm(url: str, count: int) -> None:
 @pytest.mark.parametrize("count", [1, 5, 64])
 def test_items_come_back_in_order_with_unit_norm(url: str, count: int) -> None:
     inputs = items(count)
-    candidate, history = ask(url, lambda towers: towers.encode_items(inputs[TOKENS], inputs[NUMERIC]))
+    candidate, history = ask(url, lambda towers: towers.encode_items(inputs))
     for vectors in (candidate, history):
         assert vectors.shape == (count, DIMENSION)
         assert vectors.dtype == np.float32
         np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3)
-    last = ask(url, lambda towers: towers.encode_items(inputs[TOKENS][-1:], inputs[NUMERIC][-1:]))[0]
+    end = {name: array[-1:] for name, array in inputs.items()}
+    last = ask(url, lambda towers: towers.encode_items(end))[0]
     np.testing.assert_allclose(last[0], candidate[-1], atol=1e-5)
 
 
@@ -159,7 +177,7 @@ def test_the_server_answers_what_onnxruntime_answers(triton: RunningTriton, tmp_
     expected = onnxruntime_answers(REPOSITORY / USER_TOWER / "1" / "model.onnx", batch, tmp_path)
     np.testing.assert_allclose(ask(triton.url, lambda t: t.encode_users(batch)), expected[USER], atol=1e-5)
     expected = onnxruntime_answers(REPOSITORY / ITEM_TOWER / "1" / "model.onnx", inputs, tmp_path)
-    candidate, history = ask(triton.url, lambda t: t.encode_items(inputs[TOKENS], inputs[NUMERIC]))
+    candidate, history = ask(triton.url, lambda t: t.encode_items(inputs))
     np.testing.assert_allclose(candidate, expected[CANDIDATE], atol=1e-5)
     np.testing.assert_allclose(history, expected[HISTORY], atol=1e-5)
 
@@ -189,20 +207,42 @@ def test_a_version_that_is_not_loaded_is_named(triton: RunningTriton) -> None:
         ask(triton.url, lambda towers: towers.ready(), Space(9, DIMENSION))
 
 
+def test_open_towers_say_what_they_read(url: str) -> None:
+    async def features(towers: Any) -> Features:
+        return towers.features  # type: ignore[no-any-return]
+
+    found = ask(url, features)
+    assert found.dimension == DIMENSION
+    assert found.item_inputs([("i", Item("lamp"))]).keys() == items(1).keys()
+    if url:
+        assert found == FEATURES
+
+
+def test_a_tower_that_does_not_say_what_it_reads_is_to_be_exported_again(triton: RunningTriton) -> None:
+    with pytest.raises(Misconfigured, match=r"user_tower version 3 does not say .*features\.3.*make train"):
+        ask(triton.url, lambda towers: towers.ready(), Space(3, DIMENSION))
+
+
+def test_towers_that_were_not_trained_together_are_refused_with_both_digests(triton: RunningTriton) -> None:
+    digests = rf"{replace(FEATURES, types=5).digest}.*{FEATURES.digest}"
+    with pytest.raises(Misconfigured, match=rf"different features: .*{digests}"):
+        ask(triton.url, lambda towers: towers.ready(), Space(4, DIMENSION))
+
+
 def test_another_dimension_is_refused_with_both_numbers(triton: RunningTriton) -> None:
-    with pytest.raises(SpaceMismatch, match="it has 64 dimensions, space 1 has 32"):
+    with pytest.raises(SpaceMismatch, match="have 64 dimensions, space 1 has 32"):
         ask(triton.url, lambda towers: towers.ready(), Space(1, 32))
 
 
-def test_another_history_length_is_refused(triton: RunningTriton) -> None:
+def test_towers_that_read_more_events_than_the_job_keeps_are_refused(triton: RunningTriton) -> None:
     async def asked() -> None:
-        towers = Towers(triton.url, SPACE, history_length=20)
+        towers = Towers(triton.url, SPACE, kept=20)
         try:
             await towers.open()
         finally:
             await towers.close()
 
-    with pytest.raises(Misconfigured, match=r"\[50, 64\], expected \[20, 64\]"):
+    with pytest.raises(Misconfigured, match=rf"last {FEATURES.history_length} events, but the job keeps 20: set"):
         asyncio.run(asked())
 
 
@@ -214,8 +254,8 @@ def test_inputs_of_another_shape_are_the_callers_fault(triton: RunningTriton) ->
 
 
 def test_a_history_without_a_known_item_still_gets_a_unit_vector(triton: RunningTriton) -> None:
-    batch = users(1)
-    batch = {VECTORS: np.zeros_like(batch[VECTORS]), AGES: batch[AGES] * 0, TYPES: batch[TYPES] * 0}
+    batch = {name: np.zeros_like(array) for name, array in users(1).items()}
+    assert batch.keys() == {VECTORS, AGES, TYPES, CONTEXT}
     assert np.linalg.norm(ask(triton.url, lambda towers: towers.encode_users(batch))) == pytest.approx(1, abs=1e-3)
 
 
