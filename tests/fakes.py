@@ -56,7 +56,8 @@ class ScriptedTowers:
             raise BadAnswer("NaN in the answer")
         known = (batch["types"] > 0).sum(axis=1, keepdims=True)
         mean = batch["vectors"].astype(np.float32).sum(axis=1) / np.maximum(known, 1)
-        return (mean / np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-9)).astype(np.float32)
+        unit: NDArray[np.float32] = mean / np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-9)
+        return unit.astype(np.float32)
 
     async def encode_items(self, inputs: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         tokens = inputs[TOKENS]

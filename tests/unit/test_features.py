@@ -1,6 +1,7 @@
 """Features must be the same on every machine and in every year: towers on disk were trained on them."""
 
 import json
+from collections.abc import Sequence as Many
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ from nearline.features import (
     id_token,
     sentence,
 )
-from nearline.items import Item
+from nearline.items import Attribute, Item
 from nearline.sequences import Sequence
 from nearline.signals import Context
 
@@ -55,7 +56,7 @@ def sequence(
 def test_tokens_of_yesterday_are_tokens_of_today() -> None:
     """Golden: the committed towers were trained on exactly these."""
     assert FEATURES.item_tokens("71053", LANTERN)[:8] == [1384616728, 4296, 12740, 18360, 17410, 18303, 6850, 14527]
-    parts = {"colour": "red|blue", "size": 90.0, "new": True}
+    parts: dict[str, Attribute] = {"colour": "red|blue", "size": 90.0, "new": True}
     mug = Item("Becher", "für Tee", "Mugs", "de", 3.39, "ACME", attributes=parts)
     assert FEATURES.item_tokens("m", mug) == [
         *(537974759, 14407, 14781, 19647, 4116),  # id, category, brand, locale, title
@@ -123,7 +124,7 @@ def shapes(arrays: dict[str, NDArray[Any]], *, rows: int) -> dict[str, tuple[str
     return {name: (kinds[array.dtype.name], list(array.shape[1:])) for name, array in arrays.items()}
 
 
-def counted(texts: list[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def counted(texts: Many[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Stands for a tokenizer of length 8: as many 7s as a text has words."""
     mask = np.array([[int(at < len(text.split())) for at in range(8)] for text in texts], np.int64)
     return mask * 7, mask
@@ -228,10 +229,10 @@ def test_a_users_context_is_the_newest_value_of_each_signal() -> None:
     assert tokens.tolist() == [expected + [0] * (CONTEXT_COUNT - 2), [0] * CONTEXT_COUNT]
 
 
-def test_events_before_those_that_the_tower_reads_say_nothing() -> None:
+def test_a_context_holds_until_a_newer_one_comes_however_many_events_ago() -> None:
     short = Features(history_length=2)
     before: list[Context | None] = [{"device": "phone"}, None, None]
-    assert not short.contexts_of([sequence(["a", "b", "c"], [1, 2, 3], contexts=before)]).any()
+    assert short.contexts_of([sequence(["a", "b", "c"], [1, 2, 3], contexts=before)])[0, 0] > 0
 
 
 def test_a_context_with_more_values_than_slots_is_cut() -> None:

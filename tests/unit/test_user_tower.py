@@ -140,8 +140,8 @@ async def test_a_history_longer_than_the_towers_read_is_seen_in_whole() -> None:
 
 def mean_of(table: ItemTable) -> NDArray[np.float32]:
     """What the fake tower makes of a history of all items of the table."""
-    mean = table.history[: len(table)].astype(np.float32).mean(axis=0)
-    return mean / np.linalg.norm(mean)
+    mean: NDArray[np.float32] = table.history[: len(table)].astype(np.float32).mean(axis=0)
+    return np.asarray(mean / np.linalg.norm(mean), np.float32)
 
 
 async def test_a_replayed_old_sequence_never_overwrites_a_newer_one() -> None:
