@@ -14,6 +14,7 @@ from nearline.items import Item
 
 FILE = "online_retail.parquet"
 OTHER = "other"
+_NO_COUNTRY = "Unspecified"
 
 # The last word of a title that names a kind of thing decides its category; the file itself has no categories.
 _KINDS: Mapping[str, str] = {
@@ -49,7 +50,8 @@ _KINDS: Mapping[str, str] = {
 class Prepared:
     """Items by id, and events in their total order.
 
-    ``events`` has the columns user_id, item_id, type, time_ms, value, event_id, sorted by (time_ms, event_id).
+    ``events`` has the columns user_id, item_id, type, time_ms, value, event_id, country, sorted by (time_ms, event_id);
+    the country is that of the invoice, null where it was not given.
     ``dropped`` counts rows by reason, in the order in which the rules were applied.
     """
 
@@ -98,7 +100,7 @@ _CATEGORY_OF = {word: category for category, words in _KINDS.items() for word in
 def _read(path: Path) -> pl.DataFrame:
     if not path.is_file():
         raise Misconfigured(f"no data set at {path}; expected the folder data/online-retail of the repository")
-    text = pl.col("InvoiceNo", "StockCode", "Description").cast(pl.String)
+    text = pl.col("InvoiceNo", "StockCode", "Description", "Country").cast(pl.String)
     return pl.read_parquet(path).with_columns(text)
 
 
@@ -127,7 +129,7 @@ def _events(sales: pl.DataFrame) -> pl.DataFrame:
     merged = (
         sales.with_columns(time_ms.alias("time_ms"))
         .group_by("CustomerID", "StockCode", "InvoiceNo")
-        .agg(pl.col("time_ms").first(), paid.alias("value"))
+        .agg(pl.col("time_ms").first(), paid.alias("value"), pl.col("Country").first())
     )
     return merged.select(
         pl.col("CustomerID").cast(pl.String).alias("user_id"),
@@ -136,6 +138,7 @@ def _events(sales: pl.DataFrame) -> pl.DataFrame:
         pl.col("time_ms"),
         pl.col("value"),
         pl.format("or-{}-{}", "InvoiceNo", "StockCode").alias("event_id"),
+        pl.col("Country").replace(_NO_COUNTRY, None).alias("country"),
     ).sort("time_ms", "event_id")
 
 

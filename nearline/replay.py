@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import orjson
 
@@ -32,9 +33,8 @@ def load_recording(path: Path) -> Recording:
     """
     if path.is_dir():
         prepared = load_online_retail(path)
-        return Recording(
-            path.name, prepared.items, [Event(**row) for row in prepared.events.to_dicts()], prepared.report()
-        )
+        events = [_event(row) for row in prepared.events.to_dicts()]
+        return Recording(path.name, prepared.items, events, prepared.report())
     if not path.is_file():
         raise Misconfigured(
             f"nothing to replay at {path}: expected a file of events (one JSON a line) or data/online-retail"
@@ -43,6 +43,12 @@ def load_recording(path: Path) -> Recording:
     if not events:
         raise BadInput("empty", f"{path} holds no event")
     return Recording(path.name, {}, events, f"{len(events):,} events")
+
+
+def _event(row: dict[str, Any]) -> Event:
+    """The event of a prepared row; where its user bought from goes with it as context."""
+    country = row.pop("country")
+    return Event(**row, context={"country": country} if country else {})
 
 
 def _lines(path: Path) -> Iterator[Event]:

@@ -7,8 +7,10 @@ import pytest
 
 from nearline.datasets import OTHER, Prepared, derived_category, load_online_retail
 from nearline.errors import Misconfigured
+from nearline.events import decode_event
 from nearline.ids import check_id
 from nearline.items import decode_item, encode_item
+from nearline.replay import load_recording, messages
 
 FOLDER = Path(__file__).parents[2] / "data" / "online-retail"
 
@@ -47,7 +49,23 @@ def test_an_event_is_one_users_purchase_of_one_item_in_one_invoice(prepared: Pre
     assert events["event_id"].str.contains(r"^or-\d{6}-\d{5}[A-Za-z]*$").all()
     assert events["type"].unique().to_list() == ["purchase"]
     assert (events["value"] >= 0).all()
-    assert events.columns == ["user_id", "item_id", "type", "time_ms", "value", "event_id"]
+    assert events.columns == ["user_id", "item_id", "type", "time_ms", "value", "event_id", "country"]
+
+
+def test_every_event_names_the_country_of_its_invoice_where_one_was_given(prepared: Prepared) -> None:
+    events = prepared.events
+    assert events.filter(event_id="or-536365-85123A")["country"].to_list() == ["United Kingdom"]
+    assert events["country"].n_unique() == 37  # 36 countries and, of 4 users' events, none
+    assert events.filter(pl.col("country").is_null())["user_id"].n_unique() == 4
+
+
+def test_what_is_replayed_passes_the_door_of_the_topic_clicks_and_says_its_country() -> None:
+    recording = load_recording(FOLDER)
+    for _, raw in messages(recording.events[:100], shift_ms=0):
+        event = decode_event(raw, append_ms=1_400_000_000_000)
+        assert event.context["country"] in ("United Kingdom", "France", "Australia")
+    unknown = [event for event in recording.events if not event.context]
+    assert len({event.user_id for event in unknown}) == 4
 
 
 def test_an_item_bought_twice_in_one_invoice_is_one_event_worth_both(prepared: Prepared) -> None:
