@@ -224,7 +224,8 @@ def _write_parity(tower: Exported, served: Mapping[str, Tensor], path: Path) -> 
     asked = {name: tensor[::step][:PARITY_ROWS] for name, tensor in tower.inputs.items()}
     wanted = dict(zip(tower.outputs, answers(tower.module, asked), strict=True))
     arrays = {f"in.{name}": tensor[::step][:PARITY_ROWS].numpy() for name, tensor in served.items()}
-    np.savez_compressed(path, **arrays, **{f"out.{name}": array for name, array in wanted.items()})
+    arrays |= {f"out.{name}": array for name, array in wanted.items()}
+    np.savez_compressed(path, **arrays)
 
 
 def write_server_config(folder: Path, tower: Exported, features: Features) -> None:

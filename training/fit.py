@@ -245,6 +245,7 @@ class _Run:
         fresh = recency(
             torch.from_numpy(batch.time_ms), newest_ms=self.newest_ms, half_life_days=self.recipe.half_life_days
         )
+        fresh = torch.where(torch.from_numpy(batch.types[:, 0] > 0), fresh, fresh * self.recipe.first_weight)
         weight = basket_weights(
             row,
             torch.from_numpy(batch.target_new),

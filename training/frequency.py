@@ -40,7 +40,8 @@ class StreamingFrequency:
         """The probability that a batch holds each of *items*, in (0, 1]."""
         places = self._places(items)
         gaps = np.stack([self._gap[table, own] for table, own in enumerate(places)])
-        return 1 / np.maximum(gaps.max(0), 1.0)
+        chance: NDArray[np.float64] = 1 / np.maximum(gaps.max(0), 1.0)
+        return chance
 
     def state(self) -> dict[str, NDArray[np.float64] | NDArray[np.int64] | int]:
         """Everything that a resumed run needs."""
@@ -49,7 +50,7 @@ class StreamingFrequency:
     def restore(self, state: dict[str, NDArray[np.float64] | NDArray[np.int64] | int]) -> None:
         """Go on from *state*."""
         self._last, self._gap = np.asarray(state["last"]), np.asarray(state["gap"], np.float64)
-        self._step = int(state["step"])  # type: ignore[arg-type]
+        self._step = int(state["step"])
 
     def _places(self, items: NDArray[np.int64]) -> NDArray[np.uint64]:
         with np.errstate(over="ignore"):

@@ -1,28 +1,32 @@
 """One run of a stage: what the towers are trained on and judged on, for `make train` and `make evaluate` alike."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nearline.features import NUMERIC, TOKENS, Features
+from nearline.features import NUMERIC, TOKENS, TYPE_CODES, Features
+from nearline.signals import CONTEXT_KEYS
 from training.dataset import Dataset
-from training.evaluate import Report, Scorer, evaluate, fitted_counts
-from training.examples import Baskets, together
-from training.fit import Fitted, Task, Watcher, World, fit, tower_scorer
-from training.log import Log, only
+from training.evaluate import Report, Scorer, evaluate
+from training.examples import Baskets, item_counts, together
+from training.fit import Fitted, Task, Watcher, World, fit
+from training.log import Ints, Log, only
 from training.metrics import Floats, Mask
 from training.progress import Shown
 from training.recipe import Recipe
-from training.splits import Stage
+from training.splits import Split, Stage, TimeSplit
 from training.towers import TwoTowers
 
 DAY_MS = 86_400_000
+GROUP = "country"  # the signal whose groups are compared, where the data has it
 OF_LATE_DAYS = 30
 TOWERS = "two towers"
+TYPE_NAMES = {code: name for name, code in TYPE_CODES.items()}
 
 
 def make_task(dataset: Dataset, stage: Stage, features: Features, sentences: Floats | None = None) -> Task:
@@ -36,9 +40,41 @@ def make_task(dataset: Dataset, stage: Stage, features: Features, sentences: Flo
     return Task(dataset.log, examples, stage.fitted, items, contexts, features, dataset.digest)
 
 
-def _untokenized(texts: object) -> tuple[Floats, Floats]:
+def group_of(dataset: Dataset) -> str | None:
+    """The signal whose groups of users are compared, or ``None`` where nobody declared it."""
+    return GROUP if any(GROUP in context for context in dataset.log.contexts) else None
+
+
+def described(split: Split) -> str:
+    """The split in words."""
+    if isinstance(split, TimeSplit):
+        refit = "refitted" if split.refit else "not refitted"
+        return (
+            f"by time: validated on what follows {_day(split.validate_from_ms)}, {refit}, "
+            f"tested on each known user's first basket from {_day(split.test_from_ms)} on"
+        )
+    return "leave one out: each user's last event is the test, the one before it the validation"
+
+
+def limits_of(dataset: Dataset) -> list[str]:
+    """What these towers can not know, in sentences."""
+    met = {TYPE_NAMES[code] for code in np.unique(np.asarray(dataset.log.kind)).tolist()}
+    unmet = [name for name in TYPE_CODES if name not in met]
+    limits = [f"event types that are not in the data keep weights set by hand: {', '.join(unmet)}"] if unmet else []
+    silent = [key for key in CONTEXT_KEYS if not any(key in context for context in dataset.log.contexts)]
+    if silent:
+        limits.append(f"nobody in the data declares {', '.join(silent)}: these signals change nothing")
+    limits.append("items are described as the file describes them today, also for the past")
+    return limits
+
+
+def _day(time_ms: int) -> str:
+    return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M").removesuffix(" 00:00")
+
+
+def _untokenized(texts: Sequence[str]) -> tuple[Ints, Ints]:
     """In training the encoder has read every item already, so its input is not needed."""
-    nothing = np.zeros((0, 0), np.float32)
+    nothing = np.zeros((len(texts), 0), np.int64)
     return nothing, nothing
 
 
@@ -77,12 +113,12 @@ def simple_scorers(log: Log, stage: Stage) -> dict[str, Scorer]:
     newest_ms = int(np.asarray(log.time_ms)[stage.fitted].max())
     late = stage.fitted & (np.asarray(log.time_ms) > newest_ms - OF_LATE_DAYS * DAY_MS)
     return {
-        "most popular": _everyones(fitted_counts(log, stage.fitted)),
-        "popular of late": _everyones(fitted_counts(log, late)),
+        "most popular": _everyones(item_counts(log, stage.fitted)),
+        "popular of late": _everyones(item_counts(log, late)),
     }
 
 
-def _everyones(counts: Mask) -> Scorer:
+def _everyones(counts: Ints) -> Scorer:
     def score(asked: Baskets) -> Floats:
         return np.tile(counts.astype(np.float32), (len(asked), 1))
 
@@ -94,8 +130,3 @@ def judged(
 ) -> Mapping[str, Report]:
     """The reports of *scorers* on what *stage* asks."""
     return evaluate(scorers, dataset.log, stage.fitted, stage.judge, k=k, group=group)
-
-
-def towers_scorer(fitted: Fitted, task: Task) -> Scorer:
-    """The scorer of fitted towers over the whole log of *task*."""
-    return tower_scorer(fitted.towers, task)

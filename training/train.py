@@ -34,9 +34,9 @@ from training.card import card
 from training.dataset import Dataset, load_dataset
 from training.evaluate import K, as_json
 from training.export import export_towers
-from training.fit import Fitted, Task, World
+from training.fit import Fitted, Task, World, tower_scorer
 from training.recipe import Recipe, changed, parsed
-from training.runs import TOWERS, judged, make_task, run_fit, simple_scorers, towers_scorer
+from training.runs import TOWERS, described, group_of, judged, limits_of, make_task, run_fit, simple_scorers
 from training.saved import Saved, load_towers, save_towers
 from training.splits import STAGES, TEST, Stage
 from training.tables import all_tables, as_text
@@ -136,11 +136,11 @@ def stage_run(run: Run, stage: Stage) -> tuple[Fitted, Task, Mapping[str, Any]]:
     )
     if run.world.rank:
         return fitted, task, {}
-    scorers = {TOWERS: towers_scorer(fitted.towers, task), **simple_scorers(run.dataset.log, stage)}
+    scorers = {TOWERS: tower_scorer(fitted.towers, task), **simple_scorers(run.dataset.log, stage)}
     if run.start is not None:
         before = replace(task, features=run.start.features)
-        scorers = {"towers before the warm start": towers_scorer(run.start.towers, before), **scorers}
-    reports = judged(run.dataset, stage, scorers, k=K, group=run.dataset.group)
+        scorers = {"towers before the warm start": tower_scorer(run.start.towers, before), **scorers}
+    reports = judged(run.dataset, stage, scorers, k=K, group=group_of(run.dataset))
     print(as_text(all_tables(reports, f"{run.dataset.name}, {stage.name}")), flush=True)
     return fitted, task, {name: as_json(report) for name, report in reports.items()}
 
@@ -164,7 +164,7 @@ def _facts(run: Run, results: Mapping[str, tuple[Fitted, Task, Mapping[str, Any]
         "seed": run.seed,
         "dataset": run.dataset.name,
         "data": {"digest": run.dataset.digest, "report": run.dataset.report().splitlines()},
-        "split": run.dataset.split.describe(),
+        "split": described(run.dataset.split),
         "fitted_events": int(stage.fitted.sum()),
         "examples": len(task.examples),
         "recipe": run.recipe.as_plain(),
@@ -176,7 +176,7 @@ def _facts(run: Run, results: Mapping[str, tuple[Fitted, Task, Mapping[str, Any]
         "cost": fitted.cost(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}",
         "threads": torch.get_num_threads(),
-        "limits": run.dataset.limits,
+        "limits": limits_of(run.dataset),
     }
 
 
