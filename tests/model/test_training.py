@@ -11,9 +11,11 @@ import torch
 
 from nearline.features import DIMENSION, ITEM_TOWER, USER_TOWER, features_digest, item_inputs, user_batch
 from nearline.items import Item
-from training.data import Baskets, Log, baskets, first_baskets_after, make_log
 from training.evaluate import judge, make_question, popularity_scores, tower_scores
+from training.examples import Baskets
 from training.export import compare_with, export_towers
+from training.log import Log, make_log
+from training.splits import baskets, first_baskets_after
 from training.train import Recipe, Towers, fit, item_vectors
 
 DAY_MS = 86_400_000
