@@ -395,7 +395,11 @@ def tower_scorer(towers: TwoTowers, task: Task) -> Callable[[Baskets], Floats]:
 
 def user_vectors(towers: TwoTowers, task: Task, histories: NDArray[np.float16], asked: Baskets) -> Floats:
     """The vectors of the users of *asked*, (users, dim), from what they did strictly before."""
-    batch = make_batch(task.log, asked, length=task.features.history_length)
+    return batch_vectors(towers, task, histories, make_batch(task.log, asked, length=task.features.history_length))
+
+
+def batch_vectors(towers: TwoTowers, task: Task, histories: NDArray[np.float16], batch: Batch) -> Floats:
+    """The vectors of the users of *batch*, (users, dim): the served function, its histories in FP16."""
     context = task.contexts[torch.from_numpy(np.asarray(batch.context, np.int64))].numpy()
     inputs = task.features.user_batch(histories, batch.items.astype(np.int32), batch.ages, batch.types, context)
     with torch.no_grad():
