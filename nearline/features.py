@@ -57,7 +57,7 @@ CONTEXT_COUNT = 8  # slots of a user's context
 TEXT_BUCKETS = 20_000  # bucket 0 is padding
 CONTEXT_BUCKETS = 4_096  # likewise
 NO_ID = 0  # in slot 0: a tower that never trained on an id treats it the same
-TYPE_CODES: Mapping[str, int] = {name: code for code, name in enumerate(EVENT_TYPES, start=1)}
+TYPE_CODES: Mapping[str, int] = {str(name): code for code, name in enumerate(EVENT_TYPES, start=1)}
 RULES: Mapping[str, str] = {"hash": "xxh3_64", "ages": "log1p(hours before the newest event)"}
 SEVERAL = "|"  # parts the values of an attribute that has several
 
