@@ -221,9 +221,8 @@ def _digest(paths: list[Path], folder: Path, about: Description) -> str:
 def _nothing(data: Dataset, stage: Stage, part: str) -> str:
     span = f"{data.log.users:,} users, {len(data.log):,} events, {_span(data.log)}"
     if isinstance(data.split, LeaveOneOut):
-        return (
-            f"{stage.name}: nothing to {part}; leave-one-out needs users with three baskets or more (there are {span})"
-        )
+        need = "four baskets or more" if part == "fit" else "three baskets or more"
+        return f"{stage.name}: nothing to {part}; leave-one-out needs a user with {need} (there are {span})"
     cuts = f"validate_from {_day(data.split.validate_from_ms)}, test_from {_day(data.split.test_from_ms)}"
     need = "a user with two baskets before the cut" if part == "fit" else "a user with baskets before and after the cut"
     return f"{stage.name}: nothing to {part}; {cuts} needs {need} (there are {span}): mend [split] in dataset.toml"

@@ -165,7 +165,7 @@ def describe(told: Mapping[str, Any]) -> Description:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """A question in brackets that names the known word nearest to *name*, or nothing."""
-    lower = {one.lower(): one for one in known}
+    lower = {str(one).lower(): str(one) for one in known}
     near = difflib.get_close_matches(str(name).lower(), lower, n=1)
     return f" (did you mean {lower[near[0]]!r}?)" if near else ""
 
