@@ -5,7 +5,6 @@ there whole or not at all: it is written under a hidden name and renamed when it
 """
 
 import json
-import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -16,7 +15,7 @@ import polars as pl
 
 from nearline.hashing import hash64_all
 from training.events import Survey, finished
-from training.log import Contexts, columns_of, write_log
+from training.log import Columns, Contexts, columns_of, write_log
 
 _PART = "part"
 _NOTES = "notes.json"
@@ -24,11 +23,12 @@ _NOTES = "notes.json"
 
 @dataclass(frozen=True)
 class Notes:
-    """What was found when the log was made: the catalogue in the order of its rows, and what was lost."""
+    """What was found when the log was made: the catalogue in the order of its rows, what was lost, how it came in."""
 
     item_ids: tuple[str, ...]
     rows: int
     counted: Mapping[str, int]
+    part_rows: tuple[int, ...]  # how many rows were in memory together, one after the other
 
 
 def build_log(
@@ -53,17 +53,36 @@ def build_log(
         part_by_user(events, hidden, parts)
         counted: Counter[str] = Counter(found.counted)
         contexts = Contexts()
-        write_log(
-            (
-                columns_of(finished(part, counted, never_ms=never_ms), item_ids, contexts, joint=joint)
-                for part in parts_in(hidden, parts)
-            ),
-            contexts,
-            complete,
-        )
-        (complete / _NOTES).write_text(json.dumps([item_ids, found.rows, counted], ensure_ascii=False))
-        if not folder.exists():
-            os.replace(complete, folder)
+        sizes: list[int] = []
+        columns = _columns(parts_in(hidden, parts), item_ids, contexts, counted, sizes, joint=joint, never_ms=never_ms)
+        write_log(columns, contexts, complete)
+        notes = [item_ids, found.rows, counted, sizes]
+        (complete / _NOTES).write_text(json.dumps(notes, ensure_ascii=False))
+        _publish(complete, folder)
+
+
+def _publish(complete: Path, folder: Path) -> None:
+    try:
+        complete.rename(folder)
+    except OSError:
+        if read_notes(folder) is None:  # no other process was first
+            raise
+
+
+def _columns(
+    parts: Iterator[pl.DataFrame],
+    item_ids: tuple[str, ...],
+    contexts: Contexts,
+    counted: Counter[str],
+    sizes: list[int],
+    *,
+    joint: bool,
+    never_ms: int | None,
+) -> Iterator[Columns]:
+    """The columns of each part in turn; what it held and lost is added to *sizes* and *counted*."""
+    for part in parts:
+        sizes.append(part.height)
+        yield columns_of(finished(part, counted, never_ms=never_ms), item_ids, contexts, joint=joint)
 
 
 def read_notes(folder: Path) -> Notes | None:
@@ -71,8 +90,8 @@ def read_notes(folder: Path) -> Notes | None:
     path = folder / _NOTES
     if not path.is_file():
         return None
-    item_ids, rows, counted = json.loads(path.read_text())
-    return Notes(tuple(item_ids), rows, counted)
+    item_ids, rows, counted, part_rows = json.loads(path.read_text())
+    return Notes(tuple(item_ids), rows, counted, tuple(part_rows))
 
 
 def part_by_user(events: pl.LazyFrame, folder: Path, parts: int) -> None:

@@ -13,11 +13,12 @@ import pytest
 from nearline.errors import BadInput, Misconfigured, NearlineError
 from nearline.features import Features
 from nearline.items import decode_item, encode_item
-from training import parts
 from training.dataset import Dataset, load_dataset
+from training.description import Description
+from training.events import kept_rows, scan, survey, typed
 from training.examples import make_batch
 from training.log import Log
-from training.parts import part_of
+from training.parts import build_log, part_of, read_notes
 from training.splits import LeaveOneOut, TimeSplit
 
 REPOSITORY = Path(__file__).parents[2]
@@ -513,14 +514,24 @@ def test_an_interrupted_run_leaves_nothing_that_is_taken_for_a_log(tmp_path: Pat
 
 
 def test_never_more_than_about_one_part_is_in_memory(tmp_path: Path) -> None:
+    """3,600 rows in parts of about 300: however the users fall, none is near the whole."""
     data = load_dataset(shards(tmp_path / "shop", users=400), memory=tmp_path / "memory", rows_per_part=300)
-    folder = tmp_path / "again"
-    raw = pl.scan_parquet(tmp_path / "shop" / "interactions" / "*.parquet")
-    parts.part_by_user(raw, folder, 12)
-    sizes = [part.height for part in parts.parts_in(folder, 12)]
-    assert sum(sizes) == 3_600
-    assert max(sizes) < 2 * 300
-    assert data.log.users == 400
+    notes = read_notes(next((tmp_path / "memory").iterdir()))
+    assert notes is not None
+    assert sum(notes.part_rows) == data.rows == 3_600
+    assert len(notes.part_rows) == 12
+    assert max(notes.part_rows) < 2 * 300
+
+
+def test_of_two_processes_that_make_one_log_both_have_it(tmp_path: Path) -> None:
+    """The second finds the folder taken when it is done, and uses what is there."""
+    folder, memory = shards(tmp_path / "shop"), tmp_path / "memory"
+    first = load_dataset(folder, memory=memory, rows_per_part=100)
+    made = next(memory.iterdir())
+    frame = typed(scan(folder / "interactions"), Description(), "interactions")
+    build_log(kept_rows(frame), survey(frame, None), tuple(first.items), made, rows_per_part=100, joint=True)
+    assert [path.name for path in memory.iterdir()] == [made.name]
+    assert load_dataset(folder, memory=memory, rows_per_part=100).report() == first.report()
 
 
 # The command
