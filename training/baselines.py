@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from nearline.errors import Misconfigured
@@ -30,7 +29,7 @@ from training.examples import Baskets, event_pairs
 from training.log import Log
 from training.metrics import NOTHING, Floats, Ints, Mask
 from training.splits import STAGES, LeaveOneOut, every_basket, stage_of
-from training.tables import all_tables
+from training.tables import all_tables, wide_console
 
 _ROOT = Path(__file__).parents[1]
 PYTHON = _ROOT / ".venv" / "baselines" / "bin" / "python"
@@ -235,12 +234,14 @@ def choices_as_json(choices: Mapping[str, Choice]) -> dict[str, Any]:
     }
 
 
-def run(dataset: Dataset, *, k: int = K, threads: int = 2, verbose: bool = True) -> dict[str, Any]:
+def run(
+    dataset: Dataset, *, k: int = K, group: str | None = None, threads: int = 2, verbose: bool = True
+) -> dict[str, Any]:
     """Choose the baselines on validation, refit and judge them on the test; tables are printed, figures returned.
 
     The validation figures are those of the chosen points, so they flatter; the test is asked once.
     """
-    console, log = Console(), dataset.log
+    console, log = wide_console(), dataset.log
     validation, test = (stage_of(log, dataset.split, name) for name in STAGES)
     settings = (NEW,) if isinstance(dataset.split, LeaveOneOut) else SETTINGS
     choices = choose(log, validation.fitted, validation.judge, k=k, threads=threads, verbose=verbose)
@@ -248,7 +249,7 @@ def run(dataset: Dataset, *, k: int = K, threads: int = 2, verbose: bool = True)
     figures: dict[str, Any] = {}
     for stage in (validation, test):
         scorers = fit_chosen(log, stage.fitted, stage.judge, choices, threads=threads)
-        reports = evaluate(scorers, log, stage.fitted, stage.judge, k=k, settings=settings)
+        reports = evaluate(scorers, log, stage.fitted, stage.judge, k=k, settings=settings, group=group)
         console.print(*all_tables(reports, f"{dataset.name}, {stage.name}"))
         figures[stage.name] = {name: as_json(report) for name, report in reports.items()}
     return {"data": dataset.name, "digest": dataset.digest, "choices": choices_as_json(choices), **figures}
@@ -258,11 +259,14 @@ def main() -> None:
     """Measure the baselines on a folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--dataset", type=Path, help="a dataset.toml elsewhere than in that folder")
     parser.add_argument("--k", type=int, default=K)
+    parser.add_argument("--group", help="a signal of the context to compare groups of users by, for example country")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, help="where the figures go as JSON")
     given = parser.parse_args()
-    figures = run(load_dataset(given.folder), k=given.k, threads=given.threads)
+    dataset = load_dataset(given.folder, given.dataset)
+    figures = run(dataset, k=given.k, group=given.group, threads=given.threads)
     if given.out:
         given.out.parent.mkdir(parents=True, exist_ok=True)
         given.out.write_text(json.dumps(figures, indent=1) + "\n")

@@ -60,16 +60,24 @@ class Batch:
 
 
 def make_batch(
-    log: Log, chosen: Baskets, *, length: int = HISTORY_LENGTH, random: np.random.Generator | None = None
+    log: Log,
+    chosen: Baskets,
+    *,
+    length: int = HISTORY_LENGTH,
+    random: np.random.Generator | None = None,
+    shorten: float = 0.5,
+    lose: float = 0.5,
 ) -> Batch:
-    """The batch of *chosen* baskets with the newest *length* events before each; *random* cuts histories short.
+    """The batch of *chosen* baskets with the newest *length* events before each.
+
+    With *random*, a share *shorten* of the histories is cut short and a share *lose* loses newest events (``_cut``).
 
     Ages count from the newest event that is shown. The context is that of the newest event shown, or, if its user had
     declared nothing by then, that of the first target: it is asked for with the request.
     """
     newest, most = chosen.start, np.full(len(chosen), length)
     if random is not None:
-        newest, most = _cut(chosen, length, random)
+        newest, most = _cut(chosen, length, random, shorten=shorten, lose=lose)
     at = newest[:, None] - 1 - np.arange(length)  # (batch, length), newest first
     known = at >= np.maximum(chosen.user_start, newest - most)[:, None]
     at = np.maximum(at, 0)
@@ -88,8 +96,10 @@ def make_batch(
     )
 
 
-def _cut(chosen: Baskets, length: int, random: np.random.Generator) -> tuple[Ints, Ints]:
-    """Half of the histories keep a random number of newest events, and half lose some of their newest events.
+def _cut(
+    chosen: Baskets, length: int, random: np.random.Generator, *, shorten: float, lose: float
+) -> tuple[Ints, Ints]:
+    """Some of the histories keep a random number of newest events, and some lose some of their newest events.
 
     So the tower also learns from one or two events, and from histories that end in the middle of a basket: that is
     what a live user looks like, whose every click is answered. A history never grows, and keeps one event if it had
@@ -98,9 +108,9 @@ def _cut(chosen: Baskets, length: int, random: np.random.Generator) -> tuple[Int
     past = chosen.start - chosen.user_start
     drawn = (random.random(len(chosen)) ** 2 * np.minimum(past, length)).astype(np.int64)
     lost = np.minimum(drawn, np.maximum(past - 1, 0))
-    newest = chosen.start - np.where(random.random(len(chosen)) < 0.5, lost, 0)
+    newest = chosen.start - np.where(random.random(len(chosen)) < lose, lost, 0)
     short = random.integers(1, length + 1, len(chosen))
-    return newest, np.where(random.random(len(chosen)) < 0.5, short, length)
+    return newest, np.where(random.random(len(chosen)) < shorten, short, length)
 
 
 def _contexts(log: Log, chosen: Baskets, newest: Ints) -> Ints:

@@ -224,7 +224,12 @@ class _Run:
         for step in range(self.steps):
             chosen = order[step * self.batch_size : (step + 1) * self.batch_size][self.world.rank :: self.world.size]
             yield make_batch(
-                self.task.log, self.task.examples.take(chosen), length=self.recipe.history_length, random=self.random
+                self.task.log,
+                self.task.examples.take(chosen),
+                length=self.recipe.history_length,
+                random=self.random,
+                shorten=self.recipe.shorten,
+                lose=self.recipe.lose,
             )
 
     def loss(self, batch: Batch) -> Tensor:

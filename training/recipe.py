@@ -38,6 +38,9 @@ class Recipe:
     id_dropout: float = 0.3
     text_dropout: float = 0.1
     dropout: float = 0.4
+    # the histories, while training
+    shorten: float = 0.5  # the share that keeps a random number of newest events
+    lose: float = 0.5  # the share that loses some of its newest events, as if a click had not arrived yet
     # the loss
     softmax: str = SAMPLED
     correction: str = CORRECTED

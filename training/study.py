@@ -339,7 +339,7 @@ def evaluate_all(given: argparse.Namespace) -> int:
         "data": dataset.name,
         "digest": dataset.digest,
         "split": described(dataset.split),
-        "report": dataset.report().splitlines(),
+        "report": [line.strip() for line in dataset.report().splitlines()],
         "recipe": recipe.as_plain(),
         "seeds": list(seeds),
         "command": "make evaluate" + (f" DATA={given.data.name}" if given.data.name != "online-retail" else ""),

@@ -11,6 +11,7 @@ from training.evaluate import ALL, NEW, Report
 from training.slices import Slice
 
 _SETTING_ORDER = (NEW, ALL)
+_WIDTH = 180
 
 
 def metric_table(reports: Mapping[str, Report], title: str = "") -> Table:
@@ -80,7 +81,13 @@ def all_tables(reports: Mapping[str, Report], title: str = "") -> list[Renderabl
     return tables
 
 
-def as_text(tables: Sequence[RenderableType], width: int = 180) -> str:
+def wide_console() -> Console:
+    """A console as wide as the terminal, or as the widest table where the output is a file."""
+    console = Console()
+    return console if console.is_terminal else Console(width=_WIDTH)
+
+
+def as_text(tables: Sequence[RenderableType], width: int = _WIDTH) -> str:
     """The tables as plain text for a log or a file."""
     page = io.StringIO()
     console = Console(file=page, width=width)

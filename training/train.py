@@ -163,7 +163,7 @@ def _facts(run: Run, results: Mapping[str, tuple[Fitted, Task, Mapping[str, Any]
         "summary": f"{run.recipe.user_tower} user tower over an item tower, trained on {run.dataset.name}.",
         "seed": run.seed,
         "dataset": run.dataset.name,
-        "data": {"digest": run.dataset.digest, "report": run.dataset.report().splitlines()},
+        "data": {"digest": run.dataset.digest, "report": [line.strip() for line in run.dataset.report().splitlines()]},
         "split": described(run.dataset.split),
         "fitted_events": int(stage.fitted.sum()),
         "examples": len(task.examples),

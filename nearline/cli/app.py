@@ -6,7 +6,7 @@ import typer
 
 from nearline import __version__
 from nearline.adapters.kafka import Topics
-from nearline.cli import answers, catalogue, clicks, letters, status
+from nearline.cli import answers, catalogue, clicks, freshness_value, letters, status
 from nearline.cli.console import console, say_error
 from nearline.errors import Misconfigured, NearlineError
 from nearline.settings import load_settings
@@ -22,6 +22,7 @@ app.command()(clicks.click)
 app.command()(clicks.replay)
 app.command()(answers.recommend)
 app.command()(status.status)
+app.command()(freshness_value.freshness_value)
 app.add_typer(catalogue.app, name="item")
 app.add_typer(letters.app, name="dlq")
 

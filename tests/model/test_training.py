@@ -1,6 +1,9 @@
 """Training end to end on small data whose answer is known."""
 
 import json
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,132 +12,400 @@ import polars as pl
 import pytest
 import torch
 
-from nearline.features import DIMENSION, ITEM_TOWER, USER_TOWER, features_digest, item_inputs, user_batch
+from nearline.errors import Misconfigured
+from nearline.features import ITEM_TOWER, USER_TOWER, features_of
 from nearline.items import Item
-from training.evaluate import judge, make_question, popularity_scores, tower_scores
-from training.examples import Baskets
-from training.export import compare_with, export_towers
+from training.evaluate import ALL, evaluate
+from training.examples import item_counts, together
+from training.export import export_towers
+from training.fit import Fitted, Task, fit, item_vectors, tower_scorer, user_vectors
 from training.log import Log, make_log
-from training.splits import baskets, first_baskets_after
-from training.train import Recipe, Towers, fit, item_vectors
+from training.recipe import FULL, PLAIN, SAMPLED, STREAMING, TRANSFORMER, Recipe
+from training.saved import load_towers, save_towers
+from training.splits import Stage, TimeSplit, stage_of
+from training.train import compare_with
 
+ROOT = Path(__file__).parents[2]
 DAY_MS = 86_400_000
+START_MS = 1_700_000_000_000
 GROUPS, EACH = 6, 12
-RECIPE = Recipe(epochs=15, batch_size=64, uniform_negatives=40, half_life_days=1000)
+RECIPE = Recipe(epochs=12, batch_size=64, uniform_negatives=40, half_life_days=0, dropout=0.2, repeat_weight=1)
 CATALOGUE = {f"{g}-{n}": Item(f"group{g} thing{n}") for g in range(GROUPS) for n in range(EACH)}
+SPLIT = TimeSplit(START_MS + 5 * DAY_MS, START_MS + 6 * DAY_MS)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def events_of(buys: list[tuple[str, str, int, str]]) -> pl.DataFrame:
+    """(user, item, day, type) as a frame."""
+    rows = [
+        {"user_id": u, "item_id": i, "type": t, "time_ms": START_MS + d * DAY_MS, "event_id": f"{n:06}"}
+        for n, (u, i, d, t) in enumerate(buys)
+    ]
+    return pl.DataFrame(rows)
 
 
 def shopping(*, learnable: bool) -> Log:
-    """120 users who buy two things on each of six days: of their own group, or, as noise, of any."""
+    """120 users who buy two things on each of seven days: of their own group, or, as noise, of any."""
     random = np.random.default_rng(5)
-    rows = []
+    buys = []
     for user in range(120):
-        for day in range(6):
+        for day in range(7):
             groups = [user % GROUPS] * 2 if learnable else random.integers(0, GROUPS, 2)
             things = random.choice(EACH, 2, replace=False)
-            rows += [
-                {
-                    "user_id": f"u{user}",
-                    "item_id": f"{group}-{thing}",
-                    "type": "purchase",
-                    "time_ms": (1 + day) * DAY_MS,
-                    "event_id": f"{user}.{day}.{n}",
-                }
-                for n, (group, thing) in enumerate(zip(groups, things, strict=True))
-            ]
-    return make_log(pl.DataFrame(rows), list(CATALOGUE))
+            buys += [(f"u{user}", f"{g}-{n}", day, "purchase") for g, n in zip(groups, things, strict=True)]
+    return make_log(events_of(buys), list(CATALOGUE))
 
 
-def trained(log: Log) -> tuple[Towers, dict[str, torch.Tensor]]:
-    torch.set_num_threads(1)
-    inputs = {name: torch.from_numpy(array) for name, array in item_inputs(list(CATALOGUE.items())).items()}
-    counts = torch.from_numpy(np.bincount(log.item, minlength=len(CATALOGUE)))
-    return fit(log, inputs, baskets(log, before_ms=6 * DAY_MS), counts, RECIPE, seed=1), inputs
+def task_of(log: Log, recipe: Recipe = RECIPE, items: dict[str, Item] = CATALOGUE) -> tuple[Task, Stage]:
+    features = recipe.features()
+    arrays = features.item_inputs(list(items.items()))
+    stage = stage_of(log, SPLIT, "test")
+    tensors = tuple(torch.from_numpy(array) for array in arrays.values())
+    contexts = torch.from_numpy(features.user_context(list(log.contexts)))
+    examples = together(stage.fit, stage.fit_first)
+    return Task(log, examples, stage.fitted, tensors, contexts, features), stage
 
 
-def last_day(log: Log) -> Baskets:
-    return first_baskets_after(log, from_ms=6 * DAY_MS, before_ms=9 * DAY_MS)
+def recall(log: Log, stage: Stage, task: Task, fitted: Fitted, *, k: int = 10) -> float:
+    scorers = {"towers": tower_scorer(fitted.towers, task)}
+    report = evaluate(scorers, log, stage.fitted, stage.judge, k=k, settings=(ALL,))["towers"]
+    return report.settings[ALL].figures["recall"].mean
+
+
+def popular_recall(log: Log, stage: Stage, *, k: int = 10) -> float:
+    counts = item_counts(log, stage.fitted).astype(np.float32)
+    scorers = {"popular": lambda asked: np.tile(counts, (len(asked), 1))}
+    report = evaluate(scorers, log, stage.fitted, stage.judge, k=k, settings=(ALL,))["popular"]
+    return report.settings[ALL].figures["recall"].mean
 
 
 @pytest.fixture(scope="module")
-def learnt() -> tuple[Log, Towers, dict[str, torch.Tensor]]:
+def learnt() -> tuple[Log, Stage, Task, Fitted]:
     log = shopping(learnable=True)
-    return log, *trained(log)
+    task, stage = task_of(log)
+    return log, stage, task, fit(task, RECIPE, seed=1)
 
 
-def figures(log: Log, towers: Towers, inputs: dict[str, torch.Tensor]) -> tuple[float, float]:
-    question = make_question(log, last_day(log))
-    scores = tower_scores(log, question, item_vectors(towers.item, inputs), towers.user)
-    popular = popularity_scores(log, question, before_ms=6 * DAY_MS)
-    name = "recall@10_all"
-    return judge(scores, question, k=10)[name], judge(popular, question, k=10)[name]
-
-
-def test_learnable_data_scores(learnt: tuple[Log, Towers, dict[str, torch.Tensor]]) -> None:
+def test_learnable_data_scores(learnt: tuple[Log, Stage, Task, Fitted]) -> None:
     """Ten answers from a group of twelve hold 10/12 of what is bought; popularity finds one group in six."""
-    model, popular = figures(*learnt)
-    assert model > 0.7
-    assert popular < 0.3
+    log, stage, task, fitted = learnt
+    assert recall(log, stage, task, fitted) > 0.7
+    assert popular_recall(log, stage) < 0.3
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"user_tower": TRANSFORMER, "epochs": 20},
+        {"softmax": FULL},
+        {"softmax": SAMPLED, "correction": PLAIN, "uniform_negatives": 0},
+        {"frequency": STREAMING},
+        {"precision": "bf16"},
+        {"separate_history": True},
+    ],
+    ids=lambda settings: ",".join(map(str, settings.values())),
+)
+def test_every_way_to_train_solves_what_can_be_learnt(
+    learnt: tuple[Log, Stage, Task, Fitted], settings: dict[str, object]
+) -> None:
+    log, stage, _, _ = learnt
+    recipe = replace(RECIPE, **settings)  # type: ignore[arg-type]
+    task, _ = task_of(log, recipe)
+    assert recall(log, stage, task, fit(task, recipe, seed=1)) > 0.6
 
 
 def test_noise_does_not_score() -> None:
     """There is nothing to learn: 10 of 72 items are right by chance 10/72 of the time."""
     log = shopping(learnable=False)
-    model, _ = figures(log, *trained(log))
-    assert model < 0.25
+    task, stage = task_of(log)
+    assert recall(log, stage, task, fit(task, RECIPE, seed=1)) < 0.25
 
 
-def test_one_click_moves_the_vector_towards_what_was_clicked(
-    learnt: tuple[Log, Towers, dict[str, torch.Tensor]],
-) -> None:
+def test_a_checkerboard_is_solved() -> None:
+    """Neither item nor day tells what comes next, only both: after an even item comes an odd one and back again."""
+    items = {f"{colour}{n}": Item(f"{colour} thing") for colour in ("black", "white") for n in range(8)}
+    random = np.random.default_rng(2)
+    buys = []
+    for user in range(150):
+        for day in range(7):
+            colour = ("black", "white")[(user + day) % 2]
+            buys.append((f"u{user}", f"{colour}{random.integers(8)}", day, "purchase"))
+    log = make_log(events_of(buys), list(items))
+    recipe = replace(RECIPE, epochs=25, lose=0.0)  # whose newest event is lost learns the wrong colour
+    task, stage = task_of(log, recipe, items=items)
+    assert recall(log, stage, task, fit(task, recipe, seed=1), k=8) > 0.95  # always the other colour: all 8 of it
+
+
+def test_targets_permuted_among_users_fall_to_most_populars_level(learnt: tuple[Log, Stage, Task, Fitted]) -> None:
+    """Were any answer to leak into the question, it would still be found."""
+    log, stage, task, fitted = learnt
+    item = log.item.copy()
+    last = np.concatenate([np.arange(s, e) for s, e in zip(stage.judge.start, stage.judge.end, strict=True)])
+    item[last] = np.random.default_rng(0).permutation(item[last])
+    permuted = replace(log, item=item)
+    found = recall(permuted, stage, replace(task, log=permuted), fitted)
+    assert found < popular_recall(permuted, stage) + 0.06
+
+
+def test_a_signal_planted_only_after_the_cut_scores_at_chance() -> None:
+    """From the cut on everybody buys one marked item; a model that finds it has read the future."""
+    log = shopping(learnable=True)
+    marked = log.item_ids.index("0-0")
+    item = np.where(log.time_ms >= SPLIT.test_from_ms, marked, log.item).astype(log.item.dtype)
+    planted = replace(log, item=item)
+    task, stage = task_of(planted)
+    fitted = fit(task, RECIPE, seed=1)
+    scorer = tower_scorer(fitted.towers, task)
+    others = stage.judge.take(planted.user[stage.judge.start] % GROUPS != 0)
+    top = np.argsort(-scorer(others), axis=1)[:, :10]
+    assert (top == marked).any(axis=1).mean() < 0.3
+
+
+def test_the_log_after_the_cut_changes_nothing_of_the_training(learnt: tuple[Log, Stage, Task, Fitted]) -> None:
+    """Bit for bit: what happens later can not have been used."""
+    log, _, task, fitted = learnt
+    random = np.random.default_rng(9)
+    scrambled = log.item.copy()
+    later = log.time_ms >= SPLIT.test_from_ms
+    scrambled[later] = random.integers(0, len(log.item_ids), int(later.sum()))
+    again, _ = task_of(replace(log, item=scrambled))
+    np.testing.assert_array_equal(
+        item_vectors(fit(again, RECIPE, seed=1).towers, task.items)[0], item_vectors(fitted.towers, task.items)[0]
+    )
+
+
+def test_one_click_moves_the_vector_towards_what_was_clicked(learnt: tuple[Log, Stage, Task, Fitted]) -> None:
     """A user of group 0 with a full day's history clicks one thing of group 3."""
-    _, towers, inputs = learnt
-    items = item_vectors(towers.item, inputs)
+    _, _, task, fitted = learnt
+    items = item_vectors(fitted.towers, task.items)[0]
     rows = np.full((2, 50), -1, dtype=np.int32)
     rows[0, :8] = range(8)
     rows[1, :9] = [3 * EACH + 4, *range(8)]
     ages = np.zeros((2, 50), dtype=np.float32)
     ages[1, 1:9] = np.log1p(24)
-    batch = user_batch(items.astype(np.float16), rows, ages, np.full((2, 50), 2, dtype=np.int32))
+    types = np.full((2, 50), 4, dtype=np.int32)
+    context = np.zeros((2, 8), dtype=np.int32)
+    batch = task.features.user_batch(items.astype(np.float16), rows, ages, types, context)
     with torch.no_grad():
-        before, after = towers.user(*map(torch.from_numpy, batch.values())).numpy()
+        before, after = fitted.towers.user(*map(torch.from_numpy, batch.values())).numpy()
     clicked = items[3 * EACH : 4 * EACH].mean(0)
     assert before @ after < 0.99
     assert after @ clicked > before @ clicked
 
 
-def test_an_item_that_was_never_bought_lies_near_its_group(
-    learnt: tuple[Log, Towers, dict[str, torch.Tensor]],
+def test_an_item_that_was_never_bought_lies_near_its_group(learnt: tuple[Log, Stage, Task, Fitted]) -> None:
+    _, _, task, fitted = learnt
+    items = item_vectors(fitted.towers, task.items)[0]
+    fresh = task.features.item_inputs([("new", Item("group2 novelty"))])
+    vector = item_vectors(fitted.towers, tuple(torch.from_numpy(array) for array in fresh.values()))[0]
+    assert (vector @ items.T)[0].reshape(GROUPS, EACH).mean(1).argmax() == 2
+
+
+def test_disliked_things_are_kept_away_from() -> None:
+    """Half of the users dislike group 1 and then buy group 2; the others like group 1 and buy more of it."""
+    random = np.random.default_rng(4)
+    buys = []
+    for user in range(160):
+        hates = user % 2 == 0
+        for day in range(7):
+            first, second = (f"1-{random.integers(EACH)}" for _ in range(2))
+            buys.append((f"u{user}", first, day, "dislike" if hates else "like"))
+            buys.append((f"u{user}", f"2-{random.integers(EACH)}" if hates else second, day, "purchase"))
+    log = make_log(events_of(buys), list(CATALOGUE), joint=False)
+    task, stage = task_of(log)
+    fitted = fit(task, replace(RECIPE, epochs=20), seed=1)
+    judged = stage.judge_all.take(log.kind[stage.judge_all.start] == 4)
+    scores = tower_scorer(fitted.towers, task)(judged).reshape(len(judged), GROUPS, EACH).mean(2)
+    hates = log.user[judged.start] % 2 == log.user[0] % 2  # users are numbered in the order of their ids
+    hates = np.array([log.kind[s - 1] == 6 for s in judged.start])
+    assert (scores[hates, 2] > scores[hates, 1]).mean() > 0.9
+    assert (scores[~hates, 1] > scores[~hates, 2]).mean() > 0.9
+
+
+def test_the_country_alone_tells_newcomers_apart() -> None:
+    """Each country buys from its own group, and the judged users have no history."""
+    random = np.random.default_rng(8)
+    rows = [
+        {
+            "user_id": f"u{user}",
+            "item_id": f"{user % 3}-{random.integers(EACH)}",
+            "type": "purchase",
+            "time_ms": START_MS + (day if user < 150 else 6) * DAY_MS,
+            "event_id": f"{user}.{day}",
+            "country": ("Norway", "Spain", "Japan")[user % 3],
+        }
+        for user in range(180)
+        for day in range(6 if user < 150 else 1)
+    ]
+    log = make_log(pl.DataFrame(rows), list(CATALOGUE))
+    recipe = replace(RECIPE, first_weight=1.0, epochs=25)
+    task, stage = task_of(log, recipe)
+    assert len(stage.newcomers) == 30
+    scores = tower_scorer(fit(task, recipe, seed=1).towers, task)(stage.newcomers)
+    best = scores.argmax(1) // EACH
+    wanted = log.item[stage.newcomers.start] // EACH
+    assert (best == wanted).mean() > 0.9
+
+
+def test_the_same_seed_gives_the_same_towers(learnt: tuple[Log, Stage, Task, Fitted]) -> None:
+    _, _, task, fitted = learnt
+    again = fit(task, RECIPE, seed=1)
+    np.testing.assert_array_equal(item_vectors(again.towers, task.items)[0], item_vectors(fitted.towers, task.items)[0])
+
+
+@pytest.mark.parametrize("settings", [{}, {"frequency": STREAMING}], ids=["counts", "streaming"])
+def test_a_run_that_was_killed_and_resumed_ends_as_if_it_had_not_been(
+    learnt: tuple[Log, Stage, Task, Fitted], settings: dict[str, object], tmp_path: Path
 ) -> None:
-    _, towers, inputs = learnt
-    items = item_vectors(towers.item, inputs)
-    fresh = {name: torch.from_numpy(a) for name, a in item_inputs([("new", Item("group2 novelty"))]).items()}
-    cosines = (item_vectors(towers.item, fresh) @ items.T)[0].reshape(GROUPS, EACH).mean(1)
-    assert cosines.argmax() == 2
+    """Interrupted in the middle of its fourth epoch: the third's checkpoint is where it goes on."""
+    _, _, task, _ = learnt
+    recipe = replace(RECIPE, epochs=6, **settings)  # type: ignore[arg-type]
+    whole = fit(task, recipe, seed=1)
+
+    class Killed(Exception):
+        pass
+
+    from training.fit import Watcher
+
+    class Killer(Watcher):
+        def step(self, epoch: int, loss: float, temperature: float) -> None:
+            if epoch == 3:
+                raise Killed
+
+    with pytest.raises(Killed):
+        fit(task, recipe, seed=1, folder=tmp_path, watcher=Killer())
+    torch.manual_seed(99)
+    resumed = fit(task, recipe, seed=1, folder=tmp_path, resume=True)
+    assert resumed.losses == whole.losses
+    for name, parameter in whole.towers.state_dict().items():
+        torch.testing.assert_close(resumed.towers.state_dict()[name], parameter, rtol=0, atol=0)
 
 
-def test_the_same_seed_gives_the_same_towers(learnt: tuple[Log, Towers, dict[str, torch.Tensor]]) -> None:
-    log, towers, inputs = learnt
-    again, _ = trained(log)
-    np.testing.assert_allclose(item_vectors(again.item, inputs), item_vectors(towers.item, inputs), atol=1e-3)
+def test_a_checkpoint_of_another_run_is_refused(learnt: tuple[Log, Stage, Task, Fitted], tmp_path: Path) -> None:
+    _, _, task, _ = learnt
+    recipe = replace(RECIPE, epochs=1)
+    fit(task, recipe, seed=1, folder=tmp_path)
+    with pytest.raises(Misconfigured, match=r"its seed is 1, this run's is 2"):
+        fit(task, recipe, seed=2, folder=tmp_path, resume=True)
 
 
-def test_exported_towers_stand_beside_what_they_are(
-    learnt: tuple[Log, Towers, dict[str, torch.Tensor]], tmp_path: Path
-) -> None:
-    _, towers, inputs = learnt
+def test_a_warm_start_begins_where_the_other_ended(learnt: tuple[Log, Stage, Task, Fitted], tmp_path: Path) -> None:
+    """New items are in the catalogue by then; they begin as their text stands, the others as they were."""
+    log, _, _, fitted = learnt
+    items = {**CATALOGUE, "new": Item("group2 novelty")}
+    again = make_log(
+        pl.concat([_as_frame(log), events_of([("u2", "new", 5, "purchase")]).with_columns(event_id=pl.lit("z"))]),
+        list(items),
+    )
+    recipe = replace(RECIPE, epochs=1, learning_rate=1e-9)
+    task, stage = task_of(again, recipe, items=items)
+    save_towers(fitted.towers, RECIPE, task.features, tmp_path, newest_ms=7)
+    start = load_towers(tmp_path)
+    assert (start.newest_ms, start.recipe) == (7, RECIPE)
+    warm = fit(task, recipe, seed=1, start=start.towers)
+    old, new = item_vectors(start.towers, task.items)[0], item_vectors(warm.towers, task.items)[0]
+    np.testing.assert_allclose(new, old, atol=1e-4)
+    assert "new" in items
+    with pytest.raises(Misconfigured, match="can not start from those"):
+        fit(task, replace(recipe, user_tower=TRANSFORMER), seed=1, start=start.towers)
+    assert len(stage.judge)
+
+
+def _as_frame(log: Log) -> pl.DataFrame:
+    return pl.DataFrame(
+        {
+            "user_id": [f"u{user:03}" for user in log.user],
+            "item_id": [log.item_ids[item] for item in log.item],
+            "type": ["purchase"] * len(log),
+            "time_ms": log.time_ms,
+            "event_id": [f"{n:06}" for n in range(len(log))],
+        }
+    )
+
+
+def test_nothing_to_learn_from_is_said_in_words() -> None:
+    log = make_log(events_of([("ann", "0-0", 6, "purchase")]), list(CATALOGUE))
+    with pytest.raises(Misconfigured, match="no example to train on"):
+        task_of(log)
+
+
+def test_one_user_one_item_and_identical_items_still_train() -> None:
+    """They can learn nothing, but nothing breaks: unit vectors come out."""
+    items = {"a": Item("lamp"), "b": Item("lamp")}
+    log = make_log(events_of([("ann", "a", day, "purchase") for day in range(7)]), list(items))
+    task, stage = task_of(log, items=items)
+    fitted = fit(task, replace(RECIPE, epochs=2), seed=1)
+    vectors = item_vectors(fitted.towers, task.items)[1].astype(np.float16)
+    users = user_vectors(fitted.towers, task, vectors, stage.judge)
+    np.testing.assert_allclose(np.linalg.norm(users, axis=1), 1, atol=1e-3)
+
+
+def test_exported_towers_stand_beside_what_they_are(learnt: tuple[Log, Stage, Task, Fitted], tmp_path: Path) -> None:
+    _, _, task, fitted = learnt
     test = {"two towers": {"recall@20_new": 0.5}}
-    export_towers(towers.item, towers.user, inputs, tmp_path, space=4, facts={"seed": 1, "metrics": {"test": test}})
+    facts = {"seed": 1, "metrics": {"test": test}}
+    export_towers(fitted.towers, task.features, task.items, tmp_path, space=4, facts=facts)
     for tower in (ITEM_TOWER, USER_TOWER):
         folder = tmp_path / tower / "4"
         config = json.loads((folder / "config.json").read_text())
         assert config["space"] == 4
-        assert config["dimension"] == DIMENSION
-        assert config["features_digest"] == features_digest()
+        assert features_of(config["features"]) == task.features
+        assert config["features_digest"] == task.features.digest
         assert config["parity"]["least_cosine"] >= 0.9999
-        assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.onnx"]
-        onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
-    assert "the same" in compare_with(tmp_path, {"two towers": {"recall@20_new": 0.505}}, space=4)
-    assert "better" in compare_with(tmp_path, {"two towers": {"recall@20_new": 0.6}}, space=4)
-    assert "worse" in compare_with(tmp_path, {"two towers": {"recall@20_new": 0.4}}, space=4)
+        assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.onnx", "parity.npz"]
+        told = (tmp_path / tower / "config.pbtxt").read_text()
+        assert told.count('key: "features.4"') == 1
+        session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
+        with np.load(folder / "parity.npz") as asked:
+            inputs = {each.name: asked[f"in.{each.name}"] for each in session.get_inputs()}
+            for each, answer in zip(session.get_outputs(), session.run(None, inputs), strict=True):
+                np.testing.assert_allclose(answer, asked[f"out.{each.name}"], atol=1e-3)
+    for found, verdict in ((0.505, "the same"), (0.6, "better"), (0.4, "worse")):
+        assert verdict in compare_with(tmp_path, {"two towers": {"recall@20_new": found}}, space=4)
     assert "nothing to compare" in compare_with(tmp_path / "no", test, space=4)
+
+
+def test_versions_of_one_repository_share_their_tensors(
+    learnt: tuple[Log, Stage, Task, Fitted], tmp_path: Path
+) -> None:
+    """Triton has one list of tensors for all versions of a model, so towers of another history length are refused."""
+    log, _, task, fitted = learnt
+    for space in (1, 2):
+        export_towers(fitted.towers, task.features, task.items, tmp_path, space=space, facts={})
+    text = (tmp_path / USER_TOWER / "config.pbtxt").read_text()
+    assert 'key: "features.1"' in text
+    assert 'key: "features.2"' in text
+    recipe = replace(RECIPE, history_length=20, epochs=1)
+    other, _ = task_of(log, recipe)
+    short = fit(other, recipe, seed=1)
+    with pytest.raises(Misconfigured, match="another repository"):
+        export_towers(short.towers, other.features, other.items, tmp_path, space=3, facts={})
+
+
+def test_two_processes_train_one_model(tmp_path: Path) -> None:
+    """torchrun with gloo on two CPU processes: a whole tiny `make train`, from a folder to exported towers."""
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    log = shopping(learnable=True)
+    _as_frame(log).write_parquet(folder / "interactions.parquet")
+    pl.DataFrame({"item_id": list(CATALOGUE), "title": [item.title for item in CATALOGUE.values()]}).write_parquet(
+        folder / "items.parquet"
+    )
+    (folder / "dataset.toml").write_text(
+        '[interactions]\ntime = "time_ms"\ntime_unit = "ms"\n[split]\nkind = "time"\n'
+        "validate_from = 2023-11-19\ntest_from = 2023-11-20\n"
+        "[recipe]\nepochs = 4\nbatch_size = 64\nuniform_negatives = 40\nhalf_life_days = 0\n"
+    )
+    out = tmp_path / "out"
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    words += ["-m", "training.train", "--data", str(folder), "--out", str(out), "--threads", "1"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    summary = json.loads((out / "summary.json").read_text())
+    towers = summary["metrics"]["test"]["two towers"]
+    assert towers["recall@20_all"] > summary["metrics"]["test"]["most popular"]["recall@20_all"] + 0.2
+    assert (out / USER_TOWER / "1" / "model.onnx").is_file()
