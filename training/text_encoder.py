@@ -8,7 +8,7 @@ size), which are averaged over the mask, or of sentences (batch, size); either w
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,9 +18,8 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, compose, helper, version_converter
 
-from nearline.adapters.tokenizer import open_tokenizer
 from nearline.errors import Misconfigured
-from nearline.features import ATTENTION_MASK, INPUT_IDS, TextEncoder, sentence
+from nearline.features import ATTENTION_MASK, INPUT_IDS, TextEncoder, Tokenizer, sentence
 from nearline.items import Item
 
 MODEL, TOKENIZER = "model.onnx", "tokenizer.json"
@@ -29,6 +28,8 @@ TOKEN_TYPES = "token_type_ids"
 LENGTH = 32  # tokens of an item that are read: a title has 5-20
 LEAST_OPSET = 13  # from there on what to sum over is an input
 _PREFIX = "encoder/"
+
+OpenTokenizer = Callable[[Path, TextEncoder], Tokenizer | None]  # ``open_tokenizer`` of nearline/adapters/tokenizer.py
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,9 @@ class Encoded:
         return {INPUT_IDS: self.ids[:items], ATTENTION_MASK: self.mask[:items]}
 
 
-def encode_catalogue(folder: Path, items: Mapping[str, Item], *, length: int = LENGTH, batch: int = 64) -> Encoded:
+def encode_catalogue(
+    folder: Path, items: Mapping[str, Item], open_tokenizer: OpenTokenizer, *, length: int = LENGTH, batch: int = 64
+) -> Encoded:
     """Every item's sentence vector; ``Misconfigured`` if *folder* holds no usable encoder."""
     tokenizer_path = folder / TOKENIZER
     for path in (folder / MODEL, tokenizer_path):

@@ -28,6 +28,7 @@ import numpy as np
 import torch
 import torch.distributed
 
+from nearline.adapters.tokenizer import open_tokenizer
 from nearline.errors import NearlineError
 from nearline.features import ITEM_TOWER
 from training.card import card
@@ -107,7 +108,7 @@ def _prepare(given: argparse.Namespace, world: World) -> Run:
     recipe = changed(changed(Recipe(), dataset.recipe), parsed(given.set))
     out = given.out or Path("build/train") / dataset.name
     start = load_towers(given.warm_start) if given.warm_start else None
-    encoded = encode_catalogue(given.text_encoder, dataset.items) if given.text_encoder else None
+    encoded = encode_catalogue(given.text_encoder, dataset.items, open_tokenizer) if given.text_encoder else None
     return Run(dataset, recipe, encoded, given.seed, out, given.resume, world, start)
 
 

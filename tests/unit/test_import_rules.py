@@ -28,7 +28,7 @@ ONE_FILE_EACH = {
     "tritonclient": "nearline/adapters/triton.py",
 }
 ROOT_NAMES = {"app.py", "job.py", "__main__.py"}
-TRAINING_ENTRIES = {"training/train.py", "training/export.py"}
+TRAINING_ENTRIES = {"training/train.py", "training/export.py", "training/freshness_value.py"}
 
 
 def imports(source: str) -> set[str]:
