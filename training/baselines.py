@@ -250,7 +250,7 @@ def run(
     for stage in (validation, test):
         scorers = fit_chosen(log, stage.fitted, stage.judge, choices, threads=threads)
         reports = evaluate(scorers, log, stage.fitted, stage.judge, k=k, settings=settings, group=group)
-        console.print(*all_tables(reports, f"{dataset.name}, {stage.name}"))
+        console.print(*all_tables(reports, f"{dataset.name}, {stage.name}"), sep="\n")
         figures[stage.name] = {name: as_json(report) for name, report in reports.items()}
     return {"data": dataset.name, "digest": dataset.digest, "choices": choices_as_json(choices), **figures}
 

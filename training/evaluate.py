@@ -115,7 +115,7 @@ def judge(scorer: Scorer, question: Question, counts: Ints, *, group: str | None
     measured = {name: measure(found, counts, seed=seed) for name, found in answers.items()}
     first = measured[question.settings[0]]
     shown, asked = first.answers, question.asked.take(first.answers.user)
-    groups = slices.user_groups(question.log, asked, group) if group else None
+    groups = slices.pooled(slices.user_groups(question.log, asked, group)) if group else None
     by_group = slices.by_group(first.per_user, groups) if groups is not None else ()
     return Report(
         question=question,

@@ -19,6 +19,7 @@ from training.metrics import Ints, Mask, Shares, Targets
 
 LEAST_USERS = 50  # a smaller group says more about its few users than about the model
 UNKNOWN = "unknown"
+OTHERS = "all others"
 NEVER_FITTED = "never fitted"
 _LENGTHS: tuple[tuple[str, int], ...] = (("0", 0), ("1", 1), ("2-5", 5), ("6-20", 20), ("21-50", 50))
 _LONGEST = ">50"
@@ -71,8 +72,15 @@ def by_history(per_user: Mapping[str, Shares], lengths: NDArray[Any]) -> tuple[S
     )
 
 
+def pooled(groups: NDArray[np.str_], least: int = LEAST_USERS) -> NDArray[np.str_]:
+    """*groups* with those of fewer than *least* users put together as one."""
+    names, number, counts = np.unique(groups, return_inverse=True, return_counts=True)
+    merged: NDArray[np.str_] = np.where(counts < least, OTHERS, names)[number]
+    return merged
+
+
 def by_group(per_user: Mapping[str, Shares], groups: NDArray[Any], least: int = LEAST_USERS) -> tuple[Slice, ...]:
-    """Means by the group of each user, (users,), for the groups with at least *least* users, the largest first."""
+    """Means by the group of each user, (users,), of the groups with *least* users or more, the largest first."""
     names, counts = np.unique(groups, return_counts=True)
     order = np.lexsort((names, -counts))
     return tuple(_means(str(names[at]), per_user, groups == names[at]) for at in order if counts[at] >= least)

@@ -13,7 +13,7 @@ from training.evaluate import ALL, NEW, Report, Scorer, as_json, difference, eva
 from training.examples import Baskets
 from training.log import Log, make_log
 from training.metrics import Floats
-from training.slices import by_popularity, deciles, held_out_items, user_groups
+from training.slices import deciles, held_out_items, pooled, user_groups
 from training.tables import all_tables, as_text
 
 HOUR_MS = 3_600_000
@@ -221,7 +221,6 @@ def test_history_lengths_fall_into_their_parts() -> None:
 def test_targets_that_were_never_fitted_have_a_part_of_their_own() -> None:
     report = judged(same_for_all([1, 2, 3]), log_of([("ann", 0, 0), ("ann", 2, 1)], 3), k=1)
     assert [(part.label, part.figures["found"]) for part in report.by_popularity] == [("never fitted", 1)]
-    assert by_popularity.__doc__
 
 
 def with_countries(log: Log, country_of: dict[str, str], users: Sequence[str]) -> Log:
@@ -234,6 +233,11 @@ def test_a_users_group_is_what_was_declared_before_the_basket_or_else_with_it() 
     log = log_of([("ann", 0, 0), ("ann", 1, 1), ("ann", 2, 2), ("bob", 0, 0), ("eve", 1, 0)], 3)
     told = replace(log, contexts=({}, {"country": "FR"}, {"country": "DE"}), context=np.array([1, 1, 2, 2, 0]))
     assert user_groups(told, last_baskets(told), "country").tolist() == ["FR", "DE", "unknown"]
+
+
+def test_small_groups_are_judged_together() -> None:
+    groups = np.array(["UK"] * 4 + ["FR", "DE", "DE"])
+    assert pooled(groups, least=3).tolist() == ["UK"] * 4 + ["all others"] * 3
 
 
 def test_the_largest_gap_between_groups_is_named_in_words() -> None:
