@@ -84,9 +84,12 @@ def load_dataset(
     folder = _there(Path(folder))
     path = find_description(folder, description)
     about = Description() if path is None else read_description(path)
-    if about.preparation is not None:
-        return _prepared(folder, about)
-    return _of_files(folder, about, MEMORY if memory is None else Path(memory), rows_per_part)
+    try:
+        if about.preparation is not None:
+            return _prepared(folder, about)
+        return _of_files(folder, about, MEMORY if memory is None else Path(memory), rows_per_part)
+    except pl.exceptions.PolarsError as broken:
+        raise Misconfigured(f"the files in {folder} can not be read together: {broken}") from broken
 
 
 def _there(folder: Path) -> Path:

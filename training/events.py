@@ -108,7 +108,8 @@ def _in_ms(schema: pl.Schema, column: str, unit: str | None) -> pl.Expr:
     if isinstance(dtype, pl.Datetime | pl.Date):
         if unit not in (None, "datetime"):
             raise Misconfigured(f"[interactions] time_unit is {unit!r}, but the column {column!r} holds {dtype}")
-        return value.cast(pl.Datetime("ms")).dt.epoch("ms").cast(pl.Float64)
+        moment = value.cast(pl.Datetime("ms")) if dtype == pl.Date else value
+        return moment.dt.epoch("ms").cast(pl.Float64)
     if dtype == pl.String and unit == "datetime":
         return value.str.to_datetime(time_unit="ms", strict=False).dt.epoch("ms").cast(pl.Float64)
     if not dtype.is_numeric() or unit == "datetime":

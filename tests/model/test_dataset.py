@@ -157,8 +157,12 @@ def test_times_may_be_in_any_unit(tmp_path: Path, unit: str, factor: float) -> N
 
 
 def test_times_may_be_dates_or_texts_of_dates(tmp_path: Path) -> None:
-    raw = pl.DataFrame(events()).with_columns(pl.from_epoch("time", "ms").dt.replace_time_zone("UTC"))
+    raw = pl.DataFrame(events()).with_columns(pl.from_epoch("time", "ms"))
     assert load_dataset(write(tmp_path / "dates", raw)).log.time_ms[0] == START_MS
+    paris = raw.with_columns(pl.col("time").dt.replace_time_zone("UTC").dt.convert_time_zone("Europe/Paris"))
+    assert load_dataset(write(tmp_path / "zoned", paris)).log.time_ms[0] == START_MS
+    days = raw.with_columns(pl.col("time").dt.date())
+    assert load_dataset(write(tmp_path / "days", days)).log.time_ms[0] == START_MS // DAY_MS * DAY_MS
     texts = raw.with_columns(pl.col("time").dt.strftime("%Y-%m-%dT%H:%M:%S"))
     told = write(tmp_path / "texts", texts, toml='[interactions]\ntime_unit = "datetime"')
     assert load_dataset(told).log.time_ms[0] == START_MS
@@ -415,6 +419,27 @@ def test_a_folder_that_is_not_there_is_named_with_its_nearest_neighbour(tmp_path
 def test_a_file_that_is_not_parquet_is_named(tmp_path: Path) -> None:
     (tmp_path / "interactions.parquet").write_text("user_id,item_id,time\n")
     assert "not a parquet file" in refusal(tmp_path)
+
+
+def test_shards_of_different_columns_are_refused(tmp_path: Path) -> None:
+    folder = shards(tmp_path / "shop")
+    pl.DataFrame({"user_id": ["u"], "thing": ["i"]}).write_parquet(folder / "interactions" / "9.parquet")
+    assert "can not be read together" in refusal(folder)
+
+
+def test_items_that_are_not_parquet_are_refused(tmp_path: Path) -> None:
+    folder = write(tmp_path / "shop")
+    (folder / "items.parquet").write_text("item_id,title\n")
+    assert "can not be read" in refusal(folder)
+
+
+def test_the_digest_changes_with_the_data_and_its_rules_but_not_with_the_recipe(tmp_path: Path) -> None:
+    raw = events()
+    plain = load_dataset(write(tmp_path / "shop", raw)).digest
+    assert load_dataset(write(tmp_path / "shop", toml="[recipe]\nepochs = 3")).digest == plain
+    assert load_dataset(write(tmp_path / "shop", toml="joint = false")).digest != plain
+    raw["time"][-1] += 1
+    assert load_dataset(write(tmp_path / "shop", raw, toml="[recipe]\nepochs = 3")).digest != plain
 
 
 def test_a_description_may_lie_elsewhere(tmp_path: Path) -> None:
