@@ -1,0 +1,54 @@
+"""``nearline freshness-value``: what freshness is worth on the user's own log; the training code does the work."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nearline.errors import Misconfigured
+
+ROOT = Path(__file__).resolve().parents[2]
+MODULE = "training.freshness_value"
+
+
+def freshness_value(
+    folder: Annotated[Path, typer.Argument(help="The log and the catalogue, as for make train.")],
+    towers: Annotated[Path | None, typer.Option(help="Folder of towers.pt; by default build/train/<name>.")] = None,
+    dataset: Annotated[Path | None, typer.Option(help="A dataset.toml elsewhere than in FOLDER.")] = None,
+    delays: Annotated[str, typer.Option(help="How far the history lags behind: s, min, h, d.")] = "0,1min,1h,24h,7d",
+    test_from: Annotated[
+        str, typer.Option(help="Ask from here on: a share of the events such as 0.9, or a day; else as in training.")
+    ] = "",
+    queries: Annotated[int, typer.Option(help="At most so many, drawn at random.")] = 20_000,
+    text_encoder: Annotated[Path | None, typer.Option(help="Its folder, if the towers were trained with one.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="For plot and JSON; by default build/freshness-value/<name>.")
+    ] = None,
+) -> None:
+    """Replay the log in FOLDER with answers that lag behind, and print and plot what that costs."""
+    name = folder.resolve().name
+    given = {
+        "--towers": towers or ROOT / "build" / "train" / name,
+        "--dataset": dataset,
+        "--out": out or ROOT / "build" / "freshness-value" / name,
+        "--text-encoder": text_encoder,
+    }
+    paths = [f"{option}={path.absolute()}" for option, path in given.items() if path is not None]
+    words = [str(folder.absolute()), *paths, f"--delays={delays}", f"--queries={queries}"]
+    hand_over(ROOT, words + ([f"--test-from={test_from}"] if test_from else []), trained=given["--towers"])
+
+
+def hand_over(root: Path, words: Sequence[str], *, trained: Path | None) -> None:
+    """Become the training environment's Python in *root*, which works on *words*; its exit code is this process's.
+
+    ``Misconfigured`` if that environment is not built, or *trained* holds no towers.
+    """
+    python = root / ".venv" / "train" / "bin" / "python"
+    if not python.is_file():
+        raise Misconfigured(f"the training environment is not built: `make train DATA={words[0]}` first, in {root}")
+    if trained is None or not (trained / "towers.pt").is_file():
+        raise Misconfigured(f"no trained towers in {trained}: `make train DATA={words[0]}` first, in {root}")
+    os.chdir(root)
+    os.execv(python, [str(python), "-m", MODULE, *words])

@@ -1,0 +1,439 @@
+"""What freshness is worth on a log of one's own: the same queries answered from histories that lag behind.
+
+    bin/nearline freshness-value FOLDER              # after `make train DATA=FOLDER`
+
+Replays the log after the cut of the towers' time split. Each moment of a user is a query, and what he did at it is to
+be found; his history is what was known 1 min, 1 h, 24 h, 7 d before, and without delay what lies strictly earlier.
+Candidates are the full catalogue, for every delay the same: in "new items" all but what the user had truly had by then.
+
+The towers are those of ``towers.pt``, their histories in FP16 as they are served: that file says up to when they
+learnt, and that the exported towers compute the same is checked by every export. A query whose user is not known at
+a delay is answered, and counts, by the vector that the user tower gives for no history.
+
+Writes a table, a plot and JSON to --out. What a replay can not show is what users would have done had they been shown
+fresher answers.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from nearline.adapters.tokenizer import open_tokenizer
+from nearline.errors import Misconfigured, NearlineError
+from training import metrics
+from training.bootstrap import Figure
+from training.dataset import Dataset, load_dataset
+from training.delays import (
+    DAY_MS,
+    HOUR_MS,
+    MINUTE_MS,
+    SECOND_MS,
+    Curve,
+    Judged,
+    Point,
+    curve,
+    delayed_batch,
+    granularity_ms,
+    known_until,
+    moments,
+    parse_delays,
+    since_newest_ms,
+    spoken,
+)
+from training.description import SplitRule
+from training.evaluate import ALL, NEW, SETTINGS, K, Question, answer
+from training.examples import Baskets
+from training.fit import Task, batch_vectors, item_vectors
+from training.freshness_plot import draw
+from training.log import Ints, Log
+from training.metrics import Floats
+from training.runs import make_task
+from training.saved import Saved, load_towers
+from training.splits import TEST, TimeSplit, stage_of
+from training.text_encoder import encode_catalogue
+from training.towers import TwoTowers
+
+DELAYS = "0,1min,1h,24h,7d"
+QUERIES = 20_000  # more say little more: the interval of recall is then below a hundredth
+EVERY, KNOWN = "all queries", "users known at every delay"
+MEANINGS = {
+    EVERY: "new users count with the answer that they get: that of the user tower for no history",
+    KNOWN: "those whose history is not empty at the longest delay: the same queries all along the curve",
+}
+_TITLES = {NEW: "new items", ALL: "all items"}
+_WIDTH = 150  # where there is no terminal that says how wide it is
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Replay:
+    """All that was asked, and what came of it at each delay."""
+
+    delays_ms: tuple[int, ...]
+    grain_ms: int
+    since_ms: Ints  # (queries,) since the user's newest earlier event
+    known: Mapping[int, metrics.Mask]  # by delay: whether any history is known, (queries,)
+    asked: Mapping[str, Ints]  # by setting: rows of the queries that have something to find
+    judged: Mapping[str, Judged]  # by setting, over those
+
+    def curves(self, setting: str, *, seed: int) -> dict[str, Curve]:
+        """The curve of all queries, and that of those whose history is not empty at the longest delay."""
+        kept = self.known[self.delays_ms[-1]][self.asked[setting]]
+        judged = self.judged[setting]
+        found = {EVERY: curve(judged, seed=seed), KNOWN: curve(judged.only(kept), seed=seed)}
+        return {name: one for name, one in found.items() if one is not None}
+
+    def still_known(self, delay: int, setting: str, *, seed: int) -> Curve | None:
+        """Of the queries with any history at the *delay*-th delay two points: without delay, and with it."""
+        kept = self.known[self.delays_ms[delay]][self.asked[setting]]
+        return curve(self.judged[setting].only(kept).at(delay), seed=seed)
+
+    def within(self, delay_ms: int) -> float:
+        """The share of queries with an earlier event at most *delay_ms* before: those that a delay can touch."""
+        return float((self.since_ms <= delay_ms).mean())
+
+
+def queries_of(log: Log, *, from_ms: int, most: int, seed: int) -> Baskets:
+    """The moments from *from_ms* on, of more than *most* a random choice."""
+    asked = moments(log, from_ms=from_ms)
+    if len(asked) > most:
+        asked = asked.take(np.sort(np.random.default_rng(seed).choice(len(asked), most, replace=False)))
+    return asked
+
+
+def check_not_seen(saved: Saved, log: Log, asked: Baskets, folder: Path) -> None:
+    """``Misconfigured`` unless every query is later than all that the towers were trained on."""
+    if not len(asked):
+        raise Misconfigured(f"the log ends at {_moment(int(log.time_ms.max()))}: there is no query after the cut")
+    first_ms = int(log.time_ms[asked.start].min())
+    if saved.newest_ms >= first_ms:
+        raise Misconfigured(
+            f"the towers in {folder} learnt from events up to {_moment(saved.newest_ms)}, but the first query is of "
+            f"{_moment(first_ms)}: they have seen the answers. Ask later (--test-from), or train them on this cut: "
+            "`make train` with the same [split] in dataset.toml"
+        )
+
+
+def replay(
+    task: Task,
+    towers: TwoTowers,
+    asked: Baskets,
+    delays_ms: tuple[int, ...],
+    *,
+    k: int = K,
+    advance: Advance = lambda queries: None,
+) -> Replay:
+    """Answer *asked* at every delay; *advance* is told how many queries were answered."""
+    candidates, histories = item_vectors(towers, task.items)
+    half = histories.astype(np.float16)
+
+    def answered(delay_ms: int) -> dict[str, Any]:
+        def score(chosen: Baskets) -> Floats:
+            batch = delayed_batch(task.log, chosen, delay_ms, length=task.features.history_length)
+            scores: Floats = batch_vectors(towers, task, half, batch) @ candidates.T
+            advance(len(chosen))
+            return scores
+
+        return dict(answer(score, Question(task.log, asked, k)))
+
+    answers = [answered(delay_ms) for delay_ms in delays_ms]
+    user = np.asarray(task.log.user)[asked.start]
+    rows = {setting: answers[0][setting].user for setting in SETTINGS}
+    return Replay(
+        delays_ms,
+        granularity_ms(task.log),
+        since_newest_ms(task.log, asked),
+        {delay_ms: known_until(task.log, asked, delay_ms) > asked.user_start for delay_ms in delays_ms},
+        rows,
+        {setting: _judged(delays_ms, user[rows[setting]], [each[setting] for each in answers]) for setting in SETTINGS},
+    )
+
+
+def _judged(delays_ms: tuple[int, ...], user: Ints, answers: list[Any]) -> Judged:
+    def values(metric: Callable[[Ints, metrics.Targets], Any]) -> metrics.Shares:
+        return np.stack([metric(each.ranked, each.targets) for each in answers]).astype(np.float64)
+
+    return Judged(
+        delays_ms,
+        user,
+        recall=values(metrics.recall),
+        ndcg=values(metrics.ndcg),
+        hits=values(lambda ranked, targets: metrics.hits(ranked, targets).sum(1)),
+    )
+
+
+def told_apart(delays_ms: tuple[int, ...], grain_ms: int) -> tuple[tuple[int, ...], str]:
+    """The delays that stamps of this granularity can tell apart, and a sentence about the stamps.
+
+    ``Misconfigured`` if that leaves nothing to compare with no delay.
+    """
+    kept = tuple(delay_ms for delay_ms in delays_ms if not 0 < delay_ms < grain_ms)
+    if len(kept) < 2:
+        came = ", ".join(map(spoken, delays_ms))
+        raise Misconfigured(
+            f"no delay is left to compare: the stamps tell {spoken(grain_ms)} apart, --delays are {came}"
+        )
+    left_out = ", ".join(spoken(delay_ms) for delay_ms in delays_ms if delay_ms not in kept)
+    notes = [f"all times are whole {_GRAIN_WORDS[grain_ms]}"] if grain_ms in _GRAIN_WORDS else []
+    if left_out:
+        notes.append(f"delays below that are left out ({left_out})")
+    if grain_ms == DAY_MS:
+        notes.append("what a user did earlier on a query's day can not be told and is never seen, so 0 is a delay too")
+    return kept, "; ".join(notes)
+
+
+_GRAIN_WORDS = {DAY_MS: "days", HOUR_MS: "hours", MINUTE_MS: "minutes", SECOND_MS: "seconds"}
+
+
+def sentence(name: str, replayed: Replay, found: Curve, setting: str) -> str:
+    """What the curve means, for the delay of a day or the nearest longest one that was asked."""
+    point = next((each for each in found.points if each.delay_ms == DAY_MS), found.points[-1])
+    words, lost = spoken(point.delay_ms), point.hits_lost
+    share = replayed.within(point.delay_ms)
+    what = _TITLES[setting]
+    if lost.low <= 0 <= lost.high:
+        cost = (
+            f"would lose no hits that can be told from chance ({lost.mean:.1%}, between {lost.low:.1%} and "
+            f"{lost.high:.1%}, {what})"
+        )
+    else:
+        verb = "lose" if lost.mean > 0 else "win"
+        ends = sorted((abs(lost.low), abs(lost.high)))
+        cost = f"would {verb} {abs(lost.mean):.1%} of the hits ({ends[0]:.1%} to {ends[1]:.1%}, {what})"
+    return f"With answers {words} old, {name} {cost}: {share:.1%} of its queries follow an event of the last {words}."
+
+
+def tables(replayed: Replay, curves: Mapping[str, Mapping[str, Curve]], *, k: int, seed: int) -> list[RenderableType]:
+    """A table for each set of queries, and one of what each delay touches."""
+    names = [name for name in (EVERY, KNOWN) if name in curves[NEW]]
+    return [*(_curve_table(name, {s: curves[s][name] for s in SETTINGS}, k) for name in names), _reach(replayed, seed)]
+
+
+def _curve_table(name: str, curves: Mapping[str, Curve], k: int) -> Table:
+    sizes = (f"{_TITLES[s]}: {one.queries:,} queries of {one.users:,} users" for s, one in curves.items())
+    caption = "; ".join([*sizes, "brackets: 95 % over users"])
+    table = Table(title=f"{name}: {MEANINGS[name]}", caption=caption, title_justify="left")
+    table.add_column("delay", justify="right", no_wrap=True)
+    for head in (f"recall@{k}", "against no delay", f"NDCG@{k}", "against no delay", "hits lost"):
+        table.add_column(head, justify="right", overflow="fold")
+    for setting, found in curves.items():
+        table.add_section()
+        table.add_row(f"[bold]{_TITLES[setting]}")
+        for point in found.points:
+            table.add_row(spoken(point.delay_ms), *_cells(point))
+    return table
+
+
+def _cells(point: Point) -> list[str]:
+    if not point.delay_ms:
+        return [_figure(point.recall), "", _figure(point.ndcg)]
+    changes = (_figure(point.recall_change, sign="+"), _figure(point.ndcg_change, sign="+"))
+    return [_figure(point.recall), changes[0], _figure(point.ndcg), changes[1], _lost(point)]
+
+
+def _figure(figure: Figure, *, sign: str = "") -> str:
+    return f"{figure.mean:{sign}.4f} [{figure.low:{sign}.4f}, {figure.high:{sign}.4f}]"
+
+
+def _lost(point: Point) -> str:
+    lost = point.hits_lost
+    return f"{lost.mean:.1%} [{lost.low:.1%}, {lost.high:.1%}]"
+
+
+def _reach(replayed: Replay, seed: int) -> Table:
+    """Whom a delay touches at all, and what it costs those who are still known at it."""
+    table = Table(title="what each delay touches", title_justify="left")
+    for head in ("delay", "queries with an event within it", "queries with a history left", "hits lost by these (new)"):
+        table.add_column(head, justify="right")
+    for number, delay_ms in enumerate(replayed.delays_ms[1:], start=1):
+        pair = replayed.still_known(number, NEW, seed=seed)
+        left = f"{replayed.known[delay_ms].mean():.1%}"
+        table.add_row(
+            spoken(delay_ms), f"{replayed.within(delay_ms):.1%}", left, "" if pair is None else _lost(pair.points[1])
+        )
+    return table
+
+
+def as_json(
+    replayed: Replay, curves: Mapping[str, Mapping[str, Curve]], *, k: int, seed: int, facts: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Every figure as plain data."""
+    numbers = range(1, len(replayed.delays_ms))
+    still = {
+        setting: [pair and asdict(pair) for pair in (replayed.still_known(n, setting, seed=seed) for n in numbers)]
+        for setting in SETTINGS
+    }
+    return {
+        **facts,
+        "k": k,
+        "seed": seed,
+        "delays_ms": list(replayed.delays_ms),
+        "granularity_ms": replayed.grain_ms,
+        "queries": len(replayed.since_ms),
+        "queries_with_an_event_within": {spoken(d): replayed.within(d) for d in replayed.delays_ms[1:]},
+        "queries_with_a_history": {spoken(d): float(replayed.known[d].mean()) for d in replayed.delays_ms},
+        "curves": {s: {name: asdict(one) for name, one in found.items()} for s, found in curves.items()},
+        "still_known_at_the_delay": still,
+    }
+
+
+def freshness_value(given: argparse.Namespace, console: Console) -> None:
+    """What ``main`` does, with the command line as it was given."""
+    began = time.monotonic()
+    console.print(f"reading {given.folder}")
+    dataset = load_dataset(given.folder, given.dataset)
+    towers_folder = given.towers or Path("build/train") / dataset.name
+    saved = load_towers(towers_folder)
+    split = split_of(dataset, given.test_from)
+    asked = queries_of(dataset.log, from_ms=split.test_from_ms, most=given.queries, seed=given.seed)
+    check_not_seen(saved, dataset.log, asked, towers_folder)
+    delays_ms, note = told_apart(parse_delays(given.delays), granularity_ms(dataset.log))
+    task = _task(dataset, split, saved, given.text_encoder)
+    with _progress(console) as progress:
+        bar = progress.add_task("replaying", total=len(delays_ms) * len(asked))
+        replayed = replay(task, saved.towers, asked, delays_ms, k=given.k, advance=_advancing(progress, bar, console))
+    curves = {setting: replayed.curves(setting, seed=given.seed) for setting in SETTINGS}
+    means = sentence(dataset.name, replayed, curves[NEW][EVERY], NEW)
+    facts = {
+        "dataset": dataset.name,
+        "digest": dataset.digest,
+        "towers": str(towers_folder),
+        "towers_know_until": _moment(saved.newest_ms),
+        "queries_from": _moment(split.test_from_ms),
+        "note": note,
+        "means": means,
+    }
+    said = [f"{len(asked):,} queries from {facts['queries_from']}, towers of {facts['towers_know_until']}", note]
+    console.print(*filter(None, said), sep="\n")
+    if KNOWN not in curves[NEW]:
+        console.print(f"no user is known at {spoken(delays_ms[-1])}: there is one curve only; try shorter --delays")
+    for table in tables(replayed, curves, k=given.k, seed=given.seed):
+        console.print(table)
+    console.print(means)
+    out = given.out or Path("build/freshness-value") / dataset.name
+    out.mkdir(parents=True, exist_ok=True)
+    plain = as_json(replayed, curves, k=given.k, seed=given.seed, facts=facts)
+    (out / "freshness-value.json").write_text(json.dumps(plain, indent=2) + "\n")
+    draw(curves, out / "freshness-value.png", k=given.k, title=means)
+    console.print(f"wrote freshness-value.png and freshness-value.json to {out}/ in {time.monotonic() - began:.0f} s")
+
+
+def split_of(dataset: Dataset, test_from: str | None) -> TimeSplit:
+    """The cut of *test_from*, else of the data set's time split; ``Misconfigured`` if there is none."""
+    if test_from is not None:
+        rule = SplitRule(test_from=_cut(test_from))
+        split = rule.on(dataset.log)
+        assert isinstance(split, TimeSplit)
+        return split
+    if isinstance(dataset.split, TimeSplit):
+        return dataset.split
+    raise Misconfigured(
+        f"{dataset.name} is split by leaving one out, and a replay in time needs a moment: train towers on a time "
+        'split (in dataset.toml: [split] kind = "time", test_from = 0.9), or name one later than all that the towers '
+        "learnt from with --test-from 0.9 or --test-from 2011-11-09"
+    )
+
+
+def _cut(text: str) -> int | float:
+    """A share of the events, or a day or moment in milliseconds (UTC where it names no zone)."""
+    try:
+        return _share(float(text))
+    except ValueError:
+        pass
+    try:
+        day = datetime.fromisoformat(text)
+    except ValueError:
+        raise Misconfigured(f"--test-from is a share such as 0.9 or a day such as 2011-11-09, came {text!r}") from None
+    return int((day if day.tzinfo else day.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+def _share(number: float) -> float:
+    if not 0 < number < 1:
+        raise Misconfigured(f"--test-from as a share of the events lies between 0 and 1, came {number:g}")
+    return number
+
+
+def _task(dataset: Dataset, split: TimeSplit, saved: Saved, encoder: Path | None) -> Task:
+    """Items and contexts as the towers read them."""
+    sentence_layer = saved.towers.item.sentence
+    if sentence_layer is not None and encoder is None:
+        raise Misconfigured("these towers were trained with a text encoder: name its folder with --text-encoder")
+    sentences = (
+        None
+        if sentence_layer is None or encoder is None
+        else encode_catalogue(encoder, dataset.items, open_tokenizer).sentences
+    )
+    return make_task(replace(dataset, split=split), stage_of(dataset.log, split, TEST), saved.features, sentences)
+
+
+def _progress(console: Console) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+def _advancing(progress: Progress, bar: Any, console: Console) -> Advance:
+    """Moves the bar; where there is no terminal, a line every ten seconds."""
+    said, done = time.monotonic(), 0
+
+    def advance(queries: int) -> None:
+        nonlocal said, done
+        done += queries
+        progress.update(bar, completed=done)
+        if not console.is_terminal and time.monotonic() - said > 10:
+            said = time.monotonic()
+            console.print(f"replaying: {done:,} of {progress.tasks[bar].total:,.0f} answers")
+
+    return advance
+
+
+def _moment(time_ms: int) -> str:
+    return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def main() -> int:
+    """Replay, print, plot; 2 with a message if that can not be done."""
+    given = _arguments()
+    torch.set_num_threads(given.threads)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
+    try:
+        freshness_value(given, console)
+    except NearlineError as problem:
+        print(f"freshness-value: {problem}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="freshness-value", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="the log and the catalogue, as for make train")
+    parser.add_argument("--towers", type=Path, help="folder of towers.pt; default build/train/<data set>")
+    parser.add_argument("--dataset", type=Path, help="a dataset.toml elsewhere than in FOLDER")
+    parser.add_argument("--delays", default=DELAYS, help=f"default {DELAYS}")
+    parser.add_argument("--test-from", help="a share of the events or a day; default: that of the time split")
+    parser.add_argument("--queries", type=int, default=QUERIES, help=f"at most so many, drawn at random ({QUERIES:,})")
+    parser.add_argument("--text-encoder", type=Path, metavar="FOLDER", help="if the towers were trained with one")
+    parser.add_argument("--out", type=Path, help="default build/freshness-value/<data set>")
+    parser.add_argument("--k", type=int, default=K)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=2)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
