@@ -77,7 +77,7 @@ def sentence_model(path: Path) -> onnx.ModelProto:
         raise Misconfigured(
             f"{path} takes {sorted(names)}; expected {INPUT_IDS}, {ATTENTION_MASK}, perhaps {TOKEN_TYPES}"
         )
-    model = compose.add_prefix(model, _PREFIX, rename_inputs=False, rename_outputs=False)
+    model = compose.add_prefix(model, _PREFIX, rename_inputs=False)
     graph = model.graph
     first = graph.output[0]
     rank = len(first.type.tensor_type.shape.dim)
