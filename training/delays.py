@@ -141,6 +141,7 @@ class Curve:
 
     queries: int
     users: int
+    hits: int  # without delay
     points: tuple[Point, ...]
 
 
@@ -152,7 +153,7 @@ def curve(judged: Judged, *, seed: int, resamples: int = RESAMPLES) -> Curve | N
     mean = values.mean(2)[:, :, None]
     drawn = _drawn_again(values, judged.user, seed=seed, resamples=resamples)
     points = [_point(delay_ms, mean, drawn, at) for at, delay_ms in enumerate(judged.delays_ms)]
-    return Curve(len(judged.user), len(np.unique(judged.user)), tuple(points))
+    return Curve(len(judged.user), len(np.unique(judged.user)), int(judged.hits[0].sum()), tuple(points))
 
 
 def _drawn_again(values: Shares, user: NDArray[Any], *, seed: int, resamples: int) -> Shares:

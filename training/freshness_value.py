@@ -54,7 +54,7 @@ from training.delays import (
 )
 from training.description import SplitRule
 from training.evaluate import ALL, NEW, SETTINGS, K, Question, answer
-from training.examples import Baskets
+from training.examples import Baskets, event_pairs
 from training.fit import Task, batch_vectors, item_vectors
 from training.freshness_plot import draw
 from training.log import Ints, Log
@@ -73,6 +73,7 @@ MEANINGS = {
     KNOWN: "those whose history is not empty at the longest delay: the same queries all along the curve",
 }
 _TITLES = {NEW: "new items", ALL: "all items"}
+_FEW = 0.5  # of the items asked for known to the towers
 _WIDTH = 150  # where there is no terminal that says how wide it is
 Advance = Callable[[int], None]
 
@@ -124,6 +125,13 @@ def check_not_seen(saved: Saved, log: Log, asked: Baskets, folder: Path) -> None
             f"{_moment(first_ms)}: they have seen the answers. Ask later (--test-from), or train them on this cut: "
             "`make train` with the same [split] in dataset.toml"
         )
+
+
+def known_items(towers: TwoTowers, task: Task, asked: Baskets) -> float:
+    """The share of what is to be found that the towers learnt as items; to the others only their text speaks."""
+    events = event_pairs(asked)[1]
+    ids = task.items[0][torch.from_numpy(np.asarray(task.log.item)[events].astype(np.int64)), 0]
+    return float(torch.isin(ids, towers.item.sorted_ids).float().mean())
 
 
 def replay(
@@ -202,16 +210,16 @@ def sentence(name: str, replayed: Replay, found: Curve, setting: str) -> str:
     point = next((each for each in found.points if each.delay_ms == DAY_MS), found.points[-1])
     words, lost = spoken(point.delay_ms), point.hits_lost
     share = replayed.within(point.delay_ms)
-    what = _TITLES[setting]
+    what, hits = _TITLES[setting], f"its {found.hits:,} hits"
     if lost.low <= 0 <= lost.high:
         cost = (
-            f"would lose no hits that can be told from chance ({lost.mean:.1%}, between {lost.low:.1%} and "
+            f"would lose none of {hits} that can be told from chance ({lost.mean:.1%}, between {lost.low:.1%} and "
             f"{lost.high:.1%}, {what})"
         )
     else:
         verb = "lose" if lost.mean > 0 else "win"
         ends = sorted((abs(lost.low), abs(lost.high)))
-        cost = f"would {verb} {abs(lost.mean):.1%} of the hits ({ends[0]:.1%} to {ends[1]:.1%}, {what})"
+        cost = f"would {verb} {abs(lost.mean):.1%} of {hits} ({ends[0]:.1%} to {ends[1]:.1%}, {what})"
     return f"With answers {words} old, {name} {cost}: {share:.1%} of its queries follow an event of the last {words}."
 
 
@@ -301,6 +309,7 @@ def freshness_value(given: argparse.Namespace, console: Console) -> None:
     check_not_seen(saved, dataset.log, asked, towers_folder)
     delays_ms, note = told_apart(parse_delays(given.delays), granularity_ms(dataset.log))
     task = _task(dataset, split, saved, given.text_encoder)
+    known = known_items(saved.towers, task, asked)
     with _progress(console) as progress:
         bar = progress.add_task("replaying", total=len(delays_ms) * len(asked))
         replayed = replay(task, saved.towers, asked, delays_ms, k=given.k, advance=_advancing(progress, bar, console))
@@ -312,10 +321,13 @@ def freshness_value(given: argparse.Namespace, console: Console) -> None:
         "towers": str(towers_folder),
         "towers_know_until": _moment(saved.newest_ms),
         "queries_from": _moment(split.test_from_ms),
+        "known_items": known,
         "note": note,
         "means": means,
     }
     said = [f"{len(asked):,} queries from {facts['queries_from']}, towers of {facts['towers_know_until']}", note]
+    if known < _FEW:
+        said.append(f"these towers know {known:.1%} of the items that are asked for: were they trained on this log?")
     console.print(*filter(None, said), sep="\n")
     if KNOWN not in curves[NEW]:
         console.print(f"no user is known at {spoken(delays_ms[-1])}: there is one curve only; try shorter --delays")

@@ -41,6 +41,7 @@ from training.freshness_value import (
     Replay,
     check_not_seen,
     freshness_value,
+    known_items,
     queries_of,
     replay,
     sentence,
@@ -146,7 +147,7 @@ def test_where_the_next_item_follows_from_the_last_click_a_delay_of_an_hour_cost
 def test_the_sentence_says_what_a_day_costs(replayed: Replay) -> None:
     said = sentence("shop", replayed, replayed.curves(ALL, seed=1)[EVERY], ALL)
     assert said.startswith("With answers 24 h old, shop would lose ")
-    assert "of the hits (" in said
+    assert "% of its " in said
     assert "75.0% of its queries follow an event of the last 24 h" in said
 
 
@@ -157,7 +158,7 @@ def test_where_taste_is_constant_the_curve_is_flat() -> None:
     assert found.points[0].recall.mean > 0.8  # ten answers, ten items in a group
     for point in found.points[1:]:
         assert abs(point.recall_change.mean) < 0.03
-    assert "no hits that can be told from chance" in sentence("shop", flat, found, ALL) or (
+    assert "that can be told from chance" in sentence("shop", flat, found, ALL) or (
         abs(found.points[2].hits_lost.mean) < 0.03
     )
 
@@ -328,6 +329,14 @@ def test_towers_that_have_seen_the_answers_are_refused_with_both_times(learnt: t
         check_not_seen(replace(saved, newest_ms=first_ms), task.log, asked, Path("mine"))
     with pytest.raises(Misconfigured, match="no query after the cut"):
         check_not_seen(saved, task.log, asked.take(np.zeros(0, dtype=np.int64)), Path("mine"))
+
+
+def test_how_many_of_the_items_asked_for_the_towers_know_is_told(learnt: tuple[Task, TwoTowers]) -> None:
+    task, towers = learnt
+    asked = moments(task.log, from_ms=CUT_MS)
+    assert known_items(towers, task, asked) == 1
+    others = replace(task, items=(task.items[0] + 1, *task.items[1:]))
+    assert known_items(towers, others, asked) == 0
 
 
 def test_leave_one_out_data_needs_a_moment() -> None:
