@@ -8,7 +8,7 @@ CODE := $(wildcard nearline services flink_jobs training local benchmarks)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help doctor machine environments demo up stop status reset test test-model bench train lint
+.PHONY: help doctor machine environments demo up stop status reset test test-model bench bench-train train evaluate lint
 
 help:  ## what can be done here
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1\t/' | awk -F '\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -44,15 +44,20 @@ test: python  ## all tests that need no torch
 	@$(SERVICES)/python -m pytest --ignore tests/model $(ARGS)
 
 test-model: python  ## the tests of the training code (brings torch: 2.5 GB to download)
-	@$(PYTHON) -m local.environments train
+	@$(PYTHON) -m local.environments train baselines
 	@$(TRAIN)/python -m pytest tests/model $(ARGS)
 
 bench: environments  ## the benchmarks of docs/benchmarks.md
 	@$(SERVICES)/python -m benchmarks $(ARGS)
 
-train: python  ## train the demo's towers again (brings torch)
-	@$(PYTHON) -m local.environments train
-	@$(TRAIN)/python -m training.train $(ARGS)
+train: python  ## train towers on DATA=FOLDER (default: the demo's; ARGS=--write: serve them) (brings torch)
+	@$(PYTHON) -m local.environments train services triton
+	@$(TRAIN)/python -m training.train $(if $(DATA),--data $(DATA)) $(ARGS)
+	@$(SERVICES)/python -m local.parity --exported build/train/exported
+
+evaluate: python  ## towers beside baselines, ablation, cold items: docs/results/<data>.json (DATA=FOLDER; 20 min)
+	@$(PYTHON) -m local.environments train baselines
+	@$(TRAIN)/python -m training.study $(if $(DATA),--data $(DATA)) $(ARGS)
 
 lint: python  ## ruff and mypy
 	@$(PYTHON) -m local.environments services --dev

@@ -1,6 +1,7 @@
 """Do the towers answer through the real Triton server what they answered in training?
 
     python -m local.parity [--repository model_repository] [--space 1]
+    python -m local.parity --exported build/train/exported      what `make train` exported last
 
 Starts the server on the repository, asks it for the inputs in each tower's ``parity.npz`` and compares with the
 answers beside them. Ends with 1 when a cosine is below .9999.
@@ -44,6 +45,15 @@ def least_cosine(left: NDArray[np.float32], right: NDArray[np.float32]) -> float
     return float(((left * right).sum(1) / norms).min())
 
 
+def told(exported: Path) -> tuple[Path, int]:
+    """Repository and space as training wrote them down."""
+    try:
+        repository, space = exported.read_text().splitlines()
+    except (OSError, ValueError):
+        raise Misconfigured(f"{exported} names no repository and space: run make train first") from None
+    return Path(repository), int(space)
+
+
 async def compare(url: str, repository: Path, space: Space) -> dict[str, float]:
     """The least cosine between recorded and served answers of each output, asked at *url*."""
     towers = Towers(url, space, timeout_ms=10_000)
@@ -65,11 +75,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repository", type=Path, default=REPOSITORY)
     parser.add_argument("--space", type=int, default=1)
+    parser.add_argument("--exported", type=Path, help="a file that names repository and space")
     given = parser.parse_args()
     try:
-        wanted = recorded(given.repository, USER_TOWER, given.space)[1][USER]
-        with running_triton(given.repository) as server:
-            found = asyncio.run(compare(server.url, given.repository, Space(given.space, wanted.shape[1])))
+        repository, space = told(given.exported) if given.exported else (given.repository, given.space)
+        wanted = recorded(repository, USER_TOWER, space)[1][USER]
+        with running_triton(repository) as server:
+            found = asyncio.run(compare(server.url, repository, Space(space, wanted.shape[1])))
     except NearlineError as problem:
         print(f"parity not checked: {problem}", file=sys.stderr)
         return 2

@@ -170,7 +170,9 @@ class _Run:
         self.towers = towers.to(world.device)
         self.items = tuple(part.to(world.device) for part in task.items)
         self.contexts = task.contexts.to(world.device)
-        self.counts = torch.from_numpy(_counts(task))
+        counts = _counts(task)
+        self.known = np.flatnonzero(counts)  # what nobody has met yet is no negative: it is new, not unwanted
+        self.counts = torch.from_numpy(counts)
         self.frequency = StreamingFrequency() if recipe.frequency == STREAMING else None
         self.batch_size = min(recipe.batch_size, len(task.examples))
         self.steps = len(task.examples) // self.batch_size
@@ -274,13 +276,13 @@ class _Run:
 
     def _candidates(self, batch: Batch) -> tuple[NDArray[np.int64], Tensor | None]:
         """The items that are scored, in order, and the logarithm of each one's inclusion."""
-        items = len(self.task.log.item_ids)
+        items, uniform = len(self.known), self.recipe.uniform_negatives
         if self.recipe.softmax == FULL:
-            return np.arange(items), None
-        uniform = self.recipe.uniform_negatives
-        candidates = np.union1d(batch.target_item, self.random.integers(0, items, uniform)).astype(np.int64)
+            return self.known, None
+        candidates = np.union1d(batch.target_item, self.known[self.random.integers(0, items, uniform)])
         if self.frequency is None:
-            chance = inclusion(self.counts, draws=len(batch.target_item), uniform=uniform)[torch.from_numpy(candidates)]
+            chance = inclusion(self.counts, draws=len(batch.target_item), items=items, uniform=uniform)
+            chance = chance[torch.from_numpy(candidates)]
         else:
             self.frequency.seen(batch.target_item)
             own = torch.from_numpy(self.frequency.inclusion(candidates))

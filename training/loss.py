@@ -22,10 +22,10 @@ from training.recipe import CORRECTED, LOGQ
 NEGATIVE_TYPES = ("dislike", "skip")
 
 
-def inclusion(counts: Tensor, *, draws: int, uniform: int) -> Tensor:
-    """The probability that an item is among *draws* events and *uniform* items drawn at random, per item."""
+def inclusion(counts: Tensor, *, draws: int, items: int, uniform: int) -> Tensor:
+    """The probability that an item is among *draws* events, or *uniform* of *items* drawn at random, per item."""
     share = counts.double() / counts.sum().clamp(min=1)
-    return or_uniform(1 - (1 - share) ** draws, items=len(counts), uniform=uniform)
+    return or_uniform(1 - (1 - share) ** draws, items=items, uniform=uniform)
 
 
 def or_uniform(chance: Tensor, *, items: int, uniform: int) -> Tensor:

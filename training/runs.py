@@ -81,7 +81,7 @@ def _untokenized(texts: Sequence[str]) -> tuple[Ints, Ints]:
 def without_items(dataset: Dataset, held_out: Mask) -> Dataset:
     """The data set as if the *held_out* items (items,) had never been met: no target, no history, no id of theirs.
 
-    They stay in the catalogue and may be drawn as negatives, as any new item may.
+    They stay in the catalogue, where what nobody has met is no negative either.
     """
     return replace(dataset, log=only(dataset.log, ~held_out[np.asarray(dataset.log.item)]))
 

@@ -44,6 +44,7 @@ from training.tables import all_tables, as_text
 from training.text_encoder import Encoded, encode_catalogue
 
 REPOSITORY = Path("model_repository")
+EXPORTED = Path("build/train/exported")  # where the last export went: what local/parity.py checks next
 SAME = 0.01  # recall: seeds of one recipe differ by about half of this (docs/model.md)
 IN_CONFIG = ("k", "intervals")  # of a report's figures, beside the metrics themselves
 
@@ -98,6 +99,8 @@ def train(given: argparse.Namespace) -> int:
         )
         (repository / f"model_card.{given.space}.md").write_text(card(facts, space=given.space))
         (run.out / "summary.json").write_text(json.dumps(facts, indent=2) + "\n")
+        EXPORTED.parent.mkdir(parents=True, exist_ok=True)
+        EXPORTED.write_text(f"{repository}\n{given.space}\n")
         print(f"wrote version {given.space} of both towers and model_card.{given.space}.md to {repository}/")
         print(f"in {time.monotonic() - began:.0f} s; curves: .venv/train/bin/tensorboard --logdir {run.out}")
         return 0

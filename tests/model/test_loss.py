@@ -76,7 +76,7 @@ def test_corrected_samples_estimate_the_sum_over_the_catalogue_without_bias() ->
     draw = torch.Generator().manual_seed(3)
     counts = torch.tensor([50, 30, 10, 5, 3, 1, 1, 0, 0, 0])
     shares = torch.rand(10, generator=draw).exp()
-    chances = inclusion(counts, draws=6, uniform=3)
+    chances = inclusion(counts, draws=6, items=10, uniform=3)
     estimates = []
     for _ in range(4000):
         bought = torch.multinomial(counts.float(), 6, replacement=True, generator=draw)
@@ -87,7 +87,7 @@ def test_corrected_samples_estimate_the_sum_over_the_catalogue_without_bias() ->
 
 
 def test_inclusion_is_a_probability_and_popular_items_are_likelier() -> None:
-    chances = inclusion(torch.tensor([8, 2, 0]), draws=2, uniform=1)
+    chances = inclusion(torch.tensor([8, 2, 0]), draws=2, items=3, uniform=1)
     torch.testing.assert_close(chances, torch.tensor([1 - 0.2**2 * 2 / 3, 1 - 0.8**2 * 2 / 3, 1 / 3]))
     torch.testing.assert_close(or_uniform(torch.tensor([0.5, 0.0]), items=4, uniform=1), torch.tensor([0.625, 0.25]))
 
