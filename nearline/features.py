@@ -140,19 +140,22 @@ class Features:
 
     def item_numbers(self, item: Item) -> list[float]:
         """Of each number log(1 + value) / 4 and whether it is there; all between 0 and 3."""
-        numbers = (getattr(item, signal.of) for signal in self.item if signal.kind is Kind.NUMBER)
+        numbers = (getattr(item, signal.of, None) for signal in self.item if signal.kind is Kind.NUMBER)
         return [part for number in numbers for part in _sized(number)]
 
     def user_rows(
         self, sequences: Sequence[UserSequence], row_of: Mapping[str, int]
     ) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.int32]]:
-        """Row index, ages and types, each (batch, N), newest first; an item that *row_of* lacks is -1 and masked."""
+        """Row index, ages and types, each (batch, N), newest first; an item that *row_of* lacks is -1 and masked.
+
+        So is, with type 0, an event of a type that this build does not know.
+        """
         most = self.history_length
         length = np.fromiter((min(len(s.items), most) for s in sequences), np.int64, len(sequences))
         filled = np.arange(most) < length[:, None]  # (batch, history), in the order of the flat columns below
         newest_ms = np.fromiter((s.as_of_ms for s in sequences), np.int64, len(sequences))
         item_rows = map(row_of.get, _flat((s.items for s in sequences), most), repeat(-1))
-        codes = map(TYPE_CODES.__getitem__, _flat((s.types for s in sequences), most))
+        codes = map(TYPE_CODES.get, _flat((s.types for s in sequences), most), repeat(0))
         times_ms = _fill(filled, _flat((s.times_ms for s in sequences), most), np.int64)
         return (
             _fill(filled, item_rows, np.int32, missing=-1),
@@ -296,11 +299,11 @@ def ages(age_ms: NDArray[np.int64]) -> NDArray[np.float32]:
 def _item_texts(signal: Signal, item: Item) -> Iterator[str]:
     """The texts that stand for a signal of an item, each with its kind before it, so that kinds do not mix."""
     if signal.kind is Kind.CATEGORY:
-        yield from _labelled(signal.name, getattr(item, signal.of))
+        yield from _labelled(signal.name, getattr(item, signal.of, ""))
     elif signal.kind is Kind.ATTRIBUTES:
         yield from islice(_attributes(item.attributes), signal.most)
     elif signal.kind in (Kind.TEXT, Kind.WORDS, Kind.TRIGRAMS):
-        words = _words(getattr(item, signal.of), signal.most)
+        words = _words(getattr(item, signal.of, ""), signal.most)
         if signal.kind is Kind.TRIGRAMS:
             yield from (f"g:{gram}" for gram in chain.from_iterable(map(_trigrams, words)))
             return

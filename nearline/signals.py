@@ -117,10 +117,11 @@ def as_plain(signals: Iterable[Signal]) -> list[dict[str, Any]]:
 def served_signals(
     tower: str, trained: Sequence[Mapping[str, Any]], built: Sequence[Signal], *, trained_version: int
 ) -> tuple[Signal, ...]:
-    """The signals of *built* that a tower trained with *trained* is to be given.
+    """The signals that a tower trained with *trained* is to be given by a build that has *built*, in its order.
 
     ``Misconfigured``, naming both versions, if a required signal is missing on either side or a signal is not the one
-    that the tower knows. A signal that is new and optional is left out, one that is gone and optional is missing.
+    that the tower knows. A signal that is new and optional is left out; one that is gone and optional keeps its place
+    and is missing for every item and user.
     """
     have = {signal.name: signal for signal in built}
     known = {str(plain["name"]): plain for plain in trained}
@@ -137,7 +138,12 @@ def served_signals(
             raise Misconfigured(
                 f"{both}: this build requires the signal {signal.name!r}, which the tower lacks; {_MEND}"
             )
-    return tuple(signal for signal in built if signal.name in known)
+    return tuple(have[name] if name in have else _gone(plain) for name, plain in known.items())
+
+
+def _gone(plain: Mapping[str, Any]) -> Signal:
+    """A signal that this build has no source for any more."""
+    return Signal(**{**plain, "kind": Kind(plain["kind"])})
 
 
 _MEND = "serve it with the build that it was trained with, or train the towers again (make train)"

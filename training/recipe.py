@@ -51,7 +51,9 @@ class Recipe:
     repeat_weight: float = 0.3  # of a target that its user had before
     half_life_days: float = 30.0  # an example's weight halves with its age in this time; 0: all weigh the same
     first_weight: float = 0.2  # of an example without a history
-    type_weights: Mapping[str, float] = field(default_factory=dict, hash=False)  # of a target, by event type; 1 where not named
+    type_weights: Mapping[str, float] = field(
+        default_factory=dict, hash=False
+    )  # of a target, by event type; 1 where not named
     negative_weight: float = 1.0  # of a dislike or a skip as a target to stay away from
     # the run
     epochs: int = 14

@@ -103,15 +103,18 @@ def _pooled(output: str, rank: int) -> list[onnx.NodeProto]:
         return [normed]
     last = helper.make_tensor("pool/last", TensorProto.INT64, [1], [2])
     over = helper.make_tensor("pool/over", TensorProto.INT64, [1], [1])
+    one = helper.make_tensor("pool/one", TensorProto.FLOAT, [1], [1.0])  # a text may have no token at all
     return [
         helper.make_node("Constant", [], ["pool/last"], value=last),
         helper.make_node("Constant", [], ["pool/over"], value=over),
+        helper.make_node("Constant", [], ["pool/one"], value=one),
         helper.make_node("Cast", [ATTENTION_MASK], ["pool/mask"], to=TensorProto.FLOAT),
         helper.make_node("Unsqueeze", ["pool/mask", "pool/last"], ["pool/weights"]),
         helper.make_node("Mul", [output, "pool/weights"], ["pool/weighted"]),
         helper.make_node("ReduceSum", ["pool/weighted", "pool/over"], ["pool/sum"], keepdims=0),
         helper.make_node("ReduceSum", ["pool/weights", "pool/over"], ["pool/count"], keepdims=0),
-        helper.make_node("Div", ["pool/sum", "pool/count"], ["pool/mean"]),
+        helper.make_node("Max", ["pool/count", "pool/one"], ["pool/some"]),
+        helper.make_node("Div", ["pool/sum", "pool/some"], ["pool/mean"]),
         normed,
     ]
 

@@ -91,7 +91,7 @@ def train(given: argparse.Namespace) -> int:
         fitted, task, _ = results[last]
         save_towers(fitted.towers, run.recipe, task.features, run.out, newest_ms=newest_ms(task))
         facts = _facts(run, results, last)
-        repository = REPOSITORY if given.write else run.out
+        repository = REPOSITORY if given.write else run.out / REPOSITORY.name
         if last == TEST:
             print(compare_with(REPOSITORY, facts["metrics"][TEST], space=given.space))
         export_towers(

@@ -34,9 +34,7 @@ def directly(correction: str, unwanted: tuple[int, ...] = ()) -> float:
 
 @pytest.mark.parametrize("correction", [PLAIN, LOGQ, CORRECTED])
 def test_the_loss_is_the_mean_cross_entropy_with_joint_targets_masked(correction: str) -> None:
-    loss = basket_loss(
-        USERS, ITEMS, ROWS, COLUMNS, WEIGHTS, TEMPERATURE, log_inclusion=LOG_Q, correction=correction
-    )
+    loss = basket_loss(USERS, ITEMS, ROWS, COLUMNS, WEIGHTS, TEMPERATURE, log_inclusion=LOG_Q, correction=correction)
     assert float(loss) == pytest.approx(directly(correction), rel=1e-12)
 
 
@@ -121,7 +119,5 @@ def test_a_target_weighs_what_its_type_says() -> None:
 def test_an_example_of_one_half_life_ago_weighs_half() -> None:
     day = 86_400_000
     times = torch.tensor([100 * day, 70 * day, 40 * day])
-    torch.testing.assert_close(
-        recency(times, newest_ms=100 * day, half_life_days=30), torch.tensor([1.0, 0.5, 0.25])
-    )
+    torch.testing.assert_close(recency(times, newest_ms=100 * day, half_life_days=30), torch.tensor([1.0, 0.5, 0.25]))
     assert recency(times, newest_ms=100 * day, half_life_days=0).tolist() == [1, 1, 1]

@@ -8,7 +8,12 @@ from training.recipe import Recipe, changed, parsed
 
 def test_settings_given_as_text_take_their_types() -> None:
     recipe = changed(Recipe(), parsed(["epochs=3", "dropout=.5", "learn_temperature=false", "user_tower=transformer"]))
-    assert (recipe.epochs, recipe.dropout, recipe.learn_temperature, recipe.user_tower) == (3, 0.5, False, "transformer")
+    assert (recipe.epochs, recipe.dropout, recipe.learn_temperature, recipe.user_tower) == (
+        3,
+        0.5,
+        False,
+        "transformer",
+    )
 
 
 def test_a_table_of_weights_is_a_setting_too() -> None:

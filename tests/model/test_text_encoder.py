@@ -73,6 +73,11 @@ def test_token_vectors_are_averaged_over_the_mask_and_brought_to_unit_norm(tmp_p
     np.testing.assert_allclose(np.linalg.norm(encoded.sentences, axis=1), 1, atol=1e-6)
 
 
+def test_a_text_without_any_token_still_has_a_finite_vector(tmp_path: Path) -> None:
+    encoded = encode_catalogue(encoder(tmp_path / "e", of_tokens=True), {"1": Item(" ")}, open_tokenizer, length=8)
+    assert np.isfinite(encoded.sentences).all()
+
+
 @pytest.mark.parametrize(
     ("of_tokens", "token_types", "opset"), [(True, True, 13), (False, False, 12), (True, False, 17)]
 )

@@ -408,4 +408,4 @@ def test_two_processes_train_one_model(tmp_path: Path) -> None:
     summary = json.loads((out / "summary.json").read_text())
     towers = summary["metrics"]["test"]["two towers"]
     assert towers["recall@20_all"] > summary["metrics"]["test"]["most popular"]["recall@20_all"] + 0.2
-    assert (out / USER_TOWER / "1" / "model.onnx").is_file()
+    assert (out / "model_repository" / USER_TOWER / "1" / "model.onnx").is_file()

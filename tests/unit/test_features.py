@@ -222,6 +222,12 @@ def test_a_type_that_the_towers_never_saw_is_masked() -> None:
     assert not batch[VECTORS][0, 1].any()
 
 
+def test_an_event_of_a_type_that_this_build_does_not_know_is_masked() -> None:
+    """A newer job may write it before this service is replaced."""
+    _, _, types = Features().user_rows([sequence(["a", "b"], [0, 1], ["view", "hologram"])], {"a": 0, "b": 1})
+    assert types[0, :2].tolist() == [0, TYPE_CODES["view"]]
+
+
 def test_a_users_context_is_the_newest_value_of_each_signal() -> None:
     said: list[Context | None] = [{"country": "GB", "device": "phone"}, None, {"device": "desk"}]
     tokens = FEATURES.contexts_of([sequence(["a", "b", "c"], [1, 2, 3], contexts=said), sequence(["a"], [1])])

@@ -235,8 +235,14 @@ def test_a_new_optional_signal_is_kept_from_a_tower_that_does_not_know_it(tower:
 
 @pytest.mark.parametrize("tower", ["item", "user"])
 def test_an_optional_signal_that_is_gone_from_this_build_counts_as_missing(tower: str) -> None:
-    gone = Signal("mood", Kind.CATEGORY, "mood")
-    assert features_of(trained_with(tower, lambda signals: signals.extend(as_plain([gone])))) == Features()
+    """Also a number, which keeps its two columns: the tower's tensors stay what they were."""
+    gone = [Signal("mood", Kind.CATEGORY, "mood"), Signal("weight", Kind.NUMBER, "weight")]
+    served = features_of(trained_with(tower, lambda signals: signals.extend(as_plain(gone))))
+    lamp = Item("lamp", category="light", price=2.0)
+    assert served.item_tokens("i", lamp) == Features().item_tokens("i", lamp)
+    numbers = Features().item_numbers(lamp)
+    assert served.item_numbers(lamp) == ([*numbers, 0.0, 0.0] if tower == "item" else numbers)
+    assert (served.user_context([{"country": "Norway"}]) == Features().user_context([{"country": "Norway"}])).all()
 
 
 @pytest.mark.parametrize("change", [{"most": 3}, {"of": "brand"}, {"kind": "words"}])
