@@ -21,7 +21,7 @@ from training.metrics import Mask, Shares
 from training.splits import every_basket
 
 SECOND_MS, MINUTE_MS, HOUR_MS, DAY_MS = 1_000, 60_000, 3_600_000, 86_400_000
-NEVER_MS = 2**62  # since a user's newest event, where there is none
+NEVER_MS = 2**62  # since a user's newest event, where there is none; as a delay: an answer that needs no history
 UNITS_MS: Mapping[str, int] = {"s": SECOND_MS, "min": MINUTE_MS, "h": HOUR_MS, "d": DAY_MS}
 _GRAINS_MS = (DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS)
 
@@ -40,6 +40,8 @@ def _delay_ms(text: str) -> int:
 
 def spoken(delay_ms: int) -> str:
     """A delay in words, in the largest unit that it is two or more of: ``24 h``, ``7 d``."""
+    if delay_ms == NEVER_MS:
+        return "popular"
     for name, unit_ms in reversed(list(UNITS_MS.items())):
         if delay_ms % unit_ms == 0 and (delay_ms >= 2 * unit_ms or (delay_ms == unit_ms and name != "d")):
             return f"{delay_ms // unit_ms} {name}"
@@ -106,7 +108,7 @@ def delayed_batch(log: Log, asked: Baskets, delay_ms: int, *, length: int) -> Ba
 class Judged:
     """Some queries judged at each delay; every value is (delays, queries)."""
 
-    delays_ms: tuple[int, ...]  # the first is 0
+    delays_ms: tuple[int, ...]  # the first is 0; NEVER_MS is what is popular, shown to everyone
     user: NDArray[Any]  # (queries,)
     recall: Shares
     ndcg: Shares
@@ -143,6 +145,16 @@ class Curve:
     users: int
     hits: int  # without delay
     points: tuple[Point, ...]
+
+    @property
+    def delayed(self) -> tuple[Point, ...]:
+        """The points without that of an answer that needs no history."""
+        return tuple(point for point in self.points if point.delay_ms != NEVER_MS)
+
+    @property
+    def popular(self) -> Point | None:
+        """The point of an answer that needs no history, if that was judged."""
+        return next((point for point in self.points if point.delay_ms == NEVER_MS), None)
 
 
 def curve(judged: Judged, *, seed: int, resamples: int = RESAMPLES) -> Curve | None:

@@ -30,7 +30,10 @@ def draw(curves: Mapping[str, Mapping[str, Curve]], path: Path, *, k: int, title
 def _panel(panel: Any, curves: Mapping[str, Curve]) -> None:
     for number, (name, found) in enumerate(curves.items()):
         _line(panel, found, f"{name} ({found.queries:,})", number)
-    delays_ms = [point.delay_ms for point in next(iter(curves.values())).points]
+    first = next(iter(curves.values()))
+    delays_ms = [point.delay_ms for point in first.delayed]
+    if first.popular is not None:
+        panel.axhline(first.popular.recall.mean, label="what is popular, to everyone", color="#888888", linestyle=":")
     if len(delays_ms) > 1:
         panel.set_xscale("symlog", linthresh=delays_ms[1], linscale=0.6)
     panel.set_xticks(delays_ms, [spoken(delay_ms) for delay_ms in delays_ms])
@@ -42,10 +45,10 @@ def _panel(panel: Any, curves: Mapping[str, Curve]) -> None:
 
 
 def _line(panel: Any, found: Curve, label: str, number: int) -> None:
-    recall = [point.recall for point in found.points]
+    recall = [point.recall for point in found.delayed]
     away = [[f.mean - f.low for f in recall], [f.high - f.mean for f in recall]]
     panel.errorbar(
-        [point.delay_ms for point in found.points],
+        [point.delay_ms for point in found.delayed],
         [f.mean for f in recall],
         yerr=away,
         label=label,

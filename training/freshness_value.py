@@ -8,7 +8,8 @@ Candidates are the full catalogue, for every delay the same: in "new items" all 
 
 The towers are those of ``towers.pt``, their histories in FP16 as they are served: that file says up to when they
 learnt, and that the exported towers compute the same is checked by every export. A query whose user is not known at
-a delay is answered, and counts, by the vector that the user tower gives for no history.
+a delay is answered, and counts, by the vector that the user tower gives for no history. Beside them stands what needs
+no history at all: what was popular in the 30 days before the cut, shown to everyone.
 
 Writes a table, a plot and JSON to --out. What a replay can not show is what users would have done had they been shown
 fresher answers.
@@ -19,7 +20,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ from training.delays import (
     DAY_MS,
     HOUR_MS,
     MINUTE_MS,
+    NEVER_MS,
     SECOND_MS,
     Curve,
     Judged,
@@ -53,15 +55,15 @@ from training.delays import (
     spoken,
 )
 from training.description import SplitRule
-from training.evaluate import ALL, NEW, SETTINGS, K, Question, answer
+from training.evaluate import ALL, NEW, SETTINGS, K, Question, Scorer, answer
 from training.examples import Baskets, event_pairs
 from training.fit import Task, batch_vectors, item_vectors
 from training.freshness_plot import draw
 from training.log import Ints, Log
 from training.metrics import Floats
-from training.runs import make_task
+from training.runs import make_task, simple_scorers
 from training.saved import Saved, load_towers
-from training.splits import TEST, TimeSplit, stage_of
+from training.splits import TEST, Stage, TimeSplit, stage_of
 from training.text_encoder import encode_catalogue
 from training.towers import TwoTowers
 
@@ -141,9 +143,10 @@ def replay(
     delays_ms: tuple[int, ...],
     *,
     k: int = K,
+    popular: Scorer | None = None,
     advance: Advance = lambda queries: None,
 ) -> Replay:
-    """Answer *asked* at every delay; *advance* is told how many queries were answered."""
+    """Answer *asked* at every delay, and by *popular*; *advance* is told how many queries were answered."""
     candidates, histories = item_vectors(towers, task.items)
     half = histories.astype(np.float16)
 
@@ -157,6 +160,9 @@ def replay(
         return dict(answer(score, Question(task.log, asked, k)))
 
     answers = [answered(delay_ms) for delay_ms in delays_ms]
+    if popular is not None:
+        answers.append(dict(answer(popular, Question(task.log, asked, k))))
+    judged_ms = delays_ms if popular is None else (*delays_ms, NEVER_MS)
     user = np.asarray(task.log.user)[asked.start]
     rows = {setting: answers[0][setting].user for setting in SETTINGS}
     return Replay(
@@ -165,7 +171,7 @@ def replay(
         since_newest_ms(task.log, asked),
         {delay_ms: known_until(task.log, asked, delay_ms) > asked.user_start for delay_ms in delays_ms},
         rows,
-        {setting: _judged(delays_ms, user[rows[setting]], [each[setting] for each in answers]) for setting in SETTINGS},
+        {setting: _judged(judged_ms, user[rows[setting]], [each[setting] for each in answers]) for setting in SETTINGS},
     )
 
 
@@ -207,20 +213,19 @@ _GRAIN_WORDS = {DAY_MS: "days", HOUR_MS: "hours", MINUTE_MS: "minutes", SECOND_M
 
 def sentence(name: str, replayed: Replay, found: Curve, setting: str) -> str:
     """What the curve means, for the delay of a day or the nearest longest one that was asked."""
-    point = next((each for each in found.points if each.delay_ms == DAY_MS), found.points[-1])
+    point = next((each for each in found.points if each.delay_ms == DAY_MS), found.delayed[-1])
     words, lost = spoken(point.delay_ms), point.hits_lost
     share = replayed.within(point.delay_ms)
-    what, hits = _TITLES[setting], f"its {found.hits:,} hits"
-    if lost.low <= 0 <= lost.high:
-        cost = (
-            f"would lose none of {hits} that can be told from chance ({lost.mean:.1%}, between {lost.low:.1%} and "
-            f"{lost.high:.1%}, {what})"
-        )
-    else:
-        verb = "lose" if lost.mean > 0 else "win"
-        ends = sorted((abs(lost.low), abs(lost.high)))
-        cost = f"would {verb} {abs(lost.mean):.1%} of {hits} ({ends[0]:.1%} to {ends[1]:.1%}, {what})"
-    return f"With answers {words} old, {name} {cost}: {share:.1%} of its queries follow an event of the last {words}."
+    low, high = (f"{end:.1%}" for end in (lost.low, lost.high))
+    chance = ", which can not be told from nothing" if lost.low <= 0 <= lost.high else ""
+    cost = f"lose {lost.mean:.1%} of its {found.hits:,} hits among {_TITLES[setting]}{chance} ({low} to {high})"
+    popular = found.popular
+    less = popular is not None and popular.hits_lost.mean < lost.mean
+    better = (
+        f"; what is popular, shown to everyone, would lose {popular.hits_lost.mean:.1%}" if less and popular else ""
+    )
+    reach = f"{share:.1%} of its queries follow an event within {words}"
+    return f"With answers {words} old, {name} would {cost}: {reach}{better}."
 
 
 def tables(replayed: Replay, curves: Mapping[str, Mapping[str, Curve]], *, k: int, seed: int) -> list[RenderableType]:
@@ -240,7 +245,7 @@ def _curve_table(name: str, curves: Mapping[str, Curve], k: int) -> Table:
         table.add_section()
         table.add_row(f"[bold]{_TITLES[setting]}")
         for point in found.points:
-            table.add_row(spoken(point.delay_ms), *_cells(point))
+            table.add_row(spoken(point.delay_ms), *_cells(point), style="dim" if point is found.popular else "")
     return table
 
 
@@ -308,11 +313,14 @@ def freshness_value(given: argparse.Namespace, console: Console) -> None:
     asked = queries_of(dataset.log, from_ms=split.test_from_ms, most=given.queries, seed=given.seed)
     check_not_seen(saved, dataset.log, asked, towers_folder)
     delays_ms, note = told_apart(parse_delays(given.delays), granularity_ms(dataset.log))
-    task = _task(dataset, split, saved, given.text_encoder)
+    stage = stage_of(dataset.log, split, TEST)
+    task = _task(dataset, stage, saved, given.text_encoder)
+    popular = simple_scorers(dataset.log, stage)["popular of late"]
     known = known_items(saved.towers, task, asked)
     with _progress(console) as progress:
         bar = progress.add_task("replaying", total=len(delays_ms) * len(asked))
-        replayed = replay(task, saved.towers, asked, delays_ms, k=given.k, advance=_advancing(progress, bar, console))
+        advance = _advancing(progress, bar, console)
+        replayed = replay(task, saved.towers, asked, delays_ms, k=given.k, popular=popular, advance=advance)
     curves = {setting: replayed.curves(setting, seed=given.seed) for setting in SETTINGS}
     means = sentence(dataset.name, replayed, curves[NEW][EVERY], NEW)
     facts = {
@@ -377,7 +385,7 @@ def _share(number: float) -> float:
     return number
 
 
-def _task(dataset: Dataset, split: TimeSplit, saved: Saved, encoder: Path | None) -> Task:
+def _task(dataset: Dataset, stage: Stage, saved: Saved, encoder: Path | None) -> Task:
     """Items and contexts as the towers read them."""
     sentence_layer = saved.towers.item.sentence
     if sentence_layer is not None and encoder is None:
@@ -387,7 +395,7 @@ def _task(dataset: Dataset, split: TimeSplit, saved: Saved, encoder: Path | None
         if sentence_layer is None or encoder is None
         else encode_catalogue(encoder, dataset.items, open_tokenizer).sentences
     )
-    return make_task(replace(dataset, split=split), stage_of(dataset.log, split, TEST), saved.features, sentences)
+    return make_task(dataset, stage, saved.features, sentences)
 
 
 def _progress(console: Console) -> Progress:
