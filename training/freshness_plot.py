@@ -36,12 +36,13 @@ def _panel(panel: Any, curves: Mapping[str, Curve]) -> None:
         panel.axhline(first.popular.recall.mean, label="what is popular, to everyone", color="#888888", linestyle=":")
     if len(delays_ms) > 1:
         panel.set_xscale("symlog", linthresh=delays_ms[1], linscale=0.6)
+        panel.set_xlim(-delays_ms[1] / 4, delays_ms[-1] * 1.6)
     panel.set_xticks(delays_ms, [spoken(delay_ms) for delay_ms in delays_ms])
     panel.minorticks_off()
     panel.set_xlabel("the history is what was known so long before")
     panel.set_ylim(bottom=0)
     panel.grid(alpha=0.3)
-    panel.legend(fontsize=8, frameon=False, loc="lower left")
+    panel.legend(fontsize=8, frameon=False, loc="best")
 
 
 def _line(panel: Any, found: Curve, label: str, number: int) -> None:
