@@ -55,6 +55,11 @@ train: python  ## train towers on DATA=FOLDER (default: the demo's; ARGS=--write
 	@$(TRAIN)/python -m training.train $(if $(DATA),--data $(DATA)) $(ARGS)
 	@$(SERVICES)/python -m local.parity --exported build/train/exported
 
+bench-train: python  ## how fast towers learn, and what Triton encodes: two tables, build/bench-train/ (brings torch)
+	@$(PYTHON) -m local.environments train services triton
+	@$(TRAIN)/python -m benchmarks.train_speed $(ARGS)
+	@$(SERVICES)/python -m benchmarks.tower_speed $(ARGS)
+
 evaluate: python  ## towers beside baselines, ablation, cold items: docs/results/<data>.json (DATA=FOLDER; 20 min)
 	@$(PYTHON) -m local.environments train baselines
 	@$(TRAIN)/python -m training.study $(if $(DATA),--data $(DATA)) $(ARGS)

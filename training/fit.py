@@ -64,6 +64,10 @@ class World:
     size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
+    def share(self, batch: NDArray[np.int64]) -> NDArray[np.int64]:
+        """This process's part of a *batch* that all of them drew alike: every example is in one part."""
+        return batch[self.rank :: self.size]
+
 
 @dataclass(frozen=True)
 class Fitted:
@@ -177,8 +181,10 @@ class _Run:
         self.batch_size = min(recipe.batch_size, len(task.examples))
         self.steps = len(task.examples) // self.batch_size
         self.optimizer = _optimizer(self.towers, recipe)
+        total = recipe.epochs * self.steps + 1
+        # A tenth of the steps to warm up, and two of them at least: with one the schedule divides by zero.
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer, recipe.learning_rate, total_steps=recipe.epochs * self.steps + 1, pct_start=0.1
+            self.optimizer, recipe.learning_rate, total_steps=total, pct_start=max(0.1, min(1.0, 2 / total))
         )
         # The order is shared by all processes, what is drawn within an example is not.
         self.order = np.random.default_rng(seed)
@@ -224,7 +230,7 @@ class _Run:
     def _batches(self) -> Iterator[Batch]:
         order = self.order.permutation(len(self.task.examples))
         for step in range(self.steps):
-            chosen = order[step * self.batch_size : (step + 1) * self.batch_size][self.world.rank :: self.world.size]
+            chosen = self.world.share(order[step * self.batch_size : (step + 1) * self.batch_size])
             yield make_batch(
                 self.task.log,
                 self.task.examples.take(chosen),

@@ -92,8 +92,7 @@ def train(given: argparse.Namespace) -> int:
         save_towers(fitted.towers, run.recipe, task.features, run.out, newest_ms=newest_ms(task))
         facts = _facts(run, results, last)
         repository = REPOSITORY if given.write else run.out / REPOSITORY.name
-        if last == TEST:
-            print(compare_with(REPOSITORY, facts["metrics"][TEST], space=given.space))
+        print(compare_with(REPOSITORY, facts, space=given.space))
         export_towers(
             fitted.towers, task.features, task.items, repository, space=given.space, facts=facts, encoded=run.encoded
         )
@@ -189,16 +188,18 @@ def _short(plain: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in plain.items() if name in IN_CONFIG or isinstance(value, int | float)}
 
 
-def compare_with(repository: Path, test: Mapping[str, Mapping[str, float]], *, space: int) -> str:
+def compare_with(repository: Path, facts: Mapping[str, Any], *, space: int) -> str:
     """One sentence: is the new recall the same as, better or worse than that of *repository*'s towers?"""
     path = repository / ITEM_TOWER / str(space) / "config.json"
+    old = json.loads(path.read_text()) if path.is_file() else {}
+    if old.get("dataset") != facts["dataset"] or TEST not in old["metrics"] or TEST not in facts["metrics"]:
+        return f"nothing to compare with: no towers of {facts['dataset']}, judged on its test, in {path.parent}"
     name = f"recall@{K}_new"
-    old = json.loads(path.read_text())["metrics"].get(TEST, {}) if path.is_file() else {}
-    if TOWERS not in old:
-        return f"nothing to compare with: no towers judged on a test in {path}"
-    before, now = old[TOWERS][name], test[TOWERS][name]
+    before, now = (each["metrics"][TEST][TOWERS][name] for each in (old, facts))
     verdict = "the same" if abs(now - before) <= SAME else "better" if now > before else "worse"
-    return f"recall@{K} (new items) {now:.4f}, {verdict} (within {SAME}) as in {path}: {before:.4f}"
+    return (
+        f"recall@{K} of new items {now:.4f}; the towers in {path.parent} have {before:.4f}: {verdict} (within {SAME})"
+    )
 
 
 @contextmanager

@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from nearline.errors import Misconfigured
-from nearline.features import ITEM_TOWER, USER_TOWER, features_of
+from nearline.features import ITEM_TOWER, TYPE_CODES, USER_TOWER, features_of
 from nearline.items import Item
 from training.evaluate import ALL, evaluate
 from training.examples import item_counts, together
 from training.export import export_towers
-from training.fit import Fitted, Task, fit, item_vectors, tower_scorer, user_vectors
+from training.fit import Fitted, Task, Watcher, World, fit, item_vectors, tower_scorer, user_vectors
 from training.log import Log, make_log
 from training.recipe import FULL, PLAIN, SAMPLED, STREAMING, TRANSFORMER, Recipe
 from training.saved import load_towers, save_towers
@@ -218,10 +218,10 @@ def test_disliked_things_are_kept_away_from() -> None:
     log = make_log(events_of(buys), list(CATALOGUE), joint=False)
     task, stage = task_of(log)
     fitted = fit(task, replace(RECIPE, epochs=20), seed=1)
-    judged = stage.judge_all.take(log.kind[stage.judge_all.start] == 4)
+    judged = stage.judge_all  # also the moments at which a dislike comes next: it is no wish
     scores = tower_scorer(fitted.towers, task)(judged).reshape(len(judged), GROUPS, EACH).mean(2)
-    hates = log.user[judged.start] % 2 == log.user[0] % 2  # users are numbered in the order of their ids
-    hates = np.array([log.kind[s - 1] == 6 for s in judged.start])
+    hates = np.array([TYPE_CODES["dislike"] in log.kind[s - 2 : s] for s in judged.start])
+    assert 0.4 < hates.mean() < 0.6
     assert (scores[hates, 2] > scores[hates, 1]).mean() > 0.9
     assert (scores[~hates, 1] > scores[~hates, 2]).mean() > 0.9
 
@@ -268,8 +268,6 @@ def test_a_run_that_was_killed_and_resumed_ends_as_if_it_had_not_been(
 
     class Killed(Exception):
         pass
-
-    from training.fit import Watcher
 
     class Killer(Watcher):
         def step(self, epoch: int, loss: float, temperature: float) -> None:
@@ -333,6 +331,15 @@ def test_nothing_to_learn_from_is_said_in_words() -> None:
         task_of(log)
 
 
+@pytest.mark.parametrize("epochs", [1, 2, 9, 10, 19, 20])
+def test_a_run_of_any_number_of_steps_has_a_schedule(epochs: int) -> None:
+    """One basket is one step: the shortest runs that there can be."""
+    log = make_log(events_of([("ann", "0-0", 0, "view"), ("ann", "0-1", 6, "view")]), list(CATALOGUE))
+    task, _ = task_of(log)
+    assert len(task.examples) == 1
+    assert len(fit(task, replace(RECIPE, epochs=epochs), seed=1).losses) == epochs
+
+
 def test_one_user_one_item_and_identical_items_still_train() -> None:
     """They can learn nothing, but nothing breaks: unit vectors come out."""
     items = {"a": Item("lamp"), "b": Item("lamp")}
@@ -347,7 +354,7 @@ def test_one_user_one_item_and_identical_items_still_train() -> None:
 def test_exported_towers_stand_beside_what_they_are(learnt: tuple[Log, Stage, Task, Fitted], tmp_path: Path) -> None:
     _, _, task, fitted = learnt
     test = {"two towers": {"recall@20_new": 0.5}}
-    facts = {"seed": 1, "metrics": {"test": test}}
+    facts = {"seed": 1, "dataset": "shop", "metrics": {"test": test}}
     export_towers(fitted.towers, task.features, task.items, tmp_path, space=4, facts=facts)
     for tower in (ITEM_TOWER, USER_TOWER):
         folder = tmp_path / tower / "4"
@@ -365,8 +372,10 @@ def test_exported_towers_stand_beside_what_they_are(learnt: tuple[Log, Stage, Ta
             for each, answer in zip(session.get_outputs(), session.run(None, inputs), strict=True):
                 np.testing.assert_allclose(answer, asked[f"out.{each.name}"], atol=1e-3)
     for found, verdict in ((0.505, "the same"), (0.6, "better"), (0.4, "worse")):
-        assert verdict in compare_with(tmp_path, {"two towers": {"recall@20_new": found}}, space=4)
-    assert "nothing to compare" in compare_with(tmp_path / "no", test, space=4)
+        now = {"dataset": "shop", "metrics": {"test": {"two towers": {"recall@20_new": found}}}}
+        assert f": {verdict} (" in compare_with(tmp_path, now, space=4)
+    assert "nothing to compare" in compare_with(tmp_path / "no", facts, space=4)
+    assert "no towers of another" in compare_with(tmp_path, {**facts, "dataset": "another"}, space=4)
 
 
 def test_versions_of_one_repository_share_their_tensors(
@@ -384,6 +393,13 @@ def test_versions_of_one_repository_share_their_tensors(
     short = fit(other, recipe, seed=1)
     with pytest.raises(Misconfigured, match="another repository"):
         export_towers(short.towers, other.features, other.items, tmp_path, space=3, facts={})
+
+
+def test_the_processes_of_a_run_share_each_batch_without_rest_or_overlap() -> None:
+    batch = np.random.default_rng(0).permutation(10)
+    parts = [World(rank, 3).share(batch) for rank in range(3)]
+    assert sorted(np.concatenate(parts)) == list(range(10))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
 def test_two_processes_train_one_model(tmp_path: Path) -> None:
