@@ -30,12 +30,12 @@ from benchmarks.about import about, load_average
 from benchmarks.neighbours import watch
 from local.layout import BUILD, ROOT
 from nearline.errors import NearlineError
-from training.dataset import load_dataset
+from training.data.dataset import load_dataset
+from training.data.splits import TEST
 from training.export import export_towers
 from training.fit import Task, Watcher, fit
 from training.recipe import BF16, FP32, POOLED, TRANSFORMER, Recipe
 from training.runs import make_task
-from training.splits import TEST
 
 OUT = BUILD / "bench-train"
 SIZES, PRECISIONS = (POOLED, TRANSFORMER), (FP32, BF16)

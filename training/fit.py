@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from nearline.errors import Misconfigured
 from nearline.features import Features
-from training.examples import Baskets, Batch, make_batch
+from training.data.examples import Baskets, Batch, make_batch
+from training.data.log import Log
 from training.frequency import StreamingFrequency
-from training.log import Log
 from training.loss import (
     basket_loss,
     basket_weights,
@@ -52,7 +52,7 @@ class Task:
         if not len(self.examples):
             raise Misconfigured(
                 "there is no example to train on: no user has a second event, or the split leaves none before its cut; "
-                "look at what `python -m training.dataset FOLDER` prints"
+                "look at what `python -m training.data.dataset FOLDER` prints"
             )
 
 

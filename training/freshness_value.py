@@ -33,10 +33,14 @@ from rich.table import Table
 
 from nearline.adapters.tokenizer import open_tokenizer
 from nearline.errors import Misconfigured, NearlineError
-from training import metrics
-from training.bootstrap import Figure
-from training.dataset import Dataset, load_dataset
-from training.delays import (
+from training.data.dataset import Dataset, load_dataset
+from training.data.description import SplitRule
+from training.data.examples import Baskets, event_pairs
+from training.data.log import Ints, Log
+from training.data.splits import TEST, Stage, TimeSplit, stage_of
+from training.evaluation import metrics
+from training.evaluation.bootstrap import Figure
+from training.evaluation.delays import (
     DAY_MS,
     HOUR_MS,
     MINUTE_MS,
@@ -54,16 +58,12 @@ from training.delays import (
     since_newest_ms,
     spoken,
 )
-from training.description import SplitRule
-from training.evaluate import ALL, NEW, SETTINGS, K, Question, Scorer, answer
-from training.examples import Baskets, event_pairs
+from training.evaluation.evaluate import ALL, NEW, SETTINGS, K, Question, Scorer, answer
+from training.evaluation.freshness_plot import draw
+from training.evaluation.metrics import Floats
 from training.fit import Task, batch_vectors, item_vectors
-from training.freshness_plot import draw
-from training.log import Ints, Log
-from training.metrics import Floats
 from training.runs import make_task, simple_scorers
 from training.saved import Saved, load_towers
-from training.splits import TEST, Stage, TimeSplit, stage_of
 from training.text_encoder import encode_catalogue
 from training.towers import TwoTowers
 

@@ -11,15 +11,15 @@ from torch import Tensor
 
 from nearline.features import NUMERIC, TOKENS, TYPE_CODES, Features
 from nearline.signals import CONTEXT_KEYS
-from training.dataset import Dataset
-from training.evaluate import Report, Scorer, evaluate
-from training.examples import Baskets, item_counts, together
+from training.data.dataset import Dataset
+from training.data.examples import Baskets, item_counts, together
+from training.data.log import Ints, Log, only
+from training.data.splits import Split, Stage, TimeSplit
+from training.evaluation.evaluate import Report, Scorer, evaluate
+from training.evaluation.metrics import Floats, Mask
 from training.fit import Fitted, Task, Watcher, World, fit
-from training.log import Ints, Log, only
-from training.metrics import Floats, Mask
 from training.progress import Shown
 from training.recipe import Recipe
-from training.splits import Split, Stage, TimeSplit
 from training.towers import TwoTowers
 
 DAY_MS = 86_400_000

@@ -4,8 +4,9 @@
     make train DATA=FOLDER ARGS="--set epochs=5"
 
 FOLDER holds interactions.parquet, items.parquet and, where columns have other names, dataset.toml
-(`python -m training.dataset FOLDER` says what is in it). Two runs of one recipe: the first is judged on validation,
-which is where a recipe is chosen; the second is fitted on everything before the test, judged once on it, and exported.
+(`python -m training.data.dataset FOLDER` says what is in it). Two runs of one recipe: the first is judged on
+validation, which is where a recipe is chosen; the second is fitted on all that lies before the test, judged once on it,
+and exported.
 What a run writes lies in --out: the towers for Triton, towers.pt for a warm start, checkpoints, TensorBoard's curves
 and a model card. With torchrun the batches are shared by its processes:
 
@@ -32,15 +33,15 @@ from nearline.adapters.tokenizer import open_tokenizer
 from nearline.errors import NearlineError
 from nearline.features import ITEM_TOWER
 from training.card import card
-from training.dataset import Dataset, load_dataset
-from training.evaluate import K, as_json
+from training.data.dataset import Dataset, load_dataset
+from training.data.splits import STAGES, TEST, Stage
+from training.evaluation.evaluate import K, as_json
+from training.evaluation.tables import all_tables, as_text
 from training.export import export_towers
 from training.fit import Fitted, Task, World, tower_scorer
 from training.recipe import Recipe, changed, parsed
 from training.runs import TOWERS, described, group_of, judged, limits_of, make_task, run_fit, simple_scorers
 from training.saved import Saved, load_towers, save_towers
-from training.splits import STAGES, TEST, Stage
-from training.tables import all_tables, as_text
 from training.text_encoder import Encoded, encode_catalogue
 
 REPOSITORY = Path("model_repository")

@@ -11,14 +11,14 @@ import pytest
 
 from nearline.errors import Misconfigured
 from nearline.features import TYPE_CODES
-from training import baselines
-from training.baselines import Baseline, answered, choice_table, choices_as_json, choose, fit_chosen, grid
-from training.evaluate import NEW, Scorer, evaluate
-from training.examples import Baskets
-from training.log import Log, make_log
-from training.metrics import Mask, top
-from training.splits import LeaveOneOut, Stage, stage_of
-from training.tables import as_text
+from training.data.examples import Baskets
+from training.data.log import Log, make_log
+from training.data.splits import LeaveOneOut, Stage, stage_of
+from training.evaluation import baselines
+from training.evaluation.baselines import Baseline, answered, choice_table, choices_as_json, choose, fit_chosen, grid
+from training.evaluation.evaluate import NEW, Scorer, evaluate
+from training.evaluation.metrics import Mask, top
+from training.evaluation.tables import as_text
 
 DAY_MS = 86_400_000
 Story = Sequence[tuple[str, int, int]]  # (user, item, day)

@@ -13,13 +13,13 @@ import pytest
 from nearline.errors import BadInput, Misconfigured, NearlineError
 from nearline.features import Features
 from nearline.items import decode_item, encode_item
-from training.dataset import Dataset, load_dataset
-from training.description import Description
-from training.events import kept_rows, scan, survey, typed
-from training.examples import make_batch
-from training.log import Log
-from training.parts import build_log, part_of, read_notes
-from training.splits import LeaveOneOut, TimeSplit
+from training.data.dataset import Dataset, load_dataset
+from training.data.description import Description
+from training.data.events import kept_rows, scan, survey, typed
+from training.data.examples import make_batch
+from training.data.log import Log
+from training.data.parts import build_log, part_of, read_notes
+from training.data.splits import LeaveOneOut, TimeSplit
 
 REPOSITORY = Path(__file__).parents[2]
 DAY_MS = 86_400_000
@@ -528,7 +528,7 @@ def test_an_interrupted_run_leaves_nothing_that_is_taken_for_a_log(tmp_path: Pat
     """The process is killed while it writes; the next one finds no log, and makes it."""
     folder, memory = shards(tmp_path / "shop"), tmp_path / "memory"
     killed = (
-        "import os, signal, sys; from pathlib import Path; from training import parts, dataset\n"
+        "import os, signal, sys; from pathlib import Path; from training.data import parts, dataset\n"
         "parts.write_log = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         "dataset.load_dataset(Path(sys.argv[1]), memory=Path(sys.argv[2]), rows_per_part=100)"
     )
@@ -564,7 +564,7 @@ def test_of_two_processes_that_make_one_log_both_have_it(tmp_path: Path) -> None
 
 def command(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "training.dataset", *map(str, arguments)],
+        [sys.executable, "-m", "training.data.dataset", *map(str, arguments)],
         cwd=REPOSITORY,
         text=True,
         capture_output=True,

@@ -9,12 +9,12 @@ import polars as pl
 import pytest
 
 from nearline.errors import BadAnswer, Misconfigured
-from training.evaluate import ALL, NEW, Report, Scorer, as_json, difference, evaluate
-from training.examples import Baskets
-from training.log import Log, make_log
-from training.metrics import Floats
-from training.slices import deciles, held_out_items, pooled, user_groups
-from training.tables import all_tables, as_text
+from training.data.examples import Baskets
+from training.data.log import Log, make_log
+from training.evaluation.evaluate import ALL, NEW, Report, Scorer, as_json, difference, evaluate
+from training.evaluation.metrics import Floats
+from training.evaluation.slices import deciles, held_out_items, pooled, user_groups
+from training.evaluation.tables import all_tables, as_text
 
 HOUR_MS = 3_600_000
 Story = Sequence[tuple[str, int, int]]  # (user, item, hour)
@@ -114,7 +114,7 @@ def test_it_is_the_same_in_one_chunk_and_in_many(monkeypatch: pytest.MonkeyPatch
         return same_for_all(np.arange(30, 0, -1))(asked)
 
     whole = as_json(judged(popular, log, k=5))
-    monkeypatch.setattr("training.evaluate._CELLS_AT_ONCE", 30 * 7)
+    monkeypatch.setattr("training.evaluation.evaluate._CELLS_AT_ONCE", 30 * 7)
     assert as_json(judged(popular, log, k=5)) == whole
     assert chunks == [50] + [7] * 7 + [1]
 

@@ -5,9 +5,9 @@ import polars as pl
 import pytest
 
 from nearline.features import HISTORY_LENGTH, TYPE_CODES
-from training.examples import PADDING, Baskets, epoch, item_counts, make_batch, together
-from training.log import Log, make_log
-from training.splits import baskets, events_before, newcomers
+from training.data.examples import PADDING, Baskets, epoch, item_counts, make_batch, together
+from training.data.log import Log, make_log
+from training.data.splits import baskets, events_before, newcomers
 
 HOUR_MS = 3_600_000
 LATE = 1_000 * HOUR_MS

@@ -15,8 +15,11 @@ from rich.console import Console
 
 from nearline.errors import Misconfigured
 from nearline.items import Item
-from training.dataset import Dataset, load_dataset
-from training.delays import (
+from training.data.dataset import Dataset, load_dataset
+from training.data.examples import PADDING, Baskets
+from training.data.log import Log, make_log
+from training.data.splits import TEST, LeaveOneOut, TimeSplit
+from training.evaluation.delays import (
     DAY_MS,
     HOUR_MS,
     MINUTE_MS,
@@ -32,8 +35,7 @@ from training.delays import (
     since_newest_ms,
     spoken,
 )
-from training.evaluate import ALL, NEW, evaluate
-from training.examples import PADDING, Baskets
+from training.evaluation.evaluate import ALL, NEW, evaluate
 from training.fit import Task, fit, tower_scorer
 from training.freshness_value import (
     DELAYS,
@@ -49,11 +51,9 @@ from training.freshness_value import (
     split_of,
     told_apart,
 )
-from training.log import Log, make_log
 from training.recipe import FULL, Recipe
 from training.runs import make_task
 from training.saved import Saved, save_towers
-from training.splits import TEST, LeaveOneOut, TimeSplit
 from training.towers import TwoTowers
 
 BEGIN_MS = 20_000 * DAY_MS  # 2024-10-04

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from nearline.features import TYPE_CODES
-from training.log import COLUMNS, Contexts, Log, columns_of, make_log, only, open_log, write_log
+from training.data.log import COLUMNS, Contexts, Log, columns_of, make_log, only, open_log, write_log
 
 ITEMS = ["a", "b", "c", "d"]
 Row = dict[str, object]

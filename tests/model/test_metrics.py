@@ -8,9 +8,9 @@ from math import log2
 import numpy as np
 import pytest
 
-from training import metrics
-from training.bootstrap import figures, resampled_means
-from training.metrics import NOTHING, Ints, Shares, Targets, make_targets, top
+from training.evaluation import metrics
+from training.evaluation.bootstrap import figures, resampled_means
+from training.evaluation.metrics import NOTHING, Ints, Shares, Targets, make_targets, top
 
 Metric = Callable[[Ints, Targets], Shares]
 

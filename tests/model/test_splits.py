@@ -5,9 +5,9 @@ import polars as pl
 import pytest
 
 from nearline.errors import Misconfigured
-from training.examples import Baskets
-from training.log import Log, make_log
-from training.splits import (
+from training.data.examples import Baskets
+from training.data.log import Log, make_log
+from training.data.splits import (
     LeaveOneOut,
     Split,
     TimeSplit,

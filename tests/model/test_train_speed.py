@@ -7,11 +7,11 @@ import pytest
 
 from benchmarks.train_speed import measure, rates, spread
 from nearline.items import Item
-from training.dataset import Dataset
-from training.log import make_log
+from training.data.dataset import Dataset
+from training.data.log import make_log
+from training.data.splits import TEST, TimeSplit
 from training.recipe import Recipe
 from training.runs import make_task
-from training.splits import TEST, TimeSplit
 
 DAY_MS = 86_400_000
 

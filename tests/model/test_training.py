@@ -15,14 +15,14 @@ import torch
 from nearline.errors import Misconfigured
 from nearline.features import ITEM_TOWER, TYPE_CODES, USER_TOWER, features_of
 from nearline.items import Item
-from training.evaluate import ALL, evaluate
-from training.examples import item_counts, together
+from training.data.examples import item_counts, together
+from training.data.log import Log, make_log
+from training.data.splits import Stage, TimeSplit, stage_of
+from training.evaluation.evaluate import ALL, evaluate
 from training.export import export_towers
 from training.fit import Fitted, Task, Watcher, World, fit, item_vectors, tower_scorer, user_vectors
-from training.log import Log, make_log
 from training.recipe import FULL, PLAIN, SAMPLED, STREAMING, TRANSFORMER, Recipe
 from training.saved import load_towers, save_towers
-from training.splits import Stage, TimeSplit, stage_of
 from training.train import compare_with
 
 ROOT = Path(__file__).parents[2]

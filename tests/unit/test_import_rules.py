@@ -120,7 +120,7 @@ def test_the_walk_sees_the_source() -> None:
         ("services/user_tower/app.py", "from services.item_tower import worker"),
         ("services/user_tower/app.py", "import flink_jobs.last_n.history"),
         ("flink_jobs/last_n/job.py", "from training import towers"),
-        ("training/log.py", "import services"),
+        ("training/data/log.py", "import services"),
         ("services/retrieval/app.py", "from local.ports import free_ports"),
         ("services/retrieval/app.py", "import hnswlib"),
         ("local/demo.py", "from kafka import KafkaProducer"),

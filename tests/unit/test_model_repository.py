@@ -10,7 +10,7 @@ import pytest
 
 from nearline.adapters.triton import tensors_of
 from nearline.features import ITEM_TOWER, USER_TOWER, Features, digest_of, features_of
-from training.dataset import load_dataset
+from training.data.dataset import load_dataset
 
 ROOT = Path(__file__).parents[2]
 REPOSITORY = ROOT / "model_repository"

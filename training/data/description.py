@@ -43,11 +43,11 @@ from nearline.errors import Misconfigured
 from nearline.events import EVENT_TYPES
 from nearline.features import SEVERAL
 from nearline.signals import CONTEXT_KEYS
-from training.log import Log
-from training.splits import LeaveOneOut, Split, TimeSplit
+from training.data.log import Log
+from training.data.splits import LeaveOneOut, Split, TimeSplit
 
 FILE = "dataset.toml"
-KNOWN_SETS = Path(__file__).parent / "datasets"
+KNOWN_SETS = Path(__file__).parent / "descriptions"
 TIME_UNITS = ("s", "ms", "us", "ns", "datetime")
 ONLINE_RETAIL = "online-retail"
 TIME, LEAVE_ONE_OUT = "time", "leave-one-out"

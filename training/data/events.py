@@ -16,8 +16,8 @@ from nearline.errors import BadInput, Misconfigured
 from nearline.events import EVENT_TYPES, EventType
 from nearline.ids import MAX_ID_BYTES
 from nearline.signals import CONTEXT_KEYS
-from training.catalogue import CONTROL, bad_id, columns_in, joined, text_id
-from training.description import EVENT_COLUMNS, TIME_UNITS, USER_COLUMNS, Description, Table, nearest
+from training.data.catalogue import CONTROL, bad_id, columns_in, joined, text_id
+from training.data.description import EVENT_COLUMNS, TIME_UNITS, USER_COLUMNS, Description, Table, nearest
 
 EARLIEST_MS = int(datetime(1980, 1, 1, tzinfo=UTC).timestamp() * 1000)
 LATEST_MS = int(datetime(2100, 1, 1, tzinfo=UTC).timestamp() * 1000)

@@ -1,12 +1,12 @@
 """A data set: a folder of parquet files as a catalogue and a log, checked, counted, described and split.
 
-    python -m training.dataset FOLDER
+    python -m training.data.dataset FOLDER
 
 prints what came, what was dropped or defaulted and why, what is left, and how it splits. FOLDER holds
 ``interactions.parquet`` (or a folder ``interactions/`` of parquet shards) with user_id, item_id and time, and where
 there are any type, value, event_id, order, country, device, referrer and interests; ``items.parquet`` with item_id,
 title, description, category, locale, price, brand and any attributes; ``users.parquet`` with what users declared once
-for all. Only the interactions are needed. Other names are mapped by a ``dataset.toml`` (training/description.py).
+for all. Only the interactions are needed. Other names are mapped by a ``dataset.toml`` (training/data/description.py).
 """
 
 import argparse
@@ -30,12 +30,12 @@ from nearline.errors import BadInput, Misconfigured, NearlineError
 from nearline.events import EVENT_TYPES
 from nearline.features import TYPE_CODES
 from nearline.items import Item
-from training.catalogue import Catalogue, read_items
-from training.description import LEAVE_ONE_OUT, Description, Table, find_description, nearest, read_description
-from training.events import Survey, declared_by_users, finished, kept_rows, scan, survey, typed
-from training.log import Ints, Log, chunks, make_log, open_log
-from training.parts import build_log, read_notes
-from training.splits import STAGES, LeaveOneOut, Split, Stage, every_basket, stage_of
+from training.data.catalogue import Catalogue, read_items
+from training.data.description import LEAVE_ONE_OUT, Description, Table, find_description, nearest, read_description
+from training.data.events import Survey, declared_by_users, finished, kept_rows, scan, survey, typed
+from training.data.log import Ints, Log, chunks, make_log, open_log
+from training.data.parts import build_log, read_notes
+from training.data.splits import STAGES, LeaveOneOut, Split, Stage, every_basket, stage_of
 
 MEMORY = Path("build/train/data")
 ROWS_PER_PART = 2_000_000

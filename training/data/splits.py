@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nearline.errors import Misconfigured
-from training.examples import Baskets
-from training.log import Ints, Log, chunks
+from training.data.examples import Baskets
+from training.data.log import Ints, Log, chunks
 
 VALIDATION, TEST = "validation", "test"
 STAGES = (VALIDATION, TEST)

@@ -12,7 +12,7 @@ from nearline.errors import BadInput, Misconfigured
 from nearline.features import SEVERAL
 from nearline.ids import MAX_ID_BYTES
 from nearline.items import MAX_ATTRIBUTES, MAX_TEXT, MAX_TITLE, Attribute, Item
-from training.description import ITEM_COLUMNS, Table, nearest
+from training.data.description import ITEM_COLUMNS, Table, nearest
 
 _TEXTS: Mapping[str, int] = {
     "title": MAX_TITLE,

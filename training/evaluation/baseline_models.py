@@ -1,6 +1,6 @@
 """The recommenders that the towers are compared with, fitted and asked in an environment of their own.
 
-    .venv/baselines/bin/python -m training.baseline_models FOLDER
+    .venv/baselines/bin/python -m training.evaluation.baseline_models FOLDER
 
 RecTools and implicit need numpy < 2, so this module runs there, as a process of its own, and talks through files of
 FOLDER: ``request.json``, ``fitted.npz`` and ``asked.npz`` in, ``<number>.npz`` out, one for each run of the request.
@@ -31,7 +31,7 @@ from rectools.models import EASEModel, ImplicitALSWrapperModel, ImplicitItemKNNW
 from scipy import sparse
 from threadpoolctl import threadpool_limits
 
-from training.metrics import Floats, Ints, Mask, top
+from training.evaluation.metrics import Floats, Ints, Mask, top
 
 _CELLS_AT_ONCE = 4_000_000
 _NEIGHBOURS = {"cosine": CosineRecommender, "tfidf": TFIDFRecommender, "bm25": BM25Recommender}

@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nearline.errors import BadAnswer, Misconfigured
-from training import bootstrap, metrics, slices
-from training.bootstrap import Figure
-from training.examples import Baskets, event_pairs, item_counts
-from training.log import Log
-from training.metrics import Floats, Ints, Mask, Shares, Targets, make_targets, top
-from training.slices import Slice
+from training.data.examples import Baskets, event_pairs, item_counts
+from training.data.log import Log
+from training.evaluation import bootstrap, metrics, slices
+from training.evaluation.bootstrap import Figure
+from training.evaluation.metrics import Floats, Ints, Mask, Shares, Targets, make_targets, top
+from training.evaluation.slices import Slice
 
 K = 20
 NEW, ALL = "new", "all"

@@ -1,7 +1,7 @@
 """Where a model is good: by how popular the target is, how long the history is, which group the user belongs to.
 
 Plain arrays come in, so that every function can be checked by hand. Ranks and per-user values come from
-``training.evaluate``.
+``training.evaluation.evaluate``.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nearline.hashing import hash64_all
-from training import bootstrap
-from training.examples import Baskets
-from training.log import Log
-from training.metrics import Ints, Mask, Shares, Targets
+from training.data.examples import Baskets
+from training.data.log import Log
+from training.evaluation import bootstrap
+from training.evaluation.metrics import Ints, Mask, Shares, Targets
 
 LEAST_USERS = 50  # a smaller group says more about its few users than about the model
 UNKNOWN = "unknown"

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nearline.features import HISTORY_LENGTH, ages
-from training.log import Ints, Log
+from training.data.log import Ints, Log
 
 PADDING = -1
 

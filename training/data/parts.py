@@ -14,8 +14,8 @@ from pathlib import Path
 import polars as pl
 
 from nearline.hashing import hash64_all
-from training.events import Survey, finished
-from training.log import Columns, Contexts, columns_of, write_log
+from training.data.events import Survey, finished
+from training.data.log import Columns, Contexts, columns_of, write_log
 
 _PART = "part"
 _NOTES = "notes.json"

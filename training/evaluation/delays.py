@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nearline.errors import Misconfigured
-from training.bootstrap import RESAMPLES, Figure, figure
-from training.examples import Baskets, Batch, make_batch
-from training.log import Ints, Log, chunks
-from training.metrics import Mask, Shares
-from training.splits import every_basket
+from training.data.examples import Baskets, Batch, make_batch
+from training.data.log import Ints, Log, chunks
+from training.data.splits import every_basket
+from training.evaluation.bootstrap import RESAMPLES, Figure, figure
+from training.evaluation.metrics import Mask, Shares
 
 SECOND_MS, MINUTE_MS, HOUR_MS, DAY_MS = 1_000, 60_000, 3_600_000, 86_400_000
 NEVER_MS = 2**62  # since a user's newest event, where there is none; as a delay: an answer that needs no history

@@ -1,10 +1,10 @@
 """The recommenders that the towers must beat, tuned on validation and asked the same question as the towers.
 
-    .venv/train/bin/python -m training.baselines data/online-retail --out build/baselines.json
+    .venv/train/bin/python -m training.evaluation.baselines data/online-retail --out build/baselines.json
 
 Every baseline sees at least the history that the towers see: all of the user's events strictly before the target
-basket (the towers their last N). The models themselves run in ``.venv/baselines`` (``training.baseline_models``),
-because RecTools wants an older numpy than torch; files in a temporary folder lie between.
+basket (the towers their last N). The models themselves run in ``.venv/baselines`` (``baseline_models.py``), because
+RecTools wants an older numpy than torch; files in a temporary folder lie between.
 """
 
 import argparse
@@ -23,22 +23,22 @@ from rich.table import Table
 
 from nearline.errors import Misconfigured
 from nearline.features import TYPE_CODES
-from training.dataset import Dataset, load_dataset
-from training.evaluate import NEW, SETTINGS, K, Scorer, as_json, evaluate, history_of
-from training.examples import Baskets, event_pairs
-from training.log import Log
-from training.metrics import NOTHING, Floats, Ints, Mask
-from training.splits import STAGES, LeaveOneOut, every_basket, stage_of
-from training.tables import all_tables, wide_console
+from training.data.dataset import Dataset, load_dataset
+from training.data.examples import Baskets, event_pairs
+from training.data.log import Log
+from training.data.splits import STAGES, LeaveOneOut, every_basket, stage_of
+from training.evaluation.evaluate import NEW, SETTINGS, K, Scorer, as_json, evaluate, history_of
+from training.evaluation.metrics import NOTHING, Floats, Ints, Mask
+from training.evaluation.tables import all_tables, wide_console
 
-_ROOT = Path(__file__).parents[1]
+_ROOT = Path(__file__).parents[2]
 PYTHON = _ROOT / ".venv" / "baselines" / "bin" / "python"
 _NEGATIVE = (TYPE_CODES["dislike"], TYPE_CODES["skip"])
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """A model of ``training.baseline_models`` and its parameters."""
+    """A model of ``training.evaluation.baseline_models`` and its parameters."""
 
     model: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
@@ -156,7 +156,7 @@ def _run(folder: Path, threads: int) -> None:
             f"no environment for the baselines at {PYTHON.relative_to(_ROOT)}; `make evaluate` builds it"
         )
     variables = {"PATH": "", "OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": str(threads)}
-    command = [str(PYTHON), "-W", "ignore", "-m", "training.baseline_models", str(folder)]
+    command = [str(PYTHON), "-W", "ignore", "-m", "training.evaluation.baseline_models", str(folder)]
     code = subprocess.run(command, cwd=_ROOT, env=variables, check=False).returncode
     if code:
         raise Misconfigured(f"the baselines ended with status {code}; what they printed stands above")

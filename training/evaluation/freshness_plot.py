@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from training.delays import Curve, spoken
+from training.evaluation.delays import Curve, spoken
 
 _COLOURS = ("#1b6ca8", "#c8553d")
 _TITLES = {"new": "new items only", "all": "all items"}

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from rich.console import Console, RenderableType
 from rich.table import Table
 
-from training.bootstrap import Figure
-from training.evaluate import ALL, NEW, Report
-from training.slices import Slice
+from training.evaluation.bootstrap import Figure
+from training.evaluation.evaluate import ALL, NEW, Report
+from training.evaluation.slices import Slice
 
 _SETTING_ORDER = (NEW, ALL)
 _WIDTH = 180
