@@ -33,9 +33,10 @@ from nearline.errors import NearlineError
 from training.data.dataset import load_dataset
 from training.data.splits import TEST
 from training.export import export_towers
-from training.fit import Task, Watcher, fit
+from training.fit import Watcher, fit
 from training.recipe import BF16, FP32, POOLED, TRANSFORMER, Recipe
 from training.runs import make_task
+from training.task import Task
 
 OUT = BUILD / "bench-train"
 SIZES, PRECISIONS = (POOLED, TRANSFORMER), (FP32, BF16)

@@ -4,7 +4,7 @@ import math
 import os
 import resource
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nearline.errors import Misconfigured
-from nearline.features import Features
-from training.data.examples import Baskets, Batch, make_batch
-from training.data.log import Log
+from training.data.examples import Batch, make_batch
 from training.frequency import StreamingFrequency
 from training.loss import (
     basket_loss,
@@ -29,31 +27,11 @@ from training.loss import (
     recency,
 )
 from training.recipe import BF16, FULL, STREAMING, Recipe
+from training.task import Task, new_towers, warm
 from training.towers import TwoTowers
 
 Floats = NDArray[np.float32]
 CHECKPOINT = "checkpoint.pt"
-
-
-@dataclass(frozen=True)
-class Task:
-    """What one fit is given: the log, the examples in it, and every item and context as the towers read them."""
-
-    log: Log
-    examples: Baskets
-    fitted: NDArray[np.bool_]  # which events of the log may be counted
-    items: tuple[Tensor, ...]  # tokens, numeric and, with a text encoder, sentence; one row for each item
-    contexts: Tensor  # (contexts, 8)
-    features: Features
-    data_digest: str = ""
-
-    def __post_init__(self) -> None:
-        """Refuse what nothing could be learnt from."""
-        if not len(self.examples):
-            raise Misconfigured(
-                "there is no example to train on: no user has a second event, or the split leaves none before its cut; "
-                "look at what `python -m training.data.dataset FOLDER` prints"
-            )
 
 
 @dataclass(frozen=True)
@@ -127,42 +105,6 @@ def fit(
     return run.fitted(run.seconds_before + time.monotonic() - began)
 
 
-def new_towers(task: Task, recipe: Recipe, *, seed: int) -> TwoTowers:
-    """Towers before any training, with a part of its own for every item among the fitted events."""
-    torch.manual_seed(seed)
-    sentence_size = task.items[2].shape[1] if len(task.items) > 2 else 0
-    towers = TwoTowers(task.features, recipe, sentence_size=sentence_size)
-    towers.item.own_ids(task.items[0][np.flatnonzero(_counts(task)), 0])
-    return towers
-
-
-def _counts(task: Task) -> NDArray[np.int64]:
-    return np.bincount(np.asarray(task.log.item)[task.fitted], minlength=len(task.log.item_ids))
-
-
-def warm(towers: TwoTowers, start: TwoTowers, items: tuple[Tensor, ...]) -> None:
-    """Give *towers* the weights of *start*; an item that is new since then begins as what its text stood for."""
-    mine, theirs = dict(towers.named_parameters()), dict(start.named_parameters())
-    with torch.no_grad():
-        for name, parameter in mine.items():
-            if name == "item.ids":
-                continue
-            if name not in theirs or theirs[name].shape != parameter.shape:
-                came = list(theirs[name].shape) if name in theirs else "nothing"
-                raise Misconfigured(
-                    f"these towers can not start from those: {name} is {came} there and {list(parameter.shape)} here; "
-                    "a warm start needs the same recipe of towers"
-                )
-            parameter.copy_(theirs[name])
-        towers.item.ids.copy_(_begun_ids(towers, start, items))
-
-
-def _begun_ids(towers: TwoTowers, start: TwoTowers, items: tuple[Tensor, ...]) -> Tensor:
-    rows = torch.searchsorted(torch.sort(items[0][:, 0]).values, towers.item.sorted_ids)
-    order = torch.argsort(items[0][:, 0])[rows]
-    return start.item.own_part(*(part[order] for part in items))
-
-
 class _Run:
     """The moving parts of one fit: towers, optimizer, schedule, random numbers, where it is."""
 
@@ -174,7 +116,7 @@ class _Run:
         self.towers = towers.to(world.device)
         self.items = tuple(part.to(world.device) for part in task.items)
         self.contexts = task.contexts.to(world.device)
-        counts = _counts(task)
+        counts = task.counts()
         self.known = np.flatnonzero(counts)  # what nobody has met yet is no negative: it is new, not unwanted
         self.counts = torch.from_numpy(counts)
         self.frequency = StreamingFrequency() if recipe.frequency == STREAMING else None
@@ -383,38 +325,3 @@ def _save(state: Mapping[str, Any], path: Path) -> None:
     new = path.with_name(f".{path.name}.new")
     torch.save(dict(state), new)
     os.replace(new, path)
-
-
-def item_vectors(towers: TwoTowers, items: tuple[Tensor, ...], *, chunk: int = 8192) -> tuple[Floats, Floats]:
-    """Every item's candidate and history vector, each (items, dim)."""
-    with torch.no_grad():
-        tower = towers.item.eval()
-        parts = [tower(*(part[at : at + chunk] for part in items)) for at in range(0, len(items[0]), chunk)]
-    candidates, histories = (torch.cat(vectors).numpy() for vectors in zip(*parts, strict=True))
-    return candidates, histories
-
-
-def tower_scorer(towers: TwoTowers, task: Task) -> Callable[[Baskets], Floats]:
-    """A scorer: the dot products of each asked user with every item, the histories in FP16 as they are served."""
-    candidates, histories = item_vectors(towers, task.items)
-    half = histories.astype(np.float16)
-
-    def score(asked: Baskets) -> Floats:
-        scores: Floats = user_vectors(towers, task, half, asked) @ candidates.T
-        return scores
-
-    return score
-
-
-def user_vectors(towers: TwoTowers, task: Task, histories: NDArray[np.float16], asked: Baskets) -> Floats:
-    """The vectors of the users of *asked*, (users, dim), from what they did strictly before."""
-    return batch_vectors(towers, task, histories, make_batch(task.log, asked, length=task.features.history_length))
-
-
-def batch_vectors(towers: TwoTowers, task: Task, histories: NDArray[np.float16], batch: Batch) -> Floats:
-    """The vectors of the users of *batch*, (users, dim): the served function, its histories in FP16."""
-    context = task.contexts[torch.from_numpy(np.asarray(batch.context, np.int64))].numpy()
-    inputs = task.features.user_batch(histories, batch.items.astype(np.int32), batch.ages, batch.types, context)
-    with torch.no_grad():
-        vectors: Floats = towers.user.eval()(*map(torch.from_numpy, inputs.values())).numpy()
-    return vectors

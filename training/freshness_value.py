@@ -61,11 +61,12 @@ from training.evaluation.delays import (
 from training.evaluation.evaluate import ALL, NEW, SETTINGS, K, Question, Scorer, answer
 from training.evaluation.freshness_plot import draw
 from training.evaluation.metrics import Floats
-from training.fit import Task, batch_vectors, item_vectors
 from training.runs import make_task, simple_scorers
 from training.saved import Saved, load_towers
+from training.task import Task
 from training.text_encoder import encode_catalogue
 from training.towers import TwoTowers
+from training.vectors import batch_vectors, item_vectors
 
 DELAYS = "0,1min,1h,24h,7d"
 QUERIES = 20_000  # more say little more: the interval of recall is then below a hundredth

@@ -17,9 +17,10 @@ from training.data.log import Ints, Log, only
 from training.data.splits import Split, Stage, TimeSplit
 from training.evaluation.evaluate import Report, Scorer, evaluate
 from training.evaluation.metrics import Floats, Mask
-from training.fit import Fitted, Task, Watcher, World, fit
+from training.fit import Fitted, Watcher, World, fit
 from training.progress import Shown
 from training.recipe import Recipe
+from training.task import Task
 from training.towers import TwoTowers
 
 DAY_MS = 86_400_000

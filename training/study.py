@@ -34,10 +34,10 @@ from training.evaluation.baselines import choices_as_json, choose, fit_chosen
 from training.evaluation.evaluate import NEW, K, Report, Scorer, as_json, difference, evaluate
 from training.evaluation.slices import held_out_items
 from training.evaluation.tables import all_tables, as_text
-from training.fit import tower_scorer
 from training.recipe import CORRECTED, FULL, LOGQ, PLAIN, POOLED, SAMPLED, TRANSFORMER, Recipe, changed, parsed
 from training.runs import described, group_of, make_task, run_fit, simple_scorers, without_items
 from training.saved import load_towers, save_towers
+from training.vectors import tower_scorer
 
 TEMPERATURES = (0.05, 0.07, 0.1, 0.14, 0.2)
 # What each arm of the ablation adds to the one above it; the last is the recipe itself.

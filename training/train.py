@@ -38,11 +38,13 @@ from training.data.splits import STAGES, TEST, Stage
 from training.evaluation.evaluate import K, as_json
 from training.evaluation.tables import all_tables, as_text
 from training.export import export_towers
-from training.fit import Fitted, Task, World, tower_scorer
+from training.fit import Fitted, World
 from training.recipe import Recipe, changed, parsed
 from training.runs import TOWERS, described, group_of, judged, limits_of, make_task, run_fit, simple_scorers
 from training.saved import Saved, load_towers, save_towers
+from training.task import Task
 from training.text_encoder import Encoded, encode_catalogue
+from training.vectors import tower_scorer
 
 REPOSITORY = Path("model_repository")
 EXPORTED = Path("build/train/exported")  # where the last export went: what local/parity.py checks next

@@ -36,7 +36,7 @@ from training.evaluation.delays import (
     spoken,
 )
 from training.evaluation.evaluate import ALL, NEW, evaluate
-from training.fit import Task, fit, tower_scorer
+from training.fit import fit
 from training.freshness_value import (
     DELAYS,
     EVERY,
@@ -54,7 +54,9 @@ from training.freshness_value import (
 from training.recipe import FULL, Recipe
 from training.runs import make_task
 from training.saved import Saved, save_towers
+from training.task import Task
 from training.towers import TwoTowers
+from training.vectors import tower_scorer
 
 BEGIN_MS = 20_000 * DAY_MS  # 2024-10-04
 CUT_MS = BEGIN_MS + 20 * DAY_MS

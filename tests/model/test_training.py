@@ -20,10 +20,12 @@ from training.data.log import Log, make_log
 from training.data.splits import Stage, TimeSplit, stage_of
 from training.evaluation.evaluate import ALL, evaluate
 from training.export import export_towers
-from training.fit import Fitted, Task, Watcher, World, fit, item_vectors, tower_scorer, user_vectors
+from training.fit import Fitted, Watcher, World, fit
 from training.recipe import FULL, PLAIN, SAMPLED, STREAMING, TRANSFORMER, Recipe
 from training.saved import load_towers, save_towers
+from training.task import Task
 from training.train import compare_with
+from training.vectors import item_vectors, tower_scorer, user_vectors
 
 ROOT = Path(__file__).parents[2]
 DAY_MS = 86_400_000
