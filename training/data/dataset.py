@@ -327,12 +327,12 @@ def main() -> int:
     """Print the report and the sizes of the split; 2 if the data can not be read."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, metavar="FOLDER")
-    parser.add_argument("--description", type=Path, help="a dataset.toml that lies elsewhere")
+    parser.add_argument("--dataset", type=Path, help="a dataset.toml that lies elsewhere")
     parser.add_argument("--memory", type=Path, default=MEMORY, help=f"where large logs are kept ({MEMORY})")
     parser.add_argument("--rows-per-part", type=int, default=ROWS_PER_PART, help=f"held at a time ({ROWS_PER_PART:,})")
     given = parser.parse_args()
     try:
-        data = load_dataset(given.folder, given.description, memory=given.memory, rows_per_part=given.rows_per_part)
+        data = load_dataset(given.folder, given.dataset, memory=given.memory, rows_per_part=given.rows_per_part)
         print(data.report(), *_sizes(data), sep="\n")
     except NearlineError as problem:
         print(f"error: {problem}", file=sys.stderr)
