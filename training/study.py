@@ -334,26 +334,40 @@ def evaluate_all(given: argparse.Namespace) -> int:
     dataset = load_dataset(given.data, given.dataset)
     console.print(dataset.report())
     recipe = changed(changed(Recipe(), dataset.recipe), parsed(given.set))
-    seeds = tuple(int(seed) for seed in given.seeds.split(","))
     folder = Path("build/evaluate") / dataset.name
-    study = Study(dataset, recipe, seeds, Fits(dataset, folder, jobs=given.jobs, console=console), console)
+    study = Study(dataset, recipe, given.seeds, Fits(dataset, folder, jobs=given.jobs, console=console), console)
     figures: dict[str, Any] = {
         "data": dataset.name,
         "digest": dataset.digest,
         "split": described(dataset.split),
         "report": [line.strip() for line in dataset.report().splitlines()],
         "recipe": recipe.as_plain(),
-        "seeds": list(seeds),
+        "seeds": list(given.seeds),
         "command": "make evaluate" + (f" DATA={given.data.name}" if given.data.name != "online-retail" else ""),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}",
     }
     out: Path = given.out or Path("docs/results") / f"{dataset.name}.json"
-    for name, found in results(study, given.only.split(",") if given.only else list(SECTIONS)):
+    for name, found in results(study, given.only):
         figures[name] = found
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(figures, indent=1) + "\n")
     console.print(f"wrote {out}")
     return 0
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(seed) for seed in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected whole numbers parted by commas, came {text!r}") from None
+
+
+def _sections(text: str) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    for name in names:
+        if name not in SECTIONS:
+            raise argparse.ArgumentTypeError(f"no section {name!r}; there are {', '.join(SECTIONS)}")
+    return names
 
 
 def _arguments() -> argparse.Namespace:
@@ -365,8 +379,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of training/recipe.py"
     )
-    parser.add_argument("--seeds", default="1,2,3")
-    parser.add_argument("--only", default="", help=f"some of {','.join(SECTIONS)}")
+    parser.add_argument("--seeds", type=_seeds, default=(1, 2, 3), metavar="1,2,3")
+    parser.add_argument(
+        "--only", type=_sections, default=tuple(SECTIONS), metavar="SECTIONS", help=f"some of {','.join(SECTIONS)}"
+    )
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="fits at a time")
     parser.add_argument("--out", type=Path, help="default docs/results/<data set>.json")
     return parser.parse_args()

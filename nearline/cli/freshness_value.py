@@ -28,6 +28,8 @@ def freshness_value(
     ] = None,
 ) -> None:
     """Replay the log in FOLDER with answers that lag behind, and print and plot what that costs."""
+    if not folder.is_dir():
+        raise Misconfigured(f"no folder at {folder}; expected one with a log and a catalogue, as for make train")
     name = folder.resolve().name
     given = {
         "--towers": towers or ROOT / "build" / "train" / name,

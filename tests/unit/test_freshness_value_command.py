@@ -62,6 +62,12 @@ def test_without_towers_the_first_step_is_named(checkout: Path) -> None:
 
 def test_paths_are_meant_from_where_the_command_is_given(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(checkout)
+    (checkout / "log").mkdir()
     asked = CliRunner().invoke(app, ["freshness-value", "log", "--towers", "mine"])
     assert isinstance(asked.exception, Misconfigured)
     assert f"DATA={checkout}/log" in str(asked.exception)
+
+
+def test_a_folder_that_is_not_there_is_named() -> None:
+    done = CliRunner().invoke(app, ["freshness-value", "/no/such/log"])
+    assert "no folder at /no/such/log" in f"{done.exception}{done.output}"
