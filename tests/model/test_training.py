@@ -143,8 +143,10 @@ def test_a_checkerboard_is_solved() -> None:
 
 
 def test_targets_permuted_among_users_fall_to_most_populars_level() -> None:
-    """Everybody buys his one thing every day, so a model learns to answer with the one event that it is shown: were that the
-    target, it would be found whoever got it."""
+    """Everybody buys his one thing every day, so a model learns to answer with the one event that it is shown.
+
+    Were that the target, it would be found whoever got it.
+    """
     everyone = [f"{g}-{n}" for g in range(GROUPS) for n in range(EACH)]
     buys = [(f"u{user:03}", everyone[user % len(everyone)], day, "purchase") for user in range(144) for day in range(7)]
     log = make_log(events_of(buys), list(CATALOGUE))
