@@ -1,5 +1,6 @@
 """What the services see of the log: a record, wherever it was read from."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -19,3 +20,20 @@ class Record:
     def id(self) -> str:
         """The key as text; records of our topics are keyed by an id's UTF-8 bytes."""
         return (self.key or b"").decode(errors="replace")
+
+
+@dataclass(frozen=True, slots=True)
+class TopicExtent:
+    """Which topic this is (one of the same name that was created anew has another id) and what it holds."""
+
+    topic_id: str
+    first: Mapping[int, int]  # partition -> offset of the oldest record that may be there
+    end: Mapping[int, int]  # partition -> offset of the next record
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """Which log this is, and how far some of its topics reach."""
+
+    cluster: str
+    topics: Mapping[str, TopicExtent]

@@ -27,6 +27,11 @@ class Settings(BaseSettings):
     retrieval: str = Field("http://127.0.0.1:8080", description="base URL of the retrieval service, for the CLI")
     data: Path = Field(Path(".nearline"), description="folder of everything this machine keeps")
 
+    snapshots: str | None = Field(
+        None, description="folder of the index's snapshots, empty for none; default: in the data folder"
+    )
+    snapshot_every_s: float = Field(300, gt=0, description="a changed index is kept in a snapshot this often")
+
     space: int = Field(1, ge=1, description="the embedding space that is served")
     dimension: int = Field(64, ge=1, le=4096, description="dimensions of that space")
     history_length: int = Field(
@@ -66,6 +71,13 @@ class Settings(BaseSettings):
     def store_url(self) -> str:
         """Where user documents live; by default LMDB in the data folder."""
         return self.store or f"lmdb://{self.data.absolute()}/store"
+
+    @property
+    def snapshots_folder(self) -> Path | None:
+        """Where the snapshots of the served space's index live; ``None`` if none are to be kept."""
+        if self.snapshots == "":
+            return None
+        return Path(self.snapshots or self.data / "snapshots") / f"space-{self.space}"
 
     @property
     def history_ttl_ms(self) -> int:

@@ -1,7 +1,9 @@
 """Fakes that keep what they were given; each passes the contract test of what it stands for, where there is one."""
 
 import asyncio
+import pickle
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -145,3 +147,13 @@ class ExactGraph:
         scores = self._vectors @ vector
         order = [row for row in np.argsort(-scores, kind="stable") if self._slots[row] not in self._gone][:count]
         return np.array([self._slots[row] for row in order], np.int64), scores[order]
+
+    def save(self, path: Path) -> None:
+        path.write_bytes(pickle.dumps((self._vectors, self._slots, self._gone)))
+
+    @classmethod
+    def load(cls, path: Path, dimension: int, capacity: int, *, count: int, removed: int) -> "ExactGraph":
+        graph = cls(dimension, capacity)
+        graph._vectors, graph._slots, graph._gone = pickle.loads(path.read_bytes())
+        graph.count, graph.removed = count, removed
+        return graph

@@ -17,7 +17,7 @@ from kafka.errors import KafkaError, MessageSizeTooLargeError, TopicAlreadyExist
 from kafka.structs import OffsetAndMetadata
 
 from nearline.errors import BadInput, Misconfigured, Unavailable
-from nearline.log import Record
+from nearline.log import Extent, Record, TopicExtent
 from nearline.topics import Topic
 
 T = TypeVar("T")
@@ -88,6 +88,14 @@ class Topics:
     def cluster_id(self) -> str:
         """The id of the Kafka cluster; another id means another log."""
         return str(self._admin.describe_cluster()["cluster_id"])
+
+    def topic_ids(self, names: Iterable[str]) -> dict[str, str]:
+        """The id of each topic, another when it is created anew; ``Unavailable`` if one is missing."""
+        found = {topic["name"]: topic for topic in self._admin.describe_topics(list(names))}
+        missing = [name for name, topic in found.items() if topic["error_code"]]
+        if missing:
+            raise Unavailable(f"missing topics: {', '.join(missing)}; run `nearline init`")
+        return {name: str(topic["topic_id"]) for name, topic in found.items()}
 
     def names(self) -> set[str]:
         """The names of all topics that there are."""
@@ -249,6 +257,33 @@ class Producer(_Client):
         await super().close()
 
 
+async def log_extent(bootstrap: str, topics: Sequence[str]) -> Extent:
+    """Which log *bootstrap* leads to, and how far *topics* reach; ``Unavailable`` without it or one of them."""
+    return await asyncio.to_thread(_log_extent, bootstrap, topics)
+
+
+def _log_extent(bootstrap: str, topics: Sequence[str]) -> Extent:
+    try:
+        admin = Topics(bootstrap)
+        try:
+            cluster, ids = admin.cluster_id(), admin.topic_ids(topics)
+        finally:
+            admin.close()
+        consumer = KafkaConsumer(bootstrap_servers=bootstrap.split(","), bootstrap_timeout_ms=_BOOTSTRAP_MS)
+        try:
+            return Extent(cluster, {name: _topic_extent(consumer, name, ids[name]) for name in topics})
+        finally:
+            consumer.close()
+    except KafkaError as error:
+        raise _unavailable(bootstrap, error) from None
+
+
+def _topic_extent(consumer: Any, name: str, topic_id: str) -> TopicExtent:
+    parts = [TopicPartition(name, partition) for partition in consumer.partitions_for_topic(name) or ()]
+    first, end = consumer.beginning_offsets(parts), consumer.end_offsets(parts)
+    return TopicExtent(topic_id, {p.partition: first[p] for p in parts}, {p.partition: end[p] for p in parts})
+
+
 class _Reader(_Client):
     """What both readers share: polling in the thread, records out."""
 
@@ -294,12 +329,16 @@ class _Reader(_Client):
 class TableReader(_Reader):
     """Reads all of a compacted topic from its beginning, and goes on following it.
 
+    A partition in *start_at* is read from that offset instead; from its beginning if the log does not have it.
     ``caught_up`` turns true once everything is read that was in the topic when it was opened, and stays so.
     """
 
-    def __init__(self, bootstrap: str, topic: str, *, batch: int = 2_000) -> None:
+    def __init__(
+        self, bootstrap: str, topic: str, *, start_at: Mapping[int, int] | None = None, batch: int = 2_000
+    ) -> None:
         super().__init__(bootstrap)
         self._topic = topic
+        self._start_at = start_at or {}
         self._batch = batch
         self._waiting_for: dict[Any, int] = {}
         self.caught_up = False
@@ -316,7 +355,10 @@ class TableReader(_Reader):
             raise Unavailable(f"topic {self._topic} does not exist; run `nearline init`")
         parts = [TopicPartition(self._topic, p) for p in sorted(partitions)]
         consumer.assign(parts)
-        consumer.seek_to_beginning(*parts)
+        consumer.seek_to_beginning(*(part for part in parts if part.partition not in self._start_at))
+        for part in parts:
+            if part.partition in self._start_at:
+                consumer.seek(part, self._start_at[part.partition])
         self._waiting_for = dict(consumer.end_offsets(parts))
         self._settle()
 

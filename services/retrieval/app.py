@@ -6,13 +6,14 @@ import gc
 import signal
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import uvicorn
 import uvloop
 
 from nearline.adapters.hnsw import HnswGraph
 from nearline.adapters.http import bind, status_routes
-from nearline.adapters.kafka import TableReader
+from nearline.adapters.kafka import TableReader, log_extent
 from nearline.adapters.stores import store_for
 from nearline.errors import NearlineError
 from nearline.settings import Settings, load_settings
@@ -21,7 +22,9 @@ from nearline.topics import ITEM_POPULARITY, item_vectors_topic
 from services.retrieval.api import create_app
 from services.retrieval.catalogue import Catalogue
 from services.retrieval.followers import Follower, Upkeep, item_records, popularity_records
+from services.retrieval.graphs import SavedGraph
 from services.retrieval.index import LiveIndex
+from services.retrieval.keeping import Keeper
 from services.retrieval.recommender import Recommender
 from services.retrieval.store_guard import GuardedStore
 
@@ -39,19 +42,53 @@ class Service:
         self._index = LiveIndex(space.dimension, lambda capacity: HnswGraph(space.dimension, capacity))
         catalogue = Catalogue(space.dimension, self._index)
         topic = item_vectors_topic(space)
-        self._items = Follower(topic, lambda: TableReader(settings.kafka, topic), item_records(catalogue, space))
+        self._items = Follower(
+            topic,
+            lambda: TableReader(settings.kafka, topic, start_at=self._items.positions()),
+            item_records(catalogue, space),
+        )
         self._trending = Follower(
             ITEM_POPULARITY,
-            lambda: TableReader(settings.kafka, ITEM_POPULARITY),
+            lambda: TableReader(settings.kafka, ITEM_POPULARITY, start_at=self._trending.positions()),
             popularity_records(catalogue),
             pause_s=_TRENDING_PAUSE_S,
         )
         self._upkeep = Upkeep(self._index, lambda: self._items.caught_up)
+        self._keeper = self._make_keeper(settings.snapshots_folder, catalogue)
         store = store_for(
             settings.store_url, space, ttl_ms=settings.history_ttl_ms, read_ms=settings.store_timeout_ms, writer=False
         )
         self._store = GuardedStore(store)
         self._app = create_app(Recommender(catalogue, self._store, space), status_routes(self.readiness))
+
+    def _make_keeper(self, folder: Path | None, catalogue: Catalogue) -> Keeper | None:
+        if folder is None:
+            return None
+        settings, space = self._settings, self._settings.embedding_space
+
+        def load(path: Path, saved: SavedGraph) -> HnswGraph:
+            return HnswGraph.load(path, space.dimension, saved.capacity, count=saved.count, removed=saved.removed)
+
+        return Keeper(
+            folder,
+            space,
+            catalogue,
+            (self._items, self._trending),
+            lambda: log_extent(settings.kafka, (item_vectors_topic(space), ITEM_POPULARITY)),
+            load,
+            lambda: self._upkeep.builds,
+            every_s=settings.snapshot_every_s,
+        )
+
+    async def _follow(self) -> None:
+        """Start from the newest snapshot, if one is good, and follow the log from there until cancelled."""
+        if self._keeper is not None:
+            await self._keeper.resume()
+        async with asyncio.TaskGroup() as parts:
+            parts.create_task(self._items.run())
+            parts.create_task(self._trending.run())
+            if self._keeper is not None:
+                parts.create_task(self._keeper.run())
 
     def readiness(self) -> Mapping[str, bool]:
         """What has to be true before requests should come here."""
@@ -73,8 +110,7 @@ class Service:
                 background = [
                     parts.create_task(part)
                     for part in (
-                        self._items.run(),
-                        self._trending.run(),
+                        self._follow(),
                         self._upkeep.run(),
                         self._store.watch(),
                         _settle_memory(lambda: self._items.caught_up and self._trending.caught_up),

@@ -20,6 +20,8 @@ from services.retrieval.ranking import Ranking, Trending
 
 Hashes = NDArray[np.uint64]
 _NOWHERE = -1
+_SCORE = b',"score":'
+_NO_HISTORY: NDArray[np.float16] = np.empty(0, np.float16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,29 @@ class Catalogue:
     def purge(self, item_id: str) -> None:
         """Forget the item altogether: its record is gone from the log."""
         self._hide(self._by_id.pop(item_id, None))
+
+    def records(self) -> Iterator[tuple[str, int, int, dict[str, object] | None]]:
+        """``(id, version, slot, what Shown holds)`` of every known item, -1 and ``None`` if not on show."""
+        for listing in self._by_id.values():
+            on_show = listing.slot != _NOWHERE
+            shown = shown_fields(self._printed[listing.slot]) if on_show else None
+            yield listing.item_id, listing.version, listing.slot, shown
+
+    def restore(self, records: Iterable[tuple[str, int, int, Shown | None]]) -> None:
+        """Know what another catalogue knew, whose index is restored already; for one that is still empty."""
+        slots = self.index.slots
+        self._printed = [b""] * slots
+        self._hashes = np.zeros(max(1024, slots), np.uint64)
+        for item_id, version, slot, shown in records:
+            listing = self._by_id[item_id] = Listing(item_id, version, hash64(item_id), slot)
+            if shown is not None:
+                vector = self.index.vector(slot)
+                self._show(ItemVector(item_id, version, shown, vector, _NO_HISTORY, ""), vector, listing)
+
+    def clear(self) -> None:
+        """Know nothing, as a new one."""
+        self.index.clear()
+        Catalogue.__init__(self, self._dimension, self.index)
 
     def printed(self, slots: list[int]) -> list[bytes]:
         """What an answer prints of the items in *slots*: a comma and their JSON up to the score."""
@@ -154,4 +179,11 @@ def render(item_id: str, shown: Shown) -> bytes:
         "locale": shown.locale,
         "listed_ms": shown.listed_ms,
     }
-    return b"," + orjson.dumps(fields)[:-1] + b',"score":'
+    return b"," + orjson.dumps(fields)[:-1] + _SCORE
+
+
+def shown_fields(printed: bytes) -> dict[str, object]:
+    """What ``Shown`` holds, from what ``render`` made of it; such an item is available."""
+    fields: dict[str, object] = orjson.loads(printed[1 : -len(_SCORE)] + b"}")
+    del fields["item_id"]
+    return fields

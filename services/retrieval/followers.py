@@ -66,12 +66,20 @@ class Follower:
         self, name: str, connect: Callable[[], Table], apply: Callable[[Record], None], *, pause_s: float = 0.0
     ) -> None:
         self._pause_s = pause_s
-        self._name = name
+        self.name = self._name = name
         self._connect = connect
         self._apply = apply
         self._applied_to: dict[int, int] = {}  # partition -> newest offset
         self._refused: dict[str, int] = {}
         self.caught_up = False
+
+    def positions(self) -> dict[int, int]:
+        """The next offset of each partition of which anything was read."""
+        return {partition: offset + 1 for partition, offset in self._applied_to.items()}
+
+    def start_at(self, positions: dict[int, int]) -> None:
+        """Take what lies before *positions* for applied; before the topic is followed."""
+        self._applied_to = {partition: offset - 1 for partition, offset in positions.items()}
 
     async def run(self, retry_s: float = 1.0) -> None:
         """Follow the topic until cancelled."""
@@ -152,6 +160,7 @@ class Upkeep:
         self._pause_s = pause_s
         self._index = index
         self._loaded = loaded
+        self.builds = 0  # graphs that were adopted and measured
         self._rest_s = rest_s
         self._built_at = self._measured_at = -rest_s
         self._measure_at = 200  # queries
@@ -173,6 +182,7 @@ class Upkeep:
         if self._loaded() and self._index.build_due and self._has_rested(self._built_at):
             await self._build()
             await self._measure()
+            self.builds += 1
             return True
         if self._index.has_graph and self._index.asks >= self._measure_at and self._has_rested(self._measured_at):
             await self._measure()

@@ -1,6 +1,8 @@
 """Graphs, and how one comes to be: row by row, in a thread of its own."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -11,6 +13,15 @@ Vectors = NDArray[np.float32]
 Found = tuple[Slots, Vectors]  # slots and inner products, best first
 
 _CHUNK = 64  # rows added between two looks at whether the build was called off: about 15 ms
+
+
+@dataclass(frozen=True, slots=True)
+class SavedGraph:
+    """What a graph's file does not say of itself."""
+
+    capacity: int
+    count: int
+    removed: int
 
 
 class Graph(Protocol):
@@ -28,6 +39,9 @@ class Graph(Protocol):
 
     def search(self, vector: Vectors, count: int, width: int) -> Found:
         """The *count* best slots and their inner products, best first."""
+
+    def save(self, path: Path) -> None:
+        """Write it to a file; neither searched nor changed meanwhile."""
 
 
 class Build:

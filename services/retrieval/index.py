@@ -35,6 +35,17 @@ class Limits:
     headroom: float = 2.0  # capacity of a new graph over its rows; memory is taken only when it is used
 
 
+@dataclass(frozen=True, slots=True)
+class IndexState:
+    """All that an index holds beside its graph; the arrays by slot are as long as slots were handed out."""
+
+    vectors: Vectors
+    alive: NDArray[np.bool_]
+    in_graph: NDArray[np.bool_]
+    delta_slots: Slots
+    width_per_result: float
+
+
 class LiveIndex:
     """Slots and their vectors, searchable from the moment they are inserted until the moment they are removed."""
 
@@ -65,6 +76,11 @@ class LiveIndex:
     def removed_rows(self) -> int:
         """Rows of the graph that only carry the search."""
         return self._graph.removed if self._graph else 0
+
+    @property
+    def slots(self) -> int:
+        """How many slots were ever handed out; all are below this number."""
+        return self._used
 
     @property
     def has_graph(self) -> bool:
@@ -206,6 +222,32 @@ class LiveIndex:
         self._start = build.delta_end
         self._shrink_delta()
         self._reclaim()
+
+    def state(self) -> tuple[IndexState, Graph | None]:
+        """What it holds now, to be read before anything changes: nothing is copied."""
+        used, delta = slice(0, self._used), slice(self._start, self._end)
+        rows = (self._vectors[used], self._alive[used], self._in_graph[used], self._delta_slots[delta])
+        return IndexState(*rows, self.width_per_result), self._graph
+
+    def restore(self, state: IndexState, graph: Graph | None) -> None:
+        """Hold what another index held; for one that is still empty."""
+        used, delta = len(state.alive), len(state.delta_slots)
+        if self._used or self._build is not None:
+            raise ValueError(f"only an empty index can be restored; this one has handed out {self._used} slots")
+        self._vectors = _grown(state.vectors, max(1024, used))
+        self._alive = _grown(state.alive, max(1024, used))
+        self._in_graph = _grown(state.in_graph, max(1024, used))
+        self._delta = _grown(state.vectors[state.delta_slots], max(1024, delta))
+        self._delta_slots = _grown(state.delta_slots, max(1024, delta))
+        self._graph, self._used, self._start, self._end = graph, used, 0, delta
+        self.live, self.width_per_result = int(state.alive.sum()), state.width_per_result
+        self._reclaim()
+
+    def clear(self) -> None:
+        """Hold nothing, as a new one."""
+        if self._build is not None:
+            raise ValueError("an index cannot be cleared while a graph is built of it")
+        LiveIndex.__init__(self, self._vectors.shape[1], self._make, self._limits)
 
     def _reclaim(self) -> None:
         """Free every slot that neither the graph nor the delta knows."""

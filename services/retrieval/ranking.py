@@ -5,7 +5,7 @@ is on show.
 """
 
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from sortedcontainers import SortedList
 
@@ -61,6 +61,10 @@ class Trending:
         """The item has no popularity any more."""
         self._unrank(item_id)
         self._scores.pop(item_id, None)
+
+    def scores(self) -> Mapping[str, float]:
+        """The popularity of every item that has one, on show or not."""
+        return self._scores
 
     def show(self, item_id: str, category: str) -> None:
         """The item is on show, in *category*."""

@@ -1,6 +1,7 @@
 """Every graph finds what an exact search finds; our exact fake and hnswlib pass the same test."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -97,3 +98,18 @@ def test_a_full_graph_refuses_more(make_graph: MakeGraph) -> None:
     graph.add(np.arange(2), vectors[:2])
     with pytest.raises(RuntimeError):
         graph.add(np.array([2]), vectors[2:])
+
+
+def test_a_saved_graph_answers_as_before_and_goes_on_growing(make_graph: MakeGraph, tmp_path: Path) -> None:
+    vectors = unit_vectors(500, 16, seed=6)
+    graph = make_graph(16, 1_000)
+    graph.add(np.arange(400), vectors[:400])
+    graph.remove(7)
+    graph.save(tmp_path / "graph")
+    loaded = type(graph).load(tmp_path / "graph", 16, 1_000, count=400, removed=1)  # type: ignore[attr-defined]
+    assert loaded.search(vectors[7], 20, 200)[0].tolist() == graph.search(vectors[7], 20, 200)[0].tolist()
+    loaded.add(np.arange(400, 500), vectors[400:])
+    loaded.remove(8)
+    assert (loaded.count, loaded.removed) == (500, 2)
+    assert loaded.search(vectors[450], 1, 200)[0].tolist() == [450]
+    assert not {7, 8} & set(loaded.search(vectors[8], 498, 2_000)[0].tolist())

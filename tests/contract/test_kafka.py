@@ -6,7 +6,7 @@ import uuid
 
 import pytest
 
-from nearline.adapters.kafka import GroupReader, Producer, TableReader, Topics, wait_for_topics
+from nearline.adapters.kafka import GroupReader, Producer, TableReader, Topics, log_extent, wait_for_topics
 from nearline.errors import BadInput, Misconfigured, Unavailable
 from nearline.log import Record
 from nearline.space import Space
@@ -154,3 +154,20 @@ def unused_port() -> int:
     from local.ports import free_ports
 
     return free_ports(1)[0]
+
+
+async def test_the_log_says_which_it_is_and_a_table_is_read_from_where_it_was_left(broker: str, topic: str) -> None:
+    async with Producer(broker) as producer:
+        await producer.send_all(topic, [(b"a", b"1"), (b"a", b"2"), (b"b", b"3")])
+        extent = await log_extent(broker, [topic])
+        held = extent.topics[topic]
+        assert (sorted(held.first), sum(held.first.values()), sum(held.end.values())) == ([0, 1, 2, 3], 0, 3)
+        assert extent.cluster
+        assert held.topic_id
+        await producer.send_all(topic, [(b"a", b"4")])
+    async with TableReader(broker, topic, start_at=held.end) as reader:
+        assert not reader.caught_up
+        assert [record.value for record in await read(reader, 1)] == [b"4"]
+        assert reader.caught_up
+    with pytest.raises(Unavailable, match="run `nearline init`"):
+        await log_extent(broker, ["never-made"])

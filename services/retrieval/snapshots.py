@@ -1,0 +1,255 @@
+"""Snapshots of the index: a restart reads the newest good one and then only what the log got since.
+
+A snapshot is a folder. ``manifest.json`` names every other file with its size and digest, and says what the snapshot
+was taken of: space, Kafka cluster, topics and the next offset of each partition; its first line is the digest of the
+rest. Nothing is interpreted before all digests were compared, for hnswlib crashes the process on a flipped bit. A
+folder gets its name only when everything in it is on the disk; the newest two are kept.
+
+What cannot be used is refused with a reason, counted, and the next older one tried; without any, the log is read from
+its beginning, as if there were no snapshots.
+"""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import xxhash
+
+from nearline.item_vectors import Shown
+from nearline.log import Extent, TopicExtent
+from nearline.space import Space
+from nearline.telemetry import counter, get_logger
+from services.retrieval.catalogue import Catalogue
+from services.retrieval.graphs import Graph, SavedGraph
+from services.retrieval.index import IndexState
+
+FORMAT = 1
+KEPT = 2
+# Tombstones stay in the log for 7 days (nearline/topics.py): a snapshot that is older could bring a purged item back.
+MAX_AGE_MS = 6 * 24 * 3600 * 1000
+
+LoadGraph = Callable[[Path, SavedGraph], Graph]
+Offsets = Mapping[str, Mapping[int, int]]  # topic -> partition -> the next offset
+
+_PREFIX, _UNFINISHED, _MANIFEST, _GRAPH = "snapshot-", ".writing-", "manifest.json", "graph"
+_ABANDONED_S = 3_600  # an unfinished folder that is older is of a process that died
+_REFUSED = counter("index_snapshots_refused_total", "Snapshots that could not be used", "reason")
+
+
+class Refused(Exception):
+    """A snapshot that must not be used; *reason* is a short code to count by, the message says more."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """When a snapshot was taken and of what; *next_offsets* is where the log is to be read on from."""
+
+    taken_ms: int
+    space: Space
+    log: Extent
+    next_offsets: Offsets
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A snapshot whose every byte was verified; nothing of it is in use yet."""
+
+    taken: Taken
+    folder: Path
+    parts: Mapping[str, bytes]  # by name; the graph is read from the folder
+    index: Mapping[str, Any]
+    graph: SavedGraph | None
+
+
+def write(folder: Path, catalogue: Catalogue, taken: Taken) -> Path:
+    """Write a snapshot of *catalogue* into *folder* and keep the newest two; return where it is.
+
+    Takes a second for 100,000 items and nothing may change meanwhile: for a process of its own (forking.py).
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=folder))
+    try:
+        _write_parts(unfinished, catalogue, taken)
+        newest = max((_number(path) for path in kept(folder)), default=0)
+        finished = folder / f"{_PREFIX}{max(taken.taken_ms, newest + 1):015d}"
+        unfinished.rename(finished)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    _sync(folder)
+    for old in kept(folder)[KEPT:]:
+        shutil.rmtree(old, ignore_errors=True)
+    return finished
+
+
+def kept(folder: Path) -> list[Path]:
+    """The snapshots in *folder*, newest first."""
+    return sorted((path for path in folder.glob(_PREFIX + "*") if path.is_dir()), key=_number, reverse=True)
+
+
+def tidy(folder: Path, now_s: float) -> None:
+    """Remove what processes left behind that died while they wrote."""
+    for path in folder.glob(_UNFINISHED + "*"):
+        with contextlib.suppress(OSError):
+            if now_s - path.stat().st_mtime > _ABANDONED_S:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def newest(folder: Path, space: Space, log: Extent, now_ms: int) -> Iterator[Snapshot]:
+    """The snapshots that fit *space* and *log*, newest first and read one by one; others are logged and counted."""
+    for path in kept(folder):
+        try:
+            snapshot = read(path)
+            check(snapshot.taken, space, log, now_ms)
+        except Refused as refusal:
+            refuse(path, refusal)
+        else:
+            yield snapshot
+
+
+def refuse(folder: Path, refusal: Refused) -> None:
+    """Say and count why the snapshot in *folder* is not used."""
+    _REFUSED.labels(refusal.reason).inc()
+    get_logger().error("a snapshot was refused", folder=str(folder), reason=refusal.reason, why=str(refusal))
+
+
+def read(folder: Path) -> Snapshot:
+    """The snapshot in *folder*, every byte verified; ``Refused`` if damaged or of a newer format."""
+    try:
+        manifest = _manifest(folder)
+        if manifest["format"] != FORMAT:
+            raise Refused("newer_format", f"it has format {manifest['format']}; this build reads {FORMAT}")
+        parts = {name: _part(folder / name, **said) for name, said in manifest["parts"].items()}
+        parts.pop(_GRAPH, None)
+        graph = SavedGraph(**manifest["graph"]) if manifest["graph"] else None
+        return Snapshot(_taken(manifest), folder, parts, manifest["index"], graph)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Refused("damaged", f"it cannot be read: {error!r:.200}") from None
+
+
+def check(taken: Taken, space: Space, log: Extent, now_ms: int) -> None:
+    """``Refused`` unless the snapshot is of this *space* and its offsets mean something in this *log*."""
+    if taken.space != space:
+        raise Refused("other_space", f"it is of {taken.space}; this process serves {space}")
+    if taken.log.cluster != log.cluster:
+        raise Refused("other_log", f"it is of Kafka cluster {taken.log.cluster!r}; this one is {log.cluster!r}")
+    if now_ms - taken.taken_ms > MAX_AGE_MS:
+        age, most = (now_ms - taken.taken_ms) // 3_600_000, MAX_AGE_MS // 3_600_000
+        raise Refused("too_old", f"it is {age} h old; deletes may have left the log after {most} h")
+    for name, extent in log.topics.items():
+        _check_topic(name, taken.log.topics.get(name), extent, taken.next_offsets.get(name, {}))
+
+
+def _check_topic(name: str, was: TopicExtent | None, now: TopicExtent, next_offsets: Mapping[int, int]) -> None:
+    if was is None or was.topic_id != now.topic_id:
+        raise Refused("other_log", f"topic {name} was created anew: {was and was.topic_id} then, {now.topic_id} now")
+    for partition, offset in next_offsets.items():
+        first, end = now.first.get(partition, 0), now.end.get(partition, 0)
+        if not first <= offset <= end:
+            raise Refused("other_log", f"{name}/{partition} holds {first} to {end}; the snapshot ends at {offset}")
+
+
+def restore(snapshot: Snapshot, catalogue: Catalogue, load_graph: LoadGraph) -> None:
+    """Fill the empty *catalogue* with what *snapshot* holds; takes 2 s for 100,000 items."""
+    parts, dimension = snapshot.parts, snapshot.taken.space.dimension
+    state = IndexState(
+        vectors=np.frombuffer(parts["vectors"], "<f4").reshape(-1, dimension),
+        alive=np.frombuffer(parts["alive"], np.bool_),
+        in_graph=np.frombuffer(parts["in_graph"], np.bool_),
+        delta_slots=np.frombuffer(parts["delta_slots"], "<i8"),
+        width_per_result=snapshot.index["width_per_result"],
+    )
+    graph = load_graph(snapshot.folder / _GRAPH, snapshot.graph) if snapshot.graph else None
+    catalogue.index.restore(state, graph)
+    for item_id, score in orjson.loads(parts["trending"]).items():
+        catalogue.trending.score(item_id, score)
+    rows = orjson.loads(parts["items"])
+    catalogue.restore((item_id, version, slot, shown and Shown(**shown)) for item_id, version, slot, shown in rows)
+
+
+def _write_parts(folder: Path, catalogue: Catalogue, taken: Taken) -> None:
+    state, graph = catalogue.index.state()
+    parts: dict[str, bytes] = {
+        "vectors": np.ascontiguousarray(state.vectors, "<f4").tobytes(),
+        "alive": state.alive.tobytes(),
+        "in_graph": state.in_graph.tobytes(),
+        "delta_slots": np.ascontiguousarray(state.delta_slots, "<i8").tobytes(),
+        "trending": orjson.dumps(catalogue.trending.scores()),
+        "items": orjson.dumps(list(catalogue.records())),
+    }
+    for name, content in parts.items():
+        (folder / name).write_bytes(content)
+    if graph is not None:
+        graph.save(folder / _GRAPH)
+    manifest = {
+        "format": FORMAT,
+        "taken_ms": taken.taken_ms,
+        "space": asdict(taken.space),
+        "cluster": taken.log.cluster,
+        "topics": {name: _topic_json(taken, name) for name in taken.next_offsets},
+        "index": {"width_per_result": state.width_per_result},
+        "graph": graph and {"capacity": graph.capacity, "count": graph.count, "removed": graph.removed},
+        "parts": {path.name: {"size": path.stat().st_size, "xxh3": _digest(path)} for path in sorted(folder.iterdir())},
+    }
+    text = orjson.dumps(manifest, option=orjson.OPT_INDENT_2)
+    (folder / _MANIFEST).write_bytes(xxhash.xxh3_128_hexdigest(text).encode() + b"\n" + text)
+    for path in folder.iterdir():
+        _sync(path)
+    _sync(folder)
+
+
+def _topic_json(taken: Taken, name: str) -> dict[str, Any]:
+    offsets = {str(partition): offset for partition, offset in taken.next_offsets[name].items()}
+    return {"id": taken.log.topics[name].topic_id, "next_offsets": offsets}
+
+
+def _taken(manifest: Mapping[str, Any]) -> Taken:
+    topics = manifest["topics"]
+    offsets = {name: {int(p): o for p, o in said["next_offsets"].items()} for name, said in topics.items()}
+    log = Extent(manifest["cluster"], {name: TopicExtent(said["id"], {}, {}) for name, said in topics.items()})
+    return Taken(manifest["taken_ms"], Space(**manifest["space"]), log, offsets)
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    digest, _, text = (folder / _MANIFEST).read_bytes().partition(b"\n")
+    if digest != xxhash.xxh3_128_hexdigest(text).encode():
+        raise ValueError(f"the digest of {_MANIFEST} does not match its {len(text)} bytes")
+    manifest: dict[str, Any] = orjson.loads(text)
+    return manifest
+
+
+def _part(path: Path, *, size: int, xxh3: str) -> bytes:
+    content = path.read_bytes()
+    if len(content) != size:
+        raise ValueError(f"{path.name} has {len(content)} bytes; {size} were written")
+    if xxhash.xxh3_128_hexdigest(content) != xxh3:
+        raise ValueError(f"the digest of {path.name} does not match its {size} bytes")
+    return content
+
+
+def _digest(path: Path) -> str:
+    return xxhash.xxh3_128_hexdigest(path.read_bytes())
+
+
+def _number(path: Path) -> int:
+    digits = path.name.removeprefix(_PREFIX)
+    return int(digits) if digits.isdigit() else 0
+
+
+def _sync(path: Path) -> None:
+    """Have *path* on the disk before anything that depends on it."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

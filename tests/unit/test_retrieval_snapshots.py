@@ -1,0 +1,346 @@
+"""Snapshots: a restart knows what was known, the damaged and the foreign are refused, and what went stays away."""
+
+import asyncio
+import os
+import random
+import shutil
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import orjson
+import pytest
+import xxhash
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from nearline.adapters.hnsw import HnswGraph
+from nearline.errors import Unavailable
+from nearline.item_vectors import ItemVector, Shown, encode_item_vector
+from nearline.log import Extent, Record, TopicExtent
+from nearline.space import Space
+from nearline.topics import all_topics
+from services.retrieval import snapshots
+from services.retrieval.catalogue import Catalogue, render, shown_fields
+from services.retrieval.followers import Follower, Upkeep, item_records
+from services.retrieval.forking import in_fork
+from services.retrieval.graphs import SavedGraph
+from services.retrieval.index import Limits, LiveIndex
+from services.retrieval.keeping import Keeper
+from services.retrieval.snapshots import Refused, Taken
+from tests.fakes import FakeTable
+
+SPACE = Space(2, 8)
+GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "index_snapshot.v1"
+NOW = 1_800_000_000_000
+TOPIC = "item-vectors.2"
+LOG = Extent("cluster-a", {TOPIC: TopicExtent("topic-a", {0: 0, 1: 0}, {0: 1_000, 1: 1_000})})
+LIMITS = Limits(exact_below=20, fold_above=4, bulk=10)
+
+
+def catalogue() -> Catalogue:
+    return Catalogue(8, LiveIndex(8, lambda capacity: HnswGraph(8, capacity), LIMITS))
+
+
+def load(path: Path, saved: SavedGraph) -> HnswGraph:
+    return HnswGraph.load(path, 8, saved.capacity, count=saved.count, removed=saved.removed)
+
+
+def unit(seed: int) -> NDArray[np.float32]:
+    drawn = np.random.default_rng(seed).standard_normal(8).astype(np.float32)
+    return drawn / np.linalg.norm(drawn)
+
+
+def item(number: int, version: int = 1, *, seed: int | None = None, retired: bool = False) -> ItemVector:
+    vector = unit(number if seed is None else seed)
+    shown = Shown(f"Title {number}", f"c{number % 3}", "en", number + 0.5, "brand", 1_000 + number)
+    candidate = None if retired else vector
+    return ItemVector(f"i{number}", version, shown, candidate, vector.astype(np.float16), "d", 5 if retired else None)
+
+
+def record(offset: int, vector: ItemVector) -> Record:
+    return Record(TOPIC, 0, offset, 0, vector.item_id.encode(), encode_item_vector(vector, SPACE))
+
+
+def build(shop: Catalogue) -> None:
+    started = shop.index.start_build()
+    assert started.run(lambda: False)
+    shop.index.adopt(started)
+
+
+def shop_of(items: int) -> Catalogue:
+    """A shop with a graph, a delta, one removed row in each, and a retired item."""
+    shop = catalogue()
+    for number in range(items):
+        shop.apply(item(number))
+        shop.trending.score(f"i{number}", float(number))
+    build(shop)
+    for number in range(items, items + 3):
+        shop.apply(item(number))
+    shop.apply(item(1, 2, retired=True))
+    shop.apply(item(items, 2, seed=999))
+    return shop
+
+
+def taken(**changes: object) -> Taken:
+    return replace(Taken(NOW, SPACE, LOG, {TOPIC: {0: 40, 1: 7}}), **changes)  # type: ignore[arg-type]
+
+
+def newest(folder: Path, space: Space = SPACE, log: Extent = LOG, now_ms: int = NOW) -> list[snapshots.Snapshot]:
+    return list(snapshots.newest(folder, space, log, now_ms))
+
+
+def restored(folder: Path) -> Catalogue:
+    again = catalogue()
+    snapshots.restore(snapshots.read(folder), again, load)
+    return again
+
+
+def answers(shop: Catalogue) -> list[tuple[list[bytes], list[float]]]:
+    found = [shop.index.search(unit(10_000 + seed), 10) for seed in range(20)]
+    return [(shop.printed(slots.tolist()), scores.tolist()) for slots, scores in found]
+
+
+def same(one: Catalogue, other: Catalogue) -> None:
+    assert answers(one) == answers(other)
+    assert list(one.records()) == list(other.records())
+    assert list(one.newest()) == list(other.newest())
+    assert list(one.trending.top()) == list(other.trending.top())
+    assert list(one.trending.top_of(["c1"])) == list(other.trending.top_of(["c1"]))
+
+
+def test_a_restored_shop_answers_as_the_one_that_was_kept(tmp_path: Path) -> None:
+    shop = shop_of(37)
+    again = restored(snapshots.write(tmp_path, shop, taken()))
+    same(shop, again)
+    assert len(again) == len(shop) == 39
+    assert again.index.removed_rows == shop.index.removed_rows == 1
+    assert again.favourite_categories([int(h) for h in again.hashes(np.arange(4))]) != []
+
+
+def test_a_restored_shop_goes_on_as_the_one_that_was_kept(tmp_path: Path) -> None:
+    shop = shop_of(37)
+    again = restored(snapshots.write(tmp_path, shop, taken()))
+    for kept in (shop, again):
+        for number in range(30, 60):
+            kept.apply(item(number, 3, seed=number + 500))
+        kept.purge("i5")
+        kept.index.fold()
+        build(kept)
+    assert sorted(s for printed, _ in answers(shop) for s in printed) == sorted(
+        s for printed, _ in answers(again) for s in printed
+    )
+    assert again.get("i5") is None
+
+
+changes = st.lists(st.tuples(st.integers(0, 30), st.sampled_from(["put", "retire", "purge", "build", "fold"])))
+
+
+@settings(max_examples=40, deadline=None)
+@given(changes=changes)
+def test_any_history_survives_a_restart(
+    tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[int, str]]
+) -> None:
+    folder = tmp_path_factory.mktemp("kept")
+    shop = catalogue()
+    for version, (number, change) in enumerate(changes, 1):
+        if change == "purge":
+            shop.purge(f"i{number}")
+        elif change == "build":
+            if shop.index.live:
+                build(shop)
+        elif change == "fold":
+            shop.index.fold()
+        else:
+            shop.apply(item(number, version, seed=version, retired=change == "retire"))
+    same(shop, restored(snapshots.write(folder, shop, taken())))
+    shutil.rmtree(folder)
+
+
+def test_an_empty_catalogue_can_be_kept(tmp_path: Path) -> None:
+    again = restored(snapshots.write(tmp_path, catalogue(), taken()))
+    assert len(again) == 0
+    assert again.apply(item(1))
+    assert answers(again)[0][0][0].startswith(b',{"item_id":"i1"')
+
+
+def test_every_flipped_bit_and_every_cut_is_refused(tmp_path: Path) -> None:
+    good = snapshots.write(tmp_path / "good", shop_of(37), taken())
+    random.seed(5)
+    for damage in range(200):
+        bad = tmp_path / f"bad-{damage}"
+        shutil.copytree(good, bad)
+        files = sorted(bad.iterdir())
+        file = random.choices(files, [path.stat().st_size for path in files])[0]
+        content = bytearray(file.read_bytes())
+        place = random.randrange(len(content))
+        if damage % 2:
+            content[place] ^= 1 << random.randrange(8)
+        else:
+            del content[place:]
+        file.write_bytes(content)
+        with pytest.raises(Refused) as refused:
+            snapshots.read(bad)
+        assert refused.value.reason == "damaged"
+    for file in sorted(good.iterdir()):
+        bad = tmp_path / f"without-{file.name}"
+        shutil.copytree(good, bad)
+        (bad / file.name).unlink()
+        with pytest.raises(Refused):
+            snapshots.read(bad)
+
+
+def test_a_damaged_snapshot_is_passed_over_for_the_older_one(tmp_path: Path) -> None:
+    older = snapshots.write(tmp_path, shop_of(37), taken())
+    bad = snapshots.write(tmp_path, shop_of(38), taken())
+    (bad / "graph").write_bytes(b"\0" + (bad / "graph").read_bytes()[1:-1] + b"\xff")
+    assert [snapshot.folder for snapshot in newest(tmp_path)] == [older]
+
+
+def test_a_newer_format_is_refused(tmp_path: Path) -> None:
+    folder = snapshots.write(tmp_path, shop_of(25), taken())
+    manifest = folder / "manifest.json"
+    text = manifest.read_bytes().partition(b"\n")[2].replace(b'"format": 1', b'"format": 2')
+    manifest.write_bytes(xxhash.xxh3_128_hexdigest(text).encode() + b"\n" + text)
+    with pytest.raises(Refused, match="format 2; this build reads 1"):
+        snapshots.read(folder)
+
+
+def extent(topic_id: str = "topic-a", first: int = 0, end: int = 1_000) -> Extent:
+    return Extent("cluster-a", {TOPIC: TopicExtent(topic_id, {0: first, 1: 0}, {0: end, 1: end})})
+
+
+@pytest.mark.parametrize(
+    ("space", "log", "now_ms", "words"),
+    [
+        (Space(3, 8), LOG, NOW, "number=2, dimension=8.; this process serves Space.number=3"),
+        (Space(2, 16), LOG, NOW, "dimension=16"),
+        (SPACE, replace(LOG, cluster="cluster-b"), NOW, "cluster 'cluster-a'; this one is 'cluster-b'"),
+        (SPACE, extent("topic-b"), NOW, "created anew: topic-a then, topic-b now"),
+        (SPACE, extent(first=41), NOW, "item-vectors.2/0 holds 41 to 1000; the snapshot ends at 40"),
+        (SPACE, extent(end=39), NOW, "item-vectors.2/0 holds 0 to 39; the snapshot ends at 40"),
+        (SPACE, LOG, NOW + 7 * 24 * 3_600_000, "168 h old; deletes may have left the log after 144 h"),
+    ],
+)
+def test_what_is_foreign_is_refused_with_the_reason(space: Space, log: Extent, now_ms: int, words: str) -> None:
+    snapshots.check(taken(), SPACE, LOG, NOW)
+    with pytest.raises(Refused, match=words):
+        snapshots.check(taken(), space, log, now_ms)
+
+
+def test_snapshots_grow_too_old_before_tombstones_leave_the_log() -> None:
+    topics = {topic.name: topic for topic in all_topics(SPACE, history_ttl_ms=1)}
+    for name in (TOPIC, "item-popularity"):
+        assert int(topics[name].config["delete.retention.ms"]) > snapshots.MAX_AGE_MS
+
+
+def test_two_are_kept_and_a_write_that_was_cut_off_changes_nothing(tmp_path: Path) -> None:
+    written = [snapshots.write(tmp_path, shop_of(25), taken()) for _ in range(4)]
+    assert snapshots.kept(tmp_path) == [written[3], written[2]]
+    shutil.copytree(written[3], tmp_path / ".writing-died")
+    (tmp_path / ".writing-died" / "manifest.json").unlink()
+    assert [snapshot.folder for snapshot in newest(tmp_path)] == [written[3], written[2]]
+    snapshots.tidy(tmp_path, (tmp_path / ".writing-died").stat().st_mtime + 4_000)
+    assert sorted(tmp_path.iterdir()) == sorted(written[2:])
+
+
+def test_a_writer_that_is_killed_leaves_the_older_one(tmp_path: Path) -> None:
+    older = snapshots.write(tmp_path, shop_of(25), taken())
+
+    class Dies(Catalogue):
+        def records(self):  # type: ignore[no-untyped-def]
+            os.kill(os.getpid(), 9)
+
+    dying = Dies(8, LiveIndex(8, lambda capacity: HnswGraph(8, capacity)))
+    with pytest.raises(Unavailable, match="status -9"):
+        asyncio.run(in_fork(lambda: snapshots.write(tmp_path, dying, taken())))
+    assert [snapshot.folder for snapshot in newest(tmp_path)] == [older]
+
+
+def test_a_fork_says_what_went_wrong_and_one_that_hangs_is_ended() -> None:
+    with pytest.raises(Unavailable, match="ZeroDivisionError"):
+        asyncio.run(in_fork(lambda: 1 / 0))
+    with pytest.raises(Unavailable, match="status -9"):
+        asyncio.run(in_fork(lambda: [None for _ in iter(int, 1)], deadline_s=0.1))
+
+
+def test_the_golden_snapshot_loads() -> None:
+    again = restored(GOLDEN)
+    assert (len(again), again.index.removed_rows, again.index.has_graph) == (39, 1, True)
+    same(shop_of(37), again)
+    assert snapshots.read(GOLDEN).taken.next_offsets == {TOPIC: {0: 40, 1: 7}}
+
+
+def test_all_that_an_item_shows_is_in_its_snapshot() -> None:
+    shown = Shown("T", "c", "en", 1.0, "b", 5)
+    assert shown_fields(render("i", shown)).keys() | {"available"} == {field.name for field in fields(Shown)}
+    assert Shown(**shown_fields(render("i", shown))) == shown  # type: ignore[arg-type]
+
+
+class Running:
+    """A shop with its follower and its keeper, as the service puts them together."""
+
+    def __init__(self, folder: Path, log: Callable[[], Extent] = lambda: LOG, *polls: list[Record]) -> None:
+        self.shop = catalogue()
+        self.table = FakeTable(*polls)
+        self.items = Follower(TOPIC, lambda: self.table, item_records(self.shop, SPACE))
+        self.upkeep = Upkeep(self.shop.index, lambda: self.items.caught_up)
+
+        async def extent() -> Extent:
+            return log()
+
+        self.keeper = Keeper(folder, SPACE, self.shop, (self.items,), extent, load, lambda: self.upkeep.builds)
+
+    async def until(self, condition: Callable[[], bool], *, clean: bool = True) -> bool:
+        """Resume, follow until *condition*, and end; the last snapshot is written only if *clean*."""
+        resumed = await self.keeper.resume()
+        parts = [asyncio.ensure_future(self.items.run())]
+        if clean:
+            parts.append(asyncio.ensure_future(self.keeper.run(look_s=0.001)))
+        async with asyncio.timeout(20):
+            while not (self.items.caught_up and condition()):
+                await asyncio.sleep(0.001)
+        for part in parts:
+            part.cancel()
+        await asyncio.gather(*parts, return_exceptions=True)
+        return resumed
+
+
+def test_a_restart_reads_on_where_the_snapshot_ends_and_nothing_comes_back(tmp_path: Path) -> None:
+    first = [record(n, item(n)) for n in range(30)] + [record(30, item(3, 2, retired=True))]
+    running = Running(tmp_path, lambda: LOG, first)
+    assert not asyncio.run(running.until(lambda: True))
+    assert len(snapshots.kept(tmp_path)) == 1
+    later = [*first, record(31, item(4, 2, retired=True)), record(32, item(99)), record(33, item(3))]
+    again = Running(tmp_path, lambda: LOG, later)
+    assert asyncio.run(again.until(lambda: True, clean=False))
+    assert again.items.positions() == {0: 34}
+    assert len(again.shop) == 29
+    assert again.shop.get("i3") is None
+    assert again.shop.get("i4") is None
+    assert again.shop.get("i99") is not None
+
+
+def test_an_unchanged_shop_is_not_kept_again(tmp_path: Path) -> None:
+    records = [record(n, item(n)) for n in range(5)]
+    asyncio.run(Running(tmp_path, lambda: LOG, records).until(lambda: True))
+    kept = snapshots.kept(tmp_path)
+    asyncio.run(Running(tmp_path, lambda: LOG, records).until(lambda: True))
+    assert snapshots.kept(tmp_path) == kept
+
+
+def test_a_snapshot_that_cannot_be_restored_leaves_an_empty_shop(tmp_path: Path) -> None:
+    folder = snapshots.write(tmp_path, shop_of(25), taken(taken_ms=4_000_000_000_000))
+    items = folder / "items"
+    content = orjson.dumps([["i1", 1, 10**6, {"title": "T"}]])
+    items.write_bytes(content)
+    text = orjson.loads((folder / "manifest.json").read_bytes().partition(b"\n")[2])
+    text["parts"]["items"] = {"size": len(content), "xxh3": xxhash.xxh3_128_hexdigest(content)}
+    raw = orjson.dumps(text)
+    (folder / "manifest.json").write_bytes(xxhash.xxh3_128_hexdigest(raw).encode() + b"\n" + raw)
+    running = Running(tmp_path)
+    assert not asyncio.run(running.keeper.resume())
+    assert (len(running.shop), running.shop.index.slots, list(running.shop.newest())) == (0, 0, [])
+    assert running.shop.apply(item(1))
