@@ -10,13 +10,15 @@ then u32 + JSON of the shown fields, candidate, history.
 
 import struct
 import zlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
 from nearline.errors import BadInput
+from nearline.items import Attribute
 from nearline.space import Space
 
 _HEAD = struct.Struct("<2sBBIIqI")
@@ -39,6 +41,7 @@ class Shown:
     brand: str = ""
     listed_ms: int | None = None
     available: bool = True
+    attributes: Mapping[str, Attribute] = field(default_factory=dict)  # left out of the record when empty
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,7 @@ def encode_item_vector(vector: ItemVector, space: Space) -> bytes:
             "brand": vector.shown.brand,
             "listed_ms": vector.shown.listed_ms,
             "available": vector.shown.available,
+            **({"attributes": dict(vector.shown.attributes)} if vector.shown.attributes else {}),
             "input_digest": vector.input_digest,
             "retired_ms": vector.retired_ms,
         }

@@ -107,7 +107,16 @@ def orphans(table: ItemTable, listed: set[str]) -> set[str]:
 
 def shown(item: Item) -> Shown:
     """What answers show of the item and requests filter by."""
-    return Shown(item.title, item.category, item.locale, item.price, item.brand, item.listed_ms, item.available)
+    return Shown(
+        item.title,
+        item.category,
+        item.locale,
+        item.price,
+        item.brand,
+        item.listed_ms,
+        item.available,
+        item.attributes,
+    )
 
 
 def input_digest(item_id: str, item: Item, read: ItemInputs) -> str:

@@ -35,6 +35,8 @@ VECTOR = ItemVector(
     np.array([1, 0, 0, 0], np.float16),
     "0123456789abcdef",
 )
+ATTRIBUTES = {"colour": "red|green", "dishwasher": True, "litres": 0.5, "pieces": 6}
+DESCRIBED = replace(VECTOR, shown=replace(VECTOR.shown, attributes=ATTRIBUTES))
 RETIRED = ItemVector("i-1", 43, Shown(""), None, np.array([1, 0, 0, 0], np.float16), "0123456789abcdef", NOW_MS)
 DOCUMENT = UserDocument(
     np.array([0, 1, 0, 0], np.float32),
@@ -55,6 +57,7 @@ FORMATS = {
     "sequence_with_context.v1.json": encode_sequence(SAID),
     "item.v1.json": encode_item(ITEM),
     "item_vector.v1.bin": encode_item_vector(VECTOR, SPACE),
+    "item_vector_with_attributes.v1.bin": encode_item_vector(DESCRIBED, SPACE),
     "item_vector_retired.v1.bin": encode_item_vector(RETIRED, SPACE),
     "user_document.v1.bin": encode_user_document(DOCUMENT, SPACE),
     "dead_letter.v1.json": encode_dead_letter(LETTER),
@@ -84,7 +87,14 @@ def test_the_golden_popularity_loads() -> None:
     assert popularity.score > 0
 
 
-@pytest.mark.parametrize(("name", "vector"), [("item_vector.v1.bin", VECTOR), ("item_vector_retired.v1.bin", RETIRED)])
+@pytest.mark.parametrize(
+    ("name", "vector"),
+    [
+        ("item_vector.v1.bin", VECTOR),
+        ("item_vector_with_attributes.v1.bin", DESCRIBED),
+        ("item_vector_retired.v1.bin", RETIRED),
+    ],
+)
 def test_golden_item_vectors_load(name: str, vector: ItemVector) -> None:
     loaded = decode_item_vector("i-1", golden(name), SPACE)
     assert (loaded.version, loaded.shown, loaded.retired_ms) == (vector.version, vector.shown, vector.retired_ms)
