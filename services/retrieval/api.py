@@ -36,6 +36,7 @@ _EXAMPLE_ITEM: JsonDict = {
     "brand": "",
     "locale": "en",
     "listed_ms": 1732100000000,
+    "attributes": {},
     "score": 0.8134,
     "source": "personal",
 }
@@ -82,6 +83,7 @@ class RecommendedItem(BaseModel):
     brand: str
     locale: str
     listed_ms: int | None
+    attributes: dict[str, float | str | bool]
     score: float = Field(description="comparable within one source: inner product, popularity, or listing time")
     source: Source
 

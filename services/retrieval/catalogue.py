@@ -178,6 +178,7 @@ def render(item_id: str, shown: Shown) -> bytes:
         "brand": shown.brand,
         "locale": shown.locale,
         "listed_ms": shown.listed_ms,
+        "attributes": shown.attributes,
     }
     return b"," + orjson.dumps(fields)[:-1] + _SCORE
 
