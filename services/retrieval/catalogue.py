@@ -4,8 +4,9 @@ The newest version of an item wins, whatever order records arrive in; a record t
 item that is retired, unavailable or purged is in no answer from that moment on.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import orjson
@@ -14,12 +15,14 @@ from numpy.typing import NDArray
 from nearline.errors import BadInput, SpaceMismatch
 from nearline.hashing import hash64
 from nearline.item_vectors import ItemVector, Shown
-from services.retrieval.graphs import Slots
+from nearline.user_documents import Hashes
+from services.retrieval.filters import Filter
 from services.retrieval.index import LiveIndex
+from services.retrieval.item_index import Picked, Ranked
 from services.retrieval.ranking import Ranking, Trending
 
-Hashes = NDArray[np.uint64]
 _NOWHERE = -1
+_SPARE = 32  # seen items that one search allows for; a second search allows for all of them
 _SCORE = b',"score":'
 _NO_HISTORY: NDArray[np.float16] = np.empty(0, np.float16)
 
@@ -45,6 +48,7 @@ class Catalogue:
         self._newest = Ranking()
         self._by_id: dict[str, Listing] = {}
         self._by_hash: dict[int, Listing] = {}
+        self._ids: list[str] = []  # by slot
         self._printed: list[bytes] = []  # by slot
         self._hashes: Hashes = np.zeros(1024, np.uint64)  # by slot
 
@@ -84,7 +88,7 @@ class Catalogue:
     def restore(self, records: Iterable[tuple[str, int, int, Shown | None]]) -> None:
         """Know what another catalogue knew, whose index is restored already; for one that is still empty."""
         slots = self.index.slots
-        self._printed = [b""] * slots
+        self._ids, self._printed = [""] * slots, [b""] * slots
         self._hashes = np.zeros(max(1024, slots), np.uint64)
         for item_id, version, slot, shown in records:
             listing = self._by_id[item_id] = Listing(item_id, version, hash64(item_id), slot)
@@ -97,19 +101,45 @@ class Catalogue:
         self.index.clear()
         Catalogue.__init__(self, self._dimension, self.index)
 
-    def printed(self, slots: list[int]) -> list[bytes]:
-        """What an answer prints of the items in *slots*: a comma and their JSON up to the score."""
-        printed = self._printed
-        return [printed[slot] for slot in slots]
+    async def nearest(self, vector: NDArray[np.float32], k: int, excluded: Hashes, wanted: Filter | None) -> Picked:
+        """The *k* best by inner product with *vector*; fewer only if there are fewer."""
+        found = self._nearest(vector, k, min(len(excluded), _SPARE), excluded)
+        if len(found) < k and len(excluded) > _SPARE:
+            found = self._nearest(vector, k, len(excluded), excluded)
+        return found
+
+    def _nearest(self, vector: NDArray[np.float32], k: int, spare: int, excluded: Hashes) -> Picked:
+        slots, scores = self.index.search(vector, k, spare)
+        if len(excluded) and len(slots):
+            hashes = self._hashes[slots]
+            kept = excluded.take(excluded.searchsorted(hashes), mode="clip") != hashes
+            slots, scores = slots[kept], scores[kept]
+        return self._picked(slots[:k].tolist(), scores[:k])
+
+    async def pick(
+        self, ranked: Ranked, places: int, taken: Container[str], excluded: Hashes, wanted: Filter | None
+    ) -> Picked:
+        """The first *places* of *ranked* that are on show and not *taken*, in their order and with their scores."""
+        refused = set(excluded.tolist())
+        slots: list[int] = []
+        scores: list[float] = []
+        for item_id, score in ranked:
+            if len(slots) == places:
+                break
+            listing = self.get(item_id)
+            if listing is not None and item_id not in taken and listing.item_hash not in refused:
+                slots.append(listing.slot)
+                scores.append(score)
+        return self._picked(slots, np.array(scores))
+
+    def _picked(self, slots: list[int], scores: NDArray[np.floating[Any]]) -> Picked:
+        ids, printed = self._ids, self._printed
+        return Picked([ids[slot] for slot in slots], [printed[slot] for slot in slots], scores)
 
     def get(self, item_id: str) -> Listing | None:
         """The item, if it is on show."""
         listing = self._by_id.get(item_id)
         return listing if listing is not None and listing.slot != _NOWHERE else None
-
-    def hashes(self, slots: Slots) -> Hashes:
-        """``hash64`` of the ids in *slots*."""
-        return self._hashes[slots]
 
     def newest(self) -> Iterator[tuple[str, float]]:
         """``(id, listed_ms)`` of every item on show, latest first; without a listing time an item comes last."""
@@ -152,9 +182,10 @@ class Catalogue:
     def _place(self, listing: Listing, printed: bytes) -> None:
         slot = listing.slot
         if slot == len(self._printed):
+            self._ids.append(listing.item_id)
             self._printed.append(printed)
         else:
-            self._printed[slot] = printed
+            self._ids[slot], self._printed[slot] = listing.item_id, printed
         if slot >= len(self._hashes):
             self._hashes = np.concatenate((self._hashes, np.zeros_like(self._hashes)))
         self._hashes[slot] = listing.item_hash

@@ -10,7 +10,7 @@ from nearline.space import Space
 from nearline.telemetry import counter, get_logger, seconds
 from nearline.user_documents import UserDocument, decode_user_document
 from services.retrieval.answer import ExcludeSeen, Group, Reason, Source, choose
-from services.retrieval.catalogue import Catalogue
+from services.retrieval.item_index import ItemIndex
 from services.retrieval.store_guard import GuardedStore
 
 _TOOK = seconds("recommend_seconds", "From the request to the answer's bytes")
@@ -25,13 +25,13 @@ class Recommender:
 
     def __init__(
         self,
-        catalogue: Catalogue,
+        items: ItemIndex,
         store: GuardedStore,
         space: Space,
         *,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
-        self._catalogue = catalogue
+        self._items = items
         self._store = store
         self._space = space
         self._now_ms = now_ms
@@ -40,7 +40,7 @@ class Recommender:
         """The answer as JSON: at most *k* items, whatever is down; *reason* says why some are not personal."""
         started = time.perf_counter_ns()
         document, reason = await self._document(user_id)
-        groups = choose(self._catalogue, document, k, exclude)
+        groups = await choose(self._items, document, k, exclude)
         if reason is None:
             reason = _shortfall(document, groups, k)
         body = self._render(user_id, document, groups, reason, request_id, started)
@@ -79,16 +79,17 @@ class Recommender:
                 "request_id": request_id,
             }
         )
-        return about[:-1] + b',"items":[' + b",".join([self._render_items(group) for group in groups]) + b"]}"
+        return about[:-1] + b',"items":[' + b",".join([_render_items(group) for group in groups]) + b"]}"
 
-    def _render_items(self, group: Group) -> bytes:
-        """The group's items as JSON, joined by commas; two pieces an item, for this is a tenth of an answer's time."""
-        end = _ITEM_ENDS[group.source]
-        scores = orjson.dumps(group.scores, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
-        pieces = [b""] * (2 * len(group.slots))
-        pieces[::2] = self._catalogue.printed(group.slots)
-        pieces[1::2] = scores.replace(b",", end + b"\n").split(b"\n")
-        return b"".join(pieces)[1:] + end
+
+def _render_items(group: Group) -> bytes:
+    """The group's items as JSON, joined by commas; two pieces an item, for this is a tenth of an answer's time."""
+    end = _ITEM_ENDS[group.source]
+    scores = orjson.dumps(group.items.scores, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
+    pieces = [b""] * (2 * len(group.items))
+    pieces[::2] = group.items.printed
+    pieces[1::2] = scores.replace(b",", end + b"\n").split(b"\n")
+    return b"".join(pieces)[1:] + end
 
 
 def _provenance(document: UserDocument | None, now_ms: int) -> dict[str, object]:
@@ -111,5 +112,5 @@ def _shortfall(document: UserDocument | None, groups: list[Group], k: int) -> Re
         return Reason.UNKNOWN_USER
     if document.vector is None:
         return Reason.NO_VECTOR
-    personal = bool(groups) and len(groups[0].slots) == k
+    personal = bool(groups) and len(groups[0].items) == k
     return None if personal else Reason.TOO_FEW_CANDIDATES

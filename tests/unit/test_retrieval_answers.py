@@ -1,5 +1,7 @@
 """Answers: what is on show and not seen, topped up source by source, and never more than was asked for."""
 
+import asyncio
+
 import numpy as np
 import orjson
 import pytest
@@ -57,11 +59,11 @@ def chosen(
 ) -> list[tuple[str, str]]:
     """``(source, item_id)`` of an answer, in order."""
     found = []
-    for group in choose(shop, document, k, exclude):
-        assert len(group.scores) == len(group.slots)
-        found += [
-            (group.source.value, orjson.loads(printed[1:] + b"0}")["item_id"]) for printed in shop.printed(group.slots)
-        ]
+    for group in asyncio.run(choose(shop, document, k, exclude)):
+        shown = [orjson.loads(printed[1:] + b"0}")["item_id"] for printed in group.items.printed]
+        assert shown == group.items.item_ids
+        assert len(shown) == len(group.items.scores)
+        found += [(group.source.value, item_id) for item_id in shown]
     return found
 
 
@@ -162,7 +164,7 @@ def test_a_new_vector_moves_the_item_and_new_words_do_not(shop: Catalogue) -> No
     after = shop.get("e")
     assert after is not None
     assert after.slot == before.slot
-    assert b"New words" in shop.printed([after.slot])[0]
+    assert b"New words" in asyncio.run(choose(shop, None, 8, ExcludeSeen.ALL))[-1].items.printed[-1]
     shop.apply(item("e", -0.01, version=3))
     assert chosen(shop, user(), 2) == [("personal", "a"), ("personal", "e")]
     assert len(shop) == 8

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from nearline.adapters.hnsw import HnswGraph
 from nearline.errors import Unavailable
+from nearline.hashing import hash64
 from nearline.item_vectors import ItemVector, Shown, encode_item_vector
 from nearline.log import Extent, Record, TopicExtent
 from nearline.space import Space
@@ -37,6 +38,7 @@ GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "index_snapshot.v1"
 NOW = 1_800_000_000_000
 TOPIC = "item-vectors.2"
 LOG = Extent("cluster-a", {TOPIC: TopicExtent("topic-a", {0: 0, 1: 0}, {0: 1_000, 1: 1_000})})
+NOTHING = np.empty(0, np.uint64)
 LIMITS = Limits(exact_below=20, fold_above=4, bulk=10)
 
 
@@ -99,8 +101,8 @@ def restored(folder: Path) -> Catalogue:
 
 
 def answers(shop: Catalogue) -> list[tuple[list[bytes], list[float]]]:
-    found = [shop.index.search(unit(10_000 + seed), 10) for seed in range(20)]
-    return [(shop.printed(slots.tolist()), scores.tolist()) for slots, scores in found]
+    found = [asyncio.run(shop.nearest(unit(10_000 + seed), 10, NOTHING, None)) for seed in range(20)]
+    return [(picked.printed, picked.scores.tolist()) for picked in found]
 
 
 def same(one: Catalogue, other: Catalogue) -> None:
@@ -117,7 +119,7 @@ def test_a_restored_shop_answers_as_the_one_that_was_kept(tmp_path: Path) -> Non
     same(shop, again)
     assert len(again) == len(shop) == 39
     assert again.index.removed_rows == shop.index.removed_rows == 1
-    assert again.favourite_categories([int(h) for h in again.hashes(np.arange(4))]) != []
+    assert again.favourite_categories([hash64(f"i{number}") for number in range(4)]) != []
 
 
 def test_a_restored_shop_goes_on_as_the_one_that_was_kept(tmp_path: Path) -> None:

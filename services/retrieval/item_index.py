@@ -1,0 +1,61 @@
+"""What answers are chosen from: the items on show and their vectors, in this process or in an engine of their own."""
+
+from collections.abc import Container, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nearline.user_documents import Hashes
+from services.retrieval.filters import Filter
+
+Ranked = Iterable[tuple[str, float]]  # ids and scores, best first
+
+
+@dataclass(frozen=True, slots=True)
+class Picked:
+    """Items, best first: ids, what an answer prints of each (a comma and its JSON up to the score), and scores."""
+
+    item_ids: list[str]
+    printed: list[bytes]
+    scores: NDArray[np.floating[Any]]
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self.item_ids)
+
+
+class Rankings(Protocol):
+    """Items by popularity (ranking.py: Trending)."""
+
+    def top(self) -> Iterator[tuple[str, float]]:
+        """``(id, score)``, most popular first."""
+
+    def top_of(self, categories: Iterable[str]) -> Iterator[tuple[str, float]]:
+        """``(id, score)`` of the items of *categories* together, most popular first."""
+
+
+class ItemIndex(Protocol):
+    """Every item that can be recommended. *wanted* leaves only what passes it; *excluded* are hashes of ids, sorted.
+
+    ``Unavailable`` when it is an engine that does not answer.
+    """
+
+    @property
+    def trending(self) -> Rankings:
+        """Items by popularity."""
+
+    async def nearest(self, vector: NDArray[np.float32], k: int, excluded: Hashes, wanted: Filter | None) -> Picked:
+        """The *k* best by inner product with *vector*; fewer only if there are fewer."""
+
+    async def pick(
+        self, ranked: Ranked, places: int, taken: Container[str], excluded: Hashes, wanted: Filter | None
+    ) -> Picked:
+        """The first *places* of *ranked* that are on show and not *taken*, in their order and with their scores."""
+
+    def newest(self) -> Iterator[tuple[str, float]]:
+        """``(id, listed_ms)``, latest first."""
+
+    def favourite_categories(self, seen: Iterable[int]) -> list[str]:
+        """The categories that hold most of the items with the hashes *seen*, most first."""
