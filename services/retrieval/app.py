@@ -17,12 +17,13 @@ from nearline.adapters.http import bind, status_routes
 from nearline.adapters.kafka import TableReader, log_extent
 from nearline.adapters.stores import store_for
 from nearline.errors import NearlineError
+from nearline.followers import Follower
 from nearline.settings import Settings, load_settings
 from nearline.telemetry import configure_logs, get_logger
 from nearline.topics import ITEM_POPULARITY, item_vectors_topic
 from services.retrieval.api import create_app
 from services.retrieval.catalogue import Catalogue
-from services.retrieval.followers import Follower, item_records, popularity_records
+from services.retrieval.followers import item_records, popularity_records
 from services.retrieval.graphs import SavedGraph
 from services.retrieval.index import LiveIndex
 from services.retrieval.keeping import Keeper

@@ -23,7 +23,7 @@ _HELD = gauge("index_snapshot_held_seconds", "How long taking the newest snapsho
 
 
 class Followed(Protocol):
-    """A topic that is read from an offset on (followers.py: Follower)."""
+    """A topic that is read from an offset on (nearline/followers.py: Follower)."""
 
     name: str
     caught_up: bool

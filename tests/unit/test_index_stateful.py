@@ -17,12 +17,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from numpy.typing import NDArray
 
 from nearline.adapters.hnsw import HnswGraph
+from nearline.followers import Follower
 from nearline.item_vectors import ItemVector, Shown, encode_item_vector
 from nearline.log import Extent, Record, TopicExtent
 from nearline.space import Space
 from services.retrieval import snapshots
 from services.retrieval.catalogue import Catalogue
-from services.retrieval.followers import Follower, item_records
+from services.retrieval.followers import item_records
 from services.retrieval.graphs import Build, SavedGraph
 from services.retrieval.index import Limits, LiveIndex
 from services.retrieval.snapshots import Taken

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from nearline.adapters.hnsw import HnswGraph
 from nearline.errors import Unavailable
+from nearline.followers import Follower
 from nearline.hashing import hash64
 from nearline.item_vectors import ItemVector, Shown, encode_item_vector
 from nearline.log import Extent, Record, TopicExtent
@@ -25,7 +26,7 @@ from nearline.space import Space
 from nearline.topics import all_topics
 from services.retrieval import snapshots
 from services.retrieval.catalogue import Catalogue, render, shown_fields
-from services.retrieval.followers import Follower, item_records
+from services.retrieval.followers import item_records
 from services.retrieval.forking import in_fork
 from services.retrieval.graphs import SavedGraph
 from services.retrieval.index import Limits, LiveIndex
