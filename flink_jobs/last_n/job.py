@@ -210,8 +210,8 @@ def _kafka(settings: Settings, topic: str) -> str:
 def wait_for_log(settings: Settings) -> str:
     """Return the Kafka cluster's id once it has the job's topics; ``Unavailable`` if not before the deadline."""
     names = [CLICKS, CLICKS_DLQ, USER_SEQUENCES, ITEM_POPULARITY]
-    wait_for_topics(settings.kafka, names, deadline_s=settings.startup_deadline_s)
-    topics = Topics(settings.kafka)
+    wait_for_topics(settings.brokers, names, deadline_s=settings.startup_deadline_s)
+    topics = Topics(settings.brokers)
     try:
         return topics.cluster_id()
     finally:

@@ -42,7 +42,7 @@ def status() -> None:
 
 def _log(settings: Settings) -> Line:
     try:
-        topics = Topics(settings.kafka)
+        topics = Topics(settings.brokers)
     except Unavailable as error:
         return Line("log", "down", str(error), "start the system: make up")
     try:
@@ -73,7 +73,7 @@ def _job(settings: Settings) -> Line:
 def _job_lag(settings: Settings) -> str:
     """Clicks that the job's newest checkpoint does not cover yet, in words; nothing while that cannot be told."""
     try:
-        topics = Topics(settings.kafka)
+        topics = Topics(settings.brokers)
     except Unavailable:
         return ""
     try:

@@ -18,9 +18,14 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from nearline.errors import BadInput
+from nearline.guard import STATUS_RULES, Rule
 from nearline.ids import check_id
+from nearline.keys import Permission
 from services.retrieval.answer import DEFAULT_K, MAX_K, ExcludeSeen, Reason, Source
 from services.retrieval.recommender import Recommender
+
+# What a caller needs for each route; a test refuses a route without a line here.
+RULES = (Rule("GET", "/recommend/{user_id:path}", Permission.READ), *STATUS_RULES)
 
 _ALLOWED: dict[str, JsonValue] = {
     "user_id": "1-128 UTF-8 bytes without control characters",

@@ -12,6 +12,7 @@ from pathlib import Path
 import uvicorn
 import uvloop
 
+from nearline.adapters.doors import Doors
 from nearline.adapters.hnsw import HnswGraph
 from nearline.adapters.http import bind, status_routes
 from nearline.adapters.kafka import TableReader, log_extent
@@ -21,7 +22,7 @@ from nearline.followers import Follower
 from nearline.settings import Settings, load_settings
 from nearline.telemetry import configure_logs, get_logger
 from nearline.topics import ITEM_POPULARITY, item_vectors_topic
-from services.retrieval.api import create_app
+from services.retrieval.api import RULES, create_app
 from services.retrieval.catalogue import Catalogue
 from services.retrieval.followers import item_records, popularity_records
 from services.retrieval.graphs import SavedGraph
@@ -52,12 +53,12 @@ class Service:
         topic = item_vectors_topic(space)
         self._items = Follower(
             topic,
-            lambda: TableReader(settings.kafka, topic, start_at=self._items.positions()),
+            lambda: TableReader(settings.brokers, topic, start_at=self._items.positions()),
             item_records(catalogue, space),
         )
         self._trending = Follower(
             ITEM_POPULARITY,
-            lambda: TableReader(settings.kafka, ITEM_POPULARITY, start_at=self._trending.positions()),
+            lambda: TableReader(settings.brokers, ITEM_POPULARITY, start_at=self._trending.positions()),
             popularity_records(catalogue),
             pause_s=_TRENDING_PAUSE_S,
         )
@@ -65,10 +66,17 @@ class Service:
         self._upkeep = Upkeep(self._index, lambda: self._items.caught_up, recall)
         self._keeper = self._make_keeper(settings.snapshots_folder, catalogue)
         store = store_for(
-            settings.store_url, space, ttl_ms=settings.history_ttl_ms, read_ms=settings.store_timeout_ms, writer=False
+            settings.store_url,
+            space,
+            ttl_ms=settings.history_ttl_ms,
+            read_ms=settings.store_timeout_ms,
+            writer=False,
+            tls=settings.store_security,
         )
         self._store = GuardedStore(store)
-        self._app = create_app(Recommender(catalogue, self._store, space), status_routes(self.readiness))
+        self._doors = Doors(settings)
+        app = create_app(Recommender(catalogue, self._store, space), status_routes(self.readiness))
+        self._app = self._doors.before(app, RULES)
 
     def _make_keeper(self, folder: Path | None, catalogue: Catalogue) -> Keeper | None:
         if folder is None:
@@ -83,7 +91,7 @@ class Service:
             space,
             catalogue,
             (self._items, self._trending),
-            lambda: log_extent(settings.kafka, (item_vectors_topic(space), ITEM_POPULARITY)),
+            lambda: log_extent(settings.brokers, (item_vectors_topic(space), ITEM_POPULARITY)),
             load,
             lambda: self._upkeep.builds,
             every_s=settings.snapshot_every_s,
@@ -105,6 +113,7 @@ class Service:
             "item_vectors": self._items.caught_up,
             "trending": self._trending.caught_up,
             "store": self._store.answered,
+            **self._doors.readiness(),
         }
 
     async def serve(self) -> None:
@@ -122,6 +131,7 @@ class Service:
                         self._follow(),
                         self._upkeep.run(),
                         self._store.watch(),
+                        self._doors.run(),
                         _settle_memory(lambda: self._items.caught_up and self._trending.caught_up),
                     )
                 ]

@@ -68,11 +68,17 @@ def click(system: System, *events: Event) -> None:
 def answer(system: System, user_id: str, k: int = 10) -> dict[str, Any]:
     """The user's answer, empty while retrieval is away."""
     try:
-        response = httpx.get(f"{system.retrieval}/recommend/{user_id}", params={"k": k}, timeout=5.0)
+        response = httpx.get(
+            f"{system.retrieval}/recommend/{user_id}", params={"k": k}, headers=bearer(system), timeout=5.0
+        )
     except httpx.HTTPError:
         return {"items": [], "newest_event_id": None}
     assert response.status_code in (200, 503), response.text
     return dict(response.json()) if response.status_code == 200 else {"items": [], "newest_event_id": None}
+
+
+def bearer(system: System, key: str = "") -> dict[str, str]:
+    return {"Authorization": f"Bearer {key or system.key}"}
 
 
 def shown(system: System, user_id: str, k: int = 10) -> list[str]:

@@ -18,11 +18,14 @@ CORE_EXCEPTIONS = {("nearline/datasets.py", "polars")}
 # The standard library's names would say nothing here.
 ONE_FILE_EACH = {
     "couchbase": "nearline/adapters/couchbase.py",
+    "cryptography": "nearline/adapters/tokens.py",
     "hnswlib": "nearline/adapters/hnsw.py",
+    "jwt": "nearline/adapters/tokens.py",
     "kafka": "nearline/adapters/kafka.py",
     "lmdb": "nearline/adapters/lmdb.py",
     "pymilvus": "nearline/adapters/milvus.py",
     "supervisor": "local/supervision.py",
+    "throttled": "nearline/adapters/limits.py",
     "tokenizers": "nearline/adapters/tokenizer.py",
     "jgo": "local/downloads.py",
     "tritonclient": "nearline/adapters/triton.py",

@@ -10,12 +10,18 @@ from numpy.typing import NDArray
 from starlette.types import ASGIApp
 
 from nearline.adapters.http import status_routes
+from nearline.adapters.limits import AddressLimits
 from nearline.adapters.memory import MemoryStore
+from nearline.adapters.tokens import UserTokens
+from nearline.guard import Guard, callers_in, unruled
 from nearline.hashing import hash64
 from nearline.item_vectors import ItemVector, Shown
+from nearline.key_ring import KeyRing
+from nearline.keys import encode_key, make_key
+from nearline.log import Record
 from nearline.space import Space
 from nearline.user_documents import UserDocument, encode_user_document
-from services.retrieval.api import Recommendations, Refused, create_app
+from services.retrieval.api import RULES, FastPath, Recommendations, Refused, create_app
 from services.retrieval.catalogue import Catalogue
 from services.retrieval.index import LiveIndex
 from services.retrieval.recommender import Recommender
@@ -249,3 +255,29 @@ def test_status_routes_answer_beside_it(world: World) -> None:
     assert world.client.get("/readyz").json() == {"ready": True, "parts": {"item_vectors": True}}
     world.client.get("/recommend/u1")
     assert "nearline_recommend_seconds_bucket" in world.client.get("/metrics").text
+
+
+def test_every_route_has_a_rule_and_every_rule_a_route(world: World) -> None:
+    """Without one, the guard would refuse it; with one too many, the table would say what is not so."""
+    app = world.client._app
+    assert isinstance(app, FastPath)
+    routes = app._app.routes  # type: ignore[attr-defined]
+    served = [(method, route.path) for route in routes for method in sorted(route.methods - {"HEAD"})]
+    assert unruled(served, RULES) == []
+    assert unruled([*served, ("GET", "/new")], RULES) == ["GET /new has no rule"]
+
+
+def test_the_guard_stands_in_front_of_the_fast_path(world: World) -> None:
+    ring = KeyRing()
+    spend = AddressLimits().spend
+    app = world.client._app
+    guarded = Client(Guard(app, RULES, ring, tokens=UserTokens(), spend=spend, is_near=callers_in("")))  # type: ignore[arg-type]
+    keys = {}
+    for offset, scope in enumerate(("read", "items")):
+        keys[scope], key = make_key(scope, [scope], now_ms=1)
+        ring.apply(Record("api-keys", 0, offset, 0, key.id.encode(), encode_key(key)))
+    for target in ("/recommend/u1?k=3", "/recommend/u1?k=%203"):
+        assert guarded.get(target).status_code == 401
+        assert guarded.get(target, {"Authorization": f"Bearer {keys['items']}"}).status_code == 403
+        answer = guarded.get(target, {"Authorization": f"Bearer {keys['read']}"})
+        assert [item["item_id"] for item in answer.json()["items"]] == ["i1", "i2", "i3"]
