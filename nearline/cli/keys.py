@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from nearline.adapters.kafka import Producer, TableReader
 from nearline.adapters.tokens import public_key_in
@@ -44,7 +44,7 @@ def create(
 @app.command("list")
 def list_keys() -> None:
     """Show every key, without what proves it."""
-    table = Table("id", "name", "scopes", "created", "limits", "state")
+    table = Table(Column("id", min_width=12), "name", "scopes", "created", Column("limits", overflow="fold"), "state")
     for key in asyncio.run(_ring(load_settings())).all():
         state = f"revoked {_day(key.revoked_ms)}" if key.revoked_ms is not None else "valid"
         table.add_row(key.id, key.name, ", ".join(sorted(key.scopes)), _day(key.created_ms), _limits(key), state)

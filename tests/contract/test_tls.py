@@ -1,0 +1,251 @@
+"""TLS to the servers: what is refused is said in words, and what is right gets through to a real broker."""
+
+import asyncio
+import socket
+import ssl
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from local.broker import BrokerFiles, is_ready, prepare
+from local.ports import HOST, free_ports
+from local.processes import wait_until
+from nearline.adapters.couchbase import CouchbaseStore
+from nearline.adapters.kafka import Producer, TableReader, Topics, connection
+from nearline.adapters.stores import store_for
+from nearline.adapters.triton import Towers
+from nearline.errors import Misconfigured, Unavailable
+from nearline.settings import load_settings
+from nearline.space import Space
+from nearline.tls import Brokers, Tls
+from nearline.topics import Topic
+
+SPACE = Space(1, 8)
+
+
+class Authority:
+    """Signs certificates; its own is *ca*."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._folder = folder
+        self._name = name
+        self._key = generate_private_key(65_537, 2_048)
+        self._subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+        self.ca = self._write(f"{name}.pem", self._sign(self._subject, self._key, is_ca=True))
+
+    def issue(self, name: str) -> tuple[Path, Path]:
+        """The files of a certificate for 127.0.0.1 and of its key."""
+        key = generate_private_key(65_537, 2_048)
+        subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+        secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        return self._write(f"{name}.pem", self._sign(subject, key)), self._write(f"{name}.key", secret)
+
+    def _sign(self, subject: x509.Name, key: RSAPrivateKey, *, is_ca: bool = False) -> bytes:
+        now = datetime.now(UTC)
+        builder = (
+            x509.CertificateBuilder(self._subject, subject, key.public_key(), x509.random_serial_number())
+            .not_valid_before(now - timedelta(days=1))
+            .not_valid_after(now + timedelta(days=1))
+            .add_extension(x509.BasicConstraints(is_ca, None), critical=True)
+            .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address(HOST))]), critical=False)
+        )
+        return builder.sign(self._key, SHA256()).public_bytes(Encoding.PEM)
+
+    def _write(self, name: str, content: bytes) -> Path:
+        file = self._folder / name
+        file.write_bytes(content)
+        return file
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("ca"), "authority")
+
+
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("other"), "stranger")
+
+
+@contextmanager
+def listener(certificate: tuple[Path, Path]) -> Iterator[int]:
+    """The port of a server that makes TLS handshakes for HTTP/2 and then hangs up."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    context.set_alpn_protocols(["h2"])
+    with socket.create_server((HOST, 0)) as server:
+        ending = threading.Event()
+
+        def serve() -> None:
+            while True:
+                plain, _ = server.accept()
+                with plain:
+                    if ending.is_set():
+                        return
+                    with suppress(OSError), context.wrap_socket(plain, server_side=True):
+                        pass
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        port = server.getsockname()[1]
+        try:
+            yield port
+        finally:
+            ending.set()
+            socket.create_connection((HOST, port)).close()
+            thread.join(10)
+
+
+@pytest.fixture(scope="module")
+def tls_broker(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> Iterator[str]:
+    """A real broker with a listener that speaks TLS and asks clients for a certificate."""
+    certificate, key = authority.issue("broker")
+    both = certificate.with_name("broker-both.pem")
+    both.write_bytes(key.read_bytes() + certificate.read_bytes())
+    data = tmp_path_factory.mktemp("tls")
+    plain, secured, controller = free_ports(3)
+    command = prepare(data, plain, controller)
+    settings = {
+        "listeners": f"PLAINTEXT://{HOST}:{plain},TLS://{HOST}:{secured},CONTROLLER://{HOST}:{controller}",
+        "advertised.listeners": f"PLAINTEXT://{HOST}:{plain},TLS://{HOST}:{secured}",
+        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,TLS:SSL,CONTROLLER:PLAINTEXT",
+        "ssl.keystore.type": "PEM",
+        "ssl.keystore.location": both,
+        "ssl.truststore.type": "PEM",
+        "ssl.truststore.location": authority.ca,
+        "ssl.client.auth": "required",
+    }
+    with BrokerFiles(data).properties.open("a") as properties:
+        properties.writelines(f"{name}={value}\n" for name, value in settings.items())
+    with (data / "out").open("ab") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
+        try:
+            assert wait_until(lambda: is_ready(plain), 60), (data / "out").read_text()[-2_000:]
+            yield f"{HOST}:{secured}"
+        finally:
+            process.kill()
+
+
+def test_a_broker_that_wants_certificates_gets_them(tls_broker: str, authority: Authority) -> None:
+    log = Brokers(tls_broker, Tls(authority.ca, *authority.issue("client")))
+    topics = Topics(log)
+    topics.ensure([Topic("secured", 1)])
+    topics.close()
+
+    async def main() -> None:
+        async with Producer(log) as producer, TableReader(log, "secured") as reader:
+            await producer.send_all("secured", [(b"k", b"v")])
+            async with asyncio.timeout(30):
+                while not (records := await reader.poll()):
+                    pass
+        assert records[0].value == b"v"
+
+    asyncio.run(main())
+
+
+def test_a_broker_of_a_strange_authority_is_named_as_such(tls_broker: str, stranger: Authority) -> None:
+    with pytest.raises(Unavailable, match=r"is not who it should be.*certificate verify failed"):
+        Topics(Brokers(tls_broker, Tls(stranger.ca)))
+
+
+def test_a_client_in_the_clear_is_told_to_think_of_tls(tls_broker: str) -> None:
+    with pytest.raises(Unavailable, match=r"does not answer.*Does it want TLS\?"):
+        Topics(Brokers(tls_broker))
+
+
+def test_a_server_that_speaks_no_tls_is_named_as_such(broker: str, authority: Authority) -> None:
+    with pytest.raises(Unavailable, match="does not speak TLS"):
+        Topics(Brokers(broker, Tls(authority.ca)))
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_triton_is_asked_over_tls_and_a_strange_one_is_refused(
+    authority: Authority, stranger: Authority, trusted: bool
+) -> None:
+    """The listener is no Triton: with the right authority the handshake is done, and what follows it is what fails."""
+    ca = authority.ca if trusted else stranger.ca
+
+    async def opened(port: int) -> str:
+        towers = Towers(f"{HOST}:{port}", SPACE, timeout_ms=2_000, tls=Tls(ca))
+        try:
+            with pytest.raises(Unavailable) as refused:
+                await towers.open()
+            return str(refused.value)
+        finally:
+            await towers.close()
+
+    with listener(authority.issue("triton")) as port:
+        said = asyncio.run(opened(port))
+    assert ("CERTIFICATE_VERIFY_FAILED" in said.upper().replace(" ", "_")) == (not trusted), said
+
+
+def test_couchbase_gets_the_files_and_wants_them_only_over_tls(authority: Authority) -> None:
+    certificate, key = authority.issue("store")
+    url = "couchbases://u:p@127.0.0.1/b"
+    by_password = CouchbaseStore(url, SPACE, ttl_ms=1, read_ms=1, tls=Tls(authority.ca))
+    assert by_password._login.as_dict()["trust_store_path"] == str(authority.ca)
+    by_certificate = CouchbaseStore(url, SPACE, ttl_ms=1, read_ms=1, tls=Tls(authority.ca, certificate, key))
+    assert by_certificate._login.as_dict() == {
+        "cert_path": str(certificate),
+        "key_path": str(key),
+        "trust_store_path": str(authority.ca),
+    }
+    with pytest.raises(Misconfigured, match="couchbases://"):
+        store_for("couchbase://u:p@h/b", SPACE, ttl_ms=1, read_ms=1, writer=False, tls=Tls(authority.ca))
+
+
+def test_settings_become_certificates_and_a_login(authority: Authority) -> None:
+    certificate, key = authority.issue("ours")
+    files = {"CA": authority.ca, "CERTIFICATE": certificate, "PRIVATE_KEY": key}
+    given = {
+        f"NEARLINE_{part}_{name}": str(file) for part in ("KAFKA", "TRITON", "STORE") for name, file in files.items()
+    }
+    settings = load_settings(given | {"NEARLINE_KAFKA_USER": "shop", "NEARLINE_KAFKA_PASSWORD": "secret-word"})
+    tls = Tls(authority.ca, certificate, key)
+    assert (settings.brokers.tls, settings.triton_security, settings.store_security) == (tls, tls, tls)
+    told = connection(settings.brokers)
+    assert (told["security_protocol"], told["sasl_mechanism"]) == ("SASL_SSL", "SCRAM-SHA-512")
+    assert told["sasl_plain_password"] == "secret-word"
+    assert "secret-word" not in repr(settings) + repr(settings.brokers)
+
+
+def test_without_settings_nothing_is_secured_and_a_word_is_enough() -> None:
+    settings = load_settings({})
+    assert (settings.brokers, settings.triton_security, settings.store_security) == (
+        Brokers("127.0.0.1:9092"),
+        None,
+        None,
+    )
+    assert connection(settings.brokers)["security_protocol"] == "PLAINTEXT"
+    assert load_settings({"NEARLINE_KAFKA_TLS": "true", "NEARLINE_TRITON_TLS": "1"}).brokers.tls == Tls()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"KAFKA_CA": "/nowhere.pem"}, "NEARLINE_KAFKA_CA='/nowhere.pem': expected a file in PEM, there is none"),
+        ({"KAFKA_CERTIFICATE": __file__}, "NEARLINE_KAFKA_PRIVATE_KEY belong together"),
+        ({"KAFKA_CA": __file__}, "cannot use the certificates"),
+    ],
+)
+def test_files_that_cannot_be_used_are_refused_before_anything_connects(given: dict[str, str], said: str) -> None:
+    with pytest.raises(Misconfigured, match=said):
+        connection(load_settings({f"NEARLINE_{name}": value for name, value in given.items()}).brokers)
+
+
+def test_a_key_that_fits_no_certificate_is_refused(authority: Authority, tmp_path: Path) -> None:
+    certificate, _ = authority.issue("halves")
+    other = tmp_path / "other.key"
+    other.write_bytes(Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    with pytest.raises(Misconfigured, match="cannot use the certificates"):
+        connection(Brokers("127.0.0.1:1", Tls(authority.ca, certificate, other)))
