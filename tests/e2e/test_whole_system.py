@@ -3,9 +3,12 @@
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +16,9 @@ import pytest
 pytest.importorskip("supervisor")
 
 import httpx
+import jwt
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from local.processes import wait_until
 from local.system import System, embedded_system, http_ok
@@ -20,6 +26,7 @@ from nearline.adapters.kafka import Producer, Topics
 from nearline.errors import Unavailable
 from nearline.events import Event, encode_event
 from nearline.items import Item, encode_item
+from nearline.keys import PATTERN
 from nearline.topics import CLICKS, CLICKS_DLQ, ITEMS
 
 DEADLINE_S = 240.0  # on a crowded machine the job alone takes a minute and more to come back
@@ -120,6 +127,51 @@ def test_nonsense_becomes_a_dead_letter_and_the_clicks_behind_it_count(system: S
         assert wait_until(lambda: topics.end_offset(CLICKS_DLQ) >= 2, DEADLINE_S)
     finally:
         topics.close()
+
+
+def nearline(system: System, *words: str) -> str:
+    """What a command of this system prints."""
+    command = [sys.executable, "-m", "nearline.cli", *words]
+    environment = {**os.environ, **system.environment()}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def status_of(system: System, user_id: str, presented: str) -> int:
+    url = f"{system.retrieval}/recommend/{user_id}?k=1"
+    return httpx.get(url, headers=bearer(system, presented), timeout=5.0).status_code
+
+
+def test_nobody_is_answered_without_a_key_and_a_revoked_one_ends_within_a_second(system: System) -> None:
+    assert httpx.get(f"{system.retrieval}/recommend/anna", timeout=5.0).status_code == 401
+    key = nearline(system, "keys", "create", "--name", "page", "--scope", "read").strip()
+    wait_until(lambda: status_of(system, "anna", key) == 200, 1.0, pause_s=0.01)
+    assert status_of(system, "anna", key) == 200
+    nearline(system, "keys", "revoke", key[3:15])
+    wait_until(lambda: status_of(system, "anna", key) == 401, 1.0, pause_s=0.01)
+    assert status_of(system, "anna", key) == 401
+
+
+def test_a_users_token_is_answered_about_that_user_only(system: System, tmp_path: Path) -> None:
+    signer = Ed25519PrivateKey.generate()
+    public = signer.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    (tmp_path / "public.pem").write_bytes(public)
+    words = ("--name", "backend", "--scope", "read", "--public-key", str(tmp_path / "public.pem"))
+    kid = nearline(system, "keys", "create", *words)[3:15]
+    now = int(time.time())
+    claims = {"user_id": "anna", "scope": "read", "iat": now, "exp": now + 600}
+    token = jwt.encode(claims, signer, algorithm="EdDSA", headers={"kid": kid})
+    assert wait_until(lambda: status_of(system, "anna", token) == 200, DEADLINE_S)
+    assert status_of(system, "berta", token) == 403
+
+
+def test_no_log_of_the_system_holds_a_key(system: System) -> None:
+    logs = list(system.supervisor.logs.glob("*.log"))
+    assert len(logs) >= len(system.parts())
+    for log in logs:
+        found = PATTERN.search(log.read_text(errors="replace"))
+        assert found is None, f"{log} holds the key {found[1] if found else ''}"
 
 
 @pytest.mark.parametrize("part", ["triton", "user_tower", "item_tower", "retrieval", "last_n", "broker"])
