@@ -8,6 +8,7 @@ another thread and reads only rows that do not change; ``adopt`` then swaps the 
 A row is known by its slot. A slot is used again only after a graph without it was adopted.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.retrieval.graphs import Build, Found, Graph, Slots, Vectors
+from services.retrieval.rows import Rows
 from services.retrieval.widths import Sample, made_up_queries
 
 MakeGraph = Callable[[int], Graph]  # capacity -> an empty graph
@@ -33,6 +35,8 @@ class Limits:
     bulk: int = 5_000  # a delta of more than this and a quarter of the graph is built beside it, not folded
     removed_share: float = 0.25  # removed rows carry the search but are not found: more only cost time
     headroom: float = 2.0  # capacity of a new graph over its rows; memory is taken only when it is used
+    candidate_rows: int = 30  # rows that can be fetched and compared while a graph looks at one candidate, 1.2 us
+    fetch_rows: int = 5  # rows that can be compared in their order while one is fetched from its place
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,14 +114,16 @@ class LiveIndex:
         vector: Vectors = self._vectors[slot]
         return vector
 
-    def search(self, vector: Vectors, wanted: int, spare: int = 0) -> Found:
-        """The *wanted* + *spare* best live slots and their inner products with *vector*, best first.
+    def search(self, vector: Vectors, wanted: int, spare: int = 0, rows: Rows | None = None) -> Found:
+        """The *wanted* + *spare* best live slots, of *rows* if given, and their inner products, best first.
 
         Fewer if there are fewer. Exact in the delta; in the graph as wide as was measured to be enough.
         """
         self._asked[self.asks % _ASKED] = vector
         self.asks += 1
         count = wanted + spare
+        if rows is not None:
+            return self._search_among(rows, vector, count)
         if self._graph is None:
             return self._scan(vector, count)
         slots, scores = self._graph.search(vector, count, int(self.width_per_result * wanted) + spare)
@@ -128,6 +134,31 @@ class LiveIndex:
         if len(fresh) == 0:
             return slots, scores
         return _best(np.concatenate((slots, fresh)), np.concatenate((scores, fresh_scores)), count)
+
+    def _search_among(self, rows: Rows, vector: Vectors, count: int) -> Found:
+        """The best of *rows*: what passes of a graph's answer, if that holds them all for certain; else all of them."""
+        count = min(count, rows.count)
+        reach = int(_enough(count) * self.live / max(1, rows.count))
+        width = int(self.width_per_result * reach)
+        cheapest = min(rows.count, self._used // self._limits.fetch_rows)
+        if self._graph is not None and width * self._limits.candidate_rows < cheapest:
+            slots, scores = self._graph.search(vector, reach, width)
+            kept = rows.passing[slots]
+            floor = float(scores[-1]) if len(scores) else np.inf  # below it the graph was not looked at
+            fresh, fresh_scores = self._scan(vector, count, floor, rows)
+            if np.count_nonzero(kept) + len(fresh) >= count:
+                slots, scores = np.concatenate((slots[kept], fresh)), np.concatenate((scores[kept], fresh_scores))
+                return _best(slots, scores, count)
+        return self._look_at(rows, vector, count)
+
+    def _look_at(self, rows: Rows, vector: Vectors, count: int) -> Found:
+        """The best of *rows*, exactly: row by row, or by a pass over all rows where that is quicker."""
+        if rows.count * self._limits.fetch_rows < self._used:
+            slots = rows.slots
+            return _best(slots, self._vectors[slots] @ vector, count)
+        scores = self._vectors[: self._used] @ vector
+        slots = np.flatnonzero(rows.passing[: self._used])
+        return _best(slots, scores[slots], count)
 
     def sample(self) -> Sample:
         """What the graph can be measured with: the newest queries, or made-up ones while fewer than 200 came."""
@@ -144,12 +175,12 @@ class LiveIndex:
         found = self._graph.search(query, len(truth), int(width_per_result * len(truth)))[0]
         return len(truth.intersection(found.tolist()))
 
-    def _scan(self, vector: Vectors, count: int, floor: float = -np.inf) -> Found:
-        """The best of the delta with a score above *floor*."""
+    def _scan(self, vector: Vectors, count: int, floor: float = -np.inf, rows: Rows | None = None) -> Found:
+        """The best of the delta with a score above *floor*, of *rows* if given."""
         slots = self._delta_slots[self._start : self._end]
         scores = self._delta[self._start : self._end] @ vector
         hits = np.flatnonzero(scores > floor)
-        hits = hits[self._alive[slots[hits]]]
+        hits = hits[(self._alive if rows is None else rows.passing)[slots[hits]]]
         return _best(slots[hits], scores[hits], count)
 
     @property
@@ -284,6 +315,11 @@ class LiveIndex:
         self._delta = _grown(self._delta[rows][alive], room)
         self._delta_slots = _grown(self._delta_slots[rows][alive], room)
         self._start, self._end = 0, kept
+
+
+def _enough(count: int) -> float:
+    """How many of an answer should pass so that *count* do: three standard deviations more, and a few."""
+    return count + 3.0 * math.sqrt(count) + 3.0
 
 
 def _best(slots: Slots, scores: Vectors, count: int) -> Found:
