@@ -202,7 +202,7 @@ class Columns:
         """Have room for *slots*."""
         if slots <= self.slots:
             return
-        self.slots = max(slots, 2 * self.slots)
+        self.slots = max(slots, self.slots * 3 // 2)
         self._on_show = np.concatenate((self._on_show, np.zeros(self.slots - len(self._on_show), bool)))
         for field in self._fields.values():
             field.reserve(self.slots)

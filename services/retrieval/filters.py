@@ -153,14 +153,18 @@ class Filter:
     expression: str
     node: Node
     key: str
-    attributes: tuple[tuple[str, int], ...]  # names and where they stand
-    compared: tuple[tuple[str, frozenset[type], int], ...] = ()  # an attribute, with values of which types, and where
+    compared: tuple[tuple[str, frozenset[type], int], ...]  # attributes, with values of which types, and where
+
+    @property
+    def attributes(self) -> tuple[tuple[str, int], ...]:
+        """The attributes' names and where they stand."""
+        return tuple((name, position) for name, _, position in self.compared)
 
     def unknown(self, name: str, position: int, known: Iterable[str]) -> FilterError:
         """The refusal of attribute *name*, which no item has, with the *known* names that are like it."""
         alike = (other for other in known if abs(len(other) - len(name)) < _NEAR)
         near = difflib.get_close_matches(name, list(islice(alike, _LOOKED_AT)), n=3, cutoff=0.5)
-        near = [ATTRIBUTE + (other if re.fullmatch(r"[\w-]+", other) else f'"{other}"') for other in near]
+        near = [ATTRIBUTE + (other if re.fullmatch(r"[\w-]+", other) else _quoted(other)) for other in near]
         return FilterError(f"no item has the attribute {name!r:.80}; {_meant(near)}", self.expression, position)
 
     def mistyped(self, name: str, position: int, known: Iterable[type]) -> FilterError:
@@ -182,7 +186,7 @@ def parse(expression: str) -> Filter:
     reading = _Reading(expression)
     reading.check_size(tree)
     node = reading.node(tree)
-    return Filter(expression, node, repr(node), tuple(reading.attributes), tuple(reading.compared))
+    return Filter(expression, node, repr(node), tuple(reading.compared))
 
 
 @cache
@@ -199,7 +203,6 @@ class _Reading:
 
     def __init__(self, expression: str) -> None:
         self._expression = expression
-        self.attributes: list[tuple[str, int]] = []
         self.compared: list[tuple[str, frozenset[type], int]] = []
 
     def check_size(self, tree: Branch) -> None:
@@ -271,7 +274,6 @@ class _Reading:
         words = [str(word) for word in tree.children]
         if tree.data == "attribute" and words[0] + "." == ATTRIBUTE:
             key = self._text(tree, 1) if words[1][0] in "\"'" else words[1]
-            self.attributes.append((key, _start(tree)))
             return ATTRIBUTE + key
         name = ".".join(words)
         if name in TEXTS or name in NUMBERS:
@@ -316,6 +318,10 @@ class _Reading:
 
     def _error(self, problem: str, tree: Branch) -> FilterError:
         return FilterError(problem, self._expression, _start(tree))
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _unless(negated: object, node: Node) -> Node:

@@ -36,7 +36,7 @@ class Limits:
     removed_share: float = 0.25  # removed rows carry the search but are not found: more only cost time
     headroom: float = 2.0  # capacity of a new graph over its rows; memory is taken only when it is used
     candidate_rows: int = 30  # rows that can be fetched and compared while a graph looks at one candidate, 1.2 us
-    fetch_rows: int = 5  # rows that can be compared in their order while one is fetched from its place
+    fetch_rows: int = 4  # rows that can be compared in their order while one is fetched from its place
 
 
 @dataclass(frozen=True, slots=True)
