@@ -86,6 +86,19 @@ def _number(item: dict[str, Any]) -> Any:
     return None if isinstance(value, bool) else value
 
 
+def test_an_attribute_that_was_common_may_become_rare() -> None:
+    """The first 900 items have it, and of the next 20,000 one in a hundred."""
+    shelf = Shelf()
+    for slot in range(21_000):
+        has = slot < 900 or slot % 100 == 0
+        shelf.put(slot, {"attributes": {"a": slot % 7, "b": f"t{slot % 5}"} if has else {}})
+    shelf.check(("attributes.a >= 5", lambda item: item["attributes"].get("a", 0) >= 5))
+    shelf.check(('attributes.b = "t0"', lambda item: item["attributes"].get("b") == "t0"))
+    for slot in (3, 10, 899, 20_900):
+        shelf.clear(slot)
+    shelf.check(("attributes.a is missing", lambda item: "a" not in item["attributes"]))
+
+
 def test_case_and_type_make_values_different() -> None:
     shelf = Shelf()
     for slot, value in enumerate(["Red", "red", "1", 1, 1.0, True]):

@@ -251,6 +251,23 @@ def test_recall_holds_with_a_filter(share: float, kind: str) -> None:
     assert hits / (50 * 20) >= 0.95
 
 
+@pytest.mark.parametrize("limits", [ALWAYS_GRAPH, ALWAYS_ROWS, ALWAYS_ALL])
+@pytest.mark.parametrize("leave", ["retire", "withdraw", "purge"])
+def test_what_left_passes_no_filter(limits: Limits, leave: str) -> None:
+    """Also in a filter that was asked for before, and after a restart with slots that nothing is at any more."""
+    shop = Shop(limits)
+    for nth in range(1_400):
+        shop.put(f"n{nth}", nth, {"price": float(nth)})
+        if nth == 50:
+            shop.build()
+    shop.check(priced(1_390), 3, 10)
+    for nth in (5, *range(1_000, 1_400)):
+        getattr(shop, leave)(f"n{nth}", 0, {})
+    shop.check(priced(1_390), 3, 10)
+    shop.restart()
+    shop.check(priced(1_390), 3, 10)
+
+
 def test_sixty_four_attributes_of_any_name_survive_a_restart() -> None:
     shop = Shop()
     names = [*(f"name {nth}" for nth in range(60)), "a.b", "it's", 'so "called"', ""]
