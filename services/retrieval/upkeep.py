@@ -18,6 +18,7 @@ from services.retrieval.live_recall import LiveRecall
 from services.retrieval.widths import ENOUGH, Settling, Widths
 
 _SLICE_S = 0.001
+_PRUNED = 300  # rows of a slice, about 0.5 ms: 20,000 are removed while 100,000 rows are built at 500 changes/s
 _WORTH_A_BUILD = 0.02  # share of removed rows below which they explain no fall
 
 _ITEMS = gauge("index_items", "Items on show")
@@ -111,6 +112,8 @@ class Upkeep:
         try:
             while await self._builder.run(lambda: build.run(self._stopping.is_set)):
                 if not self._index.extend(build):
+                    while self._index.prune(build, _PRUNED):
+                        await asyncio.sleep(0)
                     self._index.adopt(build)
                     self._note(build, time.monotonic() - started)
                     return
