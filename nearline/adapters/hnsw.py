@@ -54,9 +54,12 @@ class HnswGraph:
         """Write it to a file; no other thread of the process runs Python meanwhile (0.1 s for 100,000 x 64)."""
         self._index.save_index(str(path))
 
-    def add(self, slots: Slots, vectors: Vectors) -> None:
-        """Add *vectors* (n, dimension) under *slots* that were never added before; other threads run meanwhile."""
-        self._index.add_items(vectors, slots, num_threads=1)
+    def add(self, slots: Slots, vectors: Vectors, threads: int = 1) -> None:
+        """Add *vectors* (n, dimension) under *slots* that were never added before; other threads run meanwhile.
+
+        With more than one of hnswlib's *threads* the graph is as good, and another one each time.
+        """
+        self._index.add_items(vectors, slots, num_threads=threads)
         self.count += len(slots)
 
     def remove(self, slot: int) -> None:
@@ -65,19 +68,16 @@ class HnswGraph:
         self.removed += 1
 
     def search(self, vector: Vectors, count: int, width: int) -> tuple[Slots, Vectors]:
-        """The *count* best slots and their inner products, best first; fewer if there are or can be found no more.
+        """The *count* best slots and their inner products, best first; none if not all of them can be reached.
 
         *width* (ef) candidates are kept during the search: more find more of the true best and take longer.
         """
         count = min(count, self.count - self.removed)
-        while count > 0:
-            self._widen(max(width, count))
+        for tried in (width, 8 * width) if count else ():
+            self._widen(max(tried, count))
             try:
                 labels, distances = self._index.knn_query(vector, k=count, num_threads=1)
             except RuntimeError:  # fewer than count were reachable: hnswlib has no partial answers
-                if width >= 8 * count:
-                    count //= 2
-                width = 8 * max(width, count)
                 continue
             return labels[0].astype(np.int64), np.subtract(1.0, distances[0], dtype=np.float32)
         return np.empty(0, np.int64), np.empty(0, np.float32)
