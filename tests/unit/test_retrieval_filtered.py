@@ -224,6 +224,29 @@ def test_a_graph_that_holds_little_of_what_passes_is_not_trusted() -> None:
     shop.check(('brand = "far"', lambda item: item["brand"] == "far"), 1, 20)
 
 
+class Torn(ExactGraph):
+    """A graph in which no way leads to the five nearest rows."""
+
+    def search(
+        self, vector: NDArray[np.float32], count: int, width: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        slots, scores = super().search(vector, count, width)
+        return slots[5:], scores[5:]
+
+
+def test_what_a_graph_cannot_reach_is_looked_at_exactly() -> None:
+    index = LiveIndex(DIMENSION, lambda room: Torn(DIMENSION, room), ALWAYS_GRAPH)
+    for seed in range(400):
+        index.insert(unit(seed))
+    build = index.start_build()
+    build.run(lambda: False)
+    index.adopt(build)
+    passing = np.ones(1_024, bool)
+    passing[380:] = False
+    found = index.search(unit(7), 20, rows=Rows(passing))[0]
+    assert found.tolist() == sorted(range(380), key=lambda seed: -float(unit(seed) @ unit(7)))[:20]
+
+
 @pytest.mark.parametrize("share", [0.05, 0.3, 0.6, 0.95])
 @pytest.mark.parametrize("kind", ["at random", "together"])
 def test_recall_holds_with_a_filter(share: float, kind: str) -> None:
