@@ -171,6 +171,50 @@ def unruled(routes: Iterable[tuple[str, str]], rules: Sequence[Rule]) -> list[st
     ]
 
 
+def describe(document: dict[str, Any], rules: Iterable[Rule]) -> None:
+    """Say in *document* (an OpenAPI document) what each route takes, and how the guard refuses."""
+    schemes = {
+        "key": {"type": "http", "scheme": "bearer", "description": "a key, or a token of the user whom the path names"},
+        "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    }
+    document.setdefault("components", {})["securitySchemes"] = schemes
+    for rule in rules:
+        route = document["paths"].get(rule.template.replace(":path}", "}"), {}).get(rule.method.lower())
+        if route is not None and rule.scope is not None:
+            route["security"] = [{"key": []}, {"header": []}]
+            route["x-scope"] = str(rule.scope)
+            for status, about in _REFUSALS.items():
+                route["responses"].setdefault(status, {"description": about, "content": _REFUSAL_CONTENT})
+
+
+_REFUSALS = {
+    "401": "no key or token, or not a good one",
+    "403": "of another scope, user or origin",
+    "429": "too many requests of this address; Retry-After says when to come back",
+    "503": "the keys are not read yet",
+}
+_TEXT = {"type": "string"}
+_REFUSAL_CONTENT = {
+    "application/json": {
+        "schema": {
+            "type": "object",
+            "required": ["detail", "allowed"],
+            "properties": {
+                "detail": {
+                    "type": "array",
+                    "items": {
+                        "type": "object",
+                        "required": ["field", "came", "problem"],
+                        "properties": {"field": _TEXT, "came": _TEXT, "problem": _TEXT},
+                    },
+                },
+                "allowed": {"type": "object", "additionalProperties": _TEXT},
+            },
+        }
+    }
+}
+
+
 class Guard:
     """Lets through what the rules and the caller's key or token allow, and answers everything else itself."""
 

@@ -45,7 +45,7 @@ def _login(brokers: Brokers) -> str:
 
 
 def _stores(tls: Tls, folder: Path) -> dict[str, str]:
-    stores = {}
+    stores: dict[str, str] = {}
     if tls.ca is not None:
         stores |= {"ssl.truststore.type": "PEM", "ssl.truststore.location": str(tls.ca.absolute())}
     if tls.certificate is not None and tls.key is not None:
