@@ -19,7 +19,7 @@ from nearline.telemetry import get_logger
 from nearline.topics import API_KEYS
 
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
-_HEADERS = ("Authorization", "Content-Type", "X-API-Key", "X-Request-ID")
+_SHOWN = ("ETag", "Retry-After", "WWW-Authenticate", "X-Request-ID")
 
 
 class Doors:
@@ -70,7 +70,9 @@ def _for_pages(app: Any, origins: str) -> App:
     allowed = [one.strip() for one in origins.split(",") if one.strip()]
     if not allowed:
         return app  # type: ignore[no-any-return]
-    return CORSMiddleware(app, allow_origins=allowed, allow_methods=_METHODS, allow_headers=_HEADERS, max_age=600)
+    return CORSMiddleware(
+        app, allow_origins=allowed, allow_methods=_METHODS, allow_headers=["*"], expose_headers=_SHOWN, max_age=600
+    )
 
 
 def _behind_proxies(app: Any, trusted: str) -> App:

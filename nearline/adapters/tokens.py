@@ -6,7 +6,7 @@ The algorithm is ours to say, never the token's: a header that names another one
 from typing import Any
 
 import jwt
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 from jwt.types import Options
 
@@ -55,6 +55,19 @@ def _verified(token: str, key: Ed25519PublicKey) -> dict[str, Any]:
         raise BadInput("expired_token", "the token has expired; have the shop's backend make another") from None
     except (jwt.InvalidTokenError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise BadInput("bad_token", f"not a valid token of this key: {error!s:.120}") from None
+
+
+class Signer:
+    """The side of a shop's backend: makes tokens with a private key of its own; *public* is what we are given."""
+
+    def __init__(self) -> None:
+        self._key = Ed25519PrivateKey.generate()
+        self.public = self._key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+
+    def token(self, key_id: str, user_id: str, *, now_s: int, lives_s: int = 600) -> str:
+        """A token for *user_id*, signed for the key *key_id*."""
+        claims = {"user_id": user_id, "scope": Permission.READ.value, "iat": now_s, "exp": now_s + lives_s}
+        return jwt.encode(claims, self._key, algorithm=ALGORITHM, headers={"kid": key_id})
 
 
 def public_key_in(pem: bytes) -> bytes:

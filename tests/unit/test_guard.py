@@ -23,7 +23,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from nearline.adapters.limits import AddressLimits
-from nearline.adapters.tokens import UserTokens, public_key_in
+from nearline.adapters.tokens import Signer, UserTokens, public_key_in
 from nearline.errors import BadInput, Misconfigured
 from nearline.guard import (
     _REMEMBERED,
@@ -473,6 +473,16 @@ def test_the_tokens_of_a_revoked_key_end_with_it(world: World) -> None:
     assert world.get("/recommend/u1", token).status_code == 200
     world.revoke(kid)
     assert refused(world.get("/recommend/u1", token), 401)["problem"] == "this key was revoked"
+
+
+def test_the_tokens_that_our_own_signer_makes_are_good(world: World) -> None:
+    signer = Signer()
+    _, key = make_key("shop", ["read"], now_ms=1, token_key=signer.public)
+    world.put(key)
+    token = signer.token(key.id, "u1", now_s=int(time.time()))
+    assert world.get("/recommend/u1", token).status_code == 200
+    assert world.get("/recommend/u2", token).status_code == 403
+    assert world.get("/recommend/u1", signer.token(key.id, "u1", now_s=1)).status_code == 401
 
 
 def test_a_public_key_is_taken_and_a_private_one_never() -> None:
