@@ -307,12 +307,12 @@ class Guard:
         key = self._ring.get(key_id)
         if key is None or key.token_key is None:
             return _unproven("foreign_token", "no key of that kid signs tokens") if self._is_read() else _NOT_YET
-        if key.revoked_ms is not None:
-            return _REVOKED
         try:
             claims = self._tokens.claims(text, key.token_key)
         except BadInput as error:
             return _unproven(error.reason, str(error))
+        if key.revoked_ms is not None:
+            return _REVOKED
         return Grant(key, frozenset((Permission.READ,)), claims.user_id, claims.expires_s)
 
     def _no_route(self, scope: Scope) -> Refusal:

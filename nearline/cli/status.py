@@ -1,5 +1,6 @@
 """``nearline status``: every part, its lag and its freshness on one screen."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import httpx
@@ -10,6 +11,7 @@ from rich.table import Table
 from nearline.adapters.kafka import Topics
 from nearline.cli.console import console
 from nearline.errors import Unavailable
+from nearline.key_file import key_headers
 from nearline.settings import Settings, load_settings
 from nearline.topics import CLICKS, CLICKS_DLQ, ITEMS, ITEMS_DLQ, USER_SEQUENCES, USER_SEQUENCES_DLQ
 
@@ -106,11 +108,17 @@ def _item_tower(settings: Settings) -> Line:
 
 
 def _retrieval(settings: Settings) -> Line:
-    url = httpx.URL(settings.retrieval)
+    url, headers = httpx.URL(settings.retrieval), key_headers(settings)
     line = _service(
-        url.host, url.port or 80, "retrieval", lag="", freshness="nearline_recommend_seconds", words="answered"
+        url.host,
+        url.port or 80,
+        "retrieval",
+        lag="",
+        freshness="nearline_recommend_seconds",
+        words="answered",
+        headers=headers,
     )
-    known = _metrics(url.host, url.port or 80) if line.state == "ready" else None
+    known = _metrics(url.host, url.port or 80, headers) if line.state == "ready" else None
     return line if known is None else replace(line, detail="; ".join(filter(None, (line.detail, index_words(known)))))
 
 
@@ -124,10 +132,19 @@ def index_words(metrics: Metrics) -> str:
     return f"{words}, live recall@10 {ten:.3f} and @50 {fifty:.3f} of the last {samples:,.0f} sampled queries"
 
 
-def _service(host: str, port: int, part: str, *, lag: str, freshness: str, words: str) -> Line:
-    metrics = _metrics(host, port)
+def _service(
+    host: str,
+    port: int,
+    part: str,
+    *,
+    lag: str,
+    freshness: str,
+    words: str,
+    headers: Mapping[str, str] | None = None,
+) -> Line:
+    metrics = _metrics(host, port, headers)
     if metrics is None:
-        return Line(part, "down", f"no answer on port {port}", _log_hint(part))
+        return Line(part, "down", f"no metrics on port {port}", _log_hint(part))
     waiting = _not_ready(host, port)
     details = [f"lag {metrics.get(lag, 0):,.0f}"] if lag else []
     p50, p99 = (quantile(metrics, freshness, q) for q in (0.5, 0.99))
@@ -155,13 +172,16 @@ def quantile(metrics: Metrics, name: str, q: float) -> float | None:
     return next((bound for bound, count in sorted(buckets) if count >= q * total), None)
 
 
-def _metrics(host: str, port: int) -> Metrics | None:
+def _metrics(host: str, port: int, headers: Mapping[str, str] | None = None) -> Metrics | None:
+    """The part's metrics, ``None`` if it does not answer or does not show them to us."""
     try:
-        text = httpx.get(f"http://{host}:{port}/metrics", timeout=2.0, follow_redirects=True).text
+        response = httpx.get(f"http://{host}:{port}/metrics", timeout=2.0, follow_redirects=True, headers=headers)
     except httpx.HTTPError:
         return None
+    if response.status_code != 200:
+        return None
     found: Metrics = {}
-    for family in text_string_to_metric_families(text):
+    for family in text_string_to_metric_families(response.text):
         for sample in family.samples:
             labels = ",".join(f'{k}="{v}"' for k, v in sample.labels.items())
             found[sample.name + (f"{{{labels}}}" if labels else "")] = sample.value

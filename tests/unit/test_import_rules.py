@@ -1,6 +1,7 @@
 """Who may import whom, walked through the source: docs/architecture.md says it in words."""
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -104,6 +105,14 @@ def sources() -> list[str]:
 def test_every_file_keeps_the_rules() -> None:
     broken = [line for file in sources() for line in violations(file, (ROOT / file).read_text())]
     assert broken == [], "\n".join(broken)
+
+
+def test_every_client_of_the_log_gets_in_as_the_settings_say() -> None:
+    """``settings.kafka`` is an address without TLS and login; who connects takes ``settings.brokers``."""
+    bare = re.compile(r"(settings|load_settings\(\))\.kafka\b")
+    found = [file for file in sources() if bare.search((ROOT / file).read_text())]
+    assert found == [], "take settings.brokers instead"
+    assert bare.search("Producer(load_settings().kafka)")
 
 
 def test_the_walk_sees_the_source() -> None:
