@@ -292,11 +292,12 @@ def test_wrong_keys_and_many_users_cost_no_memory_for_long(world: World) -> None
         world.get("/trending", f"{n}")
         world.get("/recommend/u1", world.token(kid, user_id=f"u{n}", exp=1))
     assert world.guard._known == {}
-    key = world.key("read")
+    key, other = world.key("read"), world.key("read")
     world.get("/trending", key)
     (grant,) = world.guard._known.values()
     world.guard._known.update({b"%d" % n: grant for n in range(_REMEMBERED - 1)})
-    world.get("/trending", world.key("read"))
+    assert len(world.guard._known) == _REMEMBERED
+    assert world.get("/trending", other).status_code == 200
     assert len(world.guard._known) <= _REMEMBERED
     assert world.get("/trending", key).status_code == 200
 
