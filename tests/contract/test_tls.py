@@ -3,24 +3,16 @@
 import asyncio
 import socket
 import ssl
-import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
-from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
-from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from local.broker import BrokerFiles, is_ready, prepare
-from local.ports import HOST, free_ports
-from local.processes import wait_until
+from local.ports import HOST
 from nearline.adapters.couchbase import CouchbaseStore
 from nearline.adapters.kafka import Producer, TableReader, Topics, connection
 from nearline.adapters.stores import store_for
@@ -30,42 +22,9 @@ from nearline.settings import load_settings
 from nearline.space import Space
 from nearline.tls import Brokers, Tls
 from nearline.topics import Topic
+from tests.secured import Authority, secured_broker
 
 SPACE = Space(1, 8)
-
-
-class Authority:
-    """Signs certificates; its own is *ca*."""
-
-    def __init__(self, folder: Path, name: str) -> None:
-        self._folder = folder
-        self._name = name
-        self._key = generate_private_key(65_537, 2_048)
-        self._subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-        self.ca = self._write(f"{name}.pem", self._sign(self._subject, self._key, is_ca=True))
-
-    def issue(self, name: str) -> tuple[Path, Path]:
-        """The files of a certificate for 127.0.0.1 and of its key."""
-        key = generate_private_key(65_537, 2_048)
-        subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-        secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        return self._write(f"{name}.pem", self._sign(subject, key)), self._write(f"{name}.key", secret)
-
-    def _sign(self, subject: x509.Name, key: RSAPrivateKey, *, is_ca: bool = False) -> bytes:
-        now = datetime.now(UTC)
-        builder = (
-            x509.CertificateBuilder(self._subject, subject, key.public_key(), x509.random_serial_number())
-            .not_valid_before(now - timedelta(days=1))
-            .not_valid_after(now + timedelta(days=1))
-            .add_extension(x509.BasicConstraints(is_ca, None), critical=True)
-            .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address(HOST))]), critical=False)
-        )
-        return builder.sign(self._key, SHA256()).public_bytes(Encoding.PEM)
-
-    def _write(self, name: str, content: bytes) -> Path:
-        file = self._folder / name
-        file.write_bytes(content)
-        return file
 
 
 @pytest.fixture(scope="module")
@@ -109,31 +68,8 @@ def listener(certificate: tuple[Path, Path]) -> Iterator[int]:
 
 @pytest.fixture(scope="module")
 def tls_broker(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> Iterator[str]:
-    """A real broker with a listener that speaks TLS and asks clients for a certificate."""
-    certificate, key = authority.issue("broker")
-    both = certificate.with_name("broker-both.pem")
-    both.write_bytes(key.read_bytes() + certificate.read_bytes())
-    data = tmp_path_factory.mktemp("tls")
-    plain, secured, controller = free_ports(3)
-    command = prepare(data, plain, controller)
-    settings = {
-        "listeners": f"PLAINTEXT://{HOST}:{plain},TLS://{HOST}:{secured},CONTROLLER://{HOST}:{controller}",
-        "advertised.listeners": f"PLAINTEXT://{HOST}:{plain},TLS://{HOST}:{secured}",
-        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,TLS:SSL,CONTROLLER:PLAINTEXT",
-        "ssl.keystore.type": "PEM",
-        "ssl.keystore.location": both,
-        "ssl.truststore.type": "PEM",
-        "ssl.truststore.location": authority.ca,
-        "ssl.client.auth": "required",
-    }
-    with BrokerFiles(data).properties.open("a") as properties:
-        properties.writelines(f"{name}={value}\n" for name, value in settings.items())
-    with (data / "out").open("ab") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
-        try:
-            assert wait_until(lambda: is_ready(plain), 60), (data / "out").read_text()[-2_000:]
-            yield f"{HOST}:{secured}"
-        finally:
-            process.kill()
+    with secured_broker(tmp_path_factory.mktemp("tls"), authority) as address:
+        yield address
 
 
 def test_a_broker_that_wants_certificates_gets_them(tls_broker: str, authority: Authority) -> None:
