@@ -52,28 +52,35 @@ class Authority:
 
 
 @contextmanager
-def secured_broker(data: Path, authority: Authority) -> Iterator[str]:
-    """The address of a real broker's listener that speaks TLS and asks clients for a certificate."""
+def secured_broker(data: Path, authority: Authority) -> Iterator[tuple[str, str]]:
+    """A real broker: the address where it asks clients for a certificate, and the one where it asks for a login.
+
+    Both speak TLS; the login is user ``shop`` with password ``open-it``, by PLAIN.
+    """
     certificate, key = authority.issue("broker")
     both = certificate.with_name("broker-both.pem")
     both.write_bytes(key.read_bytes() + certificate.read_bytes())
-    plain, secured, controller = free_ports(3)
+    plain, secured, login, controller = free_ports(4)
     command = prepare(data, plain, controller)
+    outside = f"TLS://{HOST}:{secured},LOGIN://{HOST}:{login}"
+    module = "org.apache.kafka.common.security.plain.PlainLoginModule"
     settings = {
-        "listeners": f"PLAINTEXT://{HOST}:{plain},TLS://{HOST}:{secured},CONTROLLER://{HOST}:{controller}",
-        "advertised.listeners": f"PLAINTEXT://{HOST}:{plain},TLS://{HOST}:{secured}",
-        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,TLS:SSL,CONTROLLER:PLAINTEXT",
+        "listeners": f"PLAINTEXT://{HOST}:{plain},{outside},CONTROLLER://{HOST}:{controller}",
+        "advertised.listeners": f"PLAINTEXT://{HOST}:{plain},{outside}",
+        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,TLS:SSL,LOGIN:SASL_SSL,CONTROLLER:PLAINTEXT",
         "ssl.keystore.type": "PEM",
         "ssl.keystore.location": both,
         "ssl.truststore.type": "PEM",
         "ssl.truststore.location": authority.ca,
-        "ssl.client.auth": "required",
+        "listener.name.tls.ssl.client.auth": "required",
+        "sasl.enabled.mechanisms": "PLAIN",
+        "listener.name.login.plain.sasl.jaas.config": f'{module} required user_shop="open-it";',
     }
     with BrokerFiles(data).properties.open("a") as properties:
         properties.writelines(f"{name}={value}\n" for name, value in settings.items())
     with (data / "out").open("ab") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
         try:
             assert wait_until(lambda: is_ready(plain), 60), (data / "out").read_text()[-2_000:]
-            yield f"{HOST}:{secured}"
+            yield f"{HOST}:{secured}", f"{HOST}:{login}"
         finally:
             process.kill()

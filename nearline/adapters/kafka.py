@@ -56,6 +56,7 @@ def _unavailable(brokers: Brokers, error: Exception) -> Unavailable:
     if refused is not None:
         return Unavailable(f"Kafka at {brokers.addresses} is not who it should be, or does not speak TLS: {refused}")
     hint = "is the broker up?" + ("" if brokers.tls else " Does it want TLS?")
+    hint += f" Does it know user {brokers.user!r} with this password, by {brokers.mechanism}?" if brokers.user else ""
     return Unavailable(f"Kafka at {brokers.addresses} does not answer: {error!r:.200}; {hint}")
 
 

@@ -67,9 +67,21 @@ def listener(certificate: tuple[Path, Path]) -> Iterator[int]:
 
 
 @pytest.fixture(scope="module")
-def tls_broker(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> Iterator[str]:
-    with secured_broker(tmp_path_factory.mktemp("tls"), authority) as address:
-        yield address
+def addresses(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> Iterator[tuple[str, str]]:
+    with secured_broker(tmp_path_factory.mktemp("tls"), authority) as both:
+        yield both
+
+
+@pytest.fixture
+def tls_broker(addresses: tuple[str, str]) -> str:
+    """Asks clients for a certificate."""
+    return addresses[0]
+
+
+@pytest.fixture
+def login_broker(addresses: tuple[str, str]) -> str:
+    """Asks clients for a login."""
+    return addresses[1]
 
 
 def test_a_broker_that_wants_certificates_gets_them(tls_broker: str, authority: Authority) -> None:
@@ -87,6 +99,15 @@ def test_a_broker_that_wants_certificates_gets_them(tls_broker: str, authority: 
         assert records[0].value == b"v"
 
     asyncio.run(main())
+
+
+def test_a_broker_that_wants_a_login_lets_in_who_has_it(login_broker: str, authority: Authority) -> None:
+    topics = Topics(Brokers(login_broker, Tls(authority.ca), "shop", "open-it", "PLAIN"))
+    assert topics.names() is not None
+    topics.close()
+    with pytest.raises(Unavailable, match=r"Does it know user 'shop' with this password, by PLAIN\?") as refused:
+        Topics(Brokers(login_broker, Tls(authority.ca), "shop", "let-me-in", "PLAIN"))
+    assert "let-me-in" not in str(refused.value)
 
 
 def test_a_broker_of_a_strange_authority_is_named_as_such(tls_broker: str, stranger: Authority) -> None:

@@ -24,7 +24,7 @@ DEADLINE_S = 60.0
 def test_clicks_become_sequences_over_tls(tmp_path: Path) -> None:
     authority = Authority(tmp_path, "authority")
     certificate, key = authority.issue("client")
-    with secured_broker(tmp_path / "kafka", authority) as address:
+    with secured_broker(tmp_path / "kafka", authority) as (address, _):
         log = Brokers(address, Tls(authority.ca, certificate, key))
         topics = Topics(log)
         topics.ensure(all_topics(Space(1, 64), history_ttl_ms=400 * 24 * 3600 * 1000))
