@@ -8,7 +8,8 @@ another thread and reads only rows that do not change; ``adopt`` then swaps the 
 A row is known by its slot. A slot is used again only after a graph without it was adopted.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.retrieval.graphs import Build, Found, Graph, Slots, Vectors
-from services.retrieval.widths import Sample, made_up_queries
+from services.retrieval.widths import Sample, Widths, made_up_queries
 
 MakeGraph = Callable[[int], Graph]  # capacity -> an empty graph
 T = TypeVar("T", bound=np.generic)
@@ -43,14 +44,15 @@ class IndexState:
     alive: NDArray[np.bool_]
     in_graph: NDArray[np.bool_]
     delta_slots: Slots
-    width_per_result: float
+    widths: Widths
 
 
 class LiveIndex:
     """Slots and their vectors, searchable from the moment they are inserted until the moment they are removed."""
 
-    def __init__(self, dimension: int, make_graph: MakeGraph, limits: Limits | None = None) -> None:
+    def __init__(self, dimension: int, make_graph: MakeGraph, limits: Limits | None = None, *, cores: int = 1) -> None:
         self._make = make_graph
+        self._cores = cores
         self._limits = limits or Limits()
         self._graph: Graph | None = None
         self._vectors: Vectors = np.empty((1024, dimension), np.float32)  # by slot
@@ -62,8 +64,9 @@ class LiveIndex:
         self._delta_slots: Slots = np.empty(1024, np.int64)
         self._start = self._end = 0  # the delta's rows that are not folded yet
         self._build: Build | None = None
+        self._held = 0  # moments that somebody still looks at
         self.live = 0
-        self.width_per_result = 4.0  # HNSW's ef for each result; a guess until it is measured
+        self.widths = Widths()
         self._asked: Vectors = np.zeros((_ASKED, dimension), np.float32)  # the newest queries, a ring
         self.asks = 0
 
@@ -89,7 +92,7 @@ class LiveIndex:
 
     def insert(self, vector: Vectors) -> int:
         """Make *vector* searchable at once; return its slot."""
-        slot = self._free.pop() if self._free else self._new_slot()
+        slot = self._free.pop() if self._free and not self._held else self._new_slot()
         self._vectors[slot] = vector
         self._alive[slot] = True
         self._append(slot, vector)
@@ -117,10 +120,14 @@ class LiveIndex:
         """
         self._asked[self.asks % _ASKED] = vector
         self.asks += 1
+        return self.find(vector, wanted, spare)
+
+    def find(self, vector: Vectors, wanted: int, spare: int = 0) -> Found:
+        """What ``search`` finds, for ourselves: it does not count as a query that came."""
         count = wanted + spare
         if self._graph is None:
             return self._scan(vector, count)
-        slots, scores = self._graph.search(vector, count, int(self.width_per_result * wanted) + spare)
+        slots, scores = self._graph.search(vector, count, self.widths.of(wanted) + spare)
         if self._start == self._end:
             return slots, scores
         floor = float(scores[-1]) if len(scores) == count else -np.inf
@@ -128,6 +135,20 @@ class LiveIndex:
         if len(fresh) == 0:
             return slots, scores
         return _best(np.concatenate((slots, fresh)), np.concatenate((scores, fresh_scores)), count)
+
+    def asked(self, nth: int) -> Vectors:
+        """One of the newest queries, 0 the very newest; of older ones than are kept, the oldest kept."""
+        query: Vectors = self._asked[(self.asks - 1 - min(nth, _ASKED - 1)) % _ASKED].copy()
+        return query
+
+    @contextmanager
+    def moment(self, query: Vectors) -> Iterator[Sample]:
+        """All rows that are live now, to answer *query* exactly from another thread; they stay until this ends."""
+        self._held += 1
+        try:
+            yield Sample(query[None], self._alive[: self._used].copy(), self._vectors[: self._used])
+        finally:
+            self._held -= 1
 
     def sample(self) -> Sample:
         """What the graph can be measured with: the newest queries, or made-up ones while fewer than 200 came."""
@@ -137,12 +158,12 @@ class LiveIndex:
         queries = self._asked[: self.asks].copy() if real else made_up_queries(np.flatnonzero(live), vectors)
         return Sample(queries, live, vectors)
 
-    def hits(self, query: Vectors, truth: set[int], width_per_result: float) -> int:
+    def hits(self, query: Vectors, truth: Slots, width: int) -> int:
         """How many of *truth* the graph finds at this width; one search, for the thread that owns the index."""
         if self._graph is None:
             return len(truth)
-        found = self._graph.search(query, len(truth), int(width_per_result * len(truth)))[0]
-        return len(truth.intersection(found.tolist()))
+        found = self._graph.search(query, len(truth), width)[0]
+        return len(set(truth.tolist()).intersection(found.tolist()))
 
     def _scan(self, vector: Vectors, count: int, floor: float = -np.inf) -> Found:
         """The best of the delta with a score above *floor*."""
@@ -154,16 +175,20 @@ class LiveIndex:
 
     @property
     def fold_due(self) -> bool:
-        """Whether the delta is large enough to fold; never during a build, nor into a full graph."""
+        """Whether the delta is large enough to fold, and the graph has room."""
         graph = self._graph
-        return graph is not None and self._build is None and self._is_large and graph.count < graph.capacity
+        return graph is not None and self._is_large and graph.count < graph.capacity
 
     @property
     def _is_large(self) -> bool:
         return self.delta_rows > self._limits.fold_above
 
     def fold(self) -> None:
-        """Move the oldest row of the delta into the graph, about 0.2 ms; one that was removed is only dropped."""
+        """Move the oldest row of the delta into the graph, about 0.2 ms; one that was removed is only dropped.
+
+        During a build too, or the delta would grow all the while; what the build lacks is the delta again once it is
+        adopted, so until then no row of it is let go.
+        """
         if self._graph is None or not self.fold_due:
             return
         oldest = slice(self._start, self._start + 1)
@@ -171,7 +196,7 @@ class LiveIndex:
         if self._alive[slot]:
             self._graph.add(self._delta_slots[oldest], self._delta[oldest])
             self._in_graph[slot] = True
-        else:
+        elif self._build is None:
             self._free.append(slot)
         self._start += 1
 
@@ -189,10 +214,11 @@ class LiveIndex:
         )
 
     def start_build(self) -> Build:
-        """Start a graph of all rows that are live now; until it is adopted or dropped, nothing is folded."""
+        """Start a graph of all rows that are live now; until it is adopted or dropped, no slot is used again."""
         slots = np.flatnonzero(self._alive[: self._used]).astype(np.int64)
         capacity = int(len(slots) * self._limits.headroom) + self._limits.bulk
-        self._build = Build(self._make(capacity))
+        # Until there is a graph every search looks at all rows: then a build that takes all cores serves requests best.
+        self._build = Build(self._make(capacity), self._cores if self._graph is None else 1)
         self._build.add(slots, self._vectors, self._end)
         return self._build
 
@@ -209,6 +235,7 @@ class LiveIndex:
         """Forget a build that was called off."""
         if self._build is build:
             self._build = None
+            self._reclaim()
 
     def adopt(self, build: Build) -> None:
         """Serve *build*'s graph from now on: what was removed meanwhile leaves it, what it lacks is the delta."""
@@ -227,7 +254,7 @@ class LiveIndex:
         """What it holds now, to be read before anything changes: nothing is copied."""
         used, delta = slice(0, self._used), slice(self._start, self._end)
         rows = (self._vectors[used], self._alive[used], self._in_graph[used], self._delta_slots[delta])
-        return IndexState(*rows, self.width_per_result), self._graph
+        return IndexState(*rows, self.widths), self._graph
 
     def restore(self, state: IndexState, graph: Graph | None) -> None:
         """Hold what another index held; for one that is still empty."""
@@ -240,14 +267,14 @@ class LiveIndex:
         self._delta = _grown(state.vectors[state.delta_slots], max(1024, delta))
         self._delta_slots = _grown(state.delta_slots, max(1024, delta))
         self._graph, self._used, self._start, self._end = graph, used, 0, delta
-        self.live, self.width_per_result = int(state.alive.sum()), state.width_per_result
+        self.live, self.widths = int(state.alive.sum()), state.widths
         self._reclaim()
 
     def clear(self) -> None:
         """Hold nothing, as a new one."""
         if self._build is not None:
             raise ValueError("an index cannot be cleared while a graph is built of it")
-        LiveIndex.__init__(self, self._vectors.shape[1], self._make, self._limits)
+        LiveIndex.__init__(self, self._vectors.shape[1], self._make, self._limits, cores=self._cores)
 
     def _reclaim(self) -> None:
         """Free every slot that neither the graph nor the delta knows."""
