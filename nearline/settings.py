@@ -27,6 +27,10 @@ class Settings(BaseSettings):
     retrieval: str = Field("http://127.0.0.1:8080", description="base URL of the retrieval service, for the CLI")
     data: Path = Field(Path(".nearline"), description="folder of everything this machine keeps")
 
+    index: str = Field(
+        "hnsw://", description="hnsw:// (in this process) or milvus://[user:password@]host:19530[/database]"
+    )
+    index_timeout_ms: int = Field(500, gt=0, description="deadline of one search in an index of another process")
     snapshots: str | None = Field(
         None, description="folder of the index's snapshots, empty for none; default: in the data folder"
     )

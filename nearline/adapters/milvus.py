@@ -1,7 +1,7 @@
 """The item engine on Milvus, by pymilvus: a server, or for tests a file (milvus-lite, an engine in this process).
 
-Space 7 is the collection ``nearline_items_7``; what is hidden is in ``nearline_gone_7``, versions only, so that an older
-record that is read again never brings it back. Values never get into an expression but as numbers and quoted ids.
+Space 7 is the collection ``nearline_items_7``; what is hidden is in ``nearline_gone_7``, versions only, so that an
+older record that is read again never brings it back. Of what anybody sent only ids get into an expression, quoted.
 """
 
 import asyncio
@@ -303,7 +303,6 @@ class MilvusItems:
 
     def _away(self, doing: str, problem: object) -> Unavailable:
         return Unavailable(f"Milvus at {self._address.uri} does not answer ({doing}): {problem!s:.200}")
-
 
 
 def among(item_ids: Sequence[str]) -> str:

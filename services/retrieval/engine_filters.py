@@ -132,7 +132,7 @@ def _facts(name: str, value: Attribute | None) -> Iterator[int]:
 
 
 def _fact(name: str, value: Value | int) -> int:
-    """The hash that stands for *value* in *name*; a number is the same however it is written, and never a truth value."""
+    """The hash that stands for *value* in *name*; a number is one however it is written, and never a truth value."""
     return hash64(orjson.dumps([name, _plain(value)]).decode()) >> 1
 
 

@@ -27,7 +27,9 @@ def row_of(item: ItemVector, vector: NDArray[np.float32], dimension: int) -> Row
         raise BadInput("bad_vector", f"item {item.item_id!r} has a vector that is not finite")
     printed = render(item.item_id, item.shown)
     if len(printed) > MAX_PRINTED:
-        raise BadInput("too_large", f"item {item.item_id!r} prints as {len(printed):,} bytes, at most {MAX_PRINTED:,} fit")
+        raise BadInput(
+            "too_large", f"item {item.item_id!r} prints as {len(printed):,} bytes, at most {MAX_PRINTED:,} fit"
+        )
     shown = item.shown
     listed_ms = None if shown.listed_ms is None else float(shown.listed_ms)
     return Row(

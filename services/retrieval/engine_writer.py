@@ -17,7 +17,9 @@ from nearline.telemetry import counter, gauge, get_logger
 from services.retrieval.engine_rows import row_of
 from services.retrieval.window import Window
 
-_WRITTEN = counter("engine_records_total", "Records of item-vectors that were dealt with, by what became of them", "kind")
+_WRITTEN = counter(
+    "engine_records_total", "Records of item-vectors that were dealt with, by what became of them", "kind"
+)
 _REFUSED = counter("engine_records_refused_total", "Records that can never be written", "reason")
 _AWAY = counter("engine_writer_waits_total", "Rounds in which the engine or the log was away")
 _LAG = gauge("engine_writer_lag_records", "Records of this replica's share that it has not read yet")

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import orjson
 
@@ -40,7 +41,12 @@ class Recommender:
         """The answer as JSON: at most *k* items, whatever is down; *reason* says why some are not personal."""
         started = time.perf_counter_ns()
         document, reason = await self._document(user_id)
-        groups = await choose(self._items, document, k, exclude)
+        try:
+            groups = await choose(self._items, document, k, exclude)
+        except Unavailable:
+            assert document is not None  # only a search with a vector asks an engine that may be away
+            reason, document = Reason.INDEX_UNAVAILABLE, replace(document, vector=None)
+            groups = await choose(self._items, document, k, exclude)
         if reason is None:
             reason = _shortfall(document, groups, k)
         body = self._render(user_id, document, groups, reason, request_id, started)
