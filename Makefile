@@ -8,7 +8,7 @@ CODE := $(wildcard nearline services flink_jobs training local benchmarks)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help doctor machine environments demo up stop status reset test test-model bench bench-train train evaluate lint
+.PHONY: help doctor machine environments demo up stop status reset test test-model test-milvus bench bench-train train evaluate lint
 
 help:  ## what can be done here
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1\t/' | awk -F '\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -46,6 +46,10 @@ test: python  ## all tests that need no torch
 test-model: python  ## the tests of the training code (brings torch: 2.5 GB to download)
 	@$(PYTHON) -m local.environments train baselines
 	@$(TRAIN)/python -m pytest tests/model $(ARGS)
+
+test-milvus: python  ## the tests of the item index on Milvus (brings milvus-lite: 150 MB to download)
+	@$(PYTHON) -m local.environments milvus
+	@.venv/milvus/bin/python -m pytest tests/contract/test_item_index.py $(ARGS)
 
 bench: environments  ## the benchmarks of docs/benchmarks.md
 	@$(SERVICES)/python -m benchmarks $(ARGS)

@@ -7,7 +7,7 @@ older record that is read again never brings it back. Of what anybody sent only 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
@@ -29,7 +29,8 @@ _MAX_FACTS = 512
 _M, _EF_CONSTRUCTION = 16, 200
 _LEAST_EF = 64
 _WRITE_S = 5.0  # less than a group's session (nearline/adapters/kafka.py), so that no write outlives its partition
-_OPEN_S = 10.0
+_OPEN_S = 5.0
+_RETRY_S = 0.5
 _NOT_FOUND = (100, 1600)  # a collection, an alias
 _LEVELS = ("Strong", "Session", "Bounded", "Eventually")
 
@@ -93,23 +94,26 @@ class MilvusItems:
         self._items = f"{_ITEMS}{space.number}"
         self._gone = f"{_GONE}{space.number}"
         self._client: AsyncMilvusClient | None = None
+        self._mending: asyncio.Task[None] | None = None
+        self._leaving: set[asyncio.Task[None]] = set()
         logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it logs what it raises as well, with its stack
 
     async def open(self) -> None:
         """Connect, and make what is missing; ``SpaceMismatch`` if the collection is of another dimension."""
         await self.close()
-        await self._answer(asyncio.to_thread(self._prepare), "opening", _OPEN_S * 3)
-        client = AsyncMilvusClient(**self._where(), timeout=_OPEN_S, dedicated=True)
-        self._client = client
-        described = await self._ask(client.describe_collection, self._items, within_s=_OPEN_S)
-        self._check(described)
+        await self._answer(asyncio.to_thread(self._prepare), "opening", 3 * _OPEN_S)
+        self._client = self._new_client()
+        self._check(await self._ask("describe_collection", self._items, within_s=_OPEN_S))
 
     async def close(self) -> None:
         """Let go of the connection; safe to call twice."""
         client, self._client = self._client, None
+        tasks = [*self._leaving, *([self._mending] if self._mending is not None else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         if client is not None:
-            with contextlib.suppress(MilvusException, grpc.RpcError):
-                await client.close()
+            await _closed(client)
 
     async def search(self, vector: NDArray[np.float32], limit: int, where: str) -> Found:
         """The *limit* best by inner product with *vector* of those that pass *where*."""
@@ -117,7 +121,7 @@ class MilvusItems:
             raise SpaceMismatch(f"a vector of {len(vector)} dimensions was searched for in {self._described()}")
         limit = min(limit, MAX_RESULTS)
         hits = await self._ask(
-            self._connected().search,
+            "search",
             self._items,
             data=[vector],
             filter=where,
@@ -160,14 +164,14 @@ class MilvusItems:
     async def put(self, rows: Sequence[Row]) -> None:
         """Show *rows*, in the place of other versions; an id comes once."""
         if rows:
-            await self._write(self._connected().upsert, self._items, data=[_fields(row) for row in rows])
+            await self._write("upsert", self._items, data=[_fields(row) for row in rows])
             await self._delete(self._gone, [row.item_id for row in rows])
 
     async def hide(self, versions: Mapping[str, int]) -> None:
         """Show these items no longer, and remember at which version that was said."""
         if versions:
             rows = [{"item_id": item_id, "version": version, "v": [0.0, 0.0]} for item_id, version in versions.items()]
-            await self._write(self._connected().upsert, self._gone, data=rows)
+            await self._write("upsert", self._gone, data=rows)
             await self._delete(self._items, list(versions))
 
     async def forget(self, item_ids: Sequence[str]) -> None:
@@ -178,13 +182,11 @@ class MilvusItems:
     async def live(self) -> int | None:
         """The space that the alias points at, or ``None``; ``SpaceMismatch`` if it is not a space of ours."""
         try:
-            found = await self._connected().describe_alias(ALIAS, timeout=_OPEN_S)
-        except MilvusException as error:
-            if error.code in _NOT_FOUND or "not found" in error.message:
+            found = await self._answer(self._connected().describe_alias(ALIAS), "describe_alias", _OPEN_S)
+        except Unavailable as error:
+            if isinstance(error.__context__, MilvusException) and error.__context__.code in _NOT_FOUND:
                 return None
-            raise self._away("asking for the alias", error) from None
-        except (grpc.RpcError, ValueError) as error:
-            raise self._away("asking for the alias", error) from None
+            raise
         name = str(found["collection_name"])
         number = name.removeprefix(_ITEMS)
         if number == name or not number.isdecimal():
@@ -193,8 +195,7 @@ class MilvusItems:
 
     async def make_live(self) -> None:
         """Point the alias at this space, in one step."""
-        client = self._connected()
-        change = client.create_alias if await self.live() is None else client.alter_alias
+        change = "create_alias" if await self.live() is None else "alter_alias"
         await self._ask(change, self._items, ALIAS, within_s=_OPEN_S)
 
     def _prepare(self) -> None:
@@ -271,7 +272,7 @@ class MilvusItems:
         given = {} if limit is None else {"limit": limit}
         return list(
             await self._ask(
-                self._connected().query,
+                "query",
                 collection,
                 filter=where,
                 output_fields=fields,
@@ -283,14 +284,18 @@ class MilvusItems:
 
     async def _delete(self, collection: str, item_ids: Sequence[str]) -> None:
         if item_ids:
-            await self._write(self._connected().delete, collection, filter=among(item_ids))
+            await self._write("delete", collection, filter=among(item_ids))
 
-    async def _write(self, call: Callable[..., Awaitable[T]], collection: str, **given: Any) -> T:
-        return await self._ask(call, collection, within_s=_WRITE_S, **given)
+    async def _write(self, call: str, collection: str, **given: Any) -> None:
+        await self._ask(call, collection, within_s=_WRITE_S, **given)
 
-    async def _ask(self, call: Callable[..., Awaitable[T]], *given: Any, within_s: float, **named: Any) -> T:
-        doing = getattr(call, "__name__", "a call")
-        return await self._answer(call(*given, timeout=within_s, **named), doing, within_s)
+    async def _ask(self, call: str, *given: Any, within_s: float, **named: Any) -> Any:
+        client = self._connected()
+        try:
+            return await self._answer(getattr(client, call)(*given, timeout=within_s, **named), call, within_s)
+        except Unavailable:
+            self._mend_soon(client)
+            raise
 
     async def _answer(self, call: Awaitable[T], doing: str, within_s: float) -> T:
         """What *call* gives within the deadline; pymilvus' own counts each try anew, so this one stands over it."""
@@ -301,8 +306,39 @@ class MilvusItems:
         except (MilvusException, grpc.RpcError, ValueError) as error:
             raise self._away(doing, error) from None
 
+    def _new_client(self) -> AsyncMilvusClient:
+        return AsyncMilvusClient(**self._where(), timeout=_OPEN_S, dedicated=True)
+
+    def _mend_soon(self, failed: AsyncMilvusClient) -> None:
+        """Have another client in the place of *failed*, beside what goes on; one attempt at a time.
+
+        gRPC would connect anew by itself, but pymilvus' own repair never answers again when a deadline cut it off, and
+        an engine that was started again may not have the collections loaded.
+        """
+        if self._client is failed and (self._mending is None or self._mending.done()):
+            self._mending = asyncio.ensure_future(self._mend(failed))
+
+    async def _mend(self, failed: AsyncMilvusClient) -> None:
+        try:
+            await self._answer(asyncio.to_thread(self._prepare), "mending", 3 * _OPEN_S)
+        except Unavailable:
+            await asyncio.sleep(_RETRY_S)
+            return
+        self._client = self._new_client()
+        task = asyncio.ensure_future(_closed(failed, after_s=_OPEN_S))  # when the calls that others make are over
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
+
     def _away(self, doing: str, problem: object) -> Unavailable:
         return Unavailable(f"Milvus at {self._address.uri} does not answer ({doing}): {problem!s:.200}")
+
+
+async def _closed(client: AsyncMilvusClient, after_s: float = 0.0) -> None:
+    try:
+        await asyncio.sleep(after_s)
+    finally:
+        with contextlib.suppress(MilvusException, grpc.RpcError, grpc.aio.UsageError):
+            await client.close()
 
 
 def among(item_ids: Sequence[str]) -> str:
@@ -337,7 +373,7 @@ def signed(number: int) -> int:
 
 
 @contextlib.contextmanager
-def _ignoring_another_replica(client: MilvusClient, name: str) -> Any:
+def _ignoring_another_replica(client: MilvusClient, name: str) -> Iterator[None]:
     """Two replicas start together and one of them makes the collection: the other finds it made."""
     try:
         yield

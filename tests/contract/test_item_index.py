@@ -5,10 +5,14 @@ replicas, shards, its indexes of arrays) is not shown here.
 """
 
 import asyncio
+import contextlib
 import itertools
 import operator
+import re
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -18,7 +22,7 @@ from numpy.typing import NDArray
 
 from nearline.adapters.hnsw import HnswGraph
 from nearline.adapters.indexes import engine_for
-from nearline.errors import BadInput, SpaceMismatch
+from nearline.errors import BadInput, Misconfigured, SpaceMismatch, Unavailable
 from nearline.hashing import hash64
 from nearline.item_engine import ItemEngine
 from nearline.item_vectors import ItemVector, Shown
@@ -474,3 +478,68 @@ def test_the_window_learns_what_is_popular_and_new_and_forgets_what_another_repl
     milvus.put(item("b", version=2, available=False))
     milvus.run(fresh.refresh())
     assert [item_id for item_id, _ in fresh.trending.top()] == ["c"]
+
+
+def test_an_address_says_where_milvus_is_and_how_it_is_asked() -> None:
+    parse_address = milvus_adapter().parse_address
+    said = parse_address("milvuss://us%40er:p%2Fw@milvus:1953/shop?consistency=bounded&width=8&shards=2&replicas=3")
+    assert (said.uri, said.token, said.database) == ("https://milvus:1953", "us@er:p/w", "shop")
+    assert (said.consistency, said.width, said.shards, said.replicas) == ("Bounded", 8, 2, 3)
+    plain = parse_address("milvus://milvus")
+    assert (plain.uri, plain.token, plain.consistency) == ("http://milvus:19530", "", "Strong")
+
+
+@pytest.mark.parametrize("query", ["consistency=none", "width=0", "shards=x", "wide=3"])
+def test_an_option_that_is_not_known_is_refused(query: str) -> None:
+    with pytest.raises(Misconfigured, match=re.escape(query.partition("=")[0])):
+        milvus_adapter().parse_address(f"milvus://user:secret@milvus?{query}")
+
+
+@pytest.mark.parametrize("url", ["milvus:///", "milvus:///folder/items", "milvus://"])
+def test_an_address_without_host_and_file_is_refused(url: str) -> None:
+    with pytest.raises(Misconfigured, match=r"milvus:///file\.db"):
+        milvus_adapter().parse_address(url)
+
+
+def milvus_adapter() -> Any:
+    pytest.importorskip("pymilvus", reason="Milvus has an environment of its own: make test-milvus")
+    from nearline.adapters import milvus
+
+    return milvus
+
+
+def test_milvus_away_is_unavailable_within_the_deadline_and_the_same_engine_answers_when_it_is_back(
+    tmp_path: Path, runner: asyncio.Runner
+) -> None:
+    """Over gRPC, as a server: it is ended in the middle and started again on the same port."""
+    milvus_adapter()
+    from milvus_lite.adapter.grpc.server import start_server_in_thread
+
+    server, database, port = start_server_in_thread(str(tmp_path / "a.db"))
+    engine = engine_for(f"milvus://127.0.0.1:{port}", Space(1, DIMENSION), read_ms=300)
+    assert engine is not None
+    shop = OnEngine(engine, runner)
+    shop.put(item("a"))
+    server.stop(grace=0).wait()
+    database.close()
+    started = time.monotonic()
+    with pytest.raises(Unavailable, match=f"127.0.0.1:{port} does not answer"):
+        shop.run(engine.search(at(0), 1, ""))
+    assert time.monotonic() - started < 2
+    server, database, _ = start_server_in_thread(str(tmp_path / "a.db"), port=port)
+    try:
+        shop.run(until_answered(engine))
+        assert nearest(shop) == ["a"]
+    finally:
+        runner.run(engine.close())
+        server.stop(grace=0).wait()
+        database.close()
+
+
+async def until_answered(engine: ItemEngine) -> None:
+    async with asyncio.timeout(20):
+        while True:
+            with contextlib.suppress(Unavailable):
+                await engine.search(at(0), 1, "")
+                return
+            await asyncio.sleep(0.05)
