@@ -48,8 +48,9 @@ test-model: python  ## the tests of the training code (brings torch: 2.5 GB to d
 	@$(TRAIN)/python -m pytest tests/model $(ARGS)
 
 test-milvus: python  ## the tests of the item index on Milvus (brings milvus-lite: 150 MB to download)
-	@$(PYTHON) -m local.environments milvus
-	@.venv/milvus/bin/python -m pytest tests/contract/test_item_index.py $(ARGS)
+	@$(PYTHON) -m local.environments milvus services flink
+	@$(SERVICES)/python -m local.downloads
+	@.venv/milvus/bin/python -m pytest tests/contract/test_item_index.py tests/e2e/test_retrieval_on_milvus.py $(ARGS)
 
 bench: environments  ## the benchmarks of docs/benchmarks.md
 	@$(SERVICES)/python -m benchmarks $(ARGS)
