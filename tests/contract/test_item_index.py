@@ -34,6 +34,7 @@ from services.retrieval.engine_writer import Writer
 from services.retrieval.filters import AllOf, AnyOf, Compared, Filter, Missing, Node, Not, Same, parse
 from services.retrieval.index import LiveIndex
 from services.retrieval.item_index import ItemIndex, Picked
+from services.retrieval.ranking import Ranking
 from services.retrieval.window import Window
 from tests.fakes import FakeEngine, ScriptedReader
 
@@ -179,9 +180,10 @@ def nearest(
 
 def pick(shop: Shop, ids: str | list[str], places: int, **named: Any) -> list[str]:
     given = {"taken": (), "excluded": NOTHING, "wanted": None} | named
-    ranked = [(item_id, 9.0 - nth) for nth, item_id in enumerate(ids)]
+    ranked, scores = Ranking(), {item_id: 99.0 - nth for nth, item_id in enumerate(ids)}
+    for item_id, score in scores.items():
+        ranked.put(item_id, score)
     found = shop.run(shop.index.pick(ranked, places, **given))  # type: ignore[arg-type]
-    scores = dict(ranked)
     assert [scores[item_id] for item_id in found.item_ids] == list(found.scores)
     return ids_of(found)
 
