@@ -1,7 +1,7 @@
 """Items in an engine of their own, as answers are chosen from them."""
 
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable
 from itertools import islice
 
 import numpy as np
@@ -15,7 +15,7 @@ from services.retrieval.engine_filters import both, excluding, passes, translate
 from services.retrieval.engine_guard import GuardedEngine
 from services.retrieval.filters import Filter
 from services.retrieval.item_index import Picked, Ranked
-from services.retrieval.ranking import Trending
+from services.retrieval.ranking import Ranking, Trending
 from services.retrieval.window import Known, Window, known_from
 
 _SPARE = 32  # seen items that one search allows for; a second search leaves out all of them itself
@@ -65,9 +65,9 @@ class EngineItems:
                     found.append((item_id, known.printed, score))
         return _picked(found[:places])
 
-    def newest(self) -> Iterator[tuple[str, float]]:
+    def newest(self) -> Ranking:
         """``(id, listed_ms)`` of the newest items of the window, latest first."""
-        return iter(self._window.newest)
+        return self._window.newest
 
     def favourite_categories(self, seen: Iterable[int], most: int = 3) -> list[str]:
         """The categories that hold most of the items with the hashes *seen*, of those in the window, most first."""

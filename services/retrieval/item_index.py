@@ -54,7 +54,7 @@ class ItemIndex(Protocol):
     ) -> Picked:
         """The first *places* of *ranked* that are on show and not *taken*, in their order and with their scores."""
 
-    def newest(self) -> Iterator[tuple[str, float]]:
+    def newest(self) -> Ranked:
         """``(id, listed_ms)``, latest first."""
 
     def favourite_categories(self, seen: Iterable[int]) -> list[str]:
