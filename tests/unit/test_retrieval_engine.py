@@ -5,6 +5,7 @@ import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import httpx
 import numpy as np
 import orjson
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from nearline.adapters.http import status_routes
 from nearline.adapters.indexes import engine_for
 from nearline.adapters.memory import MemoryStore
 from nearline.errors import Misconfigured, Unavailable
@@ -20,7 +22,7 @@ from nearline.item_vectors import ItemVector, Shown, encode_item_vector
 from nearline.log import Record
 from nearline.space import Space
 from nearline.user_documents import UserDocument, encode_user_document
-from services.retrieval.answer import ExcludeSeen
+from services.retrieval.api import create_app
 from services.retrieval.catalogue import render
 from services.retrieval.engine_filters import translate
 from services.retrieval.engine_guard import GuardedEngine
@@ -242,13 +244,20 @@ class Service(World):
         self.window.score("b", 3.0)
         user = UserDocument(unit(0), 7, 7, "e", 1, 1, EMPTY, EMPTY, EMPTY)
         self._guarded = GuardedStore(self.store)
-        self.recommender = Recommender(self.items, self._guarded, SPACE)
+        self._app = create_app(Recommender(self.items, self._guarded, SPACE), status_routes(dict))
         asyncio.run(self.store.put_many_if_newer({"u": encode_user_document(user, SPACE)}))
         asyncio.run(until(lambda: self._guarded.answered, self._guarded.watch()))
 
     def answer(self) -> dict[str, Any]:
-        body = asyncio.run(self.recommender.answer("u", 2, ExcludeSeen.ALL, "r"))
-        found: dict[str, Any] = orjson.loads(body)
+        async def exchange() -> httpx.Response:
+            async with httpx.AsyncClient(
+                transport=httpx.ASGITransport(self._app), base_url="http://retrieval"
+            ) as client:
+                return await client.get("/recommend/u?k=2")
+
+        answered = asyncio.run(exchange())
+        assert answered.status_code == 200
+        found: dict[str, Any] = answered.json()
         return found
 
     def probe(self) -> None:
