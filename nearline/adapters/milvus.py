@@ -7,7 +7,7 @@ older record that is read again never brings it back. Of what anybody sent only 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
@@ -18,15 +18,19 @@ from numpy.typing import NDArray
 from pymilvus import AsyncMilvusClient, DataType, MilvusClient, MilvusException
 
 from nearline.errors import Misconfigured, SpaceMismatch, Unavailable
+from nearline.ids import MAX_ID_BYTES
 from nearline.item_engine import MAX_PRINTED, MAX_RESULTS, Card, Found, Row
 from nearline.space import Space
+from nearline.telemetry import get_logger
 
 T = TypeVar("T")
 
 ALIAS = "nearline_live"
 _ITEMS, _GONE = "nearline_items_", "nearline_gone_"
 _MAX_FACTS = 512
-_M, _EF_CONSTRUCTION = 16, 200
+_HNSW = {"index_type": "HNSW", "metric_type": "IP", "params": {"M": 16, "efConstruction": 200}}
+_ITEM_INDEXES: Mapping[str, Mapping[str, Any]] = {"vector": _HNSW, "listed_ms": {"index_type": "INVERTED"}}
+_GONE_INDEXES: Mapping[str, Mapping[str, Any]] = {"v": {"index_type": "FLAT", "metric_type": "IP"}}
 _LEAST_EF = 64
 _WRITE_S = 5.0  # less than a group's session (nearline/adapters/kafka.py), so that no write outlives its partition
 _OPEN_S = 5.0
@@ -45,7 +49,6 @@ class MilvusAddress:
     uri: str
     token: str = ""
     database: str = ""
-    is_file: bool = False
     consistency: str = "Strong"
     width: int = 4  # HNSW's ef for each result
     shards: int = 1  # of a collection that is made
@@ -62,7 +65,7 @@ def parse_address(url: str) -> MilvusAddress:
                 f"Milvus is milvus://[user:password@]host:19530[/database] or milvus:///file.db, came no host and the "
                 f"path {parts.path!r}"
             )
-        return MilvusAddress(parts.path, is_file=True, **options)
+        return MilvusAddress(parts.path, **options)
     scheme = "https" if parts.scheme == "milvuss" else "http"
     token = f"{unquote(parts.username)}:{unquote(parts.password or '')}" if parts.username else ""
     uri = f"{scheme}://{parts.hostname}:{parts.port or 19530}"
@@ -199,25 +202,45 @@ class MilvusItems:
         await self._ask(change, self._items, ALIAS, within_s=_OPEN_S)
 
     def _prepare(self) -> None:
-        """Make the collections that are missing, and have them loaded; by the blocking client.
+        """Make what is missing of the collections and their indexes, and have them loaded; by the blocking client.
 
-        The other one waits for an index by a call that milvus-lite does not have.
+        The other one waits for an index by a call that milvus-lite does not have. What a replica left half made, the
+        next one completes; two at a time do no harm.
         """
         client = MilvusClient(**self._where(), timeout=_OPEN_S)
         try:
-            for name, make in ((self._items, self._make_items), (self._gone, self._make_gone)):
-                if not client.has_collection(name):
-                    with _ignoring_another_replica(client, name):
-                        make(client)
+            self._make(client, self._items, self._items_schema(client), _ITEM_INDEXES)
+            self._make(client, self._gone, self._gone_schema(client), _GONE_INDEXES)
+            self._index_facts(client)
+            for name in (self._items, self._gone):
                 client.load_collection(name, replica_number=self._address.replicas)
         finally:
             client.close()
 
-    def _make_items(self, client: MilvusClient) -> None:
+    def _make(self, client: MilvusClient, name: str, schema: Any, indexes: Mapping[str, Mapping[str, Any]]) -> None:
+        if not client.has_collection(name):
+            try:
+                client.create_collection(
+                    name, schema=schema, num_shards=self._address.shards, consistency_level="Strong"
+                )
+            except MilvusException:
+                if not client.has_collection(name):  # else another replica was quicker
+                    raise
+        for field, index in indexes.items():
+            _make_index(client, name, field, index)
+
+    def _index_facts(self, client: MilvusClient) -> None:
+        """Filters mean the same without it and look at every item: milvus-lite has no index of arrays."""
+        try:
+            _make_index(client, self._items, "facts", {"index_type": "INVERTED"})
+        except MilvusException as error:
+            get_logger().warning("filters will be slow: no index of facts", reason=f"{error!s:.200}")
+
+    def _items_schema(self, client: MilvusClient) -> Any:
         schema = client.create_schema(
             auto_id=False, enable_dynamic_field=False, description=f"Nearline: {self._described()}"
         )
-        schema.add_field("item_id", DataType.VARCHAR, is_primary=True, max_length=128)
+        schema.add_field("item_id", DataType.VARCHAR, is_primary=True, max_length=MAX_ID_BYTES)
         schema.add_field("item_hash", DataType.INT64)
         schema.add_field("version", DataType.INT64)
         schema.add_field("vector", DataType.FLOAT_VECTOR, dim=self._space.dimension)
@@ -226,27 +249,14 @@ class MilvusItems:
         schema.add_field("facts", DataType.ARRAY, element_type=DataType.INT64, max_capacity=_MAX_FACTS)
         schema.add_field("numbers", DataType.JSON)
         schema.add_field("printed", DataType.VARCHAR, max_length=MAX_PRINTED)
-        indexes = client.prepare_index_params()
-        hnsw = {"M": _M, "efConstruction": _EF_CONSTRUCTION}
-        indexes.add_index("vector", index_type="HNSW", metric_type="IP", params=hnsw)
-        indexes.add_index("listed_ms", index_type="INVERTED")
-        if not self._address.is_file:  # milvus-lite has no index of arrays
-            indexes.add_index("facts", index_type="INVERTED")
-        self._create(client, self._items, schema, indexes)
+        return schema
 
-    def _make_gone(self, client: MilvusClient) -> None:
+    def _gone_schema(self, client: MilvusClient) -> Any:
         schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
-        schema.add_field("item_id", DataType.VARCHAR, is_primary=True, max_length=128)
+        schema.add_field("item_id", DataType.VARCHAR, is_primary=True, max_length=MAX_ID_BYTES)
         schema.add_field("version", DataType.INT64)
         schema.add_field("v", DataType.FLOAT_VECTOR, dim=2)  # a collection has to have one
-        indexes = client.prepare_index_params()
-        indexes.add_index("v", index_type="FLAT", metric_type="IP")
-        self._create(client, self._gone, schema, indexes)
-
-    def _create(self, client: MilvusClient, name: str, schema: Any, indexes: Any) -> None:
-        client.create_collection(
-            name, schema=schema, index_params=indexes, num_shards=self._address.shards, consistency_level="Strong"
-        )
+        return schema
 
     def _check(self, described: Mapping[str, Any]) -> None:
         """A collection is only made when it is missing: one that is there may be of other towers."""
@@ -372,11 +382,8 @@ def signed(number: int) -> int:
     return number - (1 << 64) if number >= 1 << 63 else number
 
 
-@contextlib.contextmanager
-def _ignoring_another_replica(client: MilvusClient, name: str) -> Iterator[None]:
-    """Two replicas start together and one of them makes the collection: the other finds it made."""
-    try:
-        yield
-    except MilvusException:
-        if not client.has_collection(name):
-            raise
+def _make_index(client: MilvusClient, collection: str, field: str, index: Mapping[str, Any]) -> None:
+    if not client.list_indexes(collection, field_name=field):
+        wanted = client.prepare_index_params()
+        wanted.add_index(field, **index)
+        client.create_index(collection, wanted)

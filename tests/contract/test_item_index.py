@@ -456,6 +456,21 @@ def test_a_collection_of_another_dimension_is_refused_with_both_numbers(milvus: 
     milvus.run(other.close())
 
 
+def test_what_a_replica_left_half_made_is_completed(address: str, runner: asyncio.Runner) -> None:
+    """It died between the collection and its index: without one nothing can be loaded or searched."""
+    space = Space(2, DIMENSION)
+    first = OnEngine(engine_at(address, space), runner)
+    client = milvus_adapter().MilvusClient(address.removeprefix("milvus://"))
+    client.release_collection("nearline_items_2")
+    client.drop_index("nearline_items_2", "vector")
+    client.close()
+    second = OnEngine(engine_at(address, space), runner)
+    second.put(item("a"))
+    assert nearest(second) == ["a"]
+    for shop in (first, second):
+        runner.run(shop.engine.close())
+
+
 def test_the_alias_is_pointed_at_a_space_in_one_step_and_says_which(milvus: OnEngine) -> None:
     milvus.run(milvus.engine.make_live())
     assert milvus.run(milvus.engine.live()) == 1
