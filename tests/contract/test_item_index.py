@@ -7,6 +7,7 @@ replicas, shards, its indexes of arrays) is not shown here.
 import asyncio
 import contextlib
 import operator
+import random
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -31,7 +32,7 @@ from services.retrieval.engine_guard import GuardedEngine
 from services.retrieval.engine_items import EngineItems
 from services.retrieval.engine_rows import row_of
 from services.retrieval.engine_writer import Writer
-from services.retrieval.filters import AllOf, AnyOf, Compared, Filter, Missing, Node, Not, Same, parse
+from services.retrieval.filters import AllOf, AnyOf, Compared, Filter, Missing, Node, Not, Same, Value, parse
 from services.retrieval.index import LiveIndex
 from services.retrieval.item_index import ItemIndex, Picked
 from services.retrieval.ranking import Ranking
@@ -429,6 +430,40 @@ def test_every_filter_means_the_same_wherever_items_are(shop: Shop) -> None:
         assert nearest(shop, 20, wanted=expression) == expected, expression
         assert pick(shop, everything, 20, wanted=parse(expression)) == expected, expression
     assert {len(passing(parse(expression))) for expression in EXPRESSIONS} > {1, 2, 3, 4}, "the table says little"
+
+
+NAMES = ["category", "locale", "brand", "price", "listed_ms"]
+NAMES += [f"attributes.{name}" for name in ("size", "red", "colour", "a b", "size.x", "", "SIZE", "price", "nobody's")]
+VALUES: list[Value] = ["mugs", "lamps", "", "5", "A", "red", ODD_TEXT, 5.0, 0.0, 1.0, 7.0, 19.99, 1e300, True, False]
+
+
+def drawn(draw: random.Random, depth: int) -> Node:
+    """A tree of conditions, some of which no parser would let through."""
+    kind = draw.choice(["same", "compared", "missing", *["not", "all", "any"] * (depth > 0)])
+    name = draw.choice(NAMES)
+    if kind in ("all", "any"):
+        parts = tuple(drawn(draw, depth - 1) for _ in range(draw.randint(2, 3)))
+        return AllOf(parts) if kind == "all" else AnyOf(parts)
+    if kind == "not":
+        return Not(drawn(draw, depth - 1))
+    if kind == "same":
+        return Same(name, tuple(draw.sample(VALUES, draw.randint(1, 3))))
+    number = draw.choice([value for value in VALUES if isinstance(value, float)])
+    return Missing(name) if kind == "missing" else Compared(name, draw.choice(["<", "<=", ">", ">="]), number)
+
+
+def test_any_tree_of_conditions_means_the_same_wherever_items_are(shop: Shop) -> None:
+    filled(shop)
+    draw = random.Random(5)
+    sizes = set()
+    for _ in range(200):
+        node = drawn(draw, 3)
+        wanted = Filter("", node, repr(node), ())
+        expected = passing(wanted)
+        found = shop.run(shop.index.nearest(at(0), 20, NOTHING, wanted))
+        assert found.item_ids == expected, node
+        sizes.add(len(expected))
+    assert len(sizes) > 5, "the trees say little"
 
 
 def test_a_filter_and_what_was_seen_are_both_left_out(shop: Shop) -> None:
