@@ -48,7 +48,6 @@ class Shop(Protocol):
     """An index, and how items get into it."""
 
     index: ItemIndex
-    filters: bool  # whether it filters yet
 
     def run(self, work: Awaitable[T]) -> T: ...
     def put(self, item: ItemVector) -> None: ...
@@ -57,8 +56,6 @@ class Shop(Protocol):
 
 class InProcess:
     """The catalogue, over hnswlib."""
-
-    filters = hasattr(Catalogue, "check")  # those of the catalogue come with columns.py
 
     def __init__(self) -> None:
         self.index = Catalogue(DIMENSION, LiveIndex(DIMENSION, lambda capacity: HnswGraph(DIMENSION, capacity)))
@@ -75,8 +72,6 @@ class InProcess:
 
 class OnEngine:
     """An engine, a window and the writer of both, as in_engine.py puts them together."""
-
-    filters = True
 
     def __init__(self, engine: Any, runner: asyncio.Runner) -> None:
         self.engine = engine
@@ -411,8 +406,6 @@ def means(node: Node, fields: dict[str, Any]) -> bool:
 
 
 def filled(shop: Shop) -> Shop:
-    if not shop.filters:
-        pytest.skip("this index does not filter yet")
     for nth, fields in enumerate(FIELDS):
         shop.put(item(f"i{nth}", nth * 0.1, **fields))
     return shop

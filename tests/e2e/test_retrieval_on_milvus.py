@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -96,8 +96,9 @@ class Shop:
     def put(self, nth: int, version: int, *, on_show: bool = True) -> None:
         self.send(item_vectors_topic(SPACE), [record(nth, version, on_show=on_show)])
 
-    def ask(self, replica: int, user_id: str = "u", k: int = 20) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(get(f"http://{HOST}:{self.ports[replica]}/recommend/{user_id}?k={k}"))
+    def ask(self, replica: int, user_id: str = "u", wanted: str | None = None) -> dict[str, Any]:
+        query = urllib.parse.urlencode({"k": 20} if wanted is None else {"k": 20, "filter": wanted})
+        found: dict[str, Any] = json.loads(get(f"http://{HOST}:{self.ports[replica]}/recommend/{user_id}?{query}"))
         return found
 
     def ids(self, replica: int, user_id: str = "u") -> list[str]:
@@ -172,6 +173,18 @@ def test_both_replicas_answer_with_the_nearest_items_that_were_not_seen(shop: Sh
         assert len(set(found) & set(BY_NEARNESS[3:23])) >= 19, "recall@20 of an exact search"
 
 
+FILTER = 'category in ("c3", "c4") and not price < 1000'
+
+
+def test_a_filter_leaves_the_nearest_of_what_passes(shop: Shop) -> None:
+    passing = [item_id for item_id in BY_NEARNESS if int(item_id[1:]) % 10 in (3, 4) and int(item_id[1:]) >= 1000]
+    answer = shop.ask(0, wanted=FILTER)
+    assert {item["source"] for item in answer["items"]} == {"personal"}
+    found = {item["item_id"] for item in answer["items"]}
+    assert found <= set(passing)
+    assert len(found & set(passing[:20])) >= 19
+
+
 def test_the_alias_points_at_the_space_and_every_item_is_there_once(shop: Shop) -> None:
     engine = engine_for(shop.url, SPACE, read_ms=2_000)
     assert engine is not None
@@ -221,6 +234,7 @@ def test_without_the_engine_answers_are_popular_items_and_say_so_and_mend_when_i
     assert (answer["reason"], answer["degraded"]) == ("index_unavailable", True)
     assert len(answer["items"]) == 20
     assert {item["source"] for item in answer["items"]} <= {"trending_category", "trending", "newest"}
+    assert {item["category"] for item in shop.ask(1, wanted='category = "c9"')["items"]} == {"c9"}
     shop.start_engine()
     for replica in (0, 1):
         shop.until(lambda replica=replica: shop.ask(replica)["reason"] is None, f"replica {replica} never mended")
