@@ -6,6 +6,7 @@ replicas, shards, its indexes of arrays) is not shown here.
 
 import asyncio
 import contextlib
+import importlib.util
 import operator
 import random
 import re
@@ -135,7 +136,10 @@ def engine_at(address: str, space: Space) -> ItemEngine:
     return engine
 
 
-@pytest.fixture(params=["catalogue", "fake", "milvus"])
+INSTALLED = importlib.util.find_spec("pymilvus") is not None
+
+
+@pytest.fixture(params=["catalogue", "fake", *["milvus"] * INSTALLED])
 def shop(request: pytest.FixtureRequest, runner: asyncio.Runner) -> Shop:
     if request.param == "catalogue":
         return InProcess()
