@@ -21,7 +21,7 @@ from pathlib import Path
 from local.layout import ENVIRONMENTS, ROOT
 from nearline.errors import Misconfigured, Unavailable
 
-NAMES = ("services", "triton", "flink", "train", "baselines")
+NAMES = ("services", "triton", "flink", "train", "baselines", "peers")
 PYTHONS = ((3, 11), (3, 12))
 UV = "uv==0.13.8"
 _REQUIREMENTS = ROOT / "requirements"
