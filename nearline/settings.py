@@ -30,6 +30,9 @@ class Settings(BaseSettings):
     snapshots: str | None = Field(
         None, description="folder of the index's snapshots, empty for none; default: in the data folder"
     )
+    recall_every_s: float = Field(
+        1.0, gt=0, description="so often one query is answered exactly too, for live recall; 3 ms at 100,000 x 64"
+    )
     snapshot_every_s: float = Field(300, gt=0, description="a changed index is kept in a snapshot this often")
 
     space: int = Field(1, ge=1, description="the embedding space that is served")

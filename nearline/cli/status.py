@@ -1,6 +1,6 @@
 """``nearline status``: every part, its lag and its freshness on one screen."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import httpx
 import typer
@@ -107,9 +107,21 @@ def _item_tower(settings: Settings) -> Line:
 
 def _retrieval(settings: Settings) -> Line:
     url = httpx.URL(settings.retrieval)
-    return _service(
+    line = _service(
         url.host, url.port or 80, "retrieval", lag="", freshness="nearline_recommend_seconds", words="answered"
     )
+    known = _metrics(url.host, url.port or 80) if line.state == "ready" else None
+    return line if known is None else replace(line, detail="; ".join(filter(None, (line.detail, index_words(known)))))
+
+
+def index_words(metrics: Metrics) -> str:
+    """The index in words: how much it holds, and how much of the truth its answers held lately."""
+    words = f"{metrics.get('nearline_index_items', 0):,.0f} items"
+    samples = metrics.get("nearline_index_recall_samples", 0)
+    if not samples:
+        return f"{words}, recall not sampled yet"
+    ten, fifty = (metrics.get(f'nearline_index_recall{{k="{cut}"}}', 0) for cut in (10, 50))
+    return f"{words}, live recall@10 {ten:.3f} and @50 {fifty:.3f} of the last {samples:,.0f} sampled queries"
 
 
 def _service(host: str, port: int, part: str, *, lag: str, freshness: str, words: str) -> Line:

@@ -21,12 +21,14 @@ from nearline.telemetry import configure_logs, get_logger
 from nearline.topics import ITEM_POPULARITY, item_vectors_topic
 from services.retrieval.api import create_app
 from services.retrieval.catalogue import Catalogue
-from services.retrieval.followers import Follower, Upkeep, item_records, popularity_records
+from services.retrieval.followers import Follower, item_records, popularity_records
 from services.retrieval.graphs import SavedGraph
 from services.retrieval.index import LiveIndex
 from services.retrieval.keeping import Keeper
+from services.retrieval.live_recall import LiveRecall
 from services.retrieval.recommender import Recommender
 from services.retrieval.store_guard import GuardedStore
+from services.retrieval.upkeep import Upkeep
 
 _SWITCH_S = 0.0005  # how long another thread (Kafka's, the builder's) may keep the interpreter from an answer
 
@@ -53,7 +55,8 @@ class Service:
             popularity_records(catalogue),
             pause_s=_TRENDING_PAUSE_S,
         )
-        self._upkeep = Upkeep(self._index, lambda: self._items.caught_up)
+        recall = LiveRecall(self._index, every_s=settings.recall_every_s)
+        self._upkeep = Upkeep(self._index, lambda: self._items.caught_up, recall)
         self._keeper = self._make_keeper(settings.snapshots_folder, catalogue)
         store = store_for(
             settings.store_url, space, ttl_ms=settings.history_ttl_ms, read_ms=settings.store_timeout_ms, writer=False

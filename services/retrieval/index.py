@@ -8,7 +8,8 @@ another thread and reads only rows that do not change; ``adopt`` then swaps the 
 A row is known by its slot. A slot is used again only after a graph without it was adopted.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -62,6 +63,7 @@ class LiveIndex:
         self._delta_slots: Slots = np.empty(1024, np.int64)
         self._start = self._end = 0  # the delta's rows that are not folded yet
         self._build: Build | None = None
+        self._held = 0  # moments that somebody still looks at
         self.live = 0
         self.width_per_result = 4.0  # HNSW's ef for each result; a guess until it is measured
         self._asked: Vectors = np.zeros((_ASKED, dimension), np.float32)  # the newest queries, a ring
@@ -89,7 +91,7 @@ class LiveIndex:
 
     def insert(self, vector: Vectors) -> int:
         """Make *vector* searchable at once; return its slot."""
-        slot = self._free.pop() if self._free else self._new_slot()
+        slot = self._free.pop() if self._free and not self._held else self._new_slot()
         self._vectors[slot] = vector
         self._alive[slot] = True
         self._append(slot, vector)
@@ -117,6 +119,10 @@ class LiveIndex:
         """
         self._asked[self.asks % _ASKED] = vector
         self.asks += 1
+        return self.find(vector, wanted, spare)
+
+    def find(self, vector: Vectors, wanted: int, spare: int = 0) -> Found:
+        """What ``search`` finds, for ourselves: it does not count as a query that came."""
         count = wanted + spare
         if self._graph is None:
             return self._scan(vector, count)
@@ -128,6 +134,20 @@ class LiveIndex:
         if len(fresh) == 0:
             return slots, scores
         return _best(np.concatenate((slots, fresh)), np.concatenate((scores, fresh_scores)), count)
+
+    def asked(self, nth: int) -> Vectors:
+        """One of the newest queries, 0 the very newest; of older ones than are kept, the oldest kept."""
+        query: Vectors = self._asked[(self.asks - 1 - min(nth, _ASKED - 1)) % _ASKED].copy()
+        return query
+
+    @contextmanager
+    def moment(self, query: Vectors) -> Iterator[Sample]:
+        """All rows that are live now, to answer *query* exactly from another thread; they stay until this ends."""
+        self._held += 1
+        try:
+            yield Sample(query[None], self._alive[: self._used].copy(), self._vectors[: self._used])
+        finally:
+            self._held -= 1
 
     def sample(self) -> Sample:
         """What the graph can be measured with: the newest queries, or made-up ones while fewer than 200 came."""
@@ -154,16 +174,20 @@ class LiveIndex:
 
     @property
     def fold_due(self) -> bool:
-        """Whether the delta is large enough to fold; never during a build, nor into a full graph."""
+        """Whether the delta is large enough to fold, and the graph has room."""
         graph = self._graph
-        return graph is not None and self._build is None and self._is_large and graph.count < graph.capacity
+        return graph is not None and self._is_large and graph.count < graph.capacity
 
     @property
     def _is_large(self) -> bool:
         return self.delta_rows > self._limits.fold_above
 
     def fold(self) -> None:
-        """Move the oldest row of the delta into the graph, about 0.2 ms; one that was removed is only dropped."""
+        """Move the oldest row of the delta into the graph, about 0.2 ms; one that was removed is only dropped.
+
+        During a build too, or the delta would grow all the while; what the build lacks is the delta again once it is
+        adopted, so until then no row of it is let go.
+        """
         if self._graph is None or not self.fold_due:
             return
         oldest = slice(self._start, self._start + 1)
@@ -171,7 +195,7 @@ class LiveIndex:
         if self._alive[slot]:
             self._graph.add(self._delta_slots[oldest], self._delta[oldest])
             self._in_graph[slot] = True
-        else:
+        elif self._build is None:
             self._free.append(slot)
         self._start += 1
 
@@ -189,7 +213,7 @@ class LiveIndex:
         )
 
     def start_build(self) -> Build:
-        """Start a graph of all rows that are live now; until it is adopted or dropped, nothing is folded."""
+        """Start a graph of all rows that are live now; until it is adopted or dropped, no slot is used again."""
         slots = np.flatnonzero(self._alive[: self._used]).astype(np.int64)
         capacity = int(len(slots) * self._limits.headroom) + self._limits.bulk
         self._build = Build(self._make(capacity))
@@ -209,6 +233,7 @@ class LiveIndex:
         """Forget a build that was called off."""
         if self._build is build:
             self._build = None
+            self._reclaim()
 
     def adopt(self, build: Build) -> None:
         """Serve *build*'s graph from now on: what was removed meanwhile leaves it, what it lacks is the delta."""

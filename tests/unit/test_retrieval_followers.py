@@ -13,8 +13,9 @@ from nearline.item_vectors import ItemVector, Shown, encode_item_vector
 from nearline.log import Record
 from nearline.space import Space
 from services.retrieval.catalogue import Catalogue
-from services.retrieval.followers import Follower, Upkeep, item_records, popularity_records
+from services.retrieval.followers import Follower, item_records, popularity_records
 from services.retrieval.index import Limits, LiveIndex
+from services.retrieval.upkeep import Upkeep
 from services.retrieval.widths import WIDTHS
 from tests.fakes import ExactGraph, FakeTable
 

@@ -149,19 +149,41 @@ def test_what_comes_during_a_build_goes_into_it_until_little_is_left() -> None:
         assert live.search(vector(seed), 1)[1][0] == pytest.approx(1.0, abs=1e-5)
 
 
-def test_nothing_is_folded_while_a_build_is_under_way() -> None:
-    live = index()
+def test_the_delta_stays_small_while_a_build_is_under_way() -> None:
+    """What comes meanwhile goes into the served graph too; the adopted one lacks nothing of it."""
+    live = index(Limits(exact_below=8, fold_above=3, bulk=200, headroom=10))
     for seed in range(10):
         live.insert(vector(seed))
     rebuild(live)
-    for seed in range(10, 20):
-        live.insert(vector(seed))
     build = live.start_build()
-    assert not live.fold_due
-    live.fold()
-    assert live.delta_rows == 10
-    live.drop(build)
-    assert live.fold_due
+    slots = [live.insert(vector(seed)) for seed in range(10, 60)]
+    for slot in slots[:5]:
+        live.remove(slot)
+    while live.fold_due:
+        live.fold()
+    assert live.delta_rows == 3
+    build.run(lambda: False)
+    live.adopt(build)
+    for seed in [*range(10), *range(15, 60)]:
+        assert live.search(vector(seed), 1)[1][0] == pytest.approx(1.0, abs=1e-5)
+    assert not set(slots[:5]) & set(live.search(vector(12), 60)[0].tolist())
+
+
+def test_rows_of_a_moment_stay_until_it_ends() -> None:
+    live = index()
+    slots = [live.insert(vector(seed)) for seed in range(6)]
+    rebuild(live)
+    with live.moment(vector(3)) as moment:
+        for seed, slot in enumerate(slots):
+            live.remove(slot)
+            live.insert(vector(100 + seed))
+        rebuild(live)
+        reused = [live.insert(vector(200 + seed)) for seed in range(6)]
+        assert not set(slots) & set(reused)
+        np.testing.assert_array_equal(
+            moment.scores(vector(3))[slots], np.stack(list(map(vector, range(6)))) @ vector(3)
+        )
+    assert live.insert(vector(300)) in slots
 
 
 def test_folding_stops_when_the_delta_is_small() -> None:
@@ -251,6 +273,7 @@ def test_searches_are_right_while_another_thread_builds() -> None:
             live.remove(slot)
             del vectors[slot]
             vectors[live.insert(vector(seed))] = vector(seed)
+            live.fold()
             if seed % 50 == 0:
                 assert live.search(vector(seed + 1), 1)[0].tolist() == [nearest(vectors, vector(seed + 1))]
             seed += 1

@@ -25,12 +25,13 @@ from nearline.space import Space
 from nearline.topics import all_topics
 from services.retrieval import snapshots
 from services.retrieval.catalogue import Catalogue, render, shown_fields
-from services.retrieval.followers import Follower, Upkeep, item_records
+from services.retrieval.followers import Follower, item_records
 from services.retrieval.forking import in_fork
 from services.retrieval.graphs import SavedGraph
 from services.retrieval.index import Limits, LiveIndex
 from services.retrieval.keeping import Keeper
 from services.retrieval.snapshots import Refused, Taken
+from services.retrieval.upkeep import Upkeep
 from tests.fakes import FakeTable
 
 SPACE = Space(2, 8)

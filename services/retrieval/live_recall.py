@@ -1,0 +1,99 @@
+"""Live recall: how much of the truth the answers of the last minutes held, told with the size of the sample.
+
+Every second one of the queries that came is asked again and answered exactly as well, from the rows of that very
+moment. The exact answer takes a thread some milliseconds (3 for 100,000 x 64) and the served one a search; no request
+waits for either.
+"""
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Mapping
+from functools import partial
+
+import numpy as np
+
+from nearline.telemetry import gauge
+from services.retrieval.background import Background
+from services.retrieval.graphs import Slots, Vectors
+from services.retrieval.index import LiveIndex
+from services.retrieval.widths import RECALL, Sample
+
+CUTS = (10, 50)
+_TIED = 1e-6  # rows this much below the last true neighbour are as near: the same vector under two slots
+_MARGIN = 0.01  # below what the width was measured for: chance alone does not get there with a full window
+
+_RECALL = gauge("index_recall", "Share of the true k nearest items that answers held lately", "k")
+_SAMPLES = gauge("index_recall_samples", "Queries that index_recall is the mean of")
+
+
+class LiveRecall:
+    """The mean recall@10 and @50 of the newest *window* sampled queries."""
+
+    def __init__(self, index: LiveIndex, *, every_s: float = 1.0, window: int = 200) -> None:
+        self._index = index
+        self._every_s = every_s
+        self._seen: deque[Mapping[int, float]] = deque(maxlen=window)
+        self._asks = 0  # queries that had come when the last one was sampled
+        self._random = random.Random(0)
+
+    async def run(self) -> None:
+        """Sample until cancelled."""
+        background = Background("index-recall")
+        try:
+            while True:
+                await asyncio.sleep(self._every_s)
+                await self.sample(background)
+        finally:
+            background.close()
+
+    async def sample(self, background: Background) -> bool:
+        """Compare served and exact answer to one of the queries since the last sample; ``False`` if none came."""
+        fresh = self._index.asks - self._asks
+        if fresh == 0 or self._index.live == 0:
+            return False
+        self._asks = self._index.asks
+        query = self._index.asked(self._random.randrange(fresh))
+        with self._index.moment(query) as moment:
+            found = {cut: self._index.find(query, cut)[0] for cut in CUTS}
+            self._seen.append(await background.run(partial(recalls, moment, found)))
+        self._tell()
+        return True
+
+    @property
+    def samples(self) -> int:
+        """How many queries ``recall`` is the mean of."""
+        return len(self._seen)
+
+    def recall(self, cut: int) -> float:
+        """Recall@*cut*, 10 or 50; 1 before anything was sampled."""
+        return float(np.mean([seen[cut] for seen in self._seen])) if self._seen else 1.0
+
+    @property
+    def has_fallen(self) -> bool:
+        """Whether a full window shows less than the graph was measured for."""
+        return self.samples == self._seen.maxlen and self.recall(50) < RECALL - _MARGIN
+
+    def forget(self) -> None:
+        """Begin anew: what is served has changed."""
+        self._seen.clear()
+
+    def report(self) -> dict[str, float]:
+        """What the metrics say."""
+        return {**{f"recall_at_{cut}": round(self.recall(cut), 4) for cut in CUTS}, "samples": self.samples}
+
+    def _tell(self) -> None:
+        _SAMPLES.set(self.samples)
+        for cut in CUTS:
+            _RECALL.labels(str(cut)).set(self.recall(cut))
+
+
+def recalls(moment: Sample, found: Mapping[int, Slots]) -> dict[int, float]:
+    """Recall at each cut of what was *found* for the one query of *moment*."""
+    scores = moment.scores(moment.queries[0])
+    return {cut: _recall(scores, slots, min(cut, int(moment.live.sum()))) for cut, slots in found.items()}
+
+
+def _recall(scores: Vectors, found: Slots, count: int) -> float:
+    last = np.partition(scores, len(scores) - count)[len(scores) - count]
+    return float((scores[found[:count]] >= last - _TIED).sum()) / count

@@ -1,0 +1,147 @@
+"""Keeps the index small, quick and true while it is served: folds, builds, measures.
+
+Folding runs on the event loop that serves requests, in slices of half a millisecond; what takes long runs in threads of
+low priority, over rows that do not change.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import Awaitable, Callable
+
+from nearline.telemetry import counter, gauge, get_logger
+from services.retrieval.background import Background
+from services.retrieval.graphs import Build
+from services.retrieval.index import LiveIndex
+from services.retrieval.live_recall import LiveRecall
+from services.retrieval.widths import least_width
+
+_SLICE_S = 0.001
+
+_ITEMS = gauge("index_items", "Items on show")
+_DELTA = gauge("index_delta_rows", "Rows that are searched exactly, beside the graph")
+_REMOVED = gauge("index_removed_rows", "Removed rows that the graph still carries")
+_WIDTH = gauge("index_width_per_result", "How wide the graph is searched (ef) for each result, as measured")
+_BUILDS = counter("index_builds_total", "Graphs that were built and adopted")
+
+
+class Upkeep:
+    """Folds the delta, builds graphs anew and measures them, whenever the index or its live recall says that it is due.
+
+    Nothing is built before *loaded* says that the catalogue is there: it would be built again and again.
+    """
+
+    def __init__(
+        self,
+        index: LiveIndex,
+        loaded: Callable[[], bool],
+        recall: LiveRecall | None = None,
+        *,
+        rest_s: float = 5.0,
+        pause_s: float = 0.002,
+    ) -> None:
+        self._pause_s = pause_s
+        self._index = index
+        self._loaded = loaded
+        self.recall = recall or LiveRecall(index)
+        self.builds = 0  # graphs that were adopted and measured
+        self._rest_s = rest_s
+        self._built_at = self._measured_at = -rest_s
+        self._measure_at = 200  # queries
+        self._stopping = threading.Event()
+        self._builder = Background("index-build")
+
+    async def run(self, idle_s: float = 0.05) -> None:
+        """Keep the index small and quick until cancelled; a build under way is then called off."""
+        try:
+            async with asyncio.TaskGroup() as parts:
+                parts.create_task(_repeat(self._fold, idle_s))
+                parts.create_task(_repeat(self.step, idle_s))
+                parts.create_task(self.recall.run())
+        finally:
+            self._stopping.set()
+            self._builder.close()
+
+    async def step(self) -> bool:
+        """Build or measure, whichever is due; return whether one was."""
+        self._report()
+        if self._loaded() and self._index.build_due and self._has_rested(self._built_at):
+            await self._rebuild()
+        elif self.recall.has_fallen:
+            await self._restore_recall()
+        elif self._index.has_graph and self._index.asks >= self._measure_at and self._has_rested(self._measured_at):
+            await self._measure()
+        else:
+            return False
+        return True
+
+    def _has_rested(self, since: float) -> bool:
+        return time.monotonic() - since >= self._rest_s
+
+    async def _fold(self) -> bool:
+        due = self._index.fold_due
+        end = time.perf_counter() + _SLICE_S / 2
+        while self._index.fold_due and time.perf_counter() < end:
+            self._index.fold()
+        return due
+
+    async def _rebuild(self) -> None:
+        await self._build()
+        await self._measure()
+        self.builds += 1
+
+    async def _restore_recall(self) -> None:
+        """Search wider; where that was measured to be no answer, build anew."""
+        width = self._index.width_per_result
+        get_logger().warning("live recall has fallen", **self.recall.report())
+        await self._measure()
+        if self._index.width_per_result <= width and self._index.removed_rows:
+            await self._rebuild()
+
+    async def _build(self) -> None:
+        started = time.monotonic()
+        build = self._index.start_build()
+        try:
+            while await self._builder.run(lambda: build.run(self._stopping.is_set)):
+                if not self._index.extend(build):
+                    self._index.adopt(build)
+                    self._note(build, time.monotonic() - started)
+                    return
+        finally:
+            self._index.drop(build)
+            self._built_at = time.monotonic()
+
+    def _note(self, build: Build, took_s: float) -> None:
+        _BUILDS.inc()
+        get_logger().info("built a graph", rows=len(build.slots), took_s=round(took_s, 1))
+
+    async def _measure(self) -> None:
+        """Settle on the least width that finds enough of a sample's true neighbours, one search every few ms."""
+        self._measure_at = 2 * self._index.asks + 200
+        sample = self._index.sample()
+        truth = await self._builder.run(sample.truth)
+
+        async def recall(width: float) -> float:
+            hits = 0
+            for query, true in zip(sample.queries, truth, strict=True):
+                hits += self._index.hits(query, true, width)
+                await asyncio.sleep(self._pause_s)
+            return hits / max(1, sum(map(len, truth)))
+
+        width = await least_width(self._index.width_per_result, recall)
+        self._index.width_per_result = width
+        self._measured_at = time.monotonic()
+        self.recall.forget()
+        _WIDTH.set(width)
+        get_logger().info("measured the graph", width_per_result=width, queries=len(truth))
+
+    def _report(self) -> None:
+        _ITEMS.set(self._index.live)
+        _DELTA.set(self._index.delta_rows)
+        _REMOVED.set(self._index.removed_rows)
+
+
+async def _repeat(work: Callable[[], Awaitable[bool]], idle_s: float) -> None:
+    """Do *work* again and again, at once while there is some."""
+    while True:
+        await asyncio.sleep(_SLICE_S if await work() else idle_s)
