@@ -67,7 +67,7 @@ class Hnswlib:
     def __init__(self, dimension: int, links: int = LINKS) -> None:
         import hnswlib
 
-        self._make = lambda: hnswlib.Index("ip", dimension)
+        self._make: Callable[[], Any] = lambda: hnswlib.Index("ip", dimension)
         self._links = links
         self._index: Any = None
 
@@ -200,7 +200,7 @@ class Usearch:
     def __init__(self, dimension: int, precision: str) -> None:
         from usearch.index import Index
 
-        self._make = lambda: Index(
+        self._make: Callable[[], Any] = lambda: Index(
             ndim=dimension, metric="ip", dtype=precision, connectivity=LINKS, expansion_add=BUILD_WIDTH
         )
         self._index: Any = None
@@ -387,7 +387,10 @@ def _changed(peer: Peer, vectors: Vectors, queries: Vectors, width: int) -> dict
     more = np.random.default_rng(1).permutation(count)[:_SINGLE]
     added = [_seconds(lambda n=n, row=row: peer.add(count + n, vectors[row])) for n, row in enumerate(more)]  # type: ignore[misc]
     gone = np.random.default_rng(2).permutation(count)[: count // 20].tolist()
-    removed_s = _seconds(lambda: [peer.remove(row) for row in gone])
+    started = time.perf_counter()
+    for row in gone:
+        peer.remove(row)
+    removed_s = time.perf_counter() - started
     return {
         "add_us": round(float(np.mean(added)) * 1e6),
         "add_p99_us": round(float(np.percentile(added, 99)) * 1e6),

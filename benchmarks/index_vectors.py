@@ -16,7 +16,6 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -58,7 +57,9 @@ class Source:
 
     def queries(self, count: int, *, dimension: int = DIMENSION, skip: int = 0) -> Vectors:
         """Users *skip* to *skip* + *count*, round and round; of 128 dimensions two different users' halves."""
-        rows = [(np.arange(skip, skip + count) + half * 1_009) % len(self.users) for half in range(dimension // DIMENSION)]
+        rows = [
+            (np.arange(skip, skip + count) + half * 1_009) % len(self.users) for half in range(dimension // DIMENSION)
+        ]
         return _joined([self.users[row] for row in rows])
 
 
