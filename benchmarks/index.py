@@ -12,7 +12,7 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from rich.table import Table
 
 from nearline.adapters.hnsw import HnswGraph
 from services.retrieval.index import LiveIndex
-from services.retrieval.widths import least_width
+from services.retrieval.widths import ENOUGH, Widths, least_width
 
 Vectors = NDArray[np.float32]
 Drawn = tuple[Vectors, Vectors]  # items and queries, unit norm
@@ -105,29 +105,36 @@ def measure(kind: str, items: int, seed: int, table: Table) -> None:
     build.run(lambda: False)
     built_s = time.thread_time() - started
     index.adopt(build)
-    chosen = settled_width(index)
+    chosen = settled_widths(index)
     title = f"{kind}: built in {built_s:.0f} s, an insert {inserted_us:.1f} us, exact search {exact_us:,.0f} us"
     table.add_section()
     table.add_row(title)
-    for width in sorted({1.0, 1.3, 2.0, 3.0, 4.0, 6.0, chosen}):
-        index.width_per_result = width
-        _row(table, index, queries, truth, f"{int(width * K)}{' (chosen)' if width == chosen else ''}", "0")
-    index.width_per_result = chosen
+    for width in sorted({50, 64, 96, 128, 192, 256, 320, chosen.of(K)}):
+        index.widths = Widths(width, width)
+        _row(table, index, queries, truth, f"{width}{' (chosen)' if width == chosen.of(K) else ''}", "0")
+    index.widths = chosen
     for rows in (1_000, 5_000):
         _grow_delta(index, rows, np.random.default_rng(seed + 1))
-        _row(table, index, queries, None, str(int(chosen * K)), f"{rows:,}")
+        _row(table, index, queries, None, str(chosen.of(K)), f"{rows:,}")
 
 
-def settled_width(index: LiveIndex) -> float:
+def settled_widths(index: LiveIndex) -> Widths:
     """What the service would settle on before any user came."""
     sample = index.sample()
     truth = sample.truth()
 
-    async def recall_at(width: float) -> float:
-        hits = sum(index.hits(query, true, width) for query, true in zip(sample.queries, truth, strict=True))
-        return hits / sum(map(len, truth))
+    def enough(k: int) -> Callable[[int], Awaitable[bool]]:
+        async def is_enough(width: int) -> bool:
+            pairs = zip(sample.queries, truth, strict=True)
+            return sum(index.hits(query, true[:k], width) for query, true in pairs) >= ENOUGH[k] * k * len(truth)
 
-    return asyncio.run(least_width(index.width_per_result, recall_at))
+        return is_enough
+
+    was = index.widths
+    return Widths(
+        asyncio.run(least_width(was.of_10, enough(10))),
+        asyncio.run(least_width(was.of_50, enough(50))),
+    )
 
 
 def _row(

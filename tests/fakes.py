@@ -128,7 +128,7 @@ class ExactGraph:
         self._slots: list[int] = []
         self._gone: set[int] = set()
 
-    def add(self, slots: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
+    def add(self, slots: NDArray[np.int64], vectors: NDArray[np.float32], threads: int = 1) -> None:
         if self.count + len(slots) > self.capacity:
             raise RuntimeError(f"the graph holds {self.capacity} rows")
         self._vectors = np.concatenate((self._vectors, vectors))

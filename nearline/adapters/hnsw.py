@@ -54,9 +54,12 @@ class HnswGraph:
         """Write it to a file; no other thread of the process runs Python meanwhile (0.1 s for 100,000 x 64)."""
         self._index.save_index(str(path))
 
-    def add(self, slots: Slots, vectors: Vectors) -> None:
-        """Add *vectors* (n, dimension) under *slots* that were never added before; other threads run meanwhile."""
-        self._index.add_items(vectors, slots, num_threads=1)
+    def add(self, slots: Slots, vectors: Vectors, threads: int = 1) -> None:
+        """Add *vectors* (n, dimension) under *slots* that were never added before; other threads run meanwhile.
+
+        With more than one of hnswlib's *threads* the graph is as good, and another one each time.
+        """
+        self._index.add_items(vectors, slots, num_threads=threads)
         self.count += len(slots)
 
     def remove(self, slot: int) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import os
 import signal
 import sys
 from collections.abc import Callable, Mapping
@@ -41,7 +42,11 @@ class Service:
     def __init__(self, settings: Settings) -> None:
         space = settings.embedding_space
         self._settings = settings
-        self._index = LiveIndex(space.dimension, lambda capacity: HnswGraph(space.dimension, capacity))
+        self._index = LiveIndex(
+            space.dimension,
+            lambda capacity: HnswGraph(space.dimension, capacity),
+            cores=len(os.sched_getaffinity(0)),
+        )
         catalogue = Catalogue(space.dimension, self._index)
         topic = item_vectors_topic(space)
         self._items = Follower(

@@ -12,7 +12,7 @@ Slots = NDArray[np.int64]
 Vectors = NDArray[np.float32]
 Found = tuple[Slots, Vectors]  # slots and inner products, best first
 
-_CHUNK = 64  # rows added between two looks at whether the build was called off: about 15 ms
+_CHUNK = 64  # rows of each thread between two looks at whether the build was called off: about 15 ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Graph(Protocol):
     count: int
     removed: int
 
-    def add(self, slots: Slots, vectors: Vectors) -> None:
+    def add(self, slots: Slots, vectors: Vectors, threads: int = 1) -> None:
         """Add *vectors* (n, dimension) under new *slots*."""
 
     def remove(self, slot: int) -> None:
@@ -50,8 +50,9 @@ class Build:
     The rows that it was given stay as they are in the index until it is adopted or dropped.
     """
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, threads: int = 1) -> None:
         self.graph = graph
+        self._threads = threads
         self.slots: Slots = np.empty(0, np.int64)  # in the graph once ``run`` has returned true
         self.delta_end = 0  # how far the index's delta is in it
         self._vectors: Vectors = np.empty((0, 0), np.float32)  # by slot
@@ -67,6 +68,6 @@ class Build:
         while self.graph.count < len(self.slots):
             if called_off():
                 return False
-            chunk = self.slots[self.graph.count : self.graph.count + _CHUNK]
-            self.graph.add(chunk, self._vectors[chunk])
+            chunk = self.slots[self.graph.count : self.graph.count + self._threads * _CHUNK]
+            self.graph.add(chunk, self._vectors[chunk], self._threads)
         return True

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.retrieval.graphs import Build, Found, Graph, Slots, Vectors
-from services.retrieval.widths import Sample, made_up_queries
+from services.retrieval.widths import Sample, Widths, made_up_queries
 
 MakeGraph = Callable[[int], Graph]  # capacity -> an empty graph
 T = TypeVar("T", bound=np.generic)
@@ -44,14 +44,15 @@ class IndexState:
     alive: NDArray[np.bool_]
     in_graph: NDArray[np.bool_]
     delta_slots: Slots
-    width_per_result: float
+    widths: Widths
 
 
 class LiveIndex:
     """Slots and their vectors, searchable from the moment they are inserted until the moment they are removed."""
 
-    def __init__(self, dimension: int, make_graph: MakeGraph, limits: Limits | None = None) -> None:
+    def __init__(self, dimension: int, make_graph: MakeGraph, limits: Limits | None = None, *, cores: int = 1) -> None:
         self._make = make_graph
+        self._cores = cores
         self._limits = limits or Limits()
         self._graph: Graph | None = None
         self._vectors: Vectors = np.empty((1024, dimension), np.float32)  # by slot
@@ -65,7 +66,7 @@ class LiveIndex:
         self._build: Build | None = None
         self._held = 0  # moments that somebody still looks at
         self.live = 0
-        self.width_per_result = 4.0  # HNSW's ef for each result; a guess until it is measured
+        self.widths = Widths()
         self._asked: Vectors = np.zeros((_ASKED, dimension), np.float32)  # the newest queries, a ring
         self.asks = 0
 
@@ -126,7 +127,7 @@ class LiveIndex:
         count = wanted + spare
         if self._graph is None:
             return self._scan(vector, count)
-        slots, scores = self._graph.search(vector, count, int(self.width_per_result * wanted) + spare)
+        slots, scores = self._graph.search(vector, count, self.widths.of(wanted) + spare)
         if self._start == self._end:
             return slots, scores
         floor = float(scores[-1]) if len(scores) == count else -np.inf
@@ -157,12 +158,12 @@ class LiveIndex:
         queries = self._asked[: self.asks].copy() if real else made_up_queries(np.flatnonzero(live), vectors)
         return Sample(queries, live, vectors)
 
-    def hits(self, query: Vectors, truth: set[int], width_per_result: float) -> int:
+    def hits(self, query: Vectors, truth: Slots, width: int) -> int:
         """How many of *truth* the graph finds at this width; one search, for the thread that owns the index."""
         if self._graph is None:
             return len(truth)
-        found = self._graph.search(query, len(truth), int(width_per_result * len(truth)))[0]
-        return len(truth.intersection(found.tolist()))
+        found = self._graph.search(query, len(truth), width)[0]
+        return len(set(truth.tolist()).intersection(found.tolist()))
 
     def _scan(self, vector: Vectors, count: int, floor: float = -np.inf) -> Found:
         """The best of the delta with a score above *floor*."""
@@ -216,7 +217,8 @@ class LiveIndex:
         """Start a graph of all rows that are live now; until it is adopted or dropped, no slot is used again."""
         slots = np.flatnonzero(self._alive[: self._used]).astype(np.int64)
         capacity = int(len(slots) * self._limits.headroom) + self._limits.bulk
-        self._build = Build(self._make(capacity))
+        # Until there is a graph every search looks at all rows: then a build that takes all cores serves requests best.
+        self._build = Build(self._make(capacity), self._cores if self._graph is None else 1)
         self._build.add(slots, self._vectors, self._end)
         return self._build
 
@@ -252,7 +254,7 @@ class LiveIndex:
         """What it holds now, to be read before anything changes: nothing is copied."""
         used, delta = slice(0, self._used), slice(self._start, self._end)
         rows = (self._vectors[used], self._alive[used], self._in_graph[used], self._delta_slots[delta])
-        return IndexState(*rows, self.width_per_result), self._graph
+        return IndexState(*rows, self.widths), self._graph
 
     def restore(self, state: IndexState, graph: Graph | None) -> None:
         """Hold what another index held; for one that is still empty."""
@@ -265,14 +267,14 @@ class LiveIndex:
         self._delta = _grown(state.vectors[state.delta_slots], max(1024, delta))
         self._delta_slots = _grown(state.delta_slots, max(1024, delta))
         self._graph, self._used, self._start, self._end = graph, used, 0, delta
-        self.live, self.width_per_result = int(state.alive.sum()), state.width_per_result
+        self.live, self.widths = int(state.alive.sum()), state.widths
         self._reclaim()
 
     def clear(self) -> None:
         """Hold nothing, as a new one."""
         if self._build is not None:
             raise ValueError("an index cannot be cleared while a graph is built of it")
-        LiveIndex.__init__(self, self._vectors.shape[1], self._make, self._limits)
+        LiveIndex.__init__(self, self._vectors.shape[1], self._make, self._limits, cores=self._cores)
 
     def _reclaim(self) -> None:
         """Free every slot that neither the graph nor the delta knows."""

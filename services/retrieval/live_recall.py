@@ -17,9 +17,9 @@ from nearline.telemetry import gauge
 from services.retrieval.background import Background
 from services.retrieval.graphs import Slots, Vectors
 from services.retrieval.index import LiveIndex
-from services.retrieval.widths import RECALL, Sample
+from services.retrieval.widths import ENOUGH, Sample
 
-CUTS = (10, 50)
+CUTS = tuple(ENOUGH)
 _TIED = 1e-6  # rows this much below the last true neighbour are as near: the same vector under two slots
 _MARGIN = 0.01  # below what the width was measured for: chance alone does not get there with a full window
 
@@ -72,7 +72,8 @@ class LiveRecall:
     @property
     def has_fallen(self) -> bool:
         """Whether a full window shows less than the graph was measured for."""
-        return self.samples == self._seen.maxlen and self.recall(50) < RECALL - _MARGIN
+        full = self.samples == self._seen.maxlen
+        return full and any(self.recall(cut) < enough - _MARGIN for cut, enough in ENOUGH.items())
 
     def forget(self) -> None:
         """Begin anew: what is served has changed."""

@@ -29,6 +29,7 @@ from nearline.telemetry import counter, get_logger
 from services.retrieval.catalogue import Catalogue
 from services.retrieval.graphs import Graph, SavedGraph
 from services.retrieval.index import IndexState
+from services.retrieval.widths import Widths
 
 FORMAT = 1
 KEPT = 2
@@ -167,7 +168,7 @@ def restore(snapshot: Snapshot, catalogue: Catalogue, load_graph: LoadGraph) -> 
         alive=np.frombuffer(parts["alive"], np.bool_),
         in_graph=np.frombuffer(parts["in_graph"], np.bool_),
         delta_slots=np.frombuffer(parts["delta_slots"], "<i8"),
-        width_per_result=snapshot.index["width_per_result"],
+        widths=_widths(snapshot.index),
     )
     graph = load_graph(snapshot.folder / _GRAPH, snapshot.graph) if snapshot.graph else None
     catalogue.index.restore(state, graph)
@@ -175,6 +176,13 @@ def restore(snapshot: Snapshot, catalogue: Catalogue, load_graph: LoadGraph) -> 
         catalogue.trending.score(item_id, score)
     rows = orjson.loads(parts["items"])
     catalogue.restore((item_id, version, slot, shown and Shown(**shown)) for item_id, version, slot, shown in rows)
+
+
+def _widths(index: Mapping[str, Any]) -> Widths:
+    """The measured widths; the first snapshots kept one number, candidates for each of fifty results."""
+    if "widths" in index:
+        return Widths(**index["widths"])
+    return Widths(of_50=int(50 * index["width_per_result"]))
 
 
 def _write_parts(folder: Path, catalogue: Catalogue, taken: Taken) -> None:
@@ -197,7 +205,7 @@ def _write_parts(folder: Path, catalogue: Catalogue, taken: Taken) -> None:
         "space": asdict(taken.space),
         "cluster": taken.log.cluster,
         "topics": {name: _topic_json(taken, name) for name in taken.next_offsets},
-        "index": {"width_per_result": state.width_per_result},
+        "index": {"widths": asdict(state.widths)},
         "graph": graph and {"capacity": graph.capacity, "count": graph.count, "removed": graph.removed},
         "parts": {path.name: {"size": path.stat().st_size, "xxh3": _digest(path)} for path in sorted(folder.iterdir())},
     }

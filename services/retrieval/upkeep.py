@@ -11,17 +11,18 @@ from collections.abc import Awaitable, Callable
 
 from nearline.telemetry import counter, gauge, get_logger
 from services.retrieval.background import Background
-from services.retrieval.graphs import Build
+from services.retrieval.graphs import Build, Slots
 from services.retrieval.index import LiveIndex
 from services.retrieval.live_recall import LiveRecall
-from services.retrieval.widths import least_width
+from services.retrieval.widths import ENOUGH, Sample, Widths, least_width
 
 _SLICE_S = 0.001
+_WORTH_A_BUILD = 0.02  # share of removed rows below which they explain no fall
 
 _ITEMS = gauge("index_items", "Items on show")
 _DELTA = gauge("index_delta_rows", "Rows that are searched exactly, beside the graph")
 _REMOVED = gauge("index_removed_rows", "Removed rows that the graph still carries")
-_WIDTH = gauge("index_width_per_result", "How wide the graph is searched (ef) for each result, as measured")
+_WIDTH = gauge("index_width", "How wide the graph is searched (ef) for k results, as measured", "k")
 _BUILDS = counter("index_builds_total", "Graphs that were built and adopted")
 
 
@@ -91,11 +92,13 @@ class Upkeep:
         self.builds += 1
 
     async def _restore_recall(self) -> None:
-        """Search wider; where that was measured to be no answer, build anew."""
-        width = self._index.width_per_result
+        """Search wider; where that was measured to be no answer, and removed rows may be the cause, build anew."""
+        was = self._index.widths
         get_logger().warning("live recall has fallen", **self.recall.report())
         await self._measure()
-        if self._index.width_per_result <= width and self._index.removed_rows:
+        now = self._index.widths
+        wider = now.of_10 > was.of_10 or now.of_50 > was.of_50
+        if not wider and self._index.removed_rows > _WORTH_A_BUILD * self._index.live:
             await self._rebuild()
 
     async def _build(self) -> None:
@@ -116,29 +119,32 @@ class Upkeep:
         get_logger().info("built a graph", rows=len(build.slots), took_s=round(took_s, 1))
 
     async def _measure(self) -> None:
-        """Settle on the least width that finds enough of a sample's true neighbours, one search every few ms."""
+        """Settle on the least widths that find enough of a sample's true neighbours."""
         self._measure_at = 2 * self._index.asks + 200
         sample = self._index.sample()
         truth = await self._builder.run(sample.truth)
-
-        async def recall(width: float) -> float:
-            hits = 0
-            for query, true in zip(sample.queries, truth, strict=True):
-                hits += self._index.hits(query, true, width)
-                await asyncio.sleep(self._pause_s)
-            return hits / max(1, sum(map(len, truth)))
-
-        width = await least_width(self._index.width_per_result, recall)
-        self._index.width_per_result = width
+        was = self._index.widths
+        of_10 = await least_width(was.of_10, lambda width: self._finds_enough(sample, truth, 10, width))
+        of_50 = await least_width(was.of_50, lambda width: self._finds_enough(sample, truth, 50, width))
+        self._index.widths = Widths(of_10, of_50)
         self._measured_at = time.monotonic()
         self.recall.forget()
-        _WIDTH.set(width)
-        get_logger().info("measured the graph", width_per_result=width, queries=len(truth))
+        get_logger().info("measured the graph", width_of_10=of_10, width_of_50=of_50, queries=len(truth))
+
+    async def _finds_enough(self, sample: Sample, truth: list[Slots], k: int, width: int) -> bool:
+        """Whether the graph's recall@*k* at *width* is enough; one search every few ms, for requests go first."""
+        hits = 0
+        for query, true in zip(sample.queries, truth, strict=True):
+            hits += self._index.hits(query, true[:k], width)
+            await asyncio.sleep(self._pause_s)
+        return hits >= ENOUGH[k] * sum(len(true[:k]) for true in truth)
 
     def _report(self) -> None:
         _ITEMS.set(self._index.live)
         _DELTA.set(self._index.delta_rows)
         _REMOVED.set(self._index.removed_rows)
+        for k in ENOUGH:
+            _WIDTH.labels(str(k)).set(self._index.widths.of(k))
 
 
 async def _repeat(work: Callable[[], Awaitable[bool]], idle_s: float) -> None:

@@ -49,6 +49,15 @@ def test_it_finds_the_true_neighbours_best_first(make_graph: MakeGraph) -> None:
     assert recall(graph, vectors, np.arange(3_000), width=400) >= 0.95
 
 
+def test_several_threads_build_as_good_a_graph(make_graph: MakeGraph) -> None:
+    vectors = unit_vectors(3_000, 32, seed=1)
+    graph = make_graph(32, 3_000)
+    for start in range(0, 3_000, 100):
+        graph.add(np.arange(start, start + 100), vectors[start : start + 100], threads=2)
+    assert graph.count == 3_000
+    assert recall(graph, vectors, np.arange(3_000), width=400) >= 0.95
+
+
 def test_slots_need_not_be_in_order(make_graph: MakeGraph) -> None:
     vectors = unit_vectors(3, 8, seed=2)
     graph = make_graph(8, 10)

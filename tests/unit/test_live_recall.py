@@ -10,7 +10,7 @@ from services.retrieval.background import Background
 from services.retrieval.index import Limits, LiveIndex
 from services.retrieval.live_recall import LiveRecall, recalls
 from services.retrieval.upkeep import Upkeep
-from services.retrieval.widths import WIDTHS, Sample
+from services.retrieval.widths import WIDTHS, Sample, Widths
 from tests.fakes import ExactGraph
 
 DIMENSION = 8
@@ -122,7 +122,7 @@ def test_a_fall_is_answered_by_searching_wider() -> None:
         enough = 3.0
 
     index = index_of(300, Widening)
-    index.width_per_result = 1.0
+    index.widths = Widths(10, 50)
     upkeep = Upkeep(index, lambda: True, LiveRecall(index, window=20), rest_s=0, pause_s=0)
 
     async def main() -> None:
@@ -131,14 +131,15 @@ def test_a_fall_is_answered_by_searching_wider() -> None:
         assert await upkeep.step()
 
     asyncio.run(main())
-    assert index.width_per_result == 3.0
+    assert index.widths == Widths(32, 160)
     assert not upkeep.recall.has_fallen
 
 
 def test_where_no_width_helps_the_graph_is_built_anew() -> None:
     index = index_of(300, Losing)
-    index.width_per_result = WIDTHS[-1]
-    index.remove(5)
+    index.widths = Widths(WIDTHS[-1], WIDTHS[-1])
+    for slot in range(10):
+        index.remove(slot)
     upkeep = Upkeep(index, lambda: True, LiveRecall(index, window=20), rest_s=0, pause_s=0)
 
     async def main() -> None:

@@ -16,7 +16,7 @@ from services.retrieval.catalogue import Catalogue
 from services.retrieval.followers import Follower, item_records, popularity_records
 from services.retrieval.index import Limits, LiveIndex
 from services.retrieval.upkeep import Upkeep
-from services.retrieval.widths import WIDTHS
+from services.retrieval.widths import WIDTHS, Widths
 from tests.fakes import ExactGraph, FakeTable
 
 SPACE = Space(2, 4)
@@ -167,22 +167,22 @@ def test_upkeep_builds_once_loaded_then_folds_what_comes() -> None:
 
 
 def test_a_new_graph_is_measured_and_searched_no_wider_than_it_needs() -> None:
-    """An exact graph finds everything at the least width there is; real queries are measured with once 200 came."""
+    """An exact graph finds everything at the least width; real queries are measured with once 200 came."""
     shop = catalogue(Limits(exact_below=50))
     upkeep = Upkeep(shop.index, lambda: True, rest_s=0, pause_s=0)
 
     async def main() -> None:
         await follower(shop).apply_all([item(f"i{nth}", nth) for nth in range(300)])
         await upkeep.step()
-        assert shop.index.width_per_result == WIDTHS[0]
-        shop.index.width_per_result = 4.0
+        assert shop.index.widths == Widths(WIDTHS[0], WIDTHS[0])
+        shop.index.widths = Widths(64, 200)
         for nth in range(199):
             shop.index.search(unit(nth), 5)
         await upkeep.step()
-        assert shop.index.width_per_result == 4.0
+        assert shop.index.widths == Widths(64, 200)
         shop.index.search(unit(200), 5)
         await upkeep.step()
-        assert shop.index.width_per_result == WIDTHS[0]
+        assert shop.index.widths == Widths(WIDTHS[0], WIDTHS[0])
 
     asyncio.run(main())
 
@@ -204,7 +204,7 @@ def test_a_graph_that_finds_too_little_is_searched_wider() -> None:
         await Upkeep(index, lambda: True, rest_s=0, pause_s=0).step()
 
     asyncio.run(main())
-    assert index.width_per_result == 2.5
+    assert index.widths == Widths(32, 128)
 
 
 def test_a_build_under_way_is_called_off_when_the_service_stops() -> None:
@@ -212,9 +212,9 @@ def test_a_build_under_way_is_called_off_when_the_service_stops() -> None:
         loop, building = asyncio.get_running_loop(), asyncio.Event()
 
         class SlowGraph(ExactGraph):
-            def add(self, slots: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
+            def add(self, slots: NDArray[np.int64], vectors: NDArray[np.float32], threads: int = 1) -> None:
                 loop.call_soon_threadsafe(building.set)
-                super().add(slots, vectors)
+                super().add(slots, vectors, threads)
 
         slow = Catalogue(4, LiveIndex(4, lambda capacity: SlowGraph(4, capacity), Limits(exact_below=50)))
         await follower(slow).apply_all([item(f"i{nth}", nth) for nth in range(1_000)])
