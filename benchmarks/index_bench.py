@@ -65,13 +65,9 @@ TARGETS = (
     Target("reads beside 500 changes/s, p99 <= 20 ms", ("reads_beside", "rps"), 300, None, "/s", True),
     Target("the same, p99 <= 5 ms", ("reads_beside", "at_goal", "rps"), None, 1_500, "/s", True),
     Target("their recall@50", ("reads_beside", "recall_at_50"), 0.95, None, "", True),
-    Target(
-        "rows in the delta at 500 changes/s, most", ("churn", "at_500_per_s", "delta_rows_max"), 5_000, None, "rows"
-    ),
+    Target("delta at 500 changes/s, most", ("churn", "at_500_per_s", "delta_rows_max"), 5_000, None, "rows"),
     Target("vector to searchable at 500/s, p99", ("searchable_ms", "p99"), 250, 50, "ms"),
-    Target(
-        "item to searchable through the tower at 200/s, p99", ("searchable_through_tower_ms", "p99"), 500, 150, "ms"
-    ),
+    Target("the same through the tower at 200/s, p99", ("searchable_through_tower_ms", "p99"), 500, 150, "ms"),
     Target("filter that 5 % pass, p99 above none", ("filter_5pct_extra_ms", "p99"), 3, 1, "ms"),
     Target("memory of 100,000 x 128, at rest", ("mib_per_100k", "steady"), 180, 110, "MiB"),
     Target("memory of 100,000 x 128, while folding", ("mib_per_100k", "folding"), 350, 220, "MiB"),

@@ -10,6 +10,7 @@ import socket
 import sys
 import threading
 import time
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,7 @@ class Living:
         self._queries = towers.queries(users)
         self._held_out = towers.queries(_HELD_OUT, skip=users)
         self._socket = port
+        self.over = asyncio.Event()
         self._in, self._out = bytearray(), bytearray()
         self._tasks: set[asyncio.Task[None]] = set()
         self._answers: list[Seen] = []
@@ -62,7 +64,11 @@ class Living:
             parts.create_task(self._watch())
 
     def _receive(self) -> None:
-        self._in += self._socket.recv(1 << 16)
+        chunk = self._socket.recv(1 << 16)
+        if not chunk:  # whoever asks is gone
+            self.over.set()
+            return
+        self._in += chunk
         whole = len(self._in) // QUESTION.size * QUESTION.size
         for query, due in QUESTION.iter_unpack(bytes(self._in[:whole])):
             task = asyncio.create_task(self._answer(query, due))
@@ -109,7 +115,6 @@ class Living:
         for query in self._queries[:300]:
             await self.wired.catalogue.nearest(query, K, _NOBODY, None)
             await asyncio.sleep(0)
-        self._most_delta, self._most_removed = 0, 0.0
         return {"build_s": round(self.wired.index.built_s, 1), "ready_s": round(took_s, 1)}
 
     async def rate(self, per_s: float) -> dict[str, Any]:
@@ -118,9 +123,9 @@ class Living:
         return await self.state()
 
     async def state(self) -> dict[str, Any]:
-        """What an operator would look at; the greatest delta and share of removed rows since this was asked last."""
+        """What an operator would look at; the greatest delta and share of removed rows since ``mark``."""
         index = self.wired.index
-        told = {
+        return {
             "replaced": self.wired.applied - self.changes.items,
             "lag": self.wired.feed.sent - self.wired.applied,
             "delta_rows": index.delta_rows,
@@ -129,10 +134,13 @@ class Living:
             "builds": self.wired.upkeep.builds - 1,
             "build_s": round(index.built_s, 1),
             "building": index.building,
-            "width_per_result": index.width_per_result,
+            "widths": asdict(index.widths),
         }
+
+    async def mark(self) -> dict[str, Any]:
+        """From now on count anew what is the greatest."""
         self._most_delta, self._most_removed = 0, 0.0
-        return told
+        return {}
 
     async def rounds(self, count: int, share: float) -> dict[str, Any]:
         """Replace *share* of the items *count* times, each as fast as the index takes them in.
@@ -141,6 +149,7 @@ class Living:
         users ask in the middle of each and at its end.
         """
         self.wired.feed.at_rate(0)
+        await self.mark()
         each, started = int(share * self.changes.items), time.perf_counter()
         for number in range(count):
             target = self.wired.applied + each
@@ -183,10 +192,7 @@ class Living:
             anew[f"fresh_recall_at_{k}"] = _mean_recall(
                 scores, [fresh.search(query, k)[0].tolist() for query in self._held_out], k
             )
-        widths = {
-            "width_per_result": self.wired.index.width_per_result,
-            "fresh_width_per_result": fresh.width_per_result,
-        }
+        widths = {"widths": asdict(self.wired.index.widths), "fresh_widths": asdict(fresh.widths)}
         return {**live, **anew, **widths, "queries": len(self._held_out)}
 
     async def _found(self, query: Any, k: int) -> list[int]:
@@ -216,10 +222,10 @@ def _mean_recall(scores: list[Any], found: list[list[int]], k: int) -> float:
     return round(float(np.mean([recall(one, rows, k) for one, rows in zip(scores, found, strict=True)])), 4)
 
 
-def listen(living: Living, loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+def listen(living: Living, loop: asyncio.AbstractEventLoop) -> None:
     """Do what lines of JSON say until there are no more."""
     commands = {
-        name: getattr(living, name) for name in ("load", "rate", "state", "rounds", "settle", "judged", "final")
+        name: getattr(living, name) for name in ("load", "rate", "mark", "state", "rounds", "settle", "judged", "final")
     }
     try:
         for line in sys.stdin:
@@ -227,7 +233,7 @@ def listen(living: Living, loop: asyncio.AbstractEventLoop, stop: asyncio.Event)
             done = asyncio.run_coroutine_threadsafe(commands[told.pop("do")](**told), loop)
             print(json.dumps(done.result()), flush=True)
     finally:
-        loop.call_soon_threadsafe(stop.set)
+        loop.call_soon_threadsafe(living.over.set)
 
 
 async def serve(given: argparse.Namespace) -> None:
@@ -235,10 +241,9 @@ async def serve(given: argparse.Namespace) -> None:
     with socket.socket(fileno=given.socket) as port:
         port.setblocking(False)
         living = Living(given.seed, given.items, given.users, port)
-        stop = asyncio.Event()
-        threading.Thread(target=listen, args=(living, asyncio.get_running_loop(), stop), daemon=True).start()
+        threading.Thread(target=listen, args=(living, asyncio.get_running_loop()), daemon=True).start()
         running = asyncio.create_task(living.run())
-        stopping = asyncio.create_task(stop.wait())
+        stopping = asyncio.create_task(living.over.wait())
         await asyncio.wait([running, stopping], return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
         running.cancel()

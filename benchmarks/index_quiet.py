@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -167,7 +168,7 @@ async def filtered(seed: int, items: int, dimension: int) -> dict[str, Any]:
         "recall_at_50": share,
         "extra": quiet if known else None,
         "beside_500_per_s": beside if known else None,
-        "width_per_result": wired.index.width_per_result,
+        "widths": asdict(wired.index.widths),
     }
 
 

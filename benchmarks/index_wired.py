@@ -6,6 +6,7 @@ table in the process instead of Kafka's and asked without HTTP.
 
 import asyncio
 import gc
+import os
 import time
 from collections.abc import Callable
 
@@ -100,7 +101,8 @@ class Wired:
 
     def __init__(self, dimension: int, record_of: Callable[[int], Record]) -> None:
         self.space = Space(1, dimension)
-        self.index = WatchedIndex(dimension, lambda capacity: HnswGraph(dimension, capacity))
+        cores = len(os.sched_getaffinity(0))
+        self.index = WatchedIndex(dimension, lambda capacity: HnswGraph(dimension, capacity), cores=cores)
         self.catalogue = Catalogue(dimension, self.index)
         self.feed = Feed(record_of)
         self.applied = 0  # changes that the catalogue has taken in
