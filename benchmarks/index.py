@@ -8,11 +8,10 @@ work on the machine disturbs them less.
 """
 
 import argparse
-import asyncio
 import os
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +20,7 @@ from rich.table import Table
 
 from nearline.adapters.hnsw import HnswGraph
 from services.retrieval.index import LiveIndex
-from services.retrieval.widths import ENOUGH, Widths, least_width
+from services.retrieval.widths import ENOUGH, Settling, Widths
 
 Vectors = NDArray[np.float32]
 Drawn = tuple[Vectors, Vectors]  # items and queries, unit norm
@@ -120,21 +119,20 @@ def measure(kind: str, items: int, seed: int, table: Table) -> None:
 
 def settled_widths(index: LiveIndex) -> Widths:
     """What the service would settle on before any user came."""
-    sample = index.sample()
-    truth = sample.truth()
+    queries = index.queries()
+    settled = {k: Settling(index.widths.of(k), enough) for k, enough in ENOUGH.items()}
+    for k, settling in settled.items():
+        while settling.width is None:
+            settling.learn({width: _recall_at(index, queries, k, width) for width in settling.untried()})
+    return Widths(settled[10].width or 0, settled[50].width or 0)
 
-    def enough(k: int) -> Callable[[int], Awaitable[bool]]:
-        async def is_enough(width: int) -> bool:
-            pairs = zip(sample.queries, truth, strict=True)
-            return sum(index.hits(query, true[:k], width) for query, true in pairs) >= ENOUGH[k] * k * len(truth)
 
-        return is_enough
-
-    was = index.widths
-    return Widths(
-        asyncio.run(least_width(was.of_10, enough(10))),
-        asyncio.run(least_width(was.of_50, enough(50))),
-    )
+def _recall_at(index: LiveIndex, queries: Vectors, k: int, width: int) -> float:
+    shares = []
+    for query in queries:
+        with index.moment(query) as moment:
+            shares.append(moment.recall({k: index.find(query, k, width=width)[0]}, int)[k])
+    return float(np.mean(shares))
 
 
 def _row(

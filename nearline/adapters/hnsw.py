@@ -68,19 +68,16 @@ class HnswGraph:
         self.removed += 1
 
     def search(self, vector: Vectors, count: int, width: int) -> tuple[Slots, Vectors]:
-        """The *count* best slots and their inner products, best first; fewer if there are or can be found no more.
+        """The *count* best slots and their inner products, best first; none if not all of them can be reached.
 
         *width* (ef) candidates are kept during the search: more find more of the true best and take longer.
         """
         count = min(count, self.count - self.removed)
-        while count > 0:
-            self._widen(max(width, count))
+        for tried in (width, 8 * width) if count else ():
+            self._widen(max(tried, count))
             try:
                 labels, distances = self._index.knn_query(vector, k=count, num_threads=1)
             except RuntimeError:  # fewer than count were reachable: hnswlib has no partial answers
-                if width >= 8 * count:
-                    count //= 2
-                width = 8 * max(width, count)
                 continue
             return labels[0].astype(np.int64), np.subtract(1.0, distances[0], dtype=np.float32)
         return np.empty(0, np.int64), np.empty(0, np.float32)

@@ -38,7 +38,7 @@ class Graph(Protocol):
         """Never find *slot* again."""
 
     def search(self, vector: Vectors, count: int, width: int) -> Found:
-        """The *count* best slots and their inner products, best first."""
+        """The *count* best slots and their inner products, best first; fewer, or none, if it cannot reach so many."""
 
     def save(self, path: Path) -> None:
         """Write it to a file; neither searched nor changed meanwhile."""

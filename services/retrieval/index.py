@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.retrieval.graphs import Build, Found, Graph, Slots, Vectors
-from services.retrieval.widths import Sample, Widths, made_up_queries
+from services.retrieval.widths import Moment, Widths, made_up_queries
 
 MakeGraph = Callable[[int], Graph]  # capacity -> an empty graph
 T = TypeVar("T", bound=np.generic)
@@ -122,12 +122,18 @@ class LiveIndex:
         self.asks += 1
         return self.find(vector, wanted, spare)
 
-    def find(self, vector: Vectors, wanted: int, spare: int = 0) -> Found:
-        """What ``search`` finds, for ourselves: it does not count as a query that came."""
+    def find(self, vector: Vectors, wanted: int, spare: int = 0, width: int = 0) -> Found:
+        """What ``search`` finds at this *width*, or the measured one: for ourselves, no query that came."""
         count = wanted + spare
-        if self._graph is None:
+        graph = self._graph
+        if graph is None:
             return self._scan(vector, count)
-        slots, scores = self._graph.search(vector, count, self.widths.of(wanted) + spare)
+        reachable = graph.count - graph.removed
+        if reachable < self._limits.exact_below:  # most of it was removed: the way through it is longer than past all
+            return self._look_at_all(vector, count)
+        slots, scores = graph.search(vector, count, (width or self.widths.of(wanted)) + spare)
+        if len(slots) < min(count, reachable):
+            return self._look_at_all(vector, count)
         if self._start == self._end:
             return slots, scores
         floor = float(scores[-1]) if len(scores) == count else -np.inf
@@ -136,34 +142,30 @@ class LiveIndex:
             return slots, scores
         return _best(np.concatenate((slots, fresh)), np.concatenate((scores, fresh_scores)), count)
 
+    def _look_at_all(self, vector: Vectors, count: int) -> Found:
+        """The best of all live rows, exactly: a thousand in 0.1 ms."""
+        slots = np.flatnonzero(self._alive[: self._used])
+        return _best(slots, self._vectors[slots] @ vector, count)
+
     def asked(self, nth: int) -> Vectors:
         """One of the newest queries, 0 the very newest; of older ones than are kept, the oldest kept."""
         query: Vectors = self._asked[(self.asks - 1 - min(nth, _ASKED - 1)) % _ASKED].copy()
         return query
 
     @contextmanager
-    def moment(self, query: Vectors) -> Iterator[Sample]:
+    def moment(self, query: Vectors) -> Iterator[Moment]:
         """All rows that are live now, to answer *query* exactly from another thread; they stay until this ends."""
         self._held += 1
         try:
-            yield Sample(query[None], self._alive[: self._used].copy(), self._vectors[: self._used])
+            yield Moment(query, self._alive[: self._used].copy(), self._vectors[: self._used])
         finally:
             self._held -= 1
 
-    def sample(self) -> Sample:
+    def queries(self) -> Vectors:
         """What the graph can be measured with: the newest queries, or made-up ones while fewer than 200 came."""
-        live = (self._in_graph & self._alive)[: self._used]
-        vectors = self._vectors[: self._used]
-        real = self.asks >= 200
-        queries = self._asked[: self.asks].copy() if real else made_up_queries(np.flatnonzero(live), vectors)
-        return Sample(queries, live, vectors)
-
-    def hits(self, query: Vectors, truth: Slots, width: int) -> int:
-        """How many of *truth* the graph finds at this width; one search, for the thread that owns the index."""
-        if self._graph is None:
-            return len(truth)
-        found = self._graph.search(query, len(truth), width)[0]
-        return len(set(truth.tolist()).intersection(found.tolist()))
+        if self.asks >= 200:
+            return self._asked[: self.asks].copy()
+        return made_up_queries(np.flatnonzero(self._alive[: self._used]), self._vectors[: self._used])
 
     def _scan(self, vector: Vectors, count: int, floor: float = -np.inf) -> Found:
         """The best of the delta with a score above *floor*."""

@@ -9,18 +9,15 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Mapping
-from functools import partial
 
 import numpy as np
 
 from nearline.telemetry import gauge
 from services.retrieval.background import Background
-from services.retrieval.graphs import Slots, Vectors
 from services.retrieval.index import LiveIndex
-from services.retrieval.widths import ENOUGH, Sample
+from services.retrieval.widths import ENOUGH
 
 CUTS = tuple(ENOUGH)
-_TIED = 1e-6  # rows this much below the last true neighbour are as near: the same vector under two slots
 _MARGIN = 0.01  # below what the width was measured for: chance alone does not get there with a full window
 
 _RECALL = gauge("index_recall", "Share of the true k nearest items that answers held lately", "k")
@@ -56,7 +53,7 @@ class LiveRecall:
         query = self._index.asked(self._random.randrange(fresh))
         with self._index.moment(query) as moment:
             found = {cut: self._index.find(query, cut)[0] for cut in CUTS}
-            self._seen.append(await background.run(partial(recalls, moment, found)))
+            self._seen.append(await background.run(lambda: moment.recall(found, cut=int)))
         self._tell()
         return True
 
@@ -87,14 +84,3 @@ class LiveRecall:
         _SAMPLES.set(self.samples)
         for cut in CUTS:
             _RECALL.labels(str(cut)).set(self.recall(cut))
-
-
-def recalls(moment: Sample, found: Mapping[int, Slots]) -> dict[int, float]:
-    """Recall at each cut of what was *found* for the one query of *moment*."""
-    scores = moment.scores(moment.queries[0])
-    return {cut: _recall(scores, slots, min(cut, int(moment.live.sum()))) for cut, slots in found.items()}
-
-
-def _recall(scores: Vectors, found: Slots, count: int) -> float:
-    last = np.partition(scores, len(scores) - count)[len(scores) - count]
-    return float((scores[found[:count]] >= last - _TIED).sum()) / count

@@ -7,14 +7,15 @@ low priority, over rows that do not change.
 import asyncio
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 from nearline.telemetry import counter, gauge, get_logger
 from services.retrieval.background import Background
-from services.retrieval.graphs import Build, Slots
+from services.retrieval.graphs import Build, Vectors
 from services.retrieval.index import LiveIndex
 from services.retrieval.live_recall import LiveRecall
-from services.retrieval.widths import ENOUGH, Sample, Widths, least_width
+from services.retrieval.widths import ENOUGH, Settling, Widths
 
 _SLICE_S = 0.001
 _WORTH_A_BUILD = 0.02  # share of removed rows below which they explain no fall
@@ -39,7 +40,7 @@ class Upkeep:
         recall: LiveRecall | None = None,
         *,
         rest_s: float = 5.0,
-        pause_s: float = 0.002,
+        pause_s: float = 0.01,
     ) -> None:
         self._pause_s = pause_s
         self._index = index
@@ -66,7 +67,7 @@ class Upkeep:
     async def step(self) -> bool:
         """Build or measure, whichever is due; return whether one was."""
         self._report()
-        if self._loaded() and self._index.build_due and self._has_rested(self._built_at):
+        if self._is_build_due():
             await self._rebuild()
         elif self.recall.has_fallen:
             await self._restore_recall()
@@ -75,6 +76,9 @@ class Upkeep:
         else:
             return False
         return True
+
+    def _is_build_due(self) -> bool:
+        return self._loaded() and self._index.build_due and self._has_rested(self._built_at)
 
     def _has_rested(self, since: float) -> bool:
         return time.monotonic() - since >= self._rest_s
@@ -119,25 +123,33 @@ class Upkeep:
         get_logger().info("built a graph", rows=len(build.slots), took_s=round(took_s, 1))
 
     async def _measure(self) -> None:
-        """Settle on the least widths that find enough of a sample's true neighbours."""
+        """Settle on the least widths that find enough of the truth; left at what they were if a build becomes due."""
         self._measure_at = 2 * self._index.asks + 200
-        sample = self._index.sample()
-        truth = await self._builder.run(sample.truth)
-        was = self._index.widths
-        of_10 = await least_width(was.of_10, lambda width: self._finds_enough(sample, truth, 10, width))
-        of_50 = await least_width(was.of_50, lambda width: self._finds_enough(sample, truth, 50, width))
-        self._index.widths = Widths(of_10, of_50)
+        queries = self._index.queries()
+        found = {}
+        for k, enough in ENOUGH.items():
+            settling = Settling(self._index.widths.of(k), enough)
+            while settling.width is None:
+                settling.learn(await self._recalls(queries, k, settling.untried()))
+                if self._is_build_due():
+                    return
+            found[k] = settling.width
+        self._index.widths = Widths(found[10], found[50])
         self._measured_at = time.monotonic()
         self.recall.forget()
-        get_logger().info("measured the graph", width_of_10=of_10, width_of_50=of_50, queries=len(truth))
+        get_logger().info("measured the graph", width_of_10=found[10], width_of_50=found[50], queries=len(queries))
 
-    async def _finds_enough(self, sample: Sample, truth: list[Slots], k: int, width: int) -> bool:
-        """Whether the graph's recall@*k* at *width* is enough; one search every few ms, for requests go first."""
-        hits = 0
-        for query, true in zip(sample.queries, truth, strict=True):
-            hits += self._index.hits(query, true[:k], width)
+    async def _recalls(self, queries: Vectors, k: int, widths: Sequence[int]) -> dict[int, float]:
+        """The mean recall@*k* at each of *widths*; one query every few ms, for requests go first."""
+        sums = dict.fromkeys(widths, 0.0)
+        for query in queries:
+            with self._index.moment(query) as moment:
+                found = {width: self._index.find(query, k, width=width)[0] for width in widths}
+                recalls = await self._builder.run(partial(moment.recall, found, cut=lambda _: k))
+            for width, recall in recalls.items():
+                sums[width] += recall / len(queries)
             await asyncio.sleep(self._pause_s)
-        return hits >= ENOUGH[k] * sum(len(true[:k]) for true in truth)
+        return sums
 
     def _report(self) -> None:
         _ITEMS.set(self._index.live)

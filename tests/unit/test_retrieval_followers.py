@@ -193,8 +193,9 @@ def test_a_graph_that_finds_too_little_is_searched_wider() -> None:
             self, vector: NDArray[np.float32], count: int, width: int
         ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
             """Finds the whole truth only when it may look at two rows and a half for each result."""
-            slots, scores = super().search(vector, count, width)
-            return (slots, scores) if width >= 2.5 * count else (slots[::2], scores[::2])
+            slots, scores = super().search(vector, 2 * count, width)
+            step = 1 if width >= 2.5 * count else 2
+            return slots[::step][:count], scores[::step][:count]
 
     index = LiveIndex(4, lambda capacity: ShortSighted(4, capacity), Limits(exact_below=50))
     shop = Catalogue(4, index)

@@ -180,9 +180,8 @@ def test_rows_of_a_moment_stay_until_it_ends() -> None:
         rebuild(live)
         reused = [live.insert(vector(200 + seed)) for seed in range(6)]
         assert not set(slots) & set(reused)
-        np.testing.assert_array_equal(
-            moment.scores(vector(3))[slots], np.stack(list(map(vector, range(6)))) @ vector(3)
-        )
+        np.testing.assert_array_equal(moment.vectors[slots], [vector(seed) for seed in range(6)])
+        assert moment.live[slots].all()
     assert live.insert(vector(300)) in slots
 
 

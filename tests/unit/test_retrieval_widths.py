@@ -1,22 +1,21 @@
 """The graph is searched no wider than its recall demands, and no width is measured that need not be."""
 
-import asyncio
-
 import numpy as np
 import pytest
 
-from services.retrieval.widths import WIDTHS, Sample, Widths, least_width, made_up_queries
+from services.retrieval.widths import WIDTHS, Moment, Settling, Widths, made_up_queries
 
 
 def settled(start: int, enough_from: float) -> tuple[int, list[int]]:
-    """The width that is found, and those that were measured, where every width from *enough_from* is enough."""
-    measured: list[int] = []
-
-    async def is_enough(width: int) -> bool:
-        measured.append(width)
-        return width >= enough_from
-
-    return asyncio.run(least_width(start, is_enough)), measured
+    """The width that is found, and those that were tried, where every width from *enough_from* is enough."""
+    tried: list[int] = []
+    settling = Settling(start, 0.9)
+    while settling.width is None:
+        widths = settling.untried()
+        assert widths, "or it would never end"
+        tried += widths
+        settling.learn({width: float(width >= enough_from) for width in widths})
+    return settling.width, tried
 
 
 @pytest.mark.parametrize("start", [10, 50, 128, 1_000])
@@ -25,8 +24,8 @@ def test_the_least_width_that_is_enough_is_found_from_anywhere(start: int, enoug
     assert settled(start, enough_from)[0] == enough_from
 
 
-def test_where_nothing_changed_two_widths_are_measured() -> None:
-    assert settled(128, 128) == (128, [128, 112])
+def test_where_nothing_changed_three_widths_are_tried_in_one_go() -> None:
+    assert settled(128, 128) == (128, [112, 128, 160])
 
 
 def test_where_nothing_is_enough_the_widest_is_taken() -> None:
@@ -38,20 +37,33 @@ def test_few_results_are_searched_as_wide_as_ten_need_and_many_in_proportion() -
     assert [widths.of(results) for results in (1, 10, 50, 100, 500)] == [96, 96, 96, 160, 800]
 
 
-def test_the_truth_is_that_of_the_live_rows() -> None:
+def cut_at(key: int) -> int:
+    return key
+
+
+def test_recall_is_measured_against_the_live_rows() -> None:
     random = np.random.default_rng(1)
     vectors = random.standard_normal((300, 8)).astype(np.float32)
     live = random.random(300) < 0.5
-    queries = random.standard_normal((20, 8)).astype(np.float32)
-    for query, true in zip(queries, Sample(queries, live, vectors).truth(), strict=True):
-        order = [row for row in np.argsort(-(vectors @ query)).tolist() if live[row]]
-        assert true.tolist() == order[:50]
+    for query in random.standard_normal((20, 8)).astype(np.float32):
+        order = np.array([row for row in np.argsort(-(vectors @ query)).tolist() if live[row]])
+        moment = Moment(query, live, vectors)
+        assert moment.recall({50: order[:50], 10: order[:10]}, cut_at) == {50: 1.0, 10: 1.0}
+        assert moment.recall({50: order[25:75], 10: order[9:20]}, cut_at) == {50: 0.5, 10: 0.1}
 
 
-def test_fewer_rows_than_results_are_all_true() -> None:
+def test_fewer_rows_than_results_can_all_be_found() -> None:
     vectors = np.diag(np.float32([4, 3, 2, 1]))
-    sample = Sample(np.ones((1, 4), np.float32), np.array([True, False, True, True]), vectors)
-    assert [true.tolist() for true in sample.truth()] == [[0, 2, 3]]
+    moment = Moment(np.ones(4, np.float32), np.array([True, False, True, True]), vectors)
+    assert moment.recall({50: np.array([0, 2, 3])}, cut_at) == {50: 1.0}
+    assert moment.recall({2: np.array([0, 3])}, cut_at) == {2: 0.5}
+
+
+def test_a_row_as_near_as_the_last_true_one_counts() -> None:
+    """Twenty copies of one vector: any ten of them are the ten nearest."""
+    moment = Moment(np.ones(3, np.float32), np.ones(20, bool), np.ones((20, 3), np.float32))
+    assert moment.recall({10: np.arange(10, 20)}, cut_at) == {10: 1.0}
+    assert moment.recall({10: np.arange(5)}, cut_at) == {10: 0.5}
 
 
 def test_made_up_users_have_unit_norm_and_are_the_same_each_time() -> None:
