@@ -110,7 +110,7 @@ class Asked:
         start = time.perf_counter()
         end, due, step = start + seconds, start, 1 / rate
         out, got = bytearray(), bytearray()
-        asked = 0
+        asked = waiting = 0
         while (now := time.perf_counter()) < start + seconds + _DRAIN_S:
             while due <= now and due < end:
                 out += QUESTION.pack(self._next, due)
@@ -122,6 +122,8 @@ class Asked:
             if due >= end and waiting == 0:
                 break
             self._exchange(out, got, max(0.0, due - time.perf_counter()) if due < end else 0.01)
+        else:
+            raise Unavailable(f"{waiting:,} of {asked:,} questions were not answered {_DRAIN_S:g} s after the last")
         return _result(bytes(got), rate, max(time.perf_counter() - start, seconds))
 
     def _exchange(self, out: bytearray, got: bytearray, timeout_s: float) -> None:

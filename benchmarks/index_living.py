@@ -98,6 +98,9 @@ class Living:
                 del self._out[: self._socket.send(self._out)]
             except BlockingIOError:
                 return
+            except OSError:  # whoever asks is gone
+                self._out.clear()
+                self.over.set()
 
     async def _watch(self) -> None:
         while True:
