@@ -233,6 +233,14 @@ class LiveIndex:
         build.add(slots, self._vectors, self._end)
         return True
 
+    def prune(self, build: Build, most: int) -> bool:
+        """Take up to *most* rows that were removed meanwhile out of a *build* that ran; whether more are left."""
+        gone = np.flatnonzero(~self._alive[build.slots] & ~build.pruned)
+        for place in gone[:most].tolist():
+            build.graph.remove(int(build.slots[place]))
+        build.pruned[gone[:most]] = True
+        return len(gone) > most
+
     def drop(self, build: Build) -> None:
         """Forget a build that was called off."""
         if self._build is build:
@@ -243,8 +251,7 @@ class LiveIndex:
         """Serve *build*'s graph from now on: what was removed meanwhile leaves it, what it lacks is the delta."""
         if build is not self._build:
             raise ValueError("a build can be adopted once, and only while it is the newest")
-        for slot in build.slots[~self._alive[build.slots]]:
-            build.graph.remove(int(slot))
+        self.prune(build, len(build.slots))
         self._graph, self._build = build.graph, None
         self._in_graph[:] = False
         self._in_graph[build.slots] = True
