@@ -118,7 +118,7 @@ class Asked:
                 asked, due = asked + 1, due + step
             waiting = asked - len(got) // ANSWER.size
             if waiting > _BEHIND_S * rate and not patient:
-                end = now
+                end = min(end, now)
             if due >= end and waiting == 0:
                 break
             self._exchange(out, got, max(0.0, due - time.perf_counter()) if due < end else 0.01)

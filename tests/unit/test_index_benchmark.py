@@ -3,6 +3,7 @@
 import io
 import subprocess
 import sys
+import time
 from itertools import pairwise
 
 import numpy as np
@@ -139,7 +140,8 @@ def answer():
         waiting += chunk
         whole = len(waiting) // QUESTION.size * QUESTION.size
         for query, due in QUESTION.iter_unpack(waiting[:whole]):
-            port.sendall(ANSWER.pack(due, due + 0.004, query % 2))
+            if query >= 1_000: time.sleep(0.002)  # five hundred a second at most
+            port.sendall(ANSWER.pack(due, max(due + 0.004, time.perf_counter() if query >= 1_000 else 0), query % 2))
         waiting = waiting[whole:]
 threading.Thread(target=answer, daemon=True).start()
 for line in sys.stdin:
@@ -158,6 +160,16 @@ def test_questions_are_asked_at_their_rate_and_latency_counts_from_when_they_wer
     assert trial.p50_ms == pytest.approx(4, abs=0.01)
     assert trial.building == pytest.approx(0.5, abs=0.02)
     assert (trial.within(4.1), trial.within(3.9)) == (True, False)
+
+
+def test_a_rate_that_cannot_be_held_ends_the_trial_early_and_passes_no_bound() -> None:
+    with Asked([sys.executable, "-c", ECHO], queries=100_000) as asked:
+        for _ in range(10):
+            asked.trial(5_000, 0.02)  # to the slow queries, 1,000 and more
+        started = time.monotonic()
+        trial = asked.trial(5_000, 30)
+        assert time.monotonic() - started < 10
+    assert not trial.within(1_000)
 
 
 def test_a_process_that_ends_is_named_with_what_it_should_do() -> None:
