@@ -7,7 +7,7 @@ answered can be told afterwards what the exact answer was at that moment, and no
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,11 +22,16 @@ class Changes:
 
     def __init__(self, source: Source, seed: int, items: int, dimension: int) -> None:
         self.items = items
-        self._cycle = lru_cache(2)(lambda number: self._draw(source, (seed, number), dimension))
+        self._cycle = cache(lambda number: self._draw(source, (seed, number), dimension))
 
     def cycle(self, number: int) -> tuple[NDArray[np.int64], Vectors]:
-        """Items in the order in which cycle *number* changes them, and their new vectors."""
+        """Items in the order in which cycle *number* changes them, and their new vectors; it is kept."""
         return self._cycle(number)
+
+    def draw_ahead(self, change: int) -> None:
+        """Draw all up to *change* now: half a second for a cycle of 100,000, which nobody should wait for later."""
+        for number in range(change // self.items + 1):
+            self._cycle(number)
 
     def of(self, change: int) -> tuple[int, Vectors]:
         """The item and its new vector."""

@@ -30,6 +30,7 @@ BOUNDS_MS = {"must": 20.0, "goal": 5.0}
 K = 50
 _BESIDE_RPS = 300  # asked while nothing else is measured
 _USERS = 3_000
+_TRIES = 2  # a pause of the machine fails a short run: a rate is too high when it fails twice
 _SHARES = (1.0, 0.9, 0.8, 0.65, 0.5, 0.35)  # of the rate found in short runs
 _RULES = ("locked", "flat")
 _FIRST = {"ours": 1_500.0, "locked": 800.0, "flat": 200.0}
@@ -113,8 +114,8 @@ def _reads_beside(ours: Asked, scale: Scale, say: Say) -> tuple[dict[str, float 
         rate = found[name] = highest(ours, bound_ms, _FIRST["ours"], scale.trial_s, say)
         confirmed[name] = None
         for share in _SHARES if rate else ():
-            say(f"{rate * share:,.0f} reads/s for {scale.confirm_s:g} s, p99 within {bound_ms:g} ms?")  # type: ignore[operator]
-            trial = ours.trial(rate * share, scale.confirm_s)  # type: ignore[operator]
+            trial = ours.trial((rate or 0.0) * share, scale.confirm_s)
+            say(f"for {scale.confirm_s:g} s: {_told(trial)}")
             if trial.within(bound_ms):
                 confirmed[name] = trial
                 break
@@ -126,10 +127,18 @@ def highest(asked: Asked, bound_ms: float, first: float, seconds: float, say: Sa
     """The highest rate whose p99 is within the bound in one of two short runs."""
 
     def passes(rate: float) -> bool:
-        say(f"{rate:,.0f} reads/s, p99 within {bound_ms:g} ms?")
-        return any(asked.trial(rate, seconds).within(bound_ms) for _ in range(2))
+        trials: list[Trial] = []
+        while len(trials) < _TRIES and not (trials and trials[-1].within(bound_ms)):
+            trials.append(asked.trial(rate, seconds))
+        told = ", ".join(f"{trial.p99_ms:.1f}" for trial in trials)
+        say(f"{rate:,.0f} reads/s, p99 within {bound_ms:g} ms? {told} ms")
+        return trials[-1].within(bound_ms)
 
     return highest_passing(passes, first=first, precision=0.12, most_trials=8)
+
+
+def _told(trial: Trial) -> str:
+    return f"{trial.per_s:,.0f} reads/s, p50 {trial.p50_ms:.1f}, p99 {trial.p99_ms:.1f} ms, {trial.building:.0%} in a build"
 
 
 def _replace_the_rest(ours: Asked, scale: Scale, say: Say) -> Trial:

@@ -103,7 +103,7 @@ class Side:
         self._folder = folder
         self._queries: Vectors = np.load(folder / "queries.npy")
         self._cycles: dict[int, tuple[NDArray[np.int64], Vectors]] = {}
-        vectors = self._cycle(0)[1]
+        vectors, *_ = (self._cycle(number)[1] for number in range(3))
         self._index: Any = {"locked": Locked, "flat": Flat}[kind](vectors, self._queries)
         self._items, self._applied = len(vectors), len(vectors)
         self._lock = threading.Lock()
