@@ -138,7 +138,8 @@ def highest(asked: Asked, bound_ms: float, first: float, seconds: float, say: Sa
 
 
 def _told(trial: Trial) -> str:
-    return f"{trial.per_s:,.0f} reads/s, p50 {trial.p50_ms:.1f}, p99 {trial.p99_ms:.1f} ms, {trial.building:.0%} in a build"
+    times = f"p50 {trial.p50_ms:.1f}, p99 {trial.p99_ms:.1f} ms"
+    return f"{trial.per_s:,.0f} reads/s, {times}, {trial.building:.0%} in a build"
 
 
 def _replace_the_rest(ours: Asked, scale: Scale, say: Say) -> Trial:

@@ -16,10 +16,13 @@ def recommend(
     user_id: str,
     k: Annotated[int, typer.Option(min=1, max=500)] = 10,
     exclude_seen: Annotated[str, typer.Option(help="all, purchase or none.")] = "all",
+    wanted: Annotated[
+        str | None, typer.Option("--filter", help="Only items that pass, such as: price < 20 (docs/filters.md).")
+    ] = None,
     json: Annotated[bool, typer.Option(help="Print the answer as it came.")] = False,
 ) -> None:
     """Show what is recommended to USER_ID now, and which clicks the answer used."""
-    answer = get_answer(load_settings().retrieval, user_id, k=k, exclude_seen=exclude_seen)
+    answer = get_answer(load_settings().retrieval, user_id, k=k, exclude_seen=exclude_seen, wanted=wanted)
     if json:
         console.print_json(data=answer)
         return
@@ -27,18 +30,19 @@ def recommend(
     console.print(provenance(answer), markup=False)
 
 
-def get_answer(base_url: str, user_id: str, *, k: int, exclude_seen: str = "all") -> dict:  # type: ignore[type-arg]
+def get_answer(base_url: str, user_id: str, *, k: int, exclude_seen: str = "all", wanted: str | None = None) -> dict:  # type: ignore[type-arg]
     """The answer of ``GET /recommend``; ``Unavailable`` if retrieval is away, ``BadInput`` with its words on a 422."""
     try:
         response = httpx.get(
             f"{base_url}/recommend/{quote(user_id, safe='')}",
-            params={"k": k, "exclude_seen": exclude_seen},
+            params={"k": k, "exclude_seen": exclude_seen, **({} if wanted is None else {"filter": wanted})},
             timeout=5.0,
         )
     except httpx.HTTPError as error:
         raise Unavailable(f"retrieval at {base_url}: {error!r:.120}; start the system with `make up`") from None
     if response.status_code == 422:
-        raise BadInput("refused", response.text)
+        problems = response.json()["detail"]
+        raise BadInput("refused", "\n".join(f"{problem['field']}: {problem['problem']}" for problem in problems))
     if response.status_code != 200:
         raise Unavailable(f"retrieval at {base_url} answered {response.status_code}: {response.text:.200}")
     return dict(response.json())

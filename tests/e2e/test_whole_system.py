@@ -6,6 +6,7 @@ import signal
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -25,7 +26,9 @@ from nearline.topics import CLICKS, CLICKS_DLQ, ITEMS
 DEADLINE_S = 240.0  # on a crowded machine the job alone takes a minute and more to come back
 KINDS = ("lantern", "teapot", "cushion")
 CATALOGUE = {
-    f"{kind}-{n}": Item(f"{colour} {kind} number {n}", category=f"{kind}s", price=n + 1.0)
+    f"{kind}-{n}": Item(
+        f"{colour} {kind} number {n}", category=f"{kind}s", price=n + 1.0, attributes={"colour": colour}
+    )
     for kind in KINDS
     for n, colour in enumerate(("red", "blue", "green", "white", "black", "pink", "grey", "gold", "small", "large"))
 }
@@ -65,18 +68,18 @@ def click(system: System, *events: Event) -> None:
     append(system, CLICKS, [(each.user_id, encode_event(each)) for each in events])
 
 
-def answer(system: System, user_id: str, k: int = 10) -> dict[str, Any]:
+def answer(system: System, user_id: str, k: int = 10, **asked: str) -> dict[str, Any]:
     """The user's answer, empty while retrieval is away."""
     try:
-        response = httpx.get(f"{system.retrieval}/recommend/{user_id}", params={"k": k}, timeout=5.0)
+        response = httpx.get(f"{system.retrieval}/recommend/{user_id}", params={"k": k, **asked}, timeout=5.0)
     except httpx.HTTPError:
         return {"items": [], "newest_event_id": None}
     assert response.status_code in (200, 503), response.text
     return dict(response.json()) if response.status_code == 200 else {"items": [], "newest_event_id": None}
 
 
-def shown(system: System, user_id: str, k: int = 10) -> list[str]:
-    return [item["item_id"] for item in answer(system, user_id, k)["items"]]
+def shown(system: System, user_id: str, k: int = 10, **asked: str) -> list[str]:
+    return [item["item_id"] for item in answer(system, user_id, k, **asked)["items"]]
 
 
 def uses(system: System, last: Event) -> bool:
@@ -103,6 +106,17 @@ def test_a_new_item_comes_and_a_deleted_one_goes(system: System) -> None:
     assert wait_until(lambda: "teapot-new" in shown(system, "nobody", k=500), DEADLINE_S)
     append(system, ITEMS, [("teapot-new", None)])
     assert wait_until(lambda: "teapot-new" not in shown(system, "nobody", k=500), DEADLINE_S)
+
+
+def test_an_answer_keeps_to_a_filter_and_follows_an_attribute(system: System) -> None:
+    wanted = 'attributes.colour in ("red", "blue") and price < 20 and category != "lanterns"'
+    red_or_blue = {"teapot-0", "teapot-1", "cushion-0", "cushion-1"}
+    assert set(shown(system, "nobody", filter=wanted)) == red_or_blue
+    item = CATALOGUE["cushion-5"]
+    append(system, ITEMS, [("cushion-5", encode_item(replace(item, attributes={"colour": "red"})))])
+    assert wait_until(lambda: set(shown(system, "nobody", filter=wanted)) == red_or_blue | {"cushion-5"}, DEADLINE_S)
+    append(system, ITEMS, [("cushion-5", encode_item(item))])
+    assert wait_until(lambda: set(shown(system, "nobody", filter=wanted)) == red_or_blue, DEADLINE_S)
 
 
 def test_nonsense_becomes_a_dead_letter_and_the_clicks_behind_it_count(system: System) -> None:
