@@ -26,7 +26,6 @@ QUESTION = struct.Struct("<Id")  # the query's number, when it was due
 ANSWER = struct.Struct("<ddB")  # when it was due, when it was done, whether a graph was being built
 # As services/retrieval/__main__.py sets them: huge pages, and no threads for a scan that is too short to share.
 SURROUNDINGS = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-_BEHIND_S = 0.25  # questions that wait so long decide the trial: no more are sent
 _DRAIN_S = 60.0
 _CHUNK = 1 << 16
 
@@ -102,10 +101,10 @@ class Asked:
         answer: dict[str, Any] = json.loads(line)
         return answer
 
-    def trial(self, rate: float, seconds: float, *, patient: bool = False) -> Trial:
+    def trial(self, rate: float, seconds: float, *, behind_s: float = 0.25) -> Trial:
         """Ask *rate* questions a second for *seconds*; return when all are answered.
 
-        Unless *patient* it ends early when answers come too late to pass any bound.
+        It ends early once answers are so many seconds *behind*: then no bound is kept any more.
         """
         start = time.perf_counter()
         end, due, step = start + seconds, start, 1 / rate
@@ -117,7 +116,7 @@ class Asked:
                 self._next = (self._next + 1) % self._queries
                 asked, due = asked + 1, due + step
             waiting = asked - len(got) // ANSWER.size
-            if waiting > _BEHIND_S * rate and not patient:
+            if waiting > behind_s * rate:
                 end = min(end, now)
             if due >= end and waiting == 0:
                 break
