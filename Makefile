@@ -8,7 +8,7 @@ CODE := $(wildcard nearline services flink_jobs training local benchmarks)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help doctor machine environments demo up stop status reset test test-model test-milvus bench bench-train train evaluate lint
+.PHONY: help doctor machine environments demo up stop status reset test test-model test-milvus bench bench-index bench-train train evaluate lint
 
 help:  ## what can be done here
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1\t/' | awk -F '\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -54,6 +54,10 @@ test-milvus: python  ## the tests of the item index on Milvus (brings milvus-lit
 
 bench: environments  ## the benchmarks of docs/benchmarks.md
 	@$(SERVICES)/python -m benchmarks $(ARGS)
+
+bench-index: environments  ## the index under churn: recall, reads, memory; beside what one would write without us
+	@$(PYTHON) -m local.environments peers
+	@$(SERVICES)/python -m benchmarks.index_bench $(ARGS)
 
 train: python  ## train towers on DATA=FOLDER (default: the demo's; ARGS=--write: serve them) (brings torch)
 	@$(PYTHON) -m local.environments train services triton
