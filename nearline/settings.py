@@ -64,6 +64,10 @@ class Settings(BaseSettings):
     store_certificate: Path | None = Field(None, description="PEM file of our own certificate for Couchbase")
     store_private_key: Path | None = Field(None, description="PEM file of that certificate's private key")
 
+    index: str = Field(
+        "hnsw://", description="hnsw:// (in this process) or milvus://[user:password@]host:19530[/database]"
+    )
+    index_timeout_ms: int = Field(500, gt=0, description="deadline of one search in an index of another process")
     snapshots: str | None = Field(
         None, description="folder of the index's snapshots, empty for none; default: in the data folder"
     )

@@ -325,6 +325,29 @@ def _topic_extent(consumer: Any, name: str, topic_id: str) -> TopicExtent:
     return TopicExtent(topic_id, {p.partition: first[p] for p in parts}, {p.partition: end[p] for p in parts})
 
 
+async def committed(log: Brokers | str, group: str, topic: str) -> dict[int, int]:
+    """The next offset that *group* has not dealt with, of each partition of *topic* of which it has said one."""
+    return await asyncio.to_thread(_committed, _brokers(log), group, topic)
+
+
+def _committed(brokers: Brokers, group: str, topic: str) -> dict[int, int]:
+    try:
+        consumer = KafkaConsumer(
+            **connection(brokers),
+            bootstrap_timeout_ms=_BOOTSTRAP_MS,
+            group_id=group,
+            enable_auto_commit=False,
+        )
+        try:
+            parts = [TopicPartition(topic, partition) for partition in consumer.partitions_for_topic(topic) or ()]
+            offsets = {part.partition: consumer.committed(part) for part in parts}
+        finally:
+            consumer.close()
+    except KafkaError as error:
+        raise _unavailable(brokers, error) from None
+    return {partition: offset for partition, offset in offsets.items() if offset is not None}
+
+
 class _Reader(_Client):
     """What both readers share: polling in the thread, records out."""
 
@@ -434,6 +457,7 @@ class GroupReader(_Reader):
         self._group = group
         self._batch = batch
         self._dealt_with: dict[Any, int] = {}
+        self._settled: dict[Any, int] = {}
         self._committed_at = 0.0
 
     async def open(self) -> None:
@@ -480,6 +504,16 @@ class GroupReader(_Reader):
         for record in records:
             part = TopicPartition(record.topic, record.partition)
             self._dealt_with[part] = max(self._dealt_with.get(part, 0), record.offset + 1)
+
+    async def settle(self) -> None:
+        """Commit how far was read, when all of it is dealt with: past records that compaction took away, too."""
+        await self._call(self._settle)
+
+    def _settle(self) -> None:
+        for part in self._consumer.assignment():
+            position = self._consumer.position(part, timeout_ms=1_000)
+            if position is not None and self._settled.get(part) != position:
+                self._settled[part] = self._dealt_with[part] = position
 
     def _commit_now_and_then(self) -> None:
         if self._dealt_with and time.monotonic() - self._committed_at > 0.25:

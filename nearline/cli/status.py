@@ -124,12 +124,20 @@ def _retrieval(settings: Settings) -> Line:
 
 def index_words(metrics: Metrics) -> str:
     """The index in words: how much it holds, and how much of the truth its answers held lately."""
+    if "nearline_engine_up" in metrics:
+        return _engine_words(metrics)
     words = f"{metrics.get('nearline_index_items', 0):,.0f} items"
     samples = metrics.get("nearline_index_recall_samples", 0)
     if not samples:
         return f"{words}, recall not sampled yet"
     ten, fifty = (metrics.get(f'nearline_index_recall{{k="{cut}"}}', 0) for cut in (10, 50))
     return f"{words}, live recall@10 {ten:.3f} and @50 {fifty:.3f} of the last {samples:,.0f} sampled queries"
+
+
+def _engine_words(metrics: Metrics) -> str:
+    state = "answers" if metrics["nearline_engine_up"] else "is away: answers are degraded"
+    lag, window = (metrics.get(f"nearline_{name}", 0) for name in ("engine_writer_lag_records", "window_items"))
+    return f"items in an engine that {state}, {lag:,.0f} item vectors behind, {window:,.0f} items in the window"
 
 
 def _service(

@@ -47,7 +47,7 @@ class Rankings(Protocol):
 class ItemIndex(Protocol):
     """Every item that can be recommended. *wanted* leaves only what passes it; *excluded* are hashes of ids, sorted.
 
-    ``Unavailable`` when it is an engine that does not answer.
+    ``nearest`` alone may raise ``Unavailable``: when it is an engine that does not answer.
     """
 
     @property

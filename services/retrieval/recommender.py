@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import orjson
 
@@ -46,7 +47,12 @@ class Recommender:
         if wanted is not None:
             self._items.check(wanted)
         document, reason = await self._document(user_id)
-        groups = await choose(self._items, document, k, exclude, wanted)
+        try:
+            groups = await choose(self._items, document, k, exclude, wanted)
+        except Unavailable:
+            assert document is not None  # only a search with a vector asks an engine that may be away
+            reason, document = Reason.INDEX_UNAVAILABLE, replace(document, vector=None)
+            groups = await choose(self._items, document, k, exclude, wanted)
         if reason is None:
             reason = _shortfall(document, groups, k)
         body = self._render(user_id, document, groups, reason, request_id, started)

@@ -22,3 +22,12 @@ def test_a_quantile_is_the_bound_of_its_bucket() -> None:
     told = {"a_seconds_count": 100.0, 'a_seconds_bucket{le="0.001"}': 60.0, 'a_seconds_bucket{le="+Inf"}': 100.0}
     assert quantile(told, "a_seconds", 0.5) == 0.001
     assert quantile({}, "a_seconds", 0.5) is None
+
+
+def test_items_in_an_engine_are_told_as_that() -> None:
+    told = {"nearline_engine_up": 0.0, "nearline_engine_writer_lag_records": 1_200.0, "nearline_window_items": 5_500.0}
+    words = (
+        "items in an engine that is away: answers are degraded, 1,200 item vectors behind, 5,500 items in the window"
+    )
+    assert index_words(told) == words
+    assert index_words(told | {"nearline_engine_up": 1.0}).startswith("items in an engine that answers")
