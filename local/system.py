@@ -216,7 +216,8 @@ def embedded_system(
 def _start_supervisor(system: System, *, end_with_us: bool) -> None:
     # Before the start: whoever finds it running must find its settings too.
     _settings_file(system.data).parent.mkdir(parents=True, exist_ok=True)
-    _settings_file(system.data).touch(0o600)  # it may hold passwords
+    _settings_file(system.data).touch()
+    _settings_file(system.data).chmod(0o600)  # it may hold passwords
     _settings_file(system.data).write_text(json.dumps(system.settings, indent=2, sort_keys=True) + "\n")
     programs = [part.program for part in system.parts()]
     system.supervisor.start(programs, system.environment(), end_with_us=end_with_us)
