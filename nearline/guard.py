@@ -150,10 +150,11 @@ class Routes:
 
 
 def _pattern(template: str) -> re.Pattern[str]:
-    parts = re.split(r"\{(\w+(?::path)?)\}", template)
+    """A plain parameter is one segment; one with a converter (``:path``, or another that takes ids) may hold slashes."""
+    parts = re.split(r"\{(\w+(?::\w+)?)\}", template)
     for at, part in enumerate(parts):
-        name = part.removesuffix(":path")
-        parts[at] = re.escape(part) if at % 2 == 0 else f"(?P<{name}>{'.*' if name != part else '[^/]+'})"
+        name, _, converter = part.partition(":")
+        parts[at] = re.escape(part) if at % 2 == 0 else f"(?P<{name}>{'.*' if converter else '[^/]+'})"
     return re.compile("".join(parts), re.DOTALL)
 
 
@@ -179,7 +180,7 @@ def describe(document: dict[str, Any], rules: Iterable[Rule]) -> None:
     }
     document.setdefault("components", {})["securitySchemes"] = schemes
     for rule in rules:
-        route = document["paths"].get(rule.template.replace(":path}", "}"), {}).get(rule.method.lower())
+        route = document["paths"].get(re.sub(r":\w+}", "}", rule.template), {}).get(rule.method.lower())
         if route is not None and rule.scope is not None:
             route["security"] = [{"key": []}, {"header": []}]
             route["x-scope"] = str(rule.scope)

@@ -252,6 +252,8 @@ def test_an_id_may_hold_slashes_and_newlines_and_is_found_whole() -> None:
     found = Routes(RULES)
     assert found.find("GET", "/recommend/a/b\nc é") == (RULES[1], "a/b\nc é")
     assert found.find("GET", "/users/a/b/similar") == (None, None)
+    listing = Rule("GET", "/items/{item_id:text}/audience", Permission.READ)
+    assert Routes([listing]).find("GET", "/items/a/b\n/audience") == (listing, None)
     assert found.find("GET", "/recommendx/u1") == (None, None)
     assert found.find("GET", "/trending/") == (None, None)
 
