@@ -150,7 +150,7 @@ class Routes:
 
 
 def _pattern(template: str) -> re.Pattern[str]:
-    """A plain parameter is one segment; one with a converter (``:path``, or another that takes ids) may hold slashes."""
+    """A plain parameter is one segment; one with a converter (``:path``, or another for ids) may hold slashes."""
     parts = re.split(r"\{(\w+(?::\w+)?)\}", template)
     for at, part in enumerate(parts):
         name, _, converter = part.partition(":")
