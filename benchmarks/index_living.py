@@ -24,8 +24,8 @@ from nearline.adapters.hnsw import HnswGraph
 from nearline.features import DIMENSION
 from nearline.space import Space
 from nearline.telemetry import configure_logs
-from services.retrieval.index import LiveIndex
-from services.retrieval.upkeep import Upkeep
+from services.retrieval.in_process.index import LiveIndex
+from services.retrieval.in_process.upkeep import Upkeep
 
 K = 50
 CUTS = (10, 50)

@@ -24,7 +24,7 @@ from benchmarks.index_asking import ANSWER, QUESTION
 from benchmarks.index_peers import BUILD_WIDTH, LINKS, Labels, Vectors, width_for
 
 K = 50
-RECALL = 0.955  # as services/retrieval/widths.py
+RECALL = 0.955  # as services/retrieval/in_process/widths.py
 _GROW = 1.25
 _TICK_S = 0.005
 _SAMPLE_EVERY_S = 0.1

@@ -38,9 +38,9 @@ from nearline.item_vectors import ItemVector, encode_item_vector
 from nearline.log import Record
 from nearline.space import Space
 from nearline.telemetry import configure_logs
-from services.retrieval.catalogue import Catalogue
 from services.retrieval.filters import parse
-from services.retrieval.index import LiveIndex
+from services.retrieval.in_process.catalogue import Catalogue
+from services.retrieval.in_process.index import LiveIndex
 
 Say = Callable[[str], None]
 

@@ -19,12 +19,12 @@ from nearline.item_vectors import ItemVector, Shown, encode_item_vector
 from nearline.log import Record
 from nearline.space import Space
 from nearline.topics import item_vectors_topic
-from services.retrieval.catalogue import Catalogue
-from services.retrieval.followers import item_records
-from services.retrieval.graphs import Build
-from services.retrieval.index import LiveIndex
-from services.retrieval.live_recall import LiveRecall
-from services.retrieval.upkeep import Upkeep
+from services.retrieval.in_process.catalogue import Catalogue
+from services.retrieval.in_process.graphs import Build
+from services.retrieval.in_process.index import LiveIndex
+from services.retrieval.in_process.live_recall import LiveRecall
+from services.retrieval.in_process.records import item_records
+from services.retrieval.in_process.upkeep import Upkeep
 
 SWITCH_S = 0.0005  # as in services/retrieval/app.py
 _BATCH = 500  # records of one poll, as TableReader's

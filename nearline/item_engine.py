@@ -20,8 +20,8 @@ Found = list[tuple[str, bytes, float]]  # ids, what an answer prints of them, an
 class Row:
     """One item on show as an engine keeps it.
 
-    *facts* and *numbers* are what filters look at (services/retrieval/engine_filters.py); *printed* is what an answer
-    shows.
+    *facts* and *numbers* are what filters look at (services/retrieval/in_engine/expressions.py); *printed* is what an
+    answer shows.
     """
 
     item_id: str

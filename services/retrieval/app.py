@@ -27,7 +27,7 @@ _SWITCH_S = 0.0005  # how long another thread (Kafka's, the builder's) may keep 
 
 
 class Items(Protocol):
-    """Where items are: in this process (in_process.py) or in an engine of their own (in_engine.py)."""
+    """Where items are: in this process (in_process/) or in an engine of their own (in_engine/)."""
 
     @property
     def index(self) -> ItemIndex:
@@ -99,10 +99,10 @@ def _items_for(settings: Settings) -> Items:
     """What ``NEARLINE_INDEX`` names; the libraries of the other kind are not imported."""
     engine = engine_for(settings.index, settings.embedding_space, read_ms=settings.index_timeout_ms)
     if engine is None:
-        from services.retrieval.in_process import InProcess
+        from services.retrieval.in_process.parts import InProcess
 
         return InProcess(settings)
-    from services.retrieval.in_engine import InEngine
+    from services.retrieval.in_engine.parts import InEngine
 
     return InEngine(settings, engine)
 

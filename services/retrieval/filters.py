@@ -1,8 +1,8 @@
 """The language of ``filter=``: an expression over an item's fields, parsed into a tree (docs/filters.md).
 
 ``category in ("A", "B") and price < 20 and not attributes.colour = "red"``: parsing knows the fields that every item
-has and their types; whether an attribute is known, the catalogue says (services/retrieval/columns.py). Nothing of an
-expression is ever run: a value is only compared.
+has and their types; whether an attribute is known, the catalogue says (in_process/columns.py). Nothing of an expression
+is ever run: a value is only compared.
 """
 
 import difflib

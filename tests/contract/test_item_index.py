@@ -28,16 +28,16 @@ from nearline.hashing import hash64
 from nearline.item_engine import ItemEngine
 from nearline.item_vectors import ItemVector, Shown
 from nearline.space import Space
-from services.retrieval.catalogue import Catalogue
-from services.retrieval.engine_guard import GuardedEngine
-from services.retrieval.engine_items import EngineItems
-from services.retrieval.engine_rows import row_of
-from services.retrieval.engine_writer import Writer
 from services.retrieval.filters import AllOf, AnyOf, Compared, Filter, Missing, Node, Not, Same, Value, parse
-from services.retrieval.index import LiveIndex
+from services.retrieval.in_engine.guard import GuardedEngine
+from services.retrieval.in_engine.items import EngineItems
+from services.retrieval.in_engine.rows import row_of
+from services.retrieval.in_engine.window import Window
+from services.retrieval.in_engine.writer import Writer
+from services.retrieval.in_process.catalogue import Catalogue
+from services.retrieval.in_process.index import LiveIndex
 from services.retrieval.item_index import ItemIndex, Picked
 from services.retrieval.ranking import Ranking
-from services.retrieval.window import Window
 from tests.fakes import FakeEngine, ScriptedReader
 
 T = TypeVar("T")
@@ -72,7 +72,7 @@ class InProcess:
 
 
 class OnEngine:
-    """An engine, a window and the writer of both, as in_engine.py puts them together."""
+    """An engine, a window and the writer of both, as in_engine/parts.py puts them together."""
 
     def __init__(self, engine: Any, runner: asyncio.Runner) -> None:
         self.engine = engine

@@ -23,9 +23,9 @@ from nearline.log import Record
 from nearline.space import Space
 from nearline.user_documents import UserDocument, encode_user_document
 from services.retrieval.api import RULES, FastPath, Recommendations, Refused, create_app
-from services.retrieval.catalogue import Catalogue
 from services.retrieval.filters import MAX_BYTES, parse
-from services.retrieval.index import LiveIndex
+from services.retrieval.in_process.catalogue import Catalogue
+from services.retrieval.in_process.index import LiveIndex
 from services.retrieval.recommender import Recommender
 from services.retrieval.store_guard import GuardedStore
 from tests.fakes import ExactGraph

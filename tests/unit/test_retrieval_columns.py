@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from nearline.item_vectors import Shown
-from services.retrieval import columns as module
-from services.retrieval.columns import Columns, Journal
 from services.retrieval.filters import FilterError, Node, parse
-from services.retrieval.masks import Masks
+from services.retrieval.in_process import columns as module
+from services.retrieval.in_process.columns import Columns, Journal
+from services.retrieval.in_process.masks import Masks
 from tests.expressions import FIELDS, FILTERS, Meaning
 
 SLOTS = [*range(12), 1_023, 1_024, 2_500]

@@ -23,16 +23,16 @@ from nearline.log import Record
 from nearline.space import Space
 from nearline.user_documents import UserDocument, encode_user_document
 from services.retrieval.api import create_app
-from services.retrieval.catalogue import render
-from services.retrieval.engine_filters import translate
-from services.retrieval.engine_guard import GuardedEngine
-from services.retrieval.engine_items import EngineItems
-from services.retrieval.engine_writer import Writer
 from services.retrieval.filters import Filter, Same, parse
-from services.retrieval.going_live import GoingLive
+from services.retrieval.in_engine.expressions import translate
+from services.retrieval.in_engine.going_live import GoingLive
+from services.retrieval.in_engine.guard import GuardedEngine
+from services.retrieval.in_engine.items import EngineItems
+from services.retrieval.in_engine.window import Top, Window, popular_records
+from services.retrieval.in_engine.writer import Writer
+from services.retrieval.in_process.catalogue import render
 from services.retrieval.recommender import Recommender
 from services.retrieval.store_guard import GuardedStore
-from services.retrieval.window import Top, Window, popular_records
 from tests.fakes import FakeEngine, ScriptedReader
 
 SPACE = Space(2, 4)

@@ -14,10 +14,10 @@ from nearline.hashing import hash64
 from nearline.item_vectors import ItemVector, Shown
 from nearline.user_documents import UserDocument
 from services.retrieval.answer import ExcludeSeen, choose
-from services.retrieval.catalogue import Catalogue
 from services.retrieval.filters import parse
-from services.retrieval.index import Limits, LiveIndex
-from services.retrieval.rows import Rows
+from services.retrieval.in_process.catalogue import Catalogue
+from services.retrieval.in_process.index import Limits, LiveIndex
+from services.retrieval.in_process.rows import Rows
 from tests.expressions import FIELDS, FILTERS, Meaning
 from tests.fakes import ExactGraph
 

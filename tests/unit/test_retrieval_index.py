@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from services.retrieval.graphs import Build
-from services.retrieval.index import Limits, LiveIndex
+from services.retrieval.in_process.graphs import Build
+from services.retrieval.in_process.index import Limits, LiveIndex
 from tests.fakes import ExactGraph
 
 DIMENSION = 4

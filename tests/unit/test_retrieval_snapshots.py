@@ -24,17 +24,17 @@ from nearline.item_vectors import ItemVector, Shown, encode_item_vector
 from nearline.log import Extent, Record, TopicExtent
 from nearline.space import Space
 from nearline.topics import all_topics
-from services.retrieval import snapshots
-from services.retrieval.catalogue import Catalogue, render, shown_fields
 from services.retrieval.filters import parse
-from services.retrieval.followers import item_records
-from services.retrieval.forking import in_fork
-from services.retrieval.graphs import SavedGraph
-from services.retrieval.index import Limits, LiveIndex
-from services.retrieval.keeping import Keeper
-from services.retrieval.snapshots import Refused, Taken
-from services.retrieval.upkeep import Upkeep
-from services.retrieval.widths import Widths
+from services.retrieval.in_process import snapshots
+from services.retrieval.in_process.catalogue import Catalogue, render, shown_fields
+from services.retrieval.in_process.forking import in_fork
+from services.retrieval.in_process.graphs import SavedGraph
+from services.retrieval.in_process.index import Limits, LiveIndex
+from services.retrieval.in_process.keeping import Keeper
+from services.retrieval.in_process.records import item_records
+from services.retrieval.in_process.snapshots import Refused, Taken
+from services.retrieval.in_process.upkeep import Upkeep
+from services.retrieval.in_process.widths import Widths
 from tests.fakes import FakeTable
 
 SPACE = Space(2, 8)

@@ -18,7 +18,7 @@ from nearline.item_vectors import Shown
 from nearline.log import Record
 from nearline.popularity import decode_popularity
 from nearline.telemetry import gauge, get_logger
-from services.retrieval.catalogue import shown_fields
+from services.retrieval.in_process.catalogue import shown_fields
 from services.retrieval.ranking import Ranking, Trending
 
 POPULAR, NEWEST = 5_000, 500

@@ -17,13 +17,13 @@ from nearline.hashing import hash64
 from nearline.item_vectors import ItemVector, Shown
 from nearline.items import Attribute
 from nearline.user_documents import Hashes
-from services.retrieval.columns import Columns
 from services.retrieval.filters import Filter
-from services.retrieval.index import LiveIndex
+from services.retrieval.in_process.columns import Columns
+from services.retrieval.in_process.index import LiveIndex
+from services.retrieval.in_process.masks import Masks
+from services.retrieval.in_process.rows import Rows
 from services.retrieval.item_index import Picked, Ranked
-from services.retrieval.masks import Masks
 from services.retrieval.ranking import Ranking, Trending
-from services.retrieval.rows import Rows
 
 _NOWHERE = -1
 _SPARE = 32  # seen items that one search allows for; a second search allows for all of them

@@ -14,8 +14,8 @@ from nearline.item_vectors import decode_item_vector
 from nearline.log import Record
 from nearline.space import Space
 from nearline.telemetry import counter, gauge, get_logger
-from services.retrieval.engine_rows import row_of
-from services.retrieval.window import Window
+from services.retrieval.in_engine.rows import row_of
+from services.retrieval.in_engine.window import Window
 
 _WRITTEN = counter(
     "engine_records_total", "Records of item-vectors that were dealt with, by what became of them", "kind"

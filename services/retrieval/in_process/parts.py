@@ -10,13 +10,13 @@ from nearline.adapters.kafka import TableReader, log_extent
 from nearline.followers import Follower
 from nearline.settings import Settings
 from nearline.topics import ITEM_POPULARITY, item_vectors_topic
-from services.retrieval.catalogue import Catalogue
-from services.retrieval.followers import item_records, popularity_records
-from services.retrieval.graphs import SavedGraph
-from services.retrieval.index import LiveIndex
-from services.retrieval.keeping import Keeper
-from services.retrieval.live_recall import LiveRecall
-from services.retrieval.upkeep import Upkeep
+from services.retrieval.in_process.catalogue import Catalogue
+from services.retrieval.in_process.graphs import SavedGraph
+from services.retrieval.in_process.index import LiveIndex
+from services.retrieval.in_process.keeping import Keeper
+from services.retrieval.in_process.live_recall import LiveRecall
+from services.retrieval.in_process.records import item_records, popularity_records
+from services.retrieval.in_process.upkeep import Upkeep
 
 TRENDING_PAUSE_S = 0.2  # trending may be this late; a poll for each click would cost answers their time
 

@@ -9,11 +9,11 @@ from nearline.followers import Follower
 from nearline.item_engine import ItemEngine
 from nearline.settings import Settings
 from nearline.topics import ITEM_POPULARITY, item_vectors_topic
-from services.retrieval.engine_guard import GuardedEngine
-from services.retrieval.engine_items import EngineItems
-from services.retrieval.engine_writer import Writer
-from services.retrieval.going_live import GoingLive
-from services.retrieval.window import Window, popular_records
+from services.retrieval.in_engine.going_live import GoingLive
+from services.retrieval.in_engine.guard import GuardedEngine
+from services.retrieval.in_engine.items import EngineItems
+from services.retrieval.in_engine.window import Window, popular_records
+from services.retrieval.in_engine.writer import Writer
 
 _TRENDING_PAUSE_S = 0.2
 

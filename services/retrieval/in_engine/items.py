@@ -11,12 +11,12 @@ from nearline.errors import Unavailable
 from nearline.hashing import hash64
 from nearline.item_engine import MAX_RESULTS, Found, ItemEngine
 from nearline.user_documents import Hashes
-from services.retrieval.engine_filters import both, excluding, passes, translate
-from services.retrieval.engine_guard import GuardedEngine
 from services.retrieval.filters import Filter
+from services.retrieval.in_engine.expressions import both, excluding, passes, translate
+from services.retrieval.in_engine.guard import GuardedEngine
+from services.retrieval.in_engine.window import Known, Window, known_from
 from services.retrieval.item_index import Picked, Ranked
 from services.retrieval.ranking import Ranking, Trending
-from services.retrieval.window import Known, Window, known_from
 
 _SPARE = 32  # seen items that one search allows for; a second search leaves out all of them itself
 _CHUNK = 500  # ranked items that are looked up at once

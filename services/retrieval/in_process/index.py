@@ -17,9 +17,9 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from services.retrieval.graphs import Build, Found, Graph, Slots, Vectors
-from services.retrieval.rows import Rows
-from services.retrieval.widths import Moment, Widths, made_up_queries
+from services.retrieval.in_process.graphs import Build, Found, Graph, Slots, Vectors
+from services.retrieval.in_process.rows import Rows
+from services.retrieval.in_process.widths import Moment, Widths, made_up_queries
 
 MakeGraph = Callable[[int], Graph]  # capacity -> an empty graph
 T = TypeVar("T", bound=np.generic)

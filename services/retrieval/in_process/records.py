@@ -6,7 +6,7 @@ from nearline.item_vectors import decode_item_vector
 from nearline.log import Record
 from nearline.popularity import decode_popularity
 from nearline.space import Space
-from services.retrieval.catalogue import Catalogue
+from services.retrieval.in_process.catalogue import Catalogue
 
 
 def item_records(catalogue: Catalogue, space: Space) -> Callable[[Record], None]:

@@ -11,11 +11,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 from nearline.telemetry import counter, gauge, get_logger
-from services.retrieval.background import Background
-from services.retrieval.graphs import Build, Vectors
-from services.retrieval.index import LiveIndex
-from services.retrieval.live_recall import LiveRecall
-from services.retrieval.widths import ENOUGH, Settling, Widths
+from services.retrieval.in_process.background import Background
+from services.retrieval.in_process.graphs import Build, Vectors
+from services.retrieval.in_process.index import LiveIndex
+from services.retrieval.in_process.live_recall import LiveRecall
+from services.retrieval.in_process.widths import ENOUGH, Settling, Widths
 
 _SLICE_S = 0.001
 _REPORT_S = 0.5

@@ -7,9 +7,9 @@ last used is looked at again.
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from services.retrieval.columns import Columns
 from services.retrieval.filters import Filter
-from services.retrieval.rows import Rows
+from services.retrieval.in_process.columns import Columns
+from services.retrieval.in_process.rows import Rows
 
 _MOST = 256  # filters
 _MOST_BYTES = 32 * 1024 * 1024

@@ -36,7 +36,7 @@ from services.retrieval.filters import (
     Not,
     Same,
 )
-from services.retrieval.rows import Mask, Slots
+from services.retrieval.in_process.rows import Mask, Slots
 
 Words = NDArray[Any]  # float64 with NaN for none, or uint64 hashes of text with 0 for none
 Check = Callable[[Words], Mask]  # false for none
