@@ -88,8 +88,7 @@ class Follower:
     async def apply_all(self, records: Sequence[Record]) -> None:
         """Apply *records* in slices; those applied before change nothing, those that make no sense are counted.
 
-        A slice takes a millisecond, or a fifth of the time for which others kept it waiting: else it falls behind a busy
-        loop.
+        A slice takes a millisecond, or a fifth of the time for which others kept it waiting, lest it falls behind them.
         """
         started, slice_s = time.perf_counter(), _SLICE_S
         for record in records:
