@@ -16,11 +16,15 @@ class NearlineError(Exception):
 
 
 class BadInput(NearlineError):
-    """An input that can never be accepted; *reason* is a short code to count by, the message says more."""
+    """An input that can never be accepted; *reason* is a short code to count by, the message says more.
 
-    def __init__(self, reason: str, message: str) -> None:
+    *field* is the field that the message is about, empty when it is about the input as a whole.
+    """
+
+    def __init__(self, reason: str, message: str, *, field: str = "") -> None:
         super().__init__(message)
         self.reason = reason
+        self.field = field
 
 
 class BadAnswer(NearlineError):
