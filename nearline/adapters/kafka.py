@@ -24,7 +24,9 @@ T = TypeVar("T")
 Message = tuple[bytes, bytes | None]  # key, value (None = tombstone)
 _POLL_MS = 500  # how long a poll waits when nothing comes; a record ends the wait at once
 _REQUEST_MS = 10_000
-_DELIVERY_S = 30
+_DELIVERY_S = 30.0
+_GRACE_S = 2.0  # kafka-python notices a deadline that passed a moment later
+_RECONNECT_MS = 1_000
 _LAG_EVERY_S = 1.0
 _BOOTSTRAP_MS = 3_000  # how long a client looks for a broker before it says that there is none
 
@@ -194,12 +196,14 @@ def wait_for_topics(bootstrap: str, names: Sequence[str], *, deadline_s: float) 
 class Producer(_Client):
     """Writes to the log; what ``send_all`` returned from is in the log, acknowledged by all replicas.
 
-    With *linger_ms* records wait that long for others of their partition: fewer requests, later records.
+    With *linger_ms* records wait that long for others of their partition: fewer requests, later records. What the log
+    has not acknowledged after *delivery_s* is ``Unavailable``; it may yet have got in.
     """
 
-    def __init__(self, bootstrap: str, *, linger_ms: int = 0) -> None:
+    def __init__(self, bootstrap: str, *, linger_ms: int = 0, delivery_s: float = _DELIVERY_S) -> None:
         super().__init__(bootstrap)
         self._linger_ms = linger_ms
+        self._delivery_s = delivery_s
         self._failed: list[Exception] = []
 
     async def open(self) -> None:
@@ -215,8 +219,11 @@ class Producer(_Client):
             compression_type="lz4",
             linger_ms=self._linger_ms,
             max_request_size=4 * 1024 * 1024,
-            max_block_ms=_REQUEST_MS,
-            delivery_timeout_ms=_DELIVERY_S * 1000 + self._linger_ms,
+            max_block_ms=min(_REQUEST_MS, int(self._delivery_s * 1000)),
+            request_timeout_ms=int(self._delivery_s * 1000),
+            delivery_timeout_ms=int(self._delivery_s * 1000) + self._linger_ms,
+            # By default it looks ever more rarely, in the end every 30 s, whether a broker is back.
+            reconnect_backoff_max_ms=_RECONNECT_MS,
         )
 
     async def prepare(self, topic: str) -> None:
@@ -232,8 +239,8 @@ class Producer(_Client):
     def _send_all(self, topic: str, messages: Sequence[Message], headers: Sequence[tuple[str, bytes]]) -> list[int]:
         futures = [self._producer.send(topic, key=k, value=v, headers=list(headers)) for k, v in messages]
         if futures:
-            self._producer.flush(timeout=_DELIVERY_S)
-        return [int(future.get(timeout=_DELIVERY_S).offset) for future in futures]
+            self._producer.flush(timeout=self._delivery_s + _GRACE_S)
+        return [int(future.get(timeout=_GRACE_S).offset) for future in futures]
 
     async def send_soon(self, topic: str, messages: Sequence[Message]) -> None:
         """Hand *messages* over to be appended in order, without waiting; ``flush`` says whether all of them were."""
@@ -245,7 +252,7 @@ class Producer(_Client):
 
     async def flush(self) -> None:
         """Return when everything sent is in the log; ``Unavailable`` if something sent soon never got there."""
-        await self._call(self._producer.flush, _DELIVERY_S)
+        await self._call(self._producer.flush, self._delivery_s + _GRACE_S)
         if self._failed:
             failed, self._failed = self._failed, []
             raise Unavailable(f"{len(failed):,} records did not get into the log, the first: {failed[0]!r:.200}")
@@ -253,7 +260,7 @@ class Producer(_Client):
     async def close(self) -> None:
         """Send what is buffered, if the log takes it in time, and disconnect."""
         if hasattr(self, "_producer"):
-            await self._call(self._producer.close, _DELIVERY_S)
+            await self._call(self._producer.close, self._delivery_s)
         await super().close()
 
 
