@@ -111,13 +111,18 @@ def load_object(raw: bytes | None, max_bytes: int) -> dict[str, Any]:
         raise BadInput("empty", "the value is null or empty; expected a JSON object")
     if len(raw) > max_bytes:
         raise BadInput("too_large", f"the value has {len(raw):,} bytes; at most {max_bytes:,} are accepted")
-    try:
-        body = orjson.loads(raw)
-    except orjson.JSONDecodeError as error:
-        raise _not_json(raw, error) from None
+    body = load_json(raw)
     if not isinstance(body, dict):
         raise BadInput("not_an_object", f"expected a JSON object, came {type(body).__name__}: {raw[:80]!r}")
     return body
+
+
+def load_json(raw: bytes) -> Any:
+    """What *raw* says in JSON; ``BadInput`` if it is none."""
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise _not_json(raw, error) from None
 
 
 def _not_json(raw: bytes, error: Exception) -> BadInput:
