@@ -30,7 +30,8 @@ class Line:
 def status() -> None:
     """Show every part, its lag and its freshness; exit status 1 if something is down."""
     settings = load_settings()
-    lines = [_log(settings), _job(settings), _user_tower(settings), _item_tower(settings), _retrieval(settings)]
+    lines = [_log(settings), _ingest(settings), _job(settings)]
+    lines += [_user_tower(settings), _item_tower(settings), _retrieval(settings)]
     table = Table("part", "state", "", "what to do")
     colours = {"ready": "green", "starting": "yellow", "restarting": "red", "down": "red"}
     for line in lines:
@@ -54,6 +55,30 @@ def _log(settings: Settings) -> Line:
         return Line("log", "ready", f"{counts}, {letters:,} dead letters", "nearline dlq list" if letters else "")
     finally:
         topics.close()
+
+
+def _ingest(settings: Settings) -> Line:
+    line = _service(
+        settings.host,
+        settings.ingest_port,
+        "ingest",
+        lag="",
+        freshness="nearline_ingest_acknowledged_seconds",
+        words="events acknowledged",
+        topic=CLICKS,
+    )
+    known = _metrics(settings.host, settings.ingest_port) if line.state == "ready" else None
+    return line if known is None else replace(line, detail="; ".join(filter(None, (ingest_words(known), line.detail))))
+
+
+def ingest_words(metrics: Metrics) -> str:
+    """What came in by HTTP since the part's start, in words."""
+
+    def total(name: str) -> float:
+        return sum(value for key, value in metrics.items() if key.partition("{")[0] == f"nearline_ingest_{name}_total")
+
+    refused = f"{total('events_refused'):,.0f} refused" if total("events_refused") else "none refused"
+    return f"{total('events_accepted'):,.0f} events, {refused}; {total('items_accepted'):,.0f} changes of items"
 
 
 def _job(settings: Settings) -> Line:
@@ -124,10 +149,11 @@ def index_words(metrics: Metrics) -> str:
     return f"{words}, live recall@10 {ten:.3f} and @50 {fifty:.3f} of the last {samples:,.0f} sampled queries"
 
 
-def _service(host: str, port: int, part: str, *, lag: str, freshness: str, words: str) -> Line:
+def _service(host: str, port: int, part: str, *, lag: str, freshness: str, words: str, topic: str = "") -> Line:
     metrics = _metrics(host, port)
     if metrics is None:
         return Line(part, "down", f"no answer on port {port}", _log_hint(part))
+    metrics = of_topic(metrics, topic) if topic else metrics
     waiting = _not_ready(host, port)
     details = [f"lag {metrics.get(lag, 0):,.0f}"] if lag else []
     p50, p99 = (quantile(metrics, freshness, q) for q in (0.5, 0.99))
@@ -136,6 +162,16 @@ def _service(host: str, port: int, part: str, *, lag: str, freshness: str, words
     if waiting:
         return Line(part, "starting", f"waiting for {', '.join(waiting)}", _log_hint(part))
     return Line(part, "ready", "; ".join(details))
+
+
+def of_topic(metrics: Metrics, topic: str) -> Metrics:
+    """The metrics without those of other topics, and those of *topic* as if they had no such label."""
+    label = f'topic="{topic}"'
+    return {
+        name.replace(f"{{{label}}}", "").replace(f"{label},", ""): value
+        for name, value in metrics.items()
+        if label in name or 'topic="' not in name
+    }
 
 
 def _log_hint(part: str) -> str:
