@@ -11,6 +11,7 @@ from fastapi import FastAPI, Header, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
+from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute
@@ -62,6 +63,12 @@ Purge = Annotated[bool, Query(description="also forget the item's vector, which 
 Answers = dict[int | str, dict[str, Any]]
 
 
+class _Text(PathConvertor):
+    """The rest of a path, whatever it holds: starlette's own ends at a line break, and a bad id must be called bad."""
+
+    regex = r"[\s\S]*"
+
+
 def create_api(
     events: Appender,
     catalogue: Catalogue,
@@ -71,6 +78,7 @@ def create_api(
     now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
 ) -> FastAPI:
     """The routes; *status* are /healthz, /readyz and /metrics."""
+    register_url_convertor("text", _Text())
     app = FastAPI(
         title="Nearline ingest",
         version="1",
@@ -130,7 +138,7 @@ def _add_items(app: FastAPI, room: Room, catalogue: Catalogue) -> None:
         return _batch(list(map(_item_result, outcomes)), accepted)
 
     @app.get(
-        "/items/{item_id:path}", summary="An item as it is listed", responses=_answers({200: ItemAnswer}, 404, 422)
+        "/items/{item_id:text}", summary="An item as it is listed", responses=_answers({200: ItemAnswer}, 404, 422)
     )
     async def get_item(request: Request, item_id: ItemId) -> Response:
         """What the catalogue says of the item. Whether answers may show it already is retrieval's matter."""
@@ -138,7 +146,7 @@ def _add_items(app: FastAPI, room: Room, catalogue: Catalogue) -> None:
         return _item(item_id, *catalogue.get(item_id))
 
     @app.put(
-        "/items/{item_id:path}",
+        "/items/{item_id:text}",
         summary="List or replace an item",
         responses=_answers({200: ItemAnswer}, 408, 412, 413, 422),
         openapi_extra=_body(_ref(ItemIn)),
@@ -153,7 +161,7 @@ def _add_items(app: FastAPI, room: Room, catalogue: Catalogue) -> None:
         return _item(item_id, *changed)
 
     @app.patch(
-        "/items/{item_id:path}",
+        "/items/{item_id:text}",
         summary="Change some fields of an item",
         responses=_answers({200: ItemAnswer}, 404, 408, 412, 413, 422),
         openapi_extra=_body(_ref(ItemPatch)),
@@ -170,7 +178,7 @@ def _add_items(app: FastAPI, room: Room, catalogue: Catalogue) -> None:
         return _item(item_id, *changed)
 
     @app.delete(
-        "/items/{item_id:path}",
+        "/items/{item_id:text}",
         summary="Take an item out of every answer",
         responses=_answers({200: Deleted}, 412, 422),
     )
