@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -98,6 +99,30 @@ def test_a_click_is_in_the_next_answer_and_says_so(system: System) -> None:
     assert not after["degraded"]
 
 
+def test_a_click_by_http_is_in_the_next_answer(system: System) -> None:
+    body = {"user_id": "clara/ü 7", "item_id": "teapot-3", "type": "click", "context": {"device": "phone"}}
+    sent = httpx.post(f"{system.ingest}/events", json=body, timeout=10.0)
+    assert sent.status_code == 200, sent.text
+    event_id = sent.json()["results"][0]["event_id"]
+    assert wait_until(lambda: answer(system, quote("clara/ü 7"))["newest_event_id"] == event_id, DEADLINE_S)
+
+
+def test_an_item_by_http_comes_is_hidden_and_goes(system: System) -> None:
+    url = f"{system.ingest}/items/lantern%2Fnew"
+
+    def is_shown() -> bool:
+        return "lantern/new" in shown(system, "nobody", k=500)
+
+    assert httpx.put(url, json={"title": "a new lantern", "category": "lanterns"}, timeout=10.0).status_code == 200
+    assert wait_until(is_shown, DEADLINE_S)
+    assert httpx.patch(url, json={"available": False}, timeout=10.0).status_code == 200
+    assert wait_until(lambda: not is_shown(), DEADLINE_S)
+    assert httpx.patch(url, json={"available": True}, timeout=10.0).json()["item"]["title"] == "a new lantern"
+    assert wait_until(is_shown, DEADLINE_S)
+    assert httpx.delete(url, timeout=10.0).status_code == 200
+    assert wait_until(lambda: not is_shown(), DEADLINE_S)
+
+
 def test_a_new_item_comes_and_a_deleted_one_goes(system: System) -> None:
     append(system, ITEMS, [("teapot-new", encode_item(Item("a new teapot", category="teapots")))])
     assert wait_until(lambda: "teapot-new" in shown(system, "nobody", k=500), DEADLINE_S)
@@ -116,7 +141,7 @@ def test_nonsense_becomes_a_dead_letter_and_the_clicks_behind_it_count(system: S
         topics.close()
 
 
-@pytest.mark.parametrize("part", ["triton", "user_tower", "item_tower", "retrieval", "last_n", "broker"])
+@pytest.mark.parametrize("part", ["triton", "user_tower", "item_tower", "retrieval", "ingest", "last_n", "broker"])
 def test_a_part_is_killed_and_no_click_is_lost(system: System, part: str) -> None:
     """Every user's newest click of before, amid and after the kill is used by that user's answer."""
     users = [f"{part}-{n}" for n in range(20)]
