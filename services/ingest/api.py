@@ -201,7 +201,7 @@ def _add_items(app: FastAPI, room: Room, catalogue: Catalogue) -> None:
 async def _json(request: Request, place: Place) -> Any:
     """What the body says; whatever its content type is called, it is read as JSON."""
     announced = request.headers.get("content-length", "")
-    raw = await place.read(request.receive, int(announced) if announced.isdecimal() else 0)
+    raw = await place.read(request.receive, int(announced[:18]) if announced.isdecimal() else 0)
     if not raw:
         raise BadInput("empty", "the body is empty; expected JSON")
     return load_json(raw)

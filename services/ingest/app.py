@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 
 from nearline.adapters.http import bind, status_routes
 from nearline.adapters.kafka import Producer, TableReader
-from nearline.errors import NearlineError
+from nearline.errors import Misconfigured, NearlineError
 from nearline.process import follow, open_within, until
 from nearline.settings import Settings, load_settings
 from nearline.telemetry import configure_logs, get_logger
@@ -44,8 +44,8 @@ class Service:
         self._listing = Listing()
         self._ready = {"log": False, "items": False}
         catalogue = Catalogue(self._listing, self._items, is_read=lambda: self._ready["items"], turn_s=deadline_s)
-        bounds = Bounds(body=int(settings.ingest_body_mib * MIB), in_flight=int(settings.ingest_in_flight_mib * MIB))
-        self._app = _around(create_api(self._events, catalogue, status_routes(self.readiness), bounds), settings)
+        api = create_api(self._events, catalogue, status_routes(self.readiness), bounds_of(settings))
+        self._app = _around(api, settings)
 
     def readiness(self) -> Mapping[str, bool]:
         """What has to be true before requests should come here."""
@@ -86,6 +86,16 @@ class Service:
             parts.create_task(follow(self._reader.poll, self._listing.apply))
             await until(lambda: self._reader.caught_up)
             self._ready["items"] = True
+
+
+def bounds_of(settings: Settings) -> Bounds:
+    """The bounds of bodies; ``Misconfigured`` if the largest body would never find room."""
+    if settings.ingest_in_flight_mib < settings.ingest_body_mib:
+        raise Misconfigured(
+            f"NEARLINE_INGEST_IN_FLIGHT_MIB={settings.ingest_in_flight_mib:g} is less than "
+            f"NEARLINE_INGEST_BODY_MIB={settings.ingest_body_mib:g}: the largest body would never be taken on"
+        )
+    return Bounds(body=int(settings.ingest_body_mib * MIB), in_flight=int(settings.ingest_in_flight_mib * MIB))
 
 
 def _around(api: ASGIApp, settings: Settings) -> ASGIApp:

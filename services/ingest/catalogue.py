@@ -16,12 +16,13 @@ from nearline.errors import BadInput, Unavailable
 from nearline.ids import check_id
 from nearline.items import MAX_ITEM_BYTES, PURGE, Item, decode_item, encode_item, item_of
 from nearline.log import Record
-from nearline.telemetry import gauge, get_logger
+from nearline.telemetry import counter, gauge
 from services.ingest.appender import Appender
 
 MAX_BATCH = 500
 ANY = "*"  # as a condition: the item is listed, in whatever version
 
+_REFUSED = counter("ingest_listing_refused_total", "Records of the catalogue that are no valid item", "reason")
 _LISTED = gauge("ingest_listed_items", "Items of the catalogue that ingest knows")
 
 
@@ -67,7 +68,7 @@ class Listing:
             if record.value:
                 decode_item(record.value)
         except BadInput as error:
-            get_logger().warning("an item in the log is not valid", reason=error.reason, version=record.offset)
+            _REFUSED.labels(error.reason).inc()  # item_tower has the dead letter
             return
         self._set(record.id, record.offset, record.value or None)
 

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nearline.errors import BadInput
+from nearline.errors import BadInput, Misconfigured
 from nearline.events import EVENT_TYPES, MAX_AHEAD_MS, MAX_EVENT_BYTES, Event, decode_event
+from nearline.settings import load_settings
+from services.ingest.app import bounds_of
 from services.ingest.bodies import LEAST, Bounds
 from services.ingest.clicks import AHEAD_MS, Accepted, judge
 from services.ingest.schemas import EventIn, EventResults, Problems
@@ -271,6 +273,13 @@ async def test_a_slow_client_loses_its_place_after_a_while() -> None:
     answer = await door.ask("POST", "/events", content=in_pieces(b"[", b"]", pause_s=5))
     assert answer.status_code == 408
     assert (await door.send(CLICK)).status_code == 200
+
+
+def test_bounds_that_can_never_hold_a_body_are_refused_at_the_start() -> None:
+    given = {"NEARLINE_INGEST_BODY_MIB": "8", "NEARLINE_INGEST_IN_FLIGHT_MIB": "4"}
+    with pytest.raises(Misconfigured, match="NEARLINE_INGEST_IN_FLIGHT_MIB=4 is less than NEARLINE_INGEST_BODY_MIB=8"):
+        bounds_of(load_settings(given))
+    assert bounds_of(load_settings({})) == Bounds()
 
 
 # --- around the routes -----------------------------------------------------------------------------------------------
