@@ -41,7 +41,8 @@ from services.ingest.schemas import (
 RETRY_AFTER_S = "1"
 # Of refusals with these reasons; every other is 422: the request is understood and can never be accepted as it is.
 _STATUS = {"not_listed": 404, "body_too_slow": 408, "other_version": 412, "body_too_large": 413}
-_HANG_UP = {408, 413, 429}  # what follows of the body is not worth reading
+# After the others the rest of a body is read and thrown away: to hang up on who still sends would cost him the answer.
+_HANG_UP = {408}
 
 _EVENTS_ACCEPTED = counter("ingest_events_accepted_total", "Events that are in the log")
 _EVENTS_REFUSED = counter("ingest_events_refused_total", "Events that can never be accepted", "reason")
@@ -113,8 +114,8 @@ def _add_events(app: FastAPI, room: Room, events: Appender, now_ms: Callable[[],
         `event_id` may be sent as often as one likes.
         """
         with Place(room) as place:
-            bodies = _one_or_more(await _json(request, place), clicks.MAX_BATCH)
-            verdicts = clicks.judge(bodies, now_ms=now_ms())
+            # No name for the parsed body: while the log is waited for, it would take several times its size.
+            verdicts = clicks.judge(_one_or_more(await _json(request, place), clicks.MAX_BATCH), now_ms=now_ms())
             accepted = [(one.key, one.value) for one in verdicts if isinstance(one, clicks.Accepted)]
             if accepted:
                 await events.append(accepted)

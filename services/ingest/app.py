@@ -126,6 +126,8 @@ def _server(app: ASGIApp, grace_s: float) -> uvicorn.Server:
         proxy_headers=False,
         date_header=False,
         timeout_graceful_shutdown=round(grace_s) + 1,
+        # Longer than callers and balancers keep idle connections (60 s): who hangs up first loses no request.
+        timeout_keep_alive=75,
     )
     server = uvicorn.Server(config)
     server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]

@@ -145,6 +145,7 @@ class Catalogue:
     async def put_many(self, bodies: Sequence[object]) -> list[Put | Refused]:
         """List or replace many items at once, each judged by itself; one outcome for each body, in their order."""
         checked = [_checked(body) for body in bodies]
+        del bodies  # parsed, they take several times their size while the log is waited for
         messages = [one for one in checked if not isinstance(one, Refused)]
         ids = [key.decode() for key, _ in messages]
         async with self._turn(ids):

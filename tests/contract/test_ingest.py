@@ -5,11 +5,15 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
+import orjson
+import psutil
 import pytest
 
 from local.broker import RunningBroker, running_broker
@@ -23,6 +27,7 @@ from nearline.items import PURGE
 from nearline.log import Record
 from nearline.space import Space
 from nearline.topics import CLICKS, ITEMS, all_topics
+from services.ingest.bodies import MIB
 
 pytestmark = pytest.mark.anyio
 DEADLINE_S = 60.0
@@ -181,3 +186,42 @@ def test_a_port_in_use_is_said_in_one_line(log: RunningBroker, door: Door) -> No
     )
     assert done.returncode == 2
     assert f"ingest: cannot listen on {HOST}:{door.port}" in done.stderr
+
+
+async def test_while_the_log_hangs_callers_are_told_at_once_and_memory_stays_flat(
+    log: RunningBroker, door: Door
+) -> None:
+    """A broker that is stopped takes connections and says nothing: the worst kind of away."""
+    ours = psutil.Process(door.process.pid)
+    context = {"note": "x" * 400}
+    body = orjson.dumps([{**click(f"e{n}", n), "context": context} for n in range(500)])  # a quarter of a MiB
+    statuses: Counter[int] = Counter()
+
+    async def flood(client: httpx.AsyncClient, end: float) -> None:
+        while time.monotonic() < end:
+            statuses[(await client.post("/events", content=body)).status_code] += 1
+
+    limits = httpx.Limits(max_connections=200)
+    async with httpx.AsyncClient(base_url=door.url, timeout=60, limits=limits) as client:
+        assert (await client.post("/events", content=body)).status_code == 200
+        sizes = [ours.memory_info().rss]
+        log.process.send_signal(signal.SIGSTOP)
+        try:
+            for seconds in (5, 8):
+                end = time.monotonic() + seconds
+                await asyncio.gather(*(flood(client, end) for _ in range(200)))
+                sizes.append(ours.memory_info().rss)
+        finally:
+            log.process.send_signal(signal.SIGCONT)
+        assert statuses.keys() <= {429, 503}
+        assert statuses[429] > 50
+        # 200 connections at once, each with its buffers, cost once; what comes after costs nothing more.
+        assert sizes[1] - sizes[0] < 500 * MIB, sizes
+        assert sizes[2] - sizes[1] < 50 * MIB, sizes
+
+        async def accepted() -> None:
+            while (await client.post("/events", content=body)).status_code != 200:
+                await asyncio.sleep(0.1)
+
+        await asyncio.wait_for(accepted(), DEADLINE_S)
+    print(f"sizes {[size // MIB for size in sizes]} MiB; {statuses}")

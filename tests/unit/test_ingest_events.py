@@ -250,7 +250,7 @@ async def test_a_huge_body_is_refused_with_the_limit_before_it_is_held(announced
     pieces = [b"x" * 6_000] * 100
     content = b"".join(pieces) if announced else in_pieces(*pieces)
     answer = await door.ask("POST", "/events", content=content)
-    assert (answer.status_code, answer.headers["connection"]) == (413, "close")
+    assert answer.status_code == 413
     problem = answer.json()["detail"][0]["problem"]
     assert "at most 10,000 are accepted" in problem
     assert ("600,000" if announced else "12,000") in problem
@@ -271,7 +271,7 @@ async def test_a_large_body_is_counted_while_it_arrives() -> None:
 async def test_a_slow_client_loses_its_place_after_a_while() -> None:
     door = Door(Bounds(in_flight=LEAST, arrival_s=0.05))
     answer = await door.ask("POST", "/events", content=in_pieces(b"[", b"]", pause_s=5))
-    assert answer.status_code == 408
+    assert (answer.status_code, answer.headers["connection"]) == (408, "close")
     assert (await door.send(CLICK)).status_code == 200
 
 
