@@ -28,13 +28,13 @@ class EventIn(BaseModel):
 
     v: Literal[1] = Field(1, description="version of the format")
     event_id: str = Field(
-        "",
+        default_factory=str,
         description=f"{_ID}; one is made if it is left out. Bring your own to send again safely: equal id, same event",
     )
     user_id: str = Field(description=_ID)
     item_id: str = Field(description=_ID)
     type: EventType
-    time_ms: int = Field(0, description="when it happened, UTC milliseconds; now, if it is left out")
+    time_ms: int = Field(default_factory=int, description="when it happened, UTC milliseconds; now, if it is left out")
     value: float = Field(1.0, description="how much of it: a quantity, a rating; within ±1e12")
     context: dict[str, Any] = Field(
         default_factory=dict, description="free; country, device, referrer and interests are read by the towers"
@@ -76,7 +76,7 @@ class ItemPatch(BaseModel):
     model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"available": False, "price": 9.5}})
 
     v: Literal[1] = 1
-    title: str = Field("", max_length=MAX_TITLE)
+    title: str = Field(default_factory=str, max_length=MAX_TITLE)
     description: str | None = Field(None, max_length=MAX_TEXT)
     category: str | None = Field(None, max_length=MAX_TITLE)
     locale: str | None = Field(None, max_length=35)
