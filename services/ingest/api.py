@@ -41,7 +41,7 @@ from services.ingest.schemas import (
 RETRY_AFTER_S = "1"
 # Of refusals with these reasons; every other is 422: the request is understood and can never be accepted as it is.
 _STATUS = {"not_listed": 404, "body_too_slow": 408, "other_version": 412, "body_too_large": 413}
-# After the others the rest of a body is read and thrown away: to hang up on who still sends would cost him the answer.
+# After the others the rest of a body is thrown away: a caller that is hung up on while it sends never sees the answer.
 _HANG_UP = {408}
 
 _EVENTS_ACCEPTED = counter("ingest_events_accepted_total", "Events that are in the log")
