@@ -1,6 +1,6 @@
 """How many events a second does the door take, each acknowledged by the log before it is answered?
 
-    python -m benchmarks.ingest http://127.0.0.1:8090 --batch 100 --connections 4 --seconds 5
+    python -m benchmarks.ingest http://127.0.0.1:8088 --batch 100 --connections 4 --seconds 5
 
 A closed loop on some connections, by a process of its own on the same cores: what callers get who wait for answers.
 The job is held still meanwhile (as for the drain) so that the figure is the door's and the log's; beside it is the same

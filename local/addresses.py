@@ -37,7 +37,7 @@ class Ports:
     triton: int = 8001
     triton_metrics: int = 8002
     retrieval: int = 8080
-    ingest: int = 8090
+    ingest: int = 8088
     user_tower: int = 9101
     item_tower: int = 9102
     job: int = 9103

@@ -48,7 +48,7 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="address that the HTTP servers bind")
     retrieval_port: Port = Field(8080, description="port of GET /recommend")
-    ingest_port: Port = Field(8090, description="port of POST /events and of the items' routes")
+    ingest_port: Port = Field(8088, description="port of POST /events and of the items' routes")
     ingest_origins: str = Field(
         "", description="origins whose pages may call ingest (CORS), comma separated; empty for none, * for all"
     )
