@@ -8,7 +8,7 @@ CODE := $(wildcard nearline services flink_jobs training local benchmarks)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help doctor machine environments demo up stop status reset test test-model bench bench-train train evaluate lint
+.PHONY: help doctor machine environments demo up stop status reset test test-model test-milvus bench bench-index bench-train train evaluate lint
 
 help:  ## what can be done here
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1\t/' | awk -F '\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -47,8 +47,17 @@ test-model: python  ## the tests of the training code (brings torch: 2.5 GB to d
 	@$(PYTHON) -m local.environments train baselines
 	@$(TRAIN)/python -m pytest tests/model $(ARGS)
 
+test-milvus: python  ## the tests of the item index on Milvus (brings milvus-lite: 150 MB to download)
+	@$(PYTHON) -m local.environments milvus services flink
+	@$(SERVICES)/python -m local.downloads
+	@.venv/milvus/bin/python -m pytest tests/contract/test_item_index.py tests/e2e/test_retrieval_on_milvus.py $(ARGS)
+
 bench: environments  ## the benchmarks of docs/benchmarks.md
 	@$(SERVICES)/python -m benchmarks $(ARGS)
+
+bench-index: environments  ## the index under churn: recall, reads, memory; beside what one would write without us
+	@$(PYTHON) -m local.environments peers
+	@$(SERVICES)/python -m benchmarks.index_bench $(ARGS)
 
 train: python  ## train towers on DATA=FOLDER (default: the demo's; ARGS=--write: serve them) (brings torch)
 	@$(PYTHON) -m local.environments train services triton

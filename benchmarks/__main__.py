@@ -57,7 +57,7 @@ def run(
             if not console.is_terminal:
                 print(f"{time.strftime('%H:%M:%S')} {line}", file=sys.stderr, flush=True)
 
-        with embedded_system(data, say=say) as system, Probe(system.bootstrap, system.retrieval) as probe:
+        with embedded_system(data, say=say) as system, Probe(system.bootstrap, system.retrieval, system.key) as probe:
             stage = Stage(system, probe, scale, seed, say, bench_items(scale.items, seed))
             prepare(stage)
             progress.advance(bar)

@@ -19,8 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 from nearline.adapters.hnsw import HnswGraph
-from services.retrieval.index import LiveIndex
-from services.retrieval.widths import ENOUGH, Settling, Widths
+from services.retrieval.in_process.index import LiveIndex
+from services.retrieval.in_process.widths import ENOUGH, Settling, Widths
 
 Vectors = NDArray[np.float32]
 Drawn = tuple[Vectors, Vectors]  # items and queries, unit norm

@@ -9,6 +9,7 @@ with everything running.
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -59,6 +60,7 @@ def _runs(stage: Stage, batch: int) -> list[dict[str, float]]:
     for run in range(_RUNS):
         stage.say(f"POST /events, {batch} at a time, run {run + 1} of {_RUNS}")
         command = [sys.executable, "-m", "benchmarks.ingest", stage.system.ingest, "--batch", str(batch)]
+        environment = {**os.environ, "NEARLINE_KEY": stage.system.key}
         command += ["--connections", str(_CONNECTIONS[batch]), "--seconds", str(seconds)]
         command += [
             "--users",
@@ -68,12 +70,12 @@ def _runs(stage: Stage, batch: int) -> list[dict[str, float]]:
             "--seed",
             str(stage.seed + run),
         ]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
         found.append(json.loads(done.stdout))
     return found
 
 
-def requests(url: str, batch: int, users: int, items: int, seed: int) -> list[bytes]:
+def requests(url: str, batch: int, users: int, items: int, seed: int, key: str = "") -> list[bytes]:
     """Whole HTTP requests of *batch* events each (one event is an object, several are an array)."""
     host = urlsplit(url).netloc
     source = pairs(users, items, seed)
@@ -81,7 +83,8 @@ def requests(url: str, batch: int, users: int, items: int, seed: int) -> list[by
     for _ in range(_BODIES):
         events = [{"user_id": user, "item_id": item, "type": "click"} for user, item in islice(source, batch)]
         body = orjson.dumps(events if batch > 1 else events[0])
-        head = f"POST /events HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\n\r\n"
+        known = f"Authorization: Bearer {key}\r\n" if key else ""
+        head = f"POST /events HTTP/1.1\r\nHost: {host}\r\n{known}Content-Length: {len(body)}\r\n\r\n"
         found.append(head.encode() + body)
     return found
 
@@ -97,7 +100,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
-    bodies = requests(given.url, given.batch, given.users, given.items, given.seed)
+    bodies = requests(given.url, given.batch, given.users, given.items, given.seed, os.environ.get("NEARLINE_KEY", ""))
     result = closed_loop(given.url, bodies, given.seconds, given.connections)
     if result.errors:
         sys.exit(f"{result.errors} of {result.answered + result.errors} requests failed")

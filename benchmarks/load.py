@@ -5,6 +5,8 @@ thread, keep-alive connections and ``select``, whose timeout is exact to microse
 millisecond; it costs about 25 us a request, so it can share a small machine with what it measures.
 
     python -m benchmarks.load http://127.0.0.1:8080/recommend/u-1?k=50 --rps 1000 --seconds 10
+
+It presents the key of NEARLINE_KEY, or of the data folder.
 """
 
 import argparse
@@ -18,6 +20,9 @@ from itertools import cycle
 from urllib.parse import urlsplit
 
 import numpy as np
+
+from nearline.key_file import own_key
+from nearline.settings import load_settings
 
 _GRACE_S = 5.0  # how long answers may still come after the last request was due
 
@@ -157,14 +162,14 @@ class _Run:
             connection.socket.close()
 
 
-def open_loop(url_paths: Sequence[str], rps: float, seconds: float, connections: int = 32) -> Result:
-    """Ask for *url_paths* (full URLs of one server) in turn, one every ``1 / rps`` s, for *seconds*.
+def open_loop(url_paths: Sequence[str], rps: float, seconds: float, connections: int = 32, *, key: str = "") -> Result:
+    """Ask for *url_paths* (full URLs of one server) in turn, one every ``1 / rps`` s, for *seconds*, with *key*.
 
     A request that finds every connection busy waits for one; the wait is in its latency. Anything but a 200 is an
     error, and so is what never came.
     """
     parts = urlsplit(url_paths[0])
-    requests = cycle([_request(url) for url in url_paths])
+    requests = cycle([_request(url, key) for url in url_paths])
     run = _Run((parts.hostname or "127.0.0.1", parts.port or 80), connections)
     start = time.perf_counter()
     cpu = time.process_time()
@@ -199,10 +204,11 @@ def closed_loop(url: str, requests: Sequence[bytes], seconds: float, connections
     return _result(run, float("nan"), took, time.process_time() - cpu)
 
 
-def _request(url: str) -> bytes:
+def _request(url: str, key: str) -> bytes:
     parts = urlsplit(url)
     target = parts.path + (f"?{parts.query}" if parts.query else "")
-    return f"GET {target} HTTP/1.1\r\nHost: {parts.netloc}\r\n\r\n".encode()
+    known = f"Authorization: Bearer {key}\r\n" if key else ""
+    return f"GET {target} HTTP/1.1\r\nHost: {parts.netloc}\r\n{known}\r\n".encode()
 
 
 def _result(run: _Run, rps: float, took: float, cpu: float) -> Result:
@@ -220,7 +226,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--connections", type=int, default=32)
     given = parser.parse_args()
-    print(open_loop(given.urls, given.rps, given.seconds, given.connections))
+    print(open_loop(given.urls, given.rps, given.seconds, given.connections, key=own_key(load_settings())))
 
 
 if __name__ == "__main__":

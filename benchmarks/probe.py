@@ -27,7 +27,8 @@ Answer = dict[str, Any]
 class Probe:
     """A producer and a keep-alive connection to retrieval; used by one thread, closed by ``with``."""
 
-    def __init__(self, kafka: str, retrieval: str) -> None:
+    def __init__(self, kafka: str, retrieval: str, key: str = "") -> None:
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._kafka = kafka
         self._address = urlsplit(retrieval).netloc
         self._sent = 0
@@ -64,7 +65,7 @@ class Probe:
         return answer
 
     def _get(self, path: str) -> tuple[int, bytes]:
-        self._http.request("GET", path)
+        self._http.request("GET", path, headers=self._headers)
         response = self._http.getresponse()
         return response.status, response.read()
 

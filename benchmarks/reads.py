@@ -69,7 +69,7 @@ def _highest(stage: Stage, bound_ms: float, trials: Trials) -> Result | None:
 
     def run(rate: float, seconds: float) -> Result:
         stage.say(f"{rate:,.0f} reads/s, p99 within {bound_ms:g} ms?")
-        return open_loop(urls, rate, seconds)
+        return open_loop(urls, rate, seconds, key=stage.system.key)
 
     def within(result: Result) -> bool:
         return result.errors == 0 and result.p99_ms <= bound_ms and result.achieved_rps >= 0.97 * result.wanted_rps

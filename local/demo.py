@@ -77,7 +77,7 @@ def fill(settings: Settings, recording: Recording) -> None:
 
 def _catch_up(settings: Settings, what: str, groups: list[tuple[str, str]]) -> None:
     """Show how the consumer *groups* read their topics to the end; ``Unavailable`` when they do not get there."""
-    topics = Topics(settings.kafka)
+    topics = Topics(settings.brokers)
     give_up = time.monotonic() + _CATCH_UP_S
     try:
         with progress() as bar:
@@ -106,12 +106,12 @@ def tell(settings: Settings, story: Story, items: Mapping[str, Item]) -> list[st
     taste = f"{story.share:.0%} of {len(story.bought)} items bought are {story.taste}"
     last = ", ".join(items[item_id].title.lower() for item_id in story.bought[-5:])
     console.print(f"{taste}; the last of them: {last}", markup=False)
-    before = get_answer(settings.retrieval, story.user_id, k=_ASKED)
+    before = get_answer(settings, story.user_id, k=_ASKED)
     clicked = items[story.clicked]
     console.print(f"\none click on something else: [bold]{clicked.title}[/bold] ({clicked.category})")
     event = new_event(story.user_id, story.clicked)
     delay_ms = asyncio.run(click_to_answer(settings, event))
-    after = get_answer(settings.retrieval, story.user_id, k=_ASKED)
+    after = get_answer(settings, story.user_id, k=_ASKED)
     console.print(_beside(before, after))
     console.print(provenance(after), markup=False)
     console.print(f"[bold]{delay_ms:.1f} ms[/bold] from sending the click to the first answer that used it")

@@ -31,6 +31,7 @@ from local.ports import HOST, holder, is_free
 from local.processes import describe, mark, processes_of, wait_until
 from local.supervision import Program, Supervisor
 from nearline.errors import Misconfigured, NearlineError, Unavailable
+from nearline.key_file import own_key
 from nearline.settings import PREFIX, load_settings
 
 Say = Callable[[str], None]
@@ -99,6 +100,11 @@ class System:
         """The base URL of the door for events and items."""
         return f"http://{HOST}:{self.ports.ingest}"
 
+    @property
+    def key(self) -> str:
+        """The key of all scopes that this machine's own programs present."""
+        return own_key(load_settings(self.settings))
+
     def environment(self) -> dict[str, str]:
         """The variables that every program of this system runs with, and that `bin/nearline` needs to reach it."""
         return {**self.settings, **_LIMITS, "JAVA_HOME": str(java().parent.parent), **mark(self.data)}
@@ -137,7 +143,8 @@ def nearline_plan(system: System) -> Plan:
         part("ingest", services, ["-m", "services.ingest"], http_ok(ports.ingest, "/readyz"), 180.0),
         part("last_n", flink, ["-m", "flink_jobs.last_n.job"], http_ok(ports.job, "/readyz"), 180.0),
     ]
-    return [first, Task("topics", (services, "-m", "nearline.cli", "init")), rest]
+    topics = Task("topics", (services, "-m", "nearline.cli", "init"))
+    return [first, topics, Task("key", (services, "-m", "nearline.cli", "keys", "ensure")), rest]
 
 
 def http_ok(port: int, path: str) -> Callable[[], bool]:
@@ -215,6 +222,8 @@ def embedded_system(
 def _start_supervisor(system: System, *, end_with_us: bool) -> None:
     # Before the start: whoever finds it running must find its settings too.
     _settings_file(system.data).parent.mkdir(parents=True, exist_ok=True)
+    _settings_file(system.data).touch()
+    _settings_file(system.data).chmod(0o600)  # it may hold passwords
     _settings_file(system.data).write_text(json.dumps(system.settings, indent=2, sort_keys=True) + "\n")
     programs = [part.program for part in system.parts()]
     system.supervisor.start(programs, system.environment(), end_with_us=end_with_us)
@@ -331,7 +340,8 @@ def _uninterrupted() -> Iterator[None]:
 def addresses(system: System) -> str:
     """Where everything is, for a person."""
     ports = system.ports
-    moved = {name: value for name, value in system.settings.items() if ports != Ports() and name != "NEARLINE_DATA"}
+    untold = {"NEARLINE_DATA", "NEARLINE_KAFKA_PASSWORD"}
+    moved = {name: value for name, value in system.settings.items() if ports != Ports() and name not in untold}
     lines = [
         f"recommendations  {system.retrieval}/recommend/<user_id>",
         f"events, items    {system.ingest}/events, /items/<item_id>",
@@ -339,6 +349,7 @@ def addresses(system: System) -> str:
         f"Triton           {HOST}:{ports.triton} (gRPC), metrics http://{HOST}:{ports.triton_metrics}/metrics",
         f"Flink            http://{HOST}:{ports.flink_rest}",
         f"logs             {system.supervisor.logs}",
+        f'key              {system.data / "key"} (curl -H "Authorization: Bearer $(cat {system.data / "key"})")',
         "stop             make stop (keeps the data), make reset (deletes it)",
         *(f"export {name}={value}" for name, value in sorted(moved.items())),
     ]
@@ -357,7 +368,9 @@ def status(system: System, say: Say) -> None:
 
 def system_of_this_machine() -> System:
     """The system that NEARLINE_* variables and their defaults describe."""
+    # Its own programs use the key of its own data folder, whatever key somebody exported for another system.
     given = {name: value for name, value in os.environ.items() if name.upper().startswith(PREFIX)}
+    given.pop("NEARLINE_KEY", None)
     return System(data_folder(), Ports.from_environment(), given)
 
 

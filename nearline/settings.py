@@ -4,13 +4,14 @@ import difflib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from nearline.errors import Misconfigured
 from nearline.space import Space
+from nearline.tls import Brokers, Tls, tls_of
 
 PREFIX = "NEARLINE_"
 Port = Annotated[int, Field(ge=1, le=65_535)]
@@ -27,6 +28,46 @@ class Settings(BaseSettings):
     retrieval: str = Field("http://127.0.0.1:8080", description="base URL of the retrieval service, for the CLI")
     data: Path = Field(Path(".nearline"), description="folder of everything this machine keeps")
 
+    auth: Literal["keys", "off"] = Field(
+        "keys", description="keys: HTTP callers need one; off: anybody may do anything"
+    )
+    key: SecretStr = Field(
+        SecretStr(""), description="the key that the command line presents; default: the file `key` in the data folder"
+    )
+    open_to: str = Field(
+        "127.0.0.0/8, ::1",
+        description="networks whose callers may read /metrics and the API's documentation without a key",
+    )
+    trusted_proxies: str = Field(
+        "", description="addresses or networks of proxies whose X-Forwarded-For is believed, comma separated"
+    )
+    cors_origins: str = Field("", description="origins whose pages may call, comma separated; * for all")
+
+    kafka_tls: bool = Field(False, description="speak TLS to Kafka; a file below implies it")
+    kafka_ca: Path | None = Field(None, description="PEM file of who signs Kafka's certificates; default: the system's")
+    kafka_certificate: Path | None = Field(None, description="PEM file of our own certificate for Kafka")
+    kafka_private_key: Path | None = Field(None, description="PEM file of that certificate's private key")
+    kafka_user: str = Field("", description="user for SASL; without it none is used")
+    kafka_password: SecretStr = Field(SecretStr(""), description="that user's password")
+    kafka_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        "SCRAM-SHA-512", description="how that user logs in"
+    )
+    triton_tls: bool = Field(False, description="speak TLS to Triton; a file below implies it")
+    triton_ca: Path | None = Field(
+        None, description="PEM file of who signs Triton's certificate; default: the system's"
+    )
+    triton_certificate: Path | None = Field(None, description="PEM file of our own certificate for Triton")
+    triton_private_key: Path | None = Field(None, description="PEM file of that certificate's private key")
+    store_ca: Path | None = Field(
+        None, description="PEM file of who signs Couchbase's certificates; the store's URL begins with couchbases://"
+    )
+    store_certificate: Path | None = Field(None, description="PEM file of our own certificate for Couchbase")
+    store_private_key: Path | None = Field(None, description="PEM file of that certificate's private key")
+
+    index: str = Field(
+        "hnsw://", description="hnsw:// (in this process) or milvus://[user:password@]host:19530[/database]"
+    )
+    index_timeout_ms: int = Field(500, gt=0, description="deadline of one search in an index of another process")
     snapshots: str | None = Field(
         None, description="folder of the index's snapshots, empty for none; default: in the data folder"
     )
@@ -49,9 +90,6 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="address that the HTTP servers bind")
     retrieval_port: Port = Field(8080, description="port of GET /recommend")
     ingest_port: Port = Field(8088, description="port of POST /events and of the items' routes")
-    ingest_origins: str = Field(
-        "", description="origins whose pages may call ingest (CORS), comma separated; empty for none, * for all"
-    )
     ingest_body_mib: float = Field(4, gt=0, le=256, description="largest body of a request to ingest; beyond it 413")
     ingest_in_flight_mib: float = Field(
         32, gt=0, description="bodies that ingest holds until the log has them (each at least 16 KiB); beyond it 429"
@@ -80,6 +118,24 @@ class Settings(BaseSettings):
     def embedding_space(self) -> Space:
         """The space that this process serves."""
         return Space(self.space, self.dimension)
+
+    @property
+    def brokers(self) -> Brokers:
+        """Where the log is and how one gets in; ``Misconfigured`` if a file of a certificate is missing."""
+        files = (self.kafka_ca, self.kafka_certificate, self.kafka_private_key)
+        tls = tls_of("KAFKA", self.kafka_tls, *files)
+        password = self.kafka_password.get_secret_value()
+        return Brokers(self.kafka, tls, self.kafka_user, password, self.kafka_mechanism)
+
+    @property
+    def triton_security(self) -> Tls | None:
+        """TLS to Triton, or ``None``; ``Misconfigured`` if a file of a certificate is missing."""
+        return tls_of("TRITON", self.triton_tls, self.triton_ca, self.triton_certificate, self.triton_private_key)
+
+    @property
+    def store_security(self) -> Tls | None:
+        """What TLS to Couchbase needs beyond its URL, or ``None``; ``Misconfigured`` if a file is missing."""
+        return tls_of("STORE", False, self.store_ca, self.store_certificate, self.store_private_key)
 
     @property
     def store_url(self) -> str:

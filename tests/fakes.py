@@ -2,7 +2,8 @@
 
 import asyncio
 import pickle
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ from numpy.typing import NDArray
 
 from nearline.errors import BadAnswer, BadInput, Unavailable
 from nearline.features import TOKENS, Features
+from nearline.item_engine import Card, Found, Row
 from nearline.log import Record
+from nearline.space import Space
 
 
 class ScriptedReader:
@@ -21,12 +24,17 @@ class ScriptedReader:
         self.polls = list(polls)
         self.dealt_with: list[Record] = []
         self.stays = 0
+        self.lag = 0
+        self.settled = 0
 
     async def poll(self) -> list[Record]:
         return self.polls.pop(0) if self.polls else []
 
     async def stay(self) -> None:
         self.stays += 1
+
+    async def settle(self) -> None:
+        self.settled += 1
 
     def done(self, records: list[Record]) -> None:
         self.dealt_with += records
@@ -178,3 +186,101 @@ class ExactGraph:
         graph._vectors, graph._slots, graph._gone = pickle.loads(path.read_bytes())
         graph.count, graph.removed = count, removed
         return graph
+
+
+class FakeEngine:
+    """An item engine in memory; its expressions are near enough to Python's to be run as such.
+
+    ``down`` makes every call ``Unavailable``. Several of these over one *kept* are replicas of one engine.
+    """
+
+    def __init__(self, space: Space, kept: dict[str, Any] | None = None) -> None:
+        self._space = space
+        self._kept = kept if kept is not None else {"alias": None}
+        self._rows: dict[str, Row] = self._kept.setdefault(f"items {space.number}", {})
+        self._gone: dict[str, int] = self._kept.setdefault(f"gone {space.number}", {})
+        self.down = False
+        self.opened = 0
+
+    def _answer(self) -> None:
+        if self.down:
+            raise Unavailable("the engine was told to be down")
+
+    async def open(self) -> None:
+        self._answer()
+        self.opened += 1
+
+    async def close(self) -> None:
+        pass
+
+    async def search(self, vector: NDArray[np.float32], limit: int, where: str) -> Found:
+        self._answer()
+        scored = [(float(row.vector @ vector), row) for row in self._passing(where)]
+        scored.sort(key=lambda each: -each[0])
+        return [(row.item_id, row.printed, score) for score, row in scored[:limit]]
+
+    async def versions(self, item_ids: Sequence[str]) -> dict[str, int]:
+        gone = {item_id: self._gone[item_id] for item_id in item_ids if item_id in self._gone}
+        return gone | await self.shown_versions(item_ids)
+
+    async def shown_versions(self, item_ids: Sequence[str]) -> dict[str, int]:
+        return {card.item_id: card.version for card in await self.cards(item_ids)}
+
+    async def cards(self, item_ids: Sequence[str]) -> list[Card]:
+        self._answer()
+        return [_card(self._rows[item_id]) for item_id in item_ids if item_id in self._rows]
+
+    async def matching(self, where: str, limit: int) -> list[Card]:
+        self._answer()
+        return [_card(row) for row in self._passing(where)][:limit]
+
+    async def count(self, where: str) -> int:
+        return len(await self.matching(where, 1_000_000))
+
+    async def put(self, rows: Sequence[Row]) -> None:
+        self._answer()
+        for row in rows:
+            self._rows[row.item_id] = row
+            self._gone.pop(row.item_id, None)
+
+    async def hide(self, versions: Mapping[str, int]) -> None:
+        self._answer()
+        self._gone.update(versions)
+        for item_id in versions:
+            self._rows.pop(item_id, None)
+
+    async def forget(self, item_ids: Sequence[str]) -> None:
+        self._answer()
+        for item_id in item_ids:
+            self._rows.pop(item_id, None)
+            self._gone.pop(item_id, None)
+
+    async def live(self) -> int | None:
+        self._answer()
+        alias: int | None = self._kept["alias"]
+        return alias
+
+    async def make_live(self) -> None:
+        self._answer()
+        self._kept["alias"] = self._space.number
+
+    def _passing(self, where: str) -> list[Row]:
+        return [row for row in self._rows.values() if not where or eval(where, {**_FUNCTIONS, **_names(row)})]
+
+
+_FUNCTIONS = {"array_contains_any": lambda values, sought: not set(values).isdisjoint(sought)}
+
+
+def _names(row: Row) -> dict[str, Any]:
+    nothing = float("nan")
+    return {
+        "facts": row.facts,
+        "numbers": defaultdict(lambda: nothing, row.numbers),
+        "price": nothing if row.price is None else row.price,
+        "listed_ms": nothing if row.listed_ms is None else row.listed_ms,
+        "item_hash": row.item_hash - (1 << 64) if row.item_hash >= 1 << 63 else row.item_hash,
+    }
+
+
+def _card(row: Row) -> Card:
+    return Card(row.item_id, row.version, row.printed)

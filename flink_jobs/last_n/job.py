@@ -26,6 +26,7 @@ from pyflink.java_gateway import get_gateway
 from pyflink.table import Schema, StreamTableEnvironment
 
 from flink_jobs.last_n.checkpoints import RETAINED, JobFolder, Start
+from flink_jobs.last_n.connection import as_options, client_properties
 from flink_jobs.last_n.minicluster import Jvm, build_home, cluster_configuration
 from flink_jobs.last_n.operators import CHANGE, DEAD_LETTERS, RECORD, LastN
 from flink_jobs.last_n.popularity import FORGOTTEN_AFTER_HALF_LIVES, LANDMARK_MS, check_half_life
@@ -203,15 +204,16 @@ def _sink(settings: Settings, topic: str) -> str:
 
 
 def _kafka(settings: Settings, topic: str) -> str:
-    return f"""'topic' = '{topic}', 'properties.bootstrap.servers' = '{settings.kafka}',
+    log = as_options(client_properties(settings.brokers, settings.data / "flink"))
+    return f"""'topic' = '{topic}', {log},
         'key.format' = 'raw', 'value.format' = 'raw', 'value.fields-include' = 'EXCEPT_KEY'"""
 
 
 def wait_for_log(settings: Settings) -> str:
     """Return the Kafka cluster's id once it has the job's topics; ``Unavailable`` if not before the deadline."""
     names = [CLICKS, CLICKS_DLQ, USER_SEQUENCES, ITEM_POPULARITY]
-    wait_for_topics(settings.kafka, names, deadline_s=settings.startup_deadline_s)
-    topics = Topics(settings.kafka)
+    wait_for_topics(settings.brokers, names, deadline_s=settings.startup_deadline_s)
+    topics = Topics(settings.brokers)
     try:
         return topics.cluster_id()
     finally:

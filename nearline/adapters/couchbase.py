@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from acouchbase.cluster import Cluster
-from couchbase.auth import PasswordAuthenticator
+from couchbase.auth import CertificateAuthenticator, PasswordAuthenticator
 from couchbase.exceptions import (
     AuthenticationException,
     BucketNotFoundException,
@@ -28,12 +28,21 @@ from couchbase.transcoder import RawBinaryTranscoder
 
 from nearline.errors import Misconfigured, Unavailable
 from nearline.space import Space
+from nearline.tls import Tls
 from nearline.user_documents import document_order
 
 _ATTEMPTS = 5  # a write that loses a race reads and compares again; five losses in a row is another writer's loop
 _CONNECT_S = 5.0
 _RAW = RawBinaryTranscoder()
 T = TypeVar("T")
+
+
+def _login(user: str, password: str, tls: Tls) -> PasswordAuthenticator | CertificateAuthenticator:
+    """By password, or by our own certificate where there is one; the server's is checked against the same CA."""
+    ca = str(tls.ca) if tls.ca else None
+    if tls.certificate is None:
+        return PasswordAuthenticator(user, password, cert_path=ca)
+    return CertificateAuthenticator(str(tls.certificate), str(tls.key), ca)
 
 
 class CouchbaseStore:
@@ -43,13 +52,15 @@ class CouchbaseStore:
     costs its whole deadline, so callers on a request path put a breaker in front.
     """
 
-    def __init__(self, url: str, space: Space, *, ttl_ms: int, read_ms: int) -> None:
+    def __init__(self, url: str, space: Space, *, ttl_ms: int, read_ms: int, tls: Tls | None = None) -> None:
         parts = urlsplit(url)
+        if tls is not None and parts.scheme != "couchbases":
+            raise Misconfigured("certificates for Couchbase are of no use in the clear: its URL must be couchbases://…")
         bucket = parts.path.strip("/")
         if not (parts.hostname and parts.username and parts.password and bucket):
             raise Misconfigured("the store's URL must be couchbase://user:password@host/bucket; a part is missing")
         self._address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
-        self._login = PasswordAuthenticator(unquote(parts.username), unquote(parts.password))
+        self._login = _login(unquote(parts.username), unquote(parts.password), tls or Tls())
         self._bucket = bucket
         self._prefix = f"u:{space.number}:"
         self._ttl = timedelta(milliseconds=ttl_ms)

@@ -6,6 +6,8 @@ it, no group), ``GroupReader`` shares a topic among replicas and commits what wa
 
 import asyncio
 import contextlib
+import socket
+import ssl
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +21,7 @@ from kafka.structs import OffsetAndMetadata
 
 from nearline.errors import BadInput, Misconfigured, Unavailable
 from nearline.log import Extent, Record, TopicExtent
+from nearline.tls import Brokers, ssl_context
 from nearline.topics import Topic
 
 T = TypeVar("T")
@@ -32,15 +35,55 @@ _LAG_EVERY_S = 1.0
 _BOOTSTRAP_MS = 3_000  # how long a client looks for a broker before it says that there is none
 
 
-def _unavailable(bootstrap: str, error: Exception) -> Unavailable:
-    return Unavailable(f"Kafka at {bootstrap} does not answer: {error!r:.200}; is the broker up?")
+def _brokers(where: Brokers | str) -> Brokers:
+    """A plain address is one in the clear."""
+    return Brokers(where) if isinstance(where, str) else where
+
+
+def connection(brokers: Brokers) -> dict[str, Any]:
+    """What every client of kafka-python is told of where the log is and how one gets in."""
+    login: dict[str, Any] = {}
+    if brokers.user:
+        login = {
+            "sasl_mechanism": brokers.mechanism,
+            "sasl_plain_username": brokers.user,
+            "sasl_plain_password": brokers.password,
+        }
+    protocol = ("SASL_" if brokers.user else "") + ("SSL" if brokers.tls else "PLAINTEXT")
+    secured = {"ssl_context": ssl_context(brokers.tls)} if brokers.tls else {}
+    return {"bootstrap_servers": brokers.addresses.split(","), "security_protocol": protocol, **secured, **login}
+
+
+def _unavailable(brokers: Brokers, error: Exception) -> Unavailable:
+    refused = _refused_handshake(brokers) if brokers.tls else None
+    if refused is not None:
+        return Unavailable(f"Kafka at {brokers.addresses} is not who it should be, or does not speak TLS: {refused}")
+    hint = "is the broker up?" + ("" if brokers.tls else " Does it want TLS?")
+    hint += f" Does it know user {brokers.user!r} with this password, by {brokers.mechanism}?" if brokers.user else ""
+    return Unavailable(f"Kafka at {brokers.addresses} does not answer: {error!r:.200}; {hint}")
+
+
+def _refused_handshake(brokers: Brokers) -> str | None:
+    """Why TLS fails with the first broker, which kafka-python keeps to itself; ``None`` if it does not, or none is."""
+    assert brokers.tls is not None
+    host, _, port = brokers.addresses.split(",")[0].rpartition(":")
+    try:
+        with (
+            socket.create_connection((host, int(port)), timeout=_BOOTSTRAP_MS / 1000) as plain,
+            ssl_context(brokers.tls).wrap_socket(plain, server_hostname=host),
+        ):
+            return None
+    except ssl.SSLError as error:
+        return str(error)[:200]
+    except OSError:
+        return None
 
 
 class _Client:
     """One kafka-python client and the thread that alone may use it."""
 
-    def __init__(self, bootstrap: str) -> None:
-        self._bootstrap = bootstrap
+    def __init__(self, log: Brokers | str) -> None:
+        self._brokers = _brokers(log)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="kafka")
 
     async def _call(self, function: Callable[..., T], *args: Any) -> T:
@@ -50,7 +93,7 @@ class _Client:
         except MessageSizeTooLargeError as error:
             raise BadInput("too_large", f"the log takes no record of that size: {error}") from None
         except KafkaError as error:
-            raise _unavailable(self._bootstrap, error) from None
+            raise _unavailable(self._brokers, error) from None
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -73,16 +116,14 @@ class _Client:
 class Topics:
     """Creates, verifies and describes topics; blocking, for the command line and for start-up."""
 
-    def __init__(self, bootstrap: str) -> None:
-        self._bootstrap = bootstrap
+    def __init__(self, log: Brokers | str) -> None:
+        self._brokers = _brokers(log)
         try:
             self._admin = KafkaAdminClient(
-                bootstrap_servers=bootstrap.split(","),
-                request_timeout_ms=_REQUEST_MS,
-                bootstrap_timeout_ms=_BOOTSTRAP_MS,
+                **connection(self._brokers), request_timeout_ms=_REQUEST_MS, bootstrap_timeout_ms=_BOOTSTRAP_MS
             )
         except KafkaError as error:
-            raise _unavailable(bootstrap, error) from None
+            raise _unavailable(self._brokers, error) from None
 
     def close(self) -> None:
         """Close the connection."""
@@ -153,7 +194,7 @@ class Topics:
 
     def group_lag(self, group: str, topic: str) -> int | None:
         """Records of *topic* that *group* has not committed yet, or ``None`` if it never committed."""
-        consumer = KafkaConsumer(bootstrap_servers=self._bootstrap.split(","), group_id=group, enable_auto_commit=False)
+        consumer = KafkaConsumer(**connection(self._brokers), group_id=group, enable_auto_commit=False)
         try:
             parts = [TopicPartition(topic, p) for p in consumer.partitions_for_topic(topic) or ()]
             ends = consumer.end_offsets(parts)
@@ -167,7 +208,7 @@ class Topics:
 
     def end_offset(self, topic: str) -> int:
         """How many records were ever appended to *topic*, over all partitions."""
-        consumer = KafkaConsumer(bootstrap_servers=self._bootstrap.split(","))
+        consumer = KafkaConsumer(**connection(self._brokers))
         try:
             parts = [TopicPartition(topic, p) for p in consumer.partitions_for_topic(topic) or ()]
             return sum(consumer.end_offsets(parts).values())
@@ -175,14 +216,14 @@ class Topics:
             consumer.close()
 
 
-def wait_for_topics(bootstrap: str, names: Sequence[str], *, deadline_s: float) -> None:
+def wait_for_topics(log: Brokers | str, names: Sequence[str], *, deadline_s: float) -> None:
     """Return once every topic exists; ``Unavailable`` naming ``nearline init`` when the deadline passes."""
     end = time.monotonic() + deadline_s
     missing: set[str] = set(names)
     reason = ""
     while time.monotonic() < end:
         try:
-            topics = Topics(bootstrap)
+            topics = Topics(log)
             missing = set(names) - topics.names()
             topics.close()
             reason = f"missing topics: {', '.join(sorted(missing))}; run `nearline init`"
@@ -204,8 +245,8 @@ class Producer(_Client):
 
     _producer: Any = None
 
-    def __init__(self, bootstrap: str, *, linger_ms: int = 0, delivery_s: float = _DELIVERY_S) -> None:
-        super().__init__(bootstrap)
+    def __init__(self, log: Brokers | str, *, linger_ms: int = 0, delivery_s: float = _DELIVERY_S) -> None:
+        super().__init__(log)
         self._linger_ms = linger_ms
         self._delivery_s = delivery_s
         self._failed: list[Exception] = []
@@ -221,7 +262,7 @@ class Producer(_Client):
 
     def _connect(self) -> Any:
         return KafkaProducer(
-            bootstrap_servers=self._bootstrap.split(","),
+            **connection(self._brokers),
             bootstrap_timeout_ms=_BOOTSTRAP_MS,
             enable_idempotence=True,
             acks="all",
@@ -298,31 +339,54 @@ class Producer(_Client):
             self._abandon()
 
 
-async def log_extent(bootstrap: str, topics: Sequence[str]) -> Extent:
-    """Which log *bootstrap* leads to, and how far *topics* reach; ``Unavailable`` without it or one of them."""
-    return await asyncio.to_thread(_log_extent, bootstrap, topics)
+async def log_extent(log: Brokers | str, topics: Sequence[str]) -> Extent:
+    """Which log *log* leads to, and how far *topics* reach; ``Unavailable`` without it or one of them."""
+    return await asyncio.to_thread(_log_extent, _brokers(log), topics)
 
 
-def _log_extent(bootstrap: str, topics: Sequence[str]) -> Extent:
+def _log_extent(brokers: Brokers, topics: Sequence[str]) -> Extent:
     try:
-        admin = Topics(bootstrap)
+        admin = Topics(brokers)
         try:
             cluster, ids = admin.cluster_id(), admin.topic_ids(topics)
         finally:
             admin.close()
-        consumer = KafkaConsumer(bootstrap_servers=bootstrap.split(","), bootstrap_timeout_ms=_BOOTSTRAP_MS)
+        consumer = KafkaConsumer(**connection(brokers), bootstrap_timeout_ms=_BOOTSTRAP_MS)
         try:
             return Extent(cluster, {name: _topic_extent(consumer, name, ids[name]) for name in topics})
         finally:
             consumer.close()
     except KafkaError as error:
-        raise _unavailable(bootstrap, error) from None
+        raise _unavailable(brokers, error) from None
 
 
 def _topic_extent(consumer: Any, name: str, topic_id: str) -> TopicExtent:
     parts = [TopicPartition(name, partition) for partition in consumer.partitions_for_topic(name) or ()]
     first, end = consumer.beginning_offsets(parts), consumer.end_offsets(parts)
     return TopicExtent(topic_id, {p.partition: first[p] for p in parts}, {p.partition: end[p] for p in parts})
+
+
+async def committed(log: Brokers | str, group: str, topic: str) -> dict[int, int]:
+    """The next offset that *group* has not dealt with, of each partition of *topic* of which it has said one."""
+    return await asyncio.to_thread(_committed, _brokers(log), group, topic)
+
+
+def _committed(brokers: Brokers, group: str, topic: str) -> dict[int, int]:
+    try:
+        consumer = KafkaConsumer(
+            **connection(brokers),
+            bootstrap_timeout_ms=_BOOTSTRAP_MS,
+            group_id=group,
+            enable_auto_commit=False,
+        )
+        try:
+            parts = [TopicPartition(topic, partition) for partition in consumer.partitions_for_topic(topic) or ()]
+            offsets = {part.partition: consumer.committed(part) for part in parts}
+        finally:
+            consumer.close()
+    except KafkaError as error:
+        raise _unavailable(brokers, error) from None
+    return {partition: offset for partition, offset in offsets.items() if offset is not None}
 
 
 class _Reader(_Client):
@@ -334,7 +398,7 @@ class _Reader(_Client):
 
     def _consumer_config(self) -> dict[str, Any]:
         return {
-            "bootstrap_servers": self._bootstrap.split(","),
+            **connection(self._brokers),
             "bootstrap_timeout_ms": _BOOTSTRAP_MS,
             "enable_auto_commit": False,
             "auto_offset_reset": "earliest",
@@ -375,9 +439,9 @@ class TableReader(_Reader):
     """
 
     def __init__(
-        self, bootstrap: str, topic: str, *, start_at: Mapping[int, int] | None = None, batch: int = 2_000
+        self, log: Brokers | str, topic: str, *, start_at: Mapping[int, int] | None = None, batch: int = 2_000
     ) -> None:
-        super().__init__(bootstrap)
+        super().__init__(log)
         self._topic = topic
         self._start_at = start_at or {}
         self._batch = batch
@@ -428,12 +492,13 @@ class GroupReader(_Reader):
     Nothing is committed until ``done`` names it, so what a killed replica had not dealt with is read again.
     """
 
-    def __init__(self, bootstrap: str, topic: str, group: str, *, batch: int = 500) -> None:
-        super().__init__(bootstrap)
+    def __init__(self, log: Brokers | str, topic: str, group: str, *, batch: int = 500) -> None:
+        super().__init__(log)
         self._topic = topic
         self._group = group
         self._batch = batch
         self._dealt_with: dict[Any, int] = {}
+        self._settled: dict[Any, int] = {}
         self._committed_at = 0.0
 
     async def open(self) -> None:
@@ -480,6 +545,16 @@ class GroupReader(_Reader):
         for record in records:
             part = TopicPartition(record.topic, record.partition)
             self._dealt_with[part] = max(self._dealt_with.get(part, 0), record.offset + 1)
+
+    async def settle(self) -> None:
+        """Commit how far was read, when all of it is dealt with: past records that compaction took away, too."""
+        await self._call(self._settle)
+
+    def _settle(self) -> None:
+        for part in self._consumer.assignment():
+            position = self._consumer.position(part, timeout_ms=1_000)
+            if position is not None and self._settled.get(part) != position:
+                self._settled[part] = self._dealt_with[part] = position
 
     def _commit_now_and_then(self) -> None:
         if self._dealt_with and time.monotonic() - self._committed_at > 0.25:

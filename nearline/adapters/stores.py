@@ -6,10 +6,14 @@ from urllib.parse import urlsplit
 from nearline.errors import Misconfigured
 from nearline.space import Space
 from nearline.store import UserStore
+from nearline.tls import Tls
 
 
-def store_for(url: str, space: Space, *, ttl_ms: int, read_ms: int, writer: bool) -> UserStore:
-    """The store that *url* names, not yet open; ``Misconfigured`` if the scheme is none of ours."""
+def store_for(url: str, space: Space, *, ttl_ms: int, read_ms: int, writer: bool, tls: Tls | None = None) -> UserStore:
+    """The store that *url* names, not yet open; *tls* is what couchbases:// needs beyond what the machine trusts.
+
+    ``Misconfigured`` if the scheme is none of ours.
+    """
     scheme = urlsplit(url).scheme
     if scheme == "lmdb":
         from nearline.adapters.lmdb import LmdbStore
@@ -18,5 +22,5 @@ def store_for(url: str, space: Space, *, ttl_ms: int, read_ms: int, writer: bool
     if scheme in ("couchbase", "couchbases"):
         from nearline.adapters.couchbase import CouchbaseStore
 
-        return CouchbaseStore(url, space, ttl_ms=ttl_ms, read_ms=read_ms)
+        return CouchbaseStore(url, space, ttl_ms=ttl_ms, read_ms=read_ms, tls=tls)
     raise Misconfigured(f"the store must be couchbase://user:password@host/bucket or lmdb:///folder, came {url!r}")

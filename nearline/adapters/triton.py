@@ -31,6 +31,7 @@ from nearline.features import (
 )
 from nearline.space import Space
 from nearline.telemetry import gauge, get_logger
+from nearline.tls import Tls
 
 T = TypeVar("T")
 Vectors = NDArray[np.float32]
@@ -53,11 +54,20 @@ _CHANNEL = (
 class Towers:
     """Both towers of one space behind one connection; safe for many tasks at once.
 
-    *kept* is how many events of a user the job keeps.
+    *kept* is how many events of a user the job keeps; *tls* secures the connection, which is in the clear without it.
     """
 
-    def __init__(self, url: str, space: Space, *, kept: int = HISTORY_LENGTH, timeout_ms: int = 1000) -> None:
+    def __init__(
+        self,
+        url: str,
+        space: Space,
+        *,
+        kept: int = HISTORY_LENGTH,
+        timeout_ms: int = 1000,
+        tls: Tls | None = None,
+    ) -> None:
         self._url = url
+        self._tls = tls
         self._space = space
         self._kept = kept
         self._timeout_s = timeout_ms / 1000
@@ -77,7 +87,7 @@ class Towers:
         when a tower will never fit.
         """
         if self._client is None:
-            self._client = grpc_aio.InferenceServerClient(self._url, channel_args=_CHANNEL)
+            self._client = grpc_aio.InferenceServerClient(self._url, channel_args=_CHANNEL, **_security(self._tls))
         declared = {tower: await self._declared(tower) for tower in TOWERS}
         features = served_features(self._space, declared, kept=self._kept)
         for tower, wanted in tensors_of(features).items():
@@ -160,6 +170,13 @@ class Towers:
         if error.status() == _CALLERS_FAULT:
             return Misconfigured(f"{what}; the towers and nearline/features.py disagree")
         return Unavailable(f"{what}; is the server up, and version {self._version} of both towers loaded?")
+
+
+def _security(tls: Tls | None) -> dict[str, Any]:
+    if tls is None:
+        return {}
+    files = {"root_certificates": tls.ca, "certificate_chain": tls.certificate, "private_key": tls.key}
+    return {"ssl": True, **{name: str(file) for name, file in files.items() if file is not None}}
 
 
 def _tensor(name: str, array: NDArray[Any]) -> Any:

@@ -8,18 +8,22 @@ import typer
 from rich.table import Table
 
 from nearline.cli.console import console
-from nearline.errors import BadInput, Unavailable
-from nearline.settings import load_settings
+from nearline.errors import BadInput, Misconfigured, Unavailable
+from nearline.key_file import key_file, key_headers
+from nearline.settings import Settings, load_settings
 
 
 def recommend(
     user_id: str,
     k: Annotated[int, typer.Option(min=1, max=500)] = 10,
     exclude_seen: Annotated[str, typer.Option(help="all, purchase or none.")] = "all",
+    wanted: Annotated[
+        str | None, typer.Option("--filter", help="Only items that pass, such as: price < 20 (docs/filters.md).")
+    ] = None,
     json: Annotated[bool, typer.Option(help="Print the answer as it came.")] = False,
 ) -> None:
     """Show what is recommended to USER_ID now, and which clicks the answer used."""
-    answer = get_answer(load_settings().retrieval, user_id, k=k, exclude_seen=exclude_seen)
+    answer = get_answer(load_settings(), user_id, k=k, exclude_seen=exclude_seen, wanted=wanted)
     if json:
         console.print_json(data=answer)
         return
@@ -27,21 +31,41 @@ def recommend(
     console.print(provenance(answer), markup=False)
 
 
-def get_answer(base_url: str, user_id: str, *, k: int, exclude_seen: str = "all") -> dict:  # type: ignore[type-arg]
-    """The answer of ``GET /recommend``; ``Unavailable`` if retrieval is away, ``BadInput`` with its words on a 422."""
+def get_answer(
+    settings: Settings, user_id: str, *, k: int, exclude_seen: str = "all", wanted: str | None = None
+) -> dict:  # type: ignore[type-arg]
+    """The answer of ``GET /recommend``; ``Unavailable`` if retrieval is away, ``BadInput`` with its words on a 422.
+
+    ``Misconfigured`` if the key of this machine is not accepted, or there is none.
+    """
+    base_url = settings.retrieval
     try:
         response = httpx.get(
             f"{base_url}/recommend/{quote(user_id, safe='')}",
-            params={"k": k, "exclude_seen": exclude_seen},
+            params={"k": k, "exclude_seen": exclude_seen, **({} if wanted is None else {"filter": wanted})},
+            headers=key_headers(settings),
             timeout=5.0,
         )
     except httpx.HTTPError as error:
         raise Unavailable(f"retrieval at {base_url}: {error!r:.120}; start the system with `make up`") from None
+    refuse_unlet_in(settings, response)
     if response.status_code == 422:
-        raise BadInput("refused", response.text)
+        problems = response.json()["detail"]
+        raise BadInput("refused", "\n".join(f"{problem['field']}: {problem['problem']}" for problem in problems))
     if response.status_code != 200:
         raise Unavailable(f"retrieval at {base_url} answered {response.status_code}: {response.text:.200}")
     return dict(response.json())
+
+
+def refuse_unlet_in(settings: Settings, response: httpx.Response) -> None:
+    """Raise ``Misconfigured`` if *response* says that the key was missing or not good for what was asked."""
+    if response.status_code in (401, 403):
+        said = response.json()["detail"][0]["problem"]
+        whose = "NEARLINE_KEY" if settings.key.get_secret_value() else str(key_file(settings))
+        raise Misconfigured(
+            f"{response.url.host} says: {said}. The key comes from {whose}; `nearline keys ensure` makes one, "
+            "`nearline keys list` shows what there is"
+        )
 
 
 def answer_table(answer: dict, title: str = "") -> Table:  # type: ignore[type-arg]

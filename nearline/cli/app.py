@@ -6,7 +6,7 @@ import typer
 
 from nearline import __version__
 from nearline.adapters.kafka import Topics
-from nearline.cli import answers, catalogue, clicks, freshness_value, letters, status
+from nearline.cli import answers, catalogue, clicks, freshness_value, keys, letters, status
 from nearline.cli.console import console, say_error
 from nearline.errors import Misconfigured, NearlineError
 from nearline.settings import load_settings
@@ -25,13 +25,14 @@ app.command()(status.status)
 app.command()(freshness_value.freshness_value)
 app.add_typer(catalogue.app, name="item")
 app.add_typer(letters.app, name="dlq")
+app.add_typer(keys.app, name="keys")
 
 
 @app.command()
 def init() -> None:
     """Create every topic that is missing and set right what differs; run it as often as you like."""
     settings = load_settings()
-    topics = Topics(settings.kafka)
+    topics = Topics(settings.brokers)
     try:
         for name, done in topics.ensure(
             all_topics(settings.embedding_space, history_ttl_ms=settings.history_ttl_ms)

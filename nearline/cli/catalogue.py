@@ -53,7 +53,7 @@ def delete(
 
 def _append(item_id: str, value: bytes | None, *, purge: bool = False) -> int:
     async def send() -> int:
-        async with Producer(load_settings().kafka) as producer:
+        async with Producer(load_settings().brokers) as producer:
             offsets = await producer.send_all(ITEMS, [(item_id.encode(), value)], [PURGE] if purge else ())
             return offsets[0]
 

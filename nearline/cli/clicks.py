@@ -13,9 +13,11 @@ import httpx
 import typer
 
 from nearline.adapters.kafka import Message, Producer
+from nearline.cli.answers import refuse_unlet_in
 from nearline.cli.console import console, progress
 from nearline.errors import Unavailable
 from nearline.events import EVENT_TYPES, Event, EventType, decode_event, encode_event
+from nearline.key_file import key_headers
 from nearline.replay import Recording, listings, load_recording, messages, shift_of
 from nearline.settings import Settings, load_settings
 from nearline.topics import CLICKS, ITEMS
@@ -48,7 +50,7 @@ async def _click(settings: Settings, event: Event, wait: bool) -> None:
         delay_ms = await click_to_answer(settings, event)
         console.print(f"sent {about}\nused by an answer after {delay_ms:.1f} ms")
         return
-    async with Producer(settings.kafka) as producer:
+    async with Producer(settings.brokers) as producer:
         await producer.send_all(CLICKS, [_message(event)])
         console.print(f"sent {about}")
 
@@ -61,11 +63,11 @@ async def click_to_answer(settings: Settings, event: Event, *, deadline_s: float
     """
     url = f"/recommend/{quote(event.user_id, safe='')}?k=20"
     async with (
-        Producer(settings.kafka) as producer,
-        httpx.AsyncClient(base_url=settings.retrieval, verify=False) as client,
+        Producer(settings.brokers) as producer,
+        httpx.AsyncClient(base_url=settings.retrieval, headers=key_headers(settings)) as client,
     ):
         await producer.prepare(CLICKS)
-        await _newest_event(client, url)
+        refuse_unlet_in(settings, await _asked(client, url))
         started = time.perf_counter()
         await producer.send_all(CLICKS, [_message(event)])
         while await _newest_event(client, url) != event.event_id:
@@ -77,12 +79,15 @@ async def click_to_answer(settings: Settings, event: Event, *, deadline_s: float
 
 
 async def _newest_event(client: httpx.AsyncClient, url: str) -> str | None:
+    newest: str | None = (await _asked(client, url)).json().get("newest_event_id")
+    return newest
+
+
+async def _asked(client: httpx.AsyncClient, url: str) -> httpx.Response:
     try:
-        answer = (await client.get(url)).json()
+        return await client.get(url)
     except httpx.HTTPError as error:
         raise Unavailable(f"retrieval at {client.base_url}: {error!r:.120}; see `nearline status`") from None
-    newest: str | None = answer.get("newest_event_id")
-    return newest
 
 
 def _message(event: Event) -> Message:
@@ -107,14 +112,14 @@ def replay(
 async def list_items(settings: Settings, recording: Recording, *, shift: bool = True) -> None:
     """List the recording's items; listed twice, they are the same items."""
     records = listings(recording.items, shift_ms=_shift_ms(settings, recording) if shift else 0)
-    async with Producer(settings.kafka) as producer:
+    async with Producer(settings.brokers) as producer:
         await _send(producer, ITEMS, records, len(recording.items), "listing items", 0)
 
 
 async def replay_events(settings: Settings, recording: Recording, *, rate: float = 0, shift: bool = True) -> None:
     """Send the recording's events, *rate* a second (0: as fast as the log takes them); sent twice, nothing changes."""
     records = messages(recording.events, shift_ms=_shift_ms(settings, recording) if shift else 0)
-    async with Producer(settings.kafka) as producer:
+    async with Producer(settings.brokers) as producer:
         await _send(producer, CLICKS, records, len(recording.events), "replaying events", rate)
 
 

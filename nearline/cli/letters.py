@@ -53,7 +53,7 @@ def replay(queue: str, offset: int) -> None:
     key = letter.key
 
     async def send() -> list[int]:
-        async with Producer(load_settings().kafka) as producer:
+        async with Producer(load_settings().brokers) as producer:
             return await producer.send_all(letter.topic, [(key, letter.value)])
 
     console.print(f"sent again to {letter.topic} at offset {asyncio.run(send())[0]}")
@@ -73,13 +73,13 @@ def _chosen(queue: str) -> tuple[str, ...]:
 
 
 async def _read(settings: Settings, queues: tuple[str, ...]) -> list[tuple[str, int, DeadLetter]]:
-    Topics(settings.kafka).close()  # says at once that the broker is away
+    Topics(settings.brokers).close()  # says at once that the broker is away
     return [row for queue in queues for row in [*(await _read_queue(settings, queue))]]
 
 
 async def _read_queue(settings: Settings, queue: str) -> Iterator[tuple[str, int, DeadLetter]]:
     rows = []
-    async with TableReader(settings.kafka, queue) as reader:
+    async with TableReader(settings.brokers, queue) as reader:
         while not reader.caught_up:
             rows += [(queue, r.offset, decode_dead_letter(r.value)) for r in await reader.poll() if r.value]
     return iter(rows)

@@ -1,5 +1,6 @@
 """``nearline status``: every part, its lag and its freshness on one screen."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import httpx
@@ -10,6 +11,7 @@ from rich.table import Table
 from nearline.adapters.kafka import Topics
 from nearline.cli.console import console
 from nearline.errors import Unavailable
+from nearline.key_file import key_headers
 from nearline.settings import Settings, load_settings
 from nearline.topics import CLICKS, CLICKS_DLQ, ITEMS, ITEMS_DLQ, USER_SEQUENCES, USER_SEQUENCES_DLQ
 
@@ -43,7 +45,7 @@ def status() -> None:
 
 def _log(settings: Settings) -> Line:
     try:
-        topics = Topics(settings.kafka)
+        topics = Topics(settings.brokers)
     except Unavailable as error:
         return Line("log", "down", str(error), "start the system: make up")
     try:
@@ -66,8 +68,9 @@ def _ingest(settings: Settings) -> Line:
         freshness="nearline_ingest_acknowledged_seconds",
         words="events acknowledged",
         topic=CLICKS,
+        headers=key_headers(settings),
     )
-    known = _metrics(settings.host, settings.ingest_port) if line.state == "ready" else None
+    known = _metrics(settings.host, settings.ingest_port, key_headers(settings)) if line.state == "ready" else None
     return line if known is None else replace(line, detail="; ".join(filter(None, (ingest_words(known), line.detail))))
 
 
@@ -98,7 +101,7 @@ def _job(settings: Settings) -> Line:
 def _job_lag(settings: Settings) -> str:
     """Clicks that the job's newest checkpoint does not cover yet, in words; nothing while that cannot be told."""
     try:
-        topics = Topics(settings.kafka)
+        topics = Topics(settings.brokers)
     except Unavailable:
         return ""
     try:
@@ -131,16 +134,24 @@ def _item_tower(settings: Settings) -> Line:
 
 
 def _retrieval(settings: Settings) -> Line:
-    url = httpx.URL(settings.retrieval)
+    url, headers = httpx.URL(settings.retrieval), key_headers(settings)
     line = _service(
-        url.host, url.port or 80, "retrieval", lag="", freshness="nearline_recommend_seconds", words="answered"
+        url.host,
+        url.port or 80,
+        "retrieval",
+        lag="",
+        freshness="nearline_recommend_seconds",
+        words="answered",
+        headers=headers,
     )
-    known = _metrics(url.host, url.port or 80) if line.state == "ready" else None
+    known = _metrics(url.host, url.port or 80, headers) if line.state == "ready" else None
     return line if known is None else replace(line, detail="; ".join(filter(None, (line.detail, index_words(known)))))
 
 
 def index_words(metrics: Metrics) -> str:
     """The index in words: how much it holds, and how much of the truth its answers held lately."""
+    if "nearline_engine_up" in metrics:
+        return _engine_words(metrics)
     words = f"{metrics.get('nearline_index_items', 0):,.0f} items"
     samples = metrics.get("nearline_index_recall_samples", 0)
     if not samples:
@@ -149,10 +160,26 @@ def index_words(metrics: Metrics) -> str:
     return f"{words}, live recall@10 {ten:.3f} and @50 {fifty:.3f} of the last {samples:,.0f} sampled queries"
 
 
-def _service(host: str, port: int, part: str, *, lag: str, freshness: str, words: str, topic: str = "") -> Line:
-    metrics = _metrics(host, port)
+def _engine_words(metrics: Metrics) -> str:
+    state = "answers" if metrics["nearline_engine_up"] else "is away: answers are degraded"
+    lag, window = (metrics.get(f"nearline_{name}", 0) for name in ("engine_writer_lag_records", "window_items"))
+    return f"items in an engine that {state}, {lag:,.0f} item vectors behind, {window:,.0f} items in the window"
+
+
+def _service(
+    host: str,
+    port: int,
+    part: str,
+    *,
+    lag: str,
+    freshness: str,
+    words: str,
+    topic: str = "",
+    headers: Mapping[str, str] | None = None,
+) -> Line:
+    metrics = _metrics(host, port, headers)
     if metrics is None:
-        return Line(part, "down", f"no answer on port {port}", _log_hint(part))
+        return Line(part, "down", f"no metrics on port {port}", _log_hint(part))
     metrics = of_topic(metrics, topic) if topic else metrics
     waiting = _not_ready(host, port)
     details = [f"lag {metrics.get(lag, 0):,.0f}"] if lag else []
@@ -191,13 +218,16 @@ def quantile(metrics: Metrics, name: str, q: float) -> float | None:
     return next((bound for bound, count in sorted(buckets) if count >= q * total), None)
 
 
-def _metrics(host: str, port: int) -> Metrics | None:
+def _metrics(host: str, port: int, headers: Mapping[str, str] | None = None) -> Metrics | None:
+    """The part's metrics, ``None`` if it does not answer or does not show them to us."""
     try:
-        text = httpx.get(f"http://{host}:{port}/metrics", timeout=2.0, follow_redirects=True).text
+        response = httpx.get(f"http://{host}:{port}/metrics", timeout=2.0, follow_redirects=True, headers=headers)
     except httpx.HTTPError:
         return None
+    if response.status_code != 200:
+        return None
     found: Metrics = {}
-    for family in text_string_to_metric_families(text):
+    for family in text_string_to_metric_families(response.text):
         for sample in family.samples:
             labels = ",".join(f'{k}="{v}"' for k, v in sample.labels.items())
             found[sample.name + (f"{{{labels}}}" if labels else "")] = sample.value

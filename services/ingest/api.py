@@ -18,8 +18,10 @@ from starlette.routing import BaseRoute
 
 from nearline.errors import BadInput, NearlineError, Overloaded, Unavailable
 from nearline.events import load_json
+from nearline.guard import STATUS_RULES, Rule, describe
 from nearline.ids import MAX_ID_BYTES
 from nearline.items import Item
+from nearline.keys import Permission
 from nearline.telemetry import counter
 from services.ingest import catalogue as items
 from services.ingest import clicks
@@ -36,6 +38,13 @@ from services.ingest.schemas import (
     ItemPatch,
     ItemResults,
     Problems,
+)
+
+RULES = (
+    Rule("POST", "/events", Permission.EVENTS),
+    Rule("POST", "/items", Permission.ITEMS),
+    *(Rule(method, "/items/{item_id:text}", Permission.ITEMS) for method in ("GET", "PUT", "PATCH", "DELETE")),
+    *STATUS_RULES,
 )
 
 RETRY_AFTER_S = "1"
@@ -97,6 +106,7 @@ def create_api(
     _add_items(app, room, catalogue)
     app.router.routes.extend(status)
     _describe_bodies(app)
+    describe(app.openapi(), RULES)
     return app
 
 

@@ -9,9 +9,8 @@ from functools import partial
 
 import uvicorn
 import uvloop
-from starlette.middleware.cors import CORSMiddleware
-from starlette.types import ASGIApp
 
+from nearline.adapters.doors import Doors
 from nearline.adapters.http import bind, status_routes
 from nearline.adapters.kafka import Producer, TableReader
 from nearline.errors import Misconfigured, NearlineError
@@ -19,7 +18,7 @@ from nearline.process import follow, open_within, until
 from nearline.settings import Settings, load_settings
 from nearline.telemetry import configure_logs, get_logger
 from nearline.topics import CLICKS, ITEMS
-from services.ingest.api import create_api
+from services.ingest.api import RULES, create_api
 from services.ingest.appender import Appender
 from services.ingest.bodies import MIB, Bounds
 from services.ingest.catalogue import Catalogue, Listing
@@ -36,20 +35,22 @@ class Service:
         self._settings = settings
         deadline_s = settings.ingest_ack_timeout_ms / 1000
         # One client for each topic: a large catalogue on its way must not delay a click.
-        self._clicks = Producer(settings.kafka, delivery_s=deadline_s)
-        self._changes = Producer(settings.kafka, delivery_s=deadline_s)
-        self._reader = TableReader(settings.kafka, ITEMS, batch=_SLICE)
+        self._clicks = Producer(settings.brokers, delivery_s=deadline_s)
+        self._changes = Producer(settings.brokers, delivery_s=deadline_s)
+        self._reader = TableReader(settings.brokers, ITEMS, batch=_SLICE)
         self._events = Appender(CLICKS, self._clicks.send_all)
         self._items = Appender(ITEMS, self._changes.send_all)
         self._listing = Listing()
         self._ready = {"log": False, "items": False}
         catalogue = Catalogue(self._listing, self._items, is_read=lambda: self._ready["items"], turn_s=deadline_s)
         api = create_api(self._events, catalogue, status_routes(self.readiness), bounds_of(settings))
-        self._app = _around(api, settings)
+        self._doors = Doors(settings)
+        self._app = Observed(self._doors.before(api, RULES))
 
     def readiness(self) -> Mapping[str, bool]:
         """What has to be true before requests should come here."""
-        return {**self._ready, "log": self._ready["log"] and self._events.is_up and self._items.is_up}
+        log = self._ready["log"] and self._events.is_up and self._items.is_up
+        return {**self._ready, "log": log, **self._doors.readiness()}
 
     async def serve(self) -> None:
         """Serve until SIGTERM or SIGINT; raise the error of a part that failed."""
@@ -62,10 +63,11 @@ class Service:
                 for number in (signal.SIGTERM, signal.SIGINT):
                     loop.add_signal_handler(number, setattr, server, "should_exit", True)
                 async with asyncio.TaskGroup() as parts:
-                    following = parts.create_task(self._follow())
+                    background = [parts.create_task(part) for part in (self._follow(), self._doors.run())]
                     get_logger().info("serving", port=listener.getsockname()[1])
                     await server.serve(sockets=[listener])
-                    following.cancel()
+                    for task in background:
+                        task.cancel()
         finally:
             listener.close()
 
@@ -96,22 +98,6 @@ def bounds_of(settings: Settings) -> Bounds:
             f"NEARLINE_INGEST_BODY_MIB={settings.ingest_body_mib:g}: the largest body would never be taken on"
         )
     return Bounds(body=int(settings.ingest_body_mib * MIB), in_flight=int(settings.ingest_in_flight_mib * MIB))
-
-
-def _around(api: ASGIApp, settings: Settings) -> ASGIApp:
-    """What every request passes before the routes, from the inside out."""
-    app: ASGIApp = api
-    # Who may call (keys, scopes, limits) belongs here: inside CORS, whose preflights carry no key.
-    origins = [origin.strip() for origin in settings.ingest_origins.split(",") if origin.strip()]
-    if origins:
-        app = CORSMiddleware(
-            app,
-            allow_origins=origins,
-            allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
-            allow_headers=["*"],
-            expose_headers=["etag", "retry-after", "x-request-id"],
-        )
-    return Observed(app)
 
 
 def _server(app: ASGIApp, grace_s: float) -> uvicorn.Server:

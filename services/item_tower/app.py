@@ -30,10 +30,16 @@ async def serve(settings: Settings) -> None:
     """Learn what is published, mend what was missed, then publish every change of the catalogue."""
     space = settings.embedding_space
     table = ItemTable(space, keep_candidates=True)
-    towers = Towers(settings.triton, space, kept=settings.history_length, timeout_ms=settings.request_timeout_ms)
-    published = TableReader(settings.kafka, item_vectors_topic(space))
-    producer = Producer(settings.kafka)
-    reader = GroupReader(settings.kafka, ITEMS, f"item-tower.{space.number}")
+    towers = Towers(
+        settings.triton,
+        space,
+        kept=settings.history_length,
+        timeout_ms=settings.request_timeout_ms,
+        tls=settings.triton_security,
+    )
+    published = TableReader(settings.brokers, item_vectors_topic(space))
+    producer = Producer(settings.brokers)
+    reader = GroupReader(settings.brokers, ITEMS, f"item-tower.{space.number}")
     ready = {"log": False, "item_vectors": False, "towers": False}
 
     def learn(records: list[Record]) -> None:
@@ -75,7 +81,7 @@ async def _mend(settings: Settings, worker: Worker, table: ItemTable) -> None:
 async def _listed(settings: Settings) -> set[str]:
     """The ids in the catalogue now: ``items`` read as a table, keys only."""
     listed: set[str] = set()
-    reader = TableReader(settings.kafka, ITEMS)
+    reader = TableReader(settings.brokers, ITEMS)
     async with reader:
         while not reader.caught_up:
             for record in await reader.poll():

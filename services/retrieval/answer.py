@@ -44,12 +44,13 @@ class Reason(StrEnum):
     NO_VECTOR = "no_vector"
     STORE_UNAVAILABLE = "store_unavailable"
     BAD_DOCUMENT = "bad_document"
+    INDEX_UNAVAILABLE = "index_unavailable"
     TOO_FEW_CANDIDATES = "too_few_candidates"
 
     @property
     def is_degraded(self) -> bool:
         """Whether something is broken; the other reasons are how things are."""
-        return self in (Reason.STORE_UNAVAILABLE, Reason.BAD_DOCUMENT)
+        return self in (Reason.STORE_UNAVAILABLE, Reason.BAD_DOCUMENT, Reason.INDEX_UNAVAILABLE)
 
 
 @dataclass(frozen=True, slots=True)

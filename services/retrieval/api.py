@@ -6,6 +6,7 @@ others go through them, so a refusal and the OpenAPI document come from one decl
 
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Annotated, Any
 from urllib.parse import parse_qsl
 
@@ -18,14 +19,21 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from nearline.errors import BadInput
+from nearline.guard import STATUS_RULES, Rule, describe
 from nearline.ids import check_id
+from nearline.keys import Permission
 from services.retrieval.answer import DEFAULT_K, MAX_K, ExcludeSeen, Reason, Source
+from services.retrieval.filters import Filter, FilterError, parse
 from services.retrieval.recommender import Recommender
+
+# What a caller needs for each route; a test refuses a route without a line here.
+RULES = (Rule("GET", "/recommend/{user_id:path}", Permission.READ), *STATUS_RULES)
 
 _ALLOWED: dict[str, JsonValue] = {
     "user_id": "1-128 UTF-8 bytes without control characters",
     "k": f"an integer 1-{MAX_K}, {DEFAULT_K} by default",
     "exclude_seen": f"{', '.join(ExcludeSeen)}; {ExcludeSeen.ALL} by default",
+    "filter": 'an expression such as category in ("mugs", "lamps") and price < 20 (docs/filters.md)',
 }
 
 _EXAMPLE_ITEM: JsonDict = {
@@ -68,9 +76,18 @@ _EXAMPLE_DEGRADED: JsonDict = {
     "reason": "store_unavailable",
 }
 _EXAMPLE_REFUSED: JsonDict = {
-    "detail": [{"field": "k", "came": "0", "problem": "Input should be greater than or equal to 1"}],
+    "detail": [
+        {
+            "field": "filter",
+            "came": "prize < 20",
+            "problem": "unknown name 'prize'; names are category, locale, brand, price, listed_ms and "
+            "attributes.<name>; did you mean price?, at character 0:\nprize < 20\n^",
+            "position": 0,
+        }
+    ],
     "allowed": _ALLOWED,
 }
+_FILTERS = ['category in ("holder", "mug") and price < 20', 'attributes.colour = "red" or brand is missing']
 
 
 class RecommendedItem(BaseModel):
@@ -111,6 +128,7 @@ class Problem(BaseModel):
     field: str
     came: str
     problem: str
+    position: int | None = Field(None, description="the character of a filter, from 0, where that shows")
 
 
 class Refused(BaseModel):
@@ -131,6 +149,7 @@ class RecommendQuery(BaseModel):
     exclude_seen: ExcludeSeen = Field(
         ExcludeSeen.ALL, description="leave out items that the user has seen, only those bought, or none"
     )
+    filter: str | None = Field(None, description=f"only items that pass: {_ALLOWED['filter']}", examples=_FILTERS)
 
 
 def _user_id(value: str) -> str:
@@ -156,18 +175,20 @@ def create_app(recommender: Recommender, status: Sequence[BaseRoute]) -> ASGIApp
         title="Nearline retrieval",
         version="1",
         description="Recommendations from what a user did a moment ago.",
-        exception_handlers={RequestValidationError: _refuse},
+        exception_handlers={RequestValidationError: _refuse, FilterError: _refuse_filter},
     )
 
     @app.get("/recommend/{user_id:path}", responses=_ANSWERS, summary="Items for a user")
     async def recommend(request: Request, user_id: UserId, query: Annotated[RecommendQuery, Query()]) -> Response:
         """At most *k* items, best first. Unknown users and outages get a fallback, named in *reason* and *source*."""
-        request_id = request.headers.get("x-request-id", "")
-        body = await recommender.answer(user_id, query.k, query.exclude_seen, _request_id(request_id.encode()))
+        request_id = _request_id(request.headers.get("x-request-id", "").encode())
+        wanted = _wanted(request.query_params.getlist("filter"))
+        body = await recommender.answer(user_id, query.k, query.exclude_seen, wanted, request_id)
         return Response(body, media_type="application/json")
 
     app.router.routes.extend(status)
     document = app.openapi()
+    describe(document, RULES)
     document["paths"]["/recommend/{user_id}"]["get"]["responses"]["200"]["content"]["application/json"] |= {
         "examples": _EXAMPLES  # put in here because FastAPI leaves every null out of an example
     }
@@ -183,13 +204,36 @@ async def _refuse(_: Request, error: Exception) -> Response:
     return JSONResponse({"detail": detail, "allowed": _ALLOWED}, 422)
 
 
+async def _refuse_filter(_: Request, error: Exception) -> Response:
+    assert isinstance(error, FilterError)
+    problem = {
+        "field": "filter",
+        "came": f"{error.expression:.80}",
+        "problem": str(error),
+        "position": error.position,
+    }
+    return JSONResponse({"detail": [problem], "allowed": _ALLOWED}, 422)
+
+
+def _wanted(expressions: Sequence[str]) -> Filter | None:
+    """The filter that a request gives; ``FilterError`` if it is none, or if there are several."""
+    if len(expressions) > 1:
+        raise FilterError("filter is given more than once; join the expressions with and", expressions[1], 0)
+    return parse(expressions[0]) if expressions else None
+
+
+_Asked = tuple[int, ExcludeSeen, Filter | None]
+_KEPT_BYTES = 256 * 1024  # of query strings; a parsed filter takes some twenty times its text
+
+
 class FastPath:
     """Answers well-formed ``GET /recommend/…`` requests and passes everything else on."""
 
     def __init__(self, app: ASGIApp, recommender: Recommender) -> None:
         self._app = app
         self._recommender = recommender
-        self._queries: dict[bytes, tuple[int, ExcludeSeen] | None] = {}
+        self._queries: dict[bytes, _Asked | None] = {}
+        self._bytes = 0  # of what is kept
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -198,29 +242,39 @@ class FastPath:
             query = self._query(scope["query_string"])
             if query is not None and _is_plain(user_id):
                 request_id = _request_id(_header(scope, b"x-request-id"))
-                body = await self._recommender.answer(user_id, *query, request_id)
-                await _send_json(send, body)
-                return
+                with suppress(FilterError):
+                    body = await self._recommender.answer(user_id, *query, request_id)
+                    await _send_json(send, body)
+                    return
         await self._app(scope, receive, send)
 
-    def _query(self, raw: bytes) -> tuple[int, ExcludeSeen] | None:
+    def _query(self, raw: bytes) -> _Asked | None:
         """What *raw* asks for, or ``None`` if FastAPI shall say what is wrong with it."""
         try:
             return self._queries[raw]
         except KeyError:
-            if len(self._queries) >= 1_000:
+            self._bytes += len(raw)
+            if len(self._queries) >= 1_000 or self._bytes > _KEPT_BYTES:
                 self._queries.clear()
+                self._bytes = len(raw)
             parsed = self._queries[raw] = _parse(raw)
             return parsed
 
 
-def _parse(raw: bytes) -> tuple[int, ExcludeSeen] | None:
+def _parse(raw: bytes) -> _Asked | None:
     pairs = parse_qsl(raw.decode("latin-1"), keep_blank_values=True)
     given = dict(pairs)
+    once = len(given) == len(pairs)
     k, exclude = given.pop("k", str(DEFAULT_K)), given.pop("exclude_seen", ExcludeSeen.ALL.value)
-    if given or len(pairs) > 2 or not (k.isascii() and k.isdigit() and len(k) < 5 and 1 <= int(k) <= MAX_K):
+    expressions = [given.pop("filter")] if "filter" in given else []
+    if given or not once or not (k.isascii() and k.isdigit() and len(k) < 5 and 1 <= int(k) <= MAX_K):
         return None
-    return (int(k), ExcludeSeen(exclude)) if exclude in list(ExcludeSeen) else None
+    if exclude not in list(ExcludeSeen):
+        return None
+    try:
+        return int(k), ExcludeSeen(exclude), _wanted(expressions)
+    except FilterError:
+        return None
 
 
 def _is_plain(user_id: str) -> bool:

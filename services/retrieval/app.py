@@ -3,37 +3,44 @@
 import asyncio
 import contextlib
 import gc
-import os
 import signal
 import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from typing import Protocol
 
 import uvicorn
 import uvloop
 
-from nearline.adapters.hnsw import HnswGraph
+from nearline.adapters.doors import Doors
 from nearline.adapters.http import bind, status_routes
-from nearline.adapters.kafka import TableReader, log_extent
+from nearline.adapters.indexes import engine_for
 from nearline.adapters.stores import store_for
 from nearline.errors import NearlineError
 from nearline.settings import Settings, load_settings
 from nearline.telemetry import configure_logs, get_logger
-from nearline.topics import ITEM_POPULARITY, item_vectors_topic
-from services.retrieval.api import create_app
-from services.retrieval.catalogue import Catalogue
-from services.retrieval.followers import Follower, item_records, popularity_records
-from services.retrieval.graphs import SavedGraph
-from services.retrieval.index import LiveIndex
-from services.retrieval.keeping import Keeper
-from services.retrieval.live_recall import LiveRecall
+from services.retrieval.api import RULES, create_app
+from services.retrieval.item_index import ItemIndex
 from services.retrieval.recommender import Recommender
 from services.retrieval.store_guard import GuardedStore
-from services.retrieval.upkeep import Upkeep
 
 _SWITCH_S = 0.0005  # how long another thread (Kafka's, the builder's) may keep the interpreter from an answer
 
-_TRENDING_PAUSE_S = 0.2  # trending may be this late; a poll for each click would cost answers their time
+
+class Items(Protocol):
+    """Where items are: in this process (in_process/) or in an engine of their own (in_engine/)."""
+
+    @property
+    def index(self) -> ItemIndex:
+        """What answers are chosen from."""
+
+    def readiness(self) -> Mapping[str, bool]:
+        """What has to be true before requests should come here."""
+
+    async def run(self) -> None:
+        """Keep the items true until cancelled."""
+
+    async def close(self) -> None:
+        """Let go of what is open."""
 
 
 class Service:
@@ -42,69 +49,23 @@ class Service:
     def __init__(self, settings: Settings) -> None:
         space = settings.embedding_space
         self._settings = settings
-        self._index = LiveIndex(
-            space.dimension,
-            lambda capacity: HnswGraph(space.dimension, capacity),
-            cores=len(os.sched_getaffinity(0)),
-        )
-        catalogue = Catalogue(space.dimension, self._index)
-        topic = item_vectors_topic(space)
-        self._items = Follower(
-            topic,
-            lambda: TableReader(settings.kafka, topic, start_at=self._items.positions()),
-            item_records(catalogue, space),
-        )
-        self._trending = Follower(
-            ITEM_POPULARITY,
-            lambda: TableReader(settings.kafka, ITEM_POPULARITY, start_at=self._trending.positions()),
-            popularity_records(catalogue),
-            pause_s=_TRENDING_PAUSE_S,
-        )
-        recall = LiveRecall(self._index, every_s=settings.recall_every_s)
-        self._upkeep = Upkeep(self._index, lambda: self._items.caught_up, recall)
-        self._keeper = self._make_keeper(settings.snapshots_folder, catalogue)
+        self._items = _items_for(settings)
         store = store_for(
-            settings.store_url, space, ttl_ms=settings.history_ttl_ms, read_ms=settings.store_timeout_ms, writer=False
+            settings.store_url,
+            space,
+            ttl_ms=settings.history_ttl_ms,
+            read_ms=settings.store_timeout_ms,
+            writer=False,
+            tls=settings.store_security,
         )
         self._store = GuardedStore(store)
-        self._app = create_app(Recommender(catalogue, self._store, space), status_routes(self.readiness))
-
-    def _make_keeper(self, folder: Path | None, catalogue: Catalogue) -> Keeper | None:
-        if folder is None:
-            return None
-        settings, space = self._settings, self._settings.embedding_space
-
-        def load(path: Path, saved: SavedGraph) -> HnswGraph:
-            return HnswGraph.load(path, space.dimension, saved.capacity, count=saved.count, removed=saved.removed)
-
-        return Keeper(
-            folder,
-            space,
-            catalogue,
-            (self._items, self._trending),
-            lambda: log_extent(settings.kafka, (item_vectors_topic(space), ITEM_POPULARITY)),
-            load,
-            lambda: self._upkeep.builds,
-            every_s=settings.snapshot_every_s,
-        )
-
-    async def _follow(self) -> None:
-        """Start from the newest snapshot, if one is good, and follow the log from there until cancelled."""
-        if self._keeper is not None:
-            await self._keeper.resume()
-        async with asyncio.TaskGroup() as parts:
-            parts.create_task(self._items.run())
-            parts.create_task(self._trending.run())
-            if self._keeper is not None:
-                parts.create_task(self._keeper.run())
+        self._doors = Doors(settings)
+        app = create_app(Recommender(self._items.index, self._store, space), status_routes(self.readiness))
+        self._app = self._doors.before(app, RULES)
 
     def readiness(self) -> Mapping[str, bool]:
         """What has to be true before requests should come here."""
-        return {
-            "item_vectors": self._items.caught_up,
-            "trending": self._trending.caught_up,
-            "store": self._store.answered,
-        }
+        return {**self._items.readiness(), "store": self._store.answered, **self._doors.readiness()}
 
     async def serve(self) -> None:
         """Serve until SIGTERM or SIGINT; raise the error of a part that failed."""
@@ -118,10 +79,10 @@ class Service:
                 background = [
                     parts.create_task(part)
                     for part in (
-                        self._follow(),
-                        self._upkeep.run(),
+                        self._items.run(),
                         self._store.watch(),
-                        _settle_memory(lambda: self._items.caught_up and self._trending.caught_up),
+                        self._doors.run(),
+                        _settle_memory(lambda: all(self._items.readiness().values())),
                     )
                 ]
                 get_logger().info("serving", port=listener.getsockname()[1], space=self._settings.space)
@@ -131,6 +92,19 @@ class Service:
         finally:
             listener.close()
             await self._store.close()
+            await self._items.close()
+
+
+def _items_for(settings: Settings) -> Items:
+    """What ``NEARLINE_INDEX`` names; the libraries of the other kind are not imported."""
+    engine = engine_for(settings.index, settings.embedding_space, read_ms=settings.index_timeout_ms)
+    if engine is None:
+        from services.retrieval.in_process.parts import InProcess
+
+        return InProcess(settings)
+    from services.retrieval.in_engine.parts import InEngine
+
+    return InEngine(settings, engine)
 
 
 def _server(app: object) -> uvicorn.Server:

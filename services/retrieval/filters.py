@@ -1,8 +1,8 @@
 """The language of ``filter=``: an expression over an item's fields, parsed into a tree (docs/filters.md).
 
 ``category in ("A", "B") and price < 20 and not attributes.colour = "red"``: parsing knows the fields that every item
-has and their types; whether an attribute is known, the catalogue says (services/retrieval/columns.py). Nothing of an
-expression is ever run: a value is only compared.
+has and their types; whether an attribute is known, the catalogue says (in_process/columns.py). Nothing of an expression
+is ever run: a value is only compared.
 """
 
 import difflib
@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 
 from lark import Lark, Token, Tree
 from lark.exceptions import UnexpectedCharacters, UnexpectedInput, UnexpectedToken
@@ -25,6 +26,10 @@ NUMBERS = ("price", "listed_ms")
 ATTRIBUTE = "attributes."
 
 Value = str | float | bool
+
+_TYPES = {str: "text (written in quotes)", float: "a number", bool: "true or false"}
+_NEAR = 5  # characters that a name may have more or less than the one that it is taken for
+_LOOKED_AT = 1_000  # names, for likeness takes 5 us each
 
 _SHOWN_AROUND = 30  # characters of the expression that a message shows on either side of the place
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", '"': '"', "'": "'", "\\": "\\"}
@@ -85,10 +90,11 @@ _CALLED = {
 
 
 class FilterError(BadInput):
-    """An expression that is no filter; *position* is the character, from 0, where that shows."""
+    """An expression that is no filter, or not here; *position* is the character, from 0, where that shows."""
 
     def __init__(self, problem: str, expression: str, position: int) -> None:
         super().__init__("bad_filter", f"{problem}, at character {position}:\n{_pointed(expression, position)}")
+        self.expression = expression
         self.position = position
 
 
@@ -147,12 +153,24 @@ class Filter:
     expression: str
     node: Node
     key: str
-    attributes: tuple[tuple[str, int], ...]  # names and where they stand
+    compared: tuple[tuple[str, frozenset[type], int], ...]  # attributes, with values of which types, and where
+
+    @property
+    def attributes(self) -> tuple[tuple[str, int], ...]:
+        """The attributes' names and where they stand."""
+        return tuple((name, position) for name, _, position in self.compared)
 
     def unknown(self, name: str, position: int, known: Iterable[str]) -> FilterError:
         """The refusal of attribute *name*, which no item has, with the *known* names that are like it."""
-        near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+        alike = (other for other in known if abs(len(other) - len(name)) < _NEAR)
+        near = difflib.get_close_matches(name, list(islice(alike, _LOOKED_AT)), n=3, cutoff=0.5)
+        near = [ATTRIBUTE + (other if re.fullmatch(r"[\w-]+", other) else _quoted(other)) for other in near]
         return FilterError(f"no item has the attribute {name!r:.80}; {_meant(near)}", self.expression, position)
+
+    def mistyped(self, name: str, position: int, known: Iterable[type]) -> FilterError:
+        """The refusal of attribute *name*, which items have only as the types *known*, none of them asked for."""
+        came = " or ".join(sorted(_TYPES[kind] for kind in known))
+        return FilterError(f"attribute {name!r:.80} is {came} wherever an item has it", self.expression, position)
 
 
 def parse(expression: str) -> Filter:
@@ -168,7 +186,7 @@ def parse(expression: str) -> Filter:
     reading = _Reading(expression)
     reading.check_size(tree)
     node = reading.node(tree)
-    return Filter(expression, node, repr(node), tuple(reading.attributes))
+    return Filter(expression, node, repr(node), tuple(reading.compared))
 
 
 @cache
@@ -185,7 +203,7 @@ class _Reading:
 
     def __init__(self, expression: str) -> None:
         self._expression = expression
-        self.attributes: list[tuple[str, int]] = []
+        self.compared: list[tuple[str, frozenset[type], int]] = []
 
     def check_size(self, tree: Branch) -> None:
         """Refuse too much nesting and too many comparisons, before anything recurses into *tree*."""
@@ -215,7 +233,7 @@ class _Reading:
             case "brackets":
                 return self._nodes(words)[0]
             case "missing":
-                return _unless(words[1], Missing(self._name(_branch(words[0]))))
+                return _unless(words[1], self._missing(_branch(words[0])))
             case "order":
                 return self._order(_branch(words[0]), str(words[1]), _branch(words[2]))
             case "equality":
@@ -227,9 +245,15 @@ class _Reading:
     def _nodes(self, words: list[Token | Branch]) -> list[Node]:
         return [self.node(word) for word in words if isinstance(word, Tree)]
 
+    def _missing(self, name: Branch) -> Node:
+        field = self._name(name)
+        self._note(name, field)
+        return Missing(field)
+
     def _same(self, name: Branch, values: list[Branch]) -> Node:
         field = self._name(name)
         taken = {repr(value): value for value in (self._value_for(field, value) for value in values)}
+        self._note(name, field, *map(type, taken.values()))
         return Same(field, tuple(taken[key] for key in sorted(taken)))
 
     def _order(self, name: Branch, sign: str, value: Branch) -> Node:
@@ -239,13 +263,17 @@ class _Reading:
         bound = self._value_for(field, value)
         if not isinstance(bound, float):
             raise self._error(f"{sign} compares numbers, came {_word(value)}", value)
+        self._note(name, field, float)
         return Compared(field, sign, bound)
+
+    def _note(self, name: Branch, field: str, *types: type) -> None:
+        if field.startswith(ATTRIBUTE):
+            self.compared.append((field.removeprefix(ATTRIBUTE), frozenset(types), _start(name)))
 
     def _name(self, tree: Branch) -> str:
         words = [str(word) for word in tree.children]
         if tree.data == "attribute" and words[0] + "." == ATTRIBUTE:
             key = self._text(tree, 1) if words[1][0] in "\"'" else words[1]
-            self.attributes.append((key, _start(tree)))
             return ATTRIBUTE + key
         name = ".".join(words)
         if name in TEXTS or name in NUMBERS:
@@ -290,6 +318,10 @@ class _Reading:
 
     def _error(self, problem: str, tree: Branch) -> FilterError:
         return FilterError(problem, self._expression, _start(tree))
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _unless(negated: object, node: Node) -> Node:

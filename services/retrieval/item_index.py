@@ -10,7 +10,15 @@ from numpy.typing import NDArray
 from nearline.user_documents import Hashes
 from services.retrieval.filters import Filter
 
-Ranked = Iterable[tuple[str, float]]  # ids and scores, best first
+
+class Ranked(Protocol):
+    """Items by a score, best first (ranking.py: Ranking)."""
+
+    def __iter__(self) -> Iterator[tuple[str, float]]:
+        """``(id, score)``, best first."""
+
+    def among(self, item_ids: Iterable[str]) -> Iterator[tuple[str, float]]:
+        """``(id, score)`` of those of *item_ids* that rank, best first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,22 +37,25 @@ class Picked:
 class Rankings(Protocol):
     """Items by popularity (ranking.py: Trending)."""
 
-    def top(self) -> Iterator[tuple[str, float]]:
+    def top(self) -> Ranked:
         """``(id, score)``, most popular first."""
 
-    def top_of(self, categories: Iterable[str]) -> Iterator[tuple[str, float]]:
+    def top_of(self, categories: Iterable[str]) -> Ranked:
         """``(id, score)`` of the items of *categories* together, most popular first."""
 
 
 class ItemIndex(Protocol):
     """Every item that can be recommended. *wanted* leaves only what passes it; *excluded* are hashes of ids, sorted.
 
-    ``Unavailable`` when it is an engine that does not answer.
+    ``nearest`` alone may raise ``Unavailable``: when it is an engine that does not answer.
     """
 
     @property
     def trending(self) -> Rankings:
         """Items by popularity."""
+
+    def check(self, wanted: Filter) -> None:
+        """``FilterError`` if it names an attribute that no item on show has, or has as another type."""
 
     async def nearest(self, vector: NDArray[np.float32], k: int, excluded: Hashes, wanted: Filter | None) -> Picked:
         """The *k* best by inner product with *vector*; fewer only if there are fewer."""
@@ -54,7 +65,7 @@ class ItemIndex(Protocol):
     ) -> Picked:
         """The first *places* of *ranked* that are on show and not *taken*, in their order and with their scores."""
 
-    def newest(self) -> Iterator[tuple[str, float]]:
+    def newest(self) -> Ranked:
         """``(id, listed_ms)``, latest first."""
 
     def favourite_categories(self, seen: Iterable[int]) -> list[str]:

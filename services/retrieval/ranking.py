@@ -5,7 +5,7 @@ is on show.
 """
 
 import heapq
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from sortedcontainers import SortedList
 
@@ -25,6 +25,15 @@ class Ranking:
         """``(id, score)`` from the top; the ranking must not change meanwhile."""
         return ((item_id, -negated) for negated, item_id in self._order)
 
+    def among(self, item_ids: Iterable[str]) -> Iterator[tuple[str, float]]:
+        """``(id, score)`` of those of *item_ids* that rank, from the top."""
+        scores = self._scores
+        return _in_order([(-scores[item_id], item_id) for item_id in item_ids if item_id in scores])
+
+    def get(self, item_id: str) -> float | None:
+        """The score of *item_id*, if it ranks."""
+        return self._scores.get(item_id)
+
     def put(self, item_id: str, score: float) -> None:
         """Rank *item_id* by *score* from now on."""
         known = self._scores.get(item_id)
@@ -40,6 +49,30 @@ class Ranking:
         score = self._scores.pop(item_id, None)
         if score is not None:
             self._order.remove((-score, item_id))
+
+
+class Together:
+    """Several rankings as one; no item is in two of them."""
+
+    def __init__(self, rankings: Sequence[Ranking]) -> None:
+        self._rankings = rankings
+
+    def __iter__(self) -> Iterator[tuple[str, float]]:
+        """``(id, score)`` from the top; the rankings must not change meanwhile."""
+        return heapq.merge(*self._rankings, key=lambda ranked: (-ranked[1], ranked[0]))
+
+    def among(self, item_ids: Iterable[str]) -> Iterator[tuple[str, float]]:
+        """``(id, score)`` of those of *item_ids* that rank, from the top."""
+        found = ((ranking.get(item_id), item_id) for item_id in item_ids for ranking in self._rankings)
+        return _in_order([(-score, item_id) for score, item_id in found if score is not None])
+
+
+def _in_order(negated: list[tuple[float, str]]) -> Iterator[tuple[str, float]]:
+    """A heap, for often only the first few are asked for."""
+    heapq.heapify(negated)
+    while negated:
+        score, item_id = heapq.heappop(negated)
+        yield item_id, -score
 
 
 class Trending:
@@ -80,14 +113,13 @@ class Trending:
         self._unrank(item_id)
         self._category_of.pop(item_id, None)
 
-    def top(self) -> Iterator[tuple[str, float]]:
+    def top(self) -> Ranking:
         """``(id, score)`` of every ranked item, most popular first."""
-        return iter(self._all)
+        return self._all
 
-    def top_of(self, categories: Iterable[str]) -> Iterator[tuple[str, float]]:
+    def top_of(self, categories: Iterable[str]) -> Together:
         """``(id, score)`` of the ranked items of *categories* together, most popular first."""
-        rankings = [self._by_category[c] for c in dict.fromkeys(categories) if c in self._by_category]
-        return heapq.merge(*rankings, key=lambda ranked: (-ranked[1], ranked[0]))
+        return Together([self._by_category[c] for c in dict.fromkeys(categories) if c in self._by_category])
 
     def _rank(self, item_id: str) -> None:
         score, category = self._scores[item_id], self._category_of[item_id]

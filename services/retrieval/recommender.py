@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import orjson
 
@@ -10,6 +11,7 @@ from nearline.space import Space
 from nearline.telemetry import counter, get_logger, seconds
 from nearline.user_documents import UserDocument, decode_user_document
 from services.retrieval.answer import ExcludeSeen, Group, Reason, Source, choose
+from services.retrieval.filters import Filter
 from services.retrieval.item_index import ItemIndex
 from services.retrieval.store_guard import GuardedStore
 
@@ -36,11 +38,21 @@ class Recommender:
         self._space = space
         self._now_ms = now_ms
 
-    async def answer(self, user_id: str, k: int, exclude: ExcludeSeen, request_id: str) -> bytes:
-        """The answer as JSON: at most *k* items, whatever is down; *reason* says why some are not personal."""
+    async def answer(self, user_id: str, k: int, exclude: ExcludeSeen, wanted: Filter | None, request_id: str) -> bytes:
+        """The answer as JSON: at most *k* items that pass *wanted*; *reason* says why some are not personal.
+
+        There is one whatever is down; ``FilterError`` if *wanted* names what no item on show has.
+        """
         started = time.perf_counter_ns()
+        if wanted is not None:
+            self._items.check(wanted)
         document, reason = await self._document(user_id)
-        groups = await choose(self._items, document, k, exclude)
+        try:
+            groups = await choose(self._items, document, k, exclude, wanted)
+        except Unavailable:
+            assert document is not None  # only a search with a vector asks an engine that may be away
+            reason, document = Reason.INDEX_UNAVAILABLE, replace(document, vector=None)
+            groups = await choose(self._items, document, k, exclude, wanted)
         if reason is None:
             reason = _shortfall(document, groups, k)
         body = self._render(user_id, document, groups, reason, request_id, started)

@@ -27,12 +27,23 @@ async def serve(settings: Settings) -> None:
     space = settings.embedding_space
     table = ItemTable(space)
     store = store_for(
-        settings.store_url, space, ttl_ms=settings.history_ttl_ms, read_ms=settings.store_timeout_ms, writer=True
+        settings.store_url,
+        space,
+        ttl_ms=settings.history_ttl_ms,
+        read_ms=settings.store_timeout_ms,
+        writer=True,
+        tls=settings.store_security,
     )
-    towers = Towers(settings.triton, space, kept=settings.history_length, timeout_ms=settings.request_timeout_ms)
-    vectors = TableReader(settings.kafka, item_vectors_topic(space))
-    reader = GroupReader(settings.kafka, USER_SEQUENCES, f"user-tower.{space.number}")
-    producer = Producer(settings.kafka)
+    towers = Towers(
+        settings.triton,
+        space,
+        kept=settings.history_length,
+        timeout_ms=settings.request_timeout_ms,
+        tls=settings.triton_security,
+    )
+    vectors = TableReader(settings.brokers, item_vectors_topic(space))
+    reader = GroupReader(settings.brokers, USER_SEQUENCES, f"user-tower.{space.number}")
+    producer = Producer(settings.brokers)
     ready = {"log": False, "item_vectors": False, "store": False, "towers": False}
 
     def learn(records: list[Record]) -> None:

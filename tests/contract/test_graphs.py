@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from services.retrieval.graphs import Graph
+from services.retrieval.in_process.graphs import Graph
 from tests.fakes import ExactGraph
 
 MakeGraph = Callable[[int, int], Graph]  # dimension, capacity

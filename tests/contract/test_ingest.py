@@ -41,7 +41,8 @@ class Door:
         settings = {
             "NEARLINE_KAFKA": kafka,
             "NEARLINE_INGEST_PORT": str(self.port),
-            "NEARLINE_INGEST_ORIGINS": "https://shop.example",
+            "NEARLINE_CORS_ORIGINS": "https://shop.example",
+            "NEARLINE_AUTH": "off",
             "NEARLINE_INGEST_ACK_TIMEOUT_MS": "2000",
         }
         others = {name: value for name, value in os.environ.items() if not name.upper().startswith("NEARLINE_")}

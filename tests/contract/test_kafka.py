@@ -6,7 +6,7 @@ import uuid
 
 import pytest
 
-from nearline.adapters.kafka import GroupReader, Producer, TableReader, Topics, log_extent, wait_for_topics
+from nearline.adapters.kafka import GroupReader, Producer, TableReader, Topics, committed, log_extent, wait_for_topics
 from nearline.errors import BadInput, Misconfigured, Unavailable
 from nearline.log import Record
 from nearline.space import Space
@@ -123,6 +123,19 @@ async def test_what_was_not_dealt_with_is_read_again_by_the_next_member(broker: 
     assert topics.group_lag(group, topic) == 6
     assert topics.group_lag("nobody", topic) is None
     topics.close()
+
+
+async def test_an_idle_member_commits_how_far_it_read_past_what_is_no_longer_there(broker: str, topic: str) -> None:
+    """A partition may end in records that compaction took away: nobody can deal with those."""
+    group = f"g-{uuid.uuid4().hex[:8]}"
+    async with Producer(broker) as producer:
+        await producer.send_all(topic, [(b"k", b"%d" % n) for n in range(10)])
+    assert await committed(broker, group, topic) == {}
+    async with GroupReader(broker, topic, group) as reader:
+        reader.done((await read(reader, 10))[:4])
+        await reader.settle()
+    end = (await log_extent(broker, [topic])).topics[topic].end
+    assert await committed(broker, group, topic) == end
 
 
 async def test_a_member_that_stays_keeps_its_place_and_reads_nothing(broker: str, topic: str) -> None:

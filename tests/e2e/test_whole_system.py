@@ -3,9 +3,13 @@
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -14,6 +18,9 @@ import pytest
 pytest.importorskip("supervisor")
 
 import httpx
+import jwt
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from local.processes import wait_until
 from local.system import System, embedded_system, http_ok
@@ -21,12 +28,15 @@ from nearline.adapters.kafka import Producer, Topics
 from nearline.errors import Unavailable
 from nearline.events import Event, encode_event
 from nearline.items import Item, encode_item
+from nearline.keys import PATTERN
 from nearline.topics import CLICKS, CLICKS_DLQ, ITEMS
 
 DEADLINE_S = 240.0  # on a crowded machine the job alone takes a minute and more to come back
 KINDS = ("lantern", "teapot", "cushion")
 CATALOGUE = {
-    f"{kind}-{n}": Item(f"{colour} {kind} number {n}", category=f"{kind}s", price=n + 1.0)
+    f"{kind}-{n}": Item(
+        f"{colour} {kind} number {n}", category=f"{kind}s", price=n + 1.0, attributes={"colour": colour}
+    )
     for kind in KINDS
     for n, colour in enumerate(("red", "blue", "green", "white", "black", "pink", "grey", "gold", "small", "large"))
 }
@@ -66,18 +76,23 @@ def click(system: System, *events: Event) -> None:
     append(system, CLICKS, [(each.user_id, encode_event(each)) for each in events])
 
 
-def answer(system: System, user_id: str, k: int = 10) -> dict[str, Any]:
+def answer(system: System, user_id: str, k: int = 10, **asked: str) -> dict[str, Any]:
     """The user's answer, empty while retrieval is away."""
     try:
-        response = httpx.get(f"{system.retrieval}/recommend/{user_id}", params={"k": k}, timeout=5.0)
+        url = f"{system.retrieval}/recommend/{user_id}"
+        response = httpx.get(url, params={"k": k, **asked}, headers=bearer(system), timeout=5.0)
     except httpx.HTTPError:
         return {"items": [], "newest_event_id": None}
     assert response.status_code in (200, 503), response.text
     return dict(response.json()) if response.status_code == 200 else {"items": [], "newest_event_id": None}
 
 
-def shown(system: System, user_id: str, k: int = 10) -> list[str]:
-    return [item["item_id"] for item in answer(system, user_id, k)["items"]]
+def bearer(system: System, key: str = "") -> dict[str, str]:
+    return {"Authorization": f"Bearer {key or system.key}"}
+
+
+def shown(system: System, user_id: str, k: int = 10, **asked: str) -> list[str]:
+    return [item["item_id"] for item in answer(system, user_id, k, **asked)["items"]]
 
 
 def uses(system: System, last: Event) -> bool:
@@ -101,7 +116,7 @@ def test_a_click_is_in_the_next_answer_and_says_so(system: System) -> None:
 
 def test_a_click_by_http_is_in_the_next_answer(system: System) -> None:
     body = {"user_id": "clara/ü 7", "item_id": "teapot-3", "type": "click", "context": {"device": "phone"}}
-    sent = httpx.post(f"{system.ingest}/events", json=body, timeout=10.0)
+    sent = httpx.post(f"{system.ingest}/events", json=body, headers=bearer(system), timeout=10.0)
     assert sent.status_code == 200, sent.text
     event_id = sent.json()["results"][0]["event_id"]
     assert wait_until(lambda: answer(system, quote("clara/ü 7"))["newest_event_id"] == event_id, DEADLINE_S)
@@ -109,17 +124,18 @@ def test_a_click_by_http_is_in_the_next_answer(system: System) -> None:
 
 def test_an_item_by_http_comes_is_hidden_and_goes(system: System) -> None:
     url = f"{system.ingest}/items/lantern%2Fnew"
+    shop = httpx.Client(headers=bearer(system), timeout=10.0)
 
     def is_shown() -> bool:
         return "lantern/new" in shown(system, "nobody", k=500)
 
-    assert httpx.put(url, json={"title": "a new lantern", "category": "lanterns"}, timeout=10.0).status_code == 200
+    assert shop.put(url, json={"title": "a new lantern", "category": "lanterns"}).status_code == 200
     assert wait_until(is_shown, DEADLINE_S)
-    assert httpx.patch(url, json={"available": False}, timeout=10.0).status_code == 200
+    assert shop.patch(url, json={"available": False}).status_code == 200
     assert wait_until(lambda: not is_shown(), DEADLINE_S)
-    assert httpx.patch(url, json={"available": True}, timeout=10.0).json()["item"]["title"] == "a new lantern"
+    assert shop.patch(url, json={"available": True}).json()["item"]["title"] == "a new lantern"
     assert wait_until(is_shown, DEADLINE_S)
-    assert httpx.delete(url, timeout=10.0).status_code == 200
+    assert shop.delete(url).status_code == 200
     assert wait_until(lambda: not is_shown(), DEADLINE_S)
 
 
@@ -128,6 +144,17 @@ def test_a_new_item_comes_and_a_deleted_one_goes(system: System) -> None:
     assert wait_until(lambda: "teapot-new" in shown(system, "nobody", k=500), DEADLINE_S)
     append(system, ITEMS, [("teapot-new", None)])
     assert wait_until(lambda: "teapot-new" not in shown(system, "nobody", k=500), DEADLINE_S)
+
+
+def test_an_answer_keeps_to_a_filter_and_follows_an_attribute(system: System) -> None:
+    wanted = 'attributes.colour in ("red", "blue") and price < 20 and category != "lanterns"'
+    red_or_blue = {"teapot-0", "teapot-1", "cushion-0", "cushion-1"}
+    assert set(shown(system, "nobody", filter=wanted)) == red_or_blue
+    item = CATALOGUE["cushion-5"]
+    append(system, ITEMS, [("cushion-5", encode_item(replace(item, attributes={"colour": "red"})))])
+    assert wait_until(lambda: set(shown(system, "nobody", filter=wanted)) == red_or_blue | {"cushion-5"}, DEADLINE_S)
+    append(system, ITEMS, [("cushion-5", encode_item(item))])
+    assert wait_until(lambda: set(shown(system, "nobody", filter=wanted)) == red_or_blue, DEADLINE_S)
 
 
 def test_nonsense_becomes_a_dead_letter_and_the_clicks_behind_it_count(system: System) -> None:
@@ -139,6 +166,51 @@ def test_nonsense_becomes_a_dead_letter_and_the_clicks_behind_it_count(system: S
         assert wait_until(lambda: topics.end_offset(CLICKS_DLQ) >= 2, DEADLINE_S)
     finally:
         topics.close()
+
+
+def nearline(system: System, *words: str) -> str:
+    """What a command of this system prints."""
+    command = [sys.executable, "-m", "nearline.cli", *words]
+    environment = {**os.environ, **system.environment()}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def status_of(system: System, user_id: str, presented: str) -> int:
+    url = f"{system.retrieval}/recommend/{user_id}?k=1"
+    return httpx.get(url, headers=bearer(system, presented), timeout=5.0).status_code
+
+
+def test_nobody_is_answered_without_a_key_and_a_revoked_one_ends_within_a_second(system: System) -> None:
+    assert httpx.get(f"{system.retrieval}/recommend/anna", timeout=5.0).status_code == 401
+    key = nearline(system, "keys", "create", "--name", "page", "--scope", "read").strip()
+    wait_until(lambda: status_of(system, "anna", key) == 200, 1.0, pause_s=0.01)
+    assert status_of(system, "anna", key) == 200
+    nearline(system, "keys", "revoke", key[3:15])
+    wait_until(lambda: status_of(system, "anna", key) == 401, 1.0, pause_s=0.01)
+    assert status_of(system, "anna", key) == 401
+
+
+def test_a_users_token_is_answered_about_that_user_only(system: System, tmp_path: Path) -> None:
+    signer = Ed25519PrivateKey.generate()
+    public = signer.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    (tmp_path / "public.pem").write_bytes(public)
+    words = ("--name", "backend", "--scope", "read", "--public-key", str(tmp_path / "public.pem"))
+    kid = nearline(system, "keys", "create", *words)[3:15]
+    now = int(time.time())
+    claims = {"user_id": "anna", "scope": "read", "iat": now, "exp": now + 600}
+    token = jwt.encode(claims, signer, algorithm="EdDSA", headers={"kid": kid})
+    assert wait_until(lambda: status_of(system, "anna", token) == 200, DEADLINE_S)
+    assert status_of(system, "berta", token) == 403
+
+
+def test_no_log_of_the_system_holds_a_key(system: System) -> None:
+    logs = list(system.supervisor.logs.glob("*.log"))
+    assert len(logs) >= len(system.parts())
+    for log in logs:
+        found = PATTERN.search(log.read_text(errors="replace"))
+        assert found is None, f"{log} holds the key {found[1] if found else ''}"
 
 
 @pytest.mark.parametrize("part", ["triton", "user_tower", "item_tower", "retrieval", "ingest", "last_n", "broker"])

@@ -280,14 +280,43 @@ def test_every_part_is_asked_for_its_health_on_the_port_that_it_listens_on(compo
 # --- what a reader is promised ---------------------------------------------------------------------------------------
 
 
-def test_the_profiles_are_gpu_and_observe(compose: Compose) -> None:
+def test_the_profiles_are_gpu_observe_replicas_and_milvus(compose: Compose) -> None:
     """Without a profile the whole system runs; ``gpu`` adds a Triton with a device, ``observe`` what watches."""
     gated = {name: service["profiles"] for name, service in services(compose) if "profiles" in service}
-    assert gated == {"triton-gpu": ["gpu"], "prometheus": ["observe"], "grafana": ["observe"]}
+    expected = {"gpu": ["triton-gpu"], "observe": ["prometheus", "grafana"]}
+    expected |= {"replicas": ["retrieval-1", "retrieval-2", "proxy"], "milvus": ["milvus", "retrieval-milvus"]}
+    assert gated == {name: [profile] for profile, names in expected.items() for name in names}
     gpu, cpu = compose["services"]["triton-gpu"], compose["services"]["triton"]
     assert gpu["deploy"]["resources"]["reservations"]["devices"][0]["capabilities"] == ["gpu"]
     assert gpu["networks"]["default"]["aliases"] == ["triton"]
     assert (gpu["image"], gpu["command"], gpu["volumes"]) == (cpu["image"], cpu["command"], cpu["volumes"])
+
+
+def test_every_retrieval_is_the_same_program_with_data_of_its_own(compose: Compose) -> None:
+    """Two replicas in one folder would write over one another's snapshots."""
+    parts = {name: service for name, service in services(compose) if name.startswith("retrieval")}
+    assert len({str(service["volumes"]) for service in parts.values()}) == len(parts) == 4
+    assert len({str((service["command"], service["healthcheck"])) for service in parts.values()}) == 1
+    indexes = {name: service["environment"].get("NEARLINE_INDEX", "hnsw://") for name, service in parts.items()}
+    assert indexes.pop("retrieval-milvus") == "milvus://milvus:19530"
+    assert set(indexes.values()) == {Settings().index}
+
+
+def test_the_proxy_asks_the_replicas_whether_they_are_ready(compose: Compose) -> None:
+    """It knows the replicas by their names and ports, and every one of them."""
+    said = (ROOT / "deploy/proxy/Caddyfile").read_text()
+    upstreams = re.findall(r"reverse_proxy (.+) \{", said)[0].split()
+    replicas = [name for name, service in services(compose) if service.get("profiles") == ["replicas"]]
+    assert upstreams == [f"{name}:{Settings().retrieval_port}" for name in replicas if name != "proxy"]
+    assert "health_uri /readyz" in said
+
+
+def test_the_address_of_milvus_is_one_that_retrieval_takes(compose: Compose) -> None:
+    """The engine's own container and port."""
+    given = compose["services"]["retrieval-milvus"]["environment"]["NEARLINE_INDEX"]
+    host = given.removeprefix("milvus://").partition(":")[0]
+    assert host in compose["services"]["retrieval-milvus"]["depends_on"]
+    assert compose["services"][host]["ports"] == ["127.0.0.1:19530:19530"]
 
 
 def test_the_example_environment_is_what_the_file_defaults_to() -> None:

@@ -17,15 +17,16 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from numpy.typing import NDArray
 
 from nearline.adapters.hnsw import HnswGraph
+from nearline.followers import Follower
 from nearline.item_vectors import ItemVector, Shown, encode_item_vector
 from nearline.log import Extent, Record, TopicExtent
 from nearline.space import Space
-from services.retrieval import snapshots
-from services.retrieval.catalogue import Catalogue
-from services.retrieval.followers import Follower, item_records
-from services.retrieval.graphs import Build, SavedGraph
-from services.retrieval.index import Limits, LiveIndex
-from services.retrieval.snapshots import Taken
+from services.retrieval.in_process import snapshots
+from services.retrieval.in_process.catalogue import Catalogue
+from services.retrieval.in_process.graphs import Build, SavedGraph
+from services.retrieval.in_process.index import Limits, LiveIndex
+from services.retrieval.in_process.records import item_records
+from services.retrieval.in_process.snapshots import Taken
 from tests.fakes import FakeTable
 
 DIMENSION = 8

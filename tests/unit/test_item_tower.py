@@ -105,7 +105,8 @@ async def test_a_change_of_what_the_served_towers_do_not_read_needs_no_model() -
     await older.play()
     await newer.play()
     assert (older.towers.item_calls, newer.towers.item_calls) == ([1], [1, 1])
-    assert [v.version for v in older.published() if v] == [1, 2]
+    for stage in (older, newer):
+        assert [(v.version, v.shown.attributes) for v in stage.published() if v] == [(1, {}), (2, {"colour": "red"})]
 
 
 def test_the_digest_covers_what_a_text_encoder_reads() -> None:

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from services.retrieval.background import Background
-from services.retrieval.index import Limits, LiveIndex
-from services.retrieval.live_recall import LiveRecall
-from services.retrieval.upkeep import Upkeep
-from services.retrieval.widths import WIDTHS, Widths
+from services.retrieval.in_process.background import Background
+from services.retrieval.in_process.index import Limits, LiveIndex
+from services.retrieval.in_process.live_recall import LiveRecall
+from services.retrieval.in_process.upkeep import Upkeep
+from services.retrieval.in_process.widths import WIDTHS, Widths
 from tests.fakes import ExactGraph
 
 DIMENSION = 8

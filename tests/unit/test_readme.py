@@ -7,19 +7,24 @@ from pathlib import Path
 import orjson
 import pytest
 import typer
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from typer.testing import CliRunner
 
+from nearline.adapters.tokens import UserTokens
 from nearline.cli.app import app
 from nearline.events import EVENT_TYPES, decode_event
+from nearline.settings import Settings
 
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text()
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 MAKEFILE = (ROOT / "Makefile").read_text()
 
 
 def typed() -> list[str]:
-    """Every command line in a shell block of the README, without its comment."""
-    blocks = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    """Every command line in a shell block of the README and of the operations' page, without its comment."""
+    blocks = re.findall(r"```sh\n(.*?)```", README + OPERATIONS, re.DOTALL)
     return [line.split("  #")[0].strip() for block in blocks for line in block.splitlines() if line.strip()]
 
 
@@ -60,6 +65,27 @@ def test_the_answer_in_the_readme_has_the_fields_that_the_service_documents() ->
     block = next(b for b in re.findall(r"```json\n(.*?)```", README, re.DOTALL) if '"items"' in b)
     shown = orjson.loads(block)
     assert set(shown) == set(Recommendations.model_fields)
+
+
+def test_the_token_that_the_operations_page_makes_is_a_good_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signer = Ed25519PrivateKey.generate()
+    pem = signer.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (tmp_path / "private.pem").write_bytes(pem)
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", OPERATIONS, re.DOTALL)
+    made: dict[str, str] = {}
+    exec(code, {}, made)
+    public = signer.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+    assert UserTokens().claims(made["token"], public).user_id == "17850"
+    assert UserTokens().key_id(made["token"]) == "0123456789ab"
+
+
+def test_every_setting_that_the_operations_page_names_exists() -> None:
+    named = set(re.findall(r"NEARLINE_([A-Z_]+[A-Z])", OPERATIONS))
+    assert len(named) > 15
+    assert {name.lower() for name in named} <= set(Settings.model_fields)
 
 
 @pytest.mark.parametrize("folder", re.findall(r"^\| `([a-z_/-]+)/` \|", README, re.MULTILINE))

@@ -12,8 +12,8 @@ from nearline.hashing import hash64
 from nearline.item_vectors import ItemVector, Shown
 from nearline.user_documents import UserDocument
 from services.retrieval.answer import ExcludeSeen, Source, choose
-from services.retrieval.catalogue import Catalogue, render
-from services.retrieval.index import Limits, LiveIndex
+from services.retrieval.in_process.catalogue import Catalogue, render
+from services.retrieval.in_process.index import Limits, LiveIndex
 from services.retrieval.ranking import Ranking, Trending
 from tests.fakes import ExactGraph
 

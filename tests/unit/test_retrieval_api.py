@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from urllib.parse import quote, urlencode
 
 import httpx
 import numpy as np
@@ -10,14 +11,21 @@ from numpy.typing import NDArray
 from starlette.types import ASGIApp
 
 from nearline.adapters.http import status_routes
+from nearline.adapters.limits import AddressLimits
 from nearline.adapters.memory import MemoryStore
+from nearline.adapters.tokens import UserTokens
+from nearline.guard import Guard, callers_in, unruled
 from nearline.hashing import hash64
 from nearline.item_vectors import ItemVector, Shown
+from nearline.key_ring import KeyRing
+from nearline.keys import encode_key, make_key
+from nearline.log import Record
 from nearline.space import Space
 from nearline.user_documents import UserDocument, encode_user_document
-from services.retrieval.api import Recommendations, Refused, create_app
-from services.retrieval.catalogue import Catalogue
-from services.retrieval.index import LiveIndex
+from services.retrieval.api import RULES, FastPath, Recommendations, Refused, create_app
+from services.retrieval.filters import MAX_BYTES, parse
+from services.retrieval.in_process.catalogue import Catalogue
+from services.retrieval.in_process.index import LiveIndex
 from services.retrieval.recommender import Recommender
 from services.retrieval.store_guard import GuardedStore
 from tests.fakes import ExactGraph
@@ -65,7 +73,8 @@ class World:
         self.guard = GuardedStore(self.store)
         self.catalogue = Catalogue(4, LiveIndex(4, lambda capacity: ExactGraph(4, capacity)))
         for nth in range(40):
-            shown = Shown(f"Item {nth}", "mugs", price=1.5, listed_ms=nth)
+            attributes = {"colour": "red" if nth % 2 else "Red", "two words": nth}
+            shown = Shown(f"Item {nth}", "mugs", price=1.5, listed_ms=nth, attributes=attributes)
             self.catalogue.apply(ItemVector(f"i{nth}", 1, shown, unit(nth), unit(nth).astype(np.float16), "d"))
         self.catalogue.trending.score("i39", 3.0)
         recommender = Recommender(self.catalogue, self.guard, SPACE, now_ms=lambda: NOW_MS)
@@ -217,6 +226,115 @@ def test_the_fast_path_and_fastapi_give_the_same_answer(world: World) -> None:
     assert timed.sub("", fast) == timed.sub("", slow)
 
 
+def filtered(user_id: str, expression: str, k: int = 20) -> str:
+    return f"/recommend/{quote(user_id)}?{urlencode({'k': k, 'filter': expression})}"
+
+
+def test_only_what_passes_the_filter_comes(world: World) -> None:
+    answer = world.client.get(filtered("u1", 'attributes.colour = "red" and attributes."two words" < 6', 3)).json()
+    assert [item["item_id"] for item in answer["items"]] == ["i1", "i3", "i5"]
+    assert answer["reason"] is None
+    Recommendations.model_validate(answer)
+
+
+def test_fewer_come_only_if_fewer_pass_and_were_not_seen(world: World) -> None:
+    answer = world.client.get(filtered("u1", "listed_ms in (0, 3, 7)")).json()
+    assert [item["item_id"] for item in answer["items"]] == ["i3", "i7"]
+    assert answer["reason"] == "too_few_candidates"
+    assert world.client.get(filtered("u1", "price > 2")).json()["items"] == []
+
+
+@pytest.mark.parametrize("user_id", ["nobody", "new"])
+def test_top_ups_pass_the_filter_too(world: World, user_id: str) -> None:
+    answer = world.client.get(filtered(user_id, "listed_ms <= 3")).json()
+    expected = ["i3", "i2", "i1", "i0"] if user_id == "nobody" else ["i3", "i2", "i1"]
+    assert [item["item_id"] for item in answer["items"]] == expected
+    assert {item["source"] for item in answer["items"]} == {"newest"}
+
+
+def test_a_filter_answers_as_well_while_the_store_is_down(world: World) -> None:
+    world.store.down = True
+    answer = world.client.get(filtered("u1", "attributes.colour = 'Red' and listed_ms > 35")).json()
+    assert ([item["item_id"] for item in answer["items"]], answer["degraded"]) == (["i38", "i36"], True)
+
+
+@pytest.mark.parametrize(
+    ("expression", "position", "problem"),
+    [
+        ("", 0, "ends too early"),
+        ("price <", 7, "expected a number"),
+        ("price < 3 &", 10, "cannot stand here"),
+        ('prize < 3 or brand = "x"', 0, "did you mean price?"),
+        ('price < "3"', 8, "price is a number"),
+        ("brand < 3", 0, "brand is text"),
+        ('price < 3 and attributes.color = "red"', 14, "did you mean attributes.colour?"),
+        ("attributes.twowords = 3", 0, 'did you mean attributes."two words"?'),
+        ("attributes.colour < 3", 0, "text (written in quotes) wherever an item has it"),
+        ('attributes."two words" = "3"', 0, "a number wherever an item has it"),
+        ("(" * 51 + "price = 1" + ")" * 51, 50, "more than 50 brackets"),
+        (" or ".join(["price = 1"] * 101), 1_300, "more than 100 comparisons"),
+        ("x" * (MAX_BYTES + 1), MAX_BYTES, "10,001 bytes"),
+        ("price = 1; drop table items", 9, "cannot stand here"),
+        ("__import__('os').system('true')", 10, "cannot stand here"),
+        ("price = 1\x00", 9, "cannot stand here"),
+    ],
+)
+def test_a_filter_that_is_none_is_refused_with_the_place(
+    world: World, expression: str, position: int, problem: str
+) -> None:
+    for user_id in ("u1", "u/2 é", "nobody"):  # by the fast path, past it, and without a vector
+        response = world.client.get(filtered(user_id, expression))
+        assert response.status_code == 422
+        (told,) = Refused.model_validate(response.json()).detail
+        assert (told.field, told.position) == ("filter", position)
+        assert problem in told.problem
+        assert told.problem.endswith("^")
+        assert len(response.content) < 1_500
+        assert told.came == expression[:80]
+        assert "price < 20" in response.json()["allowed"]["filter"]
+
+
+def test_two_filters_are_refused_for_one_would_be_forgotten(world: World) -> None:
+    response = world.client.get("/recommend/u1?filter=price%3C1&filter=price%3C2")
+    assert response.status_code == 422
+    assert "join the expressions with and" in response.json()["detail"][0]["problem"]
+
+
+def test_an_attribute_is_known_as_long_as_an_item_on_show_has_it(world: World) -> None:
+    """Whether a query was answered before makes no difference."""
+    target, vector = filtered("u1", "attributes.rare = true"), unit(3).astype(np.float32)
+    assert world.client.get(target).status_code == 422
+    world.catalogue.apply(ItemVector("x", 1, Shown("x", attributes={"rare": True}), vector, vector.astype("f2"), "d"))
+    assert [item["item_id"] for item in world.client.get(target).json()["items"]] == ["x"]
+    world.catalogue.apply(ItemVector("x", 2, Shown("x"), vector, vector.astype("f2"), "d"))
+    assert world.client.get(target).status_code == 422
+
+
+def test_while_nothing_is_on_show_any_attribute_may_be_asked_for() -> None:
+    world = World()
+    world.catalogue.clear()
+    response = world.client.get(filtered("u1", "attributes.anything = true"))
+    assert (response.status_code, response.json()["items"]) == (200, [])
+
+
+def test_a_filter_is_answered_alike_by_the_fast_path_and_past_it(world: World) -> None:
+    timed = re.compile(r'"(took_ms|request_id)":[^,]+,')
+    fast = world.client.get("/recommend/u1?k=3&filter=price+%3C+20").text
+    slow = world.client.get("/recommend/u1?k=%203&filter=price+%3C+20").text
+    assert timed.sub("", fast) == timed.sub("", slow)
+
+
+def test_many_long_queries_are_not_kept_for_ever(world: World) -> None:
+    for nth in range(100):
+        response = world.client.get(
+            filtered("u1", " or ".join([f"price = 1.5{' ' * 90}"] * 90 + [f"price < {nth}"]), 1)
+        )
+        assert response.status_code == 200
+    app = world.client._app
+    assert isinstance(app, FastPath)
+    assert sum(map(len, app._queries)) <= 256 * 1024
+
+
 def test_a_request_id_is_kept_or_made(world: World) -> None:
     given = world.client.get("/recommend/u1", headers={"X-Request-ID": "r-1"}).json()["request_id"]
     assert given == "r-1"
@@ -237,9 +355,14 @@ def test_the_documentation_holds_valid_examples(world: World) -> None:
     for example in examples.values():
         Recommendations.model_validate(example["value"])
     Refused.model_validate(described["components"]["schemas"]["Refused"]["example"])
+    assert operation["security"] == [{"key": []}, {"header": []}]
+    assert operation["x-scope"] == "read"
+    assert {"200", "401", "403", "422", "429", "503"} <= set(operation["responses"])
     parameters = {parameter["name"]: parameter["schema"] for parameter in operation["parameters"]}
     assert (parameters["k"]["minimum"], parameters["k"]["maximum"], parameters["k"]["default"]) == (1, 500, 20)
-    assert set(parameters) == {"user_id", "k", "exclude_seen"}
+    assert set(parameters) == {"user_id", "k", "exclude_seen", "filter"}
+    for expression in parameters["filter"]["examples"]:
+        parse(expression)
 
 
 def test_status_routes_answer_beside_it(world: World) -> None:
@@ -249,3 +372,29 @@ def test_status_routes_answer_beside_it(world: World) -> None:
     assert world.client.get("/readyz").json() == {"ready": True, "parts": {"item_vectors": True}}
     world.client.get("/recommend/u1")
     assert "nearline_recommend_seconds_bucket" in world.client.get("/metrics").text
+
+
+def test_every_route_has_a_rule_and_every_rule_a_route(world: World) -> None:
+    """Without one, the guard would refuse it; with one too many, the table would say what is not so."""
+    app = world.client._app
+    assert isinstance(app, FastPath)
+    routes = app._app.routes  # type: ignore[attr-defined]
+    served = [(method, route.path) for route in routes for method in sorted(route.methods - {"HEAD"})]
+    assert unruled(served, RULES) == []
+    assert unruled([*served, ("GET", "/new")], RULES) == ["GET /new has no rule"]
+
+
+def test_the_guard_stands_in_front_of_the_fast_path(world: World) -> None:
+    ring = KeyRing()
+    spend = AddressLimits().spend
+    app = world.client._app
+    guarded = Client(Guard(app, RULES, ring, tokens=UserTokens(), spend=spend, is_near=callers_in("")))  # type: ignore[arg-type]
+    keys = {}
+    for offset, scope in enumerate(("read", "items")):
+        keys[scope], key = make_key(scope, [scope], now_ms=1)
+        ring.apply(Record("api-keys", 0, offset, 0, key.id.encode(), encode_key(key)))
+    for target in ("/recommend/u1?k=3", "/recommend/u1?k=%203"):
+        assert guarded.get(target).status_code == 401
+        assert guarded.get(target, {"Authorization": f"Bearer {keys['items']}"}).status_code == 403
+        answer = guarded.get(target, {"Authorization": f"Bearer {keys['read']}"})
+        assert [item["item_id"] for item in answer.json()["items"]] == ["i1", "i2", "i3"]

@@ -1,10 +1,24 @@
 """The language of filters: what it means, and refusals that point at the place."""
 
+import re
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.retrieval.filters import MAX_BYTES, AllOf, Compared, FilterError, Missing, Not, Same, parse
+from services.retrieval.filters import (
+    MAX_BYTES,
+    MAX_COMPARISONS,
+    MAX_DEPTH,
+    AllOf,
+    Compared,
+    FilterError,
+    Missing,
+    Not,
+    Same,
+    parse,
+)
 
 
 def test_an_expression_becomes_a_tree() -> None:
@@ -68,6 +82,16 @@ def test_a_refusal_points_at_the_place(expression: str, position: int, problem: 
     assert refused.value.position == position
     assert str(refused.value).endswith("^")
     assert len(str(refused.value)) < 500
+
+
+def test_the_documented_examples_are_filters() -> None:
+    page = (Path(__file__).parent.parent.parent / "docs" / "filters.md").read_text()
+    (block,) = re.findall(r"```filter\n(.*?)```", page, re.DOTALL)
+    for example in (*block.splitlines(), *re.findall(r"filter[= ]'?(?:filter=)?(\w+ .*)'", page)):
+        parse(example)
+    assert len(block.splitlines()) == 7
+    assert f"{MAX_BYTES:,} bytes, {MAX_DEPTH} brackets" in page
+    assert f"{MAX_COMPARISONS} comparisons" in page
 
 
 @settings(max_examples=200, deadline=None)

@@ -9,14 +9,15 @@ import pytest
 from numpy.typing import NDArray
 
 from nearline.errors import Unavailable
+from nearline.followers import Follower
 from nearline.item_vectors import ItemVector, Shown, encode_item_vector
 from nearline.log import Record
 from nearline.space import Space
-from services.retrieval.catalogue import Catalogue
-from services.retrieval.followers import Follower, item_records, popularity_records
-from services.retrieval.index import Limits, LiveIndex
-from services.retrieval.upkeep import Upkeep
-from services.retrieval.widths import WIDTHS, Widths
+from services.retrieval.in_process.catalogue import Catalogue
+from services.retrieval.in_process.index import Limits, LiveIndex
+from services.retrieval.in_process.records import item_records, popularity_records
+from services.retrieval.in_process.upkeep import Upkeep
+from services.retrieval.in_process.widths import WIDTHS, Widths
 from tests.fakes import ExactGraph, FakeTable
 
 SPACE = Space(2, 4)

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from services.retrieval.graphs import Build
-from services.retrieval.index import Limits, LiveIndex
+from services.retrieval.in_process.graphs import Build
+from services.retrieval.in_process.index import Limits, LiveIndex
 from tests.fakes import ExactGraph
 
 DIMENSION = 4
@@ -167,6 +167,20 @@ def test_the_delta_stays_small_while_a_build_is_under_way() -> None:
     for seed in [*range(10), *range(15, 60)]:
         assert live.search(vector(seed), 1)[1][0] == pytest.approx(1.0, abs=1e-5)
     assert not set(slots[:5]) & set(live.search(vector(12), 60)[0].tolist())
+
+
+def test_what_was_removed_during_a_build_can_leave_it_in_slices() -> None:
+    live = index()
+    slots = [live.insert(vector(seed)) for seed in range(20)]
+    build = live.start_build()
+    build.run(lambda: False)
+    for slot in slots[:9]:
+        live.remove(slot)
+    assert [live.prune(build, 4) for _ in range(3)] == [True, True, False]
+    live.remove(slots[9])
+    live.adopt(build)
+    assert live.removed_rows == 10
+    assert sorted(live.search(vector(3), 20)[0].tolist()) == slots[10:]
 
 
 def test_rows_of_a_moment_stay_until_it_ends() -> None:

@@ -18,24 +18,28 @@ from numpy.typing import NDArray
 
 from nearline.adapters.hnsw import HnswGraph
 from nearline.errors import Unavailable
+from nearline.followers import Follower
 from nearline.hashing import hash64
 from nearline.item_vectors import ItemVector, Shown, encode_item_vector
 from nearline.log import Extent, Record, TopicExtent
 from nearline.space import Space
 from nearline.topics import all_topics
-from services.retrieval import snapshots
-from services.retrieval.catalogue import Catalogue, render, shown_fields
-from services.retrieval.followers import Follower, item_records
-from services.retrieval.forking import in_fork
-from services.retrieval.graphs import SavedGraph
-from services.retrieval.index import Limits, LiveIndex
-from services.retrieval.keeping import Keeper
-from services.retrieval.snapshots import Refused, Taken
-from services.retrieval.upkeep import Upkeep
+from services.retrieval.filters import parse
+from services.retrieval.in_process import snapshots
+from services.retrieval.in_process.catalogue import Catalogue, render, shown_fields
+from services.retrieval.in_process.forking import in_fork
+from services.retrieval.in_process.graphs import SavedGraph
+from services.retrieval.in_process.index import Limits, LiveIndex
+from services.retrieval.in_process.keeping import Keeper
+from services.retrieval.in_process.records import item_records
+from services.retrieval.in_process.snapshots import Refused, Taken
+from services.retrieval.in_process.upkeep import Upkeep
+from services.retrieval.in_process.widths import Widths
 from tests.fakes import FakeTable
 
 SPACE = Space(2, 8)
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "index_snapshot.v1"
+GOLDEN_DESCRIBED = GOLDEN.with_name("index_snapshot_with_attributes.v1")
 NOW = 1_800_000_000_000
 TOPIC = "item-vectors.2"
 LOG = Extent("cluster-a", {TOPIC: TopicExtent("topic-a", {0: 0, 1: 0}, {0: 1_000, 1: 1_000})})
@@ -274,6 +278,27 @@ def test_the_golden_snapshot_loads() -> None:
     assert (len(again), again.index.removed_rows, again.index.has_graph) == (39, 1, True)
     same(shop_of(37), again)
     assert snapshots.read(GOLDEN).taken.next_offsets == {TOPIC: {0: 40, 1: 7}}
+
+
+def described_shop() -> Catalogue:
+    """A shop whose items have attributes, and whose graph was measured."""
+    shop = shop_of(37)
+    shop.index.widths = Widths(96, 112)
+    for number in range(10, 20):
+        attributes = {"colour": "red" if number % 2 else "blue", "pieces": number, "on sale": number < 15}
+        known = item(number)
+        shop.apply(replace(known, version=2, shown=replace(known.shown, attributes=attributes)))
+    return shop
+
+
+def test_the_golden_snapshot_with_attributes_and_widths_loads() -> None:
+    again = restored(GOLDEN_DESCRIBED)
+    same(described_shop(), again)
+    assert again.index.widths == Widths(96, 112)
+    red = asyncio.run(
+        again.nearest(unit(1), 10, NOTHING, parse('attributes.colour = "red" and attributes.pieces > 12'))
+    )
+    assert sorted(red.item_ids) == ["i13", "i15", "i17", "i19"]
 
 
 def test_all_that_an_item_shows_is_in_its_snapshot() -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from services.retrieval.widths import WIDTHS, Moment, Settling, Widths, made_up_queries
+from services.retrieval.in_process.widths import WIDTHS, Moment, Settling, Widths, made_up_queries
 
 
 def settled(start: int, enough_from: float) -> tuple[int, list[int]]:

@@ -44,3 +44,12 @@ def test_the_door_tells_what_came_in_and_what_was_refused() -> None:
     }
     assert ingest_words(told) == "1,200 events, 3 refused; 7 changes of items"
     assert ingest_words({}) == "0 events, none refused; 0 changes of items"
+
+
+def test_items_in_an_engine_are_told_as_that() -> None:
+    told = {"nearline_engine_up": 0.0, "nearline_engine_writer_lag_records": 1_200.0, "nearline_window_items": 5_500.0}
+    words = (
+        "items in an engine that is away: answers are degraded, 1,200 item vectors behind, 5,500 items in the window"
+    )
+    assert index_words(told) == words
+    assert index_words(told | {"nearline_engine_up": 1.0}).startswith("items in an engine that answers")

@@ -12,6 +12,7 @@ from nearline.errors import BadInput, SpaceMismatch
 from nearline.events import Event, decode_event, encode_event
 from nearline.item_vectors import ItemVector, Shown, decode_item_vector, encode_item_vector
 from nearline.items import Item, decode_item, encode_item
+from nearline.keys import Key, Permission, decode_key, encode_key, revoked
 from nearline.popularity import decode_popularity
 from nearline.sequences import Sequence, decode_sequence, encode_sequence
 from nearline.space import Space
@@ -49,6 +50,23 @@ DOCUMENT = UserDocument(
     np.array([5], np.uint64),
     np.array([8, 9], np.uint64),
 )
+KEY = Key(
+    "0123456789ab",
+    "the shop's page",
+    frozenset((Permission.EVENTS,)),
+    bytes(range(32)),
+    NOW_MS,
+    frozenset(("https://shop.example", "http://127.0.0.1:3000")),
+    600,
+)
+SIGNER = Key(
+    "ba9876543210",
+    "the shop's backend",
+    frozenset((Permission.READ, Permission.ITEMS)),
+    bytes(32),
+    NOW_MS,
+    token_key=bytes(range(32)),
+)
 LETTER = DeadLetter("not_json", "not JSON: …", "clicks", 3, 99, NOW_MS, b"u-1", b"\xff{")
 
 FORMATS = {
@@ -61,6 +79,8 @@ FORMATS = {
     "item_vector_retired.v1.bin": encode_item_vector(RETIRED, SPACE),
     "user_document.v1.bin": encode_user_document(DOCUMENT, SPACE),
     "dead_letter.v1.json": encode_dead_letter(LETTER),
+    "api_key.v1.json": encode_key(KEY),
+    "api_key_revoked.v1.json": encode_key(revoked(SIGNER, now_ms=NOW_MS + 1)),
 }
 
 
@@ -79,6 +99,8 @@ def test_golden_messages_load() -> None:
     assert decode_sequence(golden("sequence_with_context.v1.json")) == SAID
     assert decode_item(golden("item.v1.json")) == ITEM
     assert decode_dead_letter(golden("dead_letter.v1.json")) == LETTER
+    assert decode_key(golden("api_key.v1.json")) == KEY
+    assert decode_key(golden("api_key_revoked.v1.json")) == revoked(SIGNER, now_ms=NOW_MS + 1)
 
 
 def test_the_golden_popularity_loads() -> None:

@@ -13,9 +13,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from nearline.telemetry import gauge
-from services.retrieval.background import Background
-from services.retrieval.index import LiveIndex
-from services.retrieval.widths import ENOUGH
+from services.retrieval.in_process.background import Background
+from services.retrieval.in_process.index import LiveIndex
+from services.retrieval.in_process.widths import ENOUGH
 
 CUTS = tuple(ENOUGH)
 _MARGIN = 0.01  # below what the width was measured for: chance alone does not get there with a full window

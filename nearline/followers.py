@@ -1,6 +1,6 @@
-"""What keeps the catalogue true while it is served: the two topics that it follows.
+"""Following a compacted topic while requests are served: the catalogue's, and that of the keys.
 
-Everything runs on the event loop that serves requests, in slices of about a millisecond, so that no burst of items
+Everything runs on the event loop that serves requests, in slices of about a millisecond, so that no burst of records
 stalls an answer.
 """
 
@@ -10,12 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from nearline.errors import BadInput, NearlineError, Unavailable
-from nearline.item_vectors import decode_item_vector
 from nearline.log import Record
-from nearline.popularity import decode_popularity
-from nearline.space import Space
 from nearline.telemetry import counter, gauge, get_logger
-from services.retrieval.catalogue import Catalogue
 
 _SLICE_S = 0.001
 _REPORT_EVERY = 1_000  # refused records between two log lines of one reason
@@ -110,27 +106,3 @@ class Follower:
             count = self._refused[reason] = self._refused.get(reason, 0) + 1
             if count % _REPORT_EVERY == 1:
                 get_logger().error("a record was refused", topic=self._name, reason=str(error), so_far=count)
-
-
-def item_records(catalogue: Catalogue, space: Space) -> Callable[[Record], None]:
-    """What a record of ``item-vectors.<space>`` does to *catalogue*."""
-
-    def apply(record: Record) -> None:
-        if record.value is None:
-            catalogue.purge(record.id)
-        else:
-            catalogue.apply(decode_item_vector(record.id, record.value, space))
-
-    return apply
-
-
-def popularity_records(catalogue: Catalogue) -> Callable[[Record], None]:
-    """What a record of ``item-popularity`` does to *catalogue*."""
-
-    def apply(record: Record) -> None:
-        if record.value is None:
-            catalogue.trending.unscore(record.id)
-        else:
-            catalogue.trending.score(record.id, decode_popularity(record.value).score)
-
-    return apply

@@ -4,7 +4,7 @@ The newest version of an item wins, whatever order records arrive in; a record t
 item that is retired, unavailable or purged is in no answer from that moment on.
 """
 
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,15 +15,20 @@ from numpy.typing import NDArray
 from nearline.errors import BadInput, SpaceMismatch
 from nearline.hashing import hash64
 from nearline.item_vectors import ItemVector, Shown
+from nearline.items import Attribute
 from nearline.user_documents import Hashes
 from services.retrieval.filters import Filter
-from services.retrieval.index import LiveIndex
+from services.retrieval.in_process.columns import Columns
+from services.retrieval.in_process.index import LiveIndex
+from services.retrieval.in_process.masks import Masks
+from services.retrieval.in_process.rows import Rows
 from services.retrieval.item_index import Picked, Ranked
 from services.retrieval.ranking import Ranking, Trending
 
 _NOWHERE = -1
 _SPARE = 32  # seen items that one search allows for; a second search allows for all of them
 _SCORE = b',"score":'
+_NO_ATTRIBUTES = b'"attributes":{}' + _SCORE
 _NO_HISTORY: NDArray[np.float16] = np.empty(0, np.float16)
 
 
@@ -51,6 +56,8 @@ class Catalogue:
         self._ids: list[str] = []  # by slot
         self._printed: list[bytes] = []  # by slot
         self._hashes: Hashes = np.zeros(1024, np.uint64)  # by slot
+        self._columns = Columns()
+        self._masks = Masks(self._columns)
 
     def __len__(self) -> int:
         """How many items are on show."""
@@ -71,6 +78,7 @@ class Catalogue:
             self._hide(known)
             self._by_id[item.item_id] = Listing(item.item_id, item.version, hash64(item.item_id))
         else:
+            self._unlist(known)
             self._show(item, item.candidate, known)
         return True
 
@@ -90,6 +98,7 @@ class Catalogue:
         slots = self.index.slots
         self._ids, self._printed = [""] * slots, [b""] * slots
         self._hashes = np.zeros(max(1024, slots), np.uint64)
+        self._columns.reserve(slots)
         for item_id, version, slot, shown in records:
             listing = self._by_id[item_id] = Listing(item_id, version, hash64(item_id), slot)
             if shown is not None:
@@ -101,15 +110,20 @@ class Catalogue:
         self.index.clear()
         Catalogue.__init__(self, self._dimension, self.index)
 
+    def check(self, wanted: Filter) -> None:
+        """``FilterError`` if it names an attribute that no item on show has, or has as another type."""
+        self._columns.check(wanted)
+
     async def nearest(self, vector: NDArray[np.float32], k: int, excluded: Hashes, wanted: Filter | None) -> Picked:
         """The *k* best by inner product with *vector*; fewer only if there are fewer."""
-        found = self._nearest(vector, k, min(len(excluded), _SPARE), excluded)
+        rows = None if wanted is None else self._masks.rows(wanted)
+        found = self._nearest(vector, k, min(len(excluded), _SPARE), excluded, rows)
         if len(found) < k and len(excluded) > _SPARE:
-            found = self._nearest(vector, k, len(excluded), excluded)
+            found = self._nearest(vector, k, len(excluded), excluded, rows)
         return found
 
-    def _nearest(self, vector: NDArray[np.float32], k: int, spare: int, excluded: Hashes) -> Picked:
-        slots, scores = self.index.search(vector, k, spare)
+    def _nearest(self, vector: NDArray[np.float32], k: int, spare: int, excluded: Hashes, rows: Rows | None) -> Picked:
+        slots, scores = self.index.search(vector, k, spare, rows)
         if len(excluded) and len(slots):
             hashes = self._hashes[slots]
             kept = excluded.take(excluded.searchsorted(hashes), mode="clip") != hashes
@@ -123,7 +137,7 @@ class Catalogue:
         refused = set(excluded.tolist())
         slots: list[int] = []
         scores: list[float] = []
-        for item_id, score in ranked:
+        for item_id, score in ranked if wanted is None else self._passing(ranked, self._masks.rows(wanted)):
             if len(slots) == places:
                 break
             listing = self.get(item_id)
@@ -131,6 +145,21 @@ class Catalogue:
                 slots.append(listing.slot)
                 scores.append(score)
         return self._picked(slots, np.array(scores))
+
+    def _passing(self, ranked: Ranked, rows: Rows) -> Iterator[tuple[str, float]]:
+        """What passes of *ranked*, in order; after as many as pass in all, the others are looked up, not waited for."""
+        met = set()
+        for nth, (item_id, score) in enumerate(ranked):
+            if nth >= rows.count:
+                break
+            listing = self.get(item_id)
+            if listing is not None and rows.passing[listing.slot]:
+                met.add(item_id)
+                yield item_id, score
+        else:
+            return
+        ids = self._ids
+        yield from ranked.among(ids[slot] for slot in rows.slots.tolist() if ids[slot] not in met)
 
     def _picked(self, slots: list[int], scores: NDArray[np.floating[Any]]) -> Picked:
         ids, printed = self._ids, self._printed
@@ -141,9 +170,9 @@ class Catalogue:
         listing = self._by_id.get(item_id)
         return listing if listing is not None and listing.slot != _NOWHERE else None
 
-    def newest(self) -> Iterator[tuple[str, float]]:
+    def newest(self) -> Ranking:
         """``(id, listed_ms)`` of every item on show, latest first; without a listing time an item comes last."""
-        return iter(self._newest)
+        return self._newest
 
     def favourite_categories(self, seen: Iterable[int], most: int = 3) -> list[str]:
         """The categories that hold most of the items with the hashes *seen*, of those on show, most first."""
@@ -160,6 +189,7 @@ class Catalogue:
         listing = Listing(item.item_id, item.version, item_hash, slot, item.shown.category)
         self._by_id[item.item_id] = self._by_hash[item_hash] = listing
         self._place(listing, render(item.item_id, item.shown))
+        self._columns.put(slot, item.shown)
         self.trending.show(item.item_id, item.shown.category)
         self._newest.put(item.item_id, float(item.shown.listed_ms or 0))
 
@@ -190,9 +220,18 @@ class Catalogue:
             self._hashes = np.concatenate((self._hashes, np.zeros_like(self._hashes)))
         self._hashes[slot] = listing.item_hash
 
+    def _unlist(self, known: Listing | None) -> None:
+        """Let no filter find *known*, as it is, any more."""
+        if known is None or known.slot == _NOWHERE:
+            return
+        printed = self._printed[known.slot]
+        attributes = {} if printed.endswith(_NO_ATTRIBUTES) else attributes_of(printed)
+        self._columns.clear(known.slot, attributes)
+
     def _hide(self, known: Listing | None) -> None:
         if known is None or known.slot == _NOWHERE:
             return
+        self._unlist(known)
         self.index.remove(known.slot)
         self.trending.hide(known.item_id)
         self._newest.drop(known.item_id)
@@ -212,6 +251,12 @@ def render(item_id: str, shown: Shown) -> bytes:
         "attributes": shown.attributes,
     }
     return b"," + orjson.dumps(fields)[:-1] + _SCORE
+
+
+def attributes_of(printed: bytes) -> Mapping[str, Attribute]:
+    """The attributes in what ``render`` made of an item."""
+    attributes: Mapping[str, Attribute] = orjson.loads(printed[1 : -len(_SCORE)] + b"}")["attributes"]
+    return attributes
 
 
 def shown_fields(printed: bytes) -> dict[str, object]:

@@ -26,10 +26,10 @@ from nearline.item_vectors import Shown
 from nearline.log import Extent, TopicExtent
 from nearline.space import Space
 from nearline.telemetry import counter, get_logger
-from services.retrieval.catalogue import Catalogue
-from services.retrieval.graphs import Graph, SavedGraph
-from services.retrieval.index import IndexState
-from services.retrieval.widths import Widths
+from services.retrieval.in_process.catalogue import Catalogue
+from services.retrieval.in_process.graphs import Graph, SavedGraph
+from services.retrieval.in_process.index import IndexState
+from services.retrieval.in_process.widths import Widths
 
 FORMAT = 1
 KEPT = 2

@@ -10,10 +10,10 @@ from nearline.errors import NearlineError, Unavailable
 from nearline.log import Extent
 from nearline.space import Space
 from nearline.telemetry import counter, gauge, get_logger
-from services.retrieval import snapshots
-from services.retrieval.catalogue import Catalogue
-from services.retrieval.forking import in_fork
-from services.retrieval.snapshots import LoadGraph, Offsets, Refused, Snapshot, Taken
+from services.retrieval.in_process import snapshots
+from services.retrieval.in_process.catalogue import Catalogue
+from services.retrieval.in_process.forking import in_fork
+from services.retrieval.in_process.snapshots import LoadGraph, Offsets, Refused, Snapshot, Taken
 
 _RETRY_S = 1.0
 _LAST_S = 5.0  # a snapshot at the end that takes longer is given up: whoever stops us may kill us
@@ -23,7 +23,7 @@ _HELD = gauge("index_snapshot_held_seconds", "How long taking the newest snapsho
 
 
 class Followed(Protocol):
-    """A topic that is read from an offset on (followers.py: Follower)."""
+    """A topic that is read from an offset on (nearline/followers.py: Follower)."""
 
     name: str
     caught_up: bool

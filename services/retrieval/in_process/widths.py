@@ -13,7 +13,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from services.retrieval.graphs import Slots, Vectors
+from services.retrieval.in_process.graphs import Slots, Vectors
 
 T = TypeVar("T")
 

@@ -8,6 +8,7 @@ another thread and reads only rows that do not change; ``adopt`` then swaps the 
 A row is known by its slot. A slot is used again only after a graph without it was adopted.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,8 +17,9 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from services.retrieval.graphs import Build, Found, Graph, Slots, Vectors
-from services.retrieval.widths import Moment, Widths, made_up_queries
+from services.retrieval.in_process.graphs import Build, Found, Graph, Slots, Vectors
+from services.retrieval.in_process.rows import Rows
+from services.retrieval.in_process.widths import Moment, Widths, made_up_queries
 
 MakeGraph = Callable[[int], Graph]  # capacity -> an empty graph
 T = TypeVar("T", bound=np.generic)
@@ -34,6 +36,8 @@ class Limits:
     bulk: int = 5_000  # a delta of more than this and a quarter of the graph is built beside it, not folded
     removed_share: float = 0.25  # removed rows carry the search but are not found: more only cost time
     headroom: float = 2.0  # capacity of a new graph over its rows; memory is taken only when it is used
+    candidate_rows: int = 30  # rows that can be fetched and compared while a graph looks at one candidate, 1.2 us
+    fetch_rows: int = 4  # rows that can be compared in their order while one is fetched from its place
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,13 +117,15 @@ class LiveIndex:
         vector: Vectors = self._vectors[slot]
         return vector
 
-    def search(self, vector: Vectors, wanted: int, spare: int = 0) -> Found:
-        """The *wanted* + *spare* best live slots and their inner products with *vector*, best first.
+    def search(self, vector: Vectors, wanted: int, spare: int = 0, rows: Rows | None = None) -> Found:
+        """The *wanted* + *spare* best live slots, of *rows* if given, and their inner products, best first.
 
         Fewer if there are fewer. Exact in the delta; in the graph as wide as was measured to be enough.
         """
         self._asked[self.asks % _ASKED] = vector
         self.asks += 1
+        if rows is not None:
+            return self._search_among(rows, vector, wanted + spare)
         return self.find(vector, wanted, spare)
 
     def find(self, vector: Vectors, wanted: int, spare: int = 0, width: int = 0) -> Found:
@@ -141,6 +147,32 @@ class LiveIndex:
         if len(fresh) == 0:
             return slots, scores
         return _best(np.concatenate((slots, fresh)), np.concatenate((scores, fresh_scores)), count)
+
+    def _search_among(self, rows: Rows, vector: Vectors, count: int) -> Found:
+        """The best of *rows*: what passes of a graph's answer, if that holds them all for certain; else all of them."""
+        count = min(count, rows.count)
+        reach = int(_enough(count) * self.live / max(1, rows.count))
+        width = self.widths.of(reach)
+        cheapest = min(rows.count, self._used // self._limits.fetch_rows)
+        if self._graph is not None and width * self._limits.candidate_rows < cheapest:
+            slots, scores = self._graph.search(vector, reach, width)
+            reached = len(slots) == min(reach, self._graph.count - self._graph.removed)
+            floor = float(scores[-1]) if len(scores) else np.inf  # below it the graph was not looked at
+            kept = rows.passing[slots]
+            fresh, fresh_scores = self._scan(vector, count, floor, rows)
+            if reached and np.count_nonzero(kept) + len(fresh) >= count:
+                slots, scores = np.concatenate((slots[kept], fresh)), np.concatenate((scores[kept], fresh_scores))
+                return _best(slots, scores, count)
+        return self._look_at(rows, vector, count)
+
+    def _look_at(self, rows: Rows, vector: Vectors, count: int) -> Found:
+        """The best of *rows*, exactly: row by row, or by a pass over all rows where that is quicker."""
+        if rows.count * self._limits.fetch_rows < self._used:
+            slots = rows.slots
+            return _best(slots, self._vectors[slots] @ vector, count)
+        scores = self._vectors[: self._used] @ vector
+        slots = np.flatnonzero(rows.passing[: self._used])
+        return _best(slots, scores[slots], count)
 
     def _look_at_all(self, vector: Vectors, count: int) -> Found:
         """The best of all live rows, exactly: a thousand in 0.1 ms."""
@@ -167,12 +199,12 @@ class LiveIndex:
             return self._asked[: self.asks].copy()
         return made_up_queries(np.flatnonzero(self._alive[: self._used]), self._vectors[: self._used])
 
-    def _scan(self, vector: Vectors, count: int, floor: float = -np.inf) -> Found:
-        """The best of the delta with a score above *floor*."""
+    def _scan(self, vector: Vectors, count: int, floor: float = -np.inf, rows: Rows | None = None) -> Found:
+        """The best of the delta with a score above *floor*, of *rows* if given."""
         slots = self._delta_slots[self._start : self._end]
         scores = self._delta[self._start : self._end] @ vector
         hits = np.flatnonzero(scores > floor)
-        hits = hits[self._alive[slots[hits]]]
+        hits = hits[(self._alive if rows is None else rows.passing)[slots[hits]]]
         return _best(slots[hits], scores[hits], count)
 
     @property
@@ -233,6 +265,14 @@ class LiveIndex:
         build.add(slots, self._vectors, self._end)
         return True
 
+    def prune(self, build: Build, most: int) -> bool:
+        """Take up to *most* rows that were removed meanwhile out of a *build* that ran; whether more are left."""
+        gone = np.flatnonzero(~self._alive[build.slots] & ~build.pruned)
+        for place in gone[:most].tolist():
+            build.graph.remove(int(build.slots[place]))
+        build.pruned[gone[:most]] = True
+        return len(gone) > most
+
     def drop(self, build: Build) -> None:
         """Forget a build that was called off."""
         if self._build is build:
@@ -243,8 +283,7 @@ class LiveIndex:
         """Serve *build*'s graph from now on: what was removed meanwhile leaves it, what it lacks is the delta."""
         if build is not self._build:
             raise ValueError("a build can be adopted once, and only while it is the newest")
-        for slot in build.slots[~self._alive[build.slots]]:
-            build.graph.remove(int(slot))
+        self.prune(build, len(build.slots))
         self._graph, self._build = build.graph, None
         self._in_graph[:] = False
         self._in_graph[build.slots] = True
@@ -313,6 +352,11 @@ class LiveIndex:
         self._delta = _grown(self._delta[rows][alive], room)
         self._delta_slots = _grown(self._delta_slots[rows][alive], room)
         self._start, self._end = 0, kept
+
+
+def _enough(count: int) -> float:
+    """How many of an answer should pass so that *count* do: three standard deviations more, and a few."""
+    return count + 3.0 * math.sqrt(count) + 3.0
 
 
 def _best(slots: Slots, scores: Vectors, count: int) -> Found:

@@ -54,12 +54,14 @@ class Build:
         self.graph = graph
         self._threads = threads
         self.slots: Slots = np.empty(0, np.int64)  # in the graph once ``run`` has returned true
+        self.pruned: NDArray[np.bool_] = np.empty(0, bool)  # of these slots, those that were removed from it again
         self.delta_end = 0  # how far the index's delta is in it
         self._vectors: Vectors = np.empty((0, 0), np.float32)  # by slot
 
     def add(self, slots: Slots, vectors: Vectors, delta_end: int) -> None:
         """Plan *slots*, whose rows are in *vectors*; not while ``run`` is under way."""
         self.slots = np.concatenate((self.slots, slots))
+        self.pruned = np.concatenate((self.pruned, np.zeros(len(slots), bool)))
         self._vectors = vectors
         self.delta_end = delta_end
 

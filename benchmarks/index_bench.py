@@ -1,0 +1,220 @@
+"""``python -m benchmarks.index_bench``: the index measured; one table, and ``build/bench-index.json``.
+
+Recall while everything changes, reads beside it, how soon a vector is searchable in the running system, a filter,
+memory, a build, a restart. Each measurement has processes of its own and none is left at exit. The comparison with
+other libraries (``--only peers``, 10 minutes) is kept in ``build/bench-index-peers.json`` and shown again beside every
+later run. What each figure means is in docs/benchmarks.md.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import index_churn, index_quiet, index_rivals, index_served
+from benchmarks.about import about, load_average
+from benchmarks.index_churn import QUICK, Scale
+from benchmarks.index_vectors import Source, source
+from benchmarks.neighbours import watch
+from benchmarks.targets import Target
+from local.layout import BUILD
+from local.system import interrupt_on_sigterm
+from nearline.errors import NearlineError
+
+PEERS_FILE = BUILD / "bench-index-peers.json"
+_WIDTH = 150  # where there is no terminal that says how wide it is
+console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What every measurement gets."""
+
+    source: Source
+    scale: Scale
+    seed: int
+    data: Path
+    say: Callable[[str], None]
+
+
+MEASUREMENTS: Mapping[str, Callable[[Task], dict[str, Any]]] = {
+    "quiet": lambda task: index_quiet.measure_filter(task.scale.items, task.seed, task.say),
+    "memory": lambda task: index_quiet.measure_memory(task.scale.items, task.seed, task.say),
+    "served": lambda task: index_served.measure(
+        task.source, items=task.scale.items, probes=task.scale.probes, seed=task.seed, data=task.data, say=task.say
+    ),
+    "churn": lambda task: index_churn.measure(task.source, task.scale, task.seed, task.say),
+    "peers": lambda task: {
+        "peers": index_rivals.measure(
+            task.source, items=task.scale.items, queries=task.scale.peer_queries, seed=task.seed, say=task.say
+        )
+    },
+}
+USUAL = tuple(name for name in MEASUREMENTS if name != "peers")
+
+TARGETS = (
+    Target("recall@10 while everything changes, lowest", ("churn", "recall_at_10"), 0.95, 0.99, "", True),
+    Target("  below a fresh build", ("churn", "below_fresh"), 0.01, 0.005, ""),
+    Target("reads beside 500 changes/s, p99 <= 20 ms", ("reads_beside", "rps"), 300, None, "/s", True),
+    Target("the same, p99 <= 5 ms", ("reads_beside", "at_goal", "rps"), None, 1_500, "/s", True),
+    Target("their recall@50", ("reads_beside", "recall_at_50"), 0.95, None, "", True),
+    Target("delta at 500 changes/s, most", ("churn", "at_500_per_s", "delta_rows_max"), 5_000, None, "rows"),
+    Target("vector to searchable at 500/s, p99", ("searchable_ms", "p99"), 250, 50, "ms"),
+    Target("the same through the tower at 200/s, p99", ("searchable_through_tower_ms", "p99"), 500, 150, "ms"),
+    Target("filter that 5 % pass, p99 above none", ("filter_5pct_extra_ms", "p99"), 3, 1, "ms"),
+    Target("memory of 100,000 x 128, at rest", ("mib_per_100k", "steady"), 180, 110, "MiB"),
+    Target("memory of 100,000 x 128, while folding", ("mib_per_100k", "folding"), 350, 220, "MiB"),
+    Target("build of 100,000", ("build_s",), 40, 15, "s"),
+    Target("restart to ready", ("restart_s",), 5, None, "s"),
+)
+
+
+def run(task: Task, names: list[str], keep: Callable[[Mapping[str, Any]], None]) -> dict[str, Any]:
+    """Take the measurements *names*, one after the other; *keep* gets what is known after each of them."""
+    results: dict[str, Any] = {"load_average_before": load_average(), "others_cores": {}, "took_s": {}}
+    for name in names:
+        others, started = watch(), time.monotonic()
+        results |= MEASUREMENTS[name](task) | {"load_average_after": load_average()}
+        results["others_cores"][name] = others()
+        results["took_s"][name] = round(time.monotonic() - started)
+        keep(results)
+    return results
+
+
+def table_of(results: Mapping[str, Any]) -> Table:
+    """Measured, must, goal, and which of the two was met."""
+    table = Table(title="The index on this machine, load generators included")
+    table.add_column("figure")
+    for name in ("measured", "must", "goal"):
+        table.add_column(name, justify="right")
+    table.add_column("met")
+    colours = {"goal": "green", "must": "yellow", "missed": "red"}
+    for target in TARGETS:
+        verdict = target.verdict(results)
+        row = [amount(target, value) for value in (target.measured(results), target.must, target.goal)]
+        table.add_row(target.figure, *row, verdict, style=colours.get(verdict))
+    return table
+
+
+def amount(target: Target, value: float | None) -> str:
+    """A figure with its unit; a share has none."""
+    if value is None:
+        return "-"
+    number = f"{value:.4f}" if not target.unit else f"{value:,.0f}" if value >= 100 else f"{value:,.2f}"
+    return f"{number} {target.unit}".strip()
+
+
+def beside_table(results: Mapping[str, Any]) -> Table | None:
+    """What one would have without us, in the same run; ``None`` if it was not measured."""
+    compared = results.get("side_by_side")
+    if not compared:
+        return None
+    title = f"Reads/s beside 500 changes/s, p99 within {compared['bound_ms']:g} ms, all items replaced before"
+    table = Table(title=title)
+    for name in ("", "turns", "ours is so many times as many", "recall@50"):
+        table.add_column(name, justify="left" if not name else "right")
+    labels = {"ours": "Nearline", "locked": "hnswlib, add and query under one lock", "flat": "faiss flat, exact"}
+    for kind, label in labels.items():
+        over = compared["ours_over"].get(kind)
+        ratio = "" if over is None else f"{over['median']} ({over['low']}-{over['high']})"
+        turns = ", ".join(f"{rate:,}" for rate in compared["rps"][kind])
+        known = compared["recall_at_50"].get(kind)
+        table.add_row(label, turns, ratio, "" if known is None else f"{known:.3f}")
+    return table
+
+
+def peers_table(peers: Mapping[str, Any]) -> Table:
+    """One row for each library and storage."""
+    table = Table(title="Other indexes at recall@50 .955 and .99, one thread, one query a call")
+    table.add_column("index", no_wrap=True)
+    for name in (
+        "MiB 64/128 d",
+        "build s, 1/2 threads",
+        "/s at .955",
+        "p50/p99 us",
+        "/s at .99",
+        "add us",
+        "load, GIL held ms",
+    ):
+        table.add_column(name, justify="right")
+    for name, found in peers.items():
+        low, high = found["recall"]["0.955"], found["recall"]["0.99"]
+        memory, built, load = found["mib_per_100k"], found["build_s"], found["files"]["load"]
+        table.add_row(
+            name,
+            f"{memory['64']:.0f} / {memory['128']:.0f}",
+            f"{built['1']:.0f} / {built['2']:.0f}",
+            f"{low['per_s']:,}" if "per_s" in low else f"never: {low['most_recall']}",
+            f"{low['p50_us']} / {low['p99_us']}" if "per_s" in low else "",
+            f"{high['per_s']:,}" if "per_s" in high else f"never: {high['most_recall']}",
+            str(found["add_us"]),
+            f"{load['s'] * 1e3:.0f}, {load['held_ms']:.0f}",
+        )
+    return table
+
+
+def known_peers(path: Path = PEERS_FILE) -> dict[str, Any]:
+    """What ``--only peers`` found when it ran last; nothing if it never did."""
+    try:
+        kept: dict[str, Any] = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return kept
+
+
+def _names(text: str) -> list[str]:
+    wanted = text.split(",")
+    unknown = sorted(set(wanted) - MEASUREMENTS.keys())
+    if unknown:
+        raise argparse.ArgumentTypeError(f"no measurement {', '.join(unknown)}; there are {', '.join(MEASUREMENTS)}")
+    return [name for name in MEASUREMENTS if name in wanted]
+
+
+def _say(line: str) -> None:
+    console.print(f"{time.strftime('%H:%M:%S')} {line.strip()}")
+
+
+def main() -> None:
+    """Measure, write the JSON, print the tables."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.index_bench", description=__doc__.partition("\n")[0])
+    parser.add_argument("--only", type=_names, default=list(USUAL), help=f"of {','.join(MEASUREMENTS)}")
+    parser.add_argument("--quick", action="store_true", help="small and short: to try it, not for figures")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--data", type=Path, default=BUILD / "bench-index" / "system", help="deleted first")
+    parser.add_argument("--out", type=Path, default=BUILD / "bench-index.json")
+    given = parser.parse_args()
+    interrupt_on_sigterm()
+    command = " ".join(["python -m benchmarks.index_bench", *sys.argv[1:]])
+    facts = about(given.seed, command=command) | {"quick": given.quick}
+
+    def keep(results: Mapping[str, Any]) -> None:
+        given.out.parent.mkdir(parents=True, exist_ok=True)
+        peers = {"peers": results["peers"], **facts} if "peers" in results else None
+        if peers and not given.quick:
+            PEERS_FILE.write_text(json.dumps(peers, indent=2) + "\n")
+        given.out.write_text(json.dumps({"peers": known_peers(), **results, **facts}, indent=2) + "\n")
+
+    try:
+        task = Task(source(given.seed), QUICK if given.quick else Scale(), given.seed, given.data, _say)
+        results = run(task, given.only, keep)
+    except NearlineError as problem:
+        sys.exit(f"bench-index: {problem}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+    console.print(table_of(results))
+    for table in (beside_table(results), *(map(peers_table, [results["peers"]] if "peers" in results else []))):
+        if table is not None:
+            console.print(table)
+    busiest = max(results["others_cores"].values(), default=0.0)
+    console.print(f"others used {busiest:.2f} cores at most; everything measured: {given.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,276 @@
+"""The index as the service runs it, in a process of its own: asked by a socket, told by lines of JSON.
+
+python -m benchmarks.index_living --seed 1 --items 100000 --socket 5      (benchmarks.index_churn starts it)
+"""
+
+import argparse
+import asyncio
+import json
+import socket
+import sys
+import threading
+import time
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import uvloop
+
+from benchmarks.index_asking import ANSWER, QUESTION
+from benchmarks.index_changes import Changes, Replay, Seen, judge, lowest_mean, recall
+from benchmarks.index_vectors import source
+from benchmarks.index_wired import SWITCH_S, Wired, number_of, record_maker, until
+from nearline.adapters.hnsw import HnswGraph
+from nearline.features import DIMENSION
+from nearline.space import Space
+from nearline.telemetry import configure_logs
+from services.retrieval.in_process.index import LiveIndex
+from services.retrieval.in_process.upkeep import Upkeep
+
+K = 50
+CUTS = (10, 50)
+_SAMPLE_EVERY_S = 0.06  # of the answers, one for each cut is judged afterwards
+_WINDOW = 500  # answers of which the lowest mean is told
+_HELD_OUT = 1_000  # queries that the index has never seen, for the final figures
+_LOOK_S = 0.01
+_SETTLED_ROWS = 2_000  # a delta of fewer is at rest; the next round may come
+_ASKED_IN_ROUND = 25
+_AHEAD = 3  # times all items, that are drawn before anything is timed
+_NOBODY = np.empty(0, np.uint64)
+
+
+class Living:
+    """The wired index, its answers, and what is noted of them."""
+
+    def __init__(self, seed: int, items: int, users: int, port: socket.socket) -> None:
+        towers = source(seed)
+        self.changes = Changes(towers, seed, items, DIMENSION)
+        self.wired = Wired(DIMENSION, record_maker(self.changes, Space(1, DIMENSION)))
+        self._queries = towers.queries(users)
+        self._held_out = towers.queries(_HELD_OUT, skip=users)
+        self._socket = port
+        self.over = asyncio.Event()
+        self._in, self._out = bytearray(), bytearray()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._answers: list[Seen] = []
+        self._sampled = 0.0
+        self._most_delta = 0
+        self._most_removed = 0.0
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        asyncio.get_running_loop().add_reader(self._socket, self._receive)
+        async with asyncio.TaskGroup() as parts:
+            parts.create_task(self.wired.run())
+            parts.create_task(self._watch())
+
+    def _receive(self) -> None:
+        chunk = self._socket.recv(1 << 16)
+        if not chunk:  # whoever asks is gone
+            self.over.set()
+            return
+        self._in += chunk
+        whole = len(self._in) // QUESTION.size * QUESTION.size
+        for query, due in QUESTION.iter_unpack(bytes(self._in[:whole])):
+            task = asyncio.create_task(self._answer(query, due))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        del self._in[:whole]
+
+    async def _answer(self, query: int, due: float) -> None:
+        # The sample is the answer itself; the k = 10 beside it comes after the clock was stopped.
+        picked = await self.wired.catalogue.nearest(self._queries[query], K, _NOBODY, None)
+        done = time.perf_counter()
+        self._out += ANSWER.pack(due, done, self.wired.index.building)
+        self._flush()
+        if done - self._sampled >= _SAMPLE_EVERY_S:
+            self._sampled = done
+            change = self.wired.applied
+            tenth = await self.wired.catalogue.nearest(self._queries[query], 10, _NOBODY, None)
+            self._note(change, query, {K: picked.item_ids, 10: tenth.item_ids})
+
+    def _note(self, change: int, query: int, found: dict[int, list[str]]) -> None:
+        numbers = {k: [number_of(item) for item in items] for k, items in found.items()}
+        self._answers.append(Seen(change, query, numbers))
+
+    def _flush(self) -> None:
+        if self._out:
+            try:
+                del self._out[: self._socket.send(self._out)]
+            except BlockingIOError:
+                return
+            except OSError:  # whoever asks is gone
+                self._out.clear()
+                self.over.set()
+
+    async def _watch(self) -> None:
+        while True:
+            index = self.wired.index
+            self._most_delta = max(self._most_delta, index.delta_rows)
+            self._most_removed = max(self._most_removed, index.removed_rows / max(1, index.removed_rows + index.live))
+            self._flush()
+            await asyncio.sleep(_LOOK_S)
+
+    async def load(self) -> dict[str, Any]:
+        """List the catalogue; have 300 users ask, so that the width is measured with what comes."""
+        self.changes.draw_ahead(_AHEAD * self.changes.items)
+        started = time.perf_counter()
+        await self.wired.list_catalogue(self.changes.items)
+        took_s = time.perf_counter() - started
+        for query in self._queries[:300]:
+            await self.wired.catalogue.nearest(query, K, _NOBODY, None)
+            await asyncio.sleep(0)
+        return {"build_s": round(self.wired.index.built_s, 1), "ready_s": round(took_s, 1)}
+
+    async def rate(self, per_s: float) -> dict[str, Any]:
+        """So many changes a second from now on."""
+        self.wired.feed.at_rate(per_s)
+        return await self.state()
+
+    async def state(self) -> dict[str, Any]:
+        """What an operator would look at; the greatest delta and share of removed rows since ``mark``."""
+        index = self.wired.index
+        return {
+            "replaced": self.wired.applied - self.changes.items,
+            "lag": self.wired.feed.sent - self.wired.applied,
+            "delta_rows": index.delta_rows,
+            "delta_rows_max": self._most_delta,
+            "removed_share_max": round(self._most_removed, 3),
+            "builds": self.wired.upkeep.builds - 1,
+            "build_s": round(index.built_s, 1),
+            "building": index.building,
+            "widths": asdict(index.widths),
+        }
+
+    async def mark(self) -> dict[str, Any]:
+        """From now on count anew what is the greatest."""
+        self._most_delta, self._most_removed = 0, 0.0
+        return {}
+
+    async def rounds(self, count: int, share: float) -> dict[str, Any]:
+        """Replace *share* of the items *count* times, each as fast as the index takes them in.
+
+        A round begins when the delta of the one before is folded to ``_SETTLED_ROWS``; builds go on beside. Some
+        users ask in the middle of each and at its end.
+        """
+        self.wired.feed.at_rate(0)
+        await self.mark()
+        each, started = int(share * self.changes.items), time.perf_counter()
+        for number in range(count):
+            target = self.wired.applied + each
+            self.wired.feed.at_once(each)
+            for part in (target - each // 2, target):
+                await until(lambda part=part: self.wired.applied >= part, look_s=0.001)  # type: ignore[misc]
+                await self._ask_some(number)
+            await until(lambda: self.wired.index.delta_rows <= _SETTLED_ROWS)
+        self.changes.draw_ahead(self.wired.applied + self.changes.items)
+        return {"s": round(time.perf_counter() - started, 1), **await self.state()}
+
+    async def _ask_some(self, number: int) -> None:
+        for query in range(number * _ASKED_IN_ROUND, (number + 1) * _ASKED_IN_ROUND):
+            query %= len(self._queries)
+            found = {k: await self.wired.catalogue.nearest(self._queries[query], k, _NOBODY, None) for k in CUTS}
+            self._note(self.wired.applied, query, {k: picked.item_ids for k, picked in found.items()})
+
+    async def settle(self) -> dict[str, Any]:
+        """Return when nothing is due any more."""
+        index = self.wired.index
+        await until(lambda: not (index.fold_due or index.build_due or index.building))
+        return await self.state()
+
+    async def judged(self) -> dict[str, Any]:
+        """Recall of the answers that were sampled since this was asked last, against what was live at each."""
+        answers, self._answers = self._answers, []
+        recalls = await asyncio.to_thread(judge, self.changes, self._queries, answers)
+        means = {f"recall_at_{k}": _rounded(float(np.mean(of))) for k, of in recalls.items()}
+        lowest = {f"lowest_recall_at_{k}": _rounded(lowest_mean(of, _WINDOW)) for k, of in recalls.items()}
+        return {"answers": len(answers), "window": min(_WINDOW, len(answers)), **means, **lowest}
+
+    async def final(self) -> dict[str, Any]:
+        """Recall of held-out users now, and of a graph built anew of the same vectors, its width found the same way."""
+        replay = Replay(self.changes).to(self.wired.applied)
+        served = {k: [await self._found(query, k) for query in self._held_out] for k in CUTS}
+        fresh = await self._fresh(replay)
+        live, anew = dict[str, float](), dict[str, float]()
+        for k in CUTS:
+            scores = [replay @ query for query in self._held_out]
+            live[f"recall_at_{k}"] = _mean_recall(scores, served[k], k)
+            anew[f"fresh_recall_at_{k}"] = _mean_recall(
+                scores, [fresh.search(query, k)[0].tolist() for query in self._held_out], k
+            )
+        widths = {"widths": asdict(self.wired.index.widths), "fresh_widths": asdict(fresh.widths)}
+        return {**live, **anew, **widths, "queries": len(self._held_out)}
+
+    async def _found(self, query: Any, k: int) -> list[int]:
+        picked = await self.wired.catalogue.nearest(query, k, _NOBODY, None)
+        return [number_of(item) for item in picked.item_ids]
+
+    async def _fresh(self, vectors: Any) -> LiveIndex:
+        """An index of *vectors*, which has seen the same users; slot = item."""
+        fresh = LiveIndex(DIMENSION, lambda capacity: HnswGraph(DIMENSION, capacity))
+        for vector in vectors:
+            fresh.insert(vector)
+        for query in self._queries[:300]:
+            fresh.search(query, K)
+        upkeep = Upkeep(fresh, lambda: True, pause_s=0.0)
+        keeping = asyncio.create_task(upkeep.run())
+        await until(lambda: upkeep.builds > 0)
+        keeping.cancel()
+        await asyncio.wait([keeping])
+        return fresh
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
+
+
+def _mean_recall(scores: list[Any], found: list[list[int]], k: int) -> float:
+    return round(float(np.mean([recall(one, rows, k) for one, rows in zip(scores, found, strict=True)])), 4)
+
+
+def listen(living: Living, loop: asyncio.AbstractEventLoop) -> None:
+    """Do what lines of JSON say until there are no more."""
+    commands = {
+        name: getattr(living, name) for name in ("load", "rate", "mark", "state", "rounds", "settle", "judged", "final")
+    }
+    try:
+        for line in sys.stdin:
+            told = json.loads(line)
+            done = asyncio.run_coroutine_threadsafe(commands[told.pop("do")](**told), loop)
+            print(json.dumps(done.result()), flush=True)
+    finally:
+        loop.call_soon_threadsafe(living.over.set)
+
+
+async def serve(given: argparse.Namespace) -> None:
+    """Run until the commands end."""
+    with socket.socket(fileno=given.socket) as port:
+        port.setblocking(False)
+        living = Living(given.seed, given.items, given.users, port)
+        threading.Thread(target=listen, args=(living, asyncio.get_running_loop()), daemon=True).start()
+        running = asyncio.create_task(living.run())
+        stopping = asyncio.create_task(living.over.wait())
+        await asyncio.wait([running, stopping], return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        running.cancel()
+        await asyncio.wait([running])
+        if not running.cancelled():
+            running.result()
+
+
+def main() -> None:
+    """Become the index under test."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--socket", type=int, required=True)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--items", type=int, default=100_000)
+    parser.add_argument("--users", type=int, default=3_000, help="users who ask; the others are held out")
+    given = parser.parse_args()
+    configure_logs("bench-index", level="warning")
+    sys.setswitchinterval(SWITCH_S)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve(given))
+
+
+if __name__ == "__main__":
+    main()

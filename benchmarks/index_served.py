@@ -1,0 +1,226 @@
+"""In the running system: how long until a new vector, or a new item, is in an answer; and a restart.
+
+The catalogue's vectors go straight onto ``item-vectors.1`` (benchmarks/index_changes.py). A probe publishes a new item
+whose vector is that of a user who has one, so it is the best hit of that user from the moment that retrieval knows it;
+through the tower it copies title, category and price of a real item that the user is shown, so its vector is that
+item's. The clock starts before the send and stops at the first answer that shows the item.
+"""
+
+import asyncio
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.index_changes import Changes
+from benchmarks.index_vectors import Source
+from benchmarks.index_wired import record_maker, shown
+from benchmarks.probe import Probe, percentiles_ms
+from benchmarks.stage import gauges
+from local.addresses import Ports
+from local.layout import ROOT
+from local.processes import wait_until
+from local.system import System, embedded_system, http_ok, reset
+from nearline.adapters.kafka import Message
+from nearline.adapters.stores import store_for
+from nearline.datasets import load_online_retail
+from nearline.errors import Unavailable
+from nearline.events import Event, encode_event
+from nearline.features import DIMENSION
+from nearline.item_vectors import ItemVector, encode_item_vector
+from nearline.items import Item, encode_item
+from nearline.log import Record
+from nearline.settings import load_settings
+from nearline.space import Space
+from nearline.topics import CLICKS, ITEMS, item_vectors_topic
+from nearline.user_documents import decode_user_document
+
+Say = Callable[[str], None]
+
+VECTORS_PER_S, ITEMS_PER_S = 500, 200
+_SPACE = Space(1, DIMENSION)
+_USERS = 10
+_CLICKS = 5
+_CHUNK = 2_000
+_LISTED_S = 600.0
+_LEAD_S = 3.0
+_PAUSE_S = (0.02, 0.08)
+_K = 50
+_RESTART_S = 120.0
+
+
+def measure(source: Source, *, items: int, probes: int, seed: int, data: Path, say: Say) -> dict[str, Any]:
+    """``{"searchable_ms", "searchable_through_tower_ms", "restart_s"}``."""
+    reset(System(data, Ports.free()), lambda line: None)
+    with embedded_system(data, say=say) as system, Probe(system.bootstrap, system.retrieval, system.key) as probe:
+        served = Served(system, probe, items, seed, say)
+        served.prepare(source)
+        say(f"vectors at {VECTORS_PER_S}/s, and how long until one is searchable")
+        with served.changes("vectors", VECTORS_PER_S, first=items):
+            vectors = served.probes(served.publish_vector, probes)
+            vectors["delta_rows"] = gauges(system.ports.retrieval).get("nearline_index_delta_rows")
+        say(f"items at {ITEMS_PER_S}/s through the tower, and how long until one is searchable")
+        with served.changes("texts", ITEMS_PER_S, first=0):
+            through = served.probes(served.publish_item, probes)
+        say("retrieval ends and starts again")
+        restart = served.restart()
+    return {"searchable_ms": vectors, "searchable_through_tower_ms": through, **restart}
+
+
+class Served:
+    """The system with its catalogue, and a user with a stopwatch."""
+
+    def __init__(self, system: System, probe: Probe, items: int, seed: int, say: Say) -> None:
+        self._system, self._probe, self._say = system, probe, say
+        self._items, self._seed = items, seed
+        self._topic = item_vectors_topic(_SPACE)
+        self._real: Mapping[str, Item] = {}
+        self._vectors: dict[str, np.ndarray[Any, np.dtype[np.float32]]] = {}
+
+    def prepare(self, source: Source) -> None:
+        """List the catalogue and the shop's own items, and give some users a vector."""
+        self._real = load_online_retail(ROOT / "data" / "online-retail").items
+        self._say(f"publishing {self._items:,} item vectors")
+        make = record_maker(Changes(source, self._seed, self._items, DIMENSION), _SPACE)
+        self._send(self._topic, (_message(make(number)) for number in range(self._items)))
+        self._send(ITEMS, ((one.encode(), encode_item(item)) for one, item in self._real.items()))
+        self._await_items(self._items + len(self._real))
+        self._click()
+        self._vectors = asyncio.run(self._user_vectors())
+
+    def _send(self, topic: str, messages: Iterator[Message]) -> None:
+        while chunk := list(islice(messages, _CHUNK)):
+            self._probe.send(topic, chunk)
+
+    def _await_items(self, count: int) -> None:
+        ports = self._system.ports
+
+        def listed() -> bool:
+            index, table = gauges(ports.retrieval), gauges(ports.user_tower)
+            known = min(index.get("nearline_index_items", 0.0), table.get("nearline_item_table_items", 0.0))
+            waiting = index.get("nearline_index_delta_rows", 0.0)
+            self._say(f"{known:,.0f} of {count:,} items known, {waiting:,.0f} not in the graph yet")
+            return known >= count and waiting <= 2_000
+
+        if not wait_until(listed, _LISTED_S, pause_s=1.0):
+            raise Unavailable(f"{count:,} items were not searchable within {_LISTED_S:g} s")
+
+    def _click(self) -> None:
+        ids, pick = sorted(self._real), random.Random(self._seed)
+        for user in _users():
+            now = time.time_ns() // 1_000_000
+            events = [Event(f"{user}-{now}-{n}", user, pick.choice(ids), "click", now + n) for n in range(_CLICKS)]
+            self._probe.send(CLICKS, [(user.encode(), encode_event(event)) for event in events])
+            newest = events[-1].event_id
+            self._probe.ask_until(user, lambda answer, newest=newest: answer["newest_event_id"] == newest)  # type: ignore[misc]
+
+    async def _user_vectors(self) -> dict[str, Any]:
+        settings = load_settings(self._system.settings)
+        store = store_for(settings.store_url, _SPACE, ttl_ms=settings.history_ttl_ms, read_ms=1_000, writer=False)
+        await store.open()
+        try:
+            raw = {user: await store.get(user) for user in _users()}
+        finally:
+            await store.close()
+        documents = {user: decode_user_document(one, _SPACE) for user, one in raw.items() if one is not None}
+        return {user: document.vector for user, document in documents.items() if document.vector is not None}
+
+    @contextmanager
+    def changes(self, what: str, rate: int, *, first: int) -> Iterator[None]:
+        """Changes at *rate* beside whatever is measured, by a process that is ended on leaving."""
+        words = [sys.executable, "-m", "benchmarks.index_published", "--kafka", self._system.bootstrap]
+        words += ["--what", what, "--rate", str(rate), "--items", str(self._items), "--first", str(first)]
+        with subprocess.Popen([*words, "--seed", str(self._seed)], cwd=ROOT, stdout=subprocess.PIPE, text=True) as one:
+            try:
+                assert one.stdout is not None
+                if not one.stdout.readline():
+                    raise Unavailable(f"the changes ended early, exit status {one.wait()}")
+                time.sleep(_LEAD_S)
+                yield
+                if one.poll() is not None:
+                    raise Unavailable(f"the changes ended early, exit status {one.returncode}")
+            finally:
+                one.terminate()
+                one.wait()
+
+    def probes(self, publish: Callable[[str, str], float], count: int) -> dict[str, Any]:
+        """Percentiles of so many publications, with pauses by chance between them."""
+        pause, users = random.Random(self._seed), sorted(self._vectors)
+        took = []
+        for number in range(count):
+            took.append(publish(users[number % len(users)], f"probe-{number:06d}-{time.time_ns():x}"))
+            time.sleep(pause.uniform(*_PAUSE_S))
+        return {**percentiles_ms(took), "probes": count}
+
+    def publish_vector(self, user: str, new_id: str) -> float:
+        """Seconds from before a vector is sent to the first answer that shows its item."""
+        vector = self._vectors[user]
+        now = time.time_ns() // 1_000_000
+        item = ItemVector(new_id, now, shown(0), vector, vector.astype(np.float16), "")
+        took = self._until_shown(user, new_id, self._topic, encode_item_vector(item, _SPACE))
+        self._probe.send(self._topic, [(new_id.encode(), None)])  # equal vectors would crowd each other out
+        return took
+
+    def publish_item(self, user: str, new_id: str) -> float:
+        """The same from an item through the tower."""
+        answer = self._probe.ask(user, k=_K, exclude_seen="none")
+        original = next((self._real[one["item_id"]] for one in answer["items"] if one["item_id"] in self._real), None)
+        if original is None:
+            raise Unavailable(f"no item of the shop is among the {_K} best of {user}; a copy would not show either")
+        took = self._until_shown(user, new_id, ITEMS, encode_item(original))
+        self._probe.send(ITEMS, [(new_id.encode(), None)])
+        return took
+
+    def _until_shown(self, user: str, new_id: str, topic: str, value: bytes) -> float:
+        started = time.perf_counter()
+        self._probe.send(topic, [(new_id.encode(), value)])
+        self._probe.ask_until(
+            user,
+            lambda answer: any(item["item_id"] == new_id for item in answer["items"]),
+            k=_K,
+            exclude_seen="none",
+        )
+        return time.perf_counter() - started
+
+    def restart(self) -> dict[str, Any]:
+        """Seconds from the start of a new retrieval process until it says that it is ready, and with how many items."""
+        system = self._system
+        before = gauges(system.ports.retrieval)["nearline_index_items"]
+        old = system.supervisor.pid_of("retrieval")
+        asked_at = time.time()
+        os.kill(old, signal.SIGTERM)
+        ready = http_ok(system.ports.retrieval, "/readyz")
+        if not wait_until(lambda: system.supervisor.pid_of("retrieval") not in (0, old), _RESTART_S, pause_s=0.01):
+            raise Unavailable("retrieval was not started again")
+        born = time.time()
+        if not wait_until(ready, _RESTART_S, pause_s=0.01):
+            raise Unavailable(f"retrieval was not ready within {_RESTART_S:g} s of its start")
+        ready_at = time.time()
+        answer = self._probe.ask(sorted(self._vectors)[0], k=_K, exclude_seen="none")
+        return {
+            "restart_s": round(ready_at - born, 2),
+            "restart": {
+                "with_the_end_of_the_old_s": round(ready_at - asked_at, 2),
+                "items_before": round(before),
+                "items": round(gauges(system.ports.retrieval)["nearline_index_items"]),
+                "answer_items": len(answer["items"]),
+            },
+        }
+
+
+def _users() -> Sequence[str]:
+    return [f"prober-{number}" for number in range(_USERS)]
+
+
+def _message(record: Record) -> Message:
+    assert record.key is not None
+    return record.key, record.value

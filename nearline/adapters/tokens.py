@@ -1,0 +1,83 @@
+"""Tokens of users, by PyJWT: signed by a shop's backend with Ed25519, checked here with the public half.
+
+The algorithm is ours to say, never the token's: a header that names another one is refused.
+"""
+
+from typing import Any
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
+from jwt.types import Options
+
+from nearline.errors import BadInput
+from nearline.guard import Claims
+from nearline.ids import check_id
+from nearline.keys import Permission
+
+ALGORITHM = "EdDSA"
+LONGEST_S = 3_600
+_CLOCKS_DIFFER_S = 10  # between a shop's clock and ours
+
+
+class UserTokens:
+    """Reads and checks tokens; keeps nothing."""
+
+    def key_id(self, token: str) -> str | None:
+        """Which key's owner claims to have signed *token*; ``None`` if it is no token."""
+        try:
+            named = jwt.get_unverified_header(token).get("kid")
+        except (jwt.InvalidTokenError, ValueError, RecursionError):
+            return None
+        return named if isinstance(named, str) else None
+
+    def claims(self, token: str, public_key: bytes) -> Claims:
+        """What *token* says; ``BadInput`` unless the owner of *public_key* signed it and it is valid now.
+
+        It needs ``user_id``, ``scope`` (``read``), ``iat`` and ``exp``, at most an hour apart.
+        """
+        said = _verified(token, Ed25519PublicKey.from_public_bytes(public_key))
+        if said["scope"] != Permission.READ:
+            raise BadInput("bad_token", f"a token's scope must be {Permission.READ}, came {said['scope']!r:.40}")
+        issued, expires = (said[name] for name in ("iat", "exp"))
+        if not (isinstance(issued, int) and isinstance(expires, int)):
+            raise BadInput("bad_token", "iat and exp must be whole seconds")
+        if not 0 < expires - issued <= LONGEST_S:
+            raise BadInput("bad_token", f"a token lives {LONGEST_S} s at most, this one {expires - issued} s")
+        return Claims(check_id("user_id", said["user_id"]), expires + _CLOCKS_DIFFER_S)
+
+
+def _verified(token: str, key: Ed25519PublicKey) -> dict[str, Any]:
+    options: Options = {"require": ["exp", "iat", "user_id", "scope"]}
+    try:
+        return jwt.decode(token, key, algorithms=[ALGORITHM], leeway=_CLOCKS_DIFFER_S, options=options)
+    except jwt.ExpiredSignatureError:
+        raise BadInput("expired_token", "the token has expired; have the shop's backend make another") from None
+    except (jwt.InvalidTokenError, ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise BadInput("bad_token", f"not a valid token of this key: {error!s:.120}") from None
+
+
+class Signer:
+    """The side of a shop's backend: makes tokens with a private key of its own; *public* is what we are given."""
+
+    def __init__(self) -> None:
+        self._key = Ed25519PrivateKey.generate()
+        self.public = self._key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+
+    def token(self, key_id: str, user_id: str, *, now_s: int, lives_s: int = 600) -> str:
+        """A token for *user_id*, signed for the key *key_id*."""
+        claims = {"user_id": user_id, "scope": Permission.READ.value, "iat": now_s, "exp": now_s + lives_s}
+        return jwt.encode(claims, self._key, algorithm=ALGORITHM, headers={"kid": key_id})
+
+
+def public_key_in(pem: bytes) -> bytes:
+    """The 32 bytes of the Ed25519 public key in *pem*; ``BadInput`` for anything else, a private key first of all."""
+    try:
+        key = load_pem_public_key(pem)
+    except ValueError:
+        raise BadInput(
+            "bad_key", "expected a public key in PEM: openssl pkey -in private.pem -pubout -out public.pem"
+        ) from None
+    if not isinstance(key, Ed25519PublicKey):
+        raise BadInput("bad_key", "expected an Ed25519 key: openssl genpkey -algorithm ed25519 -out private.pem")
+    return key.public_bytes(Encoding.Raw, PublicFormat.Raw)

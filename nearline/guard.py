@@ -1,0 +1,406 @@
+"""Who may call which route: an ASGI layer in front of an API, driven by a table of its routes.
+
+A route that is not in the table does not exist for anybody. A caller presents a key, or a token that the owner of a
+key's signing half made for one user; what a presented value is good for is remembered by its digest, until any key
+changes. Only values that were proven good are remembered, so wrong ones cost no memory.
+"""
+
+import hashlib
+import ipaddress
+import math
+import re
+import time
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import orjson
+
+from nearline.errors import BadInput, Misconfigured
+from nearline.key_ring import KeyRing
+from nearline.keys import Key, Permission, id_in, is_proven
+from nearline.telemetry import counter
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+MAX_TOKEN_BYTES = 4_096
+_REMEMBERED = 10_000  # presented values that were proven good; a browser's token is one for each user and hour
+_FORWARDING = {b"forwarded", b"x-forwarded-for", b"x-real-ip"}
+_CHALLENGE = b'Bearer realm="nearline"'
+_HOW = {"authorization": "Bearer <key>, or Bearer <token of a user>; X-API-Key: <key> does as well"}
+
+_REFUSED = counter("requests_refused_total", "Requests that the guard refused", "reason")
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What calling a route takes: *scope*, or nothing at all if that is ``None``.
+
+    *template* is the route's path as its application declares it (``/users/{user_id:path}``). With *near*, callers from
+    the networks that the operator trusts need no key.
+    """
+
+    method: str
+    template: str
+    scope: Permission | None
+    near: bool = False
+
+    @property
+    def is_about_a_user(self) -> bool:
+        """Whether its path names a user, so that this user's token may open it."""
+        return "{user_id" in self.template
+
+
+# Health is for whoever balances the load. Metrics and documentation tell more, and say nothing of any user.
+STATUS_RULES = (
+    Rule("GET", "/healthz", None),
+    Rule("GET", "/readyz", None),
+    Rule("GET", "/metrics", Permission.ADMIN, near=True),
+    *(Rule("GET", f"/{page}", Permission.READ, near=True) for page in ("openapi.json", "docs", "redoc")),
+    Rule("GET", "/docs/oauth2-redirect", Permission.READ, near=True),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """What a user's token says, once its signature is known to be good."""
+
+    user_id: str
+    expires_s: float
+
+
+class Tokens(Protocol):
+    """Tokens of users (nearline/adapters/tokens.py)."""
+
+    def key_id(self, token: str) -> str | None:
+        """Which key's owner claims to have signed *token*; ``None`` if it is no token."""
+
+    def claims(self, token: str, public_key: bytes) -> Claims:
+        """What *token* says; ``BadInput`` unless the owner of *public_key* signed it and it is of this hour."""
+
+
+# (key id, address, requests a minute) -> seconds until the next request may come, 0 if this one may.
+Spend = Callable[[str, str, int], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What a presented value is good for."""
+
+    key: Key
+    scopes: frozenset[Permission]
+    user_id: str | None = None  # of a token: the only user it is about
+    expires_s: float = math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An answer that is not what was asked for; *came* never holds what was presented."""
+
+    status: int
+    reason: str
+    field: str
+    came: str
+    problem: str
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+    @property
+    def body(self) -> bytes:
+        """The form that every refusal of the APIs has."""
+        detail = [{"field": self.field, "came": self.came, "problem": self.problem}]
+        return orjson.dumps({"detail": detail, "allowed": _HOW if self.status in (401, 403) else {}})
+
+
+def _unproven(reason: str, problem: str, *, came: str = "(not repeated here)") -> Refusal:
+    challenge = _CHALLENGE + (b', error="invalid_token"' if came else b"")
+    return Refusal(401, reason, "authorization", came, problem, ((b"www-authenticate", challenge),))
+
+
+_NO_KEY = _unproven("no_key", "this API wants a key", came="")
+_WRONG_KEY = _unproven("wrong_key", "no such key")
+_REVOKED = _unproven("revoked_key", "this key was revoked")
+_NOT_YET = Refusal(
+    503, "keys_unread", "authorization", "", "the keys are not read yet, ask again", ((b"retry-after", b"1"),)
+)
+
+
+class Routes:
+    """Which rule is about a request; the first of the table whose path fits, as the application's router finds it."""
+
+    def __init__(self, rules: Iterable[Rule]) -> None:
+        self._by_method: dict[str, list[tuple[re.Pattern[str], Rule]]] = {}
+        for rule in rules:
+            self._by_method.setdefault(rule.method, []).append((_pattern(rule.template), rule))
+
+    def find(self, method: str, path: str) -> tuple[Rule | None, str | None]:
+        """The rule, and the user whom the path names; ``None`` for what there is not."""
+        for pattern, rule in self._by_method.get("GET" if method == "HEAD" else method, ()):
+            found = pattern.fullmatch(path)
+            if found is not None:
+                return rule, found["user_id"] if rule.is_about_a_user else None
+        return None, None
+
+    def methods(self, path: str) -> list[str]:
+        """The methods that *path* has a rule for."""
+        return [method for method in self._by_method if self.find(method, path)[0] is not None]
+
+
+def _pattern(template: str) -> re.Pattern[str]:
+    """A plain parameter is one segment; one with a converter (``:path``, or another for ids) may hold slashes."""
+    parts = re.split(r"\{(\w+(?::\w+)?)\}", template)
+    for at, part in enumerate(parts):
+        name, _, converter = part.partition(":")
+        parts[at] = re.escape(part) if at % 2 == 0 else f"(?P<{name}>{'.*' if converter else '[^/]+'})"
+    return re.compile("".join(parts), re.DOTALL)
+
+
+def unruled(routes: Iterable[tuple[str, str]], rules: Sequence[Rule]) -> list[str]:
+    """What is wrong between an application's *routes*, (method, template) in its order, and its rules, as sentences."""
+    served, ruled = list(dict.fromkeys(routes)), [(rule.method, rule.template) for rule in rules]
+    wrong = [f"{method} {path} has no rule" for method, path in served if (method, path) not in ruled]
+    wrong += [f"{method} {path} has a rule and no route" for method, path in ruled if (method, path) not in served]
+    return wrong or [
+        f"{method} {first} comes before {second} in the application and after it in the rules, and may match its paths"
+        for at, (method, first) in enumerate(served)
+        for other, second in served[at + 1 :]
+        if other == method and ruled.index((method, first)) > ruled.index((method, second))
+        if _pattern(first).fullmatch(second) or _pattern(second).fullmatch(first)
+    ]
+
+
+def describe(document: dict[str, Any], rules: Iterable[Rule]) -> None:
+    """Say in *document* (an OpenAPI document) what each route takes, and how the guard refuses."""
+    schemes = {
+        "key": {"type": "http", "scheme": "bearer", "description": "a key, or a token of the user whom the path names"},
+        "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    }
+    document.setdefault("components", {})["securitySchemes"] = schemes
+    for rule in rules:
+        route = document["paths"].get(re.sub(r":\w+}", "}", rule.template), {}).get(rule.method.lower())
+        if route is not None and rule.scope is not None:
+            route["security"] = [{"key": []}, {"header": []}]
+            route["x-scope"] = str(rule.scope)
+            for status, about in _REFUSALS.items():
+                route["responses"].setdefault(status, {"description": about, "content": _REFUSAL_CONTENT})
+
+
+_REFUSALS = {
+    "401": "no key or token, or not a good one",
+    "403": "of another scope, user or origin",
+    "429": "too many requests of this address; Retry-After says when to come back",
+    "503": "the keys are not read yet",
+}
+_TEXT = {"type": "string"}
+_REFUSAL_CONTENT = {
+    "application/json": {
+        "schema": {
+            "type": "object",
+            "required": ["detail", "allowed"],
+            "properties": {
+                "detail": {
+                    "type": "array",
+                    "items": {
+                        "type": "object",
+                        "required": ["field", "came", "problem"],
+                        "properties": {"field": _TEXT, "came": _TEXT, "problem": _TEXT},
+                    },
+                },
+                "allowed": {"type": "object", "additionalProperties": _TEXT},
+            },
+        }
+    }
+}
+
+
+class Guard:
+    """Lets through what the rules and the caller's key or token allow, and answers everything else itself."""
+
+    def __init__(
+        self,
+        app: App,
+        rules: Iterable[Rule],
+        ring: KeyRing,
+        *,
+        tokens: Tokens,
+        spend: Spend,
+        is_near: Callable[[Scope], bool],
+        is_read: Callable[[], bool] = lambda: True,
+        now_s: Callable[[], float] = time.time,
+    ) -> None:
+        self._app = app
+        self._routes = Routes(rules)
+        self._ring = ring
+        self._tokens = tokens
+        self._spend = spend
+        self._is_near = is_near
+        self._is_read = is_read
+        self._now_s = now_s
+        self._known: dict[bytes, Grant] = {}
+        self._generation = ring.generation
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve or refuse one request."""
+        if scope["type"] == "http":
+            refusal = self._refusal(scope)
+            if refusal is not None:
+                _REFUSED.labels(refusal.reason).inc()
+                await _send(send, refusal)
+                return
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        await self._app(scope, receive, send)
+
+    def _refusal(self, scope: Scope) -> Refusal | None:
+        rule, user_id = self._routes.find(scope["method"], scope["path"])
+        if rule is not None and (rule.scope is None or (rule.near and self._is_near(scope))):
+            return None
+        presented = _presented(scope["headers"])
+        if presented is None:
+            return _NO_KEY
+        grant = self._grant(presented)
+        if isinstance(grant, Refusal):
+            return grant
+        if rule is None or rule.scope is None:
+            return self._no_route(scope)
+        if rule.scope not in grant.scopes:
+            return _wrong_scope(rule.scope, grant)
+        if grant.user_id is not None and grant.user_id != user_id:
+            return _foreign_user(grant.user_id)
+        if grant.key.origins and _header(scope, b"origin") not in grant.key.origins:
+            return _wrong_origin(_header(scope, b"origin"))
+        return self._too_many(scope, grant.key)
+
+    def _grant(self, presented: bytes) -> Grant | Refusal:
+        if self._generation != self._ring.generation:
+            self._known.clear()
+            self._generation = self._ring.generation
+        mark = hashlib.sha256(presented).digest()
+        known = self._known.get(mark)
+        if known is not None and (known.user_id is None or self._now_s() < known.expires_s):
+            return known
+        examined = self._examine(presented)
+        if isinstance(examined, Grant):
+            if len(self._known) >= _REMEMBERED:
+                self._known.clear()
+            self._known[mark] = examined
+        return examined
+
+    def _examine(self, presented: bytes) -> Grant | Refusal:
+        text = presented.decode("latin-1")
+        key_id = id_in(text)
+        if key_id is None:
+            return self._examine_token(text)
+        key = self._ring.get(key_id)
+        if not is_proven(key, text):
+            return _WRONG_KEY if self._is_read() else _NOT_YET
+        assert key is not None
+        return Grant(key, key.scopes) if key.revoked_ms is None else _REVOKED
+
+    def _examine_token(self, text: str) -> Grant | Refusal:
+        key_id = self._tokens.key_id(text) if len(text) <= MAX_TOKEN_BYTES else None
+        if key_id is None:
+            return _WRONG_KEY
+        key = self._ring.get(key_id)
+        if key is None or key.token_key is None:
+            return _unproven("foreign_token", "no key of that kid signs tokens") if self._is_read() else _NOT_YET
+        try:
+            claims = self._tokens.claims(text, key.token_key)
+        except BadInput as error:
+            return _unproven(error.reason, str(error))
+        if key.revoked_ms is not None:
+            return _REVOKED
+        return Grant(key, frozenset((Permission.READ,)), claims.user_id, claims.expires_s)
+
+    def _no_route(self, scope: Scope) -> Refusal:
+        came = f"{scope['method']:.20} {scope['path']:.80}"
+        methods = self._routes.methods(scope["path"])
+        if not methods:
+            return Refusal(404, "no_route", "path", came, "there is no such route")
+        allow = ((b"allow", ", ".join(methods).encode()),)
+        return Refusal(405, "no_route", "method", came, f"this route knows {', '.join(methods)}", allow)
+
+    def _too_many(self, scope: Scope, key: Key) -> Refusal | None:
+        if key.per_minute is None:
+            return None
+        wait_s = self._spend(key.id, address_of(scope), key.per_minute)
+        if wait_s <= 0:
+            return None
+        problem = f"this key allows {key.per_minute} requests a minute from one address"
+        return Refusal(429, "limit", "address", "", problem, ((b"retry-after", b"%d" % math.ceil(wait_s)),))
+
+
+def _wrong_scope(needed: Permission, grant: Grant) -> Refusal:
+    challenge = _CHALLENGE + f', error="insufficient_scope", scope="{needed}"'.encode()
+    came = ", ".join(sorted(grant.scopes))
+    return Refusal(403, "wrong_scope", "scope", came, f"needs a key for {needed}", ((b"www-authenticate", challenge),))
+
+
+def _foreign_user(user_id: str) -> Refusal:
+    return Refusal(403, "foreign_user", "user_id", f"{user_id:.128}", "this token opens what is about its user only")
+
+
+def _wrong_origin(origin: str) -> Refusal:
+    return Refusal(403, "wrong_origin", "origin", f"{origin:.80}", "this key is for the pages of other origins")
+
+
+def _presented(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
+    """The key or token of a request: that of Authorization, or else that of X-API-Key."""
+    other = None
+    for name, value in headers:
+        if name == b"authorization" and value[:7].lower() == b"bearer ":
+            return bytes(value[7:].strip())
+        if name == b"x-api-key":
+            other = bytes(value.strip())
+    return other
+
+
+def _header(scope: Scope, name: bytes) -> str:
+    return next((bytes(value).decode("latin-1") for key, value in scope["headers"] if key == name), "")
+
+
+async def _send(send: Send, refusal: Refusal) -> None:
+    body = refusal.body
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), *refusal.headers]
+    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def address_of(scope: Scope) -> str:
+    """Whom a limit counts for: the caller's address, of IPv6 its /64, which is what one subscriber gets."""
+    address = _client(scope)
+    if isinstance(address, ipaddress.IPv6Address):
+        return str(ipaddress.ip_network((address, 64), strict=False))
+    return str(address)
+
+
+def callers_in(networks: str) -> Callable[[Scope], bool]:
+    """Whether a request comes straight from one of *networks*, separated by commas; ``Misconfigured`` for nonsense.
+
+    What a proxy passed on is from nowhere: the proxy may well be a neighbour, whom it speaks for is not.
+    """
+    try:
+        known = [ipaddress.ip_network(one.strip()) for one in networks.split(",") if one.strip()]
+    except ValueError as error:
+        raise Misconfigured(f"NEARLINE_OPEN_TO={networks!r}: expected networks as 127.0.0.0/8, ::1 ({error})") from None
+
+    def is_near(scope: Scope) -> bool:
+        address = _client(scope)
+        if address is None or any(name in _FORWARDING for name, _ in scope["headers"]):
+            return False
+        return any(address in network for network in known)
+
+    return is_near
+
+
+def _client(scope: Scope) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    client = scope.get("client")
+    try:
+        address = ipaddress.ip_address(client[0]) if client else None
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address

@@ -1,0 +1,198 @@
+"""API keys: what one may do, as the compacted topic ``api-keys`` carries it (version 1).
+
+A key reads ``nl_<id>_<secret>``: 48 random bits that name it, and 256 that prove it, in hex; so it is found by
+``nl_[0-9a-f]{12}_[0-9a-f]{64}``, in logs and by scanners. Only the SHA-256 of the whole is stored. A plain hash is
+enough for 256 random bits: there is nothing to guess that a slow hash would protect.
+"""
+
+import base64
+import hashlib
+import hmac
+import re
+import secrets
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any
+
+import orjson
+
+from nearline.errors import BadInput
+
+PATTERN = re.compile(r"nl_([0-9a-f]{12})_[0-9a-f]{64}")
+EVENTS_PER_MINUTE = 600  # of one address, with a key that any page shows
+_ORIGIN = re.compile(r"https?://[a-z0-9.\-]+(:\d{1,5})?|https?://\[[0-9a-f:.]+\](:\d{1,5})?")
+_NO_DIGEST = bytes(32)
+
+
+class Permission(StrEnum):
+    """What a key may do; none contains another."""
+
+    EVENTS = "events"
+    READ = "read"
+    ITEMS = "items"
+    ADMIN = "admin"
+
+
+EVERYTHING = frozenset(Permission)
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What the log knows of a key; the key itself is not in it and cannot be computed from it.
+
+    *origins*, if there are any, are the pages that may use it (``scheme://host[:port]``). *per_minute* is how many
+    requests one address may send with it in a minute, ``None`` for no limit. *token_key* is the Ed25519 public key
+    whose owner signs the tokens of users.
+    """
+
+    id: str
+    name: str
+    scopes: frozenset[Permission]
+    secret_sha256: bytes
+    created_ms: int
+    origins: frozenset[str] = frozenset()
+    per_minute: int | None = None
+    token_key: bytes | None = None
+    revoked_ms: int | None = None
+
+    @property
+    def is_publishable(self) -> bool:
+        """Whether it may stand in a page that anybody reads: it can only send events."""
+        return self.scopes == {Permission.EVENTS}
+
+
+def make_key(
+    name: str,
+    scopes: Collection[str],
+    *,
+    now_ms: int,
+    origins: Collection[str] = (),
+    per_minute: int | None = None,
+    token_key: bytes | None = None,
+) -> tuple[str, Key]:
+    """A new key as its owner gets it, once, and as the log keeps it; ``BadInput`` if it would make no sense.
+
+    A key for events only is limited to 600 requests a minute and address unless *per_minute* says another number; 0 is
+    no limit.
+    """
+    key_id = secrets.token_hex(6)
+    secret = f"nl_{key_id}_{secrets.token_hex(32)}"
+    granted = _permissions(scopes)
+    if per_minute is None and granted == {Permission.EVENTS}:
+        per_minute = EVENTS_PER_MINUTE
+    key = Key(key_id, name, granted, digest(secret), now_ms, frozenset(origins), per_minute or None, token_key)
+    _check(key)
+    return secret, key
+
+
+def _permissions(names: Collection[str]) -> frozenset[Permission]:
+    unknown = sorted(set(names) - set(Permission))
+    if unknown:
+        raise BadInput("bad_key", f"unknown scope {unknown[0]!r:.40}; there are {', '.join(Permission)}")
+    return frozenset(Permission(name) for name in names)
+
+
+def digest(presented: str) -> bytes:
+    """The SHA-256 of a key as it is presented."""
+    return hashlib.sha256(presented.encode()).digest()
+
+
+def id_in(presented: str) -> str | None:
+    """Which key *presented* claims to be, or ``None`` if it has not the form of one."""
+    found = PATTERN.fullmatch(presented)
+    return found[1] if found else None
+
+
+def is_proven(key: Key | None, presented: str) -> bool:
+    """Whether *presented* is *key*; as slow for a wrong one, and for one that nobody knows, as for the right one."""
+    known = _NO_DIGEST if key is None else key.secret_sha256
+    return hmac.compare_digest(known, digest(presented)) and key is not None
+
+
+def revoked(key: Key, *, now_ms: int) -> Key:
+    """*key* from *now_ms* on, for ever; one that was revoked before stays as it was."""
+    return key if key.revoked_ms is not None else replace(key, revoked_ms=now_ms)
+
+
+def encode_key(key: Key) -> bytes:
+    """The record of *key*; its log key is the id."""
+    return orjson.dumps(
+        {
+            "v": 1,
+            "id": key.id,
+            "name": key.name,
+            "scopes": sorted(key.scopes),
+            "secret_sha256": key.secret_sha256.hex(),
+            "created_ms": key.created_ms,
+            "origins": sorted(key.origins),
+            "per_minute": key.per_minute,
+            "token_key": base64.b64encode(key.token_key).decode() if key.token_key else None,
+            "revoked_ms": key.revoked_ms,
+        }
+    )
+
+
+def decode_key(raw: bytes) -> Key:
+    """The key in *raw*; ``BadInput`` if it is not one of version 1."""
+    try:
+        body = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise BadInput("not_json", f"not a key: {error}") from None
+    if not isinstance(body, dict) or body.get("v") != 1:
+        raise BadInput("unknown_version", f"a key must have version 1, came {str(body)[:40]}")
+    return _key_of(body)
+
+
+def _key_of(body: dict[str, Any]) -> Key:
+    try:
+        token_key = body["token_key"]
+        key = Key(
+            body["id"],
+            body["name"],
+            _permissions(body["scopes"]),
+            bytes.fromhex(body["secret_sha256"]),
+            body["created_ms"],
+            frozenset(body["origins"]),
+            body["per_minute"],
+            base64.b64decode(token_key, validate=True) if token_key else None,
+            body["revoked_ms"],
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadInput("bad_key", f"not a key of version 1: {error!r:.120}") from None
+    _check(key)
+    return key
+
+
+def _check(key: Key) -> None:
+    for problem, wrong in (
+        (f"the id must be 12 hex digits, came {key.id!r:.40}", not _is_id(key.id)),
+        ("the name must be 1-80 printable characters", not _is_name(key.name)),
+        (f"a key needs scopes out of {', '.join(Permission)}", not key.scopes),
+        ("secret_sha256 must be 32 bytes", len(key.secret_sha256) != 32),
+        ("created_ms must be an integer", not _is_count(key.created_ms)),
+        ("revoked_ms must be an integer or null", not (key.revoked_ms is None or _is_count(key.revoked_ms))),
+        ("per_minute must be a positive integer or null", not (key.per_minute is None or _is_count(key.per_minute))),
+        ("the token key must be an Ed25519 public key, 32 bytes", len(key.token_key or _NO_DIGEST) != 32),
+        ("only a key that reads can have a token key", bool(key.token_key) and Permission.READ not in key.scopes),
+        ("only a key for events and nothing else can have origins", bool(key.origins) and not key.is_publishable),
+        *((f"an origin must be scheme://host[:port], came {one!r:.80}", not _is_origin(one)) for one in key.origins),
+    ):
+        if wrong:
+            raise BadInput("bad_key", problem)
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{12}", value) is not None
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= 80 and value.isprintable()
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _is_origin(value: object) -> bool:
+    return isinstance(value, str) and _ORIGIN.fullmatch(value) is not None

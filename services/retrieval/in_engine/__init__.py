@@ -1,0 +1,1 @@
+"""Items in an engine of their own (Milvus), shared by all replicas."""

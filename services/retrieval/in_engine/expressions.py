@@ -1,0 +1,161 @@
+"""Filters for an engine: what of an item they look at, and the expression that a filter is translated to.
+
+The engine must let pass exactly what the filter means (docs/filters.md), though engines differ in what a comparison
+with a missing field is, and whether ``1`` equals ``"1"``. So equality is not left to it: whatever can be equal, and its
+type, becomes a *fact*, a hash, and an item passes if it has the fact. ``not`` is only ever said of facts, which every
+item has; where it would meet a comparison of numbers, the opposite comparison stands instead. An expression holds our
+words, numbers and hashes, and no text that anybody sent.
+"""
+
+import operator
+from collections.abc import Iterator
+
+import orjson
+
+from nearline.hashing import hash64
+from nearline.item_vectors import Shown
+from nearline.items import Attribute
+from services.retrieval.filters import (
+    ATTRIBUTE,
+    NUMBERS,
+    TEXTS,
+    AllOf,
+    AnyOf,
+    Compared,
+    Filter,
+    Missing,
+    Node,
+    Not,
+    Same,
+    Value,
+)
+
+_SIGNS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
+_OPPOSITE = {"<": ">=", "<=": ">", ">": "<=", ">=": "<"}
+_PRESENT, _A_NUMBER = "present", "a number"
+
+
+def facts_of(shown: Shown) -> tuple[int, ...]:
+    """What can be equal in an item, what it has, and which of its attributes are numbers: hashes below 2**63."""
+    return tuple(sorted({fact for name, value in _fields(shown) for fact in _facts(name, value)}))
+
+
+def numbers_of(shown: Shown) -> dict[str, float]:
+    """The attributes that are numbers, under names that no expression has to quote."""
+    return {_key(ATTRIBUTE + name): float(value) for name, value in shown.attributes.items() if _is_number(value)}
+
+
+def translate(wanted: Filter | None) -> str:
+    """The expression that lets pass what *wanted* does; ``""`` for no filter."""
+    return "" if wanted is None else _expression(wanted.node, True)
+
+
+def both(*expressions: str) -> str:
+    """The expression that lets pass what all *expressions* do; empty ones let everything pass."""
+    return " and ".join(f"({expression})" for expression in expressions if expression)
+
+
+def excluding(item_hashes: list[int]) -> str:
+    """The expression that lets pass every item but those with these hashes (signed, as the engine holds them)."""
+    return f"item_hash not in {item_hashes}" if item_hashes else ""
+
+
+def passes(node: Node, shown: Shown) -> bool:
+    """Whether *node* lets an item pass, looked at here: for the few items that a replica holds itself."""
+    match node:
+        case Not(part):
+            return not passes(part, shown)
+        case AllOf(parts):
+            return all(passes(part, shown) for part in parts)
+        case AnyOf(parts):
+            return any(passes(part, shown) for part in parts)
+    value = _value(shown, node.name)
+    match node:
+        case Same(_, values):
+            return any(_alike(value, each) for each in values)
+        case Missing():
+            return value is None or value == ""
+        case Compared(_, sign, bound):
+            return value is not None and _is_number(value) and _SIGNS[sign](float(value), bound)
+
+
+def _expression(node: Node, wanted: bool) -> str:
+    """*node*, or its opposite unless *wanted*."""
+    match node:
+        case Not(part):
+            return _expression(part, not wanted)
+        case AllOf(parts):
+            return _joined(parts, "and" if wanted else "or", wanted)
+        case AnyOf(parts):
+            return _joined(parts, "or" if wanted else "and", wanted)
+        case Same(name, values):
+            return _has([_fact(name, value) for value in values], wanted)
+        case Missing(name):
+            return _has([_fact(_PRESENT, name)], not wanted)
+        case Compared(name, sign, bound):
+            return _compared(name, sign, bound) if wanted else _not_compared(name, sign, bound)
+
+
+def _joined(parts: tuple[Node, ...], word: str, wanted: bool) -> str:
+    return "(" + f" {word} ".join(_expression(part, wanted) for part in parts) + ")"
+
+
+def _has(facts: list[int], wanted: bool) -> str:
+    return f"{'' if wanted else 'not '}array_contains_any(facts, {facts})"
+
+
+def _compared(name: str, sign: str, bound: float) -> str:
+    column = name if name in NUMBERS else f'numbers["{_key(name)}"]'
+    return f"{column} {sign} {bound!r}"
+
+
+def _not_compared(name: str, sign: str, bound: float) -> str:
+    kind = _PRESENT if name in NUMBERS else _A_NUMBER
+    return f"({_has([_fact(kind, name)], False)} or {_compared(name, _OPPOSITE[sign], bound)})"
+
+
+def _fields(shown: Shown) -> Iterator[tuple[str, Attribute | None]]:
+    for name in (*TEXTS, *NUMBERS):
+        yield name, getattr(shown, name)
+    for name, value in shown.attributes.items():
+        yield ATTRIBUTE + name, value
+
+
+def _facts(name: str, value: Attribute | None) -> Iterator[int]:
+    if value is None:
+        return
+    yield _fact(name, value)
+    if value != "":
+        yield _fact(_PRESENT, name)
+    if _is_number(value):
+        yield _fact(_A_NUMBER, name)
+
+
+def _fact(name: str, value: Value | int) -> int:
+    """The hash that stands for *value* in *name*; a number is one however it is written, and never a truth value."""
+    return hash64(orjson.dumps([name, _plain(value)]).decode()) >> 1
+
+
+def _plain(value: Value | int) -> Value:
+    return float(value) + 0.0 if _is_number(value) else value  # + 0.0: there is one zero
+
+
+def _key(name: str) -> str:
+    return f"n{hash64(name):016x}"
+
+
+def _value(shown: Shown, name: str) -> Attribute | None:
+    if name.startswith(ATTRIBUTE):
+        return shown.attributes.get(name.removeprefix(ATTRIBUTE))
+    value: Attribute | None = getattr(shown, name)
+    return value
+
+
+def _alike(value: Attribute | None, other: Value) -> bool:
+    if value is None or _is_number(value) != _is_number(other) or isinstance(value, str) != isinstance(other, str):
+        return False
+    return _plain(value) == other
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

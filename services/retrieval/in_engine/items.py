@@ -1,0 +1,92 @@
+"""Items in an engine of their own, as answers are chosen from them."""
+
+from collections import Counter
+from collections.abc import Container, Iterable
+from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nearline.errors import Unavailable
+from nearline.hashing import hash64
+from nearline.item_engine import MAX_RESULTS, Found, ItemEngine
+from nearline.user_documents import Hashes
+from services.retrieval.filters import Filter
+from services.retrieval.in_engine.expressions import both, excluding, passes, translate
+from services.retrieval.in_engine.guard import GuardedEngine
+from services.retrieval.in_engine.window import Known, Window, known_from
+from services.retrieval.item_index import Picked, Ranked
+from services.retrieval.ranking import Ranking, Trending
+
+_SPARE = 32  # seen items that one search allows for; a second search leaves out all of them itself
+_CHUNK = 500  # ranked items that are looked up at once
+
+
+class EngineItems:
+    """The items of an engine: searched there, and topped up from *window*."""
+
+    def __init__(self, engine: ItemEngine, guard: GuardedEngine, window: Window) -> None:
+        self._engine = engine
+        self._guard = guard
+        self._window = window
+
+    @property
+    def trending(self) -> Trending:
+        """Items of the window by popularity."""
+        return self._window.trending
+
+    def check(self, wanted: Filter) -> None:
+        """Nothing is refused: which attributes there are, an engine does not tell; an unknown one lets nothing pass."""
+
+    async def nearest(self, vector: NDArray[np.float32], k: int, excluded: Hashes, wanted: Filter | None) -> Picked:
+        """The *k* best by inner product with *vector*; ``Unavailable`` if the engine is away."""
+        where = translate(wanted)
+        refused = set(excluded.tolist())
+        came = await self._guard.search(vector, min(k + min(len(refused), _SPARE), MAX_RESULTS), where)
+        found = [each for each in came if hash64(each[0]) not in refused] if refused else came
+        if len(found) < k and len(refused) > _SPARE:
+            found = await self._guard.search(vector, k, both(where, excluding(excluded.view(np.int64).tolist())))
+        return _picked(found[:k])
+
+    async def pick(
+        self, ranked: Ranked, places: int, taken: Container[str], excluded: Hashes, wanted: Filter | None
+    ) -> Picked:
+        """The first *places* of *ranked* that are on show and not *taken*, in their order and with their scores."""
+        refused = set(excluded.tolist())
+        found: Found = []
+        rest = iter(ranked)
+        while len(found) < places and (chunk := list(islice(rest, _CHUNK))):
+            others = await self._others([item_id for item_id, _ in chunk])
+            for item_id, score in chunk:
+                known = self._window.get(item_id) or others.get(item_id)
+                if known is None or item_id in taken or known.item_hash in refused:
+                    continue
+                if wanted is None or passes(wanted.node, known.shown):
+                    found.append((item_id, known.printed, score))
+        return _picked(found[:places])
+
+    def newest(self) -> Ranking:
+        """``(id, listed_ms)`` of the newest items of the window, latest first."""
+        return self._window.newest
+
+    def favourite_categories(self, seen: Iterable[int], most: int = 3) -> list[str]:
+        """The categories that hold most of the items with the hashes *seen*, of those in the window, most first."""
+        counts = Counter(category for item_hash in seen if (category := self._window.category_of(item_hash)))
+        return sorted(counts, key=lambda category: (-counts[category], category))[:most]
+
+    async def _others(self, item_ids: list[str]) -> dict[str, Known]:
+        """Those of *item_ids* that the window does not hold, if the engine has them and answers.
+
+        What ranks comes from the window, so there are none as a rule.
+        """
+        missing = [item_id for item_id in item_ids if self._window.get(item_id) is None]
+        try:
+            cards = await self._engine.cards(missing) if missing else []
+        except Unavailable:
+            return {}
+        return {card.item_id: known_from(card) for card in cards}
+
+
+def _picked(found: Found) -> Picked:
+    scores = np.array([score for _, _, score in found], np.float64)
+    return Picked([item_id for item_id, _, _ in found], [printed for _, printed, _ in found], scores)

@@ -1,0 +1,62 @@
+"""Items in an engine of their own, which the replicas of retrieval fill together and search."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+
+from nearline.adapters.kafka import GroupReader, TableReader, committed, log_extent
+from nearline.followers import Follower
+from nearline.item_engine import ItemEngine
+from nearline.settings import Settings
+from nearline.topics import ITEM_POPULARITY, item_vectors_topic
+from services.retrieval.in_engine.going_live import GoingLive
+from services.retrieval.in_engine.guard import GuardedEngine
+from services.retrieval.in_engine.items import EngineItems
+from services.retrieval.in_engine.window import Window, popular_records
+from services.retrieval.in_engine.writer import Writer
+
+_TRENDING_PAUSE_S = 0.2
+
+
+class InEngine:
+    """The engine's items, this replica's share of the writing, and its window; a graph or snapshots there are not."""
+
+    def __init__(self, settings: Settings, engine: ItemEngine) -> None:
+        space = settings.embedding_space
+        topic = item_vectors_topic(space)
+        group = f"retrieval.{space.number}"
+        window = Window(engine, lambda: time.time_ns() // 1_000_000)
+        self._guard = GuardedEngine(engine)
+        self.index = EngineItems(engine, self._guard, window)
+        self._window = window
+        self._trending = Follower(
+            ITEM_POPULARITY,
+            lambda: TableReader(settings.brokers, ITEM_POPULARITY, start_at=self._trending.positions()),
+            popular_records(window),
+            pause_s=_TRENDING_PAUSE_S,
+        )
+        self._writer = Writer(space, lambda: GroupReader(settings.brokers, topic, group), engine, window)
+
+        async def ends() -> Mapping[int, int]:
+            return (await log_extent(settings.brokers, [topic])).topics[topic].end
+
+        self._going_live = GoingLive(engine, space, ends, lambda: committed(settings.brokers, group, topic))
+
+    def readiness(self) -> Mapping[str, bool]:
+        """What has to be true before requests should come here."""
+        return {
+            "engine": self._guard.answered,
+            "item_vectors": self._going_live.complete,
+            "trending": self._trending.caught_up,
+        }
+
+    async def run(self) -> None:
+        """Write, follow what is popular and look after the engine until cancelled."""
+        async with asyncio.TaskGroup() as parts:
+            for part in (self._guard.watch(), self._trending.run(), self._window.run(), self._writer.run()):
+                parts.create_task(part)
+            parts.create_task(self._going_live.run())
+
+    async def close(self) -> None:
+        """Close the engine."""
+        await self._guard.close()

@@ -1,0 +1,45 @@
+"""An item of the log as an engine's row."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nearline.errors import BadInput, SpaceMismatch
+from nearline.hashing import hash64
+from nearline.ids import check_id
+from nearline.item_engine import MAX_PRINTED, Row
+from nearline.item_vectors import ItemVector
+from services.retrieval.in_engine.expressions import facts_of, numbers_of
+from services.retrieval.in_process.catalogue import render
+
+
+def row_of(item: ItemVector, vector: NDArray[np.float32], dimension: int) -> Row:
+    """The row of *item*, which is on show with *vector*.
+
+    ``SpaceMismatch`` with both numbers if the vector is not of *dimension*, ``BadInput`` if it is not finite, if the id
+    is none, or if what an answer prints of the item is larger than an engine takes.
+    """
+    check_id("item_id", item.item_id)
+    if len(vector) != dimension:
+        raise SpaceMismatch(
+            f"item {item.item_id!r} has a vector of {len(vector)} dimensions; the index has {dimension}"
+        )
+    if not np.isfinite(vector @ vector):
+        raise BadInput("bad_vector", f"item {item.item_id!r} has a vector that is not finite")
+    printed = render(item.item_id, item.shown)
+    if len(printed) > MAX_PRINTED:
+        raise BadInput(
+            "too_large", f"item {item.item_id!r} prints as {len(printed):,} bytes, at most {MAX_PRINTED:,} fit"
+        )
+    shown = item.shown
+    listed_ms = None if shown.listed_ms is None else float(shown.listed_ms)
+    return Row(
+        item.item_id,
+        item.version,
+        hash64(item.item_id),
+        vector,
+        shown.price,
+        listed_ms,
+        facts_of(shown),
+        numbers_of(shown),
+        printed,
+    )

@@ -1,0 +1,143 @@
+"""Writes item vectors into an engine: the replicas share the topic as one group, so each record is written once.
+
+Offsets are committed after the write, so a record may come again: what is older than what the engine has is left out.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from nearline.errors import BadInput, NearlineError, Unavailable
+from nearline.ids import check_id
+from nearline.item_engine import Card, ItemEngine, Row
+from nearline.item_vectors import decode_item_vector
+from nearline.log import Record
+from nearline.space import Space
+from nearline.telemetry import counter, gauge, get_logger
+from services.retrieval.in_engine.rows import row_of
+from services.retrieval.in_engine.window import Window
+
+_WRITTEN = counter(
+    "engine_records_total", "Records of item-vectors that were dealt with, by what became of them", "kind"
+)
+_REFUSED = counter("engine_records_refused_total", "Records that can never be written", "reason")
+_AWAY = counter("engine_writer_waits_total", "Rounds in which the engine or the log was away")
+_LAG = gauge("engine_writer_lag_records", "Records of this replica's share that it has not read yet")
+
+Change = Row | int | None  # shown, hidden at this version, or to be forgotten
+
+
+class Reader(Protocol):
+    """A group reader (nearline/adapters/kafka.py: GroupReader)."""
+
+    lag: int
+
+    async def open(self) -> None: ...
+    async def poll(self) -> list[Record]: ...
+    async def stay(self) -> None: ...
+    def done(self, records: list[Record]) -> None: ...
+    async def settle(self) -> None: ...
+    async def close(self) -> None: ...
+
+
+class Writer:
+    """Brings *engine* up to the topic, and tells *window* at once what it wrote."""
+
+    def __init__(
+        self, space: Space, connect: Callable[[], Reader], engine: ItemEngine, window: Window, *, retry_s: float = 0.5
+    ) -> None:
+        self._space = space
+        self._connect = connect
+        self._engine = engine
+        self._window = window
+        self._retry_s = retry_s
+
+    async def run(self) -> None:
+        """Write until cancelled; a log that is away is joined anew."""
+        while True:
+            reader = self._connect()
+            try:
+                await reader.open()
+                while True:
+                    await self.step(reader)
+            except Unavailable as error:
+                _AWAY.inc()
+                get_logger().warning("cannot read item vectors", reason=str(error))
+            finally:
+                await asyncio.shield(reader.close())
+            await asyncio.sleep(self._retry_s)
+
+    async def step(self, reader: Reader) -> None:
+        """One poll, written; while the engine is away it is tried again, and the group is not left meanwhile."""
+        records = await reader.poll()
+        _LAG.set(reader.lag)
+        if not records:
+            await reader.settle()
+            return
+        changes = self.changes_in(records)
+        while not await self._try(changes):
+            await asyncio.sleep(self._retry_s)
+            await reader.stay()
+        reader.done(records)
+
+    async def _try(self, changes: dict[str, Change]) -> bool:
+        try:
+            await self.write(changes)
+        except Unavailable as error:
+            _AWAY.inc()
+            get_logger().warning("item vectors wait", reason=str(error), items=len(changes))
+            return False
+        return True
+
+    def changes_in(self, records: Sequence[Record]) -> dict[str, Change]:
+        """What *records*, in order, say of each item in the end; those that make no sense are counted and left out."""
+        changes: dict[str, Change] = {}
+        for record in records:
+            try:
+                item_id = check_id("item_id", record.id)
+                change = self._change(record)
+            except NearlineError as error:
+                reason = error.reason if isinstance(error, BadInput) else "space_mismatch"
+                _REFUSED.labels(reason).inc()
+                get_logger().error("a record was refused", reason=str(error))
+                continue
+            known = changes.get(item_id)
+            if change is None or known is None or _version(change) >= _version(known):
+                changes[item_id] = change
+        return changes
+
+    async def write(self, changes: dict[str, Change]) -> None:
+        """Write *changes*, but for those older than what the engine has; ``Unavailable`` if some were not written.
+
+        The version is looked at and then written, in two steps: of two replicas only one has an item's partition. What
+        is of the same version is written again, so that a write that was cut off is completed.
+        """
+        known = await self._engine.versions([item_id for item_id, change in changes.items() if change is not None])
+        news = {
+            item_id: change
+            for item_id, change in changes.items()
+            if change is None or _version(change) >= known.get(item_id, _version(change))
+        }
+        shown = [change for change in news.values() if isinstance(change, Row)]
+        hidden = {item_id: change for item_id, change in news.items() if isinstance(change, int)}
+        forgotten = [item_id for item_id, change in news.items() if change is None]
+        await self._engine.hide(hidden)
+        await self._engine.forget(forgotten)
+        self._window.hide([*hidden, *forgotten])
+        await self._engine.put(shown)
+        self._window.show(Card(row.item_id, row.version, row.printed) for row in shown)
+        for kind, count in (("shown", len(shown)), ("hidden", len(hidden)), ("forgotten", len(forgotten))):
+            _WRITTEN.labels(kind).inc(count)
+        _WRITTEN.labels("older").inc(len(changes) - len(news))
+
+    def _change(self, record: Record) -> Change:
+        if record.value is None:
+            return None
+        item = decode_item_vector(record.id, record.value, self._space)
+        if item.candidate is None or not item.shown.available:
+            return item.version
+        return row_of(item, item.candidate, self._space.dimension)
+
+
+def _version(change: Row | int) -> int:
+    return change if isinstance(change, int) else change.version

@@ -1,0 +1,66 @@
+"""Which items pass the filters that were asked for lately, kept true while items change.
+
+A filter's mask is made once, by a look at the columns that it names, and from then on only what changed since it was
+last used is looked at again.
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from services.retrieval.filters import Filter
+from services.retrieval.in_process.columns import Columns
+from services.retrieval.in_process.rows import Rows
+
+_MOST = 256  # filters
+_MOST_BYTES = 32 * 1024 * 1024
+
+
+@dataclass(slots=True)
+class _Kept:
+    """What passes a filter, and the change of the columns up to which that is so."""
+
+    rows: Rows
+    end: int
+
+
+class Masks:
+    """The rows that pass a filter, from one cache; those least recently asked for are forgotten first."""
+
+    def __init__(self, columns: Columns, *, most: int = _MOST, most_bytes: int = _MOST_BYTES) -> None:
+        self._columns = columns
+        self._most = most
+        self._most_bytes = most_bytes
+        self._kept: OrderedDict[str, _Kept] = OrderedDict()
+
+    def __len__(self) -> int:
+        """How many filters are kept."""
+        return len(self._kept)
+
+    def rows(self, wanted: Filter) -> Rows:
+        """What passes *wanted* now; to be used before anything changes."""
+        kept = self._kept.get(wanted.key)
+        if kept is None:
+            return self._make(wanted)
+        self._kept.move_to_end(wanted.key)
+        if kept.end != self._columns.changes.end:
+            return self._renew(kept, wanted)
+        return kept.rows
+
+    def _renew(self, kept: _Kept, wanted: Filter) -> Rows:
+        changed = self._columns.changes.since(kept.end)
+        if changed is None or len(changed) > self._columns.slots // 8:
+            return self._make(wanted)
+        kept.rows.reserve(self._columns.slots)
+        kept.rows.change(changed, self._columns.passing(wanted.node, changed))
+        kept.end = self._columns.changes.end
+        return kept.rows
+
+    def _make(self, wanted: Filter) -> Rows:
+        rows = Rows(self._columns.passing(wanted.node))
+        self._kept[wanted.key] = _Kept(rows, self._columns.changes.end)
+        while len(self._kept) > self._most or (len(self._kept) > 1 and self._size() > self._most_bytes):
+            self._kept.popitem(last=False)
+        return rows
+
+    def _size(self) -> int:
+        return sum(kept.rows.size for kept in self._kept.values())

@@ -1,0 +1,92 @@
+"""Items in the memory of this process: an index of its own, followed from the log and kept in snapshots."""
+
+import asyncio
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from nearline.adapters.hnsw import HnswGraph
+from nearline.adapters.kafka import TableReader, log_extent
+from nearline.followers import Follower
+from nearline.settings import Settings
+from nearline.topics import ITEM_POPULARITY, item_vectors_topic
+from services.retrieval.in_process.catalogue import Catalogue
+from services.retrieval.in_process.graphs import SavedGraph
+from services.retrieval.in_process.index import LiveIndex
+from services.retrieval.in_process.keeping import Keeper
+from services.retrieval.in_process.live_recall import LiveRecall
+from services.retrieval.in_process.records import item_records, popularity_records
+from services.retrieval.in_process.upkeep import Upkeep
+
+TRENDING_PAUSE_S = 0.2  # trending may be this late; a poll for each click would cost answers their time
+
+
+class InProcess:
+    """The catalogue of this process, and what keeps it true."""
+
+    def __init__(self, settings: Settings) -> None:
+        space = settings.embedding_space
+        self._settings = settings
+        index = LiveIndex(
+            space.dimension,
+            lambda capacity: HnswGraph(space.dimension, capacity),
+            cores=len(os.sched_getaffinity(0)),
+        )
+        self.index = Catalogue(space.dimension, index)
+        topic = item_vectors_topic(space)
+        self._items = Follower(
+            topic,
+            lambda: TableReader(settings.brokers, topic, start_at=self._items.positions()),
+            item_records(self.index, space),
+        )
+        self._trending = Follower(
+            ITEM_POPULARITY,
+            lambda: TableReader(settings.brokers, ITEM_POPULARITY, start_at=self._trending.positions()),
+            popularity_records(self.index),
+            pause_s=TRENDING_PAUSE_S,
+        )
+        recall = LiveRecall(index, every_s=settings.recall_every_s)
+        self._upkeep = Upkeep(index, lambda: self._items.caught_up, recall)
+        self._keeper = self._make_keeper(settings.snapshots_folder, self.index)
+
+    def _make_keeper(self, folder: Path | None, catalogue: Catalogue) -> Keeper | None:
+        if folder is None:
+            return None
+        settings, space = self._settings, self._settings.embedding_space
+
+        def load(path: Path, saved: SavedGraph) -> HnswGraph:
+            return HnswGraph.load(path, space.dimension, saved.capacity, count=saved.count, removed=saved.removed)
+
+        return Keeper(
+            folder,
+            space,
+            catalogue,
+            (self._items, self._trending),
+            lambda: log_extent(settings.brokers, (item_vectors_topic(space), ITEM_POPULARITY)),
+            load,
+            lambda: self._upkeep.builds,
+            every_s=settings.snapshot_every_s,
+        )
+
+    def readiness(self) -> Mapping[str, bool]:
+        """What has to be true before requests should come here."""
+        return {"item_vectors": self._items.caught_up, "trending": self._trending.caught_up}
+
+    async def run(self) -> None:
+        """Keep the catalogue true until cancelled."""
+        async with asyncio.TaskGroup() as parts:
+            parts.create_task(self._follow())
+            parts.create_task(self._upkeep.run())
+
+    async def _follow(self) -> None:
+        """Start from the newest snapshot, if one is good, and follow the log from there until cancelled."""
+        if self._keeper is not None:
+            await self._keeper.resume()
+        async with asyncio.TaskGroup() as parts:
+            parts.create_task(self._items.run())
+            parts.create_task(self._trending.run())
+            if self._keeper is not None:
+                parts.create_task(self._keeper.run())
+
+    async def close(self) -> None:
+        """Nothing is left open."""

@@ -1,0 +1,42 @@
+"""The rows that a search may find, when it may not find all of them."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+Mask = NDArray[np.bool_]
+Slots = NDArray[np.int64]
+
+
+class Rows:
+    """Live rows by slot: whether each may be found (*passing*), how many may (*count*), and which (*slots*)."""
+
+    def __init__(self, passing: Mask) -> None:
+        self.passing = passing
+        self.count = int(np.count_nonzero(passing))
+        self._slots: Slots | None = None
+
+    @property
+    def slots(self) -> Slots:
+        """Those that pass, in order; kept until one of them changes."""
+        if self._slots is None:
+            self._slots = np.flatnonzero(self.passing)
+        return self._slots
+
+    @property
+    def size(self) -> int:
+        """Bytes of memory."""
+        return self.passing.nbytes + (0 if self._slots is None else self._slots.nbytes)
+
+    def change(self, slots: Slots, passing: Mask) -> None:
+        """From now on each of *slots*, none of them twice, passes as *passing* says."""
+        before = self.passing[slots]
+        if np.array_equal(before, passing):
+            return
+        self.count += int(np.count_nonzero(passing)) - int(np.count_nonzero(before))
+        self.passing[slots] = passing
+        self._slots = None
+
+    def reserve(self, slots: int) -> None:
+        """Have room for *slots*; those that are new do not pass."""
+        if slots > len(self.passing):
+            self.passing = np.concatenate((self.passing, np.zeros(slots - len(self.passing), bool)))
