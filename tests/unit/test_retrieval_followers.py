@@ -1,6 +1,7 @@
 """Following the log: every record once, whatever the log does; and an index that is looked after meanwhile."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 
 import numpy as np
@@ -165,6 +166,46 @@ def test_upkeep_builds_once_loaded_then_folds_what_comes() -> None:
     asyncio.run(main())
     assert len(shop) == 200
     assert len(shop.index.search(unit(3), 500)[0]) == 200
+
+
+def test_the_delta_does_not_grow_while_requests_take_all_the_time() -> None:
+    """Fifteen changes come with every 30 ms of requests, and folding one takes .3 ms."""
+
+    def busy(seconds: float) -> None:
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            pass
+
+    class SlowGraph(ExactGraph):
+        def add(self, slots: NDArray[np.int64], vectors: NDArray[np.float32], threads: int = 1) -> None:
+            if len(slots) == 1:
+                busy(0.0003)
+            super().add(slots, vectors, threads)
+
+    limits = Limits(exact_below=20, fold_above=10, bulk=10_000, headroom=100)
+    index = LiveIndex(4, lambda capacity: SlowGraph(4, capacity), limits)
+    deltas = []
+
+    async def requests() -> None:
+        for nth in range(40):
+            for row in range(15):
+                index.insert(unit(1_000 + 15 * nth + row))
+            busy(0.03)
+            deltas.append(index.delta_rows)
+            await asyncio.sleep(0)
+
+    async def main() -> None:
+        for nth in range(50):
+            index.insert(unit(nth))
+        upkeep = Upkeep(index, lambda: True, rest_s=0, pause_s=0)
+        await upkeep.step()
+        keeping = asyncio.create_task(upkeep.run(idle_s=0))
+        await asyncio.create_task(requests())
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
+
+    asyncio.run(main())
+    assert max(deltas) < 200
 
 
 def test_a_new_graph_is_measured_and_searched_no_wider_than_it_needs() -> None:

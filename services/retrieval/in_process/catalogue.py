@@ -206,8 +206,13 @@ class Catalogue:
         if known is not None and known.slot != _NOWHERE:
             if np.array_equal(self.index.vector(known.slot), vector):
                 return known.slot
-            self.index.remove(known.slot)
+            self._vacate(known.slot)
         return self.index.insert(vector)
+
+    def _vacate(self, slot: int) -> None:
+        """Let nothing be found in *slot*; its vector stays until the graph is built anew, what it printed need not."""
+        self.index.remove(slot)
+        self._printed[slot] = b""
 
     def _place(self, listing: Listing, printed: bytes) -> None:
         slot = listing.slot
@@ -232,7 +237,7 @@ class Catalogue:
         if known is None or known.slot == _NOWHERE:
             return
         self._unlist(known)
-        self.index.remove(known.slot)
+        self._vacate(known.slot)
         self.trending.hide(known.item_id)
         self._newest.drop(known.item_id)
         self._by_hash.pop(known.item_hash, None)

@@ -25,6 +25,7 @@ MakeGraph = Callable[[int], Graph]  # capacity -> an empty graph
 T = TypeVar("T", bound=np.generic)
 
 _ASKED = 256  # queries that are kept, to measure with
+_RESERVED = 1 << 20  # rows of address space; memory is taken when one is written, and nothing is copied to grow
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ class LiveIndex:
         self._cores = cores
         self._limits = limits or Limits()
         self._graph: Graph | None = None
-        self._vectors: Vectors = np.empty((1024, dimension), np.float32)  # by slot
+        self._vectors: Vectors = np.empty((_RESERVED, dimension), np.float32)  # by slot
         self._alive = np.zeros(1024, bool)
         self._in_graph = np.zeros(1024, bool)
         self._used = 0  # slots ever handed out
@@ -302,7 +303,8 @@ class LiveIndex:
         used, delta = len(state.alive), len(state.delta_slots)
         if self._used or self._build is not None:
             raise ValueError(f"only an empty index can be restored; this one has handed out {self._used} slots")
-        self._vectors = _grown(state.vectors, max(1024, used))
+        self._vectors = np.empty((max(_RESERVED, used), state.vectors.shape[1]), np.float32)
+        self._vectors[:used] = state.vectors
         self._alive = _grown(state.alive, max(1024, used))
         self._in_graph = _grown(state.in_graph, max(1024, used))
         self._delta = _grown(state.vectors[state.delta_slots], max(1024, delta))
@@ -324,8 +326,9 @@ class LiveIndex:
         self._free = np.flatnonzero(~known).tolist()
 
     def _new_slot(self) -> int:
-        if self._used == len(self._alive):
+        if self._used == len(self._vectors):
             self._vectors = _grown(self._vectors, 2 * self._used)
+        if self._used == len(self._alive):
             self._alive = _grown(self._alive, 2 * self._used)
             self._in_graph = _grown(self._in_graph, 2 * self._used)
         self._used += 1
