@@ -14,6 +14,7 @@ from nearline.item_vectors import ItemVector, Shown, decode_item_vector, encode_
 from nearline.items import Item, decode_item, encode_item
 from nearline.keys import Key, Permission, decode_key, encode_key, revoked
 from nearline.popularity import decode_popularity
+from nearline.profiles import Profile, decode_profile, encode_profile
 from nearline.sequences import Sequence, decode_sequence, encode_sequence
 from nearline.space import Space
 from nearline.user_documents import UserDocument, decode_user_document, document_order, encode_user_document
@@ -27,6 +28,7 @@ SEQUENCE = Sequence(
     "u-1", NOW_MS + 3, ["i-1", "i-2"], [NOW_MS - 1, NOW_MS], ["click", "purchase"], [1.0, 9.5], ["e-0", "e-1"]
 )
 SAID = replace(SEQUENCE, contexts=[None, {"country": "GB", "device": "phone", "interests": ["tea", "lamps"]}])
+PROFILE = Profile("GB", "phone", "newsletter", ("tea", "lamps"), {"tier": "gold", "orders": 3})
 ITEM = Item("Mug", "for tea", "mugs", "en", 1.25, "ACME", NOW_MS, True, {"colour": "red"})
 VECTOR = ItemVector(
     "i-1",
@@ -74,6 +76,7 @@ FORMATS = {
     "sequence.v1.json": encode_sequence(SEQUENCE),
     "sequence_with_context.v1.json": encode_sequence(SAID),
     "item.v1.json": encode_item(ITEM),
+    "profile.v1.json": encode_profile(PROFILE),
     "item_vector.v1.bin": encode_item_vector(VECTOR, SPACE),
     "item_vector_with_attributes.v1.bin": encode_item_vector(DESCRIBED, SPACE),
     "item_vector_retired.v1.bin": encode_item_vector(RETIRED, SPACE),
@@ -98,6 +101,7 @@ def test_golden_messages_load() -> None:
     assert decode_sequence(golden("sequence.v1.json")) == SEQUENCE
     assert decode_sequence(golden("sequence_with_context.v1.json")) == SAID
     assert decode_item(golden("item.v1.json")) == ITEM
+    assert decode_profile(golden("profile.v1.json")) == PROFILE
     assert decode_dead_letter(golden("dead_letter.v1.json")) == LETTER
     assert decode_key(golden("api_key.v1.json")) == KEY
     assert decode_key(golden("api_key_revoked.v1.json")) == revoked(SIGNER, now_ms=NOW_MS + 1)
