@@ -5,7 +5,8 @@ it; the operator around it only keeps the bytes and passes on what is to be writ
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from flink_jobs.last_n.history import Met, holds, left_out, met_in
 from flink_jobs.last_n.popularity import gain
@@ -51,8 +52,7 @@ class Told:
     offset: int
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What to keep and what to write after a record; ``None`` where nothing changed.
 
     *seen* are the seen items' bytes, ``CLEARED`` to forget them. *item* and *gain* are a share in popularity. *sent_on*
@@ -65,7 +65,7 @@ class Outcome:
     snapshot: bytes | None = None
     item: str | None = None
     gain: float = 0.0
-    sent_on: list[Event] = field(default_factory=list)
+    sent_on: tuple[Event, ...] = ()
     late: bool = False
 
 
@@ -98,16 +98,15 @@ class Rule:
     def _event(self, user: User | None, event: Event, seen: SeenBytes, append_ms: int) -> Outcome:
         if user is not None and is_late(user, event):
             passed = late_for(user, event)
-            return Outcome(sent_on=[passed] if passed else [], late=True)
+            return Outcome(sent_on=(passed,) if passed else (), late=True)
         event = as_wanted(user, event)
         after = accept(user, event, keep=self.keep, append_ms=append_ms)
         window = user.window if user else None
-        left = left_out(window, after.window, event)
+        known = holds(window, event.event_id)
+        left = left_out(window, after.window, event, known=known)
         if after is user:
             return self._stray(after, left, seen, append_ms) if left else UNCHANGED
-        share = (
-            0.0 if not event.item_id or holds(window, event.event_id) else gain(event, half_life_ms=self.half_life_ms)
-        )
+        share = 0.0 if known or not event.item_id else gain(event, half_life_ms=self.half_life_ms)
         stored = snapshot = None
         if snapshot_due(after, left, keep=self.keep, append_ms=append_ms, refresh_ms=self.ttl_ms // 4):
             stored, snapshot = self._folded(after, left, seen(), append_ms)
@@ -133,7 +132,7 @@ class Rule:
         What is stored expires, so it is written anew from time to time though it says the same.
         """
         known = decode_seen_items(stored)
-        told = fold(known, [*left, *met_in(after.window)], self.policy)
+        told = fold(known, [*left, *_uncovered(after, stored)], self.policy)
         expiring = not after.snapshot_ms or after.snapshot_ms < append_ms - self.ttl_ms // 4
         if not len(told) or (told is known and not expiring):
             return None, None
@@ -158,11 +157,18 @@ class Rule:
         return _outcome(user, after, seen=encode_seen_items(told), snapshot=snapshot)
 
 
+def _uncovered(user: User, stored: bytes | None) -> list[Met]:
+    """What of the window the *stored* seen items may lack."""
+    if not stored:
+        return met_in(user.window)
+    return met_in(user.window, since_ms=user.fresh_from_ms) if user.fresh else []
+
+
 def _erase(user: User | None, command: Erase | Merge, append_ms: int) -> Outcome:
     after = erase(user, command, append_ms=append_ms)
     if after is user:
         return UNCHANGED
-    passed = sent_on(user, command.into) if isinstance(command, Merge) else []
+    passed = tuple(sent_on(user, command.into)) if isinstance(command, Merge) else ()
     sequence = sequence_of(after)  # said even of a user who is unknown here: a store may know him still
     snapshot = encode_seen(no_seen(after.window.version))
     return Outcome(encode_state(after, sequence), CLEARED, sequence, snapshot, sent_on=passed)

@@ -81,7 +81,12 @@ def snapshot_of(seen: SeenItems, policy: SeenPolicy, version: int) -> SeenSnapsh
 
 
 def same_for_readers(one: SeenItems, other: SeenItems, policy: SeenPolicy) -> bool:
-    """Whether the snapshots of both say the same: an item that counts for ever is no news when it is met again."""
+    """Whether the snapshots of both say the same: an item that counts for ever is no news when it is met again.
+
+    It may say no where they do: an item that is met in another way than before counts as news.
+    """
+    if len(one) != len(other):
+        return False
     a, b = snapshot_of(one, policy, 0), snapshot_of(other, policy, 0)
     columns = ((a.hashes, b.hashes), (a.until_s, b.until_s), (a.bought, b.bought))
     return all(np.array_equal(mine, yours) for mine, yours in columns)
@@ -138,5 +143,7 @@ def _chosen(seen: SeenItems, places: NDArray[np.bool_] | NDArray[np.intp]) -> Se
 
 
 def _equal(one: SeenItems, other: SeenItems) -> bool:
+    if len(one) != len(other):
+        return False
     pairs = ((one.items, other.items), (one.kinds, other.kinds), (one.times_ms, other.times_ms))
     return all(np.array_equal(a, b) for a, b in (*pairs, (one.events, other.events)))

@@ -6,7 +6,8 @@ a few numbers, and what comes late of him is recognized by its time.
 """
 
 from collections.abc import Sequence as Many
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import orjson
 
@@ -47,8 +48,7 @@ class Marks:
 NO_MARKS = Marks()
 
 
-@dataclass(frozen=True, slots=True)
-class User:
+class User(NamedTuple):
     """One user: the window with its version (blanks in place of removed events; erased when empty), and the rest.
 
     *fresh* events entered the window since the last snapshot of the seen items, the oldest of them at *fresh_from_ms*;
@@ -59,7 +59,7 @@ class User:
     fresh: int = 0
     fresh_from_ms: int = 0
     snapshot_ms: int = 0
-    marks: Marks = field(default=NO_MARKS)
+    marks: Marks = NO_MARKS
 
 
 def accept(user: User | None, event: Event, *, keep: int, append_ms: int) -> User:
@@ -92,9 +92,9 @@ def snapshot_due(user: User, left: Many[Met], *, keep: int, append_ms: int, refr
     events, since its readers read two topics and see them at different times, and when it is *refresh_ms* old, since
     it expires.
     """
-    if user.fresh * 2 >= keep or any(met[2] >= user.fresh_from_ms for met in left):
+    if user.fresh * 2 >= keep or 0 < user.snapshot_ms < append_ms - refresh_ms:
         return True
-    return 0 < user.snapshot_ms < append_ms - refresh_ms
+    return bool(left) and max(met[2] for met in left) >= user.fresh_from_ms
 
 
 def with_snapshot(user: User, *, append_ms: int) -> User:
@@ -104,7 +104,7 @@ def with_snapshot(user: User, *, append_ms: int) -> User:
 
 def moved_on(user: User, *, append_ms: int) -> User:
     """The user with a new version and nothing else: for a change that the window does not show."""
-    return replace(user, window=replace(user.window, version=_next(user, append_ms)))
+    return user._replace(window=replace(user.window, version=_next(user, append_ms)))
 
 
 def erase(user: User | None, command: Erase | Merge, *, append_ms: int) -> User:
@@ -141,7 +141,7 @@ def remove(user: User | None, command: Remove, *, append_ms: int) -> User:
         return user
     marks = replace(user.marks, removed=(*user.marks.removed, event)[-MOST_REMOVED:])
     window = without(user.window, command.event_id, _next(user, append_ms))
-    return replace(user, window=window, marks=marks)
+    return user._replace(window=window, marks=marks)
 
 
 def tell(user: User | None, user_id: str, profile: Context, *, append_ms: int, offset: int) -> User | None:
@@ -158,7 +158,7 @@ def tell(user: User | None, user_id: str, profile: Context, *, append_ms: int, o
         profile_ms=append_ms if profile else 0,
         erased=not profile and not known.window.items,
     )
-    return replace(known, window=window, marks=replace(known.marks, told=told))
+    return known._replace(window=window, marks=replace(known.marks, told=told))
 
 
 def sent_on(user: User | None, into: str) -> list[Event]:
@@ -225,9 +225,10 @@ def decode_state(state: bytes | None) -> User | None:
         return User(window, len(window.items), window.times_ms[0])
     if state[:1] != STATE_FORMAT:
         raise Misconfigured(f"state of format {state[:1]!r}, this release reads {STATE_FORMAT!r}: use a newer release")
-    sequence, _, rest = state[1:].partition(b"\n")  # JSON has no line breaks of its own
-    fresh, fresh_from_ms, snapshot_ms, *marks = orjson.loads(rest)
-    return User(decode_sequence(sequence), fresh, fresh_from_ms, snapshot_ms, _marks(marks[0]) if marks else NO_MARKS)
+    end = state.rindex(b"\n")  # JSON has no line breaks of its own
+    fresh, fresh_from_ms, snapshot_ms, *marks = orjson.loads(state[end:])
+    window = decode_sequence(state[1:end])
+    return User(window, fresh, fresh_from_ms, snapshot_ms, _marks(marks[0]) if marks else NO_MARKS)
 
 
 def _marks(body: dict[str, object]) -> Marks:

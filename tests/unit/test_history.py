@@ -202,7 +202,7 @@ def test_a_profile_outlives_the_events_and_moves_along_with_them() -> None:
 
 def left(records: list[Event], last: Event) -> list[tuple[str, str, int, str]]:
     before = run(records)
-    return left_out(before, append(before, last, keep=3, append_ms=9000), last)
+    return left_out(before, append(before, last, keep=3, append_ms=9000), last, known=holds(before, last.event_id))
 
 
 def test_what_falls_out_is_told() -> None:
@@ -224,9 +224,9 @@ def test_both_tellings_of_an_event_are_told_of_but_never_a_plain_repetition() ->
 def test_a_blank_tells_nothing() -> None:
     three = without(run([event("a", 10, "shoe"), event("b", 20), event("c", 30)]), "a", 50)
     last = event("d", 40)
-    assert left_out(three, append(three, last, keep=3, append_ms=60), last) == []
+    assert left_out(three, append(three, last, keep=3, append_ms=60), last, known=False) == []
     last = blanked(event("0", 1))
-    assert left_out(three, append(three, last, keep=3, append_ms=60), last) == []
+    assert left_out(three, append(three, last, keep=3, append_ms=60), last, known=False) == []
 
 
 # --- for every story --------------------------------------------------------------------------------------------------

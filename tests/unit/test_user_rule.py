@@ -243,7 +243,7 @@ def test_what_comes_late_of_a_merged_session_is_sent_on() -> None:
     job = Job()
     job.append(session(2), MERGE)
     (outcome,) = job.append(session(1))
-    assert outcome.sent_on == [replace(session(1), user_id="u", merged_from=("s",))]
+    assert outcome.sent_on == (replace(session(1), user_id="u", merged_from=("s",)),)
     assert job.items() == ["s1", "s2"]
 
 
@@ -264,7 +264,7 @@ def test_a_later_login_of_somebody_else_gets_nothing_of_the_earlier_one() -> Non
     job = Job()
     job.append(session(1), MERGE, append_ms=3000)
     job.append(session(2, time_ms=4000), Merge("c-other", "s", "w", 0), append_ms=5000)
-    assert job.append(session(3, time_ms=2000))[0].sent_on == []
+    assert job.append(session(3, time_ms=2000))[0].sent_on == ()
     assert (job.items("u"), job.items("w")) == (["s1"], ["s2"])
     job.append(session(4, time_ms=4500))
     assert job.items("w") == ["s2", "s4"]
