@@ -69,7 +69,7 @@ def blanked(event: Event) -> Event:
     return Event(event.event_id, event.user_id, "", "", event.time_ms, 0.0)
 
 
-def without(history: Sequence, event_id: str, version: int) -> Sequence:
+def blanked_in(history: Sequence, event_id: str, version: int) -> Sequence:
     """The history with a blank in place of the event, or *history* itself if it does not hold it."""
     i = history.event_ids.index(event_id) if event_id in history.event_ids else -1
     if i < 0 or not history.items[i]:

@@ -11,18 +11,20 @@ from typing import NamedTuple
 
 import orjson
 
-from flink_jobs.last_n.history import Met, append, blanked, published, without
+from flink_jobs.last_n.history import Met, append, blanked, blanked_in, published
+from flink_jobs.last_n.seen_items import SeenItems, encode_seen_items, parts_of, told_between, without
 from nearline.errors import Misconfigured
 from nearline.events import Event
 from nearline.hashing import hash64
 from nearline.sequences import Sequence, decode_sequence, encode_sequence, erased_sequence
 from nearline.signals import Context
-from nearline.user_commands import Erase, Merge, Remove
+from nearline.user_commands import Adopt, Erase, Merge, Remove
 
 STATE_FORMAT = b"2"  # the first byte of the stored state: later forms take other bytes and still read this one
 _WINDOW_ALONE = b"1"  # what the first release wrote: the sequence as it was published
 MOST_REMOVED = 100
 _MOST_OBEYED = 20
+_ADOPTED_AT_ONCE = 1500  # pairs of 25 bytes, in base64: within an event's 64 KiB
 _MOST_MERGES = 8  # an event is sent on so often at most: two sessions merged into each other would send it for ever
 
 
@@ -140,7 +142,7 @@ def remove(user: User | None, command: Remove, *, append_ms: int) -> User:
     if event in user.marks.removed:
         return user
     marks = replace(user.marks, removed=(*user.marks.removed, event)[-MOST_REMOVED:])
-    window = without(user.window, command.event_id, _next(user, append_ms))
+    window = blanked_in(user.window, command.event_id, _next(user, append_ms))
     return user._replace(window=window, marks=marks)
 
 
@@ -168,11 +170,32 @@ def sent_on(user: User | None, into: str) -> list[Event]:
 
 def late_for(user: User, event: Event) -> Event | None:
     """The late *event* as it is sent on to the user that this one was merged into; ``None`` if it ends here."""
-    into, passed = user.marks.into, event.merged_from
-    if not into or event.time_ms <= user.marks.into_from_ms or into in passed or len(passed) >= _MOST_MERGES:
+    if not _goes_on(user, event.merged_from) or event.time_ms <= user.marks.into_from_ms:
         return None
     event = as_wanted(user, event)
-    return _passed(event, into) if event.item_id else None
+    return _passed(event, user.marks.into) if event.item_id else None
+
+
+def adoptions(seen: SeenItems, command: Merge | Adopt, into: str, merged_from: tuple[str, ...]) -> list[Adopt]:
+    """What tells the user *into* of *seen*, in parts that fit into a record each."""
+    return [
+        Adopt(command.command_id, into, encode_seen_items(part), merged_from, command.time_ms)
+        for part in parts_of(seen, _ADOPTED_AT_ONCE)
+    ]
+
+
+def late_seen(user: User, command: Adopt, adopted: SeenItems) -> tuple[Adopt, ...]:
+    """What of the *adopted* items is sent on to the user that this one was merged into."""
+    if not _goes_on(user, command.merged_from):
+        return ()
+    late = told_between(adopted, user.marks.into_from_ms, user.marks.forgotten_ms)
+    kept = without(late, user.marks.removed)
+    return tuple(adoptions(kept, command, user.marks.into, (*command.merged_from, user.window.user_id)))
+
+
+def _goes_on(user: User, merged_from: tuple[str, ...]) -> bool:
+    into = user.marks.into
+    return bool(into) and into not in merged_from and len(merged_from) < _MOST_MERGES
 
 
 def _passed(event: Event, into: str) -> Event:
