@@ -424,13 +424,26 @@ def test_an_event_too_old_for_the_window_is_seen_at_once_and_shown_to_nobody() -
 
 
 def test_a_snapshot_that_would_expire_is_written_again_though_it_says_the_same() -> None:
-    job = Job(keep=4)
-    job.append(event(1, "x"), event(2, "x"), append_ms=1000)
+    job = Job(keep=10)
+    job.append(*[event(n, "x") for n in range(5)], append_ms=1000)
     assert len(job.snapshots["u"]) == 1
-    job.append(event(3, "x"), append_ms=1000 + 99 * DAY_MS)
+    job.append(event(6, "x"), append_ms=1000 + 99 * DAY_MS)
     assert len(job.snapshots["u"]) == 1
-    job.append(event(4, "x"), append_ms=1000 + 101 * DAY_MS)
+    job.append(event(7, "x"), append_ms=1000 + 101 * DAY_MS)
     assert len(job.snapshots["u"]) == 2
+    job.append(event(8, "x"), append_ms=1000 + 102 * DAY_MS)
+    assert len(job.snapshots["u"]) == 2
+
+
+def test_a_late_event_that_soon_falls_out_again_is_seen_although_no_snapshot_was_near() -> None:
+    """keep 10, the window and its snapshot hold 110 to 200: 115 gets in, and the next event pushes it out."""
+    job = Job(keep=10)
+    job.append(*[event(n, time_ms=10 * n) for n in range(1, 21)])
+    written = len(job.snapshots["u"])
+    job.append(event(30, "late", time_ms=115), event(31, time_ms=310))
+    assert "late" not in job.items()
+    assert hash64("late") in job.read_seen()
+    assert len(job.snapshots["u"]) == written + 1
 
 
 def test_what_counts_and_until_when_is_the_policys_word() -> None:
