@@ -33,6 +33,7 @@ _GRACE_S = 2.0  # kafka-python notices a deadline that passed a moment later
 _RECONNECT_MS = 1_000
 _LAG_EVERY_S = 1.0
 _BOOTSTRAP_MS = 3_000  # how long a client looks for a broker before it says that there is none
+_NEW_TOPICS_MS = 60_000  # a crowded broker was seen to take more than ten seconds for all their partitions
 
 
 def _brokers(where: Brokers | str) -> Brokers:
@@ -158,7 +159,7 @@ class Topics:
             if name not in present:
                 self._create(topic)
                 done[name] = "created"
-        self._admin.wait_for_topics(list(wanted))
+        self._admin.wait_for_topics(list(wanted), timeout_ms=_NEW_TOPICS_MS)
         self._check_partitions(wanted)
         for name, changed in self._settle_configs({n: t for n, t in wanted.items() if n not in done}).items():
             done[name] = f"changed {', '.join(changed)}" if changed else "as it should be"

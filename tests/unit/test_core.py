@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nearline.errors import BadAnswer, Misconfigured, SpaceMismatch, Unavailable
+from nearline.events import Event, encode_event
 from nearline.item_table import ItemTable
 from nearline.item_vectors import ItemVector, Shown, encode_item_vector
 from nearline.log import Record
@@ -16,7 +17,8 @@ from nearline.replay import load_recording, messages, shift_of
 from nearline.salvage import salvage
 from nearline.settings import load_settings
 from nearline.space import Space
-from nearline.topics import all_topics, item_vectors_topic
+from nearline.topics import all_topics, item_vectors_topic, user_updates_topic
+from nearline.user_commands import Erase, encode_command
 
 SPACE = Space(1, 8)
 
@@ -39,7 +41,14 @@ def test_a_bad_value_is_refused_with_the_variable_and_what_it_means(name: str, v
 
 
 def test_two_spaces_never_share_a_topic() -> None:
-    assert item_vectors_topic(Space(1, 8)) != item_vectors_topic(Space(2, 8))
+    for topic in (item_vectors_topic, user_updates_topic):
+        assert topic(Space(1, 8)) != topic(Space(2, 8))
+
+
+def test_what_is_keyed_by_a_user_has_the_partitions_of_the_clicks() -> None:
+    topics = {topic.name: topic for topic in all_topics(SPACE, history_ttl_ms=1)}
+    names = ["user-sequences", "users", "user-seen", user_updates_topic(SPACE), "exposures"]
+    assert {topics[name].partitions for name in names} == {topics["clicks"].partitions}
 
 
 def test_every_topic_uses_the_logs_clock_and_dead_letters_can_hold_any_record() -> None:
@@ -123,6 +132,13 @@ def test_a_replay_ends_now_and_a_second_one_is_the_same(tmp_path: Path) -> None:
     *_, (key, value) = messages(recording.events, shift_ms=first)
     assert key == b"u"
     assert b"1700000000000" in value
+
+
+def test_commands_of_a_recorded_log_are_left_out(tmp_path: Path) -> None:
+    file = tmp_path / "clicks.jsonl"
+    event = Event("a", "u", "i", "click", 1_000_000_000_000)
+    file.write_bytes(encode_event(event) + b"\n" + encode_command(Erase("c", "u", 1_000_000_000_001)) + b"\n")
+    assert load_recording(file).events == [event]
 
 
 def test_replaying_nothing_says_what_was_expected(tmp_path: Path) -> None:
