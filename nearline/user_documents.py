@@ -9,10 +9,10 @@ The document of an erased user is a marker: no vector, no hashes, and the erasur
 what was on its way before it loses.
 
 Layout, little-endian: magic ``NU``, version, flags, space u32, dimension u32, vector_version i64, history_version i64,
-seen_version i64, as_of_ms i64, stored_ms i64, counts u32 (seen, purchased, events, recent), size of the newest event id
-u16, six bytes of nothing, crc32 of all but itself u32; then seen u64[], purchased u64[], events u64[], recent u64[],
-versions of recent i64[], vector FP32[], until_s u32[] (only where something expires), until_s of recent u32[], bought of
-recent u8[], newest event id. The head has 80 bytes, so the columns are aligned and are read where they lie.
+seen_version i64, as_of_ms i64, stored_ms i64, counts u32 (seen, purchased, events, recent), size of the newest event
+id u16, six bytes of nothing, crc32 of all but itself u32; then seen u64[], purchased u64[], events u64[], recent u64[],
+versions of recent i64[], vector FP32[], until_s u32[] (only where something expires), until_s of recent u32[], bought
+of recent u8[], newest event id. The head has 80 bytes, so the columns are aligned and are read where they lie.
 
 Version 1 had no ``seen_version``, ``until_s`` and ``recent``, and the vector before its hashes.
 """
@@ -180,16 +180,17 @@ def _layout(raw: bytes) -> int:
 
 
 def _decode_2(raw: bytes, space: Space) -> UserDocument:
-    (_, _, flags, number, dimension, *versions, as_of_ms, stored_ms, n_seen, n_bought, n_events, n_recent, n_id, crc) = (
+    _, _, flags, number, dimension, *versions, as_of_ms, stored_ms, n_seen, n_bought, n_events, n_recent, n_id, crc = (
         _HEAD.unpack_from(raw)
     )
     space.check("a user document", number=number, dimension=dimension)
     whole = memoryview(raw)
     _check(crc, zlib.crc32(whole[_HEAD.size :], zlib.crc32(whole[: _HEAD.size - _CRC_BYTES])), raw)
-    hashes = np.frombuffer(raw, "<u8", n_seen + n_bought + n_events + n_recent, _HEAD.size)
-    at = _HEAD.size + hashes.nbytes
-    recent_versions = np.frombuffer(raw, "<i8", n_recent, at)
-    at += 8 * n_recent
+    events_at = n_seen + n_bought
+    recent_at = events_at + n_events
+    versions_at = recent_at + n_recent
+    words = np.frombuffer(raw, "<u8", versions_at + n_recent, _HEAD.size)
+    at = _HEAD.size + words.nbytes
     vector = until_s = None
     if flags & _HAS_VECTOR:
         vector = np.frombuffer(raw, "<f4", dimension, at)
@@ -197,10 +198,6 @@ def _decode_2(raw: bytes, space: Space) -> UserDocument:
     if flags & _EXPIRES:
         until_s = np.frombuffer(raw, "<u4", n_seen, at)
         at += 4 * n_seen
-    recent_until_s = np.frombuffer(raw, "<u4", n_recent, at)
-    recent_bought = np.frombuffer(raw, np.bool_, n_recent, at + 4 * n_recent)
-    events_at = n_seen + n_bought
-    recent_at = events_at + n_events
     vector_version, history_version, seen_version = versions
     return UserDocument(
         vector=vector,
@@ -209,14 +206,21 @@ def _decode_2(raw: bytes, space: Space) -> UserDocument:
         newest_event_id=raw[len(raw) - n_id :].decode(),
         as_of_ms=as_of_ms,
         stored_ms=stored_ms,
-        seen=hashes[:n_seen],
-        purchased=hashes[n_seen:events_at],
-        events=hashes[events_at:recent_at],
+        seen=words[:n_seen],
+        purchased=words[n_seen:events_at],
+        events=words[events_at:recent_at],
         seen_version=seen_version,
         until_s=until_s,
-        recent=Recent(hashes[recent_at:], recent_versions, recent_until_s, recent_bought) if n_recent else NOTHING_RECENT,
+        recent=_recent(words[recent_at:versions_at], words[versions_at:], raw, at) if n_recent else NOTHING_RECENT,
         erased=bool(flags & _ERASED),
     )
+
+
+def _recent(hashes: Hashes, versions: Hashes, raw: bytes, at: int) -> Recent:
+    """The columns of what is recent; the last two begin at *at*."""
+    count = len(hashes)
+    until_s = np.frombuffer(raw, "<u4", count, at)
+    return Recent(hashes, versions.view(np.int64), until_s, np.frombuffer(raw, np.bool_, count, at + 4 * count))
 
 
 def _decode_1(raw: bytes, space: Space) -> UserDocument:
