@@ -19,7 +19,7 @@ Version 1 had no ``seen_version``, ``until_s`` and ``recent``, and the vector be
 
 import struct
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,6 +81,14 @@ class UserDocument:
     def order(self) -> Order:
         """``(history_version, vector_version, seen_version)``, as ``document_order`` reads it from stored bytes."""
         return self.history_version, self.vector_version, self.seen_version
+
+    def at(self, now_s: int) -> "UserDocument | None":
+        """What an answer may use at *now_s*: ``None`` of an erased user, of others only what still counts as seen."""
+        if self.erased:
+            return None
+        if self.until_s is None:
+            return self
+        return replace(self, seen=self.seen_at(now_s), purchased=self.purchased_at(now_s), until_s=None)
 
     def seen_at(self, now_s: int) -> Hashes:
         """The seen items that still count at *now_s*, sorted; *seen* itself where nothing expires."""

@@ -30,16 +30,17 @@ class Publisher(Protocol):
 class Updates:
     """Sends one small record for each written document; of one user's that wait, the newest."""
 
-    def __init__(self, space: Space, publisher: Publisher) -> None:
+    def __init__(self, space: Space, publisher: Publisher, *, most_waiting: int = MOST_WAITING) -> None:
         self._topic = user_updates_topic(space)
         self._publisher = publisher
+        self._most_waiting = most_waiting
         self._waiting: dict[str, UserUpdate] = {}
         self._some = asyncio.Event()
 
     def announce(self, documents: Mapping[str, UserDocument]) -> None:
         """Note that the store has *documents* now; returns at once."""
         for user_id, document in documents.items():
-            if user_id in self._waiting or len(self._waiting) < MOST_WAITING:
+            if user_id in self._waiting or len(self._waiting) < self._most_waiting:
                 self._waiting[user_id] = UserUpdate(*document.order, document.stored_ms)
             else:
                 LOST.inc()
