@@ -309,7 +309,7 @@ def entry(user_id: str, kind: str, number: int, append_ms: int, chance: random.R
     if kind == "erase":
         return Erase(f"c{number}", user_id, append_ms)
     if kind == "remove":
-        return Remove(f"c{number}", user_id, f"e{chance.randrange(number + 1)}", append_ms)
+        return Remove(f"c{number}", user_id, f"e{chance.randrange(max(0, number - 4), number + 1)}", append_ms)
     item, type_ = f"i{chance.randrange(12)}", chance.choice(["view", "view", "purchase"])
     return Event(f"e{number}", user_id, item, type_, append_ms - chance.randrange(60))
 
