@@ -91,7 +91,8 @@ class Recommender:
         """Put the user's document into *work*; return why there is none, if that is anybody's fault."""
         try:
             raw = await self._store.get(user_id)
-            work.document = None if raw is None else decode_user_document(raw, self._space)
+            document = None if raw is None else decode_user_document(raw, self._space).at(self._now_ms() // 1000)
+            work.document = document
         except Unavailable:
             work.course.without(Step.STORE_UNAVAILABLE)
             return Reason.STORE_UNAVAILABLE
