@@ -230,6 +230,10 @@ class FakeEngine:
         self._answer()
         return [_card(self._rows[item_id]) for item_id in item_ids if item_id in self._rows]
 
+    async def vectors(self, item_ids: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        self._answer()
+        return {item_id: self._rows[item_id].vector for item_id in item_ids if item_id in self._rows}
+
     async def matching(self, where: str, limit: int) -> list[Card]:
         self._answer()
         return [_card(row) for row in self._passing(where)][:limit]
