@@ -214,9 +214,7 @@ class Catalogue:
     def history_rows(self, item_ids: Iterable[str]) -> dict[str, int]:
         """The rows of ``histories`` of those of *item_ids* that are known, on show or not."""
         found = ((item_id, self._by_id.get(item_id)) for item_id in item_ids)
-        return {
-            item_id: listing.row for item_id, listing in found if listing is not None and listing.row != NO_ROW
-        }
+        return {item_id: listing.row for item_id, listing in found if listing is not None and listing.row != NO_ROW}
 
     def newest(self) -> Ranking:
         """``(id, listed_ms)`` of every item on show, latest first; without a listing time an item comes last."""
