@@ -57,6 +57,13 @@ class ScriptedTowers:
         self.item_calls: list[int] = []
         self.contexts: list[list[int]] = []
 
+    async def open(self) -> None:
+        if self.down:
+            raise Unavailable("the towers were told to be down")
+
+    async def close(self) -> None:
+        pass
+
     async def encode_users(self, batch: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         self.user_calls.append(len(batch["vectors"]))
         self.contexts += batch["context"].tolist()

@@ -1,12 +1,18 @@
-"""Bodies of requests, within bounds: none is read beyond a size, none is waited for for ever."""
+"""Bodies of requests, within bounds: none is read beyond a size, none is waited for for ever, and all are JSON.
+
+What the standard library takes for JSON beyond that (NaN, half of a surrogate pair) would be trouble later.
+"""
 
 import asyncio
 from collections.abc import Iterable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from services.retrieval.routes.refusals import NotAnswered, answer_of
+from nearline.errors import BadInput
+from nearline.events import load_json
+from services.retrieval.routes.refusals import NotAnswered, answer_of, refused
 
+PARSED = "nearline.body"  # where in the scope what the body says is
 MOST_BYTES = 1024 * 1024  # 50 events with contexts of 20 KiB each
 ARRIVAL_S = 10.0
 
@@ -26,10 +32,13 @@ class BoundedBodies:
             return
         try:
             body = await self._read(_announced(scope["headers"]), receive)
+            scope[PARSED] = load_json(body)
         except NotAnswered as refusal:
             await answer_of(refusal, {})(scope, receive, send)
-            return
-        await self._app(scope, _with(body, receive), send)
+        except BadInput as error:
+            await answer_of(refused(error, "body"), {})(scope, receive, send)
+        else:
+            await self._app(scope, _with(body, receive), send)
 
     async def _read(self, announced: int, receive: Receive) -> bytes:
         self._check(announced)

@@ -38,18 +38,14 @@ class KnownUser(Answer):
     space: int = Field(description="the embedding space that this process serves; another has a document of its own")
     has_vector: bool
     vector_version: int | None = Field(description="version of the history that the vector used; null without a vector")
-    history_version: int = Field(
-        description="version of what was seen; ahead of the vector's while it could not be made"
-    )
+    history_version: int = Field(description="version of what was seen; ahead of the vector's while none could be made")
     newest_event_id: str = Field(description="the newest event that the vector used; without one, that arrived")
     as_of_ms: int = Field(description="when that event happened, UTC ms")
     stored_ms: int = Field(description="when the document was written, UTC ms")
     events: int = Field(description="how many of the newest events those are")
     seen: int = Field(description="how many items count as seen")
     purchased: int = Field(description="how many of them as bought")
-    categories: list[str] = Field(
-        description="those that hold most of the items seen, of items that this process knows"
-    )
+    categories: list[str] = Field(description="those of most of the seen items that this process knows")
 
 
 def add(app: FastAPI, items: ItemIndex, store: GuardedStore, space: Space) -> None:
@@ -61,7 +57,9 @@ def add(app: FastAPI, items: ItemIndex, store: GuardedStore, space: Space) -> No
         responses={200: {"model": KnownUser}, 404: {"model": Refused}, 422: {"model": Refused}},
     )
     async def known_user(request: Request, user_id: UserId) -> Response:
-        """The document that answers are made from. The profile that a shop declared is ingest's: `GET /users/{id}` there."""
+        """The document that answers are made from. A profile that the shop declared is told by ingest's route of this
+        name.
+        """
         clock = Clock(request)
         document = await document_of(user_id, store, space)
         has_vector = document.vector is not None

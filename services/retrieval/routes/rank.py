@@ -63,8 +63,8 @@ class RankedItem(BaseModel):
     item_id: str
     score: float | None = Field(description="comparable within one source; null where there is none")
     source: str = Field(
-        description="personal: by the user's vector; trending: by popularity, where there is no vector; as_given: on show, "
-        "and nothing to order it by; unknown: not on show, so it comes last"
+        description="personal: by the user's vector; trending: by popularity, where there is no vector; as_given: on "
+        "show, and nothing to order it by; unknown: not on show, so it comes last"
     )
 
 

@@ -19,7 +19,7 @@ from services.retrieval.sessions import Sessions
 from services.retrieval.store_guard import GuardedStore
 from services.retrieval.text_index import TextIndex
 
-# {of_user} and not {user_id}: what these answer is about other users, and no user's token may open it (nearline/guard.py).
+# {of_user} and not {user_id}: what it tells is about other users, and no user's token may open it (nearline/guard.py).
 READ_RULES = tuple(
     Rule(method, path, Permission.READ)
     for method, path in (

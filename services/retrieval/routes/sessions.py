@@ -8,7 +8,6 @@ from copy import copy
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import orjson
 from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -23,6 +22,7 @@ from services.retrieval.filters import parse
 from services.retrieval.models import EXAMPLE, Recommendations, Refused
 from services.retrieval.parameters import ALLOWED as ALLOWED_OF_A_USER
 from services.retrieval.parameters import FIELDS, Id, RecommendQuery
+from services.retrieval.routes.bodies import PARSED
 from services.retrieval.routes.forms import ID, Strict
 from services.retrieval.routes.refusals import not_here, refused
 from services.retrieval.sessions import MAX_EVENTS, Sessions, session_of
@@ -30,7 +30,7 @@ from services.retrieval.sessions import MAX_EVENTS, Sessions, session_of
 PATH = "/recommend"
 _SHARED = ("k", "exclude_seen", "filter", "diversity", "popularity_discount", "max_per_category", "scenario")
 ALLOWED = {
-    "events": f"up to {MAX_EVENTS} objects with item_id, type ({', '.join(EVENT_TYPES)}) and time_ms (UTC milliseconds)",
+    "events": f"up to {MAX_EVENTS} objects with item_id, type ({', '.join(EVENT_TYPES)}) and time_ms (UTC ms)",
     "context": "an object: country, device, referrer, interests, and category of the page that is shown",
     "exclude": f"a list of up to {MAX_EXCLUDED} ids of items",
     "fields": f"a list of some of {', '.join(FIELDS)}; all by default",
@@ -77,9 +77,7 @@ class SessionBody(Strict):
     events: Annotated[
         list[dict[str, Any]],
         Field(max_length=MAX_EVENTS, json_schema_extra={"items": {"$ref": "#/components/schemas/SessionEvent"}}),
-    ] = Field(
-        [], description="in any order; those of the last 50 that are known to the model make the session's vector"
-    )
+    ] = Field([], description="in any order; the user tower makes a vector of those whose items are known")
     context: SessionContext = SessionContext()
     k: int = _as_in_get("k")
     exclude_seen: ExcludeSeen = _as_in_get("exclude_seen")
@@ -136,8 +134,8 @@ def add(app: FastAPI, sessions: Sessions | None) -> None:
     )
     async def recommend(request: Request, body: SessionBody) -> Response:
         """At most *k* items, best first, for somebody of whom these events are all that is known. The user tower reads
-        them now; nothing is stored. `vector_version` is the time of the newest event. If the tower is away the answer is
-        what trends in the categories of the events' items, and says so in *reason* and *steps*.
+        them now; nothing is stored. `vector_version` is the time of the newest event. If the tower is away the answer
+        is what trends in the categories of the events' items, and says so in *reason* and *steps*.
         """
         if sessions is None:
             raise not_here(
@@ -157,7 +155,7 @@ def add(app: FastAPI, sessions: Sessions | None) -> None:
 
 
 class SessionPath:
-    """Answers well-formed ``POST /recommend`` requests and passes everything else on."""
+    """Answers well-formed ``POST /recommend`` requests and passes everything else on; behind ``BoundedBodies``."""
 
     def __init__(self, app: ASGIApp, sessions: Sessions) -> None:
         self._app = app
@@ -168,25 +166,11 @@ class SessionPath:
         if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] != PATH:
             await self._app(scope, receive, send)
             return
-        message = await receive()
-        if not message.get("more_body", False) and message["type"] == "http.request":
-            try:
-                body = SessionBody.model_validate(orjson.loads(message["body"]))
-                session = body.session(self._sessions.now_ms())
-                answer = await self._sessions.answer(session, body.asked(), request_id_of(scope["headers"]))
-            except (orjson.JSONDecodeError, ValidationError, BadInput):
-                pass  # FastAPI says what is wrong with it
-            else:
-                await send_json(send, answer)
-                return
-        await self._app(scope, _again(message, receive), send)
-
-
-def _again(first: Any, receive: Receive) -> Receive:
-    """*receive*, beginning with *first* once more."""
-    given = [first]
-
-    async def received() -> Any:
-        return given.pop() if given else await receive()
-
-    return received
+        try:
+            body = SessionBody.model_validate(scope[PARSED])
+            session = body.session(self._sessions.now_ms())
+            answer = await self._sessions.answer(session, body.asked(), request_id_of(scope["headers"]))
+        except (ValidationError, BadInput):
+            await self._app(scope, receive, send)  # FastAPI says what is wrong with it
+        else:
+            await send_json(send, answer)
