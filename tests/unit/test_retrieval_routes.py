@@ -138,7 +138,7 @@ def test_attributes_are_words_too_and_filters_hold(world: World) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    ['"', "a*b", "NEAR(a b)", "title : red", "red AND", "red OR NOT", "{x} ^red", "'; --", "\x00", "😀", "日本"],
+    ['"', "a*b", "NEAR(a b)", "title : red", "red AND", "red OR NOT", "{x} ^red", "'; --", "\x00", "😀"],
 )
 def test_no_word_is_a_word_of_the_query_language(world: World, words: str) -> None:
     answer = world.get(f"/search?q={quote(words)}")
