@@ -263,9 +263,11 @@ def test_an_audience_is_of_users_near_the_item(world: World) -> None:
 
 def test_a_user_who_was_forgotten_is_named_to_nobody(world: World) -> None:
     world.put_users(a=user(10), b=user(12))
-    world.run(world.store.delete("b"))
+    world.run(world.store.put_many_if_newer({"b": user(12, erased=True, version=8)}))
     assert world.get("/users/a/similar").json()["users"] == []
     assert len(world.users) == 1
+    assert told(world.get("/users/b"), 404)["came"] == "b"
+    assert world.post("/rank", {"user_id": "b", "item_ids": ["i1"]}).json()["reason"] == "unknown_user"
     world.store.down = True
     assert world.get("/items/i31/audience").status_code == 503
 
