@@ -178,6 +178,7 @@ def add(app: FastAPI, items: ItemIndex, store: GuardedStore, space: Space, sessi
         summary="Put items in order",
         responses={
             200: {"model": RankedItems},
+            408: {"model": Refused},
             413: {"model": Refused},
             422: {"model": Refused},
             501: {"model": Refused, "description": "events were given, and the items are in an engine"},

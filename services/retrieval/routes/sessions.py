@@ -143,6 +143,7 @@ def add(app: FastAPI, sessions: Sessions | None) -> None:
         summary="Items for a session",
         responses={
             200: {"model": SessionRecommendations},
+            408: {"model": Refused},
             413: {"model": Refused},
             422: {"model": Refused},
             501: {"model": Refused, "description": "the items are in an engine"},
