@@ -10,6 +10,7 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from nearline.errors import Misconfigured
+from nearline.seen import SeenPolicy, parse_seen_policy
 from nearline.space import Space
 from nearline.tls import Brokers, Tls, tls_of
 
@@ -84,11 +85,22 @@ class Settings(BaseSettings):
     tokenizer: Path | None = Field(
         None, description="tokenizer.json of the text encoder, for towers that were trained with one"
     )
+    seen: str = Field(
+        "", description="how long an event makes its item seen, such as view=30d, skip=never; what is left out: forever"
+    )
     history_ttl_days: float = Field(400, gt=0, description="a user idle for longer is forgotten")
     popularity_half_life_days: float = Field(7, gt=0, description="an event's weight in trending halves in this time")
 
     host: str = Field("127.0.0.1", description="address that the HTTP servers bind")
     retrieval_port: Port = Field(8080, description="port of GET /recommend")
+    ingest_port: Port = Field(8088, description="port of POST /events and of the items' routes")
+    ingest_body_mib: float = Field(4, gt=0, le=256, description="largest body of a request to ingest; beyond it 413")
+    ingest_in_flight_mib: float = Field(
+        32, gt=0, description="bodies that ingest holds until the log has them (each at least 16 KiB); beyond it 429"
+    )
+    ingest_ack_timeout_ms: int = Field(
+        5_000, ge=500, description="how long ingest waits for the log's acknowledgement before it answers 503"
+    )
     user_tower_port: int = Field(
         9101, ge=1, le=65_535, description="port of user_tower's /healthz, /readyz and /metrics"
     )
@@ -140,6 +152,11 @@ class Settings(BaseSettings):
         if self.snapshots == "":
             return None
         return Path(self.snapshots or self.data / "snapshots") / f"space-{self.space}"
+
+    @property
+    def seen_policy(self) -> SeenPolicy:
+        """For how long an event of each type makes its item count as seen; ``Misconfigured`` naming a bad part."""
+        return parse_seen_policy(self.seen)
 
     @property
     def history_ttl_ms(self) -> int:
