@@ -16,8 +16,6 @@ ITEMS = "items"
 ITEMS_DLQ = "items-dlq"
 ITEM_POPULARITY = "item-popularity"
 API_KEYS = "api-keys"
-RULES = "rules"
-EXPOSURES = "exposures"
 
 PARTITIONS = 8  # for ever: a key's partition, and so its order, must never change
 _DAY_MS = 24 * 3600 * 1000
@@ -82,8 +80,6 @@ def all_topics(space: Space, *, history_ttl_ms: int) -> list[Topic]:
         Topic(item_vectors_topic(space), PARTITIONS, _ALWAYS | _COMPACT),
         Topic(ITEM_POPULARITY, 1, _ALWAYS | _COMPACT),
         Topic(API_KEYS, 1, _ALWAYS | _COMPACT),  # one: a revocation is never overtaken
-        Topic(RULES, 1, _ALWAYS | _COMPACT),
-        Topic(EXPOSURES, PARTITIONS, _ALWAYS | {"retention.ms": str(30 * _DAY_MS)}),
         Topic(CLICKS_DLQ, 1, _ALWAYS | letters),
         Topic(ITEMS_DLQ, 1, _ALWAYS | letters),
         Topic(USER_SEQUENCES_DLQ, 1, _ALWAYS | letters),

@@ -21,10 +21,6 @@ CORE_EXCEPTIONS = {
     ("nearline/datasets.py", "polars"),
     ("nearline/filters.py", "lark"),
 }
-    ("nearline/datasets.py", "polars"),
-    ("nearline/attribution.py", "polars"),
-    ("nearline/filters.py", "lark"),
-}
 # The standard library's names would say nothing here.
 ONE_FILE_EACH = {
     "couchbase": "nearline/adapters/couchbase.py",
