@@ -195,10 +195,10 @@ def narrowed(wanted: Filter | None, *, to: Filter | None = None, without: Sequen
     It is checked for the attributes of *wanted* and *to* only: what one does without need not be there.
     """
     given = [each for each in (wanted, to) if each is not None]
-    refused = [Not(each.node) for each in without]
-    parts = _ordered([each.node for each in given] + list[Node](refused))
-    if len(given) < 2 and not refused:
+    if len(given) < 2 and not without:
         return given[0] if given else None
+    nodes = [part for each in given for part in (each.node.parts if isinstance(each.node, AllOf) else (each.node,))]
+    parts = _ordered([*nodes, *(Not(each.node) for each in without)])
     node = parts[0] if len(parts) == 1 else AllOf(parts)
     expression = " and ".join(
         [f"({each.expression})" for each in given] + [f"not ({each.expression})" for each in without]

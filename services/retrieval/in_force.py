@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from nearline.errors import BadInput
 from nearline.filters import Filter
 from nearline.user_documents import Hashes
 from services.retrieval.answer import Group
@@ -42,9 +41,9 @@ class InForce:
         """*wanted*, and what no block forbids; *wanted* itself if none does."""
         return self._standing.allowed(wanted)
 
-    async def widened(self, index: ItemIndex, pool: Picked, shelf: Shelf) -> Picked:
-        """*pool*, the best of *shelf* by plain score, with what may be better once it is weighed."""
-        return await widened(pool, self._standing.weights, shelf, index.passing)
+    async def widened(self, index: ItemIndex, pool: Picked, shelf: Shelf, places: int) -> Picked:
+        """*pool*, the best of *shelf* by plain score, with what may be better once it is weighed; in any order."""
+        return await widened(pool, self._standing.weights, shelf, places, index.passing)
 
     def weighed(self, index: ItemIndex, items: Picked) -> Scores:
         """The scores of *items* (n,) after boosts and buries."""

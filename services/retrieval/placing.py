@@ -1,6 +1,6 @@
 """The last two stages of an answer: exploration, then pins. What they bring passed the same hard drops as the rest."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, islice, takewhile
 
@@ -13,6 +13,7 @@ from nearline.user_documents import Hashes
 from services.retrieval.answer import Group, Source
 from services.retrieval.exploration import POOL, explored, lots
 from services.retrieval.item_index import ItemIndex, Picked, Ranked
+from services.retrieval.ranking import Listed
 from services.retrieval.rules import Place, Standing, merged, places, touches
 from services.retrieval.work import Work
 
@@ -46,22 +47,6 @@ class Entry:
         """Rules and propensity as JSON after a comma, or nothing."""
         rules = b',"rules":' + orjson.dumps(self.rules) if self.rules else b""
         return rules if self.propensity is None else rules + b',"propensity":' + orjson.dumps(self.propensity)
-
-
-class Listed:
-    """Items in an order of their own, each with a score (item_index.py: Ranked)."""
-
-    def __init__(self, scored: Iterable[tuple[str, float]]) -> None:
-        self._scored = dict(scored)
-
-    def __iter__(self) -> Iterator[tuple[str, float]]:
-        """``(id, score)``, in order."""
-        return iter(self._scored.items())
-
-    def among(self, item_ids: Iterable[str]) -> Iterator[tuple[str, float]]:
-        """``(id, score)`` of those of *item_ids* that are listed, in order."""
-        asked = set(item_ids)
-        return (pair for pair in self._scored.items() if pair[0] in asked)
 
 
 class Placing:

@@ -78,8 +78,10 @@ def standing_of(rules: Sequence[Rule], scenario: Scenario | None) -> Standing:
 class Shelf(Protocol):
     """One source of candidates of an answer; what the answer's hard drops forbid is not on it."""
 
-    async def best(self, to: Filter | None = None, without: Sequence[Filter] = (), left_out: Hashes = NOTHING) -> Picked:
-        """The best that pass *to* and none of *without*, less the items with the hashes *left_out*."""
+    async def best(
+        self, places: int, to: Filter | None = None, without: Sequence[Filter] = (), left_out: Hashes = NOTHING
+    ) -> Picked:
+        """The best for the *places* that pass *to* and none of *without*, less the items with the hashes *left_out*."""
 
     async def of(self, item_ids: Sequence[str]) -> Picked:
         """Those of *item_ids* that are on it."""
@@ -88,7 +90,7 @@ class Shelf(Protocol):
 Passing = Callable[[Filter, Picked], NDArray[np.bool_]]
 
 
-async def widened(pool: Picked, weights: Sequence[Rule], shelf: Shelf, passing: Passing) -> Picked:
+async def widened(pool: Picked, weights: Sequence[Rule], shelf: Shelf, places: int, passing: Passing) -> Picked:
     """*pool*, the best of *shelf* by plain score, with what may be better once *weights* weigh; in no promised order.
 
     That is the best of what each boost names and, if something buried is in the pool, the best of what is not. So the
@@ -97,12 +99,12 @@ async def widened(pool: Picked, weights: Sequence[Rule], shelf: Shelf, passing: 
     found = [pool]
     for rule in weights:
         if rule.action is Action.BOOST:
-            found.append(await (shelf.of(rule.items) if rule.filter is None else shelf.best(to=rule.filter)))
+            found.append(await (shelf.of(rule.items) if rule.filter is None else shelf.best(places, to=rule.filter)))
     buries = [rule for rule in weights if rule.action is Action.BURY]
     if any(touches(rule, pool, passing).any() for rule in buries):
         named = np.unique(hash64_all([item_id for rule in buries for item_id in rule.items]))
         without = [rule.filter for rule in buries if rule.filter is not None]
-        found.append(await shelf.best(without=without, left_out=named))
+        found.append(await shelf.best(places, without=without, left_out=named))
     return together(found)
 
 
@@ -143,9 +145,7 @@ class Place:
     rule_id: str
 
 
-def places(
-    pins: Sequence[Rule], best_of: Mapping[str, Sequence[str]], allowed: Container[str], k: int
-) -> list[Place]:
+def places(pins: Sequence[Rule], best_of: Mapping[str, Sequence[str]], allowed: Container[str], k: int) -> list[Place]:
     """Where *pins* put which items of an answer of *k*: only *allowed* ones, each once, none beyond the answer's end.
 
     *best_of* has, by rule, the best items for a pin that names a filter, which takes the first that is free. What a pin

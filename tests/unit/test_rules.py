@@ -31,7 +31,7 @@ from nearline.rules import (
 from nearline.user_documents import Hashes
 from services.retrieval.item_index import Picked
 from services.retrieval.rule_book import RuleBook
-from services.retrieval.rules import Place, merged, places, standing_of, together, weigh, weighed
+from services.retrieval.rules import NOTHING, Place, merged, places, standing_of, together, touches, weighed, widened
 
 NOW_MS = 1_732_100_000_000
 BODY = {"rule_id": "a", "action": "block", "items": ["x"]}
@@ -55,8 +55,8 @@ def pin(position: int, *items: str, rule_id: str = "pin") -> Rule:
 @pytest.mark.parametrize(
     ("body", "says"),
     [
-        ({"rule_id": "r", "action": "block", "filtr": "price < 2"}, "a rule has no 'filtr'; did you mean 'filter'?"),
-        ({"rule_id": "r", "action": "boots", "items": ["a"]}, "came 'boots'; did you mean 'boost'?"),
+        ({"rule_id": "r", "action": "block", "filtr": "price < 2"}, "a rule has no 'filtr'; did you mean 'filter'"),
+        ({"rule_id": "r", "action": "boots", "items": ["a"]}, "came 'boots'; did you mean 'boost'"),
         ({"rule_id": "r", "action": "block"}, "by 'filter' or by 'items'"),
         (
             {"rule_id": "r", "action": "block", "items": ["a"], "filter": "price < 2"},
@@ -98,14 +98,14 @@ def test_a_rules_filter_is_refused_at_its_place() -> None:
 @pytest.mark.parametrize(
     ("body", "says"),
     [
-        ({"scenario": "home", "parameters": {"kk": 3}}, "a parameter has no 'kk'; did you mean 'k'?"),
+        ({"scenario": "home", "parameters": {"kk": 3}}, "a parameter has no 'kk'; did you mean 'k'"),
         ({"scenario": "home", "parameters": {"k": 0}}, "parameters.k must be an integer from 1 to 500, came 0"),
         ({"scenario": "home", "parameters": {"explore": 1.5}}, "parameters.explore must be a number from 0 to 1"),
         ({"scenario": "home", "parameters": {"exclude_seen": "some"}}, "must be one of all, purchase, none"),
         ({"scenario": "home", "parameters": {"filter": "prise < 3"}}, "unknown name 'prise'"),
         ({"scenario": "home", "parameters": []}, None),
         ({"scenario": "home", "parameters": [1]}, "parameters must be an object"),
-        ({"scenario": "home", "rule": []}, "a scenario has no 'rule'; did you mean 'rules'?"),
+        ({"scenario": "home", "rule": []}, "a scenario has no 'rule'; did you mean 'rules'"),
         ({"parameters": {}}, "a scenario needs its name"),
         ({"scenario": "x" * 120}, "scenario must have 1-128 UTF-8 bytes"),
     ],
@@ -307,48 +307,55 @@ def hashes(*item_ids: str) -> Hashes:
 
 def test_what_is_blocked_is_left_out_by_hash_or_by_filter() -> None:
     standing = standing_of([block("a", items=["x", "y"]), block("b", filter="price < 3")], None)
-    np.testing.assert_array_equal(standing.excluded(hashes("z")), hashes("x", "y", "z"))
-    assert standing.narrowed(None) == narrowed(None, without=[parse("price<3")])
-    wanted = standing.narrowed(parse("category = 'a'"))
+    np.testing.assert_array_equal(standing.refused_items, hashes("x", "y"))
+    assert standing.allowed(None) == narrowed(None, without=[parse("price < 3")])
+    wanted = standing.allowed(parse("category = 'a'"))
     assert wanted is not None
     assert wanted.key == parse("category = 'a' and not price < 3").key
-    assert standing.narrowed(parse("category = 'a'")) is wanted, "joined once"
+    assert standing.allowed(parse("category = 'a'")) is wanted, "joined once"
 
 
 def test_without_blocks_a_filter_stays_as_it_is() -> None:
     wanted = parse("price < 3")
-    assert standing_of([], None).narrowed(wanted) is wanted
-    assert standing_of([boost(2, "a")], None).narrowed(None) is None
-    seen = hashes("z")
-    assert standing_of([], None).excluded(seen) is seen
+    assert standing_of([], None).allowed(wanted) is wanted
+    assert standing_of([], None).on_shelf(wanted) is wanted
+    assert standing_of([boost(2, "a")], None).allowed(None) is None
+
+
+def test_a_filter_is_joined_with_the_scenarios_and_the_blocks_each_once() -> None:
+    standing = standing_of([block(filter="price < 3")], Scenario("home", {"filter": "brand = 'A'"}))
+    for asked in (None, "category = 'a'"):
+        wanted = standing.on_shelf(None if asked is None else parse(asked))
+        assert wanted is not None
+        found = standing.allowed(wanted)
+        parts = [f"({asked})"] * bool(asked) + ["brand = 'A'", "not price < 3"]
+        assert found is not None
+        assert found.key == parse(" and ".join(parts)).key
 
 
 def picked(**scores: float) -> Picked:
     return Picked(list(scores), [f",{name}".encode() for name in scores], np.array(list(scores.values()), np.float32))
 
 
-def in_order(found: Picked) -> list[str]:
-    assert [each.decode()[1:] for each in found.printed] == found.item_ids, "what is printed goes with its item"
-    assert list(found.scores) == sorted(found.scores, reverse=True)
-    return found.item_ids
-
-
-def test_a_boost_raises_and_a_bury_lowers_whatever_the_sign() -> None:
-    pool = picked(a=0.4, b=0.3, c=-0.2, d=-0.3)
-    found, touched = weigh(pool, [boost(2, "b", "d"), boost(0.5, "a", "c", rule_id="down")], masks(pool), 4)
-    assert in_order(found) == ["b", "a", "d", "c"]
-    np.testing.assert_allclose(found.scores, [0.6, 0.2, -0.15, -0.4], rtol=1e-6)
-    assert touched == {"b": ("up",), "d": ("up",), "a": ("down",), "c": ("down",)}
-
-
 def masks(pool: Picked) -> list[NDArray[np.bool_]]:
     return [np.isin(pool.item_ids, ["b", "d"]), np.isin(pool.item_ids, ["a", "c"])]
 
 
-def test_equal_scores_keep_their_order() -> None:
-    pool = picked(a=0.5, b=0.5, c=0.25, d=0.5)
-    found, _ = weigh(pool, [boost(2, "c")], [np.array([False, False, True, False])], 3)
-    assert found.item_ids == ["a", "b", "c"]
+def test_a_boost_raises_and_a_bury_lowers_whatever_the_sign() -> None:
+    pool = picked(a=0.4, b=0.3, c=-0.2, d=-0.3)
+    found = weighed(pool.scores, [boost(2, "b", "d"), boost(0.5, "a", "c", rule_id="down")], masks(pool))
+    np.testing.assert_allclose(found, [0.2, 0.6, -0.4, -0.15], rtol=1e-6)
+    np.testing.assert_allclose(pool.scores, [0.4, 0.3, -0.2, -0.3], rtol=1e-6, err_msg="an answer shows plain scores")
+
+
+def test_a_rule_is_about_the_items_that_it_names() -> None:
+    pool = picked(a=0.4, b=0.3)
+
+    def passing(wanted: Filter, items: Picked) -> NDArray[np.bool_]:
+        return np.array([item_id == "a" for item_id in items.item_ids])
+
+    assert touches(boost(2, "b", "z"), pool, passing).tolist() == [False, True]
+    assert touches(block(filter="price < 3"), pool, passing).tolist() == [True, False]
 
 
 def test_an_item_of_two_searches_comes_once() -> None:
@@ -356,27 +363,29 @@ def test_an_item_of_two_searches_comes_once() -> None:
     assert len(together([picked(), picked()])) == 0
 
 
-class Shelf:
+class Shop:
     """A hundred items by score, looked through exactly; even ones are "even" to a filter on the category."""
 
     def __init__(self) -> None:
         self.scores = {f"i{nth}": 1.0 - nth / 100 for nth in range(100)}
         self.asked = 0
 
-    def _best(self, keep: Sequence[str], most: int) -> Picked:
-        ids = sorted(keep, key=lambda item_id: -self.scores[item_id])[:most]
-        return Picked(ids, [b""] * len(ids), np.array([self.scores[item_id] for item_id in ids]))
-
-    async def fetch(self, wanted: Filter | None, left_out: Hashes) -> Picked:
+    async def best(
+        self, places: int, to: Filter | None = None, without: Sequence[Filter] = (), left_out: Hashes = NOTHING
+    ) -> Picked:
         self.asked += 1
-        refused = set(left_out.tolist())
-        return self._best([i for i in self.scores if hash64(i) not in refused and self._passes(wanted, i)], 10)
+        wanted, refused = narrowed(None, to=to, without=without), set(left_out.tolist())
+        keep = [i for i in self.scores if hash64(i) not in refused and self._passes(wanted, i)]
+        return self._picked(sorted(keep, key=lambda item_id: -self.scores[item_id])[:places])
 
-    async def fetch_items(self, item_ids: Sequence[str], wanted: Filter | None) -> Picked:
-        return self._best([i for i in item_ids if i in self.scores and self._passes(wanted, i)], 10)
+    async def of(self, item_ids: Sequence[str]) -> Picked:
+        return self._picked([item_id for item_id in item_ids if item_id in self.scores])
 
     def passing(self, wanted: Filter, found: Picked) -> NDArray[np.bool_]:
         return np.array([self._passes(wanted, item_id) for item_id in found.item_ids], bool)
+
+    def _picked(self, ids: list[str]) -> Picked:
+        return Picked(ids, [b""] * len(ids), np.array([self.scores[item_id] for item_id in ids]))
 
     def _passes(self, wanted: Filter | None, item_id: str) -> bool:
         even = int(item_id[1:]) % 2 == 0
@@ -384,32 +393,38 @@ class Shelf:
         return True if wanted is None else says[wanted.key]
 
 
-def weighed_by(shelf: Shelf, *rules: Rule) -> list[str]:
-    found, _ = asyncio.run(weighed(rules, 10, None, shelf.fetch, shelf.fetch_items, shelf.passing))
-    return found.item_ids
+def best_by(shop: Shop, rule: Rule) -> list[str]:
+    """The ten best of what was found for *rule*, weighed."""
+
+    async def find() -> Picked:
+        return await widened(await shop.best(10), [rule], shop, 10, shop.passing)
+
+    pool = asyncio.run(find())
+    scores = weighed(pool.scores, [rule], [touches(rule, pool, shop.passing)])
+    return [pool.item_ids[at] for at in np.argsort(-scores)[:10]]
 
 
-def truly(shelf: Shelf, rule: Rule) -> list[str]:
+def truly(shop: Shop, rule: Rule) -> list[str]:
     """What a look at every item finds."""
     assert rule.factor is not None
-    named = set(rule.items) or {item_id for item_id in shelf.scores if int(item_id[1:]) % 2 == 0}
-    scores = {i: score * (rule.factor if i in named else 1.0) for i, score in shelf.scores.items()}
+    named = set(rule.items) or {item_id for item_id in shop.scores if int(item_id[1:]) % 2 == 0}
+    scores = {i: score * (rule.factor if i in named else 1.0) for i, score in shop.scores.items()}
     return sorted(scores, key=lambda item_id: -scores[item_id])[:10]
 
 
-@pytest.mark.parametrize("factor", [0.01, 0.5, 0.95, 1.05, 2.0, 100.0])
+@pytest.mark.parametrize("factor", [0.0113, 0.513, 0.953, 1.053, 2.013, 100.3])
 @pytest.mark.parametrize("about", [{"filter": "category = 'even'"}, {"items": ["i3", "i50", "i99", "i4", "gone"]}])
 def test_boosts_and_buries_find_what_a_look_at_every_item_finds(factor: float, about: dict[str, object]) -> None:
     action = "boost" if factor > 1 else "bury"
     rule = rule_of({"rule_id": "r", "action": action, "factor": factor, **about})
-    shelf = Shelf()
-    assert weighed_by(shelf, rule) == truly(shelf, rule)
+    shop = Shop()
+    assert best_by(shop, rule) == truly(shop, rule)
 
 
 def test_a_bury_of_what_is_not_near_costs_no_search() -> None:
-    shelf = Shelf()
-    weighed_by(shelf, boost(0.5, "i50"))
-    assert shelf.asked == 1
+    shop = Shop()
+    best_by(shop, boost(0.5, "i50"))
+    assert shop.asked == 1
 
 
 # Pins
@@ -425,8 +440,10 @@ def test_a_pin_of_what_was_dropped_leaves_its_place_to_the_next() -> None:
 
 def test_a_pin_by_filter_takes_the_best_that_passes() -> None:
     rule = rule_of({"rule_id": "ad", "action": "pin", "position": 3, "filter": "brand = 'A'"})
-    assert places([rule], {"ad": "best"}, {"best"}, 10) == [Place(2, "best", "ad")]
+    assert places([rule], {"ad": ["best", "next"]}, {"best", "next"}, 10) == [Place(2, "best", "ad")]
     assert places([rule], {}, {"best"}, 10) == []
+    both = places([pin(1, "best"), rule], {"ad": ["best", "next"]}, {"best", "next"}, 10)
+    assert both == [Place(0, "best", "pin"), Place(2, "next", "ad")]
 
 
 def test_two_pins_of_one_place_follow_each_other_and_no_item_comes_twice() -> None:
