@@ -48,12 +48,18 @@ class Shown:
 class Exposures:
     """The exposures of a *share* of all answers of *space*, sent by *send* while ``run`` runs."""
 
-    def __init__(self, space: Space, share: float, send: Send, *, most: int = MOST) -> None:
+    def __init__(self, space: Space, share: float, send: Send, *, most: int = MOST, retry_s: float = _RETRY_S) -> None:
         self._space = space
         self._below = int(share * 2**64)
         self._send = send
         self._most = most
+        self._retry_s = retry_s
         self._waiting: deque[Shown] = deque()
+
+    @property
+    def waiting(self) -> int:
+        """How many are noted and not sent."""
+        return len(self._waiting)
 
     def note(self, shown: Shown) -> None:
         """Have *shown* sent, if its request is of the share; whether it is depends on the request's id alone."""
@@ -72,6 +78,16 @@ class Exposures:
             _WAITING.set(0)
             await asyncio.sleep(_PAUSE_S)
 
+    async def drain(self, most_s: float = 2.0) -> None:
+        """Send what waits, for *most_s* at most; the rest is dropped and counted."""
+        try:
+            async with asyncio.timeout(most_s):
+                while self._waiting:
+                    await self.send_some()
+        except TimeoutError:
+            _DROPPED.labels("shut_down").inc(len(self._waiting))
+            self._waiting.clear()
+
     async def send_some(self) -> None:
         """Send the oldest that wait; what the log does not take is dropped and counted, after a moment's rest."""
         taken = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
@@ -81,7 +97,7 @@ class Exposures:
         except NearlineError as error:
             _DROPPED.labels("log_away").inc(len(taken))
             get_logger().warning("exposures were dropped", reason=str(error), dropped=len(taken))
-            await asyncio.sleep(_RETRY_S)
+            await asyncio.sleep(self._retry_s)
         else:
             _SENT.inc(len(taken))
 

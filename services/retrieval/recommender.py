@@ -98,13 +98,13 @@ class Recommender:
 
     def _checked(self, asked: Asked) -> Asked:
         """*asked* with all that its scenario says; what it names is known."""
-        if asked.scenario is not None:
-            if self._rulebook is None:
-                raise BadInput("unknown_scenario", f"there is no scenario {asked.scenario!r}; there are none at all")
-            asked = self._rulebook.expand(asked)
         if asked.filter is not None:
             self._items.check(asked.filter)
-        return asked
+        if asked.scenario is None:
+            return asked
+        if self._rulebook is None:
+            raise BadInput("unknown_scenario", f"there is no scenario {asked.scenario!r}; there are none at all")
+        return self._rulebook.expand(asked)  # whose own filter may name what no item has any more
 
     async def _read(self, user_id: str, work: Work) -> Reason | None:
         """Put the user's document into *work*; return why there is none, if that is anybody's fault."""

@@ -23,6 +23,10 @@ class RuleBook:
         for entry in entries:
             self._put(entry)
 
+    def __contains__(self, scenario: str) -> bool:
+        """Whether there is a scenario of that name."""
+        return scenario in self._scenarios
+
     def apply(self, record: Record) -> None:
         """Take in a record of ``rules``; a tombstone deletes.
 

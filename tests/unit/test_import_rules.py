@@ -37,7 +37,11 @@ ONE_FILE_EACH = {
     "tritonclient": "nearline/adapters/triton.py",
 }
 # What app.py puts together in one of two ways.
-RETRIEVAL_KINDS = {"services/retrieval/in_process/parts.py", "services/retrieval/in_engine/parts.py"}
+RETRIEVAL_KINDS = {
+    "services/retrieval/in_process/parts.py",
+    "services/retrieval/in_engine/parts.py",
+    "services/retrieval/rule_parts.py",
+}
 # What ours is compared with: libraries as somebody without us would use them, in an environment of their own.
 COMPARED = {"benchmarks/index_peers.py", "benchmarks/index_plain.py"}
 ROOT_NAMES = {"app.py", "job.py", "__main__.py"}
