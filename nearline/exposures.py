@@ -20,8 +20,9 @@ _LISTS = ("items", "sources", "scores")
 class Exposure:
     """One answer; *sources*, *scores* and, if there are any, *propensities* are as long as *items*.
 
-    *propensities* are there where an answer explored: with which probability each item came to its place, before pins;
-    ``None`` for one that was pinned. *user_id* is empty where nobody is known. *rules* touched the answer. *page* is 0 for an answer that is no further page.
+    *user_id* is empty where nobody is known. *propensities* are there where an answer explored: with which probability
+    each item came to its place, before pins; ``None`` for one that was pinned. *rules* touched the answer. *page* is 0
+    for an answer that is no further page.
     """
 
     request_id: str
