@@ -112,7 +112,16 @@ def message_of(shown: Shown, space: Space) -> Message:
         sources += [group.source.value] * len(group.items)
         scores += group.items.scores.tolist()
     exposure = Exposure(
-        shown.request_id, shown.user_id, shown.time_ms, space.number, items, sources, scores,
-        shown.scenario, shown.propensities, shown.rules, shown.page,
-    )  # fmt: skip
+        request_id=shown.request_id,
+        user_id=shown.user_id or "",
+        time_ms=shown.time_ms,
+        space=space.number,
+        items=items,
+        sources=sources,
+        scores=scores,
+        scenario=shown.scenario,
+        propensities=shown.propensities,
+        rules=shown.rules,
+        page=shown.page,
+    )
     return (shown.user_id or shown.request_id).encode(), encode_exposure(exposure)
