@@ -123,19 +123,6 @@ def test_a_click_by_http_is_in_the_next_answer(system: System) -> None:
     assert wait_until(lambda: answer(system, quote("clara/ü 7"))["newest_event_id"] == event_id, DEADLINE_S)
 
 
-def command(system: System, *words: str) -> str:
-    """What the command line of this system prints."""
-    done = subprocess.run(
-        [sys.executable, "-m", "nearline.cli", *words],
-        env={**os.environ, **system.environment(), "COLUMNS": "200"},
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_S,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 def test_a_rule_holds_when_it_is_put_and_no_more_when_it_is_deleted(system: System, tmp_path: Path) -> None:
     click(system, last := event("rita", "teapot-1"))
     assert wait_until(lambda: uses(system, last), DEADLINE_S)
@@ -151,18 +138,18 @@ def test_a_rule_holds_when_it_is_put_and_no_more_when_it_is_deleted(system: Syst
         position = 1
         items = ["lantern-7"]
     """)
-    assert "lantern-7" in command(system, "rules", "try", str(file), "--user", "rita")
+    assert "lantern-7" in nearline(system, "rules", "try", str(file), "--user", "rita")
     assert any(item.startswith("teapot") for item in shown(system, "rita", k=30)), "nothing was put into force"
-    command(system, "rules", "put", str(file))
+    nearline(system, "rules", "put", str(file))
     assert wait_until(lambda: shown(system, "rita", k=30)[:1] == ["lantern-7"], DEADLINE_S)
     ruled = answer(system, "rita", k=30)
     assert not any(item["item_id"].startswith("teapot") for item in ruled["items"])
     assert ruled["rules"] == ["no-teapots", "gold"]
-    assert "blocked by no-teapots" in command(system, "why", "rita", "teapot-2")
+    assert "blocked by no-teapots" in nearline(system, "why", "rita", "teapot-2")
     for rule_id in ("no-teapots", "gold"):
-        command(system, "rules", "delete", rule_id)
+        nearline(system, "rules", "delete", rule_id)
     assert wait_until(lambda: "rules" not in answer(system, "rita")["items"][0], DEADLINE_S)
-    assert last.event_id in command(system, "why", "rita", "teapot-2"), "the event that moved it"
+    assert last.event_id in nearline(system, "why", "rita", "teapot-2"), "the event that moved it"
 
 
 def test_a_click_that_names_its_answer_is_in_the_report(system: System) -> None:
@@ -173,7 +160,7 @@ def test_a_click_that_names_its_answer_is_in_the_report(system: System) -> None:
     assert wait_until(lambda: uses(system, told), DEADLINE_S)
 
     def is_counted() -> bool:
-        report = json.loads(command(system, "report", "--json"))
+        report = json.loads(nearline(system, "report", "--json"))
         lines = {line["source"]: line["clicked"]["hits"] for line in report["lines"]}
         return report["met"] >= 1 and lines.get(clicked["source"], 0) >= 1
 
