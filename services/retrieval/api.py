@@ -20,14 +20,22 @@ from nearline.ids import check_id
 from nearline.keys import Permission
 from services.retrieval.fast_path import FastPath, request_id_of
 from services.retrieval.filters import FilterError
+from services.retrieval.in_force import Rulings
 from services.retrieval.models import EXAMPLE, EXAMPLE_DEGRADED, EXAMPLE_UNKNOWN, Recommendations, Refused
 from services.retrieval.pages import PageError
 from services.retrieval.parameters import ALLOWED, RecommendQuery, check_filters
 from services.retrieval.recommender import Recommender
+from services.retrieval.routes.operator import OPERATOR_ALLOWED, OPERATOR_RULES, add_operator_routes
 from services.retrieval.routes.reads import READ_RULES, Reads, add_reads, describe_reads
+from services.retrieval.rule_book import RuleBook
 
 # What a caller needs for each route; a test refuses a route without a line here.
-RULES = (Rule("GET", "/recommend/{user_id:path}", Permission.READ), *READ_RULES, *STATUS_RULES)
+RULES = (
+    Rule("GET", "/recommend/{user_id:path}", Permission.READ),
+    *READ_RULES,
+    *OPERATOR_RULES,
+    *STATUS_RULES,
+)
 
 
 def _user_id(value: str) -> str:
@@ -51,8 +59,13 @@ _EXAMPLES = {
 }
 
 
-def create_app(recommender: Recommender, status: Sequence[BaseRoute], reads: Reads) -> ASGIApp:
-    """The application; *status* are the routes /healthz, /readyz and /metrics, *reads* is for those of routes/."""
+def create_app(
+    recommender: Recommender, status: Sequence[BaseRoute], reads: Reads, *, rulings: Rulings | None = None
+) -> ASGIApp:
+    """The application; *status* are the routes /healthz, /readyz and /metrics, *reads* is for those of routes/.
+
+    *rulings* are those of *recommender*, to be tried beside others.
+    """
     app = FastAPI(
         title="Nearline retrieval",
         version="1",
@@ -67,7 +80,8 @@ def create_app(recommender: Recommender, status: Sequence[BaseRoute], reads: Rea
         body = await recommender.answer(user_id, query.asked(), request_id_of(request.headers.raw))
         return Response(body, media_type="application/json")
 
-    add_reads(app, reads)
+    add_reads(app, reads, OPERATOR_ALLOWED)
+    add_operator_routes(app, recommender, reads, rulings or Rulings(RuleBook()))
     app.router.routes.extend(status)
     document = app.openapi()
     describe_reads(document)

@@ -22,6 +22,7 @@ from services.retrieval.api import RULES, create_app
 from services.retrieval.item_index import ItemIndex
 from services.retrieval.recommender import Recommender
 from services.retrieval.routes.parts import ReadParts
+from services.retrieval.rule_parts import RuleParts
 from services.retrieval.session_vectors import KnownItems
 from services.retrieval.store_guard import GuardedStore
 from services.retrieval.text_index import TextIndex
@@ -71,16 +72,21 @@ class Service:
         )
         self._store = GuardedStore(store)
         self._doors = Doors(settings)
-        recommender = Recommender(self._items.index, self._store, space)
-        self._reads = ReadParts(
-            settings, self._items.index, self._store, recommender, known=self._items.known, texts=self._items.texts
+        self._rules = RuleParts(settings)
+        index = self._items.index
+        recommender = Recommender(
+            index, self._store, space, rulebook=self._rules.rulings, exposures=self._rules.exposures
         )
-        app = create_app(recommender, status_routes(self.readiness), self._reads.reads)
+        self._reads = ReadParts(
+            settings, index, self._store, recommender, known=self._items.known, texts=self._items.texts
+        )
+        app = create_app(recommender, status_routes(self.readiness), self._reads.reads, rulings=self._rules.rulings)
         self._app = self._doors.before(app, RULES)
 
     def readiness(self) -> Mapping[str, bool]:
         """What has to be true before requests should come here."""
-        return {**self._items.readiness(), "store": self._store.answered, **self._doors.readiness()}
+        store = {"store": self._store.answered}
+        return {**self._items.readiness(), **store, **self._rules.readiness(), **self._doors.readiness()}
 
     async def serve(self) -> None:
         """Serve until SIGTERM or SIGINT; raise the error of a part that failed."""
@@ -97,6 +103,7 @@ class Service:
                         self._items.run(),
                         self._store.watch(),
                         self._doors.run(),
+                        self._rules.run(),
                         self._reads.run(),
                         _settle_memory(lambda: all(self._items.readiness().values())),
                     )
@@ -107,6 +114,7 @@ class Service:
                     task.cancel()
         finally:
             listener.close()
+            await self._rules.close()
             await self._store.close()
             await self._items.close()
 

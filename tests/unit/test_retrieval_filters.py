@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.retrieval.filters import (
+from nearline.filters import (
     MAX_BYTES,
     MAX_COMPARISONS,
     MAX_DEPTH,
@@ -17,8 +17,8 @@ from services.retrieval.filters import (
     Missing,
     Not,
     Same,
+    narrowed,
     parse,
-    without,
 )
 
 
@@ -106,10 +106,18 @@ def test_whatever_comes_is_parsed_or_refused(expression: str) -> None:
     assert 0 <= place <= len(expression)
 
 
-def test_what_is_unwanted_is_taken_out_of_a_filter() -> None:
+def test_filters_are_joined_and_what_is_unwanted_is_taken_out() -> None:
     wanted, unwanted = parse('brand = "x"'), parse("price < 2 or attributes.sold = true")
-    assert without(wanted, [unwanted]).key == parse('brand = "x" and not (price < 2 or attributes.sold = true)').key  # type: ignore[union-attr]
-    assert without(None, [unwanted]).key == parse("not (price < 2 or attributes.sold = true)").key  # type: ignore[union-attr]
-    assert without(wanted, [unwanted]).attributes == (("sold", 13),)  # type: ignore[union-attr]
-    assert without(wanted, []) is wanted
-    assert without(None, []) is None
+    found = narrowed(wanted, without=[unwanted])
+    assert found is not None
+    assert found.key == parse('brand = "x" and not (price < 2 or attributes.sold = true)').key
+    assert found.attributes == (), "what one does without need not be there"
+    only = narrowed(None, without=[unwanted])
+    assert only is not None
+    assert only.key == parse("not (price < 2 or attributes.sold = true)").key
+    both = narrowed(parse('attributes.a = 1 and brand = "x"'), to=unwanted)
+    assert both is not None
+    assert both.key == parse('attributes.a = 1 and brand = "x" and (price < 2 or attributes.sold = true)').key
+    assert [name for name, _ in both.attributes] == ["a", "sold"]
+    assert narrowed(wanted) is narrowed(None, to=wanted) is wanted
+    assert narrowed(None) is None

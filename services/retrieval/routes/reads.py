@@ -1,7 +1,7 @@
 """The read routes put together: what they need, who may call them, and what they let a caller say."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from services.retrieval.item_index import ItemIndex
 from services.retrieval.routes import known_user, lists, people, rank, search, sessions, similar
 from services.retrieval.routes.bodies import BoundedBodies
 from services.retrieval.routes.refusals import refuse_with
+from services.retrieval.session_vectors import KnownItems
 from services.retrieval.sessions import Sessions
 from services.retrieval.store_guard import GuardedStore
 from services.retrieval.text_index import TextIndex
@@ -35,7 +36,7 @@ READ_RULES = tuple(
         ("GET", known_user.PATH),
     )
 )
-_ALLOWED = {
+_ALLOWED: dict[str, Mapping[str, str]] = {
     sessions.PATH: sessions.ALLOWED,
     rank.PATH: rank.ALLOWED,
     similar.PATH: similar.ALLOWED,
@@ -68,12 +69,13 @@ class Reads:
     sessions: Sessions | None = None
     texts: TextIndex | None = None
     users: ActiveUsers | None = None
+    known: KnownItems | None = None
     now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
 
 
-def add_reads(app: FastAPI, reads: Reads) -> None:
-    """Give *app* the read routes, after those that it has."""
-    refuse_with(app, _ALLOWED)
+def add_reads(app: FastAPI, reads: Reads, others: Mapping[str, Mapping[str, str]] | None = None) -> None:
+    """Give *app* the read routes, after those that it has; *others* says what the other routes let a caller say."""
+    refuse_with(app, _ALLOWED | dict(others or {}))
     sessions.add(app, reads.sessions)
     rank.add(app, reads.items, reads.store, reads.space, reads.sessions)
     similar.add(app, reads.items)
