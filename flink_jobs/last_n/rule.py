@@ -157,10 +157,11 @@ class Rule:
             return UNCHANGED
         known = decode_seen_items(seen())
         kept = without(known, [hash64(command.event_id)])
-        if kept is known:
-            return _outcome(user, after)
+        shown = user is not None and after.window is not user.window
+        if kept is known and not shown:
+            return _outcome(user, after)  # readers have what earlier windows held until a snapshot takes it from them
         told = fold(kept, met_in(after.window), self.policy)
-        if user is not None and after.window is user.window:
+        if not shown:
             after = moved_on(after, append_ms=append_ms)
         snapshot = encode_seen(snapshot_of(told, self.policy, after.window.version))
         after = with_snapshot(after, append_ms=append_ms)
