@@ -6,7 +6,7 @@ import typer
 
 from nearline import __version__
 from nearline.adapters.kafka import Topics
-from nearline.cli import answers, catalogue, clicks, freshness_value, keys, letters, report, rules, status, why
+from nearline.cli import answers, catalogue, clicks, freshness_value, keys, letters, report, rules, status, users, why
 from nearline.cli.console import console, say_error
 from nearline.errors import Misconfigured, NearlineError
 from nearline.settings import load_settings
@@ -29,6 +29,7 @@ app.add_typer(catalogue.app, name="item")
 app.add_typer(letters.app, name="dlq")
 app.add_typer(keys.app, name="keys")
 app.add_typer(rules.app, name="rules")
+app.add_typer(users.app, name="user")
 
 
 @app.command()
