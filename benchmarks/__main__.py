@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from benchmarks import freshness, reads, resources, searchable, sustained
+from benchmarks import freshness, ingest, reads, resources, searchable, sustained
 from benchmarks.about import about, load_average
 from benchmarks.catalogue import bench_items
 from benchmarks.neighbours import watch
@@ -34,6 +34,7 @@ MEASUREMENTS: Mapping[str, Callable[[Stage], dict[str, Any]]] = {
     "searchable": searchable.measure,
     "reads": reads.measure,
     "reads_under_load": reads.measure_under_load,
+    "events": ingest.measure,
     "sustained": sustained.measure,
     "resources": resources.measure,
 }

@@ -105,6 +105,11 @@ class _Run:
         self.errors = 0
 
     @property
+    def free(self) -> int:
+        """How many connections wait for a request."""
+        return len(self._free)
+
+    @property
     def is_idle(self) -> bool:
         return not self._busy and not self.waiting
 
@@ -178,6 +183,25 @@ def open_loop(url_paths: Sequence[str], rps: float, seconds: float, connections:
     took = min(time.perf_counter(), end + _GRACE_S) - start
     run.close()
     return _result(run, rps, max(took, seconds), time.process_time() - cpu)
+
+
+def closed_loop(url: str, requests: Sequence[bytes], seconds: float, connections: int) -> Result:
+    """Send whole *requests* in turn to *url*'s server for *seconds*, on each connection the next after its answer.
+
+    This finds what a server takes when callers wait for it; latencies count from when a request was sent.
+    """
+    parts = urlsplit(url)
+    in_turn = cycle(requests)
+    run = _Run((parts.hostname or "127.0.0.1", parts.port or 80), connections)
+    start, cpu = time.perf_counter(), time.process_time()
+    while (now := time.perf_counter()) < start + seconds or (not run.is_idle and now < start + seconds + _GRACE_S):
+        for _ in range(run.free if now < start + seconds else 0):
+            run.waiting.append((time.perf_counter(), next(in_turn)))
+            run.send_waiting()
+        run.receive(0.05)
+    took = time.perf_counter() - start
+    run.close()
+    return _result(run, float("nan"), took, time.process_time() - cpu)
 
 
 def _request(url: str, key: str) -> bytes:

@@ -47,7 +47,7 @@ def _offer(stage: Stage, rate: float) -> dict[str, float]:
 def _drain(stage: Stage) -> float:
     """Clicks a second at which a backlog becomes stored vectors: the job is held still while it builds up."""
     stage.say(f"working off a backlog of {stage.scale.backlog:,} clicks")
-    with _held_still(stage.system.supervisor.pid_of("last_n")), stage.flood(stage.scale.backlog) as flood:
+    with held_still(stage.system.supervisor.pid_of("last_n")), stage.flood(stage.scale.backlog) as flood:
         flood.finish()
     started = time.perf_counter()
     stage.probe.settle(stage.item_of_probe(1))
@@ -55,7 +55,7 @@ def _drain(stage: Stage) -> float:
 
 
 @contextmanager
-def _held_still(pid: int) -> Iterator[None]:
+def held_still(pid: int) -> Iterator[None]:
     """Stop the process and all that it started, and let them go on afterwards."""
     root = psutil.Process(pid)
     family = [root.pid, *(child.pid for child in root.children(recursive=True))]

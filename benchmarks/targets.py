@@ -57,5 +57,7 @@ TARGETS = (
     Target("beside 500 clicks/s, p99 <= 5 ms", ("reads_under_load", "rps_at_goal"), None, 2_000, "rps", True),
     Target("recall@50 beside 500 clicks/s", ("reads_under_load", "recall_at_50"), 0.95, None, "", True),
     Target("item event to searchable, p99", ("item_searchable_ms", "p99"), 500, 50, "ms"),
+    Target("POST /events, batches of 100", ("events", "batch_per_s"), 5_000, 10_000, "/s", True),
+    Target("POST /events, one by one", ("events", "single_per_s"), 800, 2_000, "/s", True),
     Target("memory in all (PSS)", ("rss_mib", "total"), 4_096, 2_048, "MiB"),
 )

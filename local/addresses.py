@@ -18,6 +18,7 @@ _VARIABLES: Mapping[str, str] = {
     "kafka": "NEARLINE_KAFKA",
     "triton": "NEARLINE_TRITON",
     "retrieval": "NEARLINE_RETRIEVAL_PORT",
+    "ingest": "NEARLINE_INGEST_PORT",
     "user_tower": "NEARLINE_USER_TOWER_PORT",
     "item_tower": "NEARLINE_ITEM_TOWER_PORT",
     "job": "NEARLINE_JOB_PORT",
@@ -36,6 +37,7 @@ class Ports:
     triton: int = 8001
     triton_metrics: int = 8002
     retrieval: int = 8080
+    ingest: int = 8088
     user_tower: int = 9101
     item_tower: int = 9102
     job: int = 9103

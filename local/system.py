@@ -96,6 +96,11 @@ class System:
         return f"http://{HOST}:{self.ports.retrieval}"
 
     @property
+    def ingest(self) -> str:
+        """The base URL of the door for events and items."""
+        return f"http://{HOST}:{self.ports.ingest}"
+
+    @property
     def key(self) -> str:
         """The key of all scopes that this machine's own programs present."""
         return own_key(load_settings(self.settings))
@@ -135,6 +140,7 @@ def nearline_plan(system: System) -> Plan:
         part("item_tower", services, ["-m", "services.item_tower"], http_ok(ports.item_tower, "/readyz"), 180.0),
         part("user_tower", services, ["-m", "services.user_tower"], http_ok(ports.user_tower, "/readyz"), 180.0),
         part("retrieval", services, ["-m", "services.retrieval"], http_ok(ports.retrieval, "/readyz"), 180.0),
+        part("ingest", services, ["-m", "services.ingest"], http_ok(ports.ingest, "/readyz"), 180.0),
         part("last_n", flink, ["-m", "flink_jobs.last_n.job"], http_ok(ports.job, "/readyz"), 180.0),
     ]
     topics = Task("topics", (services, "-m", "nearline.cli", "init"))
@@ -338,6 +344,7 @@ def addresses(system: System) -> str:
     moved = {name: value for name, value in system.settings.items() if ports != Ports() and name not in untold}
     lines = [
         f"recommendations  {system.retrieval}/recommend/<user_id>",
+        f"events, items    {system.ingest}/events, /items/<item_id>",
         f"Kafka            {system.bootstrap}",
         f"Triton           {HOST}:{ports.triton} (gRPC), metrics http://{HOST}:{ports.triton_metrics}/metrics",
         f"Flink            http://{HOST}:{ports.flink_rest}",

@@ -74,22 +74,28 @@ def decode_event(raw: bytes | None, *, append_ms: int) -> Event:
 
     The judgement depends on nothing but the arguments, so a replayed log judges as the first run did.
     """
-    body = load_object(raw, MAX_EVENT_BYTES)
+    return event_of(load_object(raw, MAX_EVENT_BYTES), append_ms=append_ms)
+
+
+def event_of(body: Mapping[str, Any], *, append_ms: int, ahead_ms: int = MAX_AHEAD_MS) -> Event:
+    """The event in the JSON object *body*, at most *ahead_ms* ahead of *append_ms*; else ``BadInput`` as above."""
     if not body.keys() <= _FIELDS:
         refuse_unknown(body, _FIELDS, hint="put free fields under 'context'")
     for name in _REQUIRED:
         if name not in body:
-            raise BadInput("missing_field", f"required field {name!r} is missing; came {sorted(body)}"[:500])
+            raise BadInput(
+                "missing_field", f"required field {name!r} is missing; came {sorted(body)}"[:500], field=name
+            )
     check_version(body)
     kind = body["type"]
     if not isinstance(kind, str) or kind not in _TYPES:
-        raise BadInput("unknown_type", f"type must be one of {', '.join(EVENT_TYPES)}, came {kind!r:.80}")
+        raise BadInput("unknown_type", f"type must be one of {', '.join(EVENT_TYPES)}, came {kind!r:.80}", field="type")
     return Event(
         event_id=check_id("event_id", body["event_id"]),
         user_id=check_id("user_id", body["user_id"]),
         item_id=check_id("item_id", body["item_id"]),
         type=kind,
-        time_ms=_time(body["time_ms"], append_ms),
+        time_ms=_time(body["time_ms"], append_ms, ahead_ms),
         value=_finite("value", body.get("value", 1.0)),
         context=_context(body.get("context")),
         produced_ms=_integer("produced_ms", body.get("produced_ms")),
@@ -105,13 +111,18 @@ def load_object(raw: bytes | None, max_bytes: int) -> dict[str, Any]:
         raise BadInput("empty", "the value is null or empty; expected a JSON object")
     if len(raw) > max_bytes:
         raise BadInput("too_large", f"the value has {len(raw):,} bytes; at most {max_bytes:,} are accepted")
-    try:
-        body = orjson.loads(raw)
-    except orjson.JSONDecodeError as error:
-        raise _not_json(raw, error) from None
+    body = load_json(raw)
     if not isinstance(body, dict):
         raise BadInput("not_an_object", f"expected a JSON object, came {type(body).__name__}: {raw[:80]!r}")
     return body
+
+
+def load_json(raw: bytes) -> Any:
+    """What *raw* says in JSON; ``BadInput`` if it is none."""
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise _not_json(raw, error) from None
 
 
 def _not_json(raw: bytes, error: Exception) -> BadInput:
@@ -127,39 +138,43 @@ def refuse_unknown(body: Mapping[str, Any], known: frozenset[str], *, hint: str)
     name = min(body.keys() - known)
     near = difflib.get_close_matches(name, known, n=1)
     guess = f"; did you mean {near[0]!r}?" if near else f"; {hint}"
-    raise BadInput("unknown_field", f"unknown field {name!r:.80}{guess}")
+    raise BadInput("unknown_field", f"unknown field {name!r:.80}{guess}", field=name[:80])
 
 
 def check_version(body: Mapping[str, Any]) -> None:
     """Raise ``BadInput`` unless the body is of version 1."""
     if type(body.get("v")) is not int or body["v"] != 1:
-        raise BadInput("unknown_version", f"v must be 1, came {body.get('v')!r:.80}")
+        raise BadInput("unknown_version", f"v must be 1, came {body.get('v')!r:.80}", field="v")
 
 
-def _time(value: object, append_ms: int) -> int:
+def _time(value: object, append_ms: int, ahead_ms: int) -> int:
     if type(value) is not int:
-        raise BadInput("wrong_type", f"time_ms must be an integer of UTC milliseconds, came {value!r:.80}")
+        expected = "time_ms must be an integer of UTC milliseconds"
+        raise BadInput("wrong_type", f"{expected}, came {value!r:.80}", field="time_ms")
     if value < EARLIEST_MS:
         looks = "; it looks like seconds" if EARLIEST_MS <= value * 1000 <= append_ms + MAX_AHEAD_MS else ""
-        raise BadInput("impossible_time", f"time_ms {value} is before 2000-01-01{looks}; expected UTC milliseconds")
-    if value > append_ms + MAX_AHEAD_MS:
-        raise BadInput("impossible_time", _ahead(value, append_ms))
+        before = f"time_ms {value} is before 2000-01-01{looks}; expected UTC milliseconds"
+        raise BadInput("impossible_time", before, field="time_ms")
+    if value > append_ms + ahead_ms:
+        raise BadInput("impossible_time", _ahead(value, append_ms, ahead_ms), field="time_ms")
     return value
 
 
-def _ahead(value: int, append_ms: int) -> str:
+def _ahead(value: int, append_ms: int, ahead_ms: int) -> str:
     micro = value // 1000
     looks = "; it looks like microseconds" if EARLIEST_MS <= micro <= append_ms + MAX_AHEAD_MS else ""
     when = datetime.fromtimestamp(append_ms / 1000, UTC).isoformat(timespec="seconds")
-    return f"time_ms {value} is more than 5 min after the log's clock ({when}){looks}; check the producer's clock"
+    far = f"more than {ahead_ms // 60_000} min after the log's clock ({when})"
+    return f"time_ms {value} is {far}{looks}; check the producer's clock"
 
 
 def _finite(name: str, value: object) -> float:
     if type(value) not in (int, float):
-        raise BadInput("wrong_type", f"{name} must be a number, came {value!r:.80}")
+        raise BadInput("wrong_type", f"{name} must be a number, came {value!r:.80}", field=name)
     number = float(value)  # type: ignore[arg-type]
     if not math.isfinite(number) or abs(number) > 1e12:
-        raise BadInput("out_of_range", f"{name} must be a finite number within ±1e12, came {value!r:.80}")
+        expected = f"{name} must be a finite number within ±1e12"
+        raise BadInput("out_of_range", f"{expected}, came {value!r:.80}", field=name)
     return number
 
 
@@ -167,23 +182,23 @@ def _context(value: object) -> Mapping[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise BadInput("wrong_type", f"context must be an object, came {type(value).__name__}")
+        raise BadInput("wrong_type", f"context must be an object, came {type(value).__name__}", field="context")
     return value
 
 
 def _text(name: str, value: object) -> str | None:
     if value is None or isinstance(value, str):
         return value
-    raise BadInput("wrong_type", f"{name} must be a string, came {value!r:.80}")
+    raise BadInput("wrong_type", f"{name} must be a string, came {value!r:.80}", field=name)
 
 
 def _integer(name: str, value: object) -> int | None:
     if value is None or type(value) is int:
         return value
-    raise BadInput("wrong_type", f"{name} must be an integer, came {value!r:.80}")
+    raise BadInput("wrong_type", f"{name} must be an integer, came {value!r:.80}", field=name)
 
 
 def _flag(value: object) -> bool:
     if not isinstance(value, bool):
-        raise BadInput("wrong_type", f"synthetic must be true or false, came {value!r:.80}")
+        raise BadInput("wrong_type", f"synthetic must be true or false, came {value!r:.80}", field="synthetic")
     return value

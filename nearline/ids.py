@@ -14,13 +14,15 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 def check_id(name: str, value: object) -> str:
     """Return *value* if it is a valid id, else raise ``BadInput`` naming the field and the rule."""
     if not isinstance(value, str):
-        raise BadInput("wrong_type", f"{name} must be a string, came {type(value).__name__}: {value!r:.80}")
+        raise BadInput("wrong_type", f"{name} must be a string, came {type(value).__name__}: {value!r:.80}", field=name)
     try:
         size = len(value.encode())
     except UnicodeEncodeError:
-        raise BadInput("bad_id", f"{name} is not valid Unicode: {value!r:.80}") from None
+        raise BadInput("bad_id", f"{name} is not valid Unicode: {value!r:.80}", field=name) from None
     if not 1 <= size <= MAX_ID_BYTES:
-        raise BadInput("bad_id", f"{name} must have 1-{MAX_ID_BYTES} UTF-8 bytes, came {size}: {value!r:.80}")
+        raise BadInput(
+            "bad_id", f"{name} must have 1-{MAX_ID_BYTES} UTF-8 bytes, came {size}: {value!r:.80}", field=name
+        )
     if not value.isascii() or not value.isprintable():
         _refuse_control(name, value)
     return value
@@ -28,4 +30,4 @@ def check_id(name: str, value: object) -> str:
 
 def _refuse_control(name: str, value: str) -> None:
     if _CONTROL.search(value):
-        raise BadInput("bad_id", f"{name} must not hold control characters, came {value!r:.80}")
+        raise BadInput("bad_id", f"{name} must not hold control characters, came {value!r:.80}", field=name)

@@ -32,6 +32,8 @@ class Item:
     attributes: Mapping[str, Attribute] = field(default_factory=dict)
 
 
+# A record header of a tombstone in ``items``: also forget the item's vector, which histories may else use.
+PURGE = ("nearline-purge", b"1")
 _FIELDS = frozenset({"v", *(f.name for f in fields(Item))})
 
 
@@ -47,13 +49,18 @@ def encode_item(item: Item) -> bytes:
 
 def decode_item(raw: bytes) -> Item:
     """The item in *raw*; ``BadInput`` with the reason if it is not one. (An empty value is a delete, not an item.)"""
-    body = load_object(raw, MAX_ITEM_BYTES)
+    return item_of(load_object(raw, MAX_ITEM_BYTES))
+
+
+def item_of(body: Mapping[str, Any]) -> Item:
+    """The item in the JSON object *body*; ``BadInput`` with the reason if it is not one."""
     if not body.keys() <= _FIELDS:
         refuse_unknown(body, _FIELDS, hint="put free fields under 'attributes'")
     check_version(body)
     title = _text(body, "title", MAX_TITLE)
     if not title.strip():
-        raise BadInput("no_title", f"an item needs a title that is not blank, came {body.get('title')!r:.80}")
+        expected = "an item needs a title that is not blank"
+        raise BadInput("no_title", f"{expected}, came {body.get('title')!r:.80}", field="title")
     return Item(
         title=title,
         description=_text(body, "description", MAX_TEXT),
@@ -72,9 +79,11 @@ def _text(body: Mapping[str, Any], name: str, limit: int) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise BadInput("wrong_type", f"{name} must be a string, came {type(value).__name__}: {value!r:.80}")
+        came = f"{type(value).__name__}: {value!r:.80}"
+        raise BadInput("wrong_type", f"{name} must be a string, came {came}", field=name)
     if len(value) > limit:
-        raise BadInput("too_large", f"{name} has {len(value):,} characters; at most {limit:,} are accepted")
+        most = f"at most {limit:,} are accepted"
+        raise BadInput("too_large", f"{name} has {len(value):,} characters; {most}", field=name)
     return value
 
 
@@ -82,7 +91,8 @@ def _price(value: object) -> float | None:
     if value is None:
         return None
     if type(value) not in (int, float) or not math.isfinite(value) or not 0 <= value <= 1e12:  # type: ignore[arg-type,operator]
-        raise BadInput("wrong_type", f"price must be a number from 0 to 1e12 or null, came {value!r:.80}")
+        expected = "price must be a number from 0 to 1e12 or null"
+        raise BadInput("wrong_type", f"{expected}, came {value!r:.80}", field="price")
     return float(value)  # type: ignore[arg-type]
 
 
@@ -90,13 +100,14 @@ def _listed(value: object) -> int | None:
     if value is None:
         return None
     if type(value) is not int or value < EARLIEST_MS:
-        raise BadInput("impossible_time", f"listed_ms must be UTC milliseconds after 2000, came {value!r:.80}")
+        expected = "listed_ms must be UTC milliseconds after 2000"
+        raise BadInput("impossible_time", f"{expected}, came {value!r:.80}", field="listed_ms")
     return value
 
 
 def _flag(value: object) -> bool:
     if not isinstance(value, bool):
-        raise BadInput("wrong_type", f"available must be true or false, came {value!r:.80}")
+        raise BadInput("wrong_type", f"available must be true or false, came {value!r:.80}", field="available")
     return value
 
 
@@ -104,10 +115,10 @@ def _attributes(value: object) -> Mapping[str, Attribute]:
     if value is None:
         return {}
     if not isinstance(value, dict) or len(value) > MAX_ATTRIBUTES:
-        raise BadInput("wrong_type", f"attributes must be an object of at most {MAX_ATTRIBUTES}, came {value!r:.80}")
+        expected = f"attributes must be an object of at most {MAX_ATTRIBUTES}"
+        raise BadInput("wrong_type", f"{expected}, came {value!r:.80}", field="attributes")
     for name, attribute in value.items():
         if not isinstance(attribute, str | int | float):
-            raise BadInput(
-                "wrong_type", f"attribute {name!r:.80} must be a number, string or bool, came {attribute!r:.80}"
-            )
+            expected = f"attribute {name!r:.80} must be a number, string or bool"
+            raise BadInput("wrong_type", f"{expected}, came {attribute!r:.80}", field="attributes")
     return value

@@ -89,6 +89,14 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="address that the HTTP servers bind")
     retrieval_port: Port = Field(8080, description="port of GET /recommend")
+    ingest_port: Port = Field(8088, description="port of POST /events and of the items' routes")
+    ingest_body_mib: float = Field(4, gt=0, le=256, description="largest body of a request to ingest; beyond it 413")
+    ingest_in_flight_mib: float = Field(
+        32, gt=0, description="bodies that ingest holds until the log has them (each at least 16 KiB); beyond it 429"
+    )
+    ingest_ack_timeout_ms: int = Field(
+        5_000, ge=500, description="how long ingest waits for the log's acknowledgement before it answers 503"
+    )
     user_tower_port: int = Field(
         9101, ge=1, le=65_535, description="port of user_tower's /healthz, /readyz and /metrics"
     )

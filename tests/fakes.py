@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nearline.errors import BadAnswer, Unavailable
+from nearline.errors import BadAnswer, BadInput, Unavailable
 from nearline.features import TOKENS, Features
 from nearline.item_engine import Card, Found, Row
 from nearline.log import Record
@@ -82,16 +82,37 @@ class ScriptedTowers:
 
 
 class Outbox:
-    """Stands for a producer: keeps every message by topic; ``down`` makes it ``Unavailable``."""
+    """Stands for a producer: keeps every message by topic and returns its offset; ``down`` makes it ``Unavailable``.
+
+    While ``held`` is an event that is not set, nothing is acknowledged. A message of more than ``most_bytes`` is
+    refused with all that came with it, as a broker refuses a request. ``calls`` keeps how many messages came together.
+    """
 
     def __init__(self) -> None:
         self.sent: dict[str, list[tuple[bytes, bytes | None]]] = {}
+        self.headers: dict[str, list[tuple[tuple[str, bytes], ...]]] = {}
+        self.calls: list[int] = []
         self.down = False
+        self.held: asyncio.Event | None = None
+        self.most_bytes: int | None = None
 
-    async def __call__(self, topic: str, messages: list[tuple[bytes, bytes | None]]) -> None:
+    async def __call__(
+        self,
+        topic: str,
+        messages: list[tuple[bytes, bytes | None]],
+        headers: tuple[tuple[str, bytes], ...] = (),
+    ) -> list[int]:
+        self.calls.append(len(messages))
+        if self.held is not None:
+            await self.held.wait()
         if self.down:
             raise Unavailable("the log was told to be down")
-        self.sent.setdefault(topic, []).extend(messages)
+        if self.most_bytes is not None and any(len(value or b"") > self.most_bytes for _, value in messages):
+            raise BadInput("too_large", "the log was told to take no record of that size")
+        kept = self.sent.setdefault(topic, [])
+        kept += messages
+        self.headers.setdefault(topic, []).extend([headers] * len(messages))
+        return list(range(len(kept) - len(messages), len(kept)))
 
 
 class FakeTable:

@@ -61,6 +61,22 @@ PANELS = (
         "A growing share with a reason: the store, the user vectors or the index are behind or away.",
     ),
     Panel(
+        "Events by HTTP",
+        "cps",
+        (
+            (rate("nearline_ingest_events_accepted_total"), "accepted"),
+            (rate("nearline_ingest_events_refused_total", "reason"), "refused: {{reason}}"),
+            (rate("nearline_ingest_requests_refused_total", "status"), "requests answered {{status}}"),
+        ),
+        "429 is back-pressure, 503 a log that is away; a reason that grows is a caller with a mistake.",
+    ),
+    Panel(
+        "Events by HTTP: time to the log",
+        "s",
+        both("nearline_ingest_acknowledged_seconds", "acknowledged"),
+        "From a request's check to the log's acknowledgement.",
+    ),
+    Panel(
         "Events",
         "cps",
         (

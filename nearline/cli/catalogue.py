@@ -10,11 +10,9 @@ from nearline.adapters.kafka import Producer
 from nearline.cli.console import console
 from nearline.errors import BadInput
 from nearline.ids import check_id
-from nearline.items import Item, decode_item, encode_item
+from nearline.items import PURGE, Item, decode_item, encode_item
 from nearline.settings import load_settings
 from nearline.topics import ITEMS
-
-PURGE = ("nearline-purge", b"1")
 
 app = typer.Typer(no_args_is_help=True, help="List, change and delete items.")
 

@@ -32,7 +32,8 @@ class Line:
 def status() -> None:
     """Show every part, its lag and its freshness; exit status 1 if something is down."""
     settings = load_settings()
-    lines = [_log(settings), _job(settings), _user_tower(settings), _item_tower(settings), _retrieval(settings)]
+    lines = [_log(settings), _ingest(settings), _job(settings)]
+    lines += [_user_tower(settings), _item_tower(settings), _retrieval(settings)]
     table = Table("part", "state", "", "what to do")
     colours = {"ready": "green", "starting": "yellow", "restarting": "red", "down": "red"}
     for line in lines:
@@ -56,6 +57,31 @@ def _log(settings: Settings) -> Line:
         return Line("log", "ready", f"{counts}, {letters:,} dead letters", "nearline dlq list" if letters else "")
     finally:
         topics.close()
+
+
+def _ingest(settings: Settings) -> Line:
+    line = _service(
+        settings.host,
+        settings.ingest_port,
+        "ingest",
+        lag="",
+        freshness="nearline_ingest_acknowledged_seconds",
+        words="events acknowledged",
+        topic=CLICKS,
+        headers=key_headers(settings),
+    )
+    known = _metrics(settings.host, settings.ingest_port, key_headers(settings)) if line.state == "ready" else None
+    return line if known is None else replace(line, detail="; ".join(filter(None, (ingest_words(known), line.detail))))
+
+
+def ingest_words(metrics: Metrics) -> str:
+    """What came in by HTTP since the part's start, in words."""
+
+    def total(name: str) -> float:
+        return sum(value for key, value in metrics.items() if key.partition("{")[0] == f"nearline_ingest_{name}_total")
+
+    refused = f"{total('events_refused'):,.0f} refused" if total("events_refused") else "none refused"
+    return f"{total('events_accepted'):,.0f} events, {refused}; {total('items_accepted'):,.0f} changes of items"
 
 
 def _job(settings: Settings) -> Line:
@@ -148,11 +174,13 @@ def _service(
     lag: str,
     freshness: str,
     words: str,
+    topic: str = "",
     headers: Mapping[str, str] | None = None,
 ) -> Line:
     metrics = _metrics(host, port, headers)
     if metrics is None:
         return Line(part, "down", f"no metrics on port {port}", _log_hint(part))
+    metrics = of_topic(metrics, topic) if topic else metrics
     waiting = _not_ready(host, port)
     details = [f"lag {metrics.get(lag, 0):,.0f}"] if lag else []
     p50, p99 = (quantile(metrics, freshness, q) for q in (0.5, 0.99))
@@ -161,6 +189,16 @@ def _service(
     if waiting:
         return Line(part, "starting", f"waiting for {', '.join(waiting)}", _log_hint(part))
     return Line(part, "ready", "; ".join(details))
+
+
+def of_topic(metrics: Metrics, topic: str) -> Metrics:
+    """The metrics without those of other topics, and those of *topic* as if they had no such label."""
+    label = f'topic="{topic}"'
+    return {
+        name.replace(f"{{{label}}}", "").replace(f"{label},", ""): value
+        for name, value in metrics.items()
+        if label in name or 'topic="' not in name
+    }
 
 
 def _log_hint(part: str) -> str:

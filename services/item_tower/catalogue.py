@@ -10,10 +10,9 @@ from nearline.features import Arrays
 from nearline.ids import check_id
 from nearline.item_table import ItemTable
 from nearline.item_vectors import ItemVector, Shown
-from nearline.items import Item, decode_item
+from nearline.items import PURGE, Item, decode_item
 from nearline.log import Record
 
-PURGE_HEADER = "nearline-purge"
 RETIRED_KEPT_MS = 90 * 24 * 3600 * 1000  # how long a history may still use a deleted item
 
 ItemInputs = Callable[[Sequence[tuple[str, Item]]], Arrays]  # ``Features.item_inputs`` of the served towers
@@ -84,7 +83,7 @@ def _text(key: bytes | None) -> str:
 
 
 def _deleted(item_id: str, record: Record, table: ItemTable) -> Change:
-    if any(name == PURGE_HEADER for name, _ in record.headers):
+    if any(name == PURGE[0] for name, _ in record.headers):
         return Bury(item_id)
     known = table.get(item_id)
     if known is None or known.retired_ms is not None or known.version >= record.offset:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -113,6 +114,31 @@ def test_a_click_is_in_the_next_answer_and_says_so(system: System) -> None:
     assert not after["degraded"]
 
 
+def test_a_click_by_http_is_in_the_next_answer(system: System) -> None:
+    body = {"user_id": "clara/ü 7", "item_id": "teapot-3", "type": "click", "context": {"device": "phone"}}
+    sent = httpx.post(f"{system.ingest}/events", json=body, headers=bearer(system), timeout=10.0)
+    assert sent.status_code == 200, sent.text
+    event_id = sent.json()["results"][0]["event_id"]
+    assert wait_until(lambda: answer(system, quote("clara/ü 7"))["newest_event_id"] == event_id, DEADLINE_S)
+
+
+def test_an_item_by_http_comes_is_hidden_and_goes(system: System) -> None:
+    url = f"{system.ingest}/items/lantern%2Fnew"
+    shop = httpx.Client(headers=bearer(system), timeout=10.0)
+
+    def is_shown() -> bool:
+        return "lantern/new" in shown(system, "nobody", k=500)
+
+    assert shop.put(url, json={"title": "a new lantern", "category": "lanterns"}).status_code == 200
+    assert wait_until(is_shown, DEADLINE_S)
+    assert shop.patch(url, json={"available": False}).status_code == 200
+    assert wait_until(lambda: not is_shown(), DEADLINE_S)
+    assert shop.patch(url, json={"available": True}).json()["item"]["title"] == "a new lantern"
+    assert wait_until(is_shown, DEADLINE_S)
+    assert shop.delete(url).status_code == 200
+    assert wait_until(lambda: not is_shown(), DEADLINE_S)
+
+
 def test_a_new_item_comes_and_a_deleted_one_goes(system: System) -> None:
     append(system, ITEMS, [("teapot-new", encode_item(Item("a new teapot", category="teapots")))])
     assert wait_until(lambda: "teapot-new" in shown(system, "nobody", k=500), DEADLINE_S)
@@ -187,7 +213,7 @@ def test_no_log_of_the_system_holds_a_key(system: System) -> None:
         assert found is None, f"{log} holds the key {found[1] if found else ''}"
 
 
-@pytest.mark.parametrize("part", ["triton", "user_tower", "item_tower", "retrieval", "last_n", "broker"])
+@pytest.mark.parametrize("part", ["triton", "user_tower", "item_tower", "retrieval", "ingest", "last_n", "broker"])
 def test_a_part_is_killed_and_no_click_is_lost(system: System, part: str) -> None:
     """Every user's newest click of before, amid and after the kill is used by that user's answer."""
     users = [f"{part}-{n}" for n in range(20)]

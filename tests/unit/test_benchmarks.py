@@ -3,15 +3,18 @@
 from itertools import islice
 
 import numpy as np
+import orjson
 import pytest
 
 from benchmarks.catalogue import bench_items
+from benchmarks.ingest import requests
 from benchmarks.probe import percentiles_ms
 from benchmarks.reads import recall
 from benchmarks.search import highest_passing
 from benchmarks.targets import TARGETS, Target
 from benchmarks.traffic import clicks, pairs, zipf
 from nearline.events import decode_event
+from services.ingest.clicks import Accepted, judge
 
 FRESH = Target("freshness", ("freshness_ms", "500", "p50"), 100, 25, "ms")
 RATE = Target("rate", ("rate",), 2_000, 6_000, "/s", True)
@@ -77,6 +80,16 @@ def test_the_load_is_seeded_valid_and_reaches_every_user_when_they_take_turns() 
     key, value = next(clicks(iter(first), "t"))
     event = decode_event(value, append_ms=4_000_000_000_000)
     assert (event.user_id.encode(), event.item_id) == (key, first[0][1])
+
+
+@pytest.mark.parametrize("batch", [1, 100])
+def test_the_load_on_the_door_is_whole_requests_of_events_that_it_accepts(batch: int) -> None:
+    for request in requests("http://door:1", batch, users=50, items=100, seed=1)[:3]:
+        head, _, body = request.partition(b"\r\n\r\n")
+        assert b"Content-Length: %d" % len(body) in head
+        sent = orjson.loads(body)
+        verdicts = judge(sent if batch > 1 else [sent], now_ms=4_000_000_000_000)
+        assert [type(verdict) for verdict in verdicts] == [Accepted] * batch
 
 
 def test_recall_counts_true_neighbours_and_what_ties_with_the_last() -> None:

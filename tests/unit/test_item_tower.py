@@ -10,10 +10,10 @@ from nearline.dead_letters import decode_dead_letter
 from nearline.features import Arrays, Features, TextEncoder, id_token
 from nearline.item_table import ItemTable
 from nearline.item_vectors import ItemVector, decode_item_vector
-from nearline.items import Item, encode_item
+from nearline.items import PURGE, Item, encode_item
 from nearline.log import Record
 from nearline.space import Space
-from services.item_tower.catalogue import PURGE_HEADER, ItemInputs, input_digest
+from services.item_tower.catalogue import ItemInputs, input_digest
 from services.item_tower.worker import Worker
 from tests.fakes import Outbox, ScriptedReader, ScriptedTowers
 
@@ -31,7 +31,7 @@ def listed(item_id: str, offset: int, **fields: object) -> Record:
 
 
 def deleted(item_id: str, offset: int, *, purge: bool = False) -> Record:
-    headers = ((PURGE_HEADER, b"1"),) if purge else ()
+    headers = (PURGE,) if purge else ()
     return Record("items", 0, offset, NOW_MS, item_id.encode(), None, headers)
 
 

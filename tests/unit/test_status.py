@@ -1,6 +1,6 @@
 """``nearline status``: what it makes of the numbers that the parts tell."""
 
-from nearline.cli.status import index_words, quantile
+from nearline.cli.status import index_words, ingest_words, of_topic, quantile
 
 
 def test_the_index_tells_its_recall_with_the_size_of_the_sample() -> None:
@@ -22,6 +22,28 @@ def test_a_quantile_is_the_bound_of_its_bucket() -> None:
     told = {"a_seconds_count": 100.0, 'a_seconds_bucket{le="0.001"}': 60.0, 'a_seconds_bucket{le="+Inf"}': 100.0}
     assert quantile(told, "a_seconds", 0.5) == 0.001
     assert quantile({}, "a_seconds", 0.5) is None
+
+
+def test_a_quantile_of_one_topic_is_not_mixed_with_another() -> None:
+    told = {
+        'a_seconds_count{topic="clicks"}': 10.0,
+        'a_seconds_bucket{topic="clicks",le="0.002"}': 10.0,
+        'a_seconds_count{topic="items"}': 10.0,
+        'a_seconds_bucket{topic="items",le="5.0"}': 10.0,
+    }
+    assert quantile(of_topic(told, "clicks"), "a_seconds", 0.99) == 0.002
+    assert quantile(of_topic(told, "items"), "a_seconds", 0.99) == 5.0
+
+
+def test_the_door_tells_what_came_in_and_what_was_refused() -> None:
+    told = {
+        "nearline_ingest_events_accepted_total": 1_200.0,
+        'nearline_ingest_events_refused_total{reason="bad_id"}': 2.0,
+        'nearline_ingest_events_refused_total{reason="unknown_field"}': 1.0,
+        'nearline_ingest_items_accepted_total{change="put"}': 7.0,
+    }
+    assert ingest_words(told) == "1,200 events, 3 refused; 7 changes of items"
+    assert ingest_words({}) == "0 events, none refused; 0 changes of items"
 
 
 def test_items_in_an_engine_are_told_as_that() -> None:

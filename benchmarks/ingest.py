@@ -1,0 +1,112 @@
+"""How many events a second does the door take, each acknowledged by the log before it is answered?
+
+    python -m benchmarks.ingest http://127.0.0.1:8088 --batch 100 --connections 4 --seconds 5
+
+A closed loop on some connections, by a process of its own on the same cores: what callers get who wait for answers.
+The job is held still meanwhile (as for the drain) so that the figure is the door's and the log's; beside it is the same
+with everything running.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from itertools import islice
+from typing import Any
+from urllib.parse import urlsplit
+
+import orjson
+
+from benchmarks.load import closed_loop
+from benchmarks.stage import Stage
+from benchmarks.sustained import held_still
+from benchmarks.traffic import pairs
+from local.layout import ROOT
+
+BATCH = 100
+_CONNECTIONS = {BATCH: 4, 1: 32}
+_BODIES = 500  # different requests, sent in turn; their events have no ids, so each is a new event
+_RUNS = 5
+
+
+def measure(stage: Stage) -> dict[str, Any]:
+    """``{"events": …}``: medians of five runs, in batches of a hundred and one by one."""
+    stage.probe.settle(stage.item_of_probe(0))
+    job = stage.system.supervisor.pid_of("last_n")
+    with held_still(job):
+        alone = {"batch": _runs(stage, BATCH), "single": _runs(stage, 1)}
+    stage.probe.settle(stage.item_of_probe(1))
+    beside = {"batch": _runs(stage, BATCH), "single": _runs(stage, 1)}
+    stage.probe.settle(stage.item_of_probe(2))
+    return {"events": {**_figures(alone), "beside_the_job": _figures(beside)}}
+
+
+def _figures(runs: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
+    figures: dict[str, Any] = {}
+    for name, trials in runs.items():
+        rates = [trial["events_per_s"] for trial in trials]
+        figures[f"{name}_per_s"] = round(statistics.median(rates))
+        figures[f"{name}_spread_per_s"] = [round(min(rates)), round(max(rates))]
+        for quantile in ("p50_ms", "p99_ms"):
+            figures[f"{name}_{quantile}"] = round(statistics.median(trial[quantile] for trial in trials), 2)
+    return figures
+
+
+def _runs(stage: Stage, batch: int) -> list[dict[str, float]]:
+    seconds = max(1.0, stage.scale.read_s / 2)
+    found = []
+    for run in range(_RUNS):
+        stage.say(f"POST /events, {batch} at a time, run {run + 1} of {_RUNS}")
+        command = [sys.executable, "-m", "benchmarks.ingest", stage.system.ingest, "--batch", str(batch)]
+        environment = {**os.environ, "NEARLINE_KEY": stage.system.key}
+        command += ["--connections", str(_CONNECTIONS[batch]), "--seconds", str(seconds)]
+        command += [
+            "--users",
+            str(stage.scale.users),
+            "--items",
+            str(stage.scale.items),
+            "--seed",
+            str(stage.seed + run),
+        ]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+        found.append(json.loads(done.stdout))
+    return found
+
+
+def requests(url: str, batch: int, users: int, items: int, seed: int, key: str = "") -> list[bytes]:
+    """Whole HTTP requests of *batch* events each (one event is an object, several are an array)."""
+    host = urlsplit(url).netloc
+    source = pairs(users, items, seed)
+    found = []
+    for _ in range(_BODIES):
+        events = [{"user_id": user, "item_id": item, "type": "click"} for user, item in islice(source, batch)]
+        body = orjson.dumps(events if batch > 1 else events[0])
+        known = f"Authorization: Bearer {key}\r\n" if key else ""
+        head = f"POST /events HTTP/1.1\r\nHost: {host}\r\n{known}Content-Length: {len(body)}\r\n\r\n"
+        found.append(head.encode() + body)
+    return found
+
+
+def main() -> None:
+    """Send for the given time and print one JSON object; an error of any kind ends it with 1."""
+    parser = argparse.ArgumentParser(description="Events through the HTTP door, as fast as its answers come.")
+    parser.add_argument("url")
+    parser.add_argument("--batch", type=int, default=BATCH)
+    parser.add_argument("--connections", type=int, default=4)
+    parser.add_argument("--seconds", type=float, default=5)
+    parser.add_argument("--users", type=int, default=10_000)
+    parser.add_argument("--items", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=1)
+    given = parser.parse_args()
+    bodies = requests(given.url, given.batch, given.users, given.items, given.seed, os.environ.get("NEARLINE_KEY", ""))
+    result = closed_loop(given.url, bodies, given.seconds, given.connections)
+    if result.errors:
+        sys.exit(f"{result.errors} of {result.answered + result.errors} requests failed")
+    figures = {"events_per_s": result.achieved_rps * given.batch, "p50_ms": result.p50_ms, "p99_ms": result.p99_ms}
+    print(json.dumps({**figures, "generator_cpu": result.load_cpu}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""The way into the log: what arrives while one group is on its way leaves together with the next.
+
+So a lone event waits for nobody, and many at once share the log's acknowledgement, without a linger to choose.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nearline.errors import BadInput, NearlineError, Unavailable
+from nearline.telemetry import gauge, get_logger, seconds
+
+Message = tuple[bytes, bytes | None]  # key, value (None = tombstone)
+Headers = tuple[tuple[str, bytes], ...]
+Send = Callable[[str, list[Message], Headers], Coroutine[Any, Any, Sequence[int]]]
+_MOST = 2_000  # messages in a group: 60 ms of the client's work, so that nobody waits long for a group of others
+
+_ACKNOWLEDGED = seconds("ingest_acknowledged_seconds", "From a request's check to the log's acknowledgement", "topic")
+_WAITING = gauge("ingest_waiting_messages", "Messages that the log has not acknowledged yet", "topic")
+_LOG_UP = gauge("ingest_log_up", "1 while the log acknowledges what is appended", "topic")
+
+
+@dataclass(slots=True)
+class _Entry:
+    """What one caller wants appended, and where it waits for the offsets."""
+
+    messages: list[Message]
+    headers: Headers
+    done: asyncio.Future[list[int]]
+
+
+class Appender:
+    """Appends to *topic* by *send*, one group at a time, in the order in which it was asked.
+
+    *send* returns once all of its messages are acknowledged. After an ``Unavailable`` everything that waits fails with
+    it, and for as long as the next try is under way new calls fail at once: nobody queues for a log that is away.
+    """
+
+    def __init__(self, topic: str, send: Send) -> None:
+        self._topic = topic
+        self._send = send
+        self._waiting: deque[_Entry] = deque()
+        self._task: asyncio.Task[None] | None = None
+        self._away: Unavailable | None = None
+        _LOG_UP.labels(topic).set(1)
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the log took what it was last given."""
+        return self._away is None
+
+    async def append(self, messages: Sequence[Message], headers: Headers = ()) -> list[int]:
+        """The offsets of *messages*, all of them acknowledged.
+
+        ``Unavailable`` if the log did not acknowledge them all; some or all may be in it then, or get there yet.
+        ``BadInput`` if the log takes no message of that size.
+        """
+        if self._away is not None and self._task is not None:
+            raise Unavailable(str(self._away))
+        started = time.perf_counter()
+        loop = asyncio.get_running_loop()
+        entry = _Entry(list(messages), headers, loop.create_future())
+        self._waiting.append(entry)
+        _WAITING.labels(self._topic).inc(len(messages))
+        if self._task is None:
+            self._task = loop.create_task(self._run())
+        try:
+            offsets = await entry.done
+        finally:
+            _WAITING.labels(self._topic).dec(len(messages))
+        _ACKNOWLEDGED.labels(self._topic).observe(time.perf_counter() - started)
+        return offsets
+
+    async def drain(self) -> None:
+        """Return once nothing waits any more, acknowledged or failed."""
+        while self._task is not None:
+            await asyncio.wait([self._task])
+
+    async def _run(self) -> None:
+        try:
+            while self._waiting:
+                await self._append_group(self._next_group())
+        finally:
+            self._task = None
+
+    def _next_group(self) -> list[_Entry]:
+        """The oldest entries that share their headers, up to the limit; at least one."""
+        group = [self._waiting.popleft()]
+        count = len(group[0].messages)
+        while self._waiting and self._waiting[0].headers == group[0].headers and count < _MOST:
+            group.append(self._waiting.popleft())
+            count += len(group[-1].messages)
+        return group
+
+    async def _append_group(self, group: list[_Entry]) -> None:
+        try:
+            offsets = list(await self._send(self._topic, [m for one in group for m in one.messages], group[0].headers))
+        except BadInput as error:
+            await self._append_one_by_one(group, error)
+        except Unavailable as error:
+            self._note_away(error)
+            self._fail([*group, *self._waiting], error)
+            self._waiting.clear()
+        except Exception as error:  # a mistake of ours must not leave callers waiting for ever
+            get_logger().exception("the log's client failed", topic=self._topic)
+            self._fail(group, Unavailable(f"the log's client failed with {error!r:.200}"))
+        else:
+            self._note_up()
+            for entry in group:
+                taken, offsets = offsets[: len(entry.messages)], offsets[len(entry.messages) :]
+                if not entry.done.done():
+                    entry.done.set_result(taken)
+
+    async def _append_one_by_one(self, group: list[_Entry], error: BadInput) -> None:
+        """One entry is too large for the log: find out which, so that its neighbours are not refused with it."""
+        if len(group) == 1:
+            self._fail(group, error)
+            return
+        for entry in group:
+            await self._append_group([entry])
+
+    @staticmethod
+    def _fail(group: Sequence[_Entry], error: NearlineError) -> None:
+        for entry in group:
+            if not entry.done.done():
+                entry.done.set_exception(error)
+
+    def _note_away(self, error: Unavailable) -> None:
+        if self._away is None:
+            get_logger().warning("the log is away", topic=self._topic, reason=str(error))
+        self._away = error
+        _LOG_UP.labels(self._topic).set(0)
+
+    def _note_up(self) -> None:
+        if self._away is not None:
+            get_logger().info("the log is back", topic=self._topic)
+            self._away = None
+        _LOG_UP.labels(self._topic).set(1)

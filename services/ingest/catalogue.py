@@ -1,0 +1,236 @@
+"""Changes of the catalogue: checked, in the order in which they were asked for, and never lost between two callers.
+
+The topic ``items`` is followed as a table, since a change of a few fields needs the item as it is.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakValueDictionary
+
+import orjson
+
+from nearline.errors import BadInput, Unavailable
+from nearline.ids import check_id
+from nearline.items import MAX_ITEM_BYTES, PURGE, Item, decode_item, encode_item, item_of
+from nearline.log import Record
+from nearline.telemetry import counter, gauge
+from services.ingest.appender import Appender
+
+MAX_BATCH = 500
+ANY = "*"  # as a condition: the item is listed, in whatever version
+
+_REFUSED = counter("ingest_listing_refused_total", "Records of the catalogue that are no valid item", "reason")
+_LISTED = gauge("ingest_listed_items", "Items of the catalogue that ingest knows")
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """An item as the log has it; its version is its record's offset."""
+
+    version: int
+    raw: bytes
+
+
+class Listing:
+    """The newest valid version of each listed item.
+
+    Takes in the topic's records and, at once, what this process appended itself, whose records come back later.
+    """
+
+    def __init__(self) -> None:
+        self._listed: dict[str, Listed] = {}
+        self._ours: dict[str, int] = {}  # newest version of ours that has not come back yet
+
+    def get(self, item_id: str) -> Listed | None:
+        """The item, or ``None`` if it is not listed."""
+        return self._listed.get(item_id)
+
+    def note(self, item_id: str, version: int, raw: bytes | None) -> None:
+        """Take in what this process appended as *version*; ``None`` is a delete."""
+        self._ours[item_id] = version
+        self._set(item_id, version, raw)
+
+    def apply(self, records: Sequence[Record]) -> None:
+        """Take in records of the topic; one that is no valid item changes nothing, as everywhere else."""
+        for record in records:
+            newest_of_ours = self._ours.get(record.id, -1)
+            if record.offset >= newest_of_ours:
+                self._ours.pop(record.id, None)
+                self._take_in(record)
+        _LISTED.set(len(self._listed))
+
+    def _take_in(self, record: Record) -> None:
+        try:
+            check_id("item_id", record.id)
+            if record.value:
+                decode_item(record.value)
+        except BadInput as error:
+            _REFUSED.labels(error.reason).inc()  # item_tower has the dead letter
+            return
+        self._set(record.id, record.offset, record.value or None)
+
+    def _set(self, item_id: str, version: int, raw: bytes | None) -> None:
+        if raw is None:
+            self._listed.pop(item_id, None)
+        else:
+            self._listed[item_id] = Listed(version, raw)
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """An item of a batch that was accepted, and the version that it became."""
+
+    item_id: str
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """An item of a batch that can never be accepted; its id, if it has one."""
+
+    item_id: str | None
+    problem: BadInput
+
+
+class Catalogue:
+    """The catalogue as callers change it.
+
+    Changes of one item take their turn in this process: of two concurrent patches neither loses what the other
+    changed. Another process' change is seen when its record arrives, milliseconds later; two processes that patch one
+    item within that time keep the later change only, so a catalogue is changed through one of them.
+    A condition (*if_match*: a version, or ``ANY``) is judged by what this process knows.
+    """
+
+    def __init__(self, listing: Listing, items: Appender, *, is_read: Callable[[], bool], turn_s: float = 5.0) -> None:
+        self._listing = listing
+        self._items = items
+        self._is_read = is_read
+        self._turn_s = turn_s
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    def get(self, item_id: str) -> tuple[int, Item]:
+        """Version and item; ``BadInput`` (``not_listed``) if it is not in the catalogue."""
+        listed = self._known(item_id)
+        if listed is None:
+            raise not_listed(item_id)
+        return listed.version, decode_item(listed.raw)
+
+    async def put(self, item_id: str, body: Mapping[str, Any], if_match: int | str | None = None) -> tuple[int, Item]:
+        """List the item, or replace it as a whole; version and item as they now are."""
+        item = _item(body)
+        raw = _encoded(item)
+        async with self._turn([item_id]):
+            self._check(item_id, if_match)
+            return await self._append(item_id, raw), item
+
+    async def patch(self, item_id: str, body: Mapping[str, Any], if_match: int | str | None = None) -> tuple[int, Item]:
+        """Change the given fields of a listed item; ``null`` takes a field (or one attribute) away."""
+        async with self._turn([item_id]):
+            listed = self._known(item_id)
+            if listed is None:
+                raise not_listed(item_id)
+            self._check(item_id, if_match)
+            item = _item(merged(orjson.loads(listed.raw), body))
+            return await self._append(item_id, _encoded(item)), item
+
+    async def delete(self, item_id: str, *, purge: bool = False, if_match: int | str | None = None) -> int:
+        """Take the item out of every answer, listed or not; with *purge* also forget its vector. Its version."""
+        async with self._turn([item_id]):
+            self._check(item_id, if_match)
+            return await self._append(item_id, None, purge=purge)
+
+    async def put_many(self, bodies: Sequence[object]) -> list[Put | Refused]:
+        """List or replace many items at once, each judged by itself; one outcome for each body, in their order."""
+        checked = [_checked(body) for body in bodies]
+        del bodies  # parsed, they take several times their size while the log is waited for
+        messages = [one for one in checked if not isinstance(one, Refused)]
+        ids = [key.decode() for key, _ in messages]
+        async with self._turn(ids):
+            offsets = await self._items.append(messages) if messages else []
+            for item_id, (_, raw), offset in zip(ids, messages, offsets, strict=True):
+                self._listing.note(item_id, offset, raw)
+        puts = map(Put, ids, offsets)
+        return [one if isinstance(one, Refused) else next(puts) for one in checked]
+
+    def _known(self, item_id: str) -> Listed | None:
+        check_id("item_id", item_id)
+        if not self._is_read():
+            raise Unavailable("the catalogue is still being read from the log; try again when /readyz says so")
+        return self._listing.get(item_id)
+
+    def _check(self, item_id: str, if_match: int | str | None) -> None:
+        if if_match is None:
+            return
+        listed = self._known(item_id)
+        if listed is None or if_match not in (ANY, listed.version):
+            now = f"is version {listed.version}" if listed else "is not listed"
+            raise BadInput(
+                "other_version", f"the item {now}, If-Match says {if_match}; read it again", field="If-Match"
+            )
+
+    async def _append(self, item_id: str, raw: bytes | None, *, purge: bool = False) -> int:
+        (version,) = await self._items.append([(item_id.encode(), raw)], (PURGE,) if purge else ())
+        self._listing.note(item_id, version, raw)
+        return version
+
+    @contextlib.asynccontextmanager
+    async def _turn(self, item_ids: Iterable[str]) -> AsyncIterator[None]:
+        """Alone with these items; always taken in one order, so that no two wait for one another."""
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout(self._turn_s):
+                    for item_id in sorted(set(item_ids)):
+                        check_id("item_id", item_id)
+                        await stack.enter_async_context(self._turns.setdefault(item_id, asyncio.Lock()))
+            except TimeoutError:
+                raise Unavailable("earlier changes of the item still wait for the log") from None
+            yield
+
+
+def not_listed(item_id: str) -> BadInput:
+    """The refusal for an item that is not in the catalogue."""
+    return BadInput("not_listed", f"item {item_id!r:.140} is not in the catalogue; list it with PUT", field="item_id")
+
+
+def merged(item: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON object *item* with *patch* applied to it and to its attributes (a JSON merge patch, RFC 7396)."""
+    changed = {**item, **patch}
+    old, new = item.get("attributes"), patch.get("attributes")
+    if isinstance(new, dict):
+        changed["attributes"] = _without_nulls({**(old or {}), **new})
+    return _without_nulls(changed)
+
+
+def _without_nulls(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _checked(body: object) -> tuple[bytes, bytes] | Refused:
+    """The message of one item of a batch, whose id is in its body."""
+    item_id = body.get("item_id") if isinstance(body, dict) else None
+    try:
+        if not isinstance(body, dict):
+            raise BadInput("not_an_object", f"an item must be a JSON object, came {type(body).__name__}: {body!r:.80}")
+        if "item_id" not in body:
+            raise BadInput(
+                "missing_field", f"required field 'item_id' is missing; came {sorted(body)}"[:500], field="item_id"
+            )
+        key = check_id("item_id", item_id).encode()
+        return key, _encoded(_item({name: value for name, value in body.items() if name != "item_id"}))
+    except BadInput as problem:
+        return Refused(item_id if isinstance(item_id, str) else None, problem)
+
+
+def _item(body: Mapping[str, Any]) -> Item:
+    """The item in *body*, which may leave the format's version out."""
+    return item_of({"v": 1, **body})
+
+
+def _encoded(item: Item) -> bytes:
+    raw = encode_item(item)
+    if len(raw) > MAX_ITEM_BYTES:
+        raise BadInput("too_large", f"the item has {len(raw):,} bytes; at most {MAX_ITEM_BYTES:,} are accepted")
+    return raw

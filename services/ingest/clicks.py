@@ -1,0 +1,69 @@
+"""What becomes of a body of events: each is judged by itself, by the rules that the job applies later."""
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import orjson
+
+from nearline.errors import BadInput
+from nearline.events import MAX_AHEAD_MS, MAX_EVENT_BYTES, encode_event, event_of
+
+MAX_BATCH = 500
+# A minute less than the job allows: this machine's clock may run so far ahead of the log's, and nothing that is
+# accepted here becomes a dead letter there.
+AHEAD_MS = MAX_AHEAD_MS - 60_000
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """An event as it goes into the log: its user is the key."""
+
+    event_id: str
+    key: bytes
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Why the event with this id (if it has one) can never be accepted."""
+
+    event_id: str | None
+    problem: BadInput
+
+
+def made_id() -> str:
+    """An id for an event that brings none: no other event has it."""
+    return uuid.uuid4().hex
+
+
+def judge(bodies: list[object], *, now_ms: int, new_id: Callable[[], str] = made_id) -> list[Accepted | Refused]:
+    """The verdict on each of *bodies*, in their order; a bad one never touches its neighbours."""
+    verdicts: list[Accepted | Refused] = []
+    for body in bodies:
+        try:
+            verdicts.append(_accept(body, now_ms, new_id))
+        except BadInput as problem:
+            verdicts.append(Refused(_id_in(body), problem))
+    return verdicts
+
+
+def _accept(body: object, now_ms: int, new_id: Callable[[], str]) -> Accepted:
+    if not isinstance(body, dict):
+        raise BadInput("not_an_object", f"an event must be a JSON object, came {type(body).__name__}: {body!r:.80}")
+    whole = {"v": 1, "time_ms": now_ms, **body, "produced_ms": now_ms}
+    if "event_id" not in body:
+        whole["event_id"] = new_id()
+    event = event_of(whole, append_ms=now_ms, ahead_ms=AHEAD_MS)
+    try:
+        value = encode_event(event)
+    except orjson.JSONEncodeError as error:
+        raise BadInput("too_deep", f"context cannot be written as JSON: {error}", field="context") from None
+    if len(value) > MAX_EVENT_BYTES:
+        raise BadInput("too_large", f"the event has {len(value):,} bytes; at most {MAX_EVENT_BYTES:,} are accepted")
+    return Accepted(event.event_id, event.user_id.encode(), value)
+
+
+def _id_in(body: object) -> str | None:
+    found = body.get("event_id") if isinstance(body, dict) else None
+    return found if isinstance(found, str) else None

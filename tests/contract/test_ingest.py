@@ -1,0 +1,228 @@
+"""The door in front of a real broker: acknowledged means in the log, also when the broker is killed amid it all."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import orjson
+import psutil
+import pytest
+
+from local.broker import RunningBroker, running_broker
+from local.layout import ROOT
+from local.ports import HOST, free_ports
+from local.processes import wait_until
+from local.system import http_ok
+from nearline.adapters.kafka import TableReader, Topics
+from nearline.events import decode_event
+from nearline.items import PURGE
+from nearline.log import Record
+from nearline.space import Space
+from nearline.topics import CLICKS, ITEMS, all_topics
+from services.ingest.bodies import MIB
+
+pytestmark = pytest.mark.anyio
+DEADLINE_S = 60.0
+
+
+class Door:
+    """A running ingest process."""
+
+    def __init__(self, kafka: str) -> None:
+        self.port = free_ports(1)[0]
+        settings = {
+            "NEARLINE_KAFKA": kafka,
+            "NEARLINE_INGEST_PORT": str(self.port),
+            "NEARLINE_CORS_ORIGINS": "https://shop.example",
+            "NEARLINE_AUTH": "off",
+            "NEARLINE_INGEST_ACK_TIMEOUT_MS": "2000",
+        }
+        others = {name: value for name, value in os.environ.items() if not name.upper().startswith("NEARLINE_")}
+        command = [sys.executable, "-m", "services.ingest"]
+        self.process = subprocess.Popen(command, cwd=ROOT, env={**others, **settings})
+
+    @property
+    def url(self) -> str:
+        return f"http://{HOST}:{self.port}"
+
+    def is_ready(self) -> bool:
+        return http_ok(self.port, "/readyz")()
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[RunningBroker]:
+    """A broker of this test's own, with every topic."""
+    with running_broker(tmp_path / "broker") as broker:
+        topics = Topics(broker.bootstrap)
+        topics.ensure(all_topics(Space(1, 64), history_ttl_ms=10**10))
+        topics.close()
+        yield broker
+
+
+@pytest.fixture
+def door(log: RunningBroker) -> Iterator[Door]:
+    running = Door(log.bootstrap)
+    try:
+        assert wait_until(running.is_ready, DEADLINE_S)
+        yield running
+    finally:
+        running.process.terminate()
+        try:
+            running.process.wait(20)
+        finally:
+            running.process.kill()
+            running.process.wait()
+
+
+async def everything(log: RunningBroker, topic: str) -> list[Record]:
+    """All records of *topic*, from its beginning to its end of now."""
+    records: list[Record] = []
+    async with TableReader(log.bootstrap, topic) as reader, asyncio.timeout(DEADLINE_S):
+        while not reader.caught_up:
+            records += await reader.poll()
+    return records
+
+
+def click(event_id: str, user: int) -> dict[str, Any]:
+    return {"event_id": event_id, "user_id": f"ü/{user}", "item_id": "i", "type": "click"}
+
+
+async def test_what_is_answered_is_in_the_log_keyed_as_any_producer_keys_it(log: RunningBroker, door: Door) -> None:
+    async with httpx.AsyncClient(base_url=door.url) as client:
+        many = await client.post("/events", json=[click(f"e{n}", n % 7) for n in range(500)])
+        assert (many.status_code, many.json()["accepted"]) == (200, 500)
+        put = await client.put("/items/a%2Fb", json={"title": "Lamp", "price": 1})
+        patched = await client.patch("/items/a%2Fb", json={"price": 2}, headers={"if-match": put.headers["etag"]})
+        assert (patched.status_code, patched.json()["item"]["price"]) == (200, 2)
+        gone = await client.delete("/items/a%2Fb", params={"purge": "true"})
+        asked = {"origin": "https://shop.example", "access-control-request-method": "POST"}
+        assert (await client.options("/events", headers=asked)).status_code == 200
+    events = [
+        (record, decode_event(record.value, append_ms=record.append_ms)) for record in await everything(log, CLICKS)
+    ]
+    assert {event.event_id for _, event in events} == {f"e{n}" for n in range(500)}
+    assert all(record.id == event.user_id for record, event in events)
+    for user in range(7):  # a user's events lie in one partition, in the order in which they were sent
+        mine = [(record.partition, event.event_id) for record, event in events if event.user_id == f"ü/{user}"]
+        assert len({partition for partition, _ in mine}) == 1
+        assert [event_id for _, event_id in mine] == [f"e{n}" for n in range(user, 500, 7)]
+    changes = await everything(log, ITEMS)
+    versions = [put.json()["version"], patched.json()["version"], gone.json()["version"]]
+    assert [record.offset for record in changes] == versions
+    assert changes[-1].value is None
+    assert changes[-1].headers == (PURGE,)
+
+
+async def test_no_acknowledged_event_is_missing_after_the_broker_was_killed(log: RunningBroker, door: Door) -> None:
+    """Callers send throughout; what was answered 200 is in the log, what was not gets a 503 and can be sent again."""
+    acknowledged: set[str] = set()
+    statuses: list[int] = []
+    stop = asyncio.Event()
+
+    async def send(caller: int) -> None:
+        async with httpx.AsyncClient(base_url=door.url, timeout=30) as client:
+            number = 0
+            while not stop.is_set():
+                batch = [click(f"{caller}-{number}-{n}", n) for n in range(20)]
+                answer = await client.post("/events", json=batch)
+                statuses.append(answer.status_code)
+                if answer.status_code == 200:
+                    acknowledged.update(one["event_id"] for one in answer.json()["results"])
+                else:
+                    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+                    await asyncio.sleep(0.05)
+                number += 1
+
+    async def until(condition: Any) -> None:
+        async with asyncio.timeout(DEADLINE_S):
+            while not condition():
+                await asyncio.sleep(0.02)
+
+    async with asyncio.TaskGroup() as callers:
+        for caller in range(4):
+            callers.create_task(send(caller))
+        await until(lambda: len(acknowledged) > 1_000)
+        log.kill()
+        await until(lambda: statuses.count(503) >= 8)
+        assert not door.is_ready()
+        await asyncio.to_thread(log.start)
+        before = len(acknowledged)
+        await until(lambda: len(acknowledged) > before + 1_000)
+        stop.set()
+    assert wait_until(door.is_ready, DEADLINE_S)
+    stored = {
+        decode_event(record.value, append_ms=record.append_ms).event_id for record in await everything(log, CLICKS)
+    }
+    assert acknowledged - stored == set()
+
+
+async def test_a_stopped_door_first_answers_what_it_took_on(log: RunningBroker, door: Door) -> None:
+    async with httpx.AsyncClient(base_url=door.url, timeout=30) as client:
+        await client.post("/events", json=click("first", 1))
+        sending = [asyncio.create_task(client.post("/events", json=click(f"e{n}", n))) for n in range(50)]
+        await sending[0]
+        door.process.send_signal(signal.SIGTERM)
+        results = await asyncio.gather(*sending, return_exceptions=True)
+    answered = {f"e{n}" for n, one in enumerate(results) if isinstance(one, httpx.Response) and one.status_code == 200}
+    assert await asyncio.to_thread(door.process.wait, 20) == 0
+    stored = {
+        decode_event(record.value, append_ms=record.append_ms).event_id for record in await everything(log, CLICKS)
+    }
+    assert answered - stored == set()
+    assert answered
+
+
+def test_a_port_in_use_is_said_in_one_line(log: RunningBroker, door: Door) -> None:
+    settings = {**os.environ, "NEARLINE_KAFKA": log.bootstrap, "NEARLINE_INGEST_PORT": str(door.port)}
+    done = subprocess.run(
+        [sys.executable, "-m", "services.ingest"], cwd=ROOT, env=settings, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2
+    assert f"ingest: cannot listen on {HOST}:{door.port}" in done.stderr
+
+
+async def test_while_the_log_hangs_callers_are_told_at_once_and_memory_stays_flat(
+    log: RunningBroker, door: Door
+) -> None:
+    """A broker that is stopped takes connections and says nothing: the worst kind of away."""
+    ours = psutil.Process(door.process.pid)
+    context = {"note": "x" * 400}
+    body = orjson.dumps([{**click(f"e{n}", n), "context": context} for n in range(500)])  # a quarter of a MiB
+    statuses: Counter[int] = Counter()
+
+    async def flood(client: httpx.AsyncClient, end: float) -> None:
+        while time.monotonic() < end:
+            statuses[(await client.post("/events", content=body)).status_code] += 1
+
+    limits = httpx.Limits(max_connections=200)
+    async with httpx.AsyncClient(base_url=door.url, timeout=60, limits=limits) as client:
+        assert (await client.post("/events", content=body)).status_code == 200
+        sizes = [ours.memory_info().rss]
+        log.process.send_signal(signal.SIGSTOP)
+        try:
+            for seconds in (5, 8):
+                end = time.monotonic() + seconds
+                await asyncio.gather(*(flood(client, end) for _ in range(200)))
+                sizes.append(ours.memory_info().rss)
+        finally:
+            log.process.send_signal(signal.SIGCONT)
+        assert statuses.keys() <= {429, 503}
+        assert statuses[429] > 50
+        # 200 connections at once, each with its buffers, cost once; what comes after costs nothing more.
+        assert sizes[1] - sizes[0] < 500 * MIB, sizes
+        assert sizes[2] - sizes[1] < 50 * MIB, sizes
+
+        async def accepted() -> None:
+            while (await client.post("/events", content=body)).status_code != 200:
+                await asyncio.sleep(0.1)
+
+        await asyncio.wait_for(accepted(), DEADLINE_S)
+    print(f"sizes {[size // MIB for size in sizes]} MiB; {statuses}")
