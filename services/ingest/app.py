@@ -14,6 +14,7 @@ from nearline.adapters.doors import Doors
 from nearline.adapters.http import bind, status_routes
 from nearline.adapters.kafka import Producer, TableReader
 from nearline.errors import Misconfigured, NearlineError
+from nearline.guard import App
 from nearline.process import follow, open_within, until
 from nearline.settings import Settings, load_settings
 from nearline.telemetry import configure_logs, get_logger
@@ -100,7 +101,7 @@ def bounds_of(settings: Settings) -> Bounds:
     return Bounds(body=int(settings.ingest_body_mib * MIB), in_flight=int(settings.ingest_in_flight_mib * MIB))
 
 
-def _server(app: ASGIApp, grace_s: float) -> uvicorn.Server:
+def _server(app: App, grace_s: float) -> uvicorn.Server:
     config = uvicorn.Config(
         app,
         http="httptools",
