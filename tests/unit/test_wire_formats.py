@@ -14,8 +14,11 @@ from nearline.item_vectors import ItemVector, Shown, decode_item_vector, encode_
 from nearline.items import Item, decode_item, encode_item
 from nearline.keys import Key, Permission, decode_key, encode_key, revoked
 from nearline.popularity import decode_popularity
-from nearline.sequences import Sequence, decode_sequence, encode_sequence
+from nearline.profiles import Profile, decode_profile, encode_profile
+from nearline.seen import FOREVER_S, SeenSnapshot, decode_seen, encode_seen, no_seen
+from nearline.sequences import Sequence, decode_sequence, encode_sequence, erased_sequence
 from nearline.space import Space
+from nearline.user_commands import Erase, Merge, Remove, decode_entry, encode_command
 from nearline.user_documents import UserDocument, decode_user_document, document_order, encode_user_document
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -27,6 +30,21 @@ SEQUENCE = Sequence(
     "u-1", NOW_MS + 3, ["i-1", "i-2"], [NOW_MS - 1, NOW_MS], ["click", "purchase"], [1.0, 9.5], ["e-0", "e-1"]
 )
 SAID = replace(SEQUENCE, contexts=[None, {"country": "GB", "device": "phone", "interests": ["tea", "lamps"]}])
+PROFILE = Profile("GB", "phone", "newsletter", ("tea", "lamps"), {"tier": "gold", "orders": 3})
+DECLARED = replace(SAID, profile={"country": "GB", "interests": ["tea"]}, profile_ms=NOW_MS - 7)
+ONLY_DECLARED = Sequence("u-1", NOW_MS, [], [], [], [], [], profile={"country": "GB"}, profile_ms=NOW_MS - 7)
+BROUGHT_ALONG = replace(EVENT, merged_from=("s-1", "s-2"))
+COMMANDS = {
+    "command_erase.v1.json": Erase("c-1", "u-1", NOW_MS),
+    "command_remove.v1.json": Remove("c-2", "u-1", "e-1", NOW_MS),
+    "command_merge.v1.json": Merge("c-3", "s-1", "u-1", NOW_MS),
+}
+SEEN = SeenSnapshot(
+    NOW_MS + 3,
+    np.array([3, 5, 2**63], np.uint64),
+    np.array([FOREVER_S, NOW_MS // 1000, FOREVER_S], np.uint32),
+    np.array([True, False, False]),
+)
 ITEM = Item("Mug", "for tea", "mugs", "en", 1.25, "ACME", NOW_MS, True, {"colour": "red"})
 VECTOR = ItemVector(
     "i-1",
@@ -73,7 +91,14 @@ FORMATS = {
     "event.v1.json": encode_event(EVENT),
     "sequence.v1.json": encode_sequence(SEQUENCE),
     "sequence_with_context.v1.json": encode_sequence(SAID),
+    "sequence_with_profile.v1.json": encode_sequence(DECLARED),
+    "sequence_of_a_profile.v1.json": encode_sequence(ONLY_DECLARED),
+    "sequence_erased.v1.json": encode_sequence(erased_sequence("u-1", NOW_MS + 3)),
+    "event_merged.v1.json": encode_event(BROUGHT_ALONG),
+    **{name: encode_command(command) for name, command in COMMANDS.items()},
+    "seen.v1.bin": encode_seen(SEEN),
     "item.v1.json": encode_item(ITEM),
+    "profile.v1.json": encode_profile(PROFILE),
     "item_vector.v1.bin": encode_item_vector(VECTOR, SPACE),
     "item_vector_with_attributes.v1.bin": encode_item_vector(DESCRIBED, SPACE),
     "item_vector_retired.v1.bin": encode_item_vector(RETIRED, SPACE),
@@ -97,7 +122,12 @@ def test_golden_messages_load() -> None:
     assert decode_event(golden("event.v1.json"), append_ms=NOW_MS) == EVENT
     assert decode_sequence(golden("sequence.v1.json")) == SEQUENCE
     assert decode_sequence(golden("sequence_with_context.v1.json")) == SAID
+    assert decode_sequence(golden("sequence_with_profile.v1.json")) == DECLARED
+    assert decode_sequence(golden("sequence_of_a_profile.v1.json")) == ONLY_DECLARED
+    assert decode_sequence(golden("sequence_erased.v1.json")) == erased_sequence("u-1", NOW_MS + 3)
+    assert decode_event(golden("event_merged.v1.json"), append_ms=NOW_MS) == BROUGHT_ALONG
     assert decode_item(golden("item.v1.json")) == ITEM
+    assert decode_profile(golden("profile.v1.json")) == PROFILE
     assert decode_dead_letter(golden("dead_letter.v1.json")) == LETTER
     assert decode_key(golden("api_key.v1.json")) == KEY
     assert decode_key(golden("api_key_revoked.v1.json")) == revoked(SIGNER, now_ms=NOW_MS + 1)
@@ -107,6 +137,19 @@ def test_the_golden_popularity_loads() -> None:
     popularity = decode_popularity(golden("popularity.v1.json"))
     assert (popularity.item_id, popularity.half_life_ms) == ("i-1", 604_800_000)
     assert popularity.score > 0
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_golden_commands_load(name: str) -> None:
+    assert decode_entry(golden(name), append_ms=NOW_MS) == COMMANDS[name]
+
+
+def test_the_golden_seen_snapshot_loads() -> None:
+    loaded = decode_seen(golden("seen.v1.bin"))
+    assert loaded.version == SEEN.version
+    for name in ("hashes", "until_s", "bought"):
+        np.testing.assert_array_equal(getattr(loaded, name), getattr(SEEN, name))
+    assert len(decode_seen(encode_seen(no_seen(7))).hashes) == 0
 
 
 @pytest.mark.parametrize(
@@ -140,10 +183,15 @@ def decode_vector(raw: bytes, space: Space) -> object:
     return decode_item_vector("i-1", raw, space)
 
 
-BINARY = [("item_vector.v1.bin", decode_vector), ("user_document.v1.bin", decode_user_document)]
+def decode_seen_of(raw: bytes, _: Space) -> object:
+    return decode_seen(raw)
 
 
-@pytest.mark.parametrize(("name", "decode"), BINARY)
+OF_A_SPACE = [("item_vector.v1.bin", decode_vector), ("user_document.v1.bin", decode_user_document)]
+BINARY = [*OF_A_SPACE, ("seen.v1.bin", decode_seen_of)]
+
+
+@pytest.mark.parametrize(("name", "decode"), OF_A_SPACE)
 def test_another_space_is_refused_with_both_numbers(name: str, decode) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(SpaceMismatch, match=r"space 7.*space 8"):
         decode(golden(name), Space(8, 4))
@@ -196,3 +244,26 @@ def test_contexts_that_are_no_column_are_refused(contexts: object) -> None:
     body = orjson.loads(golden("sequence_with_context.v1.json")) | {"contexts": contexts}
     with pytest.raises(BadInput, match="contexts"):
         decode_sequence(orjson.dumps(body))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"erased": False},
+        {"erased": True},
+        {"profile": "GB", "profile_ms": 5},
+        {"profile": {"country": "GB"}},
+        {"items": [], "times_ms": [], "types": [], "values": [], "event_ids": []},
+    ],
+)
+def test_a_sequence_that_is_erased_and_is_not_or_has_no_whole_profile_is_refused(change: dict[str, object]) -> None:
+    with pytest.raises(BadInput):
+        decode_sequence(orjson.dumps(orjson.loads(encode_sequence(SEQUENCE)) | change))
+
+
+def test_a_seen_snapshot_of_a_later_form_is_refused() -> None:
+    raw = golden("seen.v1.bin")
+    with pytest.raises(BadInput, match="version 2"):
+        decode_seen(raw[:2] + b"\x02" + raw[3:])
+    with pytest.raises(BadInput, match="checksum"):
+        decode_seen(raw[:-1])
