@@ -4,7 +4,7 @@ PYTHON := $(shell for p in python3.11 python3.12 python3; do \
 SERVICES := .venv/services/bin
 TRAIN := .venv/train/bin
 RUNTIME := services triton flink
-CODE := $(wildcard nearline services flink_jobs training local benchmarks)
+CODE := $(wildcard nearline nearline_client services flink_jobs training local benchmarks)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:

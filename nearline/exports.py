@@ -45,7 +45,7 @@ class Newest:
 
 
 class Forgotten:
-    """What users wanted forgotten, by the commands in ``clicks``: ``note`` them at the first look, ask ``keeps`` then."""
+    """What users wanted forgotten, by the commands in ``clicks``: ``note`` them first, then ask ``keeps``."""
 
     def __init__(self) -> None:
         self._erased_ms: dict[str, int] = {}  # user -> append time of the newest erasure

@@ -29,7 +29,7 @@ from nearline_client.calls import Call
 from nearline_client.errors import NearlineError
 from nearline_client.results import joined, only
 from nearline_client.retrying import Retries
-from nearline_client.sending import INGEST, RETRIEVAL, Service, answer
+from nearline_client.sending import INGEST, LIMITS, RETRIEVAL, Service, answer
 
 _USUAL = Retries()
 
@@ -59,7 +59,7 @@ class AsyncClient:
         draw: Callable[[], float] = random.random,
     ) -> None:
         self._service = Service(retrieval, ingest, key, timeout_s, retries)
-        self._http = httpx.AsyncClient(transport=transport)
+        self._http = httpx.AsyncClient(transport=transport, limits=LIMITS)
         self._sleep = sleep
         self._draw = draw
         self._queue = AsyncEventQueue(

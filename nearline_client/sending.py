@@ -13,6 +13,8 @@ from nearline_client.retrying import Attempts, Retries
 
 RETRIEVAL = "http://127.0.0.1:8080"
 INGEST = "http://127.0.0.1:8088"
+# How much is asked at a time is the caller's to say: a bound here would only be another place to wait.
+LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=100)
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
 
 

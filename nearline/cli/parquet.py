@@ -9,10 +9,13 @@
 Rows are written and read a group at a time, so neither takes memory with their number.
 """
 
+import hashlib
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import batched
+from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +23,21 @@ import orjson
 import polars as pl
 from polars.io.plugins import register_io_source
 
-from nearline.errors import BadInput, Misconfigured
+from nearline.errors import Misconfigured
 from nearline.events import Event
+from nearline.features import SEVERAL
 from nearline.items import MAX_ATTRIBUTES, Attribute, Item
+from nearline.profiles import Profile
 from nearline.signals import CONTEXT_KEYS
 
 INTERACTIONS, ITEMS, USERS = "interactions.parquet", "items.parquet", "users.parquet"
 ROWS_PER_GROUP = 50_000
 _MORE_CONTEXT, _MORE_ATTRIBUTES = "more_context", "more_attributes"
-_SEVERAL = "interests"
+_INTERESTS = "interests"
 Row = dict[str, Any]
 Schema = Mapping[str, pl.DataType | type[pl.DataType]]
 
-_SIGNALS: Schema = {key: pl.List(pl.String) if key == _SEVERAL else pl.String for key in CONTEXT_KEYS}
+_SIGNALS: Schema = {key: pl.List(pl.String) if key == _INTERESTS else pl.String for key in CONTEXT_KEYS}
 EVENT_SCHEMA: Schema = {
     "user_id": pl.String,
     "item_id": pl.String,
@@ -55,8 +60,11 @@ ITEM_SCHEMA: Schema = {
     "listed_ms": pl.Int64,
     "available": pl.Boolean,
 }
-USER_SCHEMA: Schema = {"user_id": pl.String, **_SIGNALS, _MORE_ATTRIBUTES: pl.List(pl.String)}
-_KINDS: Mapping[type, type[pl.DataType]] = {str: pl.String, bool: pl.Boolean, int: pl.Float64, float: pl.Float64}
+# Structures, since training takes a list of texts for an attribute.
+_PAIRS = pl.List(pl.Struct({"name": pl.String, "json": pl.String}))
+USER_SCHEMA: Schema = {"user_id": pl.String, **_SIGNALS, _MORE_ATTRIBUTES: _PAIRS}
+_MS_OF: Mapping[str, float] = {"s": 1e3, "ms": 1, "us": 1e-3, "ns": 1e-6}
+_EXACT = 2**53  # whole numbers beyond it are not all floating ones
 
 
 def write(file: Path, rows: Iterable[Row], schema: Schema) -> int:
@@ -65,7 +73,8 @@ def write(file: Path, rows: Iterable[Row], schema: Schema) -> int:
 
     def source(_columns: object, _predicate: object, _rows: object, _size: object) -> Iterator[pl.DataFrame]:
         nonlocal count
-        for group in batched(rows, ROWS_PER_GROUP):
+        left = iter(rows)
+        while group := list(islice(left, ROWS_PER_GROUP)):
             count += len(group)
             yield pl.DataFrame(group, schema=dict(schema), orient="row")
 
@@ -115,8 +124,8 @@ def row_of_event(event: Event) -> Row:
     }
 
 
-def event_of_row(row: Row, time_ms: Callable[[Any], int]) -> Row:
-    """The body of the event in *row*, for ``POST /events``; what the service would not take is for it to say.
+def event_of_row(row: Row, unit: str = "ms") -> Row:
+    """The body of the event in *row*, whose numeric times are in *unit*, for ``POST /events``, which judges it.
 
     A row without an event_id gets one that is made of the row, so that to import it twice changes nothing.
     """
@@ -125,8 +134,8 @@ def event_of_row(row: Row, time_ms: Callable[[Any], int]) -> Row:
         "user_id": _id(row.get("user_id")),
         "item_id": _id(row.get("item_id")),
         "type": row.get("type") or "click",
-        "time_ms": None if row.get("time") is None else time_ms(row["time"]),
-        "value": 1.0 if row.get("value") is None else row["value"],
+        "time_ms": None if row.get("time") is None else in_ms(row["time"], unit),
+        "value": _finite(row.get("value"), 1.0),
         "context": context or None,
         "request_id": row.get("request_id"),
     }
@@ -136,8 +145,6 @@ def event_of_row(row: Row, time_ms: Callable[[Any], int]) -> Row:
 
 def made_id(kind: str, about: Mapping[str, Any]) -> str:
     """An event id that is the same for the same *about*, and for no other."""
-    import hashlib
-
     return f"{kind}-{hashlib.sha256(orjson.dumps(about, option=orjson.OPT_SORT_KEYS)).hexdigest()[:32]}"
 
 
@@ -154,7 +161,7 @@ class Attributes:
     def note(self, item: Item) -> None:
         """Count the attributes of one item."""
         for name, value in item.attributes.items():
-            kind = _KINDS[type(value)]
+            kind = _kind(value)
             self._counts[name] += 1
             self._kinds[name] = kind if self._kinds.get(name, kind) is kind else None
 
@@ -169,13 +176,13 @@ class Attributes:
     @property
     def schema(self) -> Schema:
         """The schema of the items' file."""
-        return {**ITEM_SCHEMA, **self.columns, _MORE_ATTRIBUTES: pl.List(pl.String)}
+        return {**ITEM_SCHEMA, **self.columns, _MORE_ATTRIBUTES: _PAIRS}
 
 
 def row_of_item(item_id: str, item: Item, columns: Mapping[str, type[pl.DataType]]) -> Row:
     """The row of *item*, whose attributes have *columns*."""
     fields = {name: getattr(item, name) for name in ITEM_SCHEMA if name != "item_id"}
-    own, more = _parted(item.attributes, lambda name, value: columns.get(name) is _KINDS[type(value)])
+    own, more = _parted(item.attributes, lambda name, value: name in columns and columns[name] is _kind(value))
     return {"item_id": item_id, **fields, **{name: own.get(name) for name in columns}, _MORE_ATTRIBUTES: _pairs(more)}
 
 
@@ -183,15 +190,16 @@ def item_of_row(row: Row) -> Row:
     """The body of the item in *row*, for ``POST /items``: every column that is nothing else is an attribute."""
     fields = {name: row[name] for name in ITEM_SCHEMA if row.get(name) is not None}
     fields["item_id"] = _id(fields.get("item_id"))
+    fields["price"] = _finite(fields.get("price"), None)
     others = {name: _plain(value) for name, value in row.items() if name not in {*ITEM_SCHEMA, _MORE_ATTRIBUTES}}
     attributes = {name: value for name, value in others.items() if value is not None}
     return fields | {"attributes": attributes | _from_pairs(row.get(_MORE_ATTRIBUTES))}
 
 
-def row_of_user(user_id: str, profile: Mapping[str, Any]) -> Row:
+def row_of_user(user_id: str, profile: Profile) -> Row:
     """The row of a user's *profile*."""
-    signals = {key: profile.get(key) for key in CONTEXT_KEYS}
-    return {"user_id": user_id, **signals, _MORE_ATTRIBUTES: _pairs(profile.get("attributes", {}))}
+    signals = {key: profile.context.get(key) for key in CONTEXT_KEYS}
+    return {"user_id": user_id, **signals, _MORE_ATTRIBUTES: _pairs(profile.attributes)}
 
 
 def profile_of_row(row: Row) -> tuple[str, Row]:
@@ -208,7 +216,7 @@ def profile_of_row(row: Row) -> tuple[str, Row]:
 
 def _is_signal(name: str, value: object) -> bool:
     """Whether the column of signal *name* can hold *value* as it is."""
-    if name == _SEVERAL:
+    if name == _INTERESTS:
         return isinstance(value, list) and all(isinstance(one, str) for one in value)
     return name in CONTEXT_KEYS and isinstance(value, str)
 
@@ -223,6 +231,42 @@ def _json(values: Mapping[str, Any]) -> str | None:
     return orjson.dumps(values).decode() if values else None
 
 
-def _pairs(values: Mapping[str, Any]) -> list[str] | None:
-    """*values* as ``name=JSON``: a list, which training does not take for an attribute's text."""
-    return [f"{name}={orjson.dumps(value).decode()}" for name, value in values.items()] or None
+def _kind(value: Attribute) -> type[pl.DataType] | None:
+    """The type of the column that holds *value* unchanged; ``None`` if there is none."""
+    if isinstance(value, bool):
+        return pl.Boolean
+    if isinstance(value, str):
+        return pl.String
+    return pl.Float64 if abs(value) <= _EXACT else None
+
+
+def _pairs(values: Mapping[str, Any]) -> list[Row] | None:
+    return [{"name": name, "json": orjson.dumps(value).decode()} for name, value in values.items()] or None
+
+
+def _from_pairs(pairs: list[Row] | None) -> Row:
+    return {pair["name"]: orjson.loads(pair["json"]) for pair in pairs or []}
+
+
+def _plain(value: Any) -> Any:
+    """A cell as an attribute: several values become one text, as training reads them; what is no attribute is left."""
+    if isinstance(value, list):
+        return SEVERAL.join(map(str, value)) or None
+    return _finite(value, None) if isinstance(value, str | int | float) else None
+
+
+def _finite(value: Any, otherwise: Any) -> Any:
+    """*value*, or *otherwise* in the place of nothing and of a number that is none, which JSON cannot say."""
+    return otherwise if value is None or (isinstance(value, float) and not math.isfinite(value)) else value
+
+
+def _id(value: Any) -> Any:
+    """An id of a file: whole numbers are texts in the log."""
+    return str(value) if isinstance(value, int) else value
+
+
+def in_ms(value: datetime | int | float, unit: str) -> int:
+    """A file's time in UTC milliseconds; a number is in *unit* (s, ms, us or ns), a date without a zone is UTC."""
+    if isinstance(value, datetime):
+        return round((value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp() * 1000)
+    return int(value * _MS_OF[unit])
