@@ -63,7 +63,7 @@ class Recommender:
     async def _document(self, user_id: str) -> tuple[UserDocument | None, Reason | None]:
         try:
             raw = await self._store.get(user_id)
-            document = None if raw is None else decode_user_document(raw, self._space)
+            document = None if raw is None else decode_user_document(raw, self._space).at(self._now_ms() // 1000)
         except Unavailable:
             return None, Reason.STORE_UNAVAILABLE
         except (BadInput, SpaceMismatch) as error:

@@ -105,6 +105,25 @@ def world() -> World:
     return world
 
 
+def test_a_user_who_was_erased_is_as_unknown_as_one_who_never_came(world: World) -> None:
+    marker = UserDocument(None, 9, 9, "", 0, NOW_MS, EMPTY, EMPTY, EMPTY, seen_version=9, erased=True)
+    world.put("u1", encode_user_document(marker, SPACE))
+    erased, unknown = (world.client.get(f"/recommend/{user_id}?k=3").json() for user_id in ("u1", "nobody"))
+    assert erased["reason"] == "unknown_user"
+    for answer in (erased, unknown):
+        del answer["user_id"], answer["request_id"], answer["took_ms"]
+    assert erased == unknown
+
+
+@pytest.mark.parametrize(("ends_s", "first"), [(NOW_MS // 1000, "i0"), (NOW_MS // 1000 + 1, "i1")])
+def test_what_was_seen_comes_back_when_its_time_is_over(world: World, ends_s: int, first: str) -> None:
+    seen = np.array([hash64("i0")], np.uint64)
+    until_s = np.array([ends_s], np.uint32)
+    document = UserDocument(unit(0), 10, 10, "e-43", NOW_MS, NOW_MS, seen, EMPTY, EMPTY, until_s=until_s)
+    world.put("u1", encode_user_document(document, SPACE))
+    assert world.client.get("/recommend/u1?k=1").json()["items"][0]["item_id"] == first
+
+
 def test_an_answer_says_what_it_used(world: World) -> None:
     answer = world.client.get("/recommend/u1?k=3").json()
     assert [item["item_id"] for item in answer["items"]] == ["i1", "i2", "i3"]
