@@ -21,7 +21,10 @@ from nearline.telemetry import configure_logs, get_logger
 from services.retrieval.api import RULES, create_app
 from services.retrieval.item_index import ItemIndex
 from services.retrieval.recommender import Recommender
+from services.retrieval.routes.parts import ReadParts
+from services.retrieval.session_vectors import KnownItems
 from services.retrieval.store_guard import GuardedStore
+from services.retrieval.text_index import TextIndex
 
 _SWITCH_S = 0.0005  # how long another thread (Kafka's, the builder's) may keep the interpreter from an answer
 
@@ -32,6 +35,14 @@ class Items(Protocol):
     @property
     def index(self) -> ItemIndex:
         """What answers are chosen from."""
+
+    @property
+    def known(self) -> KnownItems | None:
+        """The items' history vectors, where they are in this process."""
+
+    @property
+    def texts(self) -> TextIndex | None:
+        """The items' words, where they are in this process and are searched."""
 
     def readiness(self) -> Mapping[str, bool]:
         """What has to be true before requests should come here."""
@@ -60,7 +71,11 @@ class Service:
         )
         self._store = GuardedStore(store)
         self._doors = Doors(settings)
-        app = create_app(Recommender(self._items.index, self._store, space), status_routes(self.readiness))
+        recommender = Recommender(self._items.index, self._store, space)
+        self._reads = ReadParts(
+            settings, self._items.index, self._store, recommender, known=self._items.known, texts=self._items.texts
+        )
+        app = create_app(recommender, status_routes(self.readiness), self._reads.reads)
         self._app = self._doors.before(app, RULES)
 
     def readiness(self) -> Mapping[str, bool]:
@@ -82,6 +97,7 @@ class Service:
                         self._items.run(),
                         self._store.watch(),
                         self._doors.run(),
+                        self._reads.run(),
                         _settle_memory(lambda: all(self._items.readiness().values())),
                     )
                 ]
