@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI
+from pydantic import BaseModel
 
 from nearline.guard import Rule
 from nearline.keys import Permission
@@ -45,6 +46,16 @@ _ALLOWED = {
     search.PATH: search.ALLOWED,
     known_user.PATH: known_user.ALLOWED,
 }
+_MODELS: tuple[type[BaseModel], ...] = (
+    sessions.SessionRecommendations,
+    rank.RankedItems,
+    similar.SimilarItems,
+    people.SimilarUsers,
+    people.Audience,
+    lists.ListedItems,
+    search.FoundItems,
+    known_user.KnownUser,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,5 +85,10 @@ def add_reads(app: FastAPI, reads: Reads) -> None:
 
 
 def describe_reads(document: dict[str, Any]) -> None:
-    """Put into *document* (an OpenAPI document) the schema that bodies refer to and that FastAPI does not know."""
-    document["components"]["schemas"]["SessionEvent"] = sessions.SessionEvent.model_json_schema()
+    """Put into *document* (an OpenAPI document) what FastAPI does not know: the schema of events in a body, and the
+    nulls of examples, which it leaves out.
+    """
+    schemas = document["components"]["schemas"]
+    schemas["SessionEvent"] = sessions.SessionEvent.model_json_schema()
+    for model in _MODELS:
+        schemas[model.__name__]["example"] = model.model_json_schema()["example"]
