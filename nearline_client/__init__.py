@@ -14,7 +14,9 @@ from nearline_client.answers import (
     Recommendations,
     Recommended,
     RecommendOptions,
+    SessionContext,
     SessionEvent,
+    SessionOptions,
 )
 from nearline_client.async_client import AsyncClient
 from nearline_client.calls import event
@@ -59,7 +61,9 @@ __all__ = [
     "Recommended",
     "Refused",
     "Retries",
+    "SessionContext",
     "SessionEvent",
+    "SessionOptions",
     "TooMany",
     "Unavailable",
     "UnexpectedAnswer",

@@ -196,10 +196,31 @@ class RecommendOptions(TypedDict, total=False):
     wait_ms: int
 
 
+class SessionContext(Context, total=False):
+    """What a visitor without an id tells of itself, beside the above."""
+
+    referrer: str
+    interests: list[str]
+
+
+class SessionOptions(TypedDict, total=False):
+    """What an answer for a session may be asked for."""
+
+    k: int
+    filter: str
+    exclude: list[str]
+    exclude_seen: ExcludeSeen
+    diversity: float
+    popularity_discount: float
+    max_per_category: int
+    fields: list[str]
+    context: SessionContext
+    scenario: str
+
+
 class ListOptions(TypedDict, total=False):
     """What a plain list of items may be asked for."""
 
     k: int
     filter: str
-    category: str
-    fields: list[str]
+    category: list[str]

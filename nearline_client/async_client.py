@@ -22,7 +22,9 @@ from nearline_client.answers import (
     Profile,
     Recommendations,
     RecommendOptions,
+    SessionContext,
     SessionEvent,
+    SessionOptions,
 )
 from nearline_client.batches import AsyncEventQueue, Lost, RefusedEvents
 from nearline_client.calls import Call
@@ -86,16 +88,21 @@ class AsyncClient:
         return cast("Recommendations", await self._ask(calls.recommend(user_id, options)))
 
     async def recommend_session(
-        self, events: Sequence[SessionEvent], **options: Unpack[RecommendOptions]
+        self, events: Sequence[SessionEvent], **options: Unpack[SessionOptions]
     ) -> Recommendations:
         """Items for a visitor of whom there are only these events; nothing is stored."""
         return cast("Recommendations", await self._ask(calls.recommend_session(events, options)))
 
     async def rank(
-        self, item_ids: Sequence[str], *, user_id: str | None = None, events: Sequence[SessionEvent] | None = None
+        self,
+        item_ids: Sequence[str],
+        *,
+        user_id: str | None = None,
+        events: Sequence[SessionEvent] | None = None,
+        context: SessionContext | None = None,
     ) -> dict[str, Any]:
         """The caller's items in the order that the user (or the visitor with *events*) would like them in."""
-        return cast("dict[str, Any]", await self._ask(calls.rank(item_ids, user_id, events)))
+        return cast("dict[str, Any]", await self._ask(calls.rank(item_ids, user_id, events, context)))
 
     async def similar(self, item_id: str, **options: Unpack[ListOptions]) -> dict[str, Any]:
         """Items like this one."""
@@ -190,9 +197,11 @@ class AsyncClient:
         """Forget one event of the user."""
         return cast("dict[str, Any]", await self._ask(calls.remove_event(user_id, event_id)))
 
-    async def merge(self, session_id: str, into: str) -> dict[str, Any]:
-        """Give the events of a session to the user *into*, who has logged in; the session is then erased."""
-        return cast("dict[str, Any]", await self._ask(calls.merge(session_id, into)))
+    async def merge(
+        self, user_id: str, *, session_id: str | None = None, events: Sequence[Event] | None = None
+    ) -> dict[str, Any]:
+        """Make a session the user's: what was sent under *session_id*, and *events* of it that were never sent."""
+        return cast("dict[str, Any]", await self._ask(calls.merge(user_id, session_id, events)))
 
     # --- how a call is made
 

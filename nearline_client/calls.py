@@ -11,7 +11,17 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 from urllib.parse import quote
 
-from nearline_client.answers import Event, EventType, Item, ItemChange, ListOptions, RecommendOptions, SessionEvent
+from nearline_client.answers import (
+    Event,
+    EventType,
+    Item,
+    ItemChange,
+    ListOptions,
+    RecommendOptions,
+    SessionContext,
+    SessionEvent,
+    SessionOptions,
+)
 from nearline_client.errors import (
     NearlineError,
     NotLetIn,
@@ -65,15 +75,20 @@ def recommend(user_id: str, options: RecommendOptions) -> Call:
     return Call("retrieval", "GET", f"/recommend/{_id(user_id)}", recommend_params(options), extra_wait_s=wait_s)
 
 
-def recommend_session(events: Sequence[SessionEvent], options: RecommendOptions) -> Call:
+def recommend_session(events: Sequence[SessionEvent], options: SessionOptions) -> Call:
     """``POST /recommend``: nothing is stored, so it may be asked as often as one likes."""
-    return Call("retrieval", "POST", "/recommend", body={"events": list(events), **options})
+    return Call("retrieval", "POST", "/recommend", body={"events": _timed(events), **options})
 
 
-def rank(item_ids: Sequence[str], user_id: str | None, events: Sequence[SessionEvent] | None) -> Call:
+def rank(
+    item_ids: Sequence[str],
+    user_id: str | None,
+    events: Sequence[SessionEvent] | None,
+    context: SessionContext | None,
+) -> Call:
     """``POST /rank``."""
-    who = {"user_id": user_id} if events is None else {"events": list(events)}
-    return Call("retrieval", "POST", "/rank", body={"items": list(item_ids), **who})
+    told = _given(user_id=user_id, events=None if events is None else _timed(events), context=context)
+    return Call("retrieval", "POST", "/rank", body={"item_ids": list(item_ids), **told})
 
 
 def similar(item_id: str, options: ListOptions) -> Call:
@@ -178,9 +193,10 @@ def remove_event(user_id: str, event_id: str) -> Call:
     return Call("ingest", "DELETE", f"/users/{_id(user_id)}/events/{_id(event_id)}")
 
 
-def merge(session_id: str, into: str) -> Call:
-    """``POST /users/{session_id}/merge``: event ids make a repetition harmless."""
-    return Call("ingest", "POST", f"/users/{_id(session_id)}/merge", body={"into": into})
+def merge(user_id: str, session_id: str | None, events: Sequence[Event] | None) -> Call:
+    """``POST /users/{user_id}/merge``: the events' ids make a repetition harmless."""
+    told = _given(session_id=session_id, events=None if events is None else identified(events))
+    return Call("ingest", "POST", f"/users/{_id(user_id)}/merge", body=told, is_batch=True)
 
 
 def batches(bodies: Iterable[Any]) -> Iterator[list[Any]]:
@@ -245,13 +261,20 @@ def _json(raw: bytes) -> Any:
 
 
 def recommend_params(options: RecommendOptions) -> dict[str, Any]:
-    """The options as a query carries them: lists repeat their name, the context's parts are parameters of their own."""
-    plain = {name: value for name, value in options.items() if name != "context"}
-    return plain | dict(options.get("context", {}))
+    """The options as a query carries them: names of fields between commas, ids repeated, the context part by part."""
+    params: dict[str, Any] = {name: value for name, value in options.items() if name != "context"}
+    if "fields" in options:
+        params["fields"] = ",".join(options["fields"])
+    return params | {f"context.{name}": value for name, value in options.get("context", {}).items()}
 
 
 def _list_params(options: ListOptions) -> dict[str, Any]:
     return dict(options)
+
+
+def _timed(events: Iterable[SessionEvent]) -> list[dict[str, Any]]:
+    """The events, each with a type and a time: what came without is a click of this moment."""
+    return [{"type": "click", "time_ms": _now_ms(), **one} for one in events]
 
 
 def _given(**values: Any) -> dict[str, Any]:

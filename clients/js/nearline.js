@@ -104,7 +104,7 @@ export class Nearline {
 
   /**
    * The id of this visitor's session, the same on every page of the site; null without consent.
-   * After a login the backend merges it: `POST /users/{session}/merge`.
+   * After a login the backend merges it: `POST /users/{user}/merge` with this as `session_id`.
    * @returns {string|null}
    */
   get sessionId() {
@@ -141,7 +141,7 @@ export class Nearline {
     return event.event_id;
   }
 
-  /** Send what waits; resolved when it is in the log, refused, or given up. @returns {Promise<void>} */
+  /** Send what waits; resolved when it is in the log, was refused, or waits for a later attempt. @returns {Promise<void>} */
   flush() {
     if (this.#timer !== null) clearTimeout(this.#timer);
     this.#timer = null;
@@ -152,15 +152,17 @@ export class Nearline {
   }
 
   /**
-   * Items for the user who is logged in, or with `events` for a visitor; needs `answers` and `token`.
-   * @param {Record<string, string|number|boolean|string[]>} [options] k, filter, after, scenario, … as docs/api.md says
+   * Items for the user who is logged in; needs `answers` and `token`.
+   * @param {Record<string, any>} [options] k, filter, exclude, context, after, scenario, … as docs/api.md says
    * @returns {Promise<{items: Array<Record<string, unknown>>, request_id: string}>}
    */
   async recommend(options = {}) {
     if (this.userId === null) throw new Error("recommend() is about the user who is logged in: call identify(userId) first");
     const query = new URLSearchParams();
     for (const [name, value] of Object.entries(options)) {
-      for (const one of Array.isArray(value) ? value : [value]) query.append(name, String(one));
+      if (name === "context") Object.entries(value).forEach(([part, one]) => query.append(`context.${part}`, one));
+      else if (name === "fields") query.append(name, [value].flat().join(","));
+      else [value].flat().forEach((one) => query.append(name, String(one)));
     }
     const url = `${this.options.answers}/recommend/${segment(this.userId)}?${query}`;
     try {
