@@ -64,7 +64,7 @@ def export_events(folder: Path, look: Look) -> Counter[str]:
     for records in look(CLICKS, "looking for erasures"):
         for record in records:
             forgotten.note(record)
-    counted: Counter[str] = Counter()
+    counted = Counter(events=0)  # what is said first
     rows = map(parquet.row_of_event, _kept(look(CLICKS, "exporting events"), forgotten, counted))
     counted["events"] = parquet.write(folder / parquet.INTERACTIONS, rows, parquet.EVENT_SCHEMA)
     return counted
@@ -93,7 +93,7 @@ def export_items(folder: Path, look: Look) -> Counter[str]:
         newest.note(records)
         for _, item in _items(records, Counter()):
             attributes.note(item)
-    counted: Counter[str] = Counter()
+    counted = Counter(items=0)
     columns = attributes.columns
     found = (one for records in look(ITEMS, "exporting items") for one in _items(newest.take(records), counted))
     rows = (parquet.row_of_item(item_id, item, columns) for item_id, item in found)
@@ -115,7 +115,7 @@ def export_users(folder: Path, look: Look) -> Counter[str]:
     newest = Newest()
     for records in look(USERS, "looking for the newest profiles"):
         newest.note(records)
-    counted: Counter[str] = Counter()
+    counted = Counter(users=0)
     found = (record for records in look(USERS, "exporting users") for record in newest.take(records))
     rows = _profiles(found, counted)
     counted["users"] = parquet.write(folder / parquet.USERS, rows, parquet.USER_SCHEMA)

@@ -2,17 +2,24 @@
 
 import io
 import json
+import re
 import struct
+from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import Result
+from typer.testing import CliRunner
 
 from nearline.adapters.gorse_dump import message_classes, read_dump
+from nearline.cli.app import app
 from nearline.errors import BadInput
 from nearline.events import EVENT_TYPES, event_of
 from nearline.gorse import Conversion, in_ms, type_rules
 from nearline.items import item_of
 from nearline.profiles import profile_of
+from tests.ingest_door import Door
+from tests.served import served
 
 NOW_MS = 1_800_000_000_000
 STAR = {"FeedbackType": "star", "UserId": "u", "ItemId": "i", "Value": 0.0, "Timestamp": "2024-05-01T10:00:00Z"}
@@ -202,3 +209,63 @@ def test_fields_that_gorse_has_and_we_do_not_use_are_skipped() -> None:
 def test_what_is_no_dump_is_said_to_be_none(raw: bytes, problem: str) -> None:
     with pytest.raises(BadInput, match=problem):
         list(read_dump(io.BytesIO(raw)))
+
+
+# --- the command -----------------------------------------------------------------------------------------------------
+
+
+def imported(source: str, url: str, folder: Path, *words: str) -> tuple[Result, Door]:
+    """What ``nearline import gorse`` says, and the door that it called."""
+    door = Door()
+    with served(door.app) as ingest:
+        environment = {"NEARLINE_INGEST": ingest, "NEARLINE_DATA": str(folder / "data")}
+        result = CliRunner().invoke(app, ["import", "gorse", source.replace("URL", url), *words], env=environment)
+    return result, door
+
+
+async def gorse(scope: Any, receive: Any, send: Any) -> None:
+    """Gorse's master, which wants its key."""
+    asked = scope["path"], dict(scope["headers"]).get(b"x-api-key")
+    status = 200 if asked == ("/api/dump", b"secret") else 401
+    await send({"type": "http.response.start", "status": status, "headers": []})
+    await send({"type": "http.response.body", "body": dump() if status == 200 else b"unauthorized"})
+
+
+def test_a_running_gorse_is_imported_and_every_loss_is_told(tmp_path: Path) -> None:
+    with served(gorse) as url:
+        result, door = imported("URL/", url, tmp_path, "--key", "secret")
+    assert result.exit_code == 0, result.output
+    assert "read: 1 users of Gorse, 2 items of Gorse, 1 feedback of Gorse" in result.output
+    assert "1 feedback left out: no time after 2000" in result.output
+    assert [key for key, _ in door.changes] == [b"lamp", b"lamp"]
+    assert json.loads(door.outbox.sent["users"][0][1] or b"{}")["country"] == "GB"
+
+
+def test_a_gorse_that_does_not_let_us_in_is_said_to_want_its_key(tmp_path: Path) -> None:
+    with served(gorse) as url:
+        result, _ = imported("URL", url, tmp_path)
+    assert "give its admin_api_key with --key" in str(result.exception)
+
+
+def test_lines_of_json_are_imported(tmp_path: Path) -> None:
+    (tmp_path / "items.jsonl").write_text(json.dumps(LAMP) + "\n\n" + json.dumps({**LAMP, "ItemId": "x" * 200}))
+    (tmp_path / "feedback.jsonl").write_text("\n".join(json.dumps({**STAR, "ItemId": f"i{n}"}) for n in range(700)))
+    result, door = imported(str(tmp_path), "", tmp_path)
+    assert result.exit_code == 1, "one was refused"
+    assert (len(door.changes), len(door.clicks)) == (1, 700)
+    assert "1 refused: item_id bad_id" in result.output
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "problem"),
+    [
+        ("items.jsonl", "{", r"items\.jsonl:1 is no object"),
+        ("items.jsonl", "[1]", r"items\.jsonl:1 is no object"),
+        ("items.jsonl", '{"Title": "x"}', "items of Gorse.*ItemId"),
+        ("other.txt", "", r"expected users\.jsonl"),
+    ],
+)
+def test_a_file_that_is_not_gorses_is_refused_with_its_line(tmp_path: Path, file: str, text: str, problem: str) -> None:
+    (tmp_path / file).write_text(text)
+    result, _ = imported(str(tmp_path), "", tmp_path)
+    assert re.search(problem, str(result.exception)), result.exception
