@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -51,17 +52,16 @@ def item(nth: int, version: int = 1, item_id: str | None = None, **shown: Any) -
     return ItemVector(item_id or f"i{nth}", version, Shown(**(about | shown)), vector, vector.astype(np.float16), "d")
 
 
-def user(nth: float, *, seen: tuple[str, ...] = (), has_vector: bool = True, version: int = 7) -> bytes:
+def user(
+    nth: float, *, seen: tuple[str, ...] = (), has_vector: bool = True, version: int = 7, erased: bool = False
+) -> bytes:
     """The document of a user at *nth*."""
     hashes = np.sort(hash64_all(list(seen)))
     nothing = np.empty(0, np.uint64)
-    vector = at(nth) if has_vector else None
-    return encode_user_document(
-        UserDocument(
-            vector, version if has_vector else 0, version, "e-42", NOW_MS - 850, NOW_MS, hashes, nothing, hashes
-        ),
-        SPACE,
-    )
+    vector = at(nth) if has_vector and not erased else None
+    versions = (0 if vector is None and not erased else version, version)
+    document = UserDocument(vector, *versions, "e-42", NOW_MS - 850, NOW_MS, hashes, nothing, hashes)
+    return encode_user_document(replace(document, seen_version=version, erased=erased), SPACE)
 
 
 class World:

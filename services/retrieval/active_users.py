@@ -101,7 +101,7 @@ class ActiveUsers:
     def _candidates(self, vector: Vector, count: int, but: str | None) -> list[str]:
         scores = self._vectors[: len(self._user_at)] @ vector
         scores[self._free] = -np.inf
-        if but in self._place_of:
+        if but is not None and but in self._place_of:
             scores[self._place_of[but]] = -np.inf
         if len(scores) > count:
             places = np.argpartition(scores, len(scores) - count)[len(scores) - count :]

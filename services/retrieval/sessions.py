@@ -94,7 +94,7 @@ class Sessions:
                 work.course.without(Step.TOWER_UNAVAILABLE)
             return reason
 
-        return await self._recommender.answer(None, asked, request_id, read=read)
+        return await self._recommender.answer("", asked, request_id, read=read)
 
     async def document(self, session: Sequence) -> tuple[UserDocument, Reason | None]:
         """What a store would know of the session's user, and why it has no vector if that is anybody's fault."""

@@ -110,9 +110,8 @@ class TextIndex:
             return await self._thread.run(lambda: self._find(words, most))
         except sqlite3.OperationalError as error:
             _CUT_OFF.inc()
-            raise Unavailable(
-                f"the search took longer than {self._deadline_s:g} s ({error}); give more words"
-            ) from None
+            problem = f"the search took longer than {self._deadline_s:g} s ({error}); give more words"
+            raise Unavailable(problem) from None
 
     async def _write_all(self) -> None:
         """Have the thread write all changes that there are now; it takes them in the order of its work."""

@@ -76,7 +76,7 @@ def test_who_is_gone_or_has_no_vector_any_more_is_not_named() -> None:
     users.put(a=user(1), b=user(2), c=user(3))
     asyncio.run(users.store.delete("a"))
     assert users.nearest(0) == ["b", "c"]
-    users.put(b=user(2, has_vector=False, version=9))
+    users.put(b=user(2, erased=True, version=9))
     assert users.nearest(0) == ["c"]
     assert len(users.index) == 1
 

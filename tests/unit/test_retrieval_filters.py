@@ -18,6 +18,7 @@ from services.retrieval.filters import (
     Not,
     Same,
     parse,
+    without,
 )
 
 
@@ -103,3 +104,12 @@ def test_whatever_comes_is_parsed_or_refused(expression: str) -> None:
     except FilterError as refused:
         place = refused.position
     assert 0 <= place <= len(expression)
+
+
+def test_what_is_unwanted_is_taken_out_of_a_filter() -> None:
+    wanted, unwanted = parse('brand = "x"'), parse("price < 2 or attributes.sold = true")
+    assert without(wanted, [unwanted]).key == parse('brand = "x" and not (price < 2 or attributes.sold = true)').key  # type: ignore[union-attr]
+    assert without(None, [unwanted]).key == parse("not (price < 2 or attributes.sold = true)").key  # type: ignore[union-attr]
+    assert without(wanted, [unwanted]).attributes == (("sold", 13),)  # type: ignore[union-attr]
+    assert without(wanted, []) is wanted
+    assert without(None, []) is None

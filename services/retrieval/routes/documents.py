@@ -1,5 +1,7 @@
 """A user's document, for the routes that give no answer without it."""
 
+import time
+
 from nearline.errors import BadInput, SpaceMismatch, Unavailable
 from nearline.space import Space
 from nearline.user_documents import UserDocument, decode_user_document
@@ -18,7 +20,6 @@ async def document_of(user_id: str, store: GuardedStore, space: Space) -> UserDo
 
 def _decoded(user_id: str, raw: bytes, space: Space) -> UserDocument | None:
     try:
-        document = decode_user_document(raw, space)
+        return decode_user_document(raw, space).at(int(time.time()))
     except (BadInput, SpaceMismatch) as error:
         raise Unavailable(f"the document of {user_id!r:.80} cannot be read ({error}); it is written anew") from None
-    return None if getattr(document, "erased", False) else document

@@ -1,5 +1,6 @@
 """``POST /rank``: the items that a caller brings, in the order that a user would like them."""
 
+import time
 from typing import Annotated, Any
 
 import numpy as np
@@ -127,13 +128,13 @@ class Ranker:
     async def _of_user(self, user_id: str) -> tuple[Vector | None, int | None, Reason | None]:
         try:
             raw = await self._store.get(user_id)
-            document = None if raw is None else decode_user_document(raw, self._space)
+            document = None if raw is None else decode_user_document(raw, self._space).at(int(time.time()))
         except Unavailable:
             return None, None, Reason.STORE_UNAVAILABLE
         except (BadInput, SpaceMismatch) as error:
             get_logger().error("a user document was refused", user_id=user_id, reason=str(error))
             return None, None, Reason.BAD_DOCUMENT
-        if document is None or getattr(document, "erased", False):
+        if document is None:
             return None, None, Reason.UNKNOWN_USER
         return document.vector, document.vector_version, Reason.NO_VECTOR if document.vector is None else None
 

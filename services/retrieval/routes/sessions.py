@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.config import JsonDict
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from nearline.errors import BadInput
@@ -36,8 +37,11 @@ ALLOWED = {
     "fields": f"a list of some of {', '.join(FIELDS)}; all by default",
     **{name: str(ALLOWED_OF_A_USER[name]) for name in _SHARED},
 }
-_EVENT = {"item_id": "85123A", "type": "view", "time_ms": 1732100000000}
-_EXAMPLE = {"events": [_EVENT, {**_EVENT, "item_id": "22423", "type": "add_to_cart", "time_ms": 1732100060000}], "k": 3}
+_EVENT: JsonDict = {"item_id": "85123A", "type": "view", "time_ms": 1732100000000}
+_EXAMPLE: JsonDict = {
+    "events": [_EVENT, {**_EVENT, "item_id": "22423", "type": "add_to_cart", "time_ms": 1732100060000}],
+    "k": 3,
+}
 
 
 class SessionEvent(BaseModel):
@@ -56,11 +60,11 @@ class SessionEvent(BaseModel):
 class SessionContext(Strict):
     """What the caller says of the moment; it goes before what the events say."""
 
-    country: str = Field("", max_length=64)
-    device: str = Field("", max_length=64)
-    referrer: str = Field("", max_length=64)
-    interests: list[Annotated[str, Field(max_length=64)]] = Field([], max_length=5)
-    category: str = Field("", max_length=1_000, description="the category of the page that is shown")
+    country: str = Field(default="", max_length=64)
+    device: str = Field(default="", max_length=64)
+    referrer: str = Field(default="", max_length=64)
+    interests: list[Annotated[str, Field(max_length=64)]] = Field(default=[], max_length=5)
+    category: str = Field(default="", max_length=1_000, description="the category of the page that is shown")
 
 
 def _as_in_get(name: str) -> Any:
