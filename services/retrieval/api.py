@@ -24,9 +24,10 @@ from services.retrieval.models import EXAMPLE, EXAMPLE_DEGRADED, EXAMPLE_UNKNOWN
 from services.retrieval.pages import PageError
 from services.retrieval.parameters import ALLOWED, RecommendQuery, check_filters
 from services.retrieval.recommender import Recommender
+from services.retrieval.routes.reads import READ_RULES, Reads, add_reads, describe_reads
 
 # What a caller needs for each route; a test refuses a route without a line here.
-RULES = (Rule("GET", "/recommend/{user_id:path}", Permission.READ), *STATUS_RULES)
+RULES = (Rule("GET", "/recommend/{user_id:path}", Permission.READ), *READ_RULES, *STATUS_RULES)
 
 
 def _user_id(value: str) -> str:
@@ -50,8 +51,8 @@ _EXAMPLES = {
 }
 
 
-def create_app(recommender: Recommender, status: Sequence[BaseRoute]) -> ASGIApp:
-    """The application; *status* are the routes /healthz, /readyz and /metrics."""
+def create_app(recommender: Recommender, status: Sequence[BaseRoute], reads: Reads) -> ASGIApp:
+    """The application; *status* are the routes /healthz, /readyz and /metrics, *reads* is for those of routes/."""
     app = FastAPI(
         title="Nearline retrieval",
         version="1",
@@ -66,8 +67,10 @@ def create_app(recommender: Recommender, status: Sequence[BaseRoute]) -> ASGIApp
         body = await recommender.answer(user_id, query.asked(), request_id_of(request.headers.raw))
         return Response(body, media_type="application/json")
 
+    add_reads(app, reads)
     app.router.routes.extend(status)
     document = app.openapi()
+    describe_reads(document)
     describe(document, RULES)
     document["paths"]["/recommend/{user_id}"]["get"]["responses"]["200"]["content"]["application/json"] |= {
         "examples": _EXAMPLES  # put in here because FastAPI leaves every null out of an example

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from nearline.errors import BadInput, SpaceMismatch, Unavailable
@@ -21,6 +21,7 @@ from services.retrieval.store_guard import GuardedStore
 from services.retrieval.work import Work
 
 BUDGET_MS = 100.0
+Read = Callable[[Work], Awaitable[Reason | None]]
 
 _TOOK = seconds("recommend_seconds", "From the request to the answer's bytes")
 _ANSWERS = counter("recommend_answers_total", "Answers by why they were not wholly personal", "reason")
@@ -51,24 +52,28 @@ class Recommender:
         self._budget_ms = budget_ms
         self._now_ms = now_ms
 
-    async def answer(self, user_id: str, asked: Asked, request_id: str) -> bytes:
+    async def answer(self, user_id: str, asked: Asked, request_id: str, read: Read | None = None) -> bytes:
         """The answer as JSON; its *reason* says why some items are not personal, its *steps* what it went without.
 
         There is one whatever is down. ``BadInput`` if *asked* names what there is not: an attribute (``FilterError``),
-        a page (``PageError``), a scenario.
+        a page (``PageError``), a scenario. *read* puts the document into the work instead of the store.
         """
         started = time.perf_counter_ns()
         asked = self._checked(asked)
         page = None if asked.page is None else self._opened(asked.page, user_id)
         work = Work(asked, budget=Budget(self._budget_ms, started))
-        reason = await self._read(user_id, work)
+        reason = await (self._read(user_id, work) if read is None else read(work))
         if page is not None:
             page = self._turn_to(page, work, reason)
         if self._rulebook is not None:
             work.ruling = self._rulebook.ruling(asked, user_id, request_id)
         groups = await self._choose(work)
         reason = reason or _reason(work, groups)
-        about = {"user_id": user_id, "space": self._space.number, **self._provenance(work, reason)}
+        about = {
+            "user_id": user_id if read is None else None,
+            "space": self._space.number,
+            **self._provenance(work, reason),
+        }
         about["took_ms"] = round((time.perf_counter_ns() - started) / 1e6, 3)
         about["request_id"] = request_id
         if page is not None:

@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from services.retrieval.models import Refused
 
+from services.retrieval.models import Refused
 from services.retrieval.routes.bodies import BoundedBodies
 from services.retrieval.routes.sessions import SessionPath, SessionRecommendations
 from services.retrieval.session_vectors import BATCH, SessionVectors
@@ -258,7 +258,7 @@ def test_a_body_that_does_not_come_is_waited_for_only_so_long(world: World) -> N
             told.append(message)
 
         scope = {"type": "http", "method": "POST", "path": "/recommend", "headers": []}
-        await BoundedBodies(world.app, arrival_s=0.01)(scope, never, send)
+        await BoundedBodies(world.app, ["/recommend"], arrival_s=0.01)(scope, never, send)
         return told
 
     assert world.run(story())[0]["status"] == 408

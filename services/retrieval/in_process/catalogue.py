@@ -53,16 +53,12 @@ class Listing:
 class Catalogue:
     """Everything that can be recommended, changed record by record and read in between; one thread uses it.
 
-<<<<<<< HEAD
     *texts*, if given, is told of what is on show.
     """
 
-    def __init__(self, dimension: int, index: LiveIndex, texts: TextIndex | None = None) -> None:
-=======
     is_remote = False
 
-    def __init__(self, dimension: int, index: LiveIndex) -> None:
->>>>>>> 00217de
+    def __init__(self, dimension: int, index: LiveIndex, texts: TextIndex | None = None) -> None:
         self.index = index
         self.texts = texts
         self.trending = Trending()
