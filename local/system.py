@@ -344,7 +344,7 @@ def addresses(system: System) -> str:
     moved = {name: value for name, value in system.settings.items() if ports != Ports() and name not in untold}
     lines = [
         f"recommendations  {system.retrieval}/recommend/<user_id>",
-        f"events, items    {system.ingest}/events, /items/<item_id>",
+        f"events, items    {system.ingest}/events, /items/<item_id>, /users/<user_id>",
         f"Kafka            {system.bootstrap}",
         f"Triton           {HOST}:{ports.triton} (gRPC), metrics http://{HOST}:{ports.triton_metrics}/metrics",
         f"Flink            http://{HOST}:{ports.flink_rest}",

@@ -32,6 +32,10 @@ _COMPACT = {
     "min.cleanable.dirty.ratio": "0.3",
     "delete.retention.ms": str(7 * _DAY_MS),
 }
+# What was replaced or deleted of a user leaves the disk within a day and a segment's time, however quiet the topic is.
+_FORGETS = {"max.compaction.lag.ms": str(_DAY_MS)}
+# A record lives on until its whole segment is old enough; Kafka's default of seven days would be added to 30.
+_DAILY = {"segment.ms": str(_DAY_MS)}
 # Small segments, so that a topic that keeps an hour does not keep a day: only whole old segments are deleted.
 _ROLLING = {"segment.bytes": str(64 * _MIB), "segment.ms": str(_HOUR_MS // 6)}
 
@@ -58,23 +62,28 @@ def user_updates_topic(space: Space) -> str:
 def all_topics(space: Space, *, history_ttl_ms: int) -> list[Topic]:
     """Every topic that a system serving *space* needs.
 
-    ``user-sequences`` and ``user-seen`` expire with the history (*history_ttl_ms*, counted from a user's last event),
-    as the job's state and the store do. Dead-letter topics take larger records than their sources, so that none can be
-    refused.
+    ``user-sequences`` expires with the history (*history_ttl_ms*, counted from a user's last event), as the job's state
+    and the store do; ``user-seen``, which is written less often, a quarter later. Dead-letter topics take larger
+    records than their sources, so that none can be refused.
     """
     expiring = {"cleanup.policy": "compact,delete", "retention.ms": str(history_ttl_ms)}
-    letters = {"max.message.bytes": str(4 * _MIB), "retention.ms": str(30 * _DAY_MS)}
+    month = _DAILY | {"retention.ms": str(30 * _DAY_MS)}
+    letters = month | {"max.message.bytes": str(4 * _MIB)}
     return [
-        Topic(CLICKS, PARTITIONS, _ALWAYS | {"max.message.bytes": str(_MIB), "retention.ms": str(30 * _DAY_MS)}),
+        Topic(CLICKS, PARTITIONS, _ALWAYS | month | {"max.message.bytes": str(_MIB)}),
         Topic(
             USER_SEQUENCES,
             PARTITIONS,
-            _ALWAYS | _COMPACT | expiring | {"max.message.bytes": str(MAX_SEQUENCE_BYTES)},
+            _ALWAYS | _COMPACT | _FORGETS | expiring | {"max.message.bytes": str(MAX_SEQUENCE_BYTES)},
         ),
-        Topic(USER_SEEN, PARTITIONS, _ALWAYS | _COMPACT | expiring),
-        Topic(USERS, PARTITIONS, _ALWAYS | _COMPACT),
+        Topic(
+            USER_SEEN,
+            PARTITIONS,
+            _ALWAYS | _COMPACT | _FORGETS | expiring | {"retention.ms": str(history_ttl_ms * 5 // 4)},
+        ),
+        Topic(USERS, PARTITIONS, _ALWAYS | _COMPACT | _FORGETS),
         Topic(user_updates_topic(space), PARTITIONS, _ALWAYS | {"retention.ms": str(_HOUR_MS)} | _ROLLING),
-        Topic(EXPOSURES, PARTITIONS, _ALWAYS | {"retention.ms": str(30 * _DAY_MS)}),
+        Topic(EXPOSURES, PARTITIONS, _ALWAYS | month),
         Topic(RULES, 1, _ALWAYS | _COMPACT),  # one: rules and scenarios are read in the order in which they were put
         Topic(ITEMS, PARTITIONS, _ALWAYS | _COMPACT),
         Topic(item_vectors_topic(space), PARTITIONS, _ALWAYS | _COMPACT),

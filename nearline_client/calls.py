@@ -38,6 +38,7 @@ from nearline_client.retrying import retry_after_s
 MOST_IN_A_BATCH = 500
 MOST_BYTES_IN_A_BATCH = 2 * 1024 * 1024  # half of what the service takes by default
 _AWAY = {408, 502, 503, 504}  # of the service, of its log, or of a proxy before them
+_NOT_HERE = 501  # this process cannot do it, whenever it is asked; the problem says which can
 _REFUSALS: Mapping[int, type[Refused]] = {401: NotLetIn, 403: NotLetIn, 404: NotThere, 412: OtherVersion}
 
 
@@ -236,7 +237,7 @@ def failure_in(call: Call, status: int, headers: Mapping[str, str], said: Any, r
         return TooMany(words, again_s)
     if status in _AWAY:
         return Unavailable(words, retry_after_s=again_s)
-    if 400 <= status < 500 and problems:
+    if problems and (400 <= status < 500 or status == _NOT_HERE):
         return _REFUSALS.get(status, Refused)(status, problems)
     return UnexpectedAnswer(status, words)
 

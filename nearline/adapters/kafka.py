@@ -192,6 +192,15 @@ class Topics:
                 self._admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, topic.config)])
         return changed
 
+    def settings_of(self, names: Iterable[str]) -> dict[str, dict[str, str]]:
+        """All settings of each topic as the broker has them, its defaults among them."""
+        found: dict[str, dict[str, str]] = {}
+        for name in names:
+            resource = ConfigResource(ConfigResourceType.TOPIC, name)
+            described = self._admin.describe_configs([resource], config_filter="all")["topic"][name]
+            found[name] = {key: str(each["value"]) for key, each in described.items()}
+        return found
+
     def group_lag(self, group: str, topic: str) -> int | None:
         """Records of *topic* that *group* has not committed yet, or ``None`` if it never committed."""
         consumer = KafkaConsumer(**connection(self._brokers), group_id=group, enable_auto_commit=False)

@@ -6,7 +6,18 @@ import typer
 
 from nearline import __version__
 from nearline.adapters.kafka import Topics
-from nearline.cli import answers, catalogue, clicks, exporting, freshness_value, importing, keys, letters, status
+from nearline.cli import (
+    answers,
+    catalogue,
+    clicks,
+    exporting,
+    freshness_value,
+    importing,
+    keys,
+    letters,
+    status,
+    users,
+)
 from nearline.cli.console import console, say_error
 from nearline.errors import Misconfigured, NearlineError
 from nearline.settings import load_settings
@@ -28,6 +39,7 @@ app.add_typer(importing.app, name="import")
 app.add_typer(catalogue.app, name="item")
 app.add_typer(letters.app, name="dlq")
 app.add_typer(keys.app, name="keys")
+app.add_typer(users.app, name="user")
 
 
 @app.command()

@@ -22,11 +22,12 @@ from local.ports import HOST, free_ports
 from local.processes import wait_until
 from local.system import http_ok
 from nearline.adapters.kafka import TableReader, Topics
-from nearline.events import decode_event
+from nearline.events import Event, decode_event
 from nearline.items import PURGE
 from nearline.log import Record
 from nearline.space import Space
 from nearline.topics import CLICKS, ITEMS, all_topics
+from nearline.user_commands import Erase, Merge, Remove, decode_entry
 from services.ingest.bodies import MIB
 
 pytestmark = pytest.mark.anyio
@@ -119,6 +120,29 @@ async def test_what_is_answered_is_in_the_log_keyed_as_any_producer_keys_it(log:
     assert [record.offset for record in changes] == versions
     assert changes[-1].value is None
     assert changes[-1].headers == (PURGE,)
+
+
+async def test_what_is_told_of_users_is_in_the_log_in_the_order_of_the_answers(log: RunningBroker, door: Door) -> None:
+    async with httpx.AsyncClient(base_url=door.url) as client:
+        assert (await client.put("/users/a%2Fb", json={"country": "GB"})).json()["profile"]["country"] == "GB"
+        assert (await client.put("/users/gone", json={"device": "phone"})).status_code == 200
+        assert (await client.post("/events", json=click("e1", 1))).status_code == 200
+        assert (await client.delete("/users/%C3%BC%2F1/events/e1")).status_code == 200
+        assert (await client.post("/users/%C3%BC%2F1/merge", json={"session_id": "s"})).status_code == 200
+        assert (await client.delete("/users/%C3%BC%2F1")).status_code == 200
+        assert (await client.delete("/users/gone")).status_code == 200
+    entries = [(r.id, decode_entry(r.value, append_ms=r.append_ms)) for r in await everything(log, CLICKS)]
+    assert [type(entry) for key, entry in entries if key == "ü/1"] == [Event, Remove, Erase]
+    assert [type(entry) for key, entry in entries if key == "s"] == [Merge]
+    later = Door(log.bootstrap)
+    try:  # another process knows what this one was told
+        assert wait_until(later.is_ready, DEADLINE_S)
+        async with httpx.AsyncClient(base_url=later.url) as client:
+            assert (await client.get("/users/a%2Fb")).json()["profile"]["country"] == "GB"
+            assert (await client.get("/users/gone")).status_code == 404
+    finally:
+        later.process.kill()
+        later.process.wait()
 
 
 async def test_no_acknowledged_event_is_missing_after_the_broker_was_killed(log: RunningBroker, door: Door) -> None:

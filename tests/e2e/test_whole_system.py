@@ -139,6 +139,68 @@ def test_an_item_by_http_comes_is_hidden_and_goes(system: System) -> None:
     assert wait_until(lambda: not is_shown(), DEADLINE_S)
 
 
+def door(system: System, method: str, path: str, json: Any = None) -> dict[str, Any]:
+    """What ingest answers, which must be a 200."""
+    answered = httpx.request(method, f"{system.ingest}{path}", json=json, headers=bearer(system), timeout=10.0)
+    assert answered.status_code == 200, answered.text
+    return dict(answered.json())
+
+
+def test_a_forgotten_user_is_a_stranger_and_what_comes_late_brings_nothing_back(system: System) -> None:
+    old = [event("fritz", f"lantern-{n}") for n in range(3)]
+    door(system, "PUT", "/users/fritz", {"country": "GB"})
+    click(system, *old)
+    assert wait_until(lambda: uses(system, old[-1]), DEADLINE_S)
+    door(system, "DELETE", "/users/fritz")
+    assert wait_until(lambda: answer(system, "fritz", k=30).get("newest_event_id") is None, DEADLINE_S)
+    click(system, *old)  # a producer that sends again
+    late = event("fritz", "teapot-5")
+    click(system, late)
+    assert wait_until(lambda: uses(system, late), DEADLINE_S)
+    items = shown(system, "fritz", k=30)
+    assert {each.item_id for each in old} <= set(items)
+    assert "teapot-5" not in items
+    assert "1 events, new since the erasure" in checked(system, "fritz")
+    assert "teapot-5" in nearline(system, "user", "show", "fritz")
+
+
+def checked(system: System, user_id: str) -> str:
+    """What ``nearline user forget --check`` prints, which must find nothing in use."""
+    return nearline(system, "user", "forget", user_id, "--check")
+
+
+def test_an_event_that_is_taken_back_was_never_seen(system: System) -> None:
+    kept, regretted = event("greta", "lantern-1"), event("greta", "cushion-7")
+    click(system, kept, regretted)
+    assert wait_until(lambda: uses(system, regretted), DEADLINE_S)
+    assert "cushion-7" not in shown(system, "greta", k=30)
+    door(system, "DELETE", f"/users/greta/events/{regretted.event_id}")
+    assert wait_until(lambda: uses(system, kept), DEADLINE_S)
+    items = shown(system, "greta", k=30)
+    assert "cushion-7" in items
+    assert "lantern-1" not in items
+
+
+def test_a_session_becomes_the_user_at_login(system: System) -> None:
+    anonymous, unsent = event("s-77", "teapot-7"), event("hanna", "cushion-2")
+    click(system, anonymous)
+    assert wait_until(lambda: uses(system, anonymous), DEADLINE_S)
+    inline = {"event_id": unsent.event_id, "item_id": unsent.item_id, "type": "click"}
+    merged = door(system, "POST", "/users/hanna/merge", {"session_id": "s-77", "events": [inline]})
+    assert (merged["accepted"], merged["session_id"]) == (1, "s-77")
+    both = {"teapot-7", "cushion-2"}
+    assert wait_until(lambda: not both & set(shown(system, "hanna", k=30)), DEADLINE_S)
+    assert wait_until(lambda: answer(system, "s-77").get("newest_event_id") is None, DEADLINE_S)
+    assert "sessions: s-77" in nearline(system, "user", "show", "hanna")
+
+
+def test_a_profile_alone_makes_a_user_known(system: System) -> None:
+    door(system, "PUT", "/users/iris", {"country": "GB", "interests": ["teapots"]})
+    assert wait_until(lambda: answer(system, "iris").get("history_version") is not None, DEADLINE_S)
+    door(system, "DELETE", "/users/iris")
+    assert wait_until(lambda: answer(system, "iris").get("history_version") is None, DEADLINE_S)
+
+
 def test_a_new_item_comes_and_a_deleted_one_goes(system: System) -> None:
     append(system, ITEMS, [("teapot-new", encode_item(Item("a new teapot", category="teapots")))])
     assert wait_until(lambda: "teapot-new" in shown(system, "nobody", k=500), DEADLINE_S)
