@@ -8,7 +8,7 @@ CODE := $(wildcard nearline nearline_client services flink_jobs training local b
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help doctor machine environments demo up stop status reset test test-model test-milvus bench bench-index bench-train train evaluate lint
+.PHONY: help doctor machine environments demo up stop status reset test test-model test-milvus bench bench-index bench-train train evaluate docs lint
 
 help:  ## what can be done here
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1\t/' | awk -F '\t' '{printf "  make %-12s %s\n", $$1, $$2}'

@@ -26,12 +26,14 @@ class Event(TypedDict):
 
 
 class SessionEvent(TypedDict):
-    """What a visitor without an id did to an item."""
+    """What a visitor without an id did to an item; a click of this moment, where type and time are left out."""
 
     item_id: str
     type: NotRequired[EventType]
     time_ms: NotRequired[int]
+    event_id: NotRequired[str]
     value: NotRequired[float]
+    context: NotRequired[dict[str, Any]]
 
 
 class EventResult(TypedDict):

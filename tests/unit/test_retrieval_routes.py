@@ -12,7 +12,6 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from services.retrieval.models import Refused
 
 from nearline.adapters.http import status_routes
 from nearline.adapters.limits import AddressLimits
@@ -27,6 +26,7 @@ from services.retrieval.in_engine.items import EngineItems
 from services.retrieval.in_engine.rows import row_of
 from services.retrieval.in_engine.window import Window
 from services.retrieval.in_engine.writer import Writer
+from services.retrieval.models import Refused
 from services.retrieval.recommender import Recommender
 from services.retrieval.routes import known_user, lists, people, rank, search, similar
 from services.retrieval.routes.reads import READ_RULES, Reads
