@@ -73,6 +73,10 @@ evaluate: python  ## towers beside baselines, ablation, cold items: docs/results
 	@$(PYTHON) -m local.environments train baselines
 	@$(TRAIN)/python -m training.study $(if $(DATA),--data $(DATA)) $(ARGS)
 
+docs: python  ## docs/api.md, of the services' OpenAPI documents and docs/api_examples.toml
+	@$(PYTHON) -m local.environments services --dev
+	@$(SERVICES)/python -m tools.api_docs
+
 lint: python  ## ruff and mypy
 	@$(PYTHON) -m local.environments services --dev
 	@$(SERVICES)/ruff check .
