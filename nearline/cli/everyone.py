@@ -5,7 +5,6 @@ with the users who are in no part yet.
 """
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -13,10 +12,9 @@ from typing import Any, cast
 
 import orjson
 import polars as pl
-from rich.progress import Progress
 
 from nearline.cli import parquet
-from nearline.cli.console import progress
+from nearline.cli.console import bar, progress
 from nearline.cli.exporting import records_of
 from nearline.cli.parquet import Row, Schema
 from nearline.errors import BadInput, Misconfigured, NearlineError, Unavailable
@@ -56,7 +54,9 @@ def recommend_all(
     with progress() as bars:
         ids = sorted(set(known_users(settings) if users is None else _listed(users)))
         client = AsyncClient(key=own_key(settings), retrieval=settings.retrieval, retries=_PATIENT)
-        asyncio.run(ask_all(client, parts, ids, options, at_once=at_once, show=_shown(bars, len(ids))))
+        asyncio.run(
+            ask_all(client, parts, ids, options, at_once=at_once, show=bar(bars, "asking for everybody", len(ids)))
+        )
         return parts.join()
 
 
@@ -181,13 +181,3 @@ def _ours(error: ClientError) -> NearlineError:
     if isinstance(error, Refused):
         return BadInput("refused", str(error), field=error.field)
     return Unavailable(f"{error}; run it again, it goes on where it ended")
-
-
-def _shown(bars: Progress, total: int) -> Callable[[int], None]:
-    bar = bars.add_task("asking for everybody", total=total, rate="")
-    started = time.monotonic()
-
-    def show(count: int) -> None:
-        bars.update(bar, completed=count, rate=f"{count / (time.monotonic() - started):,.0f}/s")
-
-    return show

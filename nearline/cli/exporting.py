@@ -1,7 +1,6 @@
 """``nearline export``: what the log holds, as a folder of Parquet."""
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import StrEnum
@@ -13,7 +12,7 @@ from rich.progress import Progress
 
 from nearline.adapters.kafka import TableReader, Topics
 from nearline.cli import parquet
-from nearline.cli.console import progress
+from nearline.cli.console import bar, progress
 from nearline.cli.parquet import Attributes, Row
 from nearline.errors import BadInput, Unavailable
 from nearline.events import Event
@@ -148,13 +147,13 @@ def _look(settings: Settings, bars: Progress) -> Look:
     def look(topic: str, what: str) -> Iterator[list[Record]]:
         if topic not in ends:
             raise Unavailable(f"topic {topic} does not exist; run `nearline init`")
-        bar = bars.add_task(what, total=ends[topic], rate="")
-        started, count = time.monotonic(), 0
+        show = bar(bars, what, ends[topic])
+        count = 0
         for records in records_of(settings, topic):
             count += len(records)
-            bars.update(bar, completed=count, rate=f"{count / (time.monotonic() - started):,.0f}/s")
+            show(count)
             yield records
-        bars.update(bar, total=count)  # what was compacted or has expired is not there to be read
+        show(ends[topic])  # what was compacted or has expired is not there to be read
 
     return look
 

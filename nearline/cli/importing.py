@@ -2,7 +2,6 @@
 
 import asyncio
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,12 +14,11 @@ from typing import Annotated, Any, cast
 import httpx
 import orjson
 import typer
-from rich.progress import Progress
 
 from nearline import gorse
 from nearline.adapters.gorse_dump import read_dump
 from nearline.cli import parquet
-from nearline.cli.console import console, progress
+from nearline.cli.console import bar, console, progress
 from nearline.cli.exporting import said
 from nearline.errors import BadInput, Misconfigured, NearlineError, Unavailable
 from nearline.key_file import own_key
@@ -207,7 +205,7 @@ async def _bring_in(parts: Sequence[tuple[str, Iterable[Any], int]]) -> dict[str
     async with _client() as client:
         with progress() as bars:
             for what, bodies, total in parts:
-                outcomes[what] = await deliver(client, what, bodies, _shown(bars, what, total))
+                outcomes[what] = await deliver(client, what, bodies, bar(bars, f"importing {what}", total))
     return outcomes
 
 
@@ -216,21 +214,10 @@ async def _bring_in_mixed(bodies: Iterable[tuple[str, Any]]) -> dict[str, Outcom
     outcomes: dict[str, Outcome] = {}
     async with _client() as client:
         with progress() as bars:
-            shows = {what: _shown(bars, what) for what in ("users", "items", "events")}
+            shows = {what: bar(bars, f"importing {what}") for what in ("users", "items", "events")}
             for what, run in _runs(bodies):
                 outcomes[what] = await deliver(client, what, run, shows[what], outcomes.get(what))
     return outcomes
-
-
-def _shown(bars: Progress, what: str, total: int | None = None) -> Callable[[int], None]:
-    """A bar for *what*, which is told how many of them are done."""
-    bar = bars.add_task(f"importing {what}", total=total, rate="")
-    started = time.monotonic()
-
-    def show(count: int) -> None:
-        bars.update(bar, completed=count, rate=f"{count / (time.monotonic() - started):,.0f}/s")
-
-    return show
 
 
 def _runs(bodies: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Iterator[Any]]]:
