@@ -11,14 +11,15 @@ import re
 import sqlite3
 import time
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
+from typing import TypeVar
 
 from nearline.errors import BadInput, Overloaded, Unavailable
 from nearline.hashing import hash64
 from nearline.item_vectors import Shown
 from nearline.telemetry import counter, gauge, seconds
-from services.retrieval.in_process.background import Background
 
 MAX_WORDS = 16
 MAX_FOUND = 2_000
@@ -43,6 +44,7 @@ _SEARCHES = seconds("text_search_seconds", "From a text search's turn to its mat
 _WAITING = gauge("text_changes_waiting", "Changes of items that the text index has not written yet")
 _CUT_OFF = counter("text_searches_cut_off_total", "Text searches that were ended at their deadline")
 
+T = TypeVar("T")
 Match = tuple[str, float]  # id, score: the greater the better
 
 
@@ -53,7 +55,7 @@ class TextIndex:
         self._deadline_s = deadline_s
         self._changes: dict[str, Shown | None] = {}
         self._cleared = False
-        self._thread = Background("text-search")
+        self._thread = ThreadPoolExecutor(1, "text-search")
         self._database = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
         self._database.execute(_SCHEMA)
         self._database.set_progress_handler(lambda: time.monotonic() > self._end, _LOOK_EVERY)
@@ -102,12 +104,12 @@ class TextIndex:
 
     def close(self) -> None:
         """Wait for what is under way and let go of everything; safe to call twice."""
-        self._thread.close()
+        self._thread.shutdown()
         self._database.close()
 
     async def _ask(self, words: Sequence[str], most: int) -> tuple[list[Match], list[Match]]:
         try:
-            return await self._thread.run(lambda: self._find(words, most))
+            return await self._in_thread(lambda: self._find(words, most))
         except sqlite3.OperationalError as error:
             _CUT_OFF.inc()
             problem = f"the search took longer than {self._deadline_s:g} s ({error}); give more words"
@@ -120,7 +122,10 @@ class TextIndex:
             part = dict(islice(self._changes.items(), _SLICE))
             for item_id in part:
                 del self._changes[item_id]
-            await asyncio.shield(self._thread.run(lambda part=part, cleared=cleared: self._write(part, cleared)))  # type: ignore[misc]
+            await asyncio.shield(self._in_thread(lambda part=part, cleared=cleared: self._write(part, cleared)))  # type: ignore[misc]
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     def _write(self, changes: dict[str, Shown | None], cleared: bool) -> None:
         gone = [(_row(item_id),) for item_id, shown in changes.items() if shown is None]
