@@ -48,10 +48,10 @@ def holds(history: Sequence | None, event_id: str) -> bool:
     return history is not None and event_id in history.event_ids
 
 
-def left_out(before: Sequence | None, after: Sequence, event: Event) -> list[Met]:
+def left_out(before: Sequence | None, after: Sequence, event: Event, *, known: bool) -> list[Met]:
     """What *before* and *event* tell that the window *after* does not hold: what fell out, or never got in.
 
-    A record that the window holds as it is leaves nothing out; blanks never do.
+    A record that the window holds as it is leaves nothing out; blanks never do. *known* is ``holds`` of *before*.
     """
     if before is None:
         return []
@@ -60,7 +60,6 @@ def left_out(before: Sequence | None, after: Sequence, event: Event) -> list[Met
     gone = len(before.items) + 1 - len(after.items)
     if not gone:
         return []
-    known = event.event_id in before.event_ids
     places = _replaced(before, after, event) if known else range(gone)
     return [_met_at(before, i) for i in places if before.items[i]]
 
@@ -70,7 +69,7 @@ def blanked(event: Event) -> Event:
     return Event(event.event_id, event.user_id, "", "", event.time_ms, 0.0)
 
 
-def without(history: Sequence, event_id: str, version: int) -> Sequence:
+def blanked_in(history: Sequence, event_id: str, version: int) -> Sequence:
     """The history with a blank in place of the event, or *history* itself if it does not hold it."""
     i = history.event_ids.index(event_id) if event_id in history.event_ids else -1
     if i < 0 or not history.items[i]:
@@ -105,10 +104,10 @@ def published(window: Sequence) -> Sequence:
     )
 
 
-def met_in(window: Sequence) -> list[Met]:
-    """All that the window holds; no blanks."""
+def met_in(window: Sequence, *, since_ms: int = 0) -> list[Met]:
+    """What the window holds from *since_ms* on; no blanks."""
     columns = zip(window.items, window.types, window.times_ms, window.event_ids, strict=True)
-    return [met for met in columns if met[0]]
+    return [met for met in columns if met[0] and met[2] >= since_ms]
 
 
 def _met(event: Event) -> Met:

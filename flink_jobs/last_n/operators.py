@@ -12,14 +12,15 @@ from pyflink.datastream import KeyedProcessFunction, OutputTag, RuntimeContext
 from pyflink.datastream.state import StateTtlConfig, ValueState, ValueStateDescriptor
 
 from flink_jobs.last_n.rule import CLEARED, UNCHANGED, Outcome, Rule, Told
+from flink_jobs.last_n.seen_items import decode_adopted
 from flink_jobs.last_n.user_state import decode_state
 from nearline.dead_letters import DeadLetter, encode_dead_letter
 from nearline.errors import BadInput
-from nearline.events import Event, encode_event
+from nearline.events import Event
 from nearline.ids import check_id
 from nearline.profiles import decode_profile
 from nearline.topics import CLICKS, USERS
-from nearline.user_commands import Entry, decode_entry
+from nearline.user_commands import Adopt, Entry, decode_entry, encode_entry
 
 _BYTES = Types.PRIMITIVE_ARRAY(Types.BYTE())
 # ``user`` is the user id as SQL reads it (empty where it finds none) and ``profile`` whether the record is one of
@@ -90,8 +91,8 @@ class LastN(KeyedProcessFunction):  # type: ignore[misc]
             self._seen.update(outcome.seen)
         if outcome.snapshot is not None:
             yield SNAPSHOTS, Row(user.encode(), outcome.snapshot)
-        for event in outcome.sent_on:
-            yield SENT_ON, Row(event.user_id.encode(), encode_event(event))
+        for entry in outcome.sent_on:
+            yield SENT_ON, Row(entry.user_id.encode(), encode_entry(entry))
 
 
 def _bytes_state(context: RuntimeContext, name: str, ttl_ms: int) -> ValueState:
@@ -111,6 +112,8 @@ def _expiry(ttl_ms: int) -> StateTtlConfig:
 def _decode(user: str, value: bytes | None, append_ms: int) -> Entry:
     try:
         entry = decode_entry(value, append_ms=append_ms)
+        if type(entry) is Adopt:
+            decode_adopted(entry.seen)
     except BadInput:
         raise
     except Exception as error:  # a decoder's mistake must cost one record, not every user's job

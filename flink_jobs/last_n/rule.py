@@ -5,27 +5,33 @@ it; the operator around it only keeps the bytes and passes on what is to be writ
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from flink_jobs.last_n.history import Met, holds, left_out, met_in
 from flink_jobs.last_n.popularity import gain
 from flink_jobs.last_n.seen_items import (
+    decode_adopted,
     decode_seen_items,
     encode_seen_items,
     fold,
     same_for_readers,
     snapshot_of,
+    told_between,
+    united,
     without,
 )
 from flink_jobs.last_n.user_state import (
     User,
     accept,
+    adoptions,
     as_wanted,
     encode_state,
     erase,
     is_late,
     is_shown,
     late_for,
+    late_seen,
     moved_on,
     remove,
     sent_on,
@@ -35,10 +41,13 @@ from flink_jobs.last_n.user_state import (
     with_snapshot,
 )
 from nearline.events import Event
+from nearline.hashing import hash64
 from nearline.seen import SeenPolicy, encode_seen, no_seen
+from nearline.sequences import erased_sequence
 from nearline.signals import Context
-from nearline.user_commands import Entry, Erase, Merge, Remove
+from nearline.user_commands import Adopt, Entry, Erase, Merge, Remove
 
+MAX_MS = 2**63 - 1
 CLEARED = b""  # in place of the seen items' bytes: forget them
 
 
@@ -51,8 +60,7 @@ class Told:
     offset: int
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What to keep and what to write after a record; ``None`` where nothing changed.
 
     *seen* are the seen items' bytes, ``CLEARED`` to forget them. *item* and *gain* are a share in popularity. *sent_on*
@@ -65,7 +73,7 @@ class Outcome:
     snapshot: bytes | None = None
     item: str | None = None
     gain: float = 0.0
-    sent_on: list[Event] = field(default_factory=list)
+    sent_on: tuple[Entry, ...] = ()
     late: bool = False
 
 
@@ -92,22 +100,23 @@ class Rule:
                 return UNCHANGED if after is None or after is user else _outcome(user, after)
             case Remove():
                 return self._remove(user, record, seen, append_ms)
+            case Adopt():
+                return self._adopt(user, record, seen, append_ms)
             case _:
-                return _erase(user, record, append_ms)
+                return _erase(user, record, seen, append_ms)
 
     def _event(self, user: User | None, event: Event, seen: SeenBytes, append_ms: int) -> Outcome:
         if user is not None and is_late(user, event):
             passed = late_for(user, event)
-            return Outcome(sent_on=[passed] if passed else [], late=True)
+            return Outcome(sent_on=(passed,) if passed else (), late=True)
         event = as_wanted(user, event)
         after = accept(user, event, keep=self.keep, append_ms=append_ms)
         window = user.window if user else None
-        left = left_out(window, after.window, event)
+        known = holds(window, event.event_id)
+        left = left_out(window, after.window, event, known=known)
         if after is user:
             return self._stray(after, left, seen, append_ms) if left else UNCHANGED
-        share = (
-            0.0 if not event.item_id or holds(window, event.event_id) else gain(event, half_life_ms=self.half_life_ms)
-        )
+        share = 0.0 if known or not event.item_id else gain(event, half_life_ms=self.half_life_ms)
         stored = snapshot = None
         if snapshot_due(after, left, keep=self.keep, append_ms=append_ms, refresh_ms=self.ttl_ms // 4):
             stored, snapshot = self._folded(after, left, seen(), append_ms)
@@ -133,7 +142,7 @@ class Rule:
         What is stored expires, so it is written anew from time to time though it says the same.
         """
         known = decode_seen_items(stored)
-        told = fold(known, [*left, *met_in(after.window)], self.policy)
+        told = fold(known, [*left, *_uncovered(after, stored)], self.policy)
         expiring = not after.snapshot_ms or after.snapshot_ms < append_ms - self.ttl_ms // 4
         if not len(told) or (told is known and not expiring):
             return None, None
@@ -147,22 +156,51 @@ class Rule:
         if after is user:
             return UNCHANGED
         known = decode_seen_items(seen())
-        kept = without(known, command.event_id)
-        if kept is known:
-            return _outcome(user, after)
+        kept = without(known, [hash64(command.event_id)])
+        shown = user is not None and after.window is not user.window
+        if kept is known and not shown:
+            return _outcome(user, after)  # readers have what earlier windows held until a snapshot takes it from them
         told = fold(kept, met_in(after.window), self.policy)
-        if user is not None and after.window is user.window:
+        if not shown:
             after = moved_on(after, append_ms=append_ms)
         snapshot = encode_seen(snapshot_of(told, self.policy, after.window.version))
         after = with_snapshot(after, append_ms=append_ms)
         return _outcome(user, after, seen=encode_seen_items(told), snapshot=snapshot)
 
+    def _adopt(self, user: User | None, command: Adopt, seen: SeenBytes, append_ms: int) -> Outcome:
+        """The seen items of a session that was merged into the user; what he has forgotten or removed stays out."""
+        adopted = decode_adopted(command.seen)
+        user = user or User(erased_sequence(command.user_id, 0))
+        passed = late_seen(user, command, adopted)
+        late = len(told_between(adopted, 0, user.marks.forgotten_ms)) > 0
+        known = decode_seen_items(seen())
+        kept = without(told_between(adopted, user.marks.forgotten_ms, MAX_MS), user.marks.removed)
+        told = united(known, kept)
+        if told is known:
+            return Outcome(sent_on=passed, late=late) if late else UNCHANGED
+        after = moved_on(user, append_ms=append_ms)
+        told = fold(told, _uncovered(after, None), self.policy)
+        snapshot = encode_seen(snapshot_of(told, self.policy, after.window.version))
+        after = with_snapshot(after, append_ms=append_ms)
+        state = encode_state(after, sequence_of(after))
+        return Outcome(state, encode_seen_items(told), snapshot=snapshot, sent_on=passed, late=late)
 
-def _erase(user: User | None, command: Erase | Merge, append_ms: int) -> Outcome:
+
+def _uncovered(user: User, stored: bytes | None) -> list[Met]:
+    """What of the window the *stored* seen items may lack."""
+    if not stored:
+        return met_in(user.window)
+    return met_in(user.window, since_ms=user.fresh_from_ms) if user.fresh else []
+
+
+def _erase(user: User | None, command: Erase | Merge, seen: SeenBytes, append_ms: int) -> Outcome:
     after = erase(user, command, append_ms=append_ms)
     if after is user:
         return UNCHANGED
-    passed = sent_on(user, command.into) if isinstance(command, Merge) else []
+    passed: tuple[Entry, ...] = ()
+    if isinstance(command, Merge):
+        adopted = adoptions(decode_seen_items(seen()), command, command.into, (command.user_id,))
+        passed = (*sent_on(user, command.into), *adopted)
     sequence = sequence_of(after)  # said even of a user who is unknown here: a store may know him still
     snapshot = encode_seen(no_seen(after.window.version))
     return Outcome(encode_state(after, sequence), CLEARED, sequence, snapshot, sent_on=passed)

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flink_jobs.last_n.history import Met
-from nearline.errors import Misconfigured
+from nearline.errors import BadInput, Misconfigured
 from nearline.events import EVENT_TYPES, EventType
-from nearline.hashing import hash64, hash64_all
+from nearline.hashing import hash64_all
 from nearline.seen import FOREVER_S, MOST_ITEMS, SeenPolicy, SeenSnapshot
 
 FORMAT = b"1"  # the first byte of the stored state
@@ -51,19 +51,39 @@ def fold(seen: SeenItems, met: Iterable[Met], policy: SeenPolicy, *, most: int =
     if not counted:
         return seen
     items, kinds, times_ms, events = zip(*counted, strict=True)
-    both = SeenItems(
-        np.concatenate((seen.items, hash64_all(items))),
-        np.concatenate((seen.kinds, np.array([_CODES[kind] for kind in kinds], np.uint8))),
-        np.concatenate((seen.times_ms, np.array(times_ms, np.int64))),
-        np.concatenate((seen.events, hash64_all(events))),
+    codes = np.array([_CODES[kind] for kind in kinds], np.uint8)
+    return united(
+        seen, SeenItems(hash64_all(items), codes, np.array(times_ms, np.int64), hash64_all(events)), most=most
     )
+
+
+def united(seen: SeenItems, more: SeenItems, *, most: int = MOST_ITEMS) -> SeenItems:
+    """*seen* with *more*, which may be in any order, or *seen* itself if that tells nothing new."""
+    both = SeenItems(
+        np.concatenate((seen.items, more.items)),
+        np.concatenate((seen.kinds, more.kinds)),
+        np.concatenate((seen.times_ms, more.times_ms)),
+        np.concatenate((seen.events, more.events)),
+    )
+    if not len(both):
+        return seen
     after = _newest(_newest_of_each(both), most)
     return seen if _equal(seen, after) else after
 
 
-def without(seen: SeenItems, event_id: str) -> SeenItems:
-    """*seen* without what the event told, or *seen* itself if it told nothing that is still known."""
-    kept = seen.events != np.uint64(hash64(event_id))
+def told_between(seen: SeenItems, after_ms: int, until_ms: int) -> SeenItems:
+    """What of *seen* was told of the time after *after_ms* and up to *until_ms*."""
+    return _chosen(seen, (seen.times_ms > after_ms) & (seen.times_ms <= until_ms))
+
+
+def parts_of(seen: SeenItems, pairs: int) -> list[SeenItems]:
+    """*seen* in parts of at most *pairs* each."""
+    return [_chosen(seen, np.arange(at, min(at + pairs, len(seen)))) for at in range(0, len(seen), pairs)]
+
+
+def without(seen: SeenItems, events: Iterable[int]) -> SeenItems:
+    """*seen* without what the events of these hashes told, or *seen* itself if that is nothing that is still known."""
+    kept = ~np.isin(seen.events, np.fromiter(events, np.uint64))
     return seen if kept.all() else _chosen(seen, kept)
 
 
@@ -81,7 +101,12 @@ def snapshot_of(seen: SeenItems, policy: SeenPolicy, version: int) -> SeenSnapsh
 
 
 def same_for_readers(one: SeenItems, other: SeenItems, policy: SeenPolicy) -> bool:
-    """Whether the snapshots of both say the same: an item that counts for ever is no news when it is met again."""
+    """Whether the snapshots of both say the same: an item that counts for ever is no news when it is met again.
+
+    It may say no where they do: an item that is met in another way than before counts as news.
+    """
+    if len(one) != len(other):
+        return False
     a, b = snapshot_of(one, policy, 0), snapshot_of(other, policy, 0)
     columns = ((a.hashes, b.hashes), (a.until_s, b.until_s), (a.bought, b.bought))
     return all(np.array_equal(mine, yours) for mine, yours in columns)
@@ -97,9 +122,11 @@ def decode_seen_items(state: bytes | None) -> SeenItems:
     """The items in *state*, ``NOTHING`` where there are none; refuses a format of another release."""
     if not state:
         return NOTHING
-    layout, count = _HEAD.unpack_from(state)
-    if layout != FORMAT:
+    layout, count = _HEAD.unpack_from(state) if len(state) >= _HEAD.size else (b"", 0)
+    if layout > FORMAT:
         raise Misconfigured(f"seen items of format {layout!r}, this release reads {FORMAT!r}: use a newer release")
+    if layout != FORMAT or len(state) != _HEAD.size + 25 * count:
+        raise BadInput("bad_seen", f"not seen items: {state[:16]!r}")
     at = _HEAD.size
     return SeenItems(
         items=np.frombuffer(state, "<u8", count, at),
@@ -107,6 +134,17 @@ def decode_seen_items(state: bytes | None) -> SeenItems:
         events=np.frombuffer(state, "<u8", count, at + 16 * count),
         kinds=np.frombuffer(state, np.uint8, count, at + 24 * count),
     )
+
+
+def decode_adopted(told: bytes) -> SeenItems:
+    """The items that a command brings; ``BadInput`` for all that this build cannot read, since anybody may send it."""
+    try:
+        seen = decode_seen_items(told)
+    except Misconfigured as unknown:
+        raise BadInput("bad_seen", str(unknown)) from None
+    if not told or (len(seen) and not 1 <= seen.kinds.min() <= seen.kinds.max() <= len(EVENT_TYPES)):
+        raise BadInput("bad_seen", f"not seen items with types that this build knows: {told[:16]!r}")
+    return seen
 
 
 def _newest_of_each(seen: SeenItems) -> SeenItems:
@@ -138,5 +176,7 @@ def _chosen(seen: SeenItems, places: NDArray[np.bool_] | NDArray[np.intp]) -> Se
 
 
 def _equal(one: SeenItems, other: SeenItems) -> bool:
+    if len(one) != len(other):
+        return False
     pairs = ((one.items, other.items), (one.kinds, other.kinds), (one.times_ms, other.times_ms))
     return all(np.array_equal(a, b) for a, b in (*pairs, (one.events, other.events)))

@@ -6,22 +6,25 @@ a few numbers, and what comes late of him is recognized by its time.
 """
 
 from collections.abc import Sequence as Many
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import orjson
 
-from flink_jobs.last_n.history import Met, append, blanked, published, without
+from flink_jobs.last_n.history import Met, append, blanked, blanked_in, published
+from flink_jobs.last_n.seen_items import SeenItems, encode_seen_items, parts_of, told_between, without
 from nearline.errors import Misconfigured
 from nearline.events import Event
 from nearline.hashing import hash64
 from nearline.sequences import Sequence, decode_sequence, encode_sequence, erased_sequence
 from nearline.signals import Context
-from nearline.user_commands import Erase, Merge, Remove
+from nearline.user_commands import Adopt, Erase, Merge, Remove
 
 STATE_FORMAT = b"2"  # the first byte of the stored state: later forms take other bytes and still read this one
 _WINDOW_ALONE = b"1"  # what the first release wrote: the sequence as it was published
 MOST_REMOVED = 100
 _MOST_OBEYED = 20
+_ADOPTED_AT_ONCE = 1500  # pairs of 25 bytes, in base64: within an event's 64 KiB
 _MOST_MERGES = 8  # an event is sent on so often at most: two sessions merged into each other would send it for ever
 
 
@@ -47,8 +50,7 @@ class Marks:
 NO_MARKS = Marks()
 
 
-@dataclass(frozen=True, slots=True)
-class User:
+class User(NamedTuple):
     """One user: the window with its version (blanks in place of removed events; erased when empty), and the rest.
 
     *fresh* events entered the window since the last snapshot of the seen items, the oldest of them at *fresh_from_ms*;
@@ -59,7 +61,7 @@ class User:
     fresh: int = 0
     fresh_from_ms: int = 0
     snapshot_ms: int = 0
-    marks: Marks = field(default=NO_MARKS)
+    marks: Marks = NO_MARKS
 
 
 def accept(user: User | None, event: Event, *, keep: int, append_ms: int) -> User:
@@ -92,9 +94,9 @@ def snapshot_due(user: User, left: Many[Met], *, keep: int, append_ms: int, refr
     events, since its readers read two topics and see them at different times, and when it is *refresh_ms* old, since
     it expires.
     """
-    if user.fresh * 2 >= keep or any(met[2] >= user.fresh_from_ms for met in left):
+    if user.fresh * 2 >= keep or 0 < user.snapshot_ms < append_ms - refresh_ms:
         return True
-    return 0 < user.snapshot_ms < append_ms - refresh_ms
+    return bool(left) and max(met[2] for met in left) >= user.fresh_from_ms
 
 
 def with_snapshot(user: User, *, append_ms: int) -> User:
@@ -104,7 +106,7 @@ def with_snapshot(user: User, *, append_ms: int) -> User:
 
 def moved_on(user: User, *, append_ms: int) -> User:
     """The user with a new version and nothing else: for a change that the window does not show."""
-    return replace(user, window=replace(user.window, version=_next(user, append_ms)))
+    return user._replace(window=replace(user.window, version=_next(user, append_ms)))
 
 
 def erase(user: User | None, command: Erase | Merge, *, append_ms: int) -> User:
@@ -140,8 +142,8 @@ def remove(user: User | None, command: Remove, *, append_ms: int) -> User:
     if event in user.marks.removed:
         return user
     marks = replace(user.marks, removed=(*user.marks.removed, event)[-MOST_REMOVED:])
-    window = without(user.window, command.event_id, _next(user, append_ms))
-    return replace(user, window=window, marks=marks)
+    window = blanked_in(user.window, command.event_id, _next(user, append_ms))
+    return user._replace(window=window, marks=marks)
 
 
 def tell(user: User | None, user_id: str, profile: Context, *, append_ms: int, offset: int) -> User | None:
@@ -158,7 +160,7 @@ def tell(user: User | None, user_id: str, profile: Context, *, append_ms: int, o
         profile_ms=append_ms if profile else 0,
         erased=not profile and not known.window.items,
     )
-    return replace(known, window=window, marks=replace(known.marks, told=told))
+    return known._replace(window=window, marks=replace(known.marks, told=told))
 
 
 def sent_on(user: User | None, into: str) -> list[Event]:
@@ -168,11 +170,32 @@ def sent_on(user: User | None, into: str) -> list[Event]:
 
 def late_for(user: User, event: Event) -> Event | None:
     """The late *event* as it is sent on to the user that this one was merged into; ``None`` if it ends here."""
-    into, passed = user.marks.into, event.merged_from
-    if not into or event.time_ms <= user.marks.into_from_ms or into in passed or len(passed) >= _MOST_MERGES:
+    if not _goes_on(user, event.merged_from) or event.time_ms <= user.marks.into_from_ms:
         return None
     event = as_wanted(user, event)
-    return _passed(event, into) if event.item_id else None
+    return _passed(event, user.marks.into) if event.item_id else None
+
+
+def adoptions(seen: SeenItems, command: Merge | Adopt, into: str, merged_from: tuple[str, ...]) -> list[Adopt]:
+    """What tells the user *into* of *seen*, in parts that fit into a record each."""
+    return [
+        Adopt(command.command_id, into, encode_seen_items(part), merged_from, command.time_ms)
+        for part in parts_of(seen, _ADOPTED_AT_ONCE)
+    ]
+
+
+def late_seen(user: User, command: Adopt, adopted: SeenItems) -> tuple[Adopt, ...]:
+    """What of the *adopted* items is sent on to the user that this one was merged into."""
+    if not _goes_on(user, command.merged_from):
+        return ()
+    late = told_between(adopted, user.marks.into_from_ms, user.marks.forgotten_ms)
+    kept = without(late, user.marks.removed)
+    return tuple(adoptions(kept, command, user.marks.into, (*command.merged_from, user.window.user_id)))
+
+
+def _goes_on(user: User, merged_from: tuple[str, ...]) -> bool:
+    into = user.marks.into
+    return bool(into) and into not in merged_from and len(merged_from) < _MOST_MERGES
 
 
 def _passed(event: Event, into: str) -> Event:
@@ -225,9 +248,10 @@ def decode_state(state: bytes | None) -> User | None:
         return User(window, len(window.items), window.times_ms[0])
     if state[:1] != STATE_FORMAT:
         raise Misconfigured(f"state of format {state[:1]!r}, this release reads {STATE_FORMAT!r}: use a newer release")
-    sequence, _, rest = state[1:].partition(b"\n")  # JSON has no line breaks of its own
-    fresh, fresh_from_ms, snapshot_ms, *marks = orjson.loads(rest)
-    return User(decode_sequence(sequence), fresh, fresh_from_ms, snapshot_ms, _marks(marks[0]) if marks else NO_MARKS)
+    end = state.rindex(b"\n")  # JSON has no line breaks of its own
+    fresh, fresh_from_ms, snapshot_ms, *marks = orjson.loads(state[end:])
+    window = decode_sequence(state[1:end])
+    return User(window, fresh, fresh_from_ms, snapshot_ms, _marks(marks[0]) if marks else NO_MARKS)
 
 
 def _marks(body: dict[str, object]) -> Marks:

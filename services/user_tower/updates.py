@@ -6,7 +6,7 @@ What can't be told is counted and forgotten, for whoever reads an update finds t
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 
-from nearline.errors import Unavailable
+from nearline.errors import NearlineError
 from nearline.space import Space
 from nearline.telemetry import counter, get_logger
 from nearline.topics import user_updates_topic
@@ -32,6 +32,12 @@ class Updates:
         self._most_waiting = most_waiting
         self._waiting: dict[str, UserUpdate] = {}
         self._some = asyncio.Event()
+        self._under_way = 0
+
+    @property
+    def waiting(self) -> int:
+        """How many users' updates are not in the log yet."""
+        return len(self._waiting) + self._under_way
 
     def announce(self, documents: Mapping[str, UserDocument]) -> None:
         """Note that the store has *documents* now; returns at once."""
@@ -52,11 +58,14 @@ class Updates:
         """Send all that waits; what the log does not take is counted and not tried again."""
         waiting, self._waiting = self._waiting, {}
         self._some.clear()
+        self._under_way = len(waiting)
         try:
             await self._publish(
                 self._topic, [(user_id.encode(), encode_user_update(update)) for user_id, update in waiting.items()]
             )
             TOLD.inc(len(waiting))
-        except Unavailable as error:
+        except NearlineError as error:
             LOST.inc(len(waiting))
             get_logger().warning("user updates lost", count=len(waiting), reason=str(error))
+        finally:
+            self._under_way = 0

@@ -24,12 +24,15 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from local.processes import wait_until
 from local.system import System, embedded_system, http_ok
-from nearline.adapters.kafka import Producer, Topics
+from nearline.adapters.kafka import Producer, TableReader, Topics
 from nearline.errors import Unavailable
 from nearline.events import Event, encode_event
 from nearline.items import Item, encode_item
 from nearline.keys import PATTERN
-from nearline.topics import CLICKS, CLICKS_DLQ, ITEMS
+from nearline.space import Space
+from nearline.topics import CLICKS, CLICKS_DLQ, ITEMS, user_updates_topic
+from nearline.user_commands import Erase, encode_command
+from nearline.user_updates import UserUpdate, decode_user_update
 
 DEADLINE_S = 240.0  # on a crowded machine the job alone takes a minute and more to come back
 KINDS = ("lantern", "teapot", "cushion")
@@ -146,8 +149,13 @@ def door(system: System, method: str, path: str, json: Any = None) -> dict[str, 
     return dict(answered.json())
 
 
+def one_after_another(*events: Event) -> list[Event]:
+    """*events* a millisecond apart: of two at one moment the newest is the one with the greater id."""
+    return [replace(each, time_ms=each.time_ms - len(events) + n) for n, each in enumerate(events)]
+
+
 def test_a_forgotten_user_is_a_stranger_and_what_comes_late_brings_nothing_back(system: System) -> None:
-    old = [event("fritz", f"lantern-{n}") for n in range(3)]
+    old = one_after_another(*(event("fritz", f"lantern-{n}") for n in range(3)))
     door(system, "PUT", "/users/fritz", {"country": "GB"})
     click(system, *old)
     assert wait_until(lambda: uses(system, old[-1]), DEADLINE_S)
@@ -170,15 +178,14 @@ def checked(system: System, user_id: str) -> str:
 
 
 def test_an_event_that_is_taken_back_was_never_seen(system: System) -> None:
-    kept, regretted = event("greta", "lantern-1"), event("greta", "cushion-7")
+    kept, regretted = one_after_another(event("greta", "lantern-1"), event("greta", "cushion-7"))
     click(system, kept, regretted)
     assert wait_until(lambda: uses(system, regretted), DEADLINE_S)
     assert "cushion-7" not in shown(system, "greta", k=30)
     door(system, "DELETE", f"/users/greta/events/{regretted.event_id}")
     assert wait_until(lambda: uses(system, kept), DEADLINE_S)
-    items = shown(system, "greta", k=30)
-    assert "cushion-7" in items
-    assert "lantern-1" not in items
+    assert wait_until(lambda: "cushion-7" in shown(system, "greta", k=30), DEADLINE_S)  # with the next snapshot
+    assert "lantern-1" not in shown(system, "greta", k=30)
 
 
 def test_a_session_becomes_the_user_at_login(system: System) -> None:
@@ -199,6 +206,41 @@ def test_a_profile_alone_makes_a_user_known(system: System) -> None:
     assert wait_until(lambda: answer(system, "iris").get("history_version") is not None, DEADLINE_S)
     door(system, "DELETE", "/users/iris")
     assert wait_until(lambda: answer(system, "iris").get("history_version") is None, DEADLINE_S)
+
+
+def test_an_erased_user_is_unknown_and_begins_anew(system: System) -> None:
+    first = event("dora", "teapot-1")
+    click(system, first)
+    assert wait_until(lambda: uses(system, first), DEADLINE_S)
+    append(system, CLICKS, [("dora", encode_command(Erase("erase-dora", "dora", time.time_ns() // 1_000_000)))])
+    assert wait_until(lambda: answer(system, "dora").get("reason") == "unknown_user", DEADLINE_S)
+    click(system, first)  # comes late: it happened before
+    second = event("dora", "lantern-1")
+    click(system, second)
+    assert wait_until(lambda: uses(system, second), DEADLINE_S)
+    items = shown(system, "dora", k=40)
+    assert "teapot-1" in items
+    assert "lantern-1" not in items
+
+
+def test_each_document_is_told_of_once_the_store_has_it(system: System) -> None:
+    last = event("emil", "teapot-2")
+    click(system, last)
+    assert wait_until(lambda: uses(system, last), DEADLINE_S)
+    version = answer(system, "emil")["history_version"]
+
+    async def told() -> UserUpdate:
+        async with TableReader(system.bootstrap, user_updates_topic(Space(1, 64))) as reader:
+            async with asyncio.timeout(DEADLINE_S):
+                while True:
+                    for record in await reader.poll():
+                        update = decode_user_update(record.value)
+                        if record.id == "emil" and update.history_version == version:
+                            return update
+
+    update = asyncio.run(told())
+    assert update.vector_version == version
+    assert update.stored_ms >= last.time_ms
 
 
 def test_a_new_item_comes_and_a_deleted_one_goes(system: System) -> None:
@@ -233,7 +275,7 @@ def test_nonsense_becomes_a_dead_letter_and_the_clicks_behind_it_count(system: S
 def nearline(system: System, *words: str) -> str:
     """What a command of this system prints."""
     command = [sys.executable, "-m", "nearline.cli", *words]
-    environment = {**os.environ, **system.environment()}
+    environment = {**os.environ, **system.environment(), "COLUMNS": "200"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -282,10 +282,15 @@ def test_whatever_was_met_is_in_the_newest_snapshot_or_the_newest_sequence(job: 
     send(log, *shuffled_with_repeats(events, seed=2))
     log.flush()
     wait_for_sequences(log, reference(events))
-    wait_for(lambda: seen_items(log, "v-1") == {hash64(e.item_id) for e in events}, DEADLINE_S, "the seen items")
-    obey(log, Erase("c-v", "v-1", now_ms()))
+    everything = {hash64(e.item_id) for e in events}
+    wait_for(lambda: seen_items(log, "v-1") == everything, DEADLINE_S, "the seen items")
+    obey(log, Merge("c-v", "v-1", "w-1", now_ms()))
     log.flush()
     wait_for(lambda: seen_items(log, "v-1") == set(), DEADLINE_S, "their end")
+    wait_for(lambda: seen_items(log, "w-1") == everything, DEADLINE_S, "the seen items of the user who logged in")
+    obey(log, Erase("c-w", "w-1", now_ms()))
+    log.flush()
+    wait_for(lambda: seen_items(log, "w-1") == set(), DEADLINE_S, "their end")
 
 
 @pytest.mark.parametrize("victim", ["the JVM", "the process that started it"])

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flink_jobs.last_n.history import append, blanked, holds, left_out, published, without
+from flink_jobs.last_n.history import append, blanked, blanked_in, holds, left_out, published
 from nearline.events import EVENT_TYPES, Event
 from nearline.sequences import Sequence, decode_sequence, erased_sequence
 from nearline.sequences import encode_sequence as encode
@@ -167,32 +167,32 @@ def test_the_longest_history_with_the_longest_contexts_fits_into_its_topic() -> 
 
 
 def test_a_removed_event_leaves_a_blank_that_no_reader_sees() -> None:
-    history = without(run([event("a", 10, context=PHONE), event("b", 20), event("c", 30)]), "a", 9000)
+    history = blanked_in(run([event("a", 10, context=PHONE), event("b", 20), event("c", 30)]), "a", 9000)
     assert history.event_ids == ["a", "b", "c"]
     assert published(history) == replace(run([event("b", 20), event("c", 30)]), version=9000)
 
 
 def test_an_event_that_is_not_there_cannot_be_removed_nor_one_be_removed_twice() -> None:
     history = run([event("a", 10), event("b", 20)])
-    assert without(history, "z", 9000) is history
-    once = without(history, "a", 9000)
-    assert without(once, "a", 9001) is once
+    assert blanked_in(history, "z", 9000) is history
+    once = blanked_in(history, "a", 9000)
+    assert blanked_in(once, "a", 9001) is once
 
 
 def test_a_blank_is_never_filled_again() -> None:
-    history = without(run([event("a", 10), event("b", 20)]), "a", 9000)
+    history = blanked_in(run([event("a", 10), event("b", 20)]), "a", 9000)
     assert append(history, event("a", 10), keep=3, append_ms=9001) is history
     assert append(history, event("a", 99, "boot"), keep=3, append_ms=9001) is history
 
 
 def test_when_all_events_are_removed_nothing_is_left() -> None:
-    assert published(without(run([event("a", 10)]), "a", 9000)) == erased_sequence("u", 9000)
+    assert published(blanked_in(run([event("a", 10)]), "a", 9000)) == erased_sequence("u", 9000)
 
 
 def test_a_profile_outlives_the_events_and_moves_along_with_them() -> None:
     told = replace(run([event("a", 10)]), profile={"country": "GB"}, profile_ms=5)
     assert append(told, event("b", 20), keep=3, append_ms=9000).profile == {"country": "GB"}
-    left = published(without(told, "a", 9000))
+    left = published(blanked_in(told, "a", 9000))
     assert (left.items, left.erased, left.as_of_ms, left.newest_event_id) == ([], False, 5, "")
     assert decode_sequence(encode(left)) == left
 
@@ -202,7 +202,7 @@ def test_a_profile_outlives_the_events_and_moves_along_with_them() -> None:
 
 def left(records: list[Event], last: Event) -> list[tuple[str, str, int, str]]:
     before = run(records)
-    return left_out(before, append(before, last, keep=3, append_ms=9000), last)
+    return left_out(before, append(before, last, keep=3, append_ms=9000), last, known=holds(before, last.event_id))
 
 
 def test_what_falls_out_is_told() -> None:
@@ -222,11 +222,11 @@ def test_both_tellings_of_an_event_are_told_of_but_never_a_plain_repetition() ->
 
 
 def test_a_blank_tells_nothing() -> None:
-    three = without(run([event("a", 10, "shoe"), event("b", 20), event("c", 30)]), "a", 50)
+    three = blanked_in(run([event("a", 10, "shoe"), event("b", 20), event("c", 30)]), "a", 50)
     last = event("d", 40)
-    assert left_out(three, append(three, last, keep=3, append_ms=60), last) == []
+    assert left_out(three, append(three, last, keep=3, append_ms=60), last, known=False) == []
     last = blanked(event("0", 1))
-    assert left_out(three, append(three, last, keep=3, append_ms=60), last) == []
+    assert left_out(three, append(three, last, keep=3, append_ms=60), last, known=False) == []
 
 
 # --- for every story --------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from nearline.profiles import Profile, decode_profile, encode_profile
 from nearline.seen import FOREVER_S, SeenSnapshot, decode_seen, encode_seen, no_seen
 from nearline.sequences import Sequence, decode_sequence, encode_sequence, erased_sequence
 from nearline.space import Space
-from nearline.user_commands import Erase, Merge, Remove, decode_entry, encode_command
+from nearline.user_commands import Adopt, Erase, Merge, Remove, decode_entry, encode_command
 from nearline.user_documents import (
     Recent,
     UserDocument,
@@ -48,6 +48,7 @@ COMMANDS = {
     "command_erase.v1.json": Erase("c-1", "u-1", NOW_MS),
     "command_remove.v1.json": Remove("c-2", "u-1", "e-1", NOW_MS),
     "command_merge.v1.json": Merge("c-3", "s-1", "u-1", NOW_MS),
+    "command_adopt.v1.json": Adopt("c-3", "u-1", b"1\0\0\0\0", ("s-1",), NOW_MS),
 }
 SEEN = SeenSnapshot(
     NOW_MS + 3,
