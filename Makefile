@@ -4,11 +4,11 @@ PYTHON := $(shell for p in python3.11 python3.12 python3; do \
 SERVICES := .venv/services/bin
 TRAIN := .venv/train/bin
 RUNTIME := services triton flink
-CODE := $(wildcard nearline services flink_jobs training local benchmarks)
+CODE := $(wildcard nearline nearline_client services flink_jobs training local benchmarks)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help doctor machine environments demo up stop status reset test test-model test-milvus bench bench-index bench-train train evaluate lint
+.PHONY: help doctor machine environments demo up stop status reset test test-model test-milvus bench bench-index bench-train train evaluate docs lint
 
 help:  ## what can be done here
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1\t/' | awk -F '\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -72,6 +72,10 @@ bench-train: python  ## how fast towers learn, and what Triton encodes: two tabl
 evaluate: python  ## towers beside baselines, ablation, cold items: docs/results/<data>.json (DATA=FOLDER; 20 min)
 	@$(PYTHON) -m local.environments train baselines
 	@$(TRAIN)/python -m training.study $(if $(DATA),--data $(DATA)) $(ARGS)
+
+docs: python  ## docs/api.md, of the services' OpenAPI documents and docs/api_examples.toml
+	@$(PYTHON) -m local.environments services --dev
+	@$(SERVICES)/python -m tools.api_docs
 
 lint: python  ## ruff and mypy
 	@$(PYTHON) -m local.environments services --dev

@@ -25,6 +25,7 @@ _VARIABLES: Mapping[str, str] = {
     "flink_metrics": "NEARLINE_FLINK_METRICS_PORT",
     "flink_rest": "NEARLINE_FLINK_REST_PORT",
 }
+_SERVICES = ("retrieval", "ingest")  # whose base URLs the command line is told
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,8 @@ class Ports:
         """The variables that make every part use these ports."""
         addresses = {"NEARLINE_KAFKA": f"{HOST}:{self.kafka}", "NEARLINE_TRITON": f"{HOST}:{self.triton}"}
         ports = {variable: str(getattr(self, name)) for name, variable in _VARIABLES.items()}
-        return {**ports, **addresses, "NEARLINE_RETRIEVAL": f"http://{HOST}:{self.retrieval}"}
+        services = {f"NEARLINE_{name.upper()}": f"http://{HOST}:{getattr(self, name)}" for name in _SERVICES}
+        return {**ports, **addresses, **services}
 
     @staticmethod
     def free() -> "Ports":

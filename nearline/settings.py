@@ -27,6 +27,7 @@ class Settings(BaseSettings):
     triton: str = Field("127.0.0.1:8001", description="host:port of Triton's gRPC endpoint")
     store: str = Field("", description="couchbase://user:password@host/bucket or lmdb:///folder; default: lmdb in data")
     retrieval: str = Field("http://127.0.0.1:8080", description="base URL of the retrieval service, for the CLI")
+    ingest: str = Field("http://127.0.0.1:8088", description="base URL of the ingest service, for the CLI")
     data: Path = Field(Path(".nearline"), description="folder of everything this machine keeps")
 
     auth: Literal["keys", "off"] = Field(

@@ -1,6 +1,7 @@
 """``nearline recommend``: an answer, as a person reads it."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, cast
 from urllib.parse import quote
 
 import httpx
@@ -8,21 +9,36 @@ import typer
 from rich.table import Table
 
 from nearline.cli.console import console
+from nearline.cli.everyone import recommend_all
 from nearline.errors import BadInput, Misconfigured, Unavailable
 from nearline.key_file import key_file, key_headers
 from nearline.settings import Settings, load_settings
+from nearline_client import RecommendOptions
 
 
 def recommend(
-    user_id: str,
+    user_id: Annotated[str, typer.Argument(help="Whom it is for; left out with --all-users.")] = "",
     k: Annotated[int, typer.Option(min=1, max=500)] = 10,
     exclude_seen: Annotated[str, typer.Option(help="all, purchase or none.")] = "all",
     wanted: Annotated[
         str | None, typer.Option("--filter", help="Only items that pass, such as: price < 20 (docs/filters.md).")
     ] = None,
     json: Annotated[bool, typer.Option(help="Print the answer as it came.")] = False,
+    all_users: Annotated[bool, typer.Option("--all-users", help="Ask for everybody; needs --to.")] = False,
+    to: Annotated[Path | None, typer.Option(help="The Parquet file for everybody's answers.")] = None,
+    users: Annotated[Path | None, typer.Option(help="Only the users of this file, one id a line.")] = None,
+    at_once: Annotated[int, typer.Option(min=1, max=256, help="Requests at a time, for everybody.")] = 16,
 ) -> None:
-    """Show what is recommended to USER_ID now, and which clicks the answer used."""
+    """Show what is recommended to USER_ID now, and which clicks that used; or write it to a file for everybody."""
+    if all_users or users is not None:
+        if user_id or to is None:
+            raise typer.BadParameter("--all-users (or --users FILE) goes with --to FILE and without USER_ID")
+        options = {"k": k, "exclude_seen": exclude_seen} | ({} if wanted is None else {"filter": wanted})
+        count = recommend_all(load_settings(), to, cast("RecommendOptions", options), users=users, at_once=at_once)
+        console.print(f"answers for {count:,} users are in {to}")
+        return
+    if not user_id:
+        raise typer.BadParameter("say for whom: a USER_ID, or --all-users")
     answer = get_answer(load_settings(), user_id, k=k, exclude_seen=exclude_seen, wanted=wanted)
     if json:
         console.print_json(data=answer)

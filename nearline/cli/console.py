@@ -1,5 +1,8 @@
 """Where the command line prints, and how it shows long work."""
 
+import time
+from collections.abc import Callable
+
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -23,3 +26,14 @@ def progress() -> Progress:
         TimeRemainingColumn(),
         console=console,
     )
+
+
+def bar(bars: Progress, what: str, total: int | None = None) -> Callable[[int], None]:
+    """A bar of *bars* for *what*, which is told how many of *total* are done."""
+    task = bars.add_task(what, total=total, rate="")
+    started = time.monotonic()
+
+    def show(count: int) -> None:
+        bars.update(task, completed=count, rate=f"{count / (time.monotonic() - started):,.0f}/s")
+
+    return show

@@ -1,0 +1,303 @@
+"""``nearline import``: a folder of Parquet, or what Gorse gives away, through the API's doors."""
+
+import asyncio
+import tempfile
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import httpx
+import orjson
+import typer
+
+from nearline import gorse
+from nearline.adapters.gorse_dump import read_dump
+from nearline.cli import parquet
+from nearline.cli.console import bar, console, progress
+from nearline.cli.exporting import said
+from nearline.errors import BadInput, Misconfigured, NearlineError, Unavailable
+from nearline.key_file import own_key
+from nearline.settings import load_settings
+from nearline_client import AsyncClient, NotLetIn, Profile, Refused, Retries
+from nearline_client import NearlineError as ClientError
+from nearline_client.calls import batches
+
+_UNDER_WAY = 4  # requests at a time: the door's log takes what waits together in one go
+_PATIENT = Retries(attempts=10, total_s=120)
+_SHOWN = 5
+
+app = typer.Typer(
+    no_args_is_help=True, help="Bring in events, items and users; what is brought in twice is there once."
+)
+Body = dict[str, Any]
+
+
+class Unit(StrEnum):
+    """What numbers in a file's column ``time`` count."""
+
+    S = "s"
+    MS = "ms"
+    US = "us"
+    NS = "ns"
+
+
+@dataclass
+class Outcome:
+    """What became of rows: how many are in the log, and why others are not, with a few of them."""
+
+    accepted: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    shown: list[str] = field(default_factory=list)
+
+    @property
+    def count(self) -> int:
+        """How many were judged."""
+        return self.accepted + self.refused.total()
+
+    def note(self, bodies: Sequence[Body], results: Sequence[Mapping[str, Any]]) -> None:
+        """Take in the *results* of *bodies*."""
+        for body, result in zip(bodies, results, strict=True):
+            if result["status"] == "accepted":
+                self.accepted += 1
+            else:
+                self.refuse(body, result.get("field", ""), result.get("reason", ""), result.get("problem", ""))
+
+    def refuse(self, body: Any, name: str, reason: str, problem: str) -> None:
+        """One that can never be accepted."""
+        self.refused[f"refused: {name} {reason}".replace("  ", " ")] += 1
+        if len(self.shown) < _SHOWN:
+            self.shown.append(f"{problem} in {orjson.dumps(body, default=str).decode():.200}")
+
+
+@app.command("parquet")
+def from_parquet(
+    folder: Annotated[Path, typer.Argument(help="With interactions.parquet, items.parquet or users.parquet.")],
+    time_unit: Annotated[Unit, typer.Option(help="What numbers in the column time count.")] = Unit.MS,
+) -> None:
+    """Bring in FOLDER, as `nearline export` writes it or `make train DATA=` reads it: items first, then users, events.
+
+    Through the API, which judges every row; what it refuses is counted and shown, and the exit status is 1 then.
+    """
+    files = {name: folder / name for name in (parquet.ITEMS, parquet.USERS, parquet.INTERACTIONS)}
+    there = {name: file for name, file in files.items() if file.is_file()}
+    if not there:
+        raise Misconfigured(f"nothing to import in {folder}: expected {', '.join(files)}")
+    readers: Mapping[str, Callable[[Body], Any]] = {
+        parquet.ITEMS: parquet.item_of_row,
+        parquet.USERS: parquet.profile_of_row,
+        parquet.INTERACTIONS: lambda row: parquet.event_of_row(row, time_unit),
+    }
+    parts = [
+        (_PARTS[name], map(readers[name], parquet.rows_of(file)), parquet.count_of(file))
+        for name, file in there.items()
+    ]
+    _finish(asyncio.run(_bring_in(parts)))
+
+
+@app.command("gorse")
+def from_gorse(
+    source: Annotated[
+        str, typer.Argument(help="http://… of Gorse's master, a file of its /api/dump, or a folder of its JSON lines.")
+    ],
+    type: Annotated[
+        list[str] | None,
+        typer.Option(help="A feedback type as one of ours: watch=view, or rating>=4=like. Repeatable."),
+    ] = None,
+    title: Annotated[str, typer.Option(help="The label that titles an item; else title, name, or the comment.")] = "",
+    key: Annotated[str, typer.Option(envvar="GORSE_API_KEY", help="Gorse's admin_api_key, for an address.")] = "",
+) -> None:
+    """Bring in users, items and feedback of Gorse; what is left out or changed on the way is counted with its reason.
+
+    A folder holds users.jsonl, items.jsonl and feedback.jsonl, as GET /api/bulk/… gives them.
+    """
+    conversion = gorse.Conversion(gorse.type_rules(type or []), title)
+    with tempfile.TemporaryDirectory(prefix="nearline-gorse-") as folder:
+        path = _fetched(source, key, Path(folder)) if source.startswith(("http://", "https://")) else Path(source)
+        read: Counter[str] = Counter()
+        bodies = _converted(_records(path), conversion, read)
+        outcomes = asyncio.run(_bring_in_mixed(bodies))
+    console.print("read: " + said({f"{what} of Gorse": count for what, count in read.items()}))
+    for what, count in sorted(conversion.counted.items(), key=lambda each: -each[1]):
+        console.print(f"{count:>9,} {what}", markup=False)
+    _finish(outcomes)
+
+
+# --- what Gorse gives ------------------------------------------------------------------------------------------------
+
+
+def _fetched(address: str, key: str, folder: Path) -> Path:
+    """The dump of the Gorse at *address*, in a file of *folder*: it must not wait for our log."""
+    file = folder / "gorse.dump"
+    try:
+        with (
+            file.open("wb") as opened,
+            httpx.stream(
+                "GET", address.rstrip("/") + "/api/dump", headers={"X-Api-Key": key} if key else {}, timeout=60
+            ) as response,
+        ):
+            if response.status_code != 200:
+                hint = "; give its admin_api_key with --key" if response.status_code == 401 else ""
+                raise Unavailable(f"Gorse at {address} answered {response.status_code} to /api/dump{hint}")
+            for piece in response.iter_bytes():
+                opened.write(piece)
+    except httpx.HTTPError as error:
+        raise Unavailable(f"Gorse at {address}: {error!r:.120}") from None
+    return file
+
+
+def _records(path: Path) -> Iterator[tuple[str, Body]]:
+    """The kind and the fields of each of Gorse's records in *path*, a dump or a folder of JSON lines."""
+    if path.is_dir():
+        names = [name for name in ("users", "items", "feedback") if (path / f"{name}.jsonl").is_file()]
+        if not names:
+            raise Misconfigured(f"nothing of Gorse in {path}: expected users.jsonl, items.jsonl or feedback.jsonl")
+        for name in names:
+            yield from ((name, body) for body in _lines(path / f"{name}.jsonl"))
+    elif path.is_file():
+        with path.open("rb") as opened:
+            yield from read_dump(opened)
+    else:
+        raise Misconfigured(f"nothing at {path}: expected a dump of Gorse, a folder of its JSON lines, or its address")
+
+
+def _lines(file: Path) -> Iterator[Body]:
+    with file.open("rb") as opened:
+        for number, line in enumerate(opened, start=1):
+            if line.strip():
+                try:
+                    yield dict(orjson.loads(line))
+                except (orjson.JSONDecodeError, TypeError, ValueError) as error:
+                    raise BadInput("bad_line", f"{file}:{number} is no object in JSON: {error}") from None
+
+
+def _converted(
+    records: Iterable[tuple[str, Body]], conversion: gorse.Conversion, read: Counter[str]
+) -> Iterator[tuple[str, Any]]:
+    """Where each record goes (users, items, events) and as what; *read* counts what came."""
+    for kind, record in records:
+        read[kind] += 1
+        try:
+            if kind == "items":
+                yield "items", conversion.item(record)
+            elif kind == "users":
+                user = conversion.user(record)
+                yield from [] if user is None else [("users", user)]
+            else:
+                event = conversion.event(record)
+                yield from [] if event is None else [("events", event)]
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise BadInput("bad_record", f"{kind} of Gorse, {orjson.dumps(record)[:200]!r}: {error!r}") from None
+
+
+# --- through the doors -----------------------------------------------------------------------------------------------
+
+_PARTS: Mapping[str, str] = {parquet.ITEMS: "items", parquet.USERS: "users", parquet.INTERACTIONS: "events"}
+
+
+async def _bring_in(parts: Sequence[tuple[str, Iterable[Any], int]]) -> dict[str, Outcome]:
+    """Send *parts* (what, bodies, how many) one after the other; the outcome of each."""
+    outcomes = {}
+    async with _client() as client:
+        with progress() as bars:
+            for what, bodies, total in parts:
+                outcomes[what] = await deliver(client, what, bodies, bar(bars, f"importing {what}", total))
+    return outcomes
+
+
+async def _bring_in_mixed(bodies: Iterable[tuple[str, Any]]) -> dict[str, Outcome]:
+    """Send *bodies*, each with where it goes, in runs of the same; the outcome of each kind."""
+    outcomes: dict[str, Outcome] = {}
+    async with _client() as client:
+        with progress() as bars:
+            shows = {what: bar(bars, f"importing {what}") for what in ("users", "items", "events")}
+            for what, run in _runs(bodies):
+                outcomes[what] = await deliver(client, what, run, shows[what], outcomes.get(what))
+    return outcomes
+
+
+def _runs(bodies: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Iterator[Any]]]:
+    for what, run in groupby(bodies, key=itemgetter(0)):
+        yield what, map(itemgetter(1), run)
+
+
+async def deliver(
+    client: AsyncClient,
+    what: str,
+    bodies: Iterable[Any],
+    show: Callable[[int], object] = lambda count: None,
+    outcome: Outcome | None = None,
+) -> Outcome:
+    """Send *bodies* (of events, items or users) through *client*, a few requests at a time, and judge the answers.
+
+    The order in which they arrive says nothing, since each has its time or id.
+    """
+    outcome = Outcome() if outcome is None else outcome
+    room = asyncio.Semaphore(_UNDER_WAY)
+    sends: Mapping[str, Callable[[AsyncClient, Any, Outcome], Awaitable[None]]] = {
+        "events": _send_events,
+        "items": _send_items,
+        "users": _send_users,
+    }
+
+    async def send(batch: list[Any]) -> None:
+        try:
+            await sends[what](client, batch, outcome)
+            show(outcome.count)
+        finally:
+            room.release()
+
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            for batch in batches(bodies):
+                await room.acquire()
+                tasks.create_task(send(batch))
+    except* ClientError as group:
+        raise _ours(group.exceptions[0]) from None
+    return outcome
+
+
+async def _send_events(client: AsyncClient, batch: list[Any], outcome: Outcome) -> None:
+    outcome.note(batch, (await client.send_events(batch))["results"])
+
+
+async def _send_items(client: AsyncClient, batch: list[Any], outcome: Outcome) -> None:
+    outcome.note(batch, (await client.put_items(batch))["results"])
+
+
+async def _send_users(client: AsyncClient, batch: list[Any], outcome: Outcome) -> None:
+    for user_id, profile in batch:
+        try:
+            await client.put_user(user_id, cast("Profile", profile))
+        except NotLetIn:
+            raise
+        except Refused as refused:
+            outcome.refuse({"user_id": user_id, **profile}, refused.field, refused.reason, str(refused))
+        else:
+            outcome.accepted += 1
+
+
+def _client() -> AsyncClient:
+    settings = load_settings()
+    return AsyncClient(key=own_key(settings), retrieval=settings.retrieval, ingest=settings.ingest, retries=_PATIENT)
+
+
+def _ours(error: BaseException) -> NearlineError:
+    """The client's error as one of ours, for the one line on stderr."""
+    if isinstance(error, NotLetIn):
+        return Misconfigured(f"{error}; `nearline keys ensure` makes a key, NEARLINE_KEY names another")
+    return Unavailable(f"{error}; run the import again, what is there already stays as it is")
+
+
+def _finish(outcomes: Mapping[str, Outcome]) -> None:
+    """Say what became of everything; exit status 1 if anything was refused."""
+    for what, outcome in outcomes.items():
+        console.print(f"{what}: " + said({"in the log": outcome.accepted, **outcome.refused}))
+        for example in outcome.shown:
+            console.print(f"  {example}", markup=False)
+    if any(outcome.refused for outcome in outcomes.values()):
+        raise typer.Exit(1)

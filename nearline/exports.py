@@ -1,0 +1,77 @@
+"""What of the log an export holds: each key's newest record, and no event that was to be forgotten.
+
+Both rules need two looks at a topic, the first for what is newest or forgotten; so an export holds ids in memory and
+never the records.
+"""
+
+from collections.abc import Iterable
+
+from nearline.errors import BadInput
+from nearline.events import Event
+from nearline.log import Record
+from nearline.user_commands import Entry, Erase, Merge, Remove, decode_entry
+
+
+class Newest:
+    """The newest record of each key of a compacted topic: ``note`` it at the first look, ``take`` it at the second.
+
+    A key is taken once, not older than at the first look, also if it is changed or compacted in between. Some 150
+    bytes for each key.
+    """
+
+    def __init__(self) -> None:
+        self._offsets: dict[bytes, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def note(self, records: Iterable[Record]) -> None:
+        """The first look, in the order of the log."""
+        for record in records:
+            if record.key is not None and record.value:
+                self._offsets[record.key] = record.offset
+            elif record.key is not None:
+                self._offsets.pop(record.key, None)
+
+    def take(self, records: Iterable[Record]) -> list[Record]:
+        """The second look: those of *records* that are their key's newest."""
+        return [record for record in records if self._is_due(record)]
+
+    def _is_due(self, record: Record) -> bool:
+        if record.key is None or record.offset < self._offsets.get(record.key, record.offset + 1):
+            return False
+        del self._offsets[record.key]
+        return bool(record.value)
+
+
+class Forgotten:
+    """What users wanted forgotten, by the commands in ``clicks``: ``note`` them first, then ask ``keeps``."""
+
+    def __init__(self) -> None:
+        self._erased_ms: dict[str, int] = {}  # user -> append time of the newest erasure
+        self._removed: set[tuple[str, str]] = set()
+
+    def note(self, record: Record) -> None:
+        """Obey *record* if it is a command. A merged session is erased: its events come again under the user's id."""
+        if record.value is None or b'"command"' not in record.value:
+            return
+        command = entry_in(record)
+        if isinstance(command, Erase | Merge):
+            self._erased_ms[command.user_id] = max(record.append_ms, self._erased_ms.get(command.user_id, 0))
+        elif isinstance(command, Remove):
+            self._removed.add((command.user_id, command.event_id))
+
+    def keeps(self, event: Event, append_ms: int) -> bool:
+        """Whether *event* is none of what was to be forgotten; late duplicates of what was erased are."""
+        erased_ms = self._erased_ms.get(event.user_id, -1)
+        if append_ms <= erased_ms or event.time_ms <= erased_ms:
+            return False
+        return (event.user_id, event.event_id) not in self._removed
+
+
+def entry_in(record: Record) -> Entry | None:
+    """The event or command in a record of ``clicks``; ``None`` for what the job makes a dead letter of."""
+    try:
+        return decode_entry(record.value, append_ms=record.append_ms)
+    except BadInput:
+        return None

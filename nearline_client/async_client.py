@@ -1,0 +1,225 @@
+"""The client for programs on asyncio: the same methods as ``Client``, to be awaited."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self, Unpack, cast
+
+import httpx
+
+from nearline_client import calls
+from nearline_client.answers import (
+    Deleted,
+    Event,
+    EventResults,
+    Item,
+    ItemAnswer,
+    ItemChange,
+    ItemOfBatch,
+    ItemResults,
+    ListOptions,
+    Profile,
+    Recommendations,
+    RecommendOptions,
+    SessionContext,
+    SessionEvent,
+    SessionOptions,
+)
+from nearline_client.batches import AsyncEventQueue, Lost, RefusedEvents
+from nearline_client.calls import Call
+from nearline_client.errors import NearlineError
+from nearline_client.results import joined, only
+from nearline_client.retrying import Retries
+from nearline_client.sending import INGEST, LIMITS, RETRIEVAL, Service, answer
+
+_USUAL = Retries()
+
+
+class AsyncClient:
+    """``async with AsyncClient(key=…) as nearline: await nearline.recommend("17850")``; see ``Client``.
+
+    Belongs to the event loop that it is used in. Events that ``track`` took are sent at the latest by ``close``: leave
+    the block, since nothing can be sent once the loop is gone.
+    """
+
+    def __init__(
+        self,
+        *,
+        key: str | None = None,
+        retrieval: str = RETRIEVAL,
+        ingest: str = INGEST,
+        timeout_s: float = 5.0,
+        retries: Retries = _USUAL,
+        batch: int = 100,
+        linger_s: float = 0.5,
+        most_queued: int = 10_000,
+        on_refused: RefusedEvents | None = None,
+        on_lost: Lost | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        self._service = Service(retrieval, ingest, key, timeout_s, retries)
+        self._http = httpx.AsyncClient(transport=transport, limits=LIMITS)
+        self._sleep = sleep
+        self._draw = draw
+        self._queue = AsyncEventQueue(
+            self._send_once, batch=batch, linger_s=linger_s, most=most_queued, on_refused=on_refused, on_lost=on_lost
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Send what is queued, then let go of the connections; events that cannot be sent go to *on_lost*."""
+        await self._queue.close()
+        await self._http.aclose()
+
+    # --- answers
+
+    async def recommend(self, user_id: str, **options: Unpack[RecommendOptions]) -> Recommendations:
+        """At most *k* items for the user, best first, with which events the answer used."""
+        return cast("Recommendations", await self._ask(calls.recommend(user_id, options)))
+
+    async def recommend_session(
+        self, events: Sequence[SessionEvent], **options: Unpack[SessionOptions]
+    ) -> Recommendations:
+        """Items for a visitor of whom there are only these events; nothing is stored."""
+        return cast("Recommendations", await self._ask(calls.recommend_session(events, options)))
+
+    async def rank(
+        self,
+        item_ids: Sequence[str],
+        *,
+        user_id: str | None = None,
+        events: Sequence[SessionEvent] | None = None,
+        context: SessionContext | None = None,
+    ) -> dict[str, Any]:
+        """The caller's items in the order that the user (or the visitor with *events*) would like them in."""
+        return cast("dict[str, Any]", await self._ask(calls.rank(item_ids, user_id, events, context)))
+
+    async def similar(self, item_id: str, **options: Unpack[ListOptions]) -> dict[str, Any]:
+        """Items like this one."""
+        return cast("dict[str, Any]", await self._ask(calls.similar(item_id, options)))
+
+    async def trending(self, **options: Unpack[ListOptions]) -> dict[str, Any]:
+        """What many users turn to now."""
+        return cast("dict[str, Any]", await self._ask(calls.trending(options)))
+
+    async def latest(self, **options: Unpack[ListOptions]) -> dict[str, Any]:
+        """What was listed last."""
+        return cast("dict[str, Any]", await self._ask(calls.latest(options)))
+
+    async def search(self, query: str, **options: Unpack[ListOptions]) -> dict[str, Any]:
+        """Items whose texts hold the words of *query*."""
+        return cast("dict[str, Any]", await self._ask(calls.search(query, options)))
+
+    async def similar_users(self, user_id: str, *, k: int | None = None) -> dict[str, Any]:
+        """Users whose vectors lie near this one's."""
+        return cast("dict[str, Any]", await self._ask(calls.similar_users(user_id, k)))
+
+    async def audience(self, item_id: str, *, k: int | None = None) -> dict[str, Any]:
+        """Users who would like the item."""
+        return cast("dict[str, Any]", await self._ask(calls.audience(item_id, k)))
+
+    async def known_of_user(self, user_id: str) -> dict[str, Any]:
+        """What the system knows of the user."""
+        return cast("dict[str, Any]", await self._ask(calls.known_of_user(user_id)))
+
+    # --- events
+
+    async def track(self, event: Event, *, block_s: float = 0.0) -> None:
+        """Queue *event* (``event()`` makes one) to be sent soon, with others; ``QueueFull`` if there is no room.
+
+        With *block_s* it waits so long for room.
+        """
+        await self._queue.add(calls.identified([event])[0], block_s=block_s)
+
+    async def flush(self, timeout_s: float = 10.0) -> bool:
+        """Wait until all that was queued is sent; whether that was so in time."""
+        return await self._queue.flush(timeout_s)
+
+    async def send_event(self, event: Event) -> str:
+        """Send one event and return its id, once it is in the log; ``Refused`` with the field if it cannot be."""
+        return only(await self.send_events([event]))
+
+    async def send_events(self, events: Iterable[Event]) -> EventResults:
+        """Send any number of events, each judged by itself; in the log when this returns.
+
+        Those that bring no id get one, so that a lost answer may be asked for again.
+        """
+        batches = calls.batches(calls.identified(events))
+        return joined([await self._ask(calls.send_events(batch)) for batch in batches])
+
+    # --- items
+
+    async def put_item(self, item_id: str, item: Item, *, if_match: int | None = None) -> ItemAnswer:
+        """List the item, or replace it as a whole. With *if_match*, only if that is its version."""
+        return cast("ItemAnswer", await self._ask(calls.put_item(item_id, item, if_match)))
+
+    async def put_items(self, items: Iterable[ItemOfBatch]) -> ItemResults:
+        """List or replace any number of items, each judged by itself."""
+        return cast("ItemResults", joined([await self._ask(calls.put_items(batch)) for batch in calls.batches(items)]))
+
+    async def patch_item(self, item_id: str, change: ItemChange, *, if_match: int | None = None) -> ItemAnswer:
+        """Change some fields: ``{"available": False}`` hides the item, ``None`` takes a field away."""
+        return cast("ItemAnswer", await self._ask(calls.patch_item(item_id, change, if_match)))
+
+    async def delete_item(self, item_id: str, *, purge: bool = False, if_match: int | None = None) -> Deleted:
+        """Take the item out of every answer; with *purge* its vector is forgotten too."""
+        return cast("Deleted", await self._ask(calls.delete_item(item_id, purge, if_match)))
+
+    async def get_item(self, item_id: str) -> ItemAnswer:
+        """The item as it is listed; ``NotThere`` if it is not."""
+        return cast("ItemAnswer", await self._ask(calls.get_item(item_id)))
+
+    # --- users
+
+    async def put_user(self, user_id: str, profile: Profile) -> dict[str, Any]:
+        """Say what the shop knows of the user beside events; replaces what it said before."""
+        return cast("dict[str, Any]", await self._ask(calls.put_user(user_id, cast("Mapping[str, Any]", profile))))
+
+    async def get_user(self, user_id: str) -> dict[str, Any]:
+        """The profile as it was put; ``NotThere`` if there is none."""
+        return cast("dict[str, Any]", await self._ask(calls.get_user(user_id)))
+
+    async def erase_user(self, user_id: str) -> dict[str, Any]:
+        """Forget the user: history, vector, seen items, profile."""
+        return cast("dict[str, Any]", await self._ask(calls.erase_user(user_id)))
+
+    async def remove_event(self, user_id: str, event_id: str) -> dict[str, Any]:
+        """Forget one event of the user."""
+        return cast("dict[str, Any]", await self._ask(calls.remove_event(user_id, event_id)))
+
+    async def merge(
+        self, user_id: str, *, session_id: str | None = None, events: Sequence[Event] | None = None
+    ) -> dict[str, Any]:
+        """Make a session the user's: what was sent under *session_id*, and *events* of it that were never sent."""
+        return cast("dict[str, Any]", await self._ask(calls.merge(user_id, session_id, events)))
+
+    # --- how a call is made
+
+    async def _ask(self, call: Call) -> Any:
+        attempts = self._service.attempts(call, self._draw)
+        while True:
+            try:
+                return await self._once(call)
+            except NearlineError as failure:
+                pause_s = attempts.pause_s(failure)
+            await self._sleep(pause_s)
+
+    async def _once(self, call: Call) -> Any:
+        try:
+            response = await self._http.send(self._service.request(self._http, call))
+        except httpx.HTTPError as error:
+            raise self._service.lost(call, error) from None
+        return answer(call, response)
+
+    async def _send_once(self, events: list[Event]) -> EventResults:
+        return cast("EventResults", await self._once(calls.send_events(events)))

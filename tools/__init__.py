@@ -1,0 +1,1 @@
+"""Tools of whoever works on Nearline; no part of the system needs them."""
