@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from benchmarks import freshness, ingest, reads, resources, searchable, sustained
+from benchmarks import freshness, ingest, overload, recommend, resources, searchable, session, sustained, waiting
 from benchmarks.about import about, load_average
 from benchmarks.catalogue import bench_items
 from benchmarks.neighbours import watch
@@ -32,8 +32,12 @@ from nearline.errors import NearlineError
 MEASUREMENTS: Mapping[str, Callable[[Stage], dict[str, Any]]] = {
     "freshness": freshness.measure,
     "searchable": searchable.measure,
-    "reads": reads.measure,
-    "reads_under_load": reads.measure_under_load,
+    "after": waiting.measure,
+    "recommend.idle": recommend.measure_idle,
+    "session": session.measure,
+    "reads_under_load": recommend.measure_under_load,
+    "recommend.diversity_seen": recommend.measure_diversity_seen,
+    "overload": overload.measure,
     "events": ingest.measure,
     "sustained": sustained.measure,
     "resources": resources.measure,
@@ -63,11 +67,17 @@ def run(
             progress.advance(bar)
             for name in names:
                 others = watch()
-                results |= MEASUREMENTS[name](stage) | {"load_average_after": load_average()}
+                results = merged(results, MEASUREMENTS[name](stage)) | {"load_average_after": load_average()}
                 results["others_cores"][name] = others()
                 keep(results)
                 progress.advance(bar)
     return results
+
+
+def merged(known: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """*known* and *more* in one; where both have an object, its parts are put together likewise."""
+    both = {name for name in known.keys() & more.keys() if isinstance(known[name], Mapping)}
+    return {**known, **more, **{name: merged(known[name], more[name]) for name in both}}
 
 
 def _progress() -> Progress:
@@ -106,18 +116,21 @@ def _neighbours(others: Mapping[str, float]) -> str:
     return f"[red]others used up to {others[busiest]:.2f} cores ({busiest}): the figures are of what was left[/red]"
 
 
-def _names(text: str) -> list[str]:
-    wanted = text.split(",")
-    unknown = sorted(set(wanted) - MEASUREMENTS.keys())
+def measurements_named(text: str) -> list[str]:
+    """The measurements that *text* names, in the order in which they are taken; ``a`` stands for every ``a.b``."""
+    known = {
+        wanted: [name for name in MEASUREMENTS if f"{name}.".startswith(f"{wanted}.")] for wanted in text.split(",")
+    }
+    unknown = sorted(wanted for wanted, names in known.items() if not names)
     if unknown:
         raise argparse.ArgumentTypeError(f"no measurement {', '.join(unknown)}; there are {', '.join(MEASUREMENTS)}")
-    return [name for name in MEASUREMENTS if name in wanted]
+    return [name for name in MEASUREMENTS if any(name in names for names in known.values())]
 
 
 def main() -> None:
     """Measure, write the JSON, print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.partition("\n")[0])
-    parser.add_argument("--only", type=_names, default=list(MEASUREMENTS), help=f"of {','.join(MEASUREMENTS)}")
+    parser.add_argument("--only", type=measurements_named, default=list(MEASUREMENTS), help=f"of {','.join(MEASUREMENTS)}")
     parser.add_argument("--quick", action="store_true", help="small and short: to try it, not for figures")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--data", type=Path, default=BUILD / "bench", help="folder of the system; deleted first")
