@@ -130,7 +130,9 @@ def measurements_named(text: str) -> list[str]:
 def main() -> None:
     """Measure, write the JSON, print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.partition("\n")[0])
-    parser.add_argument("--only", type=measurements_named, default=list(MEASUREMENTS), help=f"of {','.join(MEASUREMENTS)}")
+    parser.add_argument(
+        "--only", type=measurements_named, default=list(MEASUREMENTS), help=f"of {','.join(MEASUREMENTS)}"
+    )
     parser.add_argument("--quick", action="store_true", help="small and short: to try it, not for figures")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--data", type=Path, default=BUILD / "bench", help="folder of the system; deleted first")

@@ -1,18 +1,22 @@
-"""Users who have seen a great deal: 2,000 different items each, clicked through the log like any other click."""
+"""Users who have seen a great deal: 2,000 different items each, clicked through the log like any other click.
+
+Each has a taste: the items that it clicks are those whose titles share most words with a favourite of its own. So its
+vector points at what it has seen, and most of what a search finds first must be left out, as for a good customer.
+"""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 
 import numpy as np
 
 from benchmarks.documents import Documents
 from benchmarks.stage import Stage
-from benchmarks.traffic import item_id
 from local.processes import wait_until
 from nearline.adapters.kafka import Message
 from nearline.errors import Unavailable
 from nearline.events import Event, encode_event
+from nearline.items import Item
 from nearline.topics import CLICKS
 
 SEEN = 2_000
@@ -22,27 +26,43 @@ _DEADLINE_S = 60.0
 
 def seen_users(stage: Stage) -> list[str]:
     """Ids of users whose stored seen set holds all ``SEEN`` items that they clicked; ``Unavailable`` if it does not."""
-    users = [f"seen-{number:04d}" for number in range(stage.scale.seen_users)]
-    messages = clicks_of(users, stage.scale.items, stage.seed)
-    stage.say(f"{len(users):,} users click {SEEN:,} items each")
+    tastes = {
+        f"seen-{n:04d}": taste for n, taste in enumerate(tastes_of(stage.items, stage.scale.seen_users, stage.seed))
+    }
+    messages = clicks_of(tastes)
+    stage.say(f"{len(tastes):,} users click {SEEN:,} items each")
     while chunk := list(islice(messages, _CHUNK)):
         stage.probe.send(CLICKS, chunk)
     stage.probe.settle(stage.item_of_probe(0))
     with Documents(stage) as documents:
-        for user in users:
+        for user in tastes:
             _await_seen(documents, user)
-    return users
+    return list(tastes)
 
 
-def clicks_of(users: list[str], items: int, seed: int) -> Iterator[Message]:
-    """``SEEN`` clicks of each user on as many different items, the users in turn; drawn evenly, seeded."""
+def tastes_of(items: Mapping[str, Item], users: int, seed: int) -> Iterator[list[str]]:
+    """For each of *users* the ``SEEN`` items most like a favourite of its own, in the seeded order of its clicks."""
     random = np.random.default_rng(seed)
-    drawn = [random.choice(items, SEEN, replace=False).tolist() for _ in users]
+    ids = list(items)
+    words: dict[str, list[int]] = {}
+    for row, item in enumerate(items.values()):
+        for word in item.title.split():
+            words.setdefault(word, []).append(row)
+    for favourite in random.choice(len(ids), users, replace=False).tolist():
+        shared = random.random(len(ids))  # below 1: it only decides among equals
+        for word in items[ids[favourite]].title.split():
+            shared[words[word]] += 1
+        likest = np.argpartition(-shared, SEEN)[:SEEN]
+        yield [ids[row] for row in random.permutation(likest).tolist()]
+
+
+def clicks_of(tastes: Mapping[str, Sequence[str]]) -> Iterator[Message]:
+    """A click of each user on each item of its taste, in that order, the users in turn."""
     prefix = f"seen-{time.time_ns() // 1_000_000:x}"
     for number in range(SEEN):
-        for user, chosen in zip(users, drawn, strict=True):
+        for user, taste in tastes.items():
             now = time.time_ns() // 1_000_000
-            event = Event(f"{prefix}-{user}-{number}", user, item_id(chosen[number]), "click", now)
+            event = Event(f"{prefix}-{user}-{number}", user, taste[number], "click", now)
             yield user.encode(), encode_event(event)
 
 

@@ -16,7 +16,7 @@ from benchmarks.probe import percentiles_ms
 from benchmarks.rates import highest_within, is_within
 from benchmarks.recall import recall
 from benchmarks.search import highest_passing
-from benchmarks.seen import SEEN, clicks_of
+from benchmarks.seen import SEEN, clicks_of, tastes_of
 from benchmarks.session import EVENTS, bodies
 from benchmarks.targets import TARGETS, Target
 from benchmarks.traffic import clicks, pairs, zipf
@@ -153,11 +153,21 @@ def test_overload_in_which_nobody_is_refused_or_nobody_served_has_no_such_figure
     assert figures(1_000, ran(700, 0.004), nobody, [1.0, 1.0, 1.0])["kept_over_steady_p99"] is None
 
 
-def test_users_who_have_seen_a_great_deal_clicked_as_many_different_items() -> None:
-    events = [decode_event(value, append_ms=4_000_000_000_000) for _, value in clicks_of(["a", "b"], 3_000, seed=1)]
+def test_users_who_have_seen_a_great_deal_clicked_as_many_different_items_of_one_taste() -> None:
+    items = bench_items(3_000, seed=1)
+    taste, other = tastes_of(items, 2, seed=1)
+    assert (taste, other) == tuple(tastes_of(items, 2, seed=1))
+    events = [decode_event(value, append_ms=4_000_000_000_000) for _, value in clicks_of({"a": taste, "b": other})]
     assert len({event.event_id for event in events}) == 2 * SEEN
-    for user in "ab":
-        assert len({event.item_id for event in events if event.user_id == user}) == SEEN
+    assert [event.item_id for event in events if event.user_id == "a"] == taste
+    assert len(set(taste)) == SEEN
+    # What is left out shares no more words with the favourite, whichever of the clicked ones that was.
+    left = [set(items[one].title.split()) for one in items.keys() - set(taste)]
+    clicked = [set(items[one].title.split()) for one in taste]
+    assert any(
+        max(len(words & favourite) for words in left) <= min(len(words & favourite) for words in clicked)
+        for favourite in clicked
+    )
 
 
 def test_sessions_are_seeded_and_hold_five_clicks_on_items_of_the_catalogue() -> None:
