@@ -40,7 +40,11 @@ _TYPES = frozenset(EVENT_TYPES)
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One valid event. Equal ``event_id`` means the same event, however often it arrives."""
+    """One valid event. Equal ``event_id`` means the same event, however often it arrives.
+
+    *merged_from* is empty, except in a copy that the job made when an anonymous session became part of a user
+    (nearline/user_commands.py): the ids that it was kept under before, oldest first. It was counted there already.
+    """
 
     event_id: str
     user_id: str
@@ -53,6 +57,7 @@ class Event:
     request_id: str | None = None
     traceparent: str | None = None
     synthetic: bool = False
+    merged_from: tuple[str, ...] = ()
 
 
 _FIELDS = frozenset({"v", *(f.name for f in fields(Event))})
@@ -95,13 +100,14 @@ def event_of(body: Mapping[str, Any], *, append_ms: int, ahead_ms: int = MAX_AHE
         user_id=check_id("user_id", body["user_id"]),
         item_id=check_id("item_id", body["item_id"]),
         type=kind,
-        time_ms=_time(body["time_ms"], append_ms, ahead_ms),
+        time_ms=check_time(body["time_ms"], append_ms=append_ms, ahead_ms=ahead_ms),
         value=_finite("value", body.get("value", 1.0)),
         context=_context(body.get("context")),
         produced_ms=_integer("produced_ms", body.get("produced_ms")),
         request_id=_text("request_id", body.get("request_id")),
         traceparent=_text("traceparent", body.get("traceparent")),
         synthetic=_flag(body.get("synthetic", False)),
+        merged_from=_ids(body.get("merged_from")),
     )
 
 
@@ -147,7 +153,8 @@ def check_version(body: Mapping[str, Any]) -> None:
         raise BadInput("unknown_version", f"v must be 1, came {body.get('v')!r:.80}", field="v")
 
 
-def _time(value: object, append_ms: int, ahead_ms: int) -> int:
+def check_time(value: object, *, append_ms: int, ahead_ms: int = MAX_AHEAD_MS) -> int:
+    """Return *value* if it is a time in UTC ms from 2000 to *ahead_ms* after *append_ms*, else raise ``BadInput``."""
     if type(value) is not int:
         expected = "time_ms must be an integer of UTC milliseconds"
         raise BadInput("wrong_type", f"{expected}, came {value!r:.80}", field="time_ms")
@@ -202,3 +209,12 @@ def _flag(value: object) -> bool:
     if not isinstance(value, bool):
         raise BadInput("wrong_type", f"synthetic must be true or false, came {value!r:.80}", field="synthetic")
     return value
+
+
+def _ids(value: object) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list):
+        expected = "merged_from must be a list of user ids"
+        raise BadInput("wrong_type", f"{expected}, came {value!r:.80}", field="merged_from")
+    return tuple(check_id("merged_from", each) for each in value)

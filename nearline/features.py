@@ -173,11 +173,11 @@ class Features:
         return tokens
 
     def contexts_of(self, sequences: Sequence[UserSequence]) -> NDArray[np.int32]:
-        """``user_context`` of what each sequence's events say, the newest value of each signal.
+        """``user_context`` of what each sequence's profile and events say, the newest value of each signal.
 
         All kept events count, not only the last N: in training too a value holds until a newer one comes.
         """
-        return self.user_context([newest_context(s.contexts) if s.contexts else {} for s in sequences])
+        return self.user_context([newest_context(s.told) if s.contexts or s.profile else {} for s in sequences])
 
     def _context_tokens(self, context: Context) -> Iterator[int]:
         for signal in self.user:

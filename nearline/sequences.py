@@ -1,9 +1,12 @@
 """Sequences: a user's last N events, columnar, as the topic ``user-sequences`` carries them (version 1).
 
 The columns run oldest first. ``version`` is the user's hybrid logical clock: larger after every accepted change. The
-column ``contexts`` is there only if an event brought some of the declared context (nearline/signals.py).
+column ``contexts`` is there only if an event brought some of the declared context (nearline/signals.py). ``profile``,
+with ``profile_ms``, is there only for users who have one: a user with a profile may have no event. ``erased`` stands in
+place of the columns when nothing is left of the user, so that what left is as much a version as what came.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,13 +17,18 @@ from nearline.signals import Context
 
 COLUMNS = ("items", "times_ms", "types", "values", "event_ids")
 CONTEXTS = "contexts"
+PROFILE = "profile"
+ERASED = "erased"
+_NO_PROFILE: Context = {}
 
 
 @dataclass(frozen=True, slots=True)
 class Sequence:
-    """The last N events of one user in their total order ``(time_ms, event_id)``; never empty.
+    """The last N events of one user in their total order ``(time_ms, event_id)``; none only with a profile or erased.
 
-    *contexts* is empty if no event has one, else as long as the other columns.
+    *contexts* is empty if no event has one, else as long as the other columns. *profile* holds declared signals, told
+    before all events; *profile_ms* is the append time of the record that brought it, 0 without one. *erased* means that
+    nothing is left: the user is as unknown as one who never came, but this version is newer than all before.
     """
 
     user_id: str
@@ -31,20 +39,35 @@ class Sequence:
     values: list[float]
     event_ids: list[str]
     contexts: list[Context | None] = field(default_factory=list)
+    profile: Context = field(default_factory=dict)
+    profile_ms: int = 0
+    erased: bool = False
 
     @property
     def as_of_ms(self) -> int:
-        """The time of the newest event."""
-        return self.times_ms[-1]
+        """The time of the newest event; without events the profile's append time, 0 when erased."""
+        return self.times_ms[-1] if self.times_ms else self.profile_ms
 
     @property
     def newest_event_id(self) -> str:
-        """The id of the newest event."""
-        return self.event_ids[-1]
+        """The id of the newest event; empty without events."""
+        return self.event_ids[-1] if self.event_ids else ""
+
+    @property
+    def told(self) -> list[Context | None]:
+        """What the user's context is made of, oldest first: the profile, then what the events brought."""
+        return [self.profile, *self.contexts] if self.profile else self.contexts
+
+
+def erased_sequence(user_id: str, version: int) -> Sequence:
+    """What stands in the user's place when nothing is left."""
+    return Sequence(user_id, version, [], [], [], [], [], erased=True)
 
 
 def encode_sequence(sequence: Sequence) -> bytes:
     """The sequence as ``flink_jobs/last_n`` writes it."""
+    if sequence.erased:
+        return orjson.dumps({"v": 1, "user_id": sequence.user_id, "version": sequence.version, ERASED: True})
     body: dict[str, Any] = {
         "v": 1,
         "user_id": sequence.user_id,
@@ -57,16 +80,23 @@ def encode_sequence(sequence: Sequence) -> bytes:
     }
     if any(sequence.contexts):
         body[CONTEXTS] = sequence.contexts
+    if sequence.profile:
+        body |= {PROFILE: sequence.profile, "profile_ms": sequence.profile_ms}
     return orjson.dumps(body)
 
 
 def decode_sequence(raw: bytes) -> Sequence:
-    """The sequence in *raw*; ``BadInput`` if it is not one of version 1 with columns of one length ≥ 1."""
+    """The sequence in *raw*; ``BadInput`` if it is not one of version 1 with columns of one length.
+
+    Columns may be empty only beside a profile.
+    """
     try:
         body = orjson.loads(raw)
         if body["v"] != 1:
             raise BadInput("unknown_version", f"sequence version must be 1, came {body['v']!r:.80}")
         user_id, version = body["user_id"], body["version"]
+        if ERASED in body:
+            return _erased(body, user_id, version)
         columns = {name: body[name] for name in COLUMNS}
         contexts = body.get(CONTEXTS) or []
         lengths = {name: len(column) for name, column in columns.items()}
@@ -74,9 +104,24 @@ def decode_sequence(raw: bytes) -> Sequence:
         raise BadInput("bad_sequence", f"not a sequence of version 1 ({error!r:.120}): {raw[:80]!r}") from None
     if contexts:
         lengths[CONTEXTS] = _length_of_contexts(contexts)
-    if len(set(lengths.values())) != 1 or not lengths[COLUMNS[0]]:
+    profile, profile_ms = _profile(body) if PROFILE in body else (_NO_PROFILE, 0)
+    if len(set(lengths.values())) != 1 or not (lengths[COLUMNS[0]] or profile):
         raise BadInput("bad_sequence", f"columns must share one length of at least 1, came {lengths}")
-    return Sequence(user_id, version, **columns, contexts=contexts)
+    return Sequence(user_id, version, **columns, contexts=contexts, profile=profile, profile_ms=profile_ms)
+
+
+def _erased(body: Mapping[str, Any], user_id: str, version: int) -> Sequence:
+    if body[ERASED] is not True or body.keys() & set(COLUMNS):
+        raise BadInput("bad_sequence", f"an erased sequence has erased: true and no columns, came {sorted(body)}")
+    return erased_sequence(user_id, version)
+
+
+def _profile(body: Mapping[str, Any]) -> tuple[Context, int]:
+    profile, profile_ms = body[PROFILE], body.get("profile_ms")
+    if not isinstance(profile, dict) or type(profile_ms) is not int:
+        came = f"{profile!r:.120} and {profile_ms!r:.40}"
+        raise BadInput("bad_sequence", f"profile must be an object and profile_ms an integer, came {came}")
+    return profile, profile_ms
 
 
 def _length_of_contexts(contexts: object) -> int:

@@ -10,6 +10,7 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from nearline.errors import Misconfigured
+from nearline.seen import SeenPolicy, parse_seen_policy
 from nearline.space import Space
 from nearline.tls import Brokers, Tls, tls_of
 
@@ -84,6 +85,9 @@ class Settings(BaseSettings):
     tokenizer: Path | None = Field(
         None, description="tokenizer.json of the text encoder, for towers that were trained with one"
     )
+    seen: str = Field(
+        "", description="how long an event makes its item seen, such as view=30d, skip=never; what is left out: forever"
+    )
     history_ttl_days: float = Field(400, gt=0, description="a user idle for longer is forgotten")
     popularity_half_life_days: float = Field(7, gt=0, description="an event's weight in trending halves in this time")
 
@@ -148,6 +152,11 @@ class Settings(BaseSettings):
         if self.snapshots == "":
             return None
         return Path(self.snapshots or self.data / "snapshots") / f"space-{self.space}"
+
+    @property
+    def seen_policy(self) -> SeenPolicy:
+        """For how long an event of each type makes its item count as seen; ``Misconfigured`` naming a bad part."""
+        return parse_seen_policy(self.seen)
 
     @property
     def history_ttl_ms(self) -> int:

@@ -28,9 +28,10 @@ class UserStore(Protocol):
         """As ``get`` for each id, in order."""
 
     async def put_many_if_newer(self, documents: Mapping[str, bytes]) -> int:
-        """Write each encoded user document unless a newer one is stored; return how many were written.
+        """Write each encoded user document that knows all of what is stored; return how many were written.
 
-        "Newer" compares ``(history_version, vector_version)``; an equal rewrite is written, so that it heals.
+        ``knows_all_of`` (nearline/user_documents.py) compares three versions, so a write that was made from something
+        older is refused even if it is newer in one of them. An equal rewrite is written, so that it heals.
         """
 
     async def delete(self, user_id: str) -> None:

@@ -1,28 +1,58 @@
-"""User documents: what the store keeps of one user in one space (version 1, binary).
+"""User documents: what the store keeps of one user in one space (version 2, binary; version 1 is read for ever).
 
-The document holds the vector and which clicks it used. Seen items advance even when the vector cannot, so
-``history_version`` (what was seen) may be ahead of ``vector_version`` (what the vector used).
+The document holds the vector and which clicks it used, and what was seen. The seen items come from two places: the
+job's newest snapshot (``seen_version``, nearline/seen.py) and the windows of the sequences that are newer than it
+(``recent``). So the three versions may differ, and a write is good only if it knows all that the stored document does:
+``knows_all_of`` compares each of them.
+
+The document of an erased user is a marker: no vector, no hashes, and the erasure's version in all three places, so that
+what was on its way before it loses.
 
 Layout, little-endian: magic ``NU``, version, flags, space u32, dimension u32, vector_version i64, history_version i64,
-as_of_ms i64, stored_ms i64, sizes (newest event id u16, seen u32, purchased u32, events u32), crc32 of the rest u32,
-then newest event id, vector FP32, seen u64[], purchased u64[], events u64[].
+seen_version i64, as_of_ms i64, stored_ms i64, counts u32 (seen, purchased, events, recent), size of the newest event
+id u16, six bytes of nothing, crc32 of all but itself u32; then seen u64[], purchased u64[], events u64[], recent u64[],
+versions of recent i64[], vector FP32[], until_s u32[] (only where something expires), until_s of recent u32[], bought
+of recent u8[], newest event id. The head has 80 bytes, so the columns are aligned and are read where they lie.
+
+Version 1 had no ``seen_version``, ``until_s`` and ``recent``, and the vector before its hashes.
 """
 
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nearline.errors import BadInput
+from nearline.seen import FOREVER_S
 from nearline.space import Space
 
-_HEAD = struct.Struct("<2sBBIIqqqqHIIII")
+_HEAD_1 = struct.Struct("<2sBBIIqqqqHIIII")
+_HEAD = struct.Struct("<2sBBIIqqqqqIIIIH6xI")
+_CRC_BYTES = 4
 _MAGIC = b"NU"
-_HAS_VECTOR = 1
+_HAS_VECTOR, _ERASED, _EXPIRES = 1, 2, 4
 
 Hashes = NDArray[np.uint64]
+Seconds = NDArray[np.uint32]
+Order = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Recent:
+    """What the windows of sequences newer than the snapshot held; columns of one length, *hashes* sorted and unique.
+
+    *versions* tells the newest sequence that held the item: a snapshot of that version or a later one speaks for it.
+    """
+
+    hashes: Hashes = field(default_factory=lambda: np.zeros(0, np.uint64))
+    versions: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    until_s: Seconds = field(default_factory=lambda: np.zeros(0, np.uint32))
+    bought: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
+
+
+NOTHING_RECENT = Recent()
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +60,7 @@ class UserDocument:
     """One user in one space; hashes are ``hash64`` of ids, *seen* and *purchased* sorted and unique.
 
     *newest_event_id*, *as_of_ms* and *events* describe what the vector used; with no vector yet they describe
-    the history alone.
+    the history alone. *seen* holds *recent*; *until_s* is as long as *seen*, or ``None`` where nothing expires.
     """
 
     vector: NDArray[np.float32] | None
@@ -42,71 +72,204 @@ class UserDocument:
     seen: Hashes
     purchased: Hashes
     events: Hashes
+    seen_version: int = 0
+    until_s: Seconds | None = None
+    recent: Recent = NOTHING_RECENT
+    erased: bool = False
+
+    @property
+    def order(self) -> Order:
+        """``(history_version, vector_version, seen_version)``, as ``document_order`` reads it from stored bytes."""
+        return self.history_version, self.vector_version, self.seen_version
+
+    def at(self, now_s: int) -> "UserDocument | None":
+        """What an answer may use at *now_s*: ``None`` of an erased user, of others only what still counts as seen."""
+        if self.erased:
+            return None
+        if self.until_s is None:
+            return self
+        return replace(self, seen=self.seen_at(now_s), purchased=self.purchased_at(now_s), until_s=None)
+
+    def seen_at(self, now_s: int) -> Hashes:
+        """The seen items that still count at *now_s*, sorted; *seen* itself where nothing expires."""
+        return self.seen if self.until_s is None else self.seen[self.until_s > now_s]
+
+    def purchased_at(self, now_s: int) -> Hashes:
+        """As ``seen_at`` for *purchased*."""
+        if self.until_s is None:
+            return self.purchased
+        return self.purchased[self.until_s[self.seen.searchsorted(self.purchased)] > now_s]
 
 
 def encode_user_document(document: UserDocument, space: Space) -> bytes:
     """The stored bytes; raises ``SpaceMismatch`` if the vector is not of *space*'s dimension."""
-    vector = b""
     if document.vector is not None:
         space.check("a user vector", number=space.number, dimension=len(document.vector))
-        vector = np.asarray(document.vector, "<f4").tobytes()
     newest = document.newest_event_id.encode()
-    body = b"".join((newest, vector, document.seen.tobytes(), document.purchased.tobytes(), document.events.tobytes()))
+    body = b"".join((*_columns(document), newest))
     head = _HEAD.pack(
         _MAGIC,
-        1,
-        _HAS_VECTOR if vector else 0,
+        2,
+        _flags(document),
         space.number,
         space.dimension,
         document.vector_version,
         document.history_version,
+        document.seen_version,
         document.as_of_ms,
         document.stored_ms,
-        len(newest),
         len(document.seen),
         len(document.purchased),
         len(document.events),
-        zlib.crc32(body),
-    )
-    return head + body
+        len(document.recent.hashes),
+        len(newest),
+        0,
+    )[:-_CRC_BYTES]
+    return b"".join((head, zlib.crc32(body, zlib.crc32(head)).to_bytes(_CRC_BYTES, "little"), body))
 
 
-def document_order(raw: bytes) -> tuple[int, int]:
-    """``(history_version, vector_version)`` of stored bytes without decoding the rest: what "newest wins" compares."""
-    if len(raw) < _HEAD.size or raw[:2] != _MAGIC:
-        raise BadInput("bad_user_document", f"not a user document: {raw[:16]!r}")
+def _columns(document: UserDocument) -> list[bytes]:
+    recent = document.recent
+    columns: list[bytes] = [
+        document.seen.tobytes(),
+        document.purchased.tobytes(),
+        document.events.tobytes(),
+        recent.hashes.tobytes(),
+        recent.versions.tobytes(),
+    ]
+    if document.vector is not None:
+        columns.append(np.asarray(document.vector, "<f4").tobytes())
+    if document.until_s is not None:
+        columns.append(document.until_s.tobytes())
+    return [*columns, recent.until_s.tobytes(), recent.bought.tobytes()]
+
+
+def _flags(document: UserDocument) -> int:
+    vector = _HAS_VECTOR if document.vector is not None else 0
+    return vector | (_ERASED if document.erased else 0) | (_EXPIRES if document.until_s is not None else 0)
+
+
+def document_order(raw: bytes) -> Order:
+    """``(history_version, vector_version, seen_version)`` of stored bytes without decoding the rest."""
+    layout = _layout(raw)
+    if layout == 1:
+        head = _HEAD_1.unpack_from(raw)
+        return head[6], head[5], 0
     head = _HEAD.unpack_from(raw)
-    return head[6], head[5]
+    return head[6], head[5], head[7]
+
+
+def knows_all_of(raw: bytes, stored: bytes) -> bool:
+    """Whether the document in *raw* is as new as the *stored* one in each of its versions: what "newest wins" asks.
+
+    One that is newer in one and older in another was made from something that is not stored any more.
+    """
+    history, vector, seen = document_order(raw)
+    stored_history, stored_vector, stored_seen = document_order(stored)
+    return history >= stored_history and vector >= stored_vector and seen >= stored_seen
 
 
 def decode_user_document(raw: bytes, space: Space) -> UserDocument:
-    """The document in *raw*; ``SpaceMismatch`` if of another space, ``BadInput`` if damaged or unknown."""
-    if len(raw) < _HEAD.size or raw[:2] != _MAGIC:
+    """The document in *raw*; ``SpaceMismatch`` if of another space, ``BadInput`` if damaged or unknown.
+
+    Its arrays look at *raw* and can't be written.
+    """
+    return _decode_1(raw, space) if _layout(raw) == 1 else _decode_2(raw, space)
+
+
+def _layout(raw: bytes) -> int:
+    if len(raw) < _HEAD_1.size or raw[:2] != _MAGIC:
         raise BadInput("bad_user_document", f"not a user document: {raw[:16]!r}")
-    (_, layout, flags, number, dimension, vector_version, seen_version, as_of_ms, stored_ms, *sizes, crc) = (
+    if raw[2] not in (1, 2):
+        raise BadInput("unknown_version", f"user document of version {raw[2]}; this build reads 1 and 2")
+    if raw[2] == 2 and len(raw) < _HEAD.size:
+        raise BadInput("bad_user_document", f"a user document has {_HEAD.size} bytes or more, came {len(raw)}")
+    return raw[2]
+
+
+def _decode_2(raw: bytes, space: Space) -> UserDocument:
+    _, _, flags, number, dimension, *versions, as_of_ms, stored_ms, n_seen, n_bought, n_events, n_recent, n_id, crc = (
         _HEAD.unpack_from(raw)
     )
-    if layout != 1:
-        raise BadInput("unknown_version", f"user document of version {layout}; this build reads 1")
     space.check("a user document", number=number, dimension=dimension)
-    if zlib.crc32(memoryview(raw)[_HEAD.size :]) != crc:
-        raise BadInput("bad_checksum", f"the user document's checksum does not match its {len(raw)} bytes")
+    whole = memoryview(raw)
+    _check(crc, zlib.crc32(whole[_HEAD.size :], zlib.crc32(whole[: _HEAD.size - _CRC_BYTES])), raw)
+    events_at = n_seen + n_bought
+    recent_at = events_at + n_events
+    versions_at = recent_at + n_recent
+    words = np.frombuffer(raw, "<u8", versions_at + n_recent, _HEAD.size)
+    at = _HEAD.size + words.nbytes
+    vector = until_s = None
+    if flags & _HAS_VECTOR:
+        vector = np.frombuffer(raw, "<f4", dimension, at)
+        at += 4 * dimension
+    if flags & _EXPIRES:
+        until_s = np.frombuffer(raw, "<u4", n_seen, at)
+        at += 4 * n_seen
+    vector_version, history_version, seen_version = versions
+    return UserDocument(
+        vector=vector,
+        vector_version=vector_version,
+        history_version=history_version,
+        newest_event_id=raw[len(raw) - n_id :].decode(),
+        as_of_ms=as_of_ms,
+        stored_ms=stored_ms,
+        seen=words[:n_seen],
+        purchased=words[n_seen:events_at],
+        events=words[events_at:recent_at],
+        seen_version=seen_version,
+        until_s=until_s,
+        recent=_recent(words[recent_at:versions_at], words[versions_at:], raw, at) if n_recent else NOTHING_RECENT,
+        erased=bool(flags & _ERASED),
+    )
+
+
+def _recent(hashes: Hashes, versions: Hashes, raw: bytes, at: int) -> Recent:
+    """The columns of what is recent; the last two begin at *at*."""
+    count = len(hashes)
+    until_s = np.frombuffer(raw, "<u4", count, at)
+    return Recent(hashes, versions.view(np.int64), until_s, np.frombuffer(raw, np.bool_, count, at + 4 * count))
+
+
+def _decode_1(raw: bytes, space: Space) -> UserDocument:
+    (_, _, flags, number, dimension, vector_version, history_version, as_of_ms, stored_ms, *sizes, crc) = (
+        _HEAD_1.unpack_from(raw)
+    )
+    space.check("a user document", number=number, dimension=dimension)
+    _check(crc, zlib.crc32(memoryview(raw)[_HEAD_1.size :]), raw)
     newest_size, n_seen, n_purchased, n_events = sizes
-    at = _HEAD.size + newest_size
-    newest = raw[_HEAD.size : at].decode()
+    at = _HEAD_1.size + newest_size
+    newest = raw[_HEAD_1.size : at].decode()
     vector = None
     if flags & _HAS_VECTOR:
         vector = np.frombuffer(raw, "<f4", dimension, at)
         at += 4 * dimension
     hashes = np.frombuffer(raw[at:], "<u8")
+    seen, purchased = hashes[:n_seen], hashes[n_seen : n_seen + n_purchased]
     return UserDocument(
         vector=vector,
         vector_version=vector_version,
-        history_version=seen_version,
+        history_version=history_version,
         newest_event_id=newest,
         as_of_ms=as_of_ms,
         stored_ms=stored_ms,
-        seen=hashes[:n_seen],
-        purchased=hashes[n_seen : n_seen + n_purchased],
+        seen=seen,
+        purchased=purchased,
         events=hashes[n_seen + n_purchased : n_seen + n_purchased + n_events],
+        recent=_all_recent(seen, purchased, history_version),
     )
+
+
+def _all_recent(seen: Hashes, purchased: Hashes, version: int) -> Recent:
+    """All that version 1 knew came from windows; when each was last in one it didn't say, so: lately."""
+    return Recent(
+        seen,
+        np.full(len(seen), version, np.int64),
+        np.full(len(seen), FOREVER_S, np.uint32),
+        np.isin(seen, purchased, assume_unique=True),
+    )
+
+
+def _check(said: int, found: int, raw: bytes) -> None:
+    if said != found:
+        raise BadInput("bad_checksum", f"the user document's checksum does not match its {len(raw)} bytes")

@@ -29,7 +29,7 @@ from couchbase.transcoder import RawBinaryTranscoder
 from nearline.errors import Misconfigured, Unavailable
 from nearline.space import Space
 from nearline.tls import Tls
-from nearline.user_documents import document_order
+from nearline.user_documents import knows_all_of
 
 _ATTEMPTS = 5  # a write that loses a race reads and compares again; five losses in a row is another writer's loop
 _CONNECT_S = 5.0
@@ -104,7 +104,7 @@ class CouchbaseStore:
         return [value for value, _ in found]
 
     async def put_many_if_newer(self, documents: Mapping[str, bytes]) -> int:
-        """Write each document that is not older than the stored one, by compare-and-swap."""
+        """Write each document that knows all of the stored one, by compare-and-swap."""
         written = await asyncio.gather(*(self._put(user_id, raw) for user_id, raw in documents.items()))
         return sum(written)
 
@@ -130,7 +130,7 @@ class CouchbaseStore:
     async def _put(self, user_id: str, raw: bytes) -> bool:
         for _ in range(_ATTEMPTS):
             stored, cas = await self._read(user_id, self._write_s)
-            if stored is not None and document_order(raw) < document_order(stored):
+            if stored is not None and not knows_all_of(raw, stored):
                 return False
             try:
                 await self._write(self._key(user_id), raw, cas)

@@ -319,6 +319,11 @@ class Producer(_Client):
         for key, value in messages:
             producer.send(topic, key=key, value=value).add_errback(self._failed.append)
 
+    def lost(self) -> int:
+        """How many records that were sent soon never got into the log, since this or ``flush`` was asked last."""
+        failed, self._failed = self._failed, []
+        return len(failed)
+
     async def flush(self) -> None:
         """Return when everything sent is in the log; ``Unavailable`` if something sent soon never got there."""
         await self._call(lambda: self._connected().flush(self._delivery_s + _GRACE_S))
@@ -487,14 +492,17 @@ class TableReader(_Reader):
 
 
 class GroupReader(_Reader):
-    """Reads a topic as a member of *group*: each partition belongs to one replica at a time.
+    """Reads topics as a member of *group*: each partition belongs to one replica at a time.
+
+    Topics of equally many partitions are shared out alike, so a key's records all come to one replica; between topics
+    they come in no order.
 
     Nothing is committed until ``done`` names it, so what a killed replica had not dealt with is read again.
     """
 
-    def __init__(self, log: Brokers | str, topic: str, group: str, *, batch: int = 500) -> None:
+    def __init__(self, log: Brokers | str, topics: str | Sequence[str], group: str, *, batch: int = 500) -> None:
         super().__init__(log)
-        self._topic = topic
+        self._topics = [topics] if isinstance(topics, str) else list(topics)
         self._group = group
         self._batch = batch
         self._dealt_with: dict[Any, int] = {}
@@ -502,7 +510,7 @@ class GroupReader(_Reader):
         self._committed_at = 0.0
 
     async def open(self) -> None:
-        """Join the group; ``Unavailable`` without a broker or the topic."""
+        """Join the group; ``Unavailable`` without a broker or one of the topics."""
         await self._call(self._connect)
 
     def _connect(self) -> None:
@@ -514,9 +522,10 @@ class GroupReader(_Reader):
             heartbeat_interval_ms=1_500,
         )
         # kafka-python 3.0.12: a member that joins before it knows the topic's partitions gets none, for good.
-        if not self._consumer.partitions_for_topic(self._topic):
-            raise Unavailable(f"topic {self._topic} does not exist; run `nearline init`")
-        self._consumer.subscribe([self._topic])
+        for topic in self._topics:
+            if not self._consumer.partitions_for_topic(topic):
+                raise Unavailable(f"topic {topic} does not exist; run `nearline init`")
+        self._consumer.subscribe(self._topics)
 
     async def poll(self) -> list[Record]:
         """The next records (at most a batch; none if nothing comes within half a second)."""

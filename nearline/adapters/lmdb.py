@@ -13,7 +13,7 @@ import lmdb
 
 from nearline.errors import Misconfigured, Unavailable
 from nearline.space import Space
-from nearline.user_documents import document_order
+from nearline.user_documents import knows_all_of
 
 _EXPIRY = struct.Struct("<q")
 _MAP_SIZE = 64 << 30  # address space, not disk: the file grows with its content
@@ -85,7 +85,7 @@ class LmdbStore:
             raise self._refused("a read", error) from None
 
     async def put_many_if_newer(self, documents: Mapping[str, bytes]) -> int:
-        """Write, in one transaction, each document that is not older than the stored one."""
+        """Write, in one transaction, each document that knows all of the stored one."""
         written = 0
         expiry = _EXPIRY.pack(self._now_ms() + self._ttl_ms)
         try:
@@ -93,7 +93,7 @@ class LmdbStore:
                 for user_id, document in documents.items():
                     key = self._key(user_id)
                     stored = self._live(transaction.get(key))
-                    if stored is None or document_order(document) >= document_order(stored):
+                    if stored is None or knows_all_of(document, stored):
                         transaction.put(key, expiry + document)
                         written += 1
         except lmdb.Error as error:

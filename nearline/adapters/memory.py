@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from nearline.errors import Unavailable
-from nearline.user_documents import document_order
+from nearline.user_documents import knows_all_of
 
 
 class MemoryStore:
@@ -34,11 +34,11 @@ class MemoryStore:
         return [await self.get(user_id) for user_id in user_ids]
 
     async def put_many_if_newer(self, documents: Mapping[str, bytes]) -> int:
-        """Write each document unless a newer one is stored."""
+        """Write each document that knows all of the stored one."""
         written = 0
         for user_id, value in documents.items():
             stored = await self.get(user_id)
-            if stored is None or document_order(value) >= document_order(stored):
+            if stored is None or knows_all_of(value, stored):
                 self._values[user_id] = (self._now_ms() + self._ttl_ms, value)
                 written += 1
         return written

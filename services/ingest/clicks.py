@@ -51,6 +51,8 @@ def judge(bodies: list[object], *, now_ms: int, new_id: Callable[[], str] = made
 def _accept(body: object, now_ms: int, new_id: Callable[[], str]) -> Accepted:
     if not isinstance(body, dict):
         raise BadInput("not_an_object", f"an event must be a JSON object, came {type(body).__name__}: {body!r:.80}")
+    if "merged_from" in body:  # only the job may say it: what it brings along is not counted again
+        raise BadInput("unknown_field", "merged_from is set by a merge, not by callers", field="merged_from")
     whole = {"v": 1, "time_ms": now_ms, **body, "produced_ms": now_ms}
     if "event_id" not in body:
         whole["event_id"] = new_id()

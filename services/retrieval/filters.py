@@ -8,7 +8,7 @@ is ever run: a value is only compared.
 import difflib
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice
@@ -187,6 +187,17 @@ def parse(expression: str) -> Filter:
     reading.check_size(tree)
     node = reading.node(tree)
     return Filter(expression, node, repr(node), tuple(reading.compared))
+
+
+def without(wanted: Filter | None, unwanted: Sequence[Filter]) -> Filter | None:
+    """The filter that lets pass what *wanted* does (``None``: everything) and none of *unwanted* does."""
+    if not unwanted:
+        return wanted
+    parts = [] if wanted is None else [wanted]
+    nodes = _ordered([*(part.node for part in parts), *(Not(part.node) for part in unwanted)])
+    node = nodes[0] if len(nodes) == 1 else AllOf(nodes)
+    compared = tuple(each for part in (*parts, *unwanted) for each in part.compared)
+    return Filter(parts[0].expression if parts else unwanted[0].expression, node, repr(node), compared)
 
 
 @cache

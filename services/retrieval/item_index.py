@@ -1,6 +1,6 @@
 """What answers are chosen from: the items on show and their vectors, in this process or in an engine of their own."""
 
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -33,6 +33,30 @@ class Picked:
         """How many there are."""
         return len(self.item_ids)
 
+    def take(self, order: NDArray[np.int64]) -> "Picked":
+        """Those at the places *order*, in that order."""
+        ids, printed, places = self.item_ids, self.printed, order.tolist()
+        return Picked([ids[place] for place in places], [printed[place] for place in places], self.scores[order])
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What the stages of an answer look at, for each of n items.
+
+    *categories* (n,) are hashes, the same for the same name. *popularity* (n,) is 0-1 on a scale of logarithms: 1 for
+    the most popular item of all, 0 for what has none. *vectors* (n, dimension) are of unit norm; ``None`` if they were
+    not asked for, or the index does not give them.
+    """
+
+    categories: NDArray[np.uint64]
+    popularity: NDArray[np.float64]
+    vectors: NDArray[np.float32] | None = None
+
+    def take(self, order: NDArray[np.int64]) -> "Traits":
+        """Those at the places *order*, in that order."""
+        vectors = None if self.vectors is None else self.vectors[order]
+        return Traits(self.categories[order], self.popularity[order], vectors)
+
 
 class Rankings(Protocol):
     """Items by popularity (ranking.py: Trending)."""
@@ -42,6 +66,9 @@ class Rankings(Protocol):
 
     def top_of(self, categories: Iterable[str]) -> Ranked:
         """``(id, score)`` of the items of *categories* together, most popular first."""
+
+    def popularity(self, item_ids: Sequence[str]) -> NDArray[np.float64]:
+        """How popular each of *item_ids* is beside the most popular item: 0-1, on a scale of logarithms."""
 
 
 class ItemIndex(Protocol):
@@ -54,16 +81,35 @@ class ItemIndex(Protocol):
     def trending(self) -> Rankings:
         """Items by popularity."""
 
+    @property
+    def generation(self) -> int:
+        """How many changes of items this process took in: two answers of one number chose from the same items."""
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether a search waits for another process."""
+
     def check(self, wanted: Filter) -> None:
         """``FilterError`` if it names an attribute that no item on show has, or has as another type."""
 
-    async def nearest(self, vector: NDArray[np.float32], k: int, excluded: Hashes, wanted: Filter | None) -> Picked:
-        """The *k* best by inner product with *vector*; fewer only if there are fewer."""
+    async def nearest(
+        self, vector: NDArray[np.float32], k: int, excluded: Hashes, wanted: Filter | None, spare: int = 0
+    ) -> Picked:
+        """The *k* best by inner product with *vector*, fewer only if there are fewer; and some *spare* more.
+
+        What is spare is near too, but not surely the nearest that there is.
+        """
 
     async def pick(
         self, ranked: Ranked, places: int, taken: Container[str], excluded: Hashes, wanted: Filter | None
     ) -> Picked:
         """The first *places* of *ranked* that are on show and not *taken*, in their order and with their scores."""
+
+    async def traits(self, items: Picked, *, vectors: bool = False) -> Traits:
+        """What the stages look at, for each of *items*; with *vectors*, if the index gives them."""
+
+    def passing(self, wanted: Filter, items: Picked) -> NDArray[np.bool_]:
+        """Whether each of *items* is on show and passes *wanted*."""
 
     def newest(self) -> Ranked:
         """``(id, listed_ms)``, latest first."""

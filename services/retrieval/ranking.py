@@ -7,7 +7,11 @@ is on show.
 import heapq
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
 from sortedcontainers import SortedList
+
+_LEAST = 2.0**-16  # of the most popular item's score: less counts as none
 
 
 class Ranking:
@@ -116,6 +120,19 @@ class Trending:
     def top(self) -> Ranking:
         """``(id, score)`` of every ranked item, most popular first."""
         return self._all
+
+    def popularity(self, item_ids: Sequence[str]) -> NDArray[np.float64]:
+        """How popular each of *item_ids* is beside the most popular item of all: 0-1, on a scale of logarithms.
+
+        1 is as popular, 0.5 a 256th of it, 0 a 65,536th or not at all. Scores of another decay, or of
+        another moment, give the same: only their ratios count.
+        """
+        most = next(iter(self._all), ("", 0.0))[1]
+        if most <= 0:
+            return np.zeros(len(item_ids))
+        scores = self._scores
+        ratios = np.array([scores.get(item_id, 0.0) for item_id in item_ids], np.float64) / most
+        return np.clip(1.0 + np.log2(np.maximum(ratios, _LEAST)) / -np.log2(_LEAST), 0.0, 1.0)
 
     def top_of(self, categories: Iterable[str]) -> Together:
         """``(id, score)`` of the ranked items of *categories* together, most popular first."""

@@ -1,25 +1,32 @@
 """From a user's id to the bytes of an answer: read the document, choose, and print where everything came from."""
 
+import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import replace
-
-import orjson
 
 from nearline.errors import BadInput, SpaceMismatch, Unavailable
 from nearline.space import Space
 from nearline.telemetry import counter, get_logger, seconds
 from nearline.user_documents import UserDocument, decode_user_document
-from services.retrieval.answer import ExcludeSeen, Group, Reason, Source, choose
-from services.retrieval.filters import Filter
+from services.retrieval.answer import TOP_UPS, Course, Group, Reason, Seen, Step
+from services.retrieval.asked import Asked
+from services.retrieval.budget import Budget
 from services.retrieval.item_index import ItemIndex
+from services.retrieval.pages import Page, PageError, Pages
+from services.retrieval.rendering import print_answer
+from services.retrieval.ruling import Rulebook
+from services.retrieval.stages.order import choose
 from services.retrieval.store_guard import GuardedStore
+from services.retrieval.work import Work
+
+BUDGET_MS = 100.0
 
 _TOOK = seconds("recommend_seconds", "From the request to the answer's bytes")
 _ANSWERS = counter("recommend_answers_total", "Answers by why they were not wholly personal", "reason")
 _COUNTED = {reason: _ANSWERS.labels(reason.value) for reason in Reason}
 _PERSONAL = _ANSWERS.labels("none")
-_ITEM_ENDS = {source: b',"source":' + orjson.dumps(source) + b"}" for source in Source}
+_STEPS = counter("recommend_steps_total", "Answers that went without something, by what", "step")
 
 
 class Recommender:
@@ -31,80 +38,120 @@ class Recommender:
         store: GuardedStore,
         space: Space,
         *,
+        pages: Pages | None = None,
+        rulebook: Rulebook | None = None,
+        budget_ms: float = BUDGET_MS,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self._items = items
         self._store = store
         self._space = space
+        self._pages = pages
+        self._rulebook = rulebook
+        self._budget_ms = budget_ms
         self._now_ms = now_ms
 
-    async def answer(self, user_id: str, k: int, exclude: ExcludeSeen, wanted: Filter | None, request_id: str) -> bytes:
-        """The answer as JSON: at most *k* items that pass *wanted*; *reason* says why some are not personal.
+    async def answer(self, user_id: str, asked: Asked, request_id: str) -> bytes:
+        """The answer as JSON; its *reason* says why some items are not personal, its *steps* what it went without.
 
-        There is one whatever is down; ``FilterError`` if *wanted* names what no item on show has.
+        There is one whatever is down. ``BadInput`` if *asked* names what there is not: an attribute (``FilterError``),
+        a page (``PageError``), a scenario.
         """
         started = time.perf_counter_ns()
-        if wanted is not None:
-            self._items.check(wanted)
-        document, reason = await self._document(user_id)
-        try:
-            groups = await choose(self._items, document, k, exclude, wanted)
-        except Unavailable:
-            assert document is not None  # only a search with a vector asks an engine that may be away
-            reason, document = Reason.INDEX_UNAVAILABLE, replace(document, vector=None)
-            groups = await choose(self._items, document, k, exclude, wanted)
-        if reason is None:
-            reason = _shortfall(document, groups, k)
-        body = self._render(user_id, document, groups, reason, request_id, started)
-        _TOOK.observe((time.perf_counter_ns() - started) / 1e9)
-        (_PERSONAL if reason is None else _COUNTED[reason]).inc()
+        asked = self._checked(asked)
+        page = None if asked.page is None else self._opened(asked.page, user_id)
+        work = Work(asked, budget=Budget(self._budget_ms, started))
+        reason = await self._read(user_id, work)
+        if page is not None:
+            page = self._turn_to(page, work, reason)
+        if self._rulebook is not None:
+            work.ruling = self._rulebook.ruling(asked, user_id, request_id)
+        groups = await self._choose(work)
+        reason = reason or _reason(work, groups)
+        about = {"user_id": user_id, "space": self._space.number, **self._provenance(work, reason)}
+        about["took_ms"] = round((time.perf_counter_ns() - started) / 1e6, 3)
+        about["request_id"] = request_id
+        if page is not None:
+            about["next_page"] = self._next(page, user_id, groups)
+        body = print_answer(about, groups, asked.fields)
+        _count(reason, work.course, (time.perf_counter_ns() - started) / 1e9)
         return body
 
-    async def _document(self, user_id: str) -> tuple[UserDocument | None, Reason | None]:
+    def _checked(self, asked: Asked) -> Asked:
+        """*asked* with all that its scenario says; what it names is known."""
+        if asked.scenario is not None:
+            if self._rulebook is None:
+                raise BadInput("unknown_scenario", f"there is no scenario {asked.scenario!r}; there are none at all")
+            asked = self._rulebook.expand(asked)
+        if asked.filter is not None:
+            self._items.check(asked.filter)
+        return asked
+
+    async def _read(self, user_id: str, work: Work) -> Reason | None:
+        """Put the user's document into *work*; return why there is none, if that is anybody's fault."""
         try:
             raw = await self._store.get(user_id)
-            document = None if raw is None else decode_user_document(raw, self._space)
+            document = None if raw is None else decode_user_document(raw, self._space).at(self._now_ms() // 1000)
+            work.document = document
         except Unavailable:
-            return None, Reason.STORE_UNAVAILABLE
+            work.course.without(Step.STORE_UNAVAILABLE)
+            return Reason.STORE_UNAVAILABLE
         except (BadInput, SpaceMismatch) as error:
             get_logger().error("a user document was refused", user_id=user_id, reason=str(error))
-            return None, Reason.BAD_DOCUMENT
-        return document, None
+            work.course.without(Step.BAD_DOCUMENT)
+            return Reason.BAD_DOCUMENT
+        return None
 
-    def _render(
-        self,
-        user_id: str,
-        document: UserDocument | None,
-        groups: list[Group],
-        reason: Reason | None,
-        request_id: str,
-        started_ns: int,
-    ) -> bytes:
-        about = orjson.dumps(
-            {
-                "user_id": user_id,
-                "space": self._space.number,
-                **_provenance(document, self._now_ms()),
-                "degraded": reason is not None and reason.is_degraded,
-                "reason": reason,
-                "took_ms": round((time.perf_counter_ns() - started_ns) / 1e6, 3),
-                "request_id": request_id,
-            }
-        )
-        return about[:-1] + b',"items":[' + b",".join([_render_items(group) for group in groups]) + b"]}"
+    async def _choose(self, work: Work) -> list[Group]:
+        """As ``choose``; without the vector if the index is away, or takes longer than the budget."""
+        try:
+            if not self._items.is_remote:
+                return await choose(self._items, work)
+            async with asyncio.timeout(work.budget.left_s if work.budget else None):
+                return await choose(self._items, work)
+        except (Unavailable, TimeoutError):
+            work.course.without(Step.INDEX_UNAVAILABLE)
+            work.document = None if work.document is None else replace(work.document, vector=None)
+            return await choose(self._items, work)
+
+    def _opened(self, token: str, user_id: str) -> Page:
+        if self._pages is None:
+            raise PageError("this service gives no pages", is_gone=False)
+        return self._pages.open(token, user_id)
+
+    def _turn_to(self, page: Page, work: Work, reason: Reason | None) -> Page:
+        """Let *work* go on with the list of *page*; return the list as its next page is to know it.
+
+        While the store is down nobody can say whether the user was forgotten: then the list goes on without its vector.
+        """
+        if not page.number:
+            return page.begun(work.document)
+        work.served = page.served
+        if reason is None:
+            work.document = page.of(work.document)
+        return page
+
+    def _next(self, page: Page, user_id: str, groups: list[Group]) -> str | None:
+        assert self._pages is not None
+        return self._pages.next(page, user_id, (item_id for group in groups for item_id in group.items.item_ids))
+
+    def _provenance(self, work: Work, reason: Reason | None) -> dict[str, object]:
+        """Which clicks and items the answer used, and what it went without."""
+        return {
+            **_clicks(work.document, self._now_ms()),
+            "index_generation": self._items.generation,
+            "seen": Seen.UNKNOWN if reason in _BLIND else Seen.KNOWN,
+            "degraded": bool(work.course.steps),
+            "reason": reason,
+            "steps": work.course.steps,
+            "rules": work.course.rules,
+        }
 
 
-def _render_items(group: Group) -> bytes:
-    """The group's items as JSON, joined by commas; two pieces an item, for this is a tenth of an answer's time."""
-    end = _ITEM_ENDS[group.source]
-    scores = orjson.dumps(group.items.scores, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
-    pieces = [b""] * (2 * len(group.items))
-    pieces[::2] = group.items.printed
-    pieces[1::2] = scores.replace(b",", end + b"\n").split(b"\n")
-    return b"".join(pieces)[1:] + end
+_BLIND = (Reason.STORE_UNAVAILABLE, Reason.BAD_DOCUMENT)
 
 
-def _provenance(document: UserDocument | None, now_ms: int) -> dict[str, object]:
+def _clicks(document: UserDocument | None, now_ms: int) -> dict[str, object]:
     """Which clicks the answer used; all ``None`` for a user whom the store does not know."""
     if document is None:
         return dict.fromkeys(("vector_version", "history_version", "newest_event_id", "as_of_ms", "age_ms"))
@@ -118,11 +165,20 @@ def _provenance(document: UserDocument | None, now_ms: int) -> dict[str, object]
     }
 
 
-def _shortfall(document: UserDocument | None, groups: list[Group], k: int) -> Reason | None:
+def _reason(work: Work, groups: list[Group]) -> Reason | None:
     """Why an answer from a healthy store is not wholly personal."""
-    if document is None:
+    if work.document is None:
         return Reason.UNKNOWN_USER
-    if document.vector is None:
+    if Step.INDEX_UNAVAILABLE in work.course.steps:
+        return Reason.INDEX_UNAVAILABLE
+    if work.document.vector is None:
         return Reason.NO_VECTOR
-    personal = bool(groups) and len(groups[0].items) == k
-    return None if personal else Reason.TOO_FEW_CANDIDATES
+    is_full = sum(len(group.items) for group in groups) == work.asked.k
+    return None if is_full and not any(group.source in TOP_UPS for group in groups) else Reason.TOO_FEW_CANDIDATES
+
+
+def _count(reason: Reason | None, course: Course, took_s: float) -> None:
+    _TOOK.observe(took_s)
+    (_PERSONAL if reason is None else _COUNTED[reason]).inc()
+    for step in course.steps:
+        _STEPS.labels(step).inc()

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from functools import partial
 
 from nearline.adapters.http import status_server
 from nearline.adapters.kafka import GroupReader, Producer, TableReader
@@ -13,13 +14,14 @@ from nearline.process import follow, open_within, run_part, until
 from nearline.settings import Settings
 from nearline.store import UserStore
 from nearline.telemetry import counter, gauge, get_logger
-from nearline.topics import USER_SEQUENCES, item_vectors_topic
+from nearline.topics import USER_SEEN, USER_SEQUENCES, item_vectors_topic, user_updates_topic
+from services.user_tower.updates import Updates
 from services.user_tower.worker import Worker
 
 KEEP_HOUSE_S = 5.0
 ITEMS = gauge("item_table_items", "Items whose vectors the user tower knows.")
 REFUSED = counter("item_vectors_refused_total", "Item vectors of another space, or damaged.")
-LAG = gauge("user_tower_lag_records", "Sequences that are in the log and not read yet.")
+LAG = gauge("user_tower_lag_records", "Sequences and snapshots that are in the log and not read yet.")
 
 
 async def serve(settings: Settings) -> None:
@@ -42,8 +44,10 @@ async def serve(settings: Settings) -> None:
         tls=settings.triton_security,
     )
     vectors = TableReader(settings.brokers, item_vectors_topic(space))
-    reader = GroupReader(settings.brokers, USER_SEQUENCES, f"user-tower.{space.number}")
+    reader = GroupReader(settings.brokers, [USER_SEQUENCES, USER_SEEN], f"user-tower.{space.number}")
     producer = Producer(settings.brokers)
+    publisher = Producer(settings.brokers)  # one of its own: dead letters wait for the log, updates never do
+    updates = Updates(space, publisher)
     ready = {"log": False, "item_vectors": False, "store": False, "towers": False}
 
     def learn(records: list[Record]) -> None:
@@ -55,9 +59,17 @@ async def serve(settings: Settings) -> None:
 
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(status_server(settings.host, settings.user_tower_port, lambda: ready))
-        for what, part in (("the log", vectors), ("the log", producer), ("the store", store), ("Triton", towers)):
+        for what, part in (
+            ("the log", vectors),
+            ("the log", producer),
+            ("the log", publisher),
+            ("the store", store),
+            ("Triton", towers),
+        ):
             stack.push_async_callback(part.close)
             await open_within(settings.startup_deadline_s, what, part.open)
+        where = partial(publisher.prepare, user_updates_topic(space))
+        await open_within(settings.startup_deadline_s, "the log", where)
         ready.update(log=True, store=True, towers=True)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(follow(vectors.poll, learn))
@@ -68,8 +80,16 @@ async def serve(settings: Settings) -> None:
             stack.push_async_callback(reader.close)
             await open_within(settings.startup_deadline_s, "the log", reader.open)
             worker = Worker(
-                space, reader=reader, table=table, towers=towers, store=store, dead_letters=producer.send_all
+                space,
+                reader=reader,
+                table=table,
+                towers=towers,
+                store=store,
+                dead_letters=producer.send_all,
+                announce=updates.announce,
+                policy=settings.seen_policy,
             )
+            tasks.create_task(updates.run())
             tasks.create_task(worker.run())
 
 

@@ -1,7 +1,13 @@
-"""How a user's document moves on: seen only grows, the vector changes only together with what it used."""
+"""How a user's document moves on: every version of it only grows, and what a newer one said is never taken back.
 
+What was seen is the job's newest snapshot and what the windows of later sequences held. A snapshot replaces the one
+before and speaks for every window up to its version, so an item whose event was removed leaves with it; until then the
+set only grows. The vector changes only together with what it used. An erasure takes everything up to its version.
+"""
+
+from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as Many
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -9,64 +15,210 @@ from numpy.typing import NDArray
 
 from nearline.events import EventType
 from nearline.hashing import hash64_all
+from nearline.seen import FOREVER_S, MOST_ITEMS, SeenPolicy, SeenSnapshot
 from nearline.sequences import Sequence
-from nearline.user_documents import Hashes, UserDocument
+from nearline.user_documents import NOTHING_RECENT, Hashes, Recent, Seconds, UserDocument
 
 NONE: Hashes = np.zeros(0, dtype=np.uint64)
 PURCHASE = EventType.PURCHASE.value
 
 
+@dataclass(slots=True)
+class News:
+    """What came of one user and is not stored yet, in any order: sequences, and the newest snapshot if one came."""
+
+    sequences: list[Sequence] = field(default_factory=list)
+    snapshot: SeenSnapshot | None = None
+
+    @property
+    def newest(self) -> Sequence | None:
+        """The sequence that the user's vector is to be made of; ``None`` without one, or if it is an erasure."""
+        newest = max(self.sequences, key=_version, default=None)
+        return None if newest is None or newest.erased else newest
+
+    def add(self, more: "News") -> None:
+        """Take in what else came."""
+        self.sequences += more.sequences
+        if more.snapshot is not None and (self.snapshot is None or more.snapshot.version >= self.snapshot.version):
+            self.snapshot = more.snapshot
+
+
 def advance(
-    stored: UserDocument | None, sequences: Many[Sequence], vector: NDArray[np.float32] | None, *, now_ms: int
+    stored: UserDocument | None,
+    news: News,
+    vector: NDArray[np.float32] | None,
+    *,
+    policy: SeenPolicy,
+    now_ms: int,
 ) -> UserDocument:
-    """The document after *sequences* of one user (any order, at least one); *vector* is of the newest, if it has one.
+    """The document after *news* of its user; *vector* is that of ``news.newest``, if it has one.
 
-    Without a vector the old one stays, with the clicks that it used; what was seen advances all the same. A
-    sequence at or behind the stored version adds its seen items and moves nothing else.
+    Without a vector the old one stays, with the clicks that it used; what was seen advances all the same. News that
+    the document knows already change nothing but ``stored_ms``.
     """
-    newest = max(sequences, key=lambda sequence: sequence.version)
-    base = _grown(stored, sequences, newest, now_ms)
-    if vector is None or newest.version < base.vector_version:
-        return base
-    return _describing(base, newest, vector=vector, vector_version=newest.version)
+    document = stored or UserDocument(None, 0, 0, "", 0, now_ms, NONE, NONE, NONE)
+    for sequence in news.sequences:
+        if sequence.erased:
+            document = _erased(document, sequence.version)
+    if news.snapshot is not None and news.snapshot.version >= document.seen_version:
+        document = _replaced(document, news.snapshot)
+    document = _seeing(document, news.sequences, policy)
+    return replace(_describing(document, stored, news.newest, vector), stored_ms=now_ms)
 
 
-def _grown(stored: UserDocument | None, sequences: Many[Sequence], newest: Sequence, now_ms: int) -> UserDocument:
-    """The document with everything but the vector moved on."""
-    seen, purchased = _known(sequences)
-    if stored is None:
-        stored = UserDocument(None, 0, newest.version, "", 0, now_ms, NONE, NONE, NONE)
-    grown = replace(
-        stored,
-        history_version=max(stored.history_version, newest.version),
-        stored_ms=now_ms,
-        seen=_union(stored.seen, seen),
-        purchased=_union(stored.purchased, purchased),
-    )
-    if stored.vector is not None or newest.version < stored.history_version:
-        return grown
-    return _describing(grown, newest)
-
-
-def _describing(document: UserDocument, newest: Sequence, **more: Any) -> UserDocument:
-    """The document with the clicks of *newest* as those that it used."""
+def _erased(document: UserDocument, version: int) -> UserDocument:
+    """The document without anything that is as old as *version*; a marker if that was all."""
+    if document.seen_version <= version:
+        document = _replaced(document, SeenSnapshot(version, NONE, np.zeros(0, np.uint32), np.zeros(0, np.bool_)))
+    if document.vector_version > version:
+        return document
     return replace(
         document,
-        newest_event_id=newest.newest_event_id,
-        as_of_ms=newest.as_of_ms,
-        events=hash64_all(newest.event_ids),
-        **more,
+        vector=None,
+        vector_version=version,
+        newest_event_id="",
+        as_of_ms=0,
+        events=NONE,
+        erased=document.history_version == version,
     )
 
 
-def _known(sequences: Many[Sequence]) -> tuple[Hashes, Hashes]:
-    """The hashes of all items in *sequences*, and of those that were bought."""
-    bought_of: dict[str, bool] = {}
-    for sequence in sequences:
-        for item, kind in zip(sequence.items, sequence.types, strict=True):
-            bought_of[item] = bought_of.get(item, False) or kind == PURCHASE
-    hashes = hash64_all(list(bought_of))
-    return hashes, hashes[np.fromiter(bought_of.values(), bool, len(bought_of))]
+def _replaced(document: UserDocument, snapshot: SeenSnapshot) -> UserDocument:
+    """The document with *snapshot* in place of the one before, and of the windows that it speaks for."""
+    recent = _picked(document.recent, document.recent.versions > snapshot.version)
+    seen, until_s, bought = _together(
+        (snapshot.hashes, recent.hashes), (snapshot.until_s, recent.until_s), (snapshot.bought, recent.bought)
+    )
+    history_version = max(document.history_version, snapshot.version)
+    return replace(
+        document,
+        history_version=history_version,
+        seen_version=snapshot.version,
+        seen=seen,
+        until_s=until_s,
+        purchased=seen[bought],
+        recent=recent,
+        erased=document.erased and history_version == document.history_version,
+    )
+
+
+def _seeing(document: UserDocument, sequences: Many[Sequence], policy: SeenPolicy) -> UserDocument:
+    """The document with the windows of those *sequences* that no snapshot speaks for."""
+    newer = sorted((each for each in sequences if each.version > document.seen_version), key=_version)
+    if not newer:
+        return document
+    window = _window(newer, policy)
+    seen, until_s, purchased = _grown(document, window)
+    history_version = max(document.history_version, newer[-1].version)
+    return replace(
+        document,
+        history_version=history_version,
+        seen=seen,
+        until_s=until_s,
+        purchased=purchased,
+        recent=_joined(document.recent, window),
+        erased=document.erased and history_version == document.history_version,
+    )
+
+
+def _window(newer: Iterable[Sequence], policy: SeenPolicy) -> Recent:
+    """What the windows of *newer*, in the order of their versions, hold of items that count as seen."""
+    until_of: dict[str, int] = {}
+    version_of: dict[str, int] = {}
+    bought: set[str] = set()
+    for sequence in newer:
+        for item, kind, time_ms in zip(sequence.items, sequence.types, sequence.times_ms, strict=True):
+            until_s = policy.until_s(kind, time_ms)
+            if until_s:
+                until_of[item] = max(until_of.get(item, 0), until_s)
+                version_of[item] = sequence.version
+                if kind == PURCHASE:
+                    bought.add(item)
+    hashes = hash64_all(list(until_of))
+    order = hashes.argsort()
+    count = len(hashes)
+    return Recent(
+        hashes[order],
+        np.fromiter(version_of.values(), np.int64, count)[order],
+        np.fromiter(until_of.values(), np.uint32, count)[order],
+        np.fromiter((item in bought for item in until_of), np.bool_, count)[order],
+    )
+
+
+def _grown(document: UserDocument, window: Recent) -> tuple[Hashes, Seconds | None, Hashes]:
+    """The document's seen, until_s and purchased, with *window*."""
+    if document.until_s is None and (window.until_s == FOREVER_S).all():
+        seen = _union(document.seen, window.hashes)
+        return seen, None, _union(document.purchased, window.hashes[window.bought])
+    known = document.seen
+    known_until_s = np.full(len(known), FOREVER_S, np.uint32) if document.until_s is None else document.until_s
+    known_bought = np.isin(known, document.purchased, assume_unique=True)
+    seen, until_s, bought = _together(
+        (known, window.hashes), (known_until_s, window.until_s), (known_bought, window.bought)
+    )
+    return seen, until_s, seen[bought]
+
+
+def _together(
+    hashes: tuple[Hashes, Hashes], until_s: tuple[Seconds, Seconds], bought: tuple[NDArray[np.bool_], NDArray[np.bool_]]
+) -> tuple[Hashes, Seconds | None, NDArray[np.bool_]]:
+    """The sorted union, of each the longest time, and whether either bought it; no times if all are for ever."""
+    union, place = np.unique(np.concatenate(hashes), return_inverse=True)
+    longest = np.zeros(len(union), np.uint32)
+    np.maximum.at(longest, place, np.concatenate(until_s))
+    either = np.zeros(len(union), np.bool_)
+    either[place[np.concatenate(bought)]] = True
+    return union, (None if (longest == FOREVER_S).all() else longest), either
+
+
+def _joined(recent: Recent, window: Recent) -> Recent:
+    """*recent* with *window*, which counts where both have an item unless it is older; the newest ``MOST_ITEMS``."""
+    if not len(recent.hashes):
+        return window
+    old, new = _disagreeing(recent, window)
+    joined = Recent(
+        *(
+            np.concatenate((getattr(old, column), getattr(new, column)))
+            for column in ("hashes", "versions", "until_s", "bought")
+        )
+    )
+    if len(joined.hashes) > MOST_ITEMS:
+        joined = _picked(joined, np.argsort(joined.versions, kind="stable")[-MOST_ITEMS:])
+    return _picked(joined, joined.hashes.argsort())
+
+
+def _disagreeing(recent: Recent, window: Recent) -> tuple[Recent, Recent]:
+    """Both without the items that the other tells of at a later version."""
+    place = recent.hashes.searchsorted(window.hashes).clip(max=len(recent.hashes) - 1)
+    both = recent.hashes[place] == window.hashes
+    later = ~both | (window.versions >= recent.versions[place])
+    kept = np.ones(len(recent.hashes), np.bool_)
+    kept[place[both & later]] = False
+    return _picked(recent, kept), _picked(window, later)
+
+
+def _picked(recent: Recent, which: NDArray[Any]) -> Recent:
+    if not len(recent.hashes):
+        return NOTHING_RECENT
+    return Recent(recent.hashes[which], recent.versions[which], recent.until_s[which], recent.bought[which])
+
+
+def _describing(
+    document: UserDocument, stored: UserDocument | None, newest: Sequence | None, vector: NDArray[np.float32] | None
+) -> UserDocument:
+    """The document with *vector* and the clicks that it used; without one, those of the newest history known."""
+    if newest is None or newest.version < document.vector_version:
+        return document
+    used: Mapping[str, Any] = {
+        "newest_event_id": newest.newest_event_id,
+        "as_of_ms": newest.as_of_ms,
+        "events": hash64_all(newest.event_ids),
+    }
+    if vector is not None:
+        return replace(document, vector=vector, vector_version=newest.version, **used)
+    if document.vector is None and (newest.version >= document.history_version or newest.as_of_ms >= document.as_of_ms):
+        return replace(document, **used)
+    return document
 
 
 def _union(known: Hashes, more: Hashes) -> Hashes:
@@ -74,3 +226,7 @@ def _union(known: Hashes, more: Hashes) -> Hashes:
     if len(known):
         more = more[known.take(known.searchsorted(more), mode="clip") != more]
     return np.sort(np.concatenate((known, more))) if len(more) else known
+
+
+def _version(sequence: Sequence) -> int:
+    return sequence.version

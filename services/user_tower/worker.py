@@ -1,8 +1,9 @@
-"""The loop of ``user_tower``: sequences in, stored documents out, offsets committed after the write.
+"""The loop of ``user_tower``: sequences and seen snapshots in, stored documents out, offsets committed after the write.
 
 A burst of clicks of one user costs one inference: of each poll only a user's newest sequence is encoded (all of them
 count as seen). While Triton is away, what was seen is still written and the records wait, uncommitted, up to
-``MOST_WAITING`` users; while the store is away, nothing moves.
+``MOST_WAITING`` users; while the store is away, nothing moves. A write that the store refuses, because another replica
+stored something meanwhile that it doesn't know, is made again from what is stored then.
 """
 
 import asyncio
@@ -20,31 +21,35 @@ from nearline.features import Features
 from nearline.item_table import ItemTable
 from nearline.log import Record
 from nearline.salvage import salvage
+from nearline.seen import SeenPolicy, decode_seen
 from nearline.sequences import Sequence, decode_sequence
 from nearline.space import Space
 from nearline.store import UserStore
 from nearline.telemetry import counter, gauge, get_logger, seconds
-from nearline.topics import USER_SEQUENCES_DLQ
+from nearline.topics import USER_SEEN, USER_SEQUENCES, USER_SEQUENCES_DLQ
 from nearline.user_documents import UserDocument, decode_user_document, encode_user_document
-from services.user_tower.documents import advance
+from services.user_tower.documents import News, advance
 
 CHUNK = 64  # users in one request: measured 25 times the users/s of requests of one
 IN_FLIGHT = 2
 MOST_WAITING = 10_000
 RETRY_S = 0.2
+_ATTEMPTS = 5  # a write that loses a race is made anew; five losses in a row is another replica's loop
 # A round costs some 2 ms of processor time however few users it holds, so under load they are gathered for a moment.
 ROUND_S = 0.006
 
 SEQUENCES = counter("sequences_total", "Sequences read from the log.")
+SNAPSHOTS = counter("seen_snapshots_total", "Snapshots of seen items read from the log.")
+RACES = counter("user_write_races_total", "Writes made again because the store knew more than they did.")
 ENCODED = counter("user_vectors_total", "User vectors encoded and stored.")
 UNKNOWN_ITEMS = counter("unknown_items_total", "Events of encoded histories whose item has no vector yet.")
-REFUSED = counter("sequences_refused_total", "Sequences sent to the dead-letter queue.", "reason")
+REFUSED = counter("sequences_refused_total", "Sequences and snapshots sent to the dead-letter queue.", "reason")
 AWAY = counter("user_tower_waits_total", "Rounds in which Triton or the store was away.")
 WAITING = gauge("user_tower_waiting_users", "Users whose sequence waits for Triton or the store.")
 STORED_AFTER = seconds("sequence_to_stored_seconds", "From a sequence's append to its vector stored.")
 BATCH = seconds("user_tower_batch_seconds", "One batch from poll to written.")
 
-Users = dict[str, list[Sequence]]
+Users = dict[str, News]
 
 
 class Reader(Protocol):
@@ -64,6 +69,7 @@ class Encoder(Protocol):
 
 
 DeadLetters = Callable[[str, list[tuple[bytes, bytes | None]]], Awaitable[object]]
+Announce = Callable[[Mapping[str, UserDocument]], None]  # must neither wait nor fail
 
 
 class Worker:
@@ -78,6 +84,8 @@ class Worker:
         towers: Encoder,
         store: UserStore,
         dead_letters: DeadLetters,
+        announce: Announce,
+        policy: SeenPolicy,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         retry_s: float = RETRY_S,
     ) -> None:
@@ -87,6 +95,8 @@ class Worker:
         self._towers = towers
         self._store = store
         self._dead_letters = dead_letters
+        self._announce = announce
+        self._policy = policy
         self._now_ms = now_ms
         self._retry_s = retry_s
         self._slots = asyncio.Semaphore(IN_FLIGHT)
@@ -117,8 +127,8 @@ class Worker:
             self._reader.done(records)
             return polled_at
         self._waiting += records
-        for user_id, sequences in users.items():
-            self._waiting_users.setdefault(user_id, []).extend(sequences)
+        for user_id, news in users.items():
+            self._waiting_users.setdefault(user_id, News()).add(news)
         await self._deal(users)
         WAITING.set(len(self._waiting_users))
         return polled_at
@@ -131,7 +141,7 @@ class Worker:
             await self._hold(fresh, error)
             return
         now = self._now_ms()
-        for record in self._waiting:
+        for record in filter(_is_sequence, self._waiting):
             STORED_AFTER.observe(max(0, now - record.append_ms) / 1000)
         self._reader.done(self._waiting)
         self._waiting, self._waiting_users = [], {}
@@ -145,8 +155,16 @@ class Worker:
         except Unavailable as store_error:
             await self._outlast_store(store_error)
             return
+        self._let_go_of_snapshots(fresh)
         await asyncio.sleep(self._retry_s)
         await self._reader.stay()
+
+    def _let_go_of_snapshots(self, written: Users) -> None:
+        """They are stored, and 10,000 waiting users' would be 260 MB."""
+        for user_id, news in written.items():
+            waiting = self._waiting_users[user_id]
+            if waiting.snapshot is news.snapshot:
+                waiting.snapshot = None
 
     async def _outlast_store(self, error: Unavailable) -> None:
         """Return once the store answers again; stay in the group meanwhile."""
@@ -164,19 +182,19 @@ class Worker:
     async def _take(self, records: list[Record]) -> Users:
         users: Users = {}
         for record in records:
-            SEQUENCES.inc()
-            if not record.value:
+            (SEQUENCES if _is_sequence(record) else SNAPSHOTS).inc()
+            if record.value:
+                try:
+                    users.setdefault(record.id, News()).add(_news(record, record.value))
+                except BadInput as error:
+                    await self._refuse(record, error.reason, str(error))
+            elif _is_sequence(record):
                 users.pop(record.id, None)
-                continue
-            try:
-                users.setdefault(record.id, []).append(decode_sequence(record.value))
-            except BadInput as error:
-                await self._refuse(record, error.reason, str(error))
-        return {user_id: sequences for user_id, sequences in users.items() if sequences}
+        return {user_id: news for user_id, news in users.items() if news.sequences or news.snapshot}
 
     async def _erase(self, records: list[Record]) -> None:
-        """A tombstone is an erasure: forget the user, unless a later sequence of the same poll brings it back."""
-        last = {record.id: record for record in records}
+        """A tombstone means no such user: forget it, unless a later sequence of the same poll brings it back."""
+        last = {record.id: record for record in filter(_is_sequence, records)}
         for user_id, record in last.items():
             if not record.value:
                 self._waiting_users.pop(user_id, None)
@@ -211,8 +229,8 @@ class Worker:
 
     async def _encode_and_write(self, chunk: Users) -> None:
         stored = await self._stored(chunk)
-        newest = {u: max(s, key=lambda one: one.version) for u, s in chunk.items()}
-        vectors = await self._encode([newest[u] for u in chunk if self._is_ahead(newest[u], stored[u])])
+        newest = ((stored[user_id], news.newest) for user_id, news in chunk.items())
+        vectors = await self._encode([one for document, one in newest if one and _is_ahead(one, document)])
         await self._write(chunk, stored, vectors)
         ENCODED.inc(len(vectors))
 
@@ -222,38 +240,52 @@ class Worker:
     async def _write(
         self, chunk: Users, stored: Mapping[str, UserDocument | None], vectors: Mapping[str, NDArray[np.float32]]
     ) -> None:
+        """Write the documents of *chunk*; ``Unavailable`` if others always stored something newer meanwhile."""
+        for _ in range(_ATTEMPTS):
+            documents = self._advanced(chunk, stored, vectors)
+            encoded = {user_id: encode_user_document(one, self._space) for user_id, one in documents.items()}
+            if await self._store.put_many_if_newer(encoded) == len(encoded):
+                self._announce(documents)
+                return
+            RACES.inc()
+            stored = await self._stored(chunk)
+        raise Unavailable(f"{_ATTEMPTS} writes in a row lost a race; does another replica loop over the same users?")
+
+    def _advanced(
+        self, chunk: Users, stored: Mapping[str, UserDocument | None], vectors: Mapping[str, NDArray[np.float32]]
+    ) -> dict[str, UserDocument]:
         now = self._now_ms()
-        documents = {
-            user_id: encode_user_document(
-                advance(stored[user_id], sequences, vectors.get(user_id), now_ms=now), self._space
-            )
-            for user_id, sequences in chunk.items()
+        return {
+            user_id: advance(stored[user_id], news, vectors.get(user_id), policy=self._policy, now_ms=now)
+            for user_id, news in chunk.items()
         }
-        await self._store.put_many_if_newer(documents)
 
     async def _stored(self, chunk: Users) -> dict[str, UserDocument | None]:
         raws = await self._store.get_many(list(chunk))
-        return {user_id: self._decode(user_id, raw) for user_id, raw in zip(chunk, raws, strict=True)}
+        return {user_id: await self._decoded(user_id, raw) for user_id, raw in zip(chunk, raws, strict=True)}
 
-    def _decode(self, user_id: str, raw: bytes | None) -> UserDocument | None:
+    async def _decoded(self, user_id: str, raw: bytes | None) -> UserDocument | None:
+        """The document, or ``None``: one that can't be read is removed, since its versions would refuse every write."""
         if raw is None:
             return None
         try:
             return decode_user_document(raw, self._space)
         except (BadInput, SpaceMismatch) as error:
             get_logger().error("stored document refused, rebuilding it", user_id=user_id, reason=str(error))
-            return None
-
-    def _is_ahead(self, newest: Sequence, stored: UserDocument | None) -> bool:
-        return stored is None or stored.vector is None or newest.version >= stored.vector_version
+        await self._store.delete(user_id)
+        return None
 
     async def _encode(self, sequences: Many[Sequence]) -> dict[str, NDArray[np.float32]]:
-        """The vector of each sequence that has one: some item must be known, and the answer must be true."""
+        """The vector of each sequence that has one: something of it must be known, and the answer must be true.
+
+        Known is an item that has a vector, or a context that the towers read: a profile alone is enough for them.
+        """
         features = self._towers.features
         rows, ages, types = features.user_rows(sequences, self._table.row_of)
         context = features.contexts_of(sequences)
         UNKNOWN_ITEMS.inc(int(((rows < 0) & (types > 0)).sum()))
-        encodable = np.flatnonzero(((rows >= 0) & (types <= features.types)).any(axis=1))
+        events_known = ((rows >= 0) & (types > 0) & (types <= features.types)).any(axis=1)
+        encodable = np.flatnonzero(events_known | context.any(axis=1))
 
         async def encode(part: Many[int]) -> list[NDArray[np.float32]]:
             picked = np.asarray(part)
@@ -266,7 +298,8 @@ class Worker:
         return {sequences[index].user_id: vector for index, vector in good}
 
     async def _refuse_answer(self, sequence: Sequence, error: BadAnswer) -> None:
-        record = next(r for r in reversed(self._waiting) if r.id == sequence.user_id)
+        records = filter(_is_sequence, reversed(self._waiting))
+        record = next(record for record in records if record.id == sequence.user_id)
         await self._refuse(record, "bad_answer", str(error))
 
     async def _refuse(self, record: Record, reason: str, detail: str) -> None:
@@ -274,3 +307,17 @@ class Worker:
         get_logger().warning("sequence refused", reason=reason, detail=detail, user_id=record.id)
         letter = letter_about(record, reason, detail)
         await self._dead_letters(USER_SEQUENCES_DLQ, [(record.key or b"", encode_dead_letter(letter))])
+
+
+def _is_sequence(record: Record) -> bool:
+    return record.topic == USER_SEQUENCES
+
+
+def _news(record: Record, value: bytes) -> News:
+    if record.topic == USER_SEEN:
+        return News(snapshot=decode_seen(value))
+    return News([decode_sequence(value)])
+
+
+def _is_ahead(newest: Sequence, stored: UserDocument | None) -> bool:
+    return stored is None or newest.version >= stored.vector_version

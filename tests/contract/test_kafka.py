@@ -3,6 +3,7 @@
 import asyncio
 import os
 import uuid
+from itertools import count
 
 import pytest
 
@@ -26,11 +27,11 @@ def topic(broker: str) -> str:
     return name
 
 
-async def read(reader: TableReader | GroupReader, count: int) -> list[Record]:
-    """Poll until *count* records came."""
+async def read(reader: TableReader | GroupReader, number: int) -> list[Record]:
+    """Poll until *number* records came."""
     records: list[Record] = []
     async with asyncio.timeout(DEADLINE_S):
-        while len(records) < count:
+        while len(records) < number:
             records += await reader.poll()
     return records
 
@@ -108,6 +109,48 @@ async def test_a_flush_says_what_never_got_into_the_log(broker: str) -> None:
         with pytest.raises(Unavailable, match="1 records did not get into the log"):
             await producer.flush()
         await producer.flush()
+
+
+async def test_what_was_sent_soon_and_lost_is_counted_once(broker: str, topic: str) -> None:
+    narrow = Topic(f"t-{uuid.uuid4().hex[:8]}", 1, {"max.message.bytes": "1000"})
+    topics = Topics(broker)
+    topics.ensure([narrow])
+    topics.close()
+    async with Producer(broker) as producer:
+        await producer.send_soon(narrow.name, [(b"k", os.urandom(2_000))] * 2)
+        await producer.send_all(topic, [(b"k", b"1")])  # returns after all that was sent before it has ended
+        assert (producer.lost(), producer.lost()) == (2, 0)
+
+
+async def test_members_share_two_topics_alike_so_that_a_key_has_one_reader(broker: str) -> None:
+    """Three partitions, which two members would share otherwise if partitions were dealt out like cards."""
+    both = [f"t-{uuid.uuid4().hex[:8]}" for _ in range(2)]
+    topics = Topics(broker)
+    topics.ensure([Topic(name, 3) for name in both])
+    topics.close()
+    keys, group = [b"%d" % n for n in range(40)], f"g-{uuid.uuid4().hex[:8]}"
+
+    async def readers(producer: Producer, members: list[GroupReader], mark: bytes) -> dict[tuple[str, bytes], set[int]]:
+        """Which members read each key of a round."""
+        for name in both:
+            await producer.send_all(name, [(key, mark) for key in keys])
+        found: dict[tuple[str, bytes], set[int]] = {}
+        while len(found) < 2 * len(keys):
+            for who, records in enumerate(await asyncio.gather(*(member.poll() for member in members))):
+                for record in records:
+                    if record.value == mark:
+                        found.setdefault((record.topic, record.key or b""), set()).add(who)
+        return found
+
+    members = GroupReader(broker, both, group), GroupReader(broker, both, group)
+    async with Producer(broker) as producer, members[0] as one, members[1] as two:
+        async with asyncio.timeout(DEADLINE_S):
+            found: dict[tuple[str, bytes], set[int]] = {}
+            for number in count():  # until both are in, and nothing was read twice because one of them came
+                found = await readers(producer, [one, two], b"%d" % number)
+                if sorted(set(map(tuple, found.values()))) == [(0,), (1,)]:
+                    break
+    assert all(found[both[0], key] == found[both[1], key] for key in keys)
 
 
 async def test_what_was_not_dealt_with_is_read_again_by_the_next_member(broker: str, topic: str) -> None:

@@ -25,7 +25,7 @@ from nearline.adapters.stores import store_for
 from nearline.errors import Misconfigured, Unavailable
 from nearline.space import Space
 from nearline.store import UserStore
-from nearline.user_documents import UserDocument, decode_user_document, encode_user_document
+from nearline.user_documents import UserDocument, decode_user_document, document_order, encode_user_document
 
 SPACE = Space(1, 8)
 DAY_MS = 24 * 3600 * 1000
@@ -120,11 +120,21 @@ def user() -> str:
     return f"u-{uuid.uuid4().hex[:8]}"
 
 
-def document(history: int, vector: int | None = None) -> bytes:
+NONE = np.zeros(0, np.uint64)
+
+
+def document(history: int, vector: int | None = None, seen: int = 0) -> bytes:
     vector = history if vector is None else vector
-    none = np.zeros(0, np.uint64)
+    values = np.full(8, history, np.float32)
     return encode_user_document(
-        UserDocument(np.full(8, history, np.float32), vector, history, f"e{history}", 1, 2, none, none, none), SPACE
+        UserDocument(values, vector, history, f"e{history}", 1, 2, NONE, NONE, NONE, seen_version=seen), SPACE
+    )
+
+
+def marker(version: int) -> bytes:
+    """What is stored of a user who was erased at *version*."""
+    return encode_user_document(
+        UserDocument(None, version, version, "", 0, 2, NONE, NONE, NONE, seen_version=version, erased=True), SPACE
     )
 
 
@@ -158,6 +168,43 @@ async def test_an_equal_version_is_written_again_and_a_lesser_vector_is_not(stor
     assert await store.put_many_if_newer({name: document(9)}) == 1
     assert await store.put_many_if_newer({name: document(9, vector=8)}) == 0
     assert await store.get(name) == document(9)
+
+
+async def test_a_write_that_is_newer_in_one_thing_and_older_in_another_is_refused(store: UserStore) -> None:
+    """It was made from a document that is not stored any more: whoever made it has to read again."""
+    name = user()
+    await store.put_many_if_newer({name: document(9, vector=8, seen=6)})
+    for stale in (document(10, vector=10, seen=5), document(10, vector=7, seen=6), document(8, vector=8, seen=7)):
+        assert await store.put_many_if_newer({name: stale}) == 0
+    assert await store.get(name) == document(9, vector=8, seen=6)
+    assert await store.put_many_if_newer({name: document(9, vector=8, seen=7)}) == 1
+
+
+async def test_a_marker_of_an_erasure_outlives_every_write_that_was_made_without_it(store: UserStore) -> None:
+    name = user()
+    await store.put_many_if_newer({name: document(4, seen=3)})
+    assert await store.put_many_if_newer({name: marker(5)}) == 1
+    for late in (document(4, seen=3), document(4, seen=4), document(6, seen=3), document(6, seen=4)):
+        assert await store.put_many_if_newer({name: late}) == 0
+    assert await store.get(name) == marker(5)
+    assert await store.put_many_if_newer({name: document(6, seen=5)}) == 1
+    assert await store.put_many_if_newer({name: marker(5)}) == 0
+
+
+async def test_a_marker_of_an_unknown_user_is_written_and_written_again(store: UserStore) -> None:
+    name = user()
+    assert await store.put_many_if_newer({name: marker(5)}) == 1
+    assert await store.put_many_if_newer({name: marker(5)}) == 1
+    assert decode_user_document(await store.get(name) or b"", SPACE).erased
+
+
+async def test_a_document_of_the_first_version_is_read_and_replaced(store: UserStore) -> None:
+    name = user()
+    first = (Path(__file__).parent.parent / "golden" / "user_document.v1.bin").read_bytes()
+    history, vector, _ = document_order(first)
+    await store.put_many_if_newer({name: first})
+    assert await store.put_many_if_newer({name: document(history, vector=vector - 1)}) == 0
+    assert await store.put_many_if_newer({name: document(history, vector=vector)}) == 1
 
 
 async def test_a_deleted_user_is_forgotten(store: UserStore) -> None:

@@ -16,7 +16,7 @@ from nearline.replay import load_recording, messages, shift_of
 from nearline.salvage import salvage
 from nearline.settings import load_settings
 from nearline.space import Space
-from nearline.topics import all_topics, item_vectors_topic
+from nearline.topics import all_topics, item_vectors_topic, user_updates_topic
 
 SPACE = Space(1, 8)
 
@@ -39,7 +39,14 @@ def test_a_bad_value_is_refused_with_the_variable_and_what_it_means(name: str, v
 
 
 def test_two_spaces_never_share_a_topic() -> None:
-    assert item_vectors_topic(Space(1, 8)) != item_vectors_topic(Space(2, 8))
+    for topic in (item_vectors_topic, user_updates_topic):
+        assert topic(Space(1, 8)) != topic(Space(2, 8))
+
+
+def test_what_is_keyed_by_a_user_has_the_partitions_of_the_clicks() -> None:
+    topics = {topic.name: topic for topic in all_topics(SPACE, history_ttl_ms=1)}
+    names = ["user-sequences", "users", "user-seen", user_updates_topic(SPACE), "exposures"]
+    assert {topics[name].partitions for name in names} == {topics["clicks"].partitions}
 
 
 def test_every_topic_uses_the_logs_clock_and_dead_letters_can_hold_any_record() -> None:

@@ -13,7 +13,7 @@ from nearline.events import EVENT_TYPES, MAX_AHEAD_MS, MAX_EVENT_BYTES, Event, d
 from nearline.settings import load_settings
 from services.ingest.app import bounds_of
 from services.ingest.bodies import LEAST, Bounds
-from services.ingest.clicks import AHEAD_MS, Accepted, judge
+from services.ingest.clicks import AHEAD_MS, Accepted, Refused, judge
 from services.ingest.schemas import EventIn, EventResults, Problems
 from tests.ingest_door import CLICK, NOW_MS, Door, in_pieces
 
@@ -299,8 +299,14 @@ async def test_another_method_or_route_is_refused_in_the_same_words(door: Door) 
 
 
 def test_the_documented_event_has_the_fields_of_the_real_one() -> None:
-    accepted = {"v", *Event.__dataclass_fields__}
+    accepted = {"v", *Event.__dataclass_fields__} - {"merged_from"}
     assert set(EventIn.model_fields) == accepted
+
+
+def test_no_caller_can_say_that_an_event_came_by_a_merge() -> None:
+    (verdict,) = judge([{**CLICK, "merged_from": ["s-1"]}], now_ms=NOW_MS)
+    assert isinstance(verdict, Refused)
+    assert verdict.problem.field == "merged_from"
 
 
 def test_the_doors_reason_is_the_jobs() -> None:

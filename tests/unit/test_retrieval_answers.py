@@ -1,6 +1,7 @@
 """Answers: what is on show and not seen, topped up source by source, and never more than was asked for."""
 
 import asyncio
+from typing import Any
 
 import numpy as np
 import orjson
@@ -11,10 +12,13 @@ from nearline.errors import BadInput, SpaceMismatch
 from nearline.hashing import hash64
 from nearline.item_vectors import ItemVector, Shown
 from nearline.user_documents import UserDocument
-from services.retrieval.answer import ExcludeSeen, Source, choose
+from services.retrieval.answer import Group, Source
+from services.retrieval.asked import Asked, ExcludeSeen
 from services.retrieval.in_process.catalogue import Catalogue, render
 from services.retrieval.in_process.index import Limits, LiveIndex
 from services.retrieval.ranking import Ranking, Trending
+from services.retrieval.stages.order import choose
+from services.retrieval.work import Work
 from tests.fakes import ExactGraph
 
 
@@ -54,12 +58,16 @@ def user(*, seen: tuple[str, ...] = (), purchased: tuple[str, ...] = (), has_vec
     )
 
 
+def groups_of(shop: Catalogue, document: UserDocument | None, k: int, **asked: Any) -> list[Group]:
+    return asyncio.run(choose(shop, Work(Asked(k, **asked), document)))
+
+
 def chosen(
-    shop: Catalogue, document: UserDocument | None, k: int = 10, exclude: ExcludeSeen = ExcludeSeen.ALL
+    shop: Catalogue, document: UserDocument | None, k: int = 10, exclude: ExcludeSeen = ExcludeSeen.ALL, **asked: Any
 ) -> list[tuple[str, str]]:
     """``(source, item_id)`` of an answer, in order."""
     found = []
-    for group in asyncio.run(choose(shop, document, k, exclude)):
+    for group in groups_of(shop, document, k, exclude_seen=exclude, **asked):
         shown = [orjson.loads(printed[1:] + b"0}")["item_id"] for printed in group.items.printed]
         assert shown == group.items.item_ids
         assert len(shown) == len(group.items.scores)
@@ -164,7 +172,7 @@ def test_a_new_vector_moves_the_item_and_new_words_do_not(shop: Catalogue) -> No
     after = shop.get("e")
     assert after is not None
     assert after.slot == before.slot
-    assert b"New words" in asyncio.run(choose(shop, None, 8, ExcludeSeen.ALL))[-1].items.printed[-1]
+    assert b"New words" in groups_of(shop, None, 8)[-1].items.printed[-1]
     shop.apply(item("e", -0.01, version=3))
     assert chosen(shop, user(), 2) == [("personal", "a"), ("personal", "e")]
     assert len(shop) == 8

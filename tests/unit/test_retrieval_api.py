@@ -22,10 +22,12 @@ from nearline.keys import encode_key, make_key
 from nearline.log import Record
 from nearline.space import Space
 from nearline.user_documents import UserDocument, encode_user_document
-from services.retrieval.api import RULES, FastPath, Recommendations, Refused, create_app
+from services.retrieval.api import RULES, create_app
+from services.retrieval.fast_path import FastPath
 from services.retrieval.filters import MAX_BYTES, parse
 from services.retrieval.in_process.catalogue import Catalogue
 from services.retrieval.in_process.index import LiveIndex
+from services.retrieval.models import Recommendations, Refused
 from services.retrieval.recommender import Recommender
 from services.retrieval.store_guard import GuardedStore
 from tests.fakes import ExactGraph
@@ -105,6 +107,25 @@ def world() -> World:
     return world
 
 
+def test_a_user_who_was_erased_is_as_unknown_as_one_who_never_came(world: World) -> None:
+    marker = UserDocument(None, 9, 9, "", 0, NOW_MS, EMPTY, EMPTY, EMPTY, seen_version=9, erased=True)
+    world.put("u1", encode_user_document(marker, SPACE))
+    erased, unknown = (world.client.get(f"/recommend/{user_id}?k=3").json() for user_id in ("u1", "nobody"))
+    assert erased["reason"] == "unknown_user"
+    for answer in (erased, unknown):
+        del answer["user_id"], answer["request_id"], answer["took_ms"]
+    assert erased == unknown
+
+
+@pytest.mark.parametrize(("ends_s", "first"), [(NOW_MS // 1000, "i0"), (NOW_MS // 1000 + 1, "i1")])
+def test_what_was_seen_comes_back_when_its_time_is_over(world: World, ends_s: int, first: str) -> None:
+    seen = np.array([hash64("i0")], np.uint64)
+    until_s = np.array([ends_s], np.uint32)
+    document = UserDocument(unit(0), 10, 10, "e-43", NOW_MS, NOW_MS, seen, EMPTY, EMPTY, until_s=until_s)
+    world.put("u1", encode_user_document(document, SPACE))
+    assert world.client.get("/recommend/u1?k=1").json()["items"][0]["item_id"] == first
+
+
 def test_an_answer_says_what_it_used(world: World) -> None:
     answer = world.client.get("/recommend/u1?k=3").json()
     assert [item["item_id"] for item in answer["items"]] == ["i1", "i2", "i3"]
@@ -123,7 +144,7 @@ def test_an_answer_says_what_it_used(world: World) -> None:
     }
     assert {name: answer[name] for name in expected} == expected
     assert answer["took_ms"] > 0
-    assert Recommendations.model_validate(answer).model_dump(mode="json") == answer
+    assert Recommendations.model_validate(answer).model_dump(mode="json", exclude_unset=True) == answer
 
 
 def test_twenty_items_are_the_default(world: World) -> None:

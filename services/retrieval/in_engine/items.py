@@ -8,14 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nearline.errors import Unavailable
-from nearline.hashing import hash64
+from nearline.hashing import hash64, hash64_all
 from nearline.item_engine import MAX_RESULTS, Found, ItemEngine
+from nearline.item_vectors import Shown
 from nearline.user_documents import Hashes
 from services.retrieval.filters import Filter
 from services.retrieval.in_engine.expressions import both, excluding, passes, translate
 from services.retrieval.in_engine.guard import GuardedEngine
 from services.retrieval.in_engine.window import Known, Window, known_from
-from services.retrieval.item_index import Picked, Ranked
+from services.retrieval.in_process.catalogue import shown_fields
+from services.retrieval.item_index import Picked, Ranked, Traits
 from services.retrieval.ranking import Ranking, Trending
 
 _SPARE = 32  # seen items that one search allows for; a second search leaves out all of them itself
@@ -24,6 +26,8 @@ _CHUNK = 500  # ranked items that are looked up at once
 
 class EngineItems:
     """The items of an engine: searched there, and topped up from *window*."""
+
+    is_remote = True
 
     def __init__(self, engine: ItemEngine, guard: GuardedEngine, window: Window) -> None:
         self._engine = engine
@@ -38,15 +42,33 @@ class EngineItems:
     def check(self, wanted: Filter) -> None:
         """Nothing is refused: which attributes there are, an engine does not tell; an unknown one lets nothing pass."""
 
-    async def nearest(self, vector: NDArray[np.float32], k: int, excluded: Hashes, wanted: Filter | None) -> Picked:
-        """The *k* best by inner product with *vector*; ``Unavailable`` if the engine is away."""
+    @property
+    def generation(self) -> int:
+        """How many changes of the items that it holds itself this process took in; the engine's it does not know."""
+        return self._window.changes
+
+    async def nearest(
+        self, vector: NDArray[np.float32], k: int, excluded: Hashes, wanted: Filter | None, spare: int = 0
+    ) -> Picked:
+        """The *k* best by inner product with *vector*, and some *spare* more; ``Unavailable`` if the engine is away."""
         where = translate(wanted)
         refused = set(excluded.tolist())
-        came = await self._guard.search(vector, min(k + min(len(refused), _SPARE), MAX_RESULTS), where)
+        came = await self._guard.search(vector, min(k + spare + min(len(refused), _SPARE), MAX_RESULTS), where)
         found = [each for each in came if hash64(each[0]) not in refused] if refused else came
         if len(found) < k and len(refused) > _SPARE:
-            found = await self._guard.search(vector, k, both(where, excluding(excluded.view(np.int64).tolist())))
-        return _picked(found[:k])
+            unseen = both(where, excluding(excluded.view(np.int64).tolist()))
+            found = await self._guard.search(vector, min(k + spare, MAX_RESULTS), unseen)
+        return _picked(found[: k + spare])
+
+    async def traits(self, items: Picked, *, vectors: bool = False) -> Traits:
+        """What the stages look at, for each of *items*; vectors stay in the engine, likeness is that of categories."""
+        categories = hash64_all([str(shown["category"]) for shown in map(shown_fields, items.printed)])
+        return Traits(categories, self.trending.popularity(items.item_ids))
+
+    def passing(self, wanted: Filter, items: Picked) -> NDArray[np.bool_]:
+        """Whether each of *items* passes *wanted*."""
+        shown = (Shown(**shown_fields(printed)) for printed in items.printed)  # type: ignore[arg-type]
+        return np.array([passes(wanted.node, each) for each in shown], bool)
 
     async def pick(
         self, ranked: Ranked, places: int, taken: Container[str], excluded: Hashes, wanted: Filter | None

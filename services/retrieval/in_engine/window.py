@@ -95,6 +95,7 @@ class Window:
         self._most_new = newest
         self._known: dict[str, Known] = {}
         self._by_hash: dict[int, str] = {}
+        self.changes = 0  # items that came, changed or left
 
     def __len__(self) -> int:
         """How many items on show it holds."""
@@ -183,6 +184,7 @@ class Window:
         return -1 if known is None else known.version
 
     def _keep(self, item_id: str, known: Known, listed_ms: float) -> None:
+        self.changes += 1
         self._known[item_id] = known
         self._by_hash[known.item_hash] = item_id
         self.trending.show(item_id, known.shown.category)
@@ -198,6 +200,7 @@ class Window:
         self.trending.hide(item_id)
         self.newest.drop(item_id)
         if known is not None:
+            self.changes += 1
             del self._by_hash[known.item_hash]
 
 

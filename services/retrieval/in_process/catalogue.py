@@ -21,12 +21,12 @@ from services.retrieval.filters import Filter
 from services.retrieval.in_process.columns import Columns
 from services.retrieval.in_process.index import LiveIndex
 from services.retrieval.in_process.masks import Masks
-from services.retrieval.in_process.rows import Rows
-from services.retrieval.item_index import Picked, Ranked
+from services.retrieval.in_process.rows import Rows, Slots
+from services.retrieval.item_index import Picked, Ranked, Traits
 from services.retrieval.ranking import Ranking, Trending
 
 _NOWHERE = -1
-_SPARE = 32  # seen items that one search allows for; a second search allows for all of them
+_ALLOWANCES = (32, 128, 512)  # seen items that a search allows for, then those after it; the last allows for all
 _SCORE = b',"score":'
 _NO_ATTRIBUTES = b'"attributes":{}' + _SCORE
 _NO_HISTORY: NDArray[np.float16] = np.empty(0, np.float16)
@@ -45,6 +45,8 @@ class Listing:
 
 class Catalogue:
     """Everything that can be recommended, changed record by record and read in between; one thread uses it."""
+
+    is_remote = False
 
     def __init__(self, dimension: int, index: LiveIndex) -> None:
         self.index = index
@@ -114,21 +116,48 @@ class Catalogue:
         """``FilterError`` if it names an attribute that no item on show has, or has as another type."""
         self._columns.check(wanted)
 
-    async def nearest(self, vector: NDArray[np.float32], k: int, excluded: Hashes, wanted: Filter | None) -> Picked:
-        """The *k* best by inner product with *vector*; fewer only if there are fewer."""
-        rows = None if wanted is None else self._masks.rows(wanted)
-        found = self._nearest(vector, k, min(len(excluded), _SPARE), excluded, rows)
-        if len(found) < k and len(excluded) > _SPARE:
-            found = self._nearest(vector, k, len(excluded), excluded, rows)
-        return found
+    @property
+    def generation(self) -> int:
+        """How many changes of items this process took in."""
+        return self._columns.changes.end
 
-    def _nearest(self, vector: NDArray[np.float32], k: int, spare: int, excluded: Hashes, rows: Rows | None) -> Picked:
+    async def nearest(
+        self, vector: NDArray[np.float32], k: int, excluded: Hashes, wanted: Filter | None, spare: int = 0
+    ) -> Picked:
+        """The *k* best by inner product with *vector*, fewer only if there are fewer; and some *spare* more."""
+        rows = None if wanted is None else self._masks.rows(wanted)
+        for allowed in _allowances(len(excluded)):
+            slots, scores = self._nearest(vector, k, spare + allowed, excluded, rows)
+            if len(slots) >= k:
+                break
+        return self._picked(slots[: k + spare].tolist(), scores[: k + spare])
+
+    def _nearest(
+        self, vector: NDArray[np.float32], k: int, spare: int, excluded: Hashes, rows: Rows | None
+    ) -> tuple[Slots, NDArray[np.float32]]:
         slots, scores = self.index.search(vector, k, spare, rows)
         if len(excluded) and len(slots):
             hashes = self._hashes[slots]
             kept = excluded.take(excluded.searchsorted(hashes), mode="clip") != hashes
             slots, scores = slots[kept], scores[kept]
-        return self._picked(slots[:k].tolist(), scores[:k])
+        return slots, scores
+
+    async def traits(self, items: Picked, *, vectors: bool = False) -> Traits:
+        """What the stages look at, for each of *items*, which are on show."""
+        slots = self._slots(items)
+        categories: NDArray[np.uint64] = self._columns.words("category", slots)
+        return Traits(
+            categories, self.trending.popularity(items.item_ids), self.index.vectors(slots) if vectors else None
+        )
+
+    def passing(self, wanted: Filter, items: Picked) -> NDArray[np.bool_]:
+        """Whether each of *items*, which are on show, passes *wanted*."""
+        passing: NDArray[np.bool_] = self._masks.rows(wanted).passing[self._slots(items)]
+        return passing
+
+    def _slots(self, items: Picked) -> Slots:
+        by_id = self._by_id
+        return np.array([by_id[item_id].slot for item_id in items.item_ids], np.int64)
 
     async def pick(
         self, ranked: Ranked, places: int, taken: Container[str], excluded: Hashes, wanted: Filter | None
@@ -241,6 +270,12 @@ class Catalogue:
         self.trending.hide(known.item_id)
         self._newest.drop(known.item_id)
         self._by_hash.pop(known.item_hash, None)
+
+
+def _allowances(excluded: int) -> Iterator[int]:
+    """How many of so many excluded items one search after the other allows for, until one finds enough."""
+    yield from (allowed for allowed in _ALLOWANCES if allowed < excluded)
+    yield excluded
 
 
 def render(item_id: str, shown: Shown) -> bytes:

@@ -106,6 +106,10 @@ class Dense:
         """Whether the value passes *check* at each of *slots*, or at every slot."""
         return check(self._values if slots is None else self._values[slots])
 
+    def at(self, slots: Slots) -> Words:
+        """The value of each of *slots*."""
+        return self._values[slots]
+
     def sparse(self, patience: int) -> "Sparse":
         """The same for few slots."""
         column = Sparse(self._blank, len(self._values), patience)
@@ -245,6 +249,10 @@ class Columns:
         self._on_show[slot] = False  # which hides the fields: they stay until another item is put there
         self._shown -= 1
         self.changes.note(slot)
+
+    def words(self, name: str, slots: Slots) -> Words:
+        """The hashes of the text (or the numbers) that the field *name* holds at *slots*, which are on show."""
+        return self._fields[name].at(slots)
 
     def check(self, wanted: Filter) -> None:
         """``FilterError`` if no item on show has an attribute of *wanted*, or none has it of a type that is compared.

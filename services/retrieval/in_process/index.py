@@ -118,6 +118,11 @@ class LiveIndex:
         vector: Vectors = self._vectors[slot]
         return vector
 
+    def vectors(self, slots: Slots) -> Vectors:
+        """The vectors in *slots* (n, dimension), a copy."""
+        vectors: Vectors = self._vectors[slots]
+        return vectors
+
     def search(self, vector: Vectors, wanted: int, spare: int = 0, rows: Rows | None = None) -> Found:
         """The *wanted* + *spare* best live slots, of *rows* if given, and their inner products, best first.
 

@@ -1,0 +1,92 @@
+"""User commands: what is to become of a user's history, told in ``clicks`` among the user's events (version 1).
+
+They travel in the events' own topic, keyed alike, so that each has its place in the user's order: whoever reads
+``clicks`` uses ``decode_entry`` and obeys or skips them. A record's append time is the command's time.
+
+    erase    forget the user: all that came before, and what of it comes late
+    remove   forget one event, whenever it comes
+    merge    an anonymous session (*user_id*) is the user *into*: its events become the user's, then it is erased
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import orjson
+
+from nearline.errors import BadInput
+from nearline.events import MAX_EVENT_BYTES, Event, check_time, check_version, event_of, load_object, refuse_unknown
+from nearline.ids import check_id
+
+COMMAND = "command"
+
+
+@dataclass(frozen=True, slots=True)
+class Erase:
+    """Forget the user."""
+
+    command_id: str
+    user_id: str
+    time_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    """Forget the event *event_id* of the user."""
+
+    command_id: str
+    user_id: str
+    event_id: str
+    time_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """The session *user_id* belongs to the user *into*."""
+
+    command_id: str
+    user_id: str
+    into: str
+    time_ms: int
+
+
+Command = Erase | Remove | Merge
+Entry = Event | Command
+COMMANDS: Mapping[str, type[Command]] = {"erase": Erase, "remove": Remove, "merge": Merge}
+_NAMES = {kind: name for name, kind in COMMANDS.items()}
+_FIELDS = {kind: frozenset({"v", COMMAND, *(f.name for f in fields(kind))}) for kind in COMMANDS.values()}
+
+
+def encode_command(command: Command) -> bytes:
+    """The command as ``clicks`` carries it, under the key ``command.user_id``."""
+    body: dict[str, Any] = {"v": 1, COMMAND: _NAMES[type(command)]}
+    return orjson.dumps(body | {f.name: getattr(command, f.name) for f in fields(command)})
+
+
+def decode_entry(raw: bytes | None, *, append_ms: int) -> Entry:
+    """The event or the command in a record of ``clicks``, judged by its append time; ``BadInput`` with a reason."""
+    return entry_of(load_object(raw, MAX_EVENT_BYTES), append_ms=append_ms)
+
+
+def entry_of(body: Mapping[str, Any], *, append_ms: int) -> Entry:
+    """The event or the command in the JSON object *body*; else ``BadInput`` as above."""
+    return command_of(body, append_ms=append_ms) if COMMAND in body else event_of(body, append_ms=append_ms)
+
+
+def command_of(body: Mapping[str, Any], *, append_ms: int) -> Command:
+    """The command in the JSON object *body*, judged by the log's clock *append_ms*; ``BadInput`` with a reason."""
+    name = body.get(COMMAND)
+    kind = COMMANDS.get(name) if isinstance(name, str) else None
+    if kind is None:
+        expected = f"command must be one of {', '.join(COMMANDS)}"
+        raise BadInput("unknown_command", f"{expected}, came {name!r:.80}", field=COMMAND)
+    known = _FIELDS[kind]
+    if not body.keys() <= known:
+        refuse_unknown(body, known, hint=f"{name!r} has {', '.join(sorted(known))}")
+    for field in sorted(known - body.keys()):
+        raise BadInput("missing_field", f"required field {field!r} of {name!r} is missing", field=field)
+    check_version(body)
+    ids = {f: check_id(f, body[f]) for f in known - {"v", COMMAND, "time_ms"}}
+    if ids.get("into") == ids["user_id"]:
+        raise BadInput("same_user", f"user_id and into are both {ids['user_id']!r:.80}", field="into")
+    return kind(time_ms=check_time(body["time_ms"], append_ms=append_ms), **ids)

@@ -1,0 +1,120 @@
+"""Pages: a list that goes on where it was left, though the user clicks meanwhile and any replica may answer.
+
+What a list is made of travels with the caller, in a signed token: the user's vector as it was on the first page, and
+hashes of every item that was served. So the next page is chosen as the first was, nothing comes twice, and what the
+user does in between only takes items away. Nothing is kept here.
+"""
+
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nearline.errors import BadInput
+from nearline.hashing import hash64, hash64_all
+from nearline.space import Space
+from nearline.user_documents import Hashes, UserDocument
+from services.retrieval.asked import NO_HASHES
+
+FIRST = "first"
+LIVES_S = 30 * 60
+MOST_SERVED = 500  # items of all pages of a list: with them a token has 5,600 characters; servers take lines of 8,000
+LONGEST_TOKEN = 16_000
+
+_HEAD = struct.Struct("<BIQQQHH")  # layout, space, user, newest event, a seen item, page, dimension
+_LAYOUT = 1
+
+
+class PageError(BadInput):
+    """A token that gives no page; *is_gone* if it once did."""
+
+    def __init__(self, problem: str, *, is_gone: bool) -> None:
+        super().__init__("gone_page" if is_gone else "bad_page", problem)
+        self.is_gone = is_gone
+
+
+class Seal(Protocol):
+    """Signs what leaves us and comes back (nearline/adapters/seals.py)."""
+
+    def sign(self, payload: bytes) -> str:
+        """*payload*, signed, as text for an address."""
+
+    def open(self, token: str) -> bytes:
+        """What was signed; ``BadInput``, its reason ``expired`` or ``forged``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Where a list is: its vector, what it served (hashes, sorted), and how many pages came before.
+
+    *newest* and *seen* are hashes of an event and of an item that the user's document knew, 0 for none: one that knows
+    neither any more is of a user who was forgotten meanwhile.
+    """
+
+    vector: NDArray[np.float32] | None = None
+    newest: int = 0
+    seen: int = 0
+    served: Hashes = NO_HASHES
+    number: int = 0
+
+    def of(self, document: UserDocument | None) -> UserDocument | None:
+        """*document* with the vector of this list; ``PageError`` if the list was made of what is forgotten."""
+        if self.vector is not None and (document is None or not self._is_known_to(document)):
+            raise PageError(f"what this list was made from is forgotten; {_ANEW}", is_gone=True)
+        return None if document is None else replace(document, vector=self.vector)
+
+    def begun(self, document: UserDocument | None) -> "Page":
+        """This list, made of *document*, as its next pages are to know it."""
+        if document is None:
+            return self
+        newest = hash64(document.newest_event_id) if document.newest_event_id else 0
+        seen = int(document.seen[len(document.seen) // 2]) if len(document.seen) else 0
+        return replace(self, vector=document.vector, newest=newest, seen=seen)
+
+    def _is_known_to(self, document: UserDocument) -> bool:
+        witnesses = ((self.newest, document.events), (self.seen, document.seen))
+        told = [bool((known == np.uint64(witness)).any()) for witness, known in witnesses if witness]
+        return any(told) or not told
+
+
+_ANEW = f"begin anew with page={FIRST}"
+
+
+class Pages:
+    """Opens and writes tokens for *space*."""
+
+    def __init__(self, seal: Seal, space: Space) -> None:
+        self._seal = seal
+        self._space = space
+
+    def open(self, token: str, user_id: str) -> Page:
+        """The page that *token* stands for; ``PageError`` if it is none of ours, of another user, or too old."""
+        if token == FIRST:
+            return Page()
+        try:
+            raw = self._seal.open(token)
+        except BadInput as error:
+            raise PageError(f"not a page: {error}; {_ANEW}", is_gone=error.reason == "expired") from None
+        layout, space, user, newest, seen, number, dimension = _HEAD.unpack_from(raw)
+        if layout != _LAYOUT or space != self._space.number:
+            raise PageError(f"the page is of space {space}, which is not served any more; {_ANEW}", is_gone=True)
+        if user != hash64(user_id):
+            raise PageError("the page is of another user's list", is_gone=False)
+        end = _HEAD.size + 2 * dimension
+        vector = np.frombuffer(raw, "<f2", dimension, _HEAD.size).astype(np.float32) if dimension else None
+        return Page(vector, newest, seen, np.frombuffer(raw[end:], "<u8"), number)
+
+    def next(self, page: Page, user_id: str, served: Iterable[str]) -> str | None:
+        """The token of the page after *page*, which served the items *served*; ``None`` if the list ends here."""
+        hashes = np.union1d(page.served, hash64_all(list(served)))
+        if len(hashes) == len(page.served) or len(hashes) >= MOST_SERVED:
+            return None
+        vector = b"" if page.vector is None else page.vector.astype("<f2").tobytes()
+        dimension = len(vector) // 2
+        head = _HEAD.pack(
+            _LAYOUT, self._space.number, hash64(user_id), page.newest, page.seen, page.number + 1, dimension
+        )
+        return self._seal.sign(head + vector + hashes.tobytes())

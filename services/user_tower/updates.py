@@ -1,0 +1,67 @@
+"""Telling the log which documents the store took, beside the write path: it never waits for this.
+
+What can't be told is counted and forgotten, for whoever reads an update finds the truth in the store anyway.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from nearline.errors import Unavailable
+from nearline.space import Space
+from nearline.telemetry import counter, get_logger
+from nearline.topics import user_updates_topic
+from nearline.user_documents import UserDocument
+from nearline.user_updates import UserUpdate, encode_user_update
+
+MOST_WAITING = 10_000  # users; the write path is faster than the log only while that is away
+
+TOLD = counter("user_updates_total", "Written documents that were told of.")
+LOST = counter("user_updates_lost_total", "Written documents that could not be told of.")
+
+
+class Publisher(Protocol):
+    """What is needed of the log (nearline/adapters/kafka.py: Producer)."""
+
+    async def send_soon(self, topic: str, messages: Sequence[tuple[bytes, bytes | None]]) -> None: ...
+    def lost(self) -> int: ...
+
+
+class Updates:
+    """Sends one small record for each written document; of one user's that wait, the newest."""
+
+    def __init__(self, space: Space, publisher: Publisher, *, most_waiting: int = MOST_WAITING) -> None:
+        self._topic = user_updates_topic(space)
+        self._publisher = publisher
+        self._most_waiting = most_waiting
+        self._waiting: dict[str, UserUpdate] = {}
+        self._some = asyncio.Event()
+
+    def announce(self, documents: Mapping[str, UserDocument]) -> None:
+        """Note that the store has *documents* now; returns at once."""
+        for user_id, document in documents.items():
+            if user_id in self._waiting or len(self._waiting) < self._most_waiting:
+                self._waiting[user_id] = UserUpdate(*document.order, document.stored_ms)
+            else:
+                LOST.inc()
+        self._some.set()
+
+    async def run(self) -> None:
+        """Send what is announced until cancelled."""
+        while True:
+            await self._some.wait()
+            await self.send()
+
+    async def send(self) -> None:
+        """Hand over all that waits; what never got into the log is counted by a later call."""
+        waiting, self._waiting = self._waiting, {}
+        self._some.clear()
+        try:
+            await self._publisher.send_soon(
+                self._topic, [(user_id.encode(), encode_user_update(update)) for user_id, update in waiting.items()]
+            )
+            TOLD.inc(len(waiting))
+        except Unavailable as error:
+            LOST.inc(len(waiting))
+            get_logger().warning("user updates lost", count=len(waiting), reason=str(error))
+        LOST.inc(self._publisher.lost())

@@ -1,0 +1,98 @@
+"""User updates: each written document is told of once the store has it, and telling never holds up a write."""
+
+import asyncio
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from nearline.errors import Unavailable
+from nearline.space import Space
+from nearline.user_documents import UserDocument
+from nearline.user_updates import UserUpdate, decode_user_update
+from services.user_tower import updates
+from services.user_tower.updates import Updates
+
+SPACE = Space(7, 4)
+NOTHING = np.zeros(0, np.uint64)
+
+pytestmark = pytest.mark.anyio
+
+
+class Log:
+    """Keeps what it was given; ``down`` refuses, ``slow`` takes it when it is let."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, str, UserUpdate]] = []
+        self.down = False
+        self.slow: asyncio.Event | None = None
+        self.later_lost = 0
+
+    async def send_soon(self, topic: str, messages: Sequence[tuple[bytes, bytes | None]]) -> None:
+        if self.slow is not None:
+            await self.slow.wait()
+        if self.down:
+            raise Unavailable("the log was told to be down")
+        self.sent += [(topic, key.decode(), decode_user_update(value)) for key, value in messages]
+
+    def lost(self) -> int:
+        lost, self.later_lost = self.later_lost, 0
+        return lost
+
+
+def document(version: int) -> UserDocument:
+    return UserDocument(None, version - 1, version, "e", 5, 100 + version, NOTHING, NOTHING, NOTHING, seen_version=1)
+
+
+def lost() -> float:
+    return updates.LOST._value.get()  # type: ignore[no-any-return]
+
+
+async def test_an_update_names_the_versions_that_the_store_has_now() -> None:
+    log = Log()
+    told = Updates(SPACE, log)
+    told.announce({"u": document(9), "v": document(3)})
+    await told.send()
+    assert log.sent == [
+        ("user-updates.7", "u", UserUpdate(9, 8, 1, 109)),
+        ("user-updates.7", "v", UserUpdate(3, 2, 1, 103)),
+    ]
+
+
+async def test_while_the_log_is_slow_nobody_waits_and_the_newest_of_each_user_is_told_in_the_end() -> None:
+    log = Log()
+    log.slow = asyncio.Event()
+    told = Updates(SPACE, log)
+    sending = asyncio.create_task(told.run())
+    for version in (1, 2, 3):
+        told.announce({"u": document(version)})
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    log.slow.set()
+    while len(log.sent) < 2:
+        await asyncio.sleep(0)
+    sending.cancel()
+    assert [update.history_version for _, _, update in log.sent] == [1, 3]
+
+
+async def test_what_the_log_refuses_is_counted_and_the_next_goes_on() -> None:
+    log, before = Log(), lost()
+    told = Updates(SPACE, log)
+    log.down = True
+    told.announce({"u": document(1), "v": document(1)})
+    await told.send()
+    log.down, log.later_lost = False, 3
+    told.announce({"u": document(2)})
+    await told.send()
+    assert lost() - before == 5
+    assert [update.history_version for _, _, update in log.sent] == [2]
+
+
+async def test_no_more_wait_than_fit_and_those_that_do_not_are_counted() -> None:
+    log, before = Log(), lost()
+    told = Updates(SPACE, log, most_waiting=2)
+    told.announce({user_id: document(1) for user_id in "abcd"})
+    told.announce({"a": document(2)})
+    await told.send()
+    assert lost() - before == 2
+    assert [(user_id, update.history_version) for _, user_id, update in log.sent] == [("a", 2), ("b", 1)]
