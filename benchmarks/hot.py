@@ -74,7 +74,8 @@ def _document(random: np.random.Generator) -> UserDocument:
 
 def _unit(random: np.random.Generator, count: int) -> NDArray[np.float32]:
     vectors = random.standard_normal((count, _DIMENSION), np.float32)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors
 
 
 if __name__ == "__main__":
