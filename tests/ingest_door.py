@@ -8,13 +8,17 @@ from urllib.parse import quote
 import httpx
 
 from nearline.adapters.http import status_routes
+from nearline.items import decode_item
 from nearline.log import Record
-from nearline.topics import CLICKS, ITEMS
+from nearline.profiles import decode_profile
+from nearline.topics import CLICKS, ITEMS, USERS
 from services.ingest.api import create_api
 from services.ingest.appender import Appender
 from services.ingest.bodies import Bounds
-from services.ingest.catalogue import Catalogue, Listing
+from services.ingest.catalogue import Catalogue
+from services.ingest.listing import Listing
 from services.ingest.observed import Observed
+from services.ingest.users import Users
 from tests.fakes import Outbox
 
 NOW_MS = 1_800_000_000_000
@@ -23,16 +27,18 @@ LAMP = {"title": "RED RETRO LAMP", "price": 12.5, "attributes": {"colour": "red"
 
 
 class Door:
-    """A whole ingest service but for Kafka and the socket; ``is_read`` says whether the catalogue was read."""
+    """A whole ingest service but for Kafka and the socket; ``is_read`` says whether its tables were read."""
 
     def __init__(self, bounds: Bounds | None = None) -> None:
         self.outbox = Outbox()
         self.is_read = True
-        self.listing = Listing()
-        items = Appender(ITEMS, self.outbox)
+        self.listing = Listing(ITEMS, decode_item)
+        self.profiles = Listing(USERS, decode_profile)
+        items, profiles, events = (Appender(topic, self.outbox) for topic in (ITEMS, USERS, CLICKS))
         catalogue = Catalogue(self.listing, items, is_read=lambda: self.is_read, turn_s=0.2)
+        users = Users(self.profiles, profiles, events, is_read=lambda: self.is_read, turn_s=0.2)
         status = status_routes(lambda: {"items": self.is_read})
-        self.api = create_api(Appender(CLICKS, self.outbox), catalogue, status, bounds, now_ms=lambda: NOW_MS)
+        self.api = create_api(events, catalogue, users, status, bounds, now_ms=lambda: NOW_MS)
         self.app = Observed(self.api)
 
     async def ask(self, method: str, target: str, json: Any = None, **more: Any) -> httpx.Response:
@@ -49,6 +55,10 @@ class Door:
         """A request to an item's route, its id escaped whole."""
         return await self.ask(method, f"/items/{quote(item_id, safe='')}", json, **more)
 
+    async def user(self, method: str, user_id: str, json: Any = None, more: str = "", **others: Any) -> httpx.Response:
+        """A request to a user's route, its id escaped whole; *more* comes after it as it is."""
+        return await self.ask(method, f"/users/{quote(user_id, safe='')}{more}", json, **others)
+
     @property
     def clicks(self) -> list[tuple[bytes, bytes | None]]:
         """What is in the log's topic of events."""
@@ -58,6 +68,11 @@ class Door:
     def changes(self) -> list[tuple[bytes, bytes | None]]:
         """What is in the log's topic of items."""
         return self.outbox.sent.get(ITEMS, [])
+
+    @property
+    def told(self) -> list[tuple[bytes, bytes | None]]:
+        """What is in the log's topic of profiles."""
+        return self.outbox.sent.get(USERS, [])
 
     def come_back(self, start: int = 0) -> None:
         """Let the catalogue's follower read what the log holds from *start* on."""

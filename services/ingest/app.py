@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 
 import uvicorn
@@ -15,18 +16,33 @@ from nearline.adapters.http import bind, status_routes
 from nearline.adapters.kafka import Producer, TableReader
 from nearline.errors import Misconfigured, NearlineError
 from nearline.guard import App
+from nearline.items import decode_item
 from nearline.process import follow, open_within, until
+from nearline.profiles import decode_profile
 from nearline.settings import Settings, load_settings
 from nearline.telemetry import configure_logs, get_logger
-from nearline.topics import CLICKS, ITEMS
+from nearline.topics import CLICKS, ITEMS, USERS
 from services.ingest.api import RULES, create_api
 from services.ingest.appender import Appender
 from services.ingest.bodies import MIB, Bounds
-from services.ingest.catalogue import Catalogue, Listing
+from services.ingest.catalogue import Catalogue
+from services.ingest.listing import Listing
 from services.ingest.observed import Observed
+from services.ingest.users import Users
 
 _SWITCH_S = 0.0005  # how long a client's thread may keep the interpreter from the requests
-_SLICE = 200  # records of the catalogue that are taken in at once: 2 ms
+_SLICE = 200  # records of a table that are taken in at once: 2 ms
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """A compacted topic: what is appended to it, and what was read of it."""
+
+    topic: str
+    producer: Producer
+    appender: Appender
+    reader: TableReader
+    listing: Listing
 
 
 class Service:
@@ -37,20 +53,28 @@ class Service:
         deadline_s = settings.ingest_ack_timeout_ms / 1000
         # One client for each topic: a large catalogue on its way must not delay a click.
         self._clicks = Producer(settings.brokers, delivery_s=deadline_s)
-        self._changes = Producer(settings.brokers, delivery_s=deadline_s)
-        self._reader = TableReader(settings.brokers, ITEMS, batch=_SLICE)
         self._events = Appender(CLICKS, self._clicks.send_all)
-        self._items = Appender(ITEMS, self._changes.send_all)
-        self._listing = Listing()
-        self._ready = {"log": False, "items": False}
-        catalogue = Catalogue(self._listing, self._items, is_read=lambda: self._ready["items"], turn_s=deadline_s)
-        api = create_api(self._events, catalogue, status_routes(self.readiness), bounds_of(settings))
+        self._items = _table(settings, ITEMS, decode_item)
+        self._users = _table(settings, USERS, decode_profile)
+        self._ready = {"log": False, ITEMS: False, USERS: False}
+        catalogue = Catalogue(
+            self._items.listing, self._items.appender, is_read=lambda: self._ready[ITEMS], turn_s=deadline_s
+        )
+        users = Users(
+            self._users.listing,
+            self._users.appender,
+            self._events,
+            is_read=lambda: self._ready[USERS],
+            turn_s=deadline_s,
+        )
+        api = create_api(self._events, catalogue, users, status_routes(self.readiness), bounds_of(settings))
         self._doors = Doors(settings)
         self._app = Observed(self._doors.before(api, RULES))
 
     def readiness(self) -> Mapping[str, bool]:
         """What has to be true before requests should come here."""
-        log = self._ready["log"] and self._events.is_up and self._items.is_up
+        appenders = (self._events, self._items.appender, self._users.appender)
+        log = self._ready["log"] and all(one.is_up for one in appenders)
         return {**self._ready, "log": log, **self._doors.readiness()}
 
     async def serve(self) -> None:
@@ -64,7 +88,8 @@ class Service:
                 for number in (signal.SIGTERM, signal.SIGINT):
                     loop.add_signal_handler(number, setattr, server, "should_exit", True)
                 async with asyncio.TaskGroup() as parts:
-                    background = [parts.create_task(part) for part in (self._follow(), self._doors.run())]
+                    follows = [self._follow(table) for table in (self._items, self._users)]
+                    background = [parts.create_task(part) for part in (*follows, self._doors.run())]
                     get_logger().info("serving", port=listener.getsockname()[1])
                     await server.serve(sockets=[listener])
                     for task in background:
@@ -73,22 +98,31 @@ class Service:
             listener.close()
 
     async def _open(self, stack: contextlib.AsyncExitStack) -> None:
-        for topic, producer in ((CLICKS, self._clicks), (ITEMS, self._changes)):
+        deadline_s = self._settings.startup_deadline_s
+        tables = (self._items, self._users)
+        for topic, producer in ((CLICKS, self._clicks), *((table.topic, table.producer) for table in tables)):
             stack.push_async_callback(producer.close)
-            await open_within(self._settings.startup_deadline_s, "the log", producer.open)
-            await open_within(self._settings.startup_deadline_s, f"topic {topic}", partial(producer.prepare, topic))
+            await open_within(deadline_s, "the log", producer.open)
+            await open_within(deadline_s, f"topic {topic}", partial(producer.prepare, topic))
         # Before the clients are closed: what was accepted and not answered yet is still on its way.
-        stack.push_async_callback(self._items.drain)
-        stack.push_async_callback(self._events.drain)
-        stack.push_async_callback(self._reader.close)
-        await open_within(self._settings.startup_deadline_s, "the catalogue", self._reader.open)
+        for appender in (self._events, self._items.appender, self._users.appender):
+            stack.push_async_callback(appender.drain)
+        for table in tables:
+            stack.push_async_callback(table.reader.close)
+            await open_within(deadline_s, f"topic {table.topic}", table.reader.open)
         self._ready["log"] = True
 
-    async def _follow(self) -> None:
+    async def _follow(self, table: _Table) -> None:
         async with asyncio.TaskGroup() as parts:
-            parts.create_task(follow(self._reader.poll, self._listing.apply))
-            await until(lambda: self._reader.caught_up)
-            self._ready["items"] = True
+            parts.create_task(follow(table.reader.poll, table.listing.apply))
+            await until(lambda: table.reader.caught_up)
+            self._ready[table.topic] = True
+
+
+def _table(settings: Settings, topic: str, check: Callable[[bytes], object]) -> _Table:
+    producer = Producer(settings.brokers, delivery_s=settings.ingest_ack_timeout_ms / 1000)
+    reader = TableReader(settings.brokers, topic, batch=_SLICE)
+    return _Table(topic, producer, Appender(topic, producer.send_all), reader, Listing(topic, check))
 
 
 def bounds_of(settings: Settings) -> Bounds:

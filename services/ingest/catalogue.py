@@ -3,80 +3,20 @@
 The topic ``items`` is followed as a table, since a change of a few fields needs the item as it is.
 """
 
-import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakValueDictionary
 
 import orjson
 
 from nearline.errors import BadInput, Unavailable
 from nearline.ids import check_id
 from nearline.items import MAX_ITEM_BYTES, PURGE, Item, decode_item, encode_item, item_of
-from nearline.log import Record
-from nearline.telemetry import counter, gauge
 from services.ingest.appender import Appender
+from services.ingest.listing import Listed, Listing, Turns
 
 MAX_BATCH = 500
 ANY = "*"  # as a condition: the item is listed, in whatever version
-
-_REFUSED = counter("ingest_listing_refused_total", "Records of the catalogue that are no valid item", "reason")
-_LISTED = gauge("ingest_listed_items", "Items of the catalogue that ingest knows")
-
-
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """An item as the log has it; its version is its record's offset."""
-
-    version: int
-    raw: bytes
-
-
-class Listing:
-    """The newest valid version of each listed item.
-
-    Takes in the topic's records and, at once, what this process appended itself, whose records come back later.
-    """
-
-    def __init__(self) -> None:
-        self._listed: dict[str, Listed] = {}
-        self._ours: dict[str, int] = {}  # newest version of ours that has not come back yet
-
-    def get(self, item_id: str) -> Listed | None:
-        """The item, or ``None`` if it is not listed."""
-        return self._listed.get(item_id)
-
-    def note(self, item_id: str, version: int, raw: bytes | None) -> None:
-        """Take in what this process appended as *version*; ``None`` is a delete."""
-        self._ours[item_id] = version
-        self._set(item_id, version, raw)
-
-    def apply(self, records: Sequence[Record]) -> None:
-        """Take in records of the topic; one that is no valid item changes nothing, as everywhere else."""
-        for record in records:
-            newest_of_ours = self._ours.get(record.id, -1)
-            if record.offset >= newest_of_ours:
-                self._ours.pop(record.id, None)
-                self._take_in(record)
-        _LISTED.set(len(self._listed))
-
-    def _take_in(self, record: Record) -> None:
-        try:
-            check_id("item_id", record.id)
-            if record.value:
-                decode_item(record.value)
-        except BadInput as error:
-            _REFUSED.labels(error.reason).inc()  # item_tower has the dead letter
-            return
-        self._set(record.id, record.offset, record.value or None)
-
-    def _set(self, item_id: str, version: int, raw: bytes | None) -> None:
-        if raw is None:
-            self._listed.pop(item_id, None)
-        else:
-            self._listed[item_id] = Listed(version, raw)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +48,7 @@ class Catalogue:
         self._listing = listing
         self._items = items
         self._is_read = is_read
-        self._turn_s = turn_s
-        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._turns = Turns("item_id", turn_s)
 
     def get(self, item_id: str) -> tuple[int, Item]:
         """Version and item; ``BadInput`` (``not_listed``) if it is not in the catalogue."""
@@ -122,13 +61,13 @@ class Catalogue:
         """List the item, or replace it as a whole; version and item as they now are."""
         item = _item(body)
         raw = _encoded(item)
-        async with self._turn([item_id]):
+        async with self._turns.of([item_id]):
             self._check(item_id, if_match)
             return await self._append(item_id, raw), item
 
     async def patch(self, item_id: str, body: Mapping[str, Any], if_match: int | str | None = None) -> tuple[int, Item]:
         """Change the given fields of a listed item; ``null`` takes a field (or one attribute) away."""
-        async with self._turn([item_id]):
+        async with self._turns.of([item_id]):
             listed = self._known(item_id)
             if listed is None:
                 raise not_listed(item_id)
@@ -138,7 +77,7 @@ class Catalogue:
 
     async def delete(self, item_id: str, *, purge: bool = False, if_match: int | str | None = None) -> int:
         """Take the item out of every answer, listed or not; with *purge* also forget its vector. Its version."""
-        async with self._turn([item_id]):
+        async with self._turns.of([item_id]):
             self._check(item_id, if_match)
             return await self._append(item_id, None, purge=purge)
 
@@ -148,7 +87,7 @@ class Catalogue:
         del bodies  # parsed, they take several times their size while the log is waited for
         messages = [one for one in checked if not isinstance(one, Refused)]
         ids = [key.decode() for key, _ in messages]
-        async with self._turn(ids):
+        async with self._turns.of(ids):
             offsets = await self._items.append(messages) if messages else []
             for item_id, (_, raw), offset in zip(ids, messages, offsets, strict=True):
                 self._listing.note(item_id, offset, raw)
@@ -175,19 +114,6 @@ class Catalogue:
         (version,) = await self._items.append([(item_id.encode(), raw)], (PURGE,) if purge else ())
         self._listing.note(item_id, version, raw)
         return version
-
-    @contextlib.asynccontextmanager
-    async def _turn(self, item_ids: Iterable[str]) -> AsyncIterator[None]:
-        """Alone with these items; always taken in one order, so that no two wait for one another."""
-        async with contextlib.AsyncExitStack() as stack:
-            try:
-                async with asyncio.timeout(self._turn_s):
-                    for item_id in sorted(set(item_ids)):
-                        check_id("item_id", item_id)
-                        await stack.enter_async_context(self._turns.setdefault(item_id, asyncio.Lock()))
-            except TimeoutError:
-                raise Unavailable("earlier changes of the item still wait for the log") from None
-            yield
 
 
 def not_listed(item_id: str) -> BadInput:

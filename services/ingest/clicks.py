@@ -44,8 +44,13 @@ def judge(bodies: list[object], *, now_ms: int, new_id: Callable[[], str] = made
         try:
             verdicts.append(_accept(body, now_ms, new_id))
         except BadInput as problem:
-            verdicts.append(Refused(_id_in(body), problem))
+            verdicts.append(refused(body, problem))
     return verdicts
+
+
+def refused(body: object, problem: BadInput) -> Refused:
+    """That *body* cannot be accepted, under its id if it has one."""
+    return Refused(_id_in(body), problem)
 
 
 def _accept(body: object, now_ms: int, new_id: Callable[[], str]) -> Accepted:

@@ -9,7 +9,7 @@ from nearline.telemetry import counter, seconds
 
 _REQUESTS = counter("ingest_requests_total", "Answered requests", "route", "status")
 _SECONDS = seconds("ingest_request_seconds", "From a request's first byte here to its answer", "route")
-_ROUTES = ("events", "items")
+_ROUTES = ("events", "items", "users")
 
 
 class Observed:

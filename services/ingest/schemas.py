@@ -8,10 +8,14 @@ from pydantic.config import JsonDict
 from nearline.events import EventType
 from nearline.ids import MAX_ID_BYTES
 from nearline.items import MAX_ATTRIBUTES, MAX_TEXT, MAX_TITLE
+from nearline.profiles import MAX_ATTRIBUTES as MAX_OF_PROFILE
+from nearline.signals import MAX_INTERESTS, MAX_LETTERS
+from services.ingest.clicks import MAX_BATCH
 
 _ID = f"1-{MAX_ID_BYTES} UTF-8 bytes without control characters"
 _EVENT: JsonDict = {"event_id": "c-1", "user_id": "17850", "item_id": "22423", "type": "click"}
 _ITEM: JsonDict = {"title": "RED RETRO LAMP", "category": "lighting", "price": 12.5}
+_PROFILE: JsonDict = {"country": "GB", "interests": ["tea", "lamps"], "attributes": {"tier": "gold"}}
 _REFUSED: JsonDict = {
     "status": "refused",
     "event_id": "c-2",
@@ -43,6 +47,46 @@ class EventIn(BaseModel):
     request_id: str | None = Field(None, description="the request_id of the answer that showed the item")
     traceparent: str | None = Field(None, description="W3C trace context")
     synthetic: bool = Field(False, description="a test's event: stays out of trending and training")
+
+
+class EventOfMerge(EventIn):
+    """An event of a session that becomes the user's own."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": _EVENT})
+
+    event_id: str = Field(description=f"{_ID}; must be brought: equal id, same event")
+    user_id: str | None = Field(  # type: ignore[assignment]
+        None, description="the user's or the session's id, if it is sent at all"
+    )
+
+
+class MergeIn(BaseModel):
+    """Who a session was: its id, its events, or both."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"example": {"session_id": "s-1", "events": [{**_EVENT, "user_id": "s-1"}]}},
+    )
+
+    session_id: str | None = Field(None, description=f"under which events were sent before login; {_ID}")
+    events: list[EventOfMerge] | None = Field(
+        None, max_length=MAX_BATCH, description="events of the session that were never sent"
+    )
+
+
+class ProfileIn(BaseModel):
+    """What a shop knows of a user beside the events."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": _PROFILE})
+
+    v: Literal[1] = Field(1, description="version of the format")
+    country: str | None = Field(None, max_length=MAX_LETTERS)
+    device: str | None = Field(None, max_length=MAX_LETTERS)
+    referrer: str | None = Field(None, max_length=MAX_LETTERS)
+    interests: list[str] | None = Field(None, max_length=MAX_INTERESTS, description="none of them blank")
+    attributes: dict[str, float | str | bool] | None = Field(
+        None, max_length=MAX_OF_PROFILE, description="kept and shown; read by no tower"
+    )
 
 
 class ItemIn(BaseModel):
@@ -167,6 +211,50 @@ class Deleted(BaseModel):
 
     item_id: str
     version: int
+
+
+class ProfileShown(BaseModel):
+    """The profile as it was told; what is empty was not."""
+
+    country: str
+    device: str
+    referrer: str
+    interests: list[str]
+    attributes: dict[str, float | str | bool]
+
+
+class ProfileAnswer(BaseModel):
+    """A user's profile and the version that it is now; the version is also the answer's ETag."""
+
+    user_id: str
+    version: int = Field(description="grows with every change of the profile")
+    profile: ProfileShown
+
+
+class Erased(BaseModel):
+    """That the user is to be forgotten is in the log."""
+
+    user_id: str
+    command_id: str
+
+
+class EventRemoved(BaseModel):
+    """That the event is to be forgotten is in the log."""
+
+    user_id: str
+    event_id: str
+    command_id: str
+
+
+class MergeResults(BaseModel):
+    """What became of a merge; one result for each event, in the order in which they were sent."""
+
+    user_id: str
+    session_id: str | None = Field(description="the session that is the user's now, if one was named")
+    command_id: str | None
+    accepted: int = Field(description="events")
+    refused: int
+    results: list[EventAccepted | EventRefused]
 
 
 class Problem(BaseModel):

@@ -36,11 +36,13 @@ def test_the_document_names_every_route_and_body() -> None:
     document = DOOR.api.openapi()
     routes = {(path, method) for path, methods in document["paths"].items() for method in methods}
     one_item = {("/items/{item_id}", method) for method in ("get", "put", "patch", "delete")}
-    assert routes == {("/events", "post"), ("/items", "post")} | one_item
-    bodies = {"EventIn", "ItemIn", "ItemOfBatch", "ItemPatch"}
+    one_user = {("/users/{user_id}", method) for method in ("get", "put", "delete")}
+    one_user |= {("/users/{user_id}/merge", "post"), ("/users/{user_id}/events/{event_id}", "delete")}
+    assert routes == {("/events", "post"), ("/items", "post")} | one_item | one_user
+    bodies = {"EventIn", "EventOfMerge", "ItemIn", "ItemOfBatch", "ItemPatch", "MergeIn", "ProfileIn"}
     assert bodies <= document["components"]["schemas"].keys()
-    for path, method in routes - {("/items/{item_id}", "get"), ("/items/{item_id}", "delete")}:
-        assert "requestBody" in document["paths"][path][method]
+    for path, method in routes:
+        assert ("requestBody" in document["paths"][path][method]) == (method not in ("get", "delete"))
 
 
 def test_the_examples_of_the_document_are_accepted() -> None:
@@ -53,8 +55,10 @@ def test_the_examples_of_the_document_are_accepted() -> None:
             await door.item("PUT", "lamp-1", schemas["ItemIn"]["example"]),
             await door.ask("POST", "/items", [schemas["ItemOfBatch"]["example"]]),
             await door.item("PATCH", "lamp-1", schemas["ItemPatch"]["example"]),
+            await door.user("PUT", "17850", schemas["ProfileIn"]["example"]),
+            await door.user("POST", "17850", schemas["MergeIn"]["example"], more="/merge"),
         ]
         return [answer.status_code for answer in answers]
 
-    assert asyncio.run(statuses()) == [200] * 4
+    assert asyncio.run(statuses()) == [200] * 6
     assert LAMP["title"] == schemas["ItemIn"]["example"]["title"]

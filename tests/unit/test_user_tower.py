@@ -402,7 +402,7 @@ async def test_what_windows_add_is_bounded_even_if_no_snapshot_ever_comes() -> N
 
 
 async def test_an_erased_user_leaves_a_marker_that_older_news_change_nothing_of() -> None:
-    late = [record("u", "a", "b", version=4)], [seen_record("u", snapshot(4, "a"))], [record("u", "a", version=5)]
+    late = [record("u", "a", "b", version=4)], [seen_record("u", snapshot(4, "a"))], [record("u", "a", version=3)]
     stage = Stage([record("u", "a", "b", version=4)], [seen_record("u", no_seen(5)), erasure("u", 5)], *late)
     document = await stage.run()
     assert document.erased

@@ -1,0 +1,49 @@
+"""The route of events."""
+
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+
+from nearline.telemetry import counter
+from services.ingest import clicks
+from services.ingest.appender import Appender
+from services.ingest.bodies import Place, Room
+from services.ingest.exchange import answers, batch_answer, json_of, one_or_many, one_or_more, problem_of
+from services.ingest.schemas import EventIn, EventResults, Problems
+
+EVENTS_ACCEPTED = counter("ingest_events_accepted_total", "Events that are in the log")
+_REFUSED = counter("ingest_events_refused_total", "Events that can never be accepted", "reason")
+
+
+def add_events(app: FastAPI, room: Room, events: Appender, now_ms: Callable[[], int]) -> None:
+    """Serve ``POST /events`` from *app*."""
+
+    @app.post(
+        "/events",
+        summary="Send one event, or up to 500",
+        responses=answers({200: EventResults, 207: EventResults, 422: EventResults | Problems}, 408, 413),
+        openapi_extra=one_or_many(EventIn, clicks.MAX_BATCH),
+    )
+    async def post_events(request: Request) -> Response:
+        """One event as an object, or 1-500 as an array; each is judged by itself. The answer comes when the log has
+        acknowledged all that were accepted: 200 if that is every one, 207 if some were refused, 422 if all were. So
+        after a 2xx nothing has to be sent again; after 429 and 503 all of it has to, and events that bring their own
+        `event_id` may be sent as often as one likes.
+        """
+        with Place(room) as place:
+            # No name for the parsed body: while the log is waited for, it would take several times its size.
+            verdicts = clicks.judge(one_or_more(await json_of(request, place), clicks.MAX_BATCH), now_ms=now_ms())
+            accepted = [(one.key, one.value) for one in verdicts if isinstance(one, clicks.Accepted)]
+            if accepted:
+                await events.append(accepted)
+        EVENTS_ACCEPTED.inc(len(accepted))
+        return batch_answer(list(map(event_result, verdicts)), len(accepted))
+
+
+def event_result(verdict: clicks.Accepted | clicks.Refused) -> dict[str, Any]:
+    """The result of one event, counted."""
+    if isinstance(verdict, clicks.Accepted):
+        return {"status": "accepted", "event_id": verdict.event_id}
+    _REFUSED.labels(verdict.problem.reason).inc()
+    return {"status": "refused", "event_id": verdict.event_id, **problem_of(verdict.problem)}
