@@ -1,11 +1,13 @@
-"""The job ``last_n``: clicks in; sequences, dead letters and popularity out.
+"""The job ``last_n``: clicks and profiles in; sequences, seen items, dead letters and popularity out.
 
     python -m flink_jobs.last_n.job          one machine: starts Flink in a JVM of its own and resumes by itself
     flink run … -pym flink_jobs.last_n.job   a cluster: the same graph; Flink's own ways to start, resume and end it
 
-    clicks ─ user id by SQL ─ key by user ─ LastN ─┬─ sequence ──────────────────────────── user-sequences
-                                        (Python)   ├─ gain by item ─ 5 s windows ─ sum ──── item-popularity
-                                                   └─ dead letters ──────────────────────── clicks-dlq
+    clicks ─ user id by SQL ─┬─ key by user ─ LastN ─┬─ sequence ──────────────────────────── user-sequences
+    users ─ user id by SQL ──┘             (Python)  ├─ gain by item ─ 5 s windows ─ sum ──── item-popularity
+                                                     ├─ seen items, now and then ──────────── user-seen
+                                                     ├─ a merged session's events ─────────── clicks
+                                                     └─ dead letters ──────────────────────── clicks-dlq
 
 Every event crosses from the JVM to Python once. Sources and sinks are tables, since those alone give a record's offset
 and append time and write a key with a raw value; the key is read by SQL, so that Python is not called twice.
@@ -28,18 +30,28 @@ from pyflink.table import Schema, StreamTableEnvironment
 from flink_jobs.last_n.checkpoints import RETAINED, JobFolder, Start
 from flink_jobs.last_n.connection import as_options, client_properties
 from flink_jobs.last_n.minicluster import Jvm, build_home, cluster_configuration
-from flink_jobs.last_n.operators import CHANGE, DEAD_LETTERS, RECORD, LastN
+from flink_jobs.last_n.operators import CHANGE, DEAD_LETTERS, RECORD, SENT_ON, SNAPSHOTS, LastN
 from flink_jobs.last_n.popularity import FORGOTTEN_AFTER_HALF_LIVES, LANDMARK_MS, check_half_life
+from flink_jobs.last_n.rule import Rule
 from flink_jobs.last_n.status import StatusServer, job_problem
 from nearline.adapters.kafka import Topics, wait_for_topics
 from nearline.errors import Misconfigured, NearlineError, Unavailable
 from nearline.settings import Settings, load_settings
 from nearline.telemetry import configure_logs, counter, gauge, get_logger
-from nearline.topics import CLICKS, CLICKS_DLQ, ITEM_POPULARITY, MAX_SEQUENCE_BYTES, USER_SEQUENCES
+from nearline.topics import (
+    CLICKS,
+    CLICKS_DLQ,
+    ITEM_POPULARITY,
+    MAX_SEQUENCE_BYTES,
+    USER_SEEN,
+    USER_SEQUENCES,
+    USERS,
+)
 
 NAME = "last_n"
 _DAY_MS = 24 * 3600 * 1000
-_MAX_LETTER_BYTES = 4 * 1024 * 1024  # a whole message of clicks (1 MiB) in base64, and then some
+_MIB = 1024 * 1024
+_MAX_LETTER_BYTES = 4 * _MIB  # a whole message of clicks (1 MiB) in base64, and then some
 
 STARTS = counter("job_starts_total", "Starts of the job since its data folder was made.")
 RECENT_STARTS = gauge("job_recent_starts", "Starts of the job in the last ten minutes.")
@@ -88,16 +100,16 @@ def build(settings: Settings, asked: Mapping[str, str]) -> StreamExecutionEnviro
         config.set_string(name, value)
     environment = StreamExecutionEnvironment.get_execution_environment(config)
     tables = StreamTableEnvironment.create(environment)
-    for statement in (_source(settings), _sequences(settings), _popularity(settings), _dead_letters(settings)):
+    for statement in _tables(settings):
         tables.execute_sql(statement)
-    changes = _keyed_by_user(tables).process(_last_n(settings), CHANGE).name("last n").uid("last-n")
-    letters = changes.get_side_output(DEAD_LETTERS).name("dead letters").uid("dead-letters")
-    _attach(tables, changes, letters, settings)
+    changes = _keyed_by_user(tables).process(LastN(_rule(settings)), CHANGE).name("last n").uid("last-n")
+    _attach(tables, changes, settings)
     return environment
 
 
-def _last_n(settings: Settings) -> LastN:
-    return LastN(keep=settings.history_length, ttl_ms=settings.history_ttl_ms, half_life_ms=_half_life_ms(settings))
+def _rule(settings: Settings) -> Rule:
+    half_life_ms = _half_life_ms(settings)
+    return Rule(settings.history_length, half_life_ms, settings.history_ttl_ms, settings.seen_policy)
 
 
 def _half_life_ms(settings: Settings) -> int:
@@ -105,34 +117,40 @@ def _half_life_ms(settings: Settings) -> int:
 
 
 def _keyed_by_user(tables: StreamTableEnvironment) -> KeyedStream:
-    """The records of clicks keyed by their user id, without asking Python for the key.
+    """The records of clicks and users keyed by their user id, without asking Python for the key.
 
     ``DataStream.key_by`` would send each record through a Python operator that only puts the key in front: (key,
     record). SQL does the same here, and Flink's own selector for such pairs takes it from there. What has no user id
     shares the empty key and ends as dead letters. The way through bytes and back replaces lone surrogates: the bridge
     to Python throws on them, outside of anything that we could catch.
     """
+    told = "COALESCE(JSON_VALUE(CAST(`value` AS STRING), '$.user_id' NULL ON EMPTY NULL ON ERROR), '')"
+    clicks = _records(tables, CLICKS, f"CAST(CAST({told} AS BYTES) AS STRING)", "FALSE")
+    profiles = _records(tables, USERS, "COALESCE(CAST(`key` AS STRING), '')", "TRUE")
+    clicks._j_data_stream.getTransformation().setUid("records")
+    profiles._j_data_stream.getTransformation().setUid("profiles")
+    both = clicks.union(profiles)
+    selector = get_gateway().jvm.KeyByKeySelector()
+    keyed = both._j_data_stream.keyBy(selector, Types.ROW([Types.STRING()]).get_java_type_info())
+    return KeyedStream(keyed, RECORD, both)
+
+
+def _records(tables: StreamTableEnvironment, table: str, user_id: str, profile: str) -> DataStream:
+    """The records of *table* as (user id, ``RECORD``), both by SQL."""
     pairs = tables.sql_query(
-        """
-        SELECT user_id, ROW(user_id, `key`, `value`, append_ms, `partition`, `offset`)
+        f"""
+        SELECT user_id, ROW(user_id, `key`, `value`, append_ms, `partition`, `offset`, {profile})
         FROM (
-            SELECT *,
-                CAST(CAST(COALESCE(
-                    JSON_VALUE(CAST(`value` AS STRING), '$.user_id' NULL ON EMPTY NULL ON ERROR), ''
-                ) AS BYTES) AS STRING) AS user_id,
+            SELECT *, {user_id} AS user_id,
                 EXTRACT(EPOCH FROM append_time) * 1000 + EXTRACT(MILLISECOND FROM append_time) AS append_ms
-            FROM clicks
+            FROM {table}
         )
         """
     )
-    stream = tables.to_append_stream(pairs, Types.ROW_NAMED(["user", "record"], [Types.STRING(), RECORD]))
-    stream._j_data_stream.getTransformation().setUid("records")
-    selector = get_gateway().jvm.KeyByKeySelector()
-    keyed = stream._j_data_stream.keyBy(selector, Types.ROW([Types.STRING()]).get_java_type_info())
-    return KeyedStream(keyed, RECORD, stream)
+    return tables.to_append_stream(pairs, Types.ROW_NAMED(["user", "record"], [Types.STRING(), RECORD]))
 
 
-def _attach(tables: StreamTableEnvironment, changes: DataStream, letters: DataStream, settings: Settings) -> None:
+def _attach(tables: StreamTableEnvironment, changes: DataStream, settings: Settings) -> None:
     """Lead the operator's outputs into their topics.
 
     Popularity goes through windows of processing time first: an item's score is written once in five seconds, however
@@ -140,12 +158,14 @@ def _attach(tables: StreamTableEnvironment, changes: DataStream, letters: DataSt
     """
     change = Schema.new_builder().column("user", "STRING NOT NULL").column("sequence", "BYTES")
     change = change.column("item", "STRING").column("gain", "DOUBLE").column_by_expression("now", "PROCTIME()")
-    letter = Schema.new_builder().column("key", "BYTES").column("value", "BYTES")
     tables.create_temporary_view("changes", tables.from_data_stream(changes, change.build()))
-    tables.create_temporary_view("letters", tables.from_data_stream(letters, letter.build()))
     statements = tables.create_statement_set()
     statements.add_insert_sql("INSERT INTO user_sequences SELECT `user`, sequence FROM changes")
-    statements.add_insert_sql("INSERT INTO dead_letters SELECT `key`, `value` FROM letters")
+    for output, view, sink in _BESIDE:
+        written = Schema.new_builder().column("key", "BYTES").column("value", "BYTES").build()
+        stream = changes.get_side_output(output).name(view.replace("_", " ")).uid(output.tag_id)
+        tables.create_temporary_view(view, tables.from_data_stream(stream, written))
+        statements.add_insert_sql(f"INSERT INTO {sink} SELECT `key`, `value` FROM {view}")
     statements.add_insert_sql(
         f"""
         INSERT INTO item_popularity
@@ -163,13 +183,34 @@ def _attach(tables: StreamTableEnvironment, changes: DataStream, letters: DataSt
     statements.attach_as_datastream()
 
 
-def _source(settings: Settings) -> str:
+# The operator's outputs that are rarely used: the view of each, and the table that it goes into.
+_BESIDE = (
+    (DEAD_LETTERS, "letters", "dead_letters"),
+    (SNAPSHOTS, "snapshots", "user_seen"),
+    (SENT_ON, "sent_on", "clicks_again"),
+)
+
+
+def _tables(settings: Settings) -> list[str]:
+    return [
+        _source(settings, CLICKS),
+        _source(settings, USERS),
+        _sequences(settings),
+        _popularity(settings),
+        _written(settings, "dead_letters", CLICKS_DLQ, _MAX_LETTER_BYTES),
+        _written(settings, "user_seen", USER_SEEN, _MIB),
+        # At least once, as every sink: what is sent on keeps its event ids, so once more changes nothing.
+        _written(settings, "clicks_again", CLICKS, _MIB),
+    ]
+
+
+def _source(settings: Settings, topic: str) -> str:
     # Without a checkpoint it reads from the earliest record; the group only shows its progress to Kafka's tools.
     return f"""
-        CREATE TABLE clicks (
+        CREATE TABLE {topic} (
             `key` BYTES, `value` BYTES, append_time TIMESTAMP_LTZ(3) METADATA FROM 'timestamp' VIRTUAL,
             `partition` INT METADATA VIRTUAL, `offset` BIGINT METADATA VIRTUAL
-        ) WITH ({_kafka(settings, CLICKS)}, 'connector' = 'kafka', 'key.fields' = 'key',
+        ) WITH ({_kafka(settings, topic)}, 'connector' = 'kafka', 'key.fields' = 'key',
             'properties.group.id' = '{NAME}', 'scan.startup.mode' = 'earliest-offset')
     """
 
@@ -189,11 +230,11 @@ def _popularity(settings: Settings) -> str:
     """
 
 
-def _dead_letters(settings: Settings) -> str:
+def _written(settings: Settings, table: str, topic: str, most_bytes: int) -> str:
     return f"""
-        CREATE TABLE dead_letters (`key` BYTES, `value` BYTES)
-        WITH ({_sink(settings, CLICKS_DLQ)}, 'connector' = 'kafka', 'key.fields' = 'key',
-            'properties.max.request.size' = '{_MAX_LETTER_BYTES}')
+        CREATE TABLE {table} (`key` BYTES, `value` BYTES)
+        WITH ({_sink(settings, topic)}, 'connector' = 'kafka', 'key.fields' = 'key',
+            'properties.max.request.size' = '{most_bytes}')
     """
 
 
@@ -211,7 +252,7 @@ def _kafka(settings: Settings, topic: str) -> str:
 
 def wait_for_log(settings: Settings) -> str:
     """Return the Kafka cluster's id once it has the job's topics; ``Unavailable`` if not before the deadline."""
-    names = [CLICKS, CLICKS_DLQ, USER_SEQUENCES, ITEM_POPULARITY]
+    names = [CLICKS, CLICKS_DLQ, USERS, USER_SEQUENCES, USER_SEEN, ITEM_POPULARITY]
     wait_for_topics(settings.brokers, names, deadline_s=settings.startup_deadline_s)
     topics = Topics(settings.brokers)
     try:

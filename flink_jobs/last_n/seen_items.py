@@ -1,0 +1,142 @@
+"""The items that a user has met, also beyond the window: the newest ``MOST_ITEMS``. Knows nothing of Flink.
+
+Of each item and type of event the newest time is kept, and which event told it. That is a maximum, so order and
+repetition make no difference; nor do they for the limit: what is older than the item on its border falls out, and that
+border only ever moves on. An event of one id that is told twice differently counts in both tellings.
+
+Removing an event takes away what it alone told. What an older event beyond the window had told of the same item in the
+same way is forgotten with it, since only the newest is known.
+"""
+
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flink_jobs.last_n.history import Met
+from nearline.errors import Misconfigured
+from nearline.events import EVENT_TYPES, EventType
+from nearline.hashing import hash64, hash64_all
+from nearline.seen import FOREVER_S, MOST_ITEMS, SeenPolicy, SeenSnapshot
+
+FORMAT = b"1"  # the first byte of the stored state
+_HEAD = struct.Struct("<cI")
+_CODES = {kind: code for code, kind in enumerate(EVENT_TYPES, start=1)}
+_PURCHASE = _CODES[EventType.PURCHASE]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SeenItems:
+    """Columns of one length, sorted by item and kind, each pair once: hash of the item, code of the event's type, the
+    newest time of such an event, and the hash of its id."""
+
+    items: NDArray[np.uint64]
+    kinds: NDArray[np.uint8]
+    times_ms: NDArray[np.int64]
+    events: NDArray[np.uint64]
+
+    def __len__(self) -> int:
+        """The number of pairs of item and kind."""
+        return len(self.items)
+
+
+NOTHING = SeenItems(np.zeros(0, np.uint64), np.zeros(0, np.uint8), np.zeros(0, np.int64), np.zeros(0, np.uint64))
+
+
+def fold(seen: SeenItems, met: Iterable[Met], policy: SeenPolicy, *, most: int = MOST_ITEMS) -> SeenItems:
+    """*seen* with what was *met*, in any order, or *seen* itself if it tells nothing new."""
+    counted = [each for each in met if policy.counts(each[1])]
+    if not counted:
+        return seen
+    items, kinds, times_ms, events = zip(*counted, strict=True)
+    both = SeenItems(
+        np.concatenate((seen.items, hash64_all(items))),
+        np.concatenate((seen.kinds, np.array([_CODES[kind] for kind in kinds], np.uint8))),
+        np.concatenate((seen.times_ms, np.array(times_ms, np.int64))),
+        np.concatenate((seen.events, hash64_all(events))),
+    )
+    after = _newest(_newest_of_each(both), most)
+    return seen if _equal(seen, after) else after
+
+
+def without(seen: SeenItems, event_id: str) -> SeenItems:
+    """*seen* without what the event told, or *seen* itself if it told nothing that is still known."""
+    kept = seen.events != np.uint64(hash64(event_id))
+    return seen if kept.all() else _chosen(seen, kept)
+
+
+def snapshot_of(seen: SeenItems, policy: SeenPolicy, version: int) -> SeenSnapshot:
+    """What readers are told of *seen*; items that count for no time at all are left out."""
+    lasts_s = np.array([0, *(policy.seconds[kind] for kind in EVENT_TYPES)], np.int64)[seen.kinds]
+    until_s = np.where(lasts_s == FOREVER_S, FOREVER_S, np.minimum(seen.times_ms // 1000 + lasts_s, FOREVER_S - 1))
+    counting = lasts_s > 0
+    items, until_s, kinds = seen.items[counting], until_s[counting], seen.kinds[counting]
+    if not len(items):
+        return SeenSnapshot(version, items, until_s.astype(np.uint32), np.zeros(0, np.bool_))
+    starts = _starts(items)
+    bought = np.logical_or.reduceat(kinds == _PURCHASE, starts)
+    return SeenSnapshot(version, items[starts], np.maximum.reduceat(until_s, starts).astype(np.uint32), bought)
+
+
+def same_for_readers(one: SeenItems, other: SeenItems, policy: SeenPolicy) -> bool:
+    """Whether the snapshots of both say the same: an item that counts for ever is no news when it is met again."""
+    a, b = snapshot_of(one, policy, 0), snapshot_of(other, policy, 0)
+    columns = ((a.hashes, b.hashes), (a.until_s, b.until_s), (a.bought, b.bought))
+    return all(np.array_equal(mine, yours) for mine, yours in columns)
+
+
+def encode_seen_items(seen: SeenItems) -> bytes:
+    """The stored bytes: 25 for each pair."""
+    columns = (seen.items, seen.times_ms, seen.events, seen.kinds)
+    return _HEAD.pack(FORMAT, len(seen)) + b"".join(column.tobytes() for column in columns)
+
+
+def decode_seen_items(state: bytes | None) -> SeenItems:
+    """The items in *state*, ``NOTHING`` where there are none; refuses a format of another release."""
+    if not state:
+        return NOTHING
+    layout, count = _HEAD.unpack_from(state)
+    if layout != FORMAT:
+        raise Misconfigured(f"seen items of format {layout!r}, this release reads {FORMAT!r}: use a newer release")
+    at = _HEAD.size
+    return SeenItems(
+        items=np.frombuffer(state, "<u8", count, at),
+        times_ms=np.frombuffer(state, "<i8", count, at + 8 * count),
+        events=np.frombuffer(state, "<u8", count, at + 16 * count),
+        kinds=np.frombuffer(state, np.uint8, count, at + 24 * count),
+    )
+
+
+def _newest_of_each(seen: SeenItems) -> SeenItems:
+    """Each pair of item and kind once, with its newest time; of two events of one time the greater hash."""
+    order = np.lexsort((seen.events, seen.times_ms, seen.kinds, seen.items))
+    ordered = _chosen(seen, order)
+    same = (ordered.items[1:] == ordered.items[:-1]) & (ordered.kinds[1:] == ordered.kinds[:-1])
+    return _chosen(ordered, np.append(~same, True))
+
+
+def _newest(seen: SeenItems, most: int) -> SeenItems:
+    """The pairs that are not older than the item on the border: the last of the *most* newest."""
+    starts = _starts(seen.items)
+    if len(starts) <= most:
+        return seen
+    newest_ms, items = np.maximum.reduceat(seen.times_ms, starts), seen.items[starts]
+    border = np.lexsort((items, newest_ms))[-most]
+    at_ms, item = newest_ms[border], items[border]
+    return _chosen(seen, (seen.times_ms > at_ms) | ((seen.times_ms == at_ms) & (seen.items >= item)))
+
+
+def _starts(items: NDArray[np.uint64]) -> NDArray[np.intp]:
+    """Where each item begins in a sorted column that is not empty."""
+    return np.flatnonzero(np.append(True, items[1:] != items[:-1]))
+
+
+def _chosen(seen: SeenItems, places: NDArray[np.bool_] | NDArray[np.intp]) -> SeenItems:
+    return SeenItems(seen.items[places], seen.kinds[places], seen.times_ms[places], seen.events[places])
+
+
+def _equal(one: SeenItems, other: SeenItems) -> bool:
+    pairs = ((one.items, other.items), (one.kinds, other.kinds), (one.times_ms, other.times_ms))
+    return all(np.array_equal(a, b) for a, b in (*pairs, (one.events, other.events)))
