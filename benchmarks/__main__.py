@@ -1,7 +1,8 @@
 """``python -m benchmarks``: the whole system on this machine, measured; one table, and ``build/bench.json``.
 
 It starts a system of its own on free ports, so nothing else has to run, and nothing else should: every figure is of
-the machine's cores with the load generators on them. What each figure means is in docs/benchmarks.md.
+the machine's cores with the load generators on them. What is not measured again stays in the file as it was, with the
+commit and the time of its own run under ``taken``. What each figure means is in docs/benchmarks.md.
 """
 
 import argparse
@@ -43,16 +44,16 @@ MEASUREMENTS: Mapping[str, Callable[[Stage], dict[str, Any]]] = {
     "resources": resources.measure,
 }
 
+Found = dict[str, Any]
+
 _QUIET_CORES = 0.1
 console = Console(highlight=False)
 
 
-def run(
-    names: list[str], scale: Scale, seed: int, data: Path, *, keep: Callable[[Mapping[str, Any]], None]
-) -> dict[str, Any]:
-    """Start a system, load it, take the measurements *names*; *keep* gets what is known after each of them."""
+def run(names: list[str], scale: Scale, seed: int, data: Path, *, keep: Callable[[str, Found, Found], None]) -> Found:
+    """Start a system, load it, take the measurements *names*; *keep* gets each one's name, what it found, and how."""
     reset(System(data, Ports.free()), lambda line: None)
-    results: dict[str, Any] = {"load_average_before": load_average(), "others_cores": {}}
+    results: Found = {}
     with _progress() as progress:
         bar = progress.add_task("starting the system", total=len(names) + 1)
 
@@ -66,18 +67,30 @@ def run(
             prepare(stage)
             progress.advance(bar)
             for name in names:
-                others = watch()
-                results = merged(results, MEASUREMENTS[name](stage)) | {"load_average_after": load_average()}
-                results["others_cores"][name] = others()
-                keep(results)
+                others, started, before = watch(), time.monotonic(), load_average()
+                found = MEASUREMENTS[name](stage)
+                took_s = round(time.monotonic() - started)
+                keep(
+                    name, found, {"took_s": took_s, "load_average": [before, load_average()], "others_cores": others()}
+                )
+                results = merged(results, found)
                 progress.advance(bar)
     return results
 
 
-def merged(known: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
-    """*known* and *more* in one; where both have an object, its parts are put together likewise."""
-    both = {name for name in known.keys() & more.keys() if isinstance(known[name], Mapping)}
-    return {**known, **more, **{name: merged(known[name], more[name]) for name in both}}
+def merged(known: Mapping[str, Any], found: Mapping[str, Any]) -> Found:
+    """*known* with what was *found*; where both have an object, its parts stand side by side."""
+    both = {name for name in known.keys() & found.keys() if isinstance(known[name], Mapping)}
+    return {**known, **found, **{name: {**known[name], **found[name]} for name in both}}
+
+
+def known(path: Path) -> Found:
+    """What earlier runs found; nothing if there was none, or only a quick one, or one that did not say how."""
+    try:
+        found: Found = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return {} if found.get("quick") or "taken" not in found else found
 
 
 def _progress() -> Progress:
@@ -139,12 +152,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=BUILD / "bench.json")
     given = parser.parse_args()
     interrupt_on_sigterm()
-    command = " ".join(["python -m benchmarks", *sys.argv[1:]])
-    source = about(given.seed, command=command) | {"quick": given.quick}
+    facts = about(given.seed, command=" ".join(["python -m benchmarks", *sys.argv[1:]]))
+    kept: Found = {} if given.quick else known(given.out)
 
-    def keep(results: Mapping[str, Any]) -> None:
+    def keep(name: str, found: Found, taken: Found) -> None:
+        nonlocal kept
+        kept = merged(kept, found) | {"taken": kept.get("taken", {}) | {name: taken | facts}, "quick": given.quick}
         given.out.parent.mkdir(parents=True, exist_ok=True)
-        given.out.write_text(json.dumps({**results, **source}, indent=2) + "\n")
+        given.out.write_text(json.dumps(kept, indent=2) + "\n")
 
     try:
         results = run(given.only, QUICK if given.quick else Scale(), given.seed, given.data, keep=keep)
@@ -153,7 +168,7 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     console.print(table_of(results))
-    console.print(_neighbours(results["others_cores"]))
+    console.print(_neighbours({name: kept["taken"][name]["others_cores"] for name in given.only}))
     console.print(f"everything measured: {given.out}")
 
 

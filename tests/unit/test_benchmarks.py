@@ -1,20 +1,24 @@
 """The benchmarks' own logic: what is found, what is counted, and how a figure is judged."""
 
 import argparse
+import sys
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import orjson
 import pytest
 
-from benchmarks.__main__ import measurements_named, merged
+from benchmarks.__main__ import known, measurements_named, merged
 from benchmarks.catalogue import bench_items
+from benchmarks.hot import hot_functions
 from benchmarks.ingest import requests
 from benchmarks.load import Counted, Result
 from benchmarks.overload import figures
 from benchmarks.probe import percentiles_ms
 from benchmarks.rates import highest_within, is_within
 from benchmarks.recall import recall
+from benchmarks.sampled import Samples
 from benchmarks.search import highest_passing
 from benchmarks.seen import SEEN, clicks_of, tastes_of
 from benchmarks.session import EVENTS, bodies
@@ -178,16 +182,53 @@ def test_sessions_are_seeded_and_hold_five_clicks_on_items_of_the_catalogue() ->
         assert [event["item_id"] in catalogue for event in body["events"]] == [True] * EVENTS
 
 
-def test_results_of_one_object_are_put_together() -> None:
-    idle = {"recommend": {"idle": {"rps": 1}}, "load": [1]}
+def test_results_of_one_object_stand_side_by_side_and_a_new_one_replaces_the_old() -> None:
+    idle = {"recommend": {"idle": {"rps": 1, "trials": {"100": 1}}}, "load": [1]}
     both = merged(idle, {"recommend": {"diversity_seen": {"p99_ms": 2}}, "load": [2]})
-    assert both == {"recommend": {"idle": {"rps": 1}, "diversity_seen": {"p99_ms": 2}}, "load": [2]}
+    assert both == {"recommend": {**idle["recommend"], "diversity_seen": {"p99_ms": 2}}, "load": [2]}  # type: ignore[dict-item]
+    assert merged(both, {"recommend": {"idle": {"rps": 3}}})["recommend"]["idle"] == {"rps": 3}
+
+
+@pytest.mark.parametrize(
+    ("text", "is_kept"),
+    [('{"taken": {}, "a": 1}', True), ('{"quick": true, "taken": {}}', False), ('{"a": 1}', False), ('{"a"', False)],
+)
+def test_what_earlier_runs_found_is_kept_unless_it_was_quick_or_is_no_result(
+    text: str, is_kept: bool, tmp_path: Path
+) -> None:
+    file = tmp_path / "bench.json"
+    assert known(file) == {}
+    file.write_text(text)
+    assert bool(known(file)) is is_kept
 
 
 def test_measurements_are_chosen_by_name_or_by_the_first_word_of_it() -> None:
     assert measurements_named("overload,recommend") == ["recommend.idle", "recommend.diversity_seen", "overload"]
     with pytest.raises(argparse.ArgumentTypeError, match="no measurement recom; there are"):
         measurements_named("recom")
+
+
+def test_a_sample_counts_once_for_each_function_on_the_stack() -> None:
+    samples = Samples()
+
+    def innermost() -> None:
+        samples.take(sys._getframe())
+
+    def recursive(depth: int) -> None:
+        recursive(depth - 1) if depth else innermost()
+
+    recursive(3)
+    innermost()
+    here = "tests/unit/test_benchmarks.py:test_a_sample_counts_once_for_each_function_on_the_stack"
+    assert samples.count == 2
+    assert samples.own == {f"{here}.<locals>.innermost": 2}
+    assert samples.within[f"{here}.<locals>.recursive"] == 1
+    assert samples.within[here] == 2
+
+
+def test_every_hot_function_runs_with_what_the_benchmark_gives_it() -> None:
+    for function in hot_functions(np.random.default_rng(1)).values():
+        function()
 
 
 def test_percentiles_are_in_milliseconds() -> None:
