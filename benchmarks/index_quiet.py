@@ -34,11 +34,11 @@ from local.layout import ROOT
 from nearline.adapters.hnsw import HnswGraph
 from nearline.errors import Unavailable
 from nearline.features import DIMENSION
+from nearline.filters import parse
 from nearline.item_vectors import ItemVector, encode_item_vector
 from nearline.log import Record
 from nearline.space import Space
 from nearline.telemetry import configure_logs
-from services.retrieval.filters import parse
 from services.retrieval.in_process.catalogue import Catalogue
 from services.retrieval.in_process.index import LiveIndex
 

@@ -91,6 +91,12 @@ class Settings(BaseSettings):
     history_ttl_days: float = Field(400, gt=0, description="a user idle for longer is forgotten")
     popularity_half_life_days: float = Field(7, gt=0, description="an event's weight in trending halves in this time")
 
+    explore: float = Field(0.0, ge=0, le=1, description="share of an answer's places that is given to new items by lot")
+    explore_days: float = Field(14.0, gt=0, description="an item listed within so many days is new")
+    exposures: float = Field(
+        1.0, ge=0, le=1, description="share of all answers whose items are written to the topic exposures"
+    )
+
     host: str = Field("127.0.0.1", description="address that the HTTP servers bind")
     retrieval_port: Port = Field(8080, description="port of GET /recommend")
     ingest_port: Port = Field(8088, description="port of POST /events and of the items' routes")

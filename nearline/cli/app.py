@@ -6,7 +6,7 @@ import typer
 
 from nearline import __version__
 from nearline.adapters.kafka import Topics
-from nearline.cli import answers, catalogue, clicks, freshness_value, keys, letters, status
+from nearline.cli import answers, catalogue, clicks, freshness_value, keys, letters, report, rules, status
 from nearline.cli.console import console, say_error
 from nearline.errors import Misconfigured, NearlineError
 from nearline.settings import load_settings
@@ -23,9 +23,11 @@ app.command()(clicks.replay)
 app.command()(answers.recommend)
 app.command()(status.status)
 app.command()(freshness_value.freshness_value)
+app.command()(report.report)
 app.add_typer(catalogue.app, name="item")
 app.add_typer(letters.app, name="dlq")
 app.add_typer(keys.app, name="keys")
+app.add_typer(rules.app, name="rules")
 
 
 @app.command()

@@ -14,6 +14,8 @@ class Source(StrEnum):
     TRENDING_CATEGORY = "trending_category"
     TRENDING = "trending"
     NEWEST = "newest"
+    EXPLORATION = "exploration"  # a new item that came by lot
+    PINNED = "pinned"  # a rule put it there
 
 
 TOP_UPS = frozenset({Source.TRENDING_CATEGORY, Source.TRENDING, Source.NEWEST})  # they fill what is left open

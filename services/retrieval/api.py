@@ -20,13 +20,20 @@ from nearline.ids import check_id
 from nearline.keys import Permission
 from services.retrieval.fast_path import FastPath, request_id_of
 from services.retrieval.filters import FilterError
+from services.retrieval.in_force import Rulings
 from services.retrieval.models import EXAMPLE, EXAMPLE_DEGRADED, EXAMPLE_UNKNOWN, Recommendations, Refused
 from services.retrieval.pages import PageError
 from services.retrieval.parameters import ALLOWED, RecommendQuery, check_filters
 from services.retrieval.recommender import Recommender
+from services.retrieval.routes import try_rules
+from services.retrieval.rule_book import RuleBook
 
 # What a caller needs for each route; a test refuses a route without a line here.
-RULES = (Rule("GET", "/recommend/{user_id:path}", Permission.READ), *STATUS_RULES)
+RULES = (
+    Rule("GET", "/recommend/{user_id:path}", Permission.READ),
+    Rule("POST", try_rules.PATH, Permission.ADMIN),
+    *STATUS_RULES,
+)
 
 
 def _user_id(value: str) -> str:
@@ -50,7 +57,7 @@ _EXAMPLES = {
 }
 
 
-def create_app(recommender: Recommender, status: Sequence[BaseRoute]) -> ASGIApp:
+def create_app(recommender: Recommender, status: Sequence[BaseRoute], *, rulings: Rulings | None = None) -> ASGIApp:
     """The application; *status* are the routes /healthz, /readyz and /metrics."""
     app = FastAPI(
         title="Nearline retrieval",
@@ -66,6 +73,7 @@ def create_app(recommender: Recommender, status: Sequence[BaseRoute]) -> ASGIApp
         body = await recommender.answer(user_id, query.asked(), request_id_of(request.headers.raw))
         return Response(body, media_type="application/json")
 
+    try_rules.add(app, recommender, rulings or Rulings(RuleBook()))
     app.router.routes.extend(status)
     document = app.openapi()
     describe(document, RULES)

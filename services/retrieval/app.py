@@ -21,6 +21,7 @@ from nearline.telemetry import configure_logs, get_logger
 from services.retrieval.api import RULES, create_app
 from services.retrieval.item_index import ItemIndex
 from services.retrieval.recommender import Recommender
+from services.retrieval.rule_parts import RuleParts
 from services.retrieval.store_guard import GuardedStore
 
 _SWITCH_S = 0.0005  # how long another thread (Kafka's, the builder's) may keep the interpreter from an answer
@@ -60,12 +61,17 @@ class Service:
         )
         self._store = GuardedStore(store)
         self._doors = Doors(settings)
-        app = create_app(Recommender(self._items.index, self._store, space), status_routes(self.readiness))
+        self._rules = RuleParts(settings)
+        recommender = Recommender(
+            self._items.index, self._store, space, rulebook=self._rules.rulings, exposures=self._rules.exposures
+        )
+        app = create_app(recommender, status_routes(self.readiness), rulings=self._rules.rulings)
         self._app = self._doors.before(app, RULES)
 
     def readiness(self) -> Mapping[str, bool]:
         """What has to be true before requests should come here."""
-        return {**self._items.readiness(), "store": self._store.answered, **self._doors.readiness()}
+        store = {"store": self._store.answered}
+        return {**self._items.readiness(), **store, **self._rules.readiness(), **self._doors.readiness()}
 
     async def serve(self) -> None:
         """Serve until SIGTERM or SIGINT; raise the error of a part that failed."""
@@ -82,6 +88,7 @@ class Service:
                         self._items.run(),
                         self._store.watch(),
                         self._doors.run(),
+                        self._rules.run(),
                         _settle_memory(lambda: all(self._items.readiness().values())),
                     )
                 ]
@@ -91,6 +98,7 @@ class Service:
                     task.cancel()
         finally:
             listener.close()
+            await self._rules.close()
             await self._store.close()
             await self._items.close()
 

@@ -55,6 +55,22 @@ class Ranking:
             self._order.remove((-score, item_id))
 
 
+class Listed:
+    """Items in an order of their own, each with a score."""
+
+    def __init__(self, scored: Iterable[tuple[str, float]]) -> None:
+        self._scored = dict(scored)
+
+    def __iter__(self) -> Iterator[tuple[str, float]]:
+        """``(id, score)``, in order."""
+        return iter(self._scored.items())
+
+    def among(self, item_ids: Iterable[str]) -> Iterator[tuple[str, float]]:
+        """``(id, score)`` of those of *item_ids* that are listed, in order."""
+        asked = set(item_ids)
+        return (pair for pair in self._scored.items() if pair[0] in asked)
+
+
 class Together:
     """Several rankings as one; no item is in two of them."""
 

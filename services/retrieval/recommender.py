@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from copy import copy
 from dataclasses import replace
 
 from nearline.errors import BadInput, SpaceMismatch, Unavailable
@@ -12,6 +13,7 @@ from nearline.user_documents import UserDocument, decode_user_document
 from services.retrieval.answer import TOP_UPS, Course, Group, Reason, Seen, Step
 from services.retrieval.asked import Asked
 from services.retrieval.budget import Budget
+from services.retrieval.exposing import Exposures, Shown
 from services.retrieval.item_index import ItemIndex
 from services.retrieval.pages import Page, PageError, Pages
 from services.retrieval.rendering import print_answer
@@ -40,6 +42,7 @@ class Recommender:
         *,
         pages: Pages | None = None,
         rulebook: Rulebook | None = None,
+        exposures: Exposures | None = None,
         budget_ms: float = BUDGET_MS,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
@@ -48,8 +51,15 @@ class Recommender:
         self._space = space
         self._pages = pages
         self._rulebook = rulebook
+        self._exposures = exposures
         self._budget_ms = budget_ms
         self._now_ms = now_ms
+
+    def trying(self, rulebook: Rulebook) -> "Recommender":
+        """One that answers by *rulebook*, and whose answers nobody is shown: they leave no exposures."""
+        other = copy(self)
+        other._rulebook, other._exposures = rulebook, None
+        return other
 
     async def answer(self, user_id: str, asked: Asked, request_id: str) -> bytes:
         """The answer as JSON; its *reason* says why some items are not personal, its *steps* what it went without.
@@ -73,19 +83,28 @@ class Recommender:
         about["request_id"] = request_id
         if page is not None:
             about["next_page"] = self._next(page, user_id, groups)
+        if self._exposures is not None:
+            self._exposures.note(self._shown(user_id, work, groups, page, request_id))
         body = print_answer(about, groups, asked.fields)
         _count(reason, work.course, (time.perf_counter_ns() - started) / 1e9)
         return body
 
+    def _shown(self, user_id: str, work: Work, groups: list[Group], page: Page | None, request_id: str) -> Shown:
+        propensities = () if work.ruling is None else work.ruling.propensities
+        number = 0 if page is None else page.number
+        return Shown(
+            request_id, user_id, self._now_ms(), groups, work.asked.scenario, propensities, work.course.rules, number
+        )
+
     def _checked(self, asked: Asked) -> Asked:
         """*asked* with all that its scenario says; what it names is known."""
-        if asked.scenario is not None:
-            if self._rulebook is None:
-                raise BadInput("unknown_scenario", f"there is no scenario {asked.scenario!r}; there are none at all")
-            asked = self._rulebook.expand(asked)
         if asked.filter is not None:
             self._items.check(asked.filter)
-        return asked
+        if asked.scenario is None:
+            return asked
+        if self._rulebook is None:
+            raise BadInput("unknown_scenario", f"there is no scenario {asked.scenario!r}; there are none at all")
+        return self._rulebook.expand(asked)  # whose own filter may name what no item has any more
 
     async def _read(self, user_id: str, work: Work) -> Reason | None:
         """Put the user's document into *work*; return why there is none, if that is anybody's fault."""

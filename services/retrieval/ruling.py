@@ -6,29 +6,30 @@ longer than without rules.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
 
 from nearline.user_documents import Hashes
 from services.retrieval.answer import Group
 from services.retrieval.asked import Asked
 from services.retrieval.filters import Filter
 from services.retrieval.item_index import ItemIndex, Picked
+from services.retrieval.rules import Scores, Shelf
 
 if TYPE_CHECKING:
     from services.retrieval.work import Work
-
-Worth = NDArray[np.floating[Any]]
 
 
 class Ruling(Protocol):
     """The rules in force for one request; each that changes something is noted in the work's course."""
 
     @property
+    def propensities(self) -> Sequence[float | None]:
+        """Of the items of the placed answer, with which probability each came to its place; empty if all were sure."""
+
+    @property
     def is_weighing(self) -> bool:
-        """Whether ``weigh`` may change anything; if so, more candidates are looked at than the answer has places."""
+        """Whether boosts or buries hold: then candidates are chosen by their weighed scores."""
 
     @property
     def blocked(self) -> Hashes:
@@ -37,8 +38,11 @@ class Ruling(Protocol):
     def allowed(self, wanted: Filter | None) -> Filter | None:
         """*wanted*, and what no block forbids; *wanted* itself if none does."""
 
-    async def weigh(self, index: ItemIndex, items: Picked, worth: Worth, work: Work) -> Worth:
-        """The worth of *items* (n,) after boosts and buries: 0-1 before, any number that is not negative after."""
+    async def widened(self, index: ItemIndex, pool: Picked, shelf: Shelf, places: int) -> Picked:
+        """*pool*, the best of *shelf* by plain score, with what may be better once it is weighed; in any order."""
+
+    def weighed(self, index: ItemIndex, items: Picked) -> Scores:
+        """The scores of *items* (n,) after boosts and buries; those of *items* itself stay as they are."""
 
     async def place(
         self, index: ItemIndex, groups: list[Group], work: Work, excluded: Hashes, wanted: Filter | None

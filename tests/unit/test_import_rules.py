@@ -14,8 +14,13 @@ OURS = ("nearline", *PARTS, "local", "benchmarks")
 
 # What the core may import beside the standard library, so that it works in every environment.
 CORE_LIBRARIES = {"orjson", "xxhash", "numpy", "pydantic", "pydantic_settings", "structlog", "prometheus_client"}
-# The data set's preparation is read by the command line and the training only.
-CORE_EXCEPTIONS = {("nearline/datasets.py", "polars")}
+# The data set's preparation is read by the command line and the training only, attribution by the command line, the
+# language of filters by retrieval and the command line.
+CORE_EXCEPTIONS = {
+    ("nearline/attribution.py", "polars"),
+    ("nearline/datasets.py", "polars"),
+    ("nearline/filters.py", "lark"),
+}
 # The standard library's names would say nothing here.
 ONE_FILE_EACH = {
     "couchbase": "nearline/adapters/couchbase.py",
@@ -32,7 +37,11 @@ ONE_FILE_EACH = {
     "tritonclient": "nearline/adapters/triton.py",
 }
 # What app.py puts together in one of two ways.
-RETRIEVAL_KINDS = {"services/retrieval/in_process/parts.py", "services/retrieval/in_engine/parts.py"}
+RETRIEVAL_KINDS = {
+    "services/retrieval/in_process/parts.py",
+    "services/retrieval/in_engine/parts.py",
+    "services/retrieval/rule_parts.py",
+}
 # What ours is compared with: libraries as somebody without us would use them, in an environment of their own.
 COMPARED = {"benchmarks/index_peers.py", "benchmarks/index_plain.py"}
 ROOT_NAMES = {"app.py", "job.py", "__main__.py"}

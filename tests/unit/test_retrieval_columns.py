@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from nearline.filters import FilterError, Node, parse
 from nearline.item_vectors import Shown
-from services.retrieval.filters import FilterError, Node, parse
 from services.retrieval.in_process import columns as module
 from services.retrieval.in_process.columns import Columns, Journal
 from services.retrieval.in_process.masks import Masks

@@ -17,13 +17,13 @@ from nearline.adapters.http import status_routes
 from nearline.adapters.indexes import engine_for
 from nearline.adapters.memory import MemoryStore
 from nearline.errors import Misconfigured, Unavailable
+from nearline.filters import Filter, Same, parse
 from nearline.item_engine import Card
 from nearline.item_vectors import ItemVector, Shown, encode_item_vector
 from nearline.log import Record
 from nearline.space import Space
 from nearline.user_documents import UserDocument, encode_user_document
 from services.retrieval.api import create_app
-from services.retrieval.filters import Filter, Same, parse
 from services.retrieval.in_engine.expressions import translate
 from services.retrieval.in_engine.going_live import GoingLive
 from services.retrieval.in_engine.guard import GuardedEngine

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from nearline.adapters.hnsw import HnswGraph
+from nearline.filters import parse
 from nearline.hashing import hash64
 from nearline.item_vectors import ItemVector, Shown
 from nearline.user_documents import UserDocument
 from services.retrieval.asked import Asked
-from services.retrieval.filters import parse
 from services.retrieval.in_process.catalogue import Catalogue
 from services.retrieval.in_process.index import Limits, LiveIndex
 from services.retrieval.in_process.rows import Rows

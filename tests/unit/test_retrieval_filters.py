@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.retrieval.filters import (
+from nearline.filters import (
     MAX_BYTES,
     MAX_COMPARISONS,
     MAX_DEPTH,

@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 
 from nearline.adapters.hnsw import HnswGraph
 from nearline.errors import Unavailable
+from nearline.filters import parse
 from nearline.followers import Follower
 from nearline.hashing import hash64
 from nearline.item_vectors import ItemVector, Shown, encode_item_vector
 from nearline.log import Extent, Record, TopicExtent
 from nearline.space import Space
 from nearline.topics import all_topics
-from services.retrieval.filters import parse
 from services.retrieval.in_process import snapshots
 from services.retrieval.in_process.catalogue import Catalogue, render, shown_fields
 from services.retrieval.in_process.forking import in_fork

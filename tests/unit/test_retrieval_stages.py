@@ -13,15 +13,17 @@ from numpy.typing import NDArray
 
 from nearline.hashing import hash64
 from nearline.item_vectors import ItemVector, Shown
+from nearline.rules import rule_of
 from nearline.user_documents import Hashes, UserDocument
 from services.retrieval.answer import Course, Group, Source, Step
 from services.retrieval.asked import Asked, ExcludeSeen, PageContext
 from services.retrieval.budget import Budget
-from services.retrieval.filters import Filter, parse
+from services.retrieval.in_force import InForce
 from services.retrieval.in_process.catalogue import Catalogue
 from services.retrieval.in_process.index import LiveIndex
-from services.retrieval.item_index import ItemIndex, Picked, Traits
+from services.retrieval.item_index import Traits
 from services.retrieval.ranking import Trending
+from services.retrieval.rules import standing_of
 from services.retrieval.stages.drops import dropped
 from services.retrieval.stages.order import choose
 from services.retrieval.stages.spread import Chosen, by_worth, diverse
@@ -283,39 +285,19 @@ def test_a_plain_request_asks_for_no_more_than_it_has_places(shop: Catalogue) ->
 # --- where rules touch an answer ---
 
 
-class Rules:
-    """Blocks what a filter says and one item by name, doubles what another filter lets pass, and pins one item."""
-
-    is_weighing = True
-
-    def __init__(self, block: str, boost: str, pin: str) -> None:
-        self._block = block
-        self._boost = parse(boost)
-        self._pin = pin
-        self.blocked = hashes("m1")
-
-    def allowed(self, wanted: Filter | None) -> Filter | None:
-        return parse(f"not ({self._block})")
-
-    async def weigh(self, index: ItemIndex, items: Picked, worth: NDArray[Any], work: Work) -> NDArray[Any]:
-        work.course.rules.append("r-boost")
-        return np.where(index.passing(self._boost, items), worth * 2, worth)
-
-    async def place(
-        self, index: ItemIndex, groups: list[Group], work: Work, excluded: Hashes, wanted: Filter | None
-    ) -> list[Group]:
-        taken = set(ids(groups)) - {self._pin}
-        pinned = await index.pick(index.newest(), 1, taken, excluded, wanted)
-        return [Group(Source.NEWEST, pinned, [b',"rules":["r-pin"]']), *groups]
-
-
 def test_rules_block_weigh_and_place_at_their_points_of_the_order(shop: Catalogue) -> None:
     put(shop, "new", at(1.5), "mugs", listed_ms=9)
-    work = Work(Asked(3), user(), ruling=Rules('category = "vases"', 'category = "lamps"', "new"))
+    rules = [
+        {"rule_id": "r-block", "action": "block", "filter": 'category = "vases"'},
+        {"rule_id": "r-name", "action": "block", "items": ["m1"]},
+        {"rule_id": "r-boost", "action": "boost", "factor": 2, "filter": 'category = "lamps"'},
+        {"rule_id": "r-pin", "action": "pin", "position": 1, "items": ["new", "v0"]},
+    ]
+    work = Work(Asked(3), user(), ruling=InForce(standing_of([rule_of(rule) for rule in rules], None), "request"))
     groups = asyncio.run(choose(shop, work))
-    found = ids(groups)
-    assert found[0] == "new"
-    assert "m1" not in found
-    assert {item_id[0] for item_id in found[1:]} <= {"m", "l"}
-    assert "l0" in found
-    assert work.course.rules == ["r-boost"]
+    assert ids(groups) == ["new", "l0", "l1"], "the boosted lamps are nearer now than the mugs"
+    assert [(group.source, list(group.notes)) for group in groups] == [
+        (Source.PINNED, [b',"rules":["r-pin"]']),
+        (Source.PERSONAL, [b',"rules":["r-boost"]'] * 2),
+    ]
+    assert work.course.rules == ["r-block", "r-name", "r-boost", "r-pin"]

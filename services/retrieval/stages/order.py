@@ -7,7 +7,7 @@ shaped is chosen from more candidates than there are places.
 from services.retrieval.answer import Group, Step
 from services.retrieval.item_index import ItemIndex, Picked, Traits
 from services.retrieval.stages.drops import dropped
-from services.retrieval.stages.sources import Fetch, sources
+from services.retrieval.stages.sources import Candidates, sources
 from services.retrieval.stages.spread import Chosen, Order, by_worth, diverse
 from services.retrieval.stages.worth import Numbers, discounted, worth_of
 from services.retrieval.work import Work
@@ -24,9 +24,9 @@ async def choose(index: ItemIndex, work: Work) -> list[Group]:
     shaping = _Shaping(index, work) if work.is_shaped else None
     groups: list[Group] = []
     taken: set[str] = set()
-    for source, fetch in sources(index, work, excluded, wanted, taken):
+    for source, candidates in sources(index, work, excluded, wanted, taken):
         room = k - len(taken)
-        items = await (fetch(room, 0) if shaping is None else shaping.fill(fetch, room))
+        items = await (candidates.fetch(room, 0) if shaping is None else shaping.fill(candidates, room))
         if len(items):
             groups.append(Group(source, items))
         if len(items) == room:
@@ -42,27 +42,28 @@ class _Shaping:
         self._index = index
         self._work = work
         self._chosen = Chosen()
+        self._ruling = work.ruling if work.ruling is not None and work.ruling.is_weighing else None
 
-    async def fill(self, fetch: Fetch, room: int) -> Picked:
-        """At most *room* of what *fetch* gives; where caps leave places open, of more and more."""
-        spare = min(2 * room, _SPARE)
+    async def fill(self, candidates: Candidates, room: int) -> Picked:
+        """At most *room* of *candidates*; where caps leave places open, of more and more."""
+        spare = min(2 * room, _SPARE) if self._work.asked.is_shaped else 0
         while True:
-            pool = await fetch(room, spare)
+            pool = await candidates.fetch(room, spare)
+            is_all = len(pool) < room + spare
+            if self._ruling is not None:
+                pool = await self._ruling.widened(self._index, pool, candidates, room)
             traits = await self._index.traits(pool, vectors=bool(self._work.asked.diversity))
-            order = self._order(await self._worth(pool, traits), traits, room)
+            order = self._order(self._worth(pool, traits), traits, room)
             # Too few, and there may be more where these came from.
-            is_short = len(order) < room and len(pool) == room + spare and spare < _MOST_SPARE
+            is_short = len(order) < room and not is_all and spare < _MOST_SPARE
             if not is_short or self._work.is_late:
                 self._chosen.add(traits.take(order))
                 return pool.take(order)
             spare = min(4 * (spare + room), _MOST_SPARE)
 
-    async def _worth(self, pool: Picked, traits: Traits) -> Numbers:
-        worth = discounted(worth_of(pool.scores), traits.popularity, self._work.asked.popularity_discount)
-        ruling = self._work.ruling
-        if ruling is None or not ruling.is_weighing:
-            return worth
-        return await ruling.weigh(self._index, pool, worth, self._work)
+    def _worth(self, pool: Picked, traits: Traits) -> Numbers:
+        scores = pool.scores if self._ruling is None else self._ruling.weighed(self._index, pool)
+        return discounted(worth_of(scores), traits.popularity, self._work.asked.popularity_discount)
 
     def _order(self, worth: Numbers, traits: Traits, room: int) -> Order:
         diversity, most = self._work.asked.diversity, self._work.asked.max_per_category

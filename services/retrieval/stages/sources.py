@@ -3,47 +3,95 @@
 Each source fills only what the one before it left open.
 """
 
-from collections.abc import Awaitable, Callable, Iterator
-from functools import partial
+from collections.abc import Collection, Iterator, Sequence
+from typing import Protocol
 
+import numpy as np
+
+from nearline.filters import Filter, narrowed
 from nearline.user_documents import Hashes, UserDocument
 from services.retrieval.answer import Source, Step
-from services.retrieval.filters import Filter
 from services.retrieval.item_index import ItemIndex, Picked, Ranked
+from services.retrieval.ranking import Listed
+from services.retrieval.rules import NOTHING, Shelf
 from services.retrieval.work import Work
 
-# (places, spare) -> the best for the places, and up to *spare* more to choose from.
-Fetch = Callable[[int, int], Awaitable[Picked]]
+
+class Candidates(Shelf, Protocol):
+    """One source: what of it an answer may hold, best first."""
+
+    async def fetch(self, places: int, spare: int) -> Picked:
+        """The best for the *places*, and up to *spare* more to choose from."""
 
 
 def sources(
-    index: ItemIndex, work: Work, excluded: Hashes, wanted: Filter | None, taken: set[str]
-) -> Iterator[tuple[Source, Fetch]]:
-    """Each source, and how to fetch from it what is not *taken* by then; a later one costs nothing until it is due."""
+    index: ItemIndex, work: Work, excluded: Hashes, wanted: Filter | None, taken: Collection[str]
+) -> Iterator[tuple[Source, Candidates]]:
+    """Each source, of which nothing is in *taken* when it is asked; a later one costs nothing until it is due."""
     document = work.document
     if document is not None and document.vector is not None:
-        yield Source.PERSONAL, partial(_nearest, index, document, excluded, wanted)
+        yield Source.PERSONAL, _Near(index, document, excluded, wanted)
     for source, ranked in _top_ups(index, work):
-        yield source, partial(_pick, index, ranked, taken, excluded, wanted)
+        yield source, _Ranked(index, ranked, taken, excluded, wanted)
 
 
-async def _nearest(
-    index: ItemIndex, document: UserDocument, excluded: Hashes, wanted: Filter | None, places: int, spare: int
-) -> Picked:
-    assert document.vector is not None
-    return await index.nearest(document.vector, places, excluded, wanted, spare)
+class _Near:
+    """The items near to the user's vector."""
+
+    def __init__(self, index: ItemIndex, document: UserDocument, excluded: Hashes, wanted: Filter | None) -> None:
+        assert document.vector is not None
+        self._index = index
+        self._vector = document.vector
+        self._excluded = excluded
+        self._wanted = wanted
+
+    async def fetch(self, places: int, spare: int) -> Picked:
+        return await self._index.nearest(self._vector, places, self._excluded, self._wanted, spare)
+
+    async def best(
+        self, places: int, to: Filter | None = None, without: Sequence[Filter] = (), left_out: Hashes = NOTHING
+    ) -> Picked:
+        wanted = narrowed(self._wanted, to=to, without=without)
+        return await self._index.nearest(self._vector, places, _both(self._excluded, left_out), wanted)
+
+    async def of(self, item_ids: Sequence[str]) -> Picked:
+        """They come with their inner products; none if the index does not tell vectors."""
+        listed = Listed((item_id, 0.0) for item_id in item_ids)
+        items = await self._index.pick(listed, len(item_ids), (), self._excluded, self._wanted)
+        vectors = (await self._index.traits(items, vectors=True)).vectors
+        if vectors is None:
+            return items.take(np.empty(0, np.int64))
+        return Picked(items.item_ids, items.printed, vectors @ self._vector)
 
 
-async def _pick(
-    index: ItemIndex,
-    ranked: Ranked,
-    taken: set[str],
-    excluded: Hashes,
-    wanted: Filter | None,
-    places: int,
-    spare: int,
-) -> Picked:
-    return await index.pick(ranked, places + spare, taken, excluded, wanted)
+class _Ranked:
+    """Items in an order that is the same for everybody."""
+
+    def __init__(
+        self, index: ItemIndex, ranked: Ranked, taken: Collection[str], excluded: Hashes, wanted: Filter | None
+    ) -> None:
+        self._index = index
+        self._ranked = ranked
+        self._taken = taken
+        self._excluded = excluded
+        self._wanted = wanted
+
+    async def fetch(self, places: int, spare: int) -> Picked:
+        return await self.best(places + spare)
+
+    async def best(
+        self, places: int, to: Filter | None = None, without: Sequence[Filter] = (), left_out: Hashes = NOTHING
+    ) -> Picked:
+        wanted = narrowed(self._wanted, to=to, without=without)
+        return await self._index.pick(self._ranked, places, self._taken, _both(self._excluded, left_out), wanted)
+
+    async def of(self, item_ids: Sequence[str]) -> Picked:
+        listed = Listed(self._ranked.among(item_ids))
+        return await self._index.pick(listed, len(item_ids), self._taken, self._excluded, self._wanted)
+
+
+def _both(one: Hashes, other: Hashes) -> Hashes:
+    return one if not len(other) else np.union1d(one, other)
 
 
 def _top_ups(index: ItemIndex, work: Work) -> Iterator[tuple[Source, Ranked]]:

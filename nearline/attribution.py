@@ -1,0 +1,97 @@
+"""What came of answers: shown items and the events that name them by request, counted by source and scenario."""
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import polars as pl
+
+from nearline.events import Event, EventType
+from nearline.exposures import Exposure
+
+CLICKED = (EventType.VIEW, EventType.CLICK, EventType.ADD_TO_CART, EventType.PURCHASE, EventType.LIKE)
+BOUGHT = (EventType.PURCHASE,)
+_Z = 1.959964  # of a two-sided interval of 95 %
+_KEY = ["request_id", "user_id", "item_id"]
+_SHOWN = dict.fromkeys([*_KEY, "source", "scenario"], pl.String)
+_DONE = dict.fromkeys(_KEY, pl.String) | dict.fromkeys(["clicked", "bought"], pl.Boolean)
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """*hits* out of *shown*, with the 95 % interval of Wilson (1927), which holds for few hits too."""
+
+    hits: int
+    shown: int
+
+    @property
+    def share(self) -> float:
+        """What part of the shown ones; NaN of none."""
+        return self.hits / self.shown if self.shown else math.nan
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Between what the true share lies; 0 and 1 if nothing was shown."""
+        if not self.shown:
+            return 0.0, 1.0
+        n, z2 = self.shown, _Z * _Z
+        middle = (self.share + z2 / (2 * n)) / (1 + z2 / n)
+        half = _Z / (1 + z2 / n) * math.sqrt(self.share * (1 - self.share) / n + z2 / (4 * n * n))
+        return max(0.0, middle - half), min(1.0, middle + half)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What came of the items of one source in one scenario (``""``: in none)."""
+
+    scenario: str
+    source: str
+    clicked: Rate
+    bought: Rate
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was read, how much of it met, and the lines, most shown first."""
+
+    exposures: int
+    events: int  # all that are no command and not synthetic
+    with_request: int  # of them: those that name an answer
+    met: int  # of these: those whose answer showed that item to that user
+    lines: list[Line]
+
+
+def attribute(exposures: Iterable[Exposure], events: Iterable[Event]) -> Report:
+    """Join *exposures* and *events* by request, user and item; a shown item counts once however much was done with it.
+
+    Repeated records of one event or one answer change nothing. Synthetic events are left out.
+    """
+    answers = {(exposure.request_id, exposure.user_id, exposure.page): exposure for exposure in exposures}
+    unique = {event.event_id: event for event in events if not event.synthetic}
+    shown = pl.DataFrame(list(_rows(answers.values())), _SHOWN, orient="row").unique(_KEY, keep="first")
+    named = [event for event in unique.values() if event.request_id]
+    done = pl.DataFrame([_deed(event) for event in named], _DONE, orient="row")
+    met = done.join(shown, on=_KEY, how="semi").height
+    deeds = done.group_by(_KEY).agg(pl.col("clicked", "bought").any())
+    counts = (
+        shown.join(deeds, on=_KEY, how="left")
+        .with_columns(pl.col("clicked", "bought").fill_null(False))
+        .group_by("scenario", "source")
+        .agg(pl.len().alias("shown"), pl.col("clicked", "bought").sum())
+        .sort(["shown", "scenario", "source"], descending=[True, False, False])
+    )
+    lines = [
+        Line(row["scenario"], row["source"], Rate(row["clicked"], row["shown"]), Rate(row["bought"], row["shown"]))
+        for row in counts.to_dicts()
+    ]
+    return Report(len(answers), len(unique), len(named), met, lines)
+
+
+def _rows(exposures: Iterable[Exposure]) -> Iterator[tuple[str, str, str, str, str]]:
+    for exposure in exposures:
+        for item_id, source in zip(exposure.items, exposure.sources, strict=True):
+            yield exposure.request_id, exposure.user_id, item_id, source, exposure.scenario or ""
+
+
+def _deed(event: Event) -> tuple[str, str, str, bool, bool]:
+    return event.request_id or "", event.user_id, event.item_id, event.type in CLICKED, event.type in BOUGHT

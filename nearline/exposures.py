@@ -1,0 +1,81 @@
+"""Exposures: what an answer showed, as the topic ``exposures`` carries it (version 1), for events to be joined with.
+
+Events name the answer that they came from by its ``request_id``.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from nearline.errors import BadInput
+from nearline.events import check_version, load_object
+
+MAX_BYTES = 1024 * 1024
+_LISTS = ("items", "sources", "scores")
+
+
+@dataclass(frozen=True, slots=True)
+class Exposure:
+    """One answer; *sources*, *scores* and, if there are any, *propensities* are as long as *items*.
+
+    *propensities* are there where an answer explored: with which probability each item came to its place, before pins;
+    ``None`` for one that was pinned. *rules* touched the answer. *page* is 0 for an answer that is no further page.
+    """
+
+    request_id: str
+    user_id: str
+    time_ms: int
+    space: int
+    items: Sequence[str]
+    sources: Sequence[str]
+    scores: Sequence[float]
+    scenario: str | None = None
+    propensities: Sequence[float | None] = ()
+    rules: Sequence[str] = ()
+    page: int = 0
+
+
+def encode_exposure(exposure: Exposure) -> bytes:
+    """The record of *exposure*; what there is none of is left out."""
+    body: dict[str, Any] = {
+        "v": 1,
+        "request_id": exposure.request_id,
+        "user_id": exposure.user_id,
+        "time_ms": exposure.time_ms,
+        "space": exposure.space,
+        "items": exposure.items,
+        "sources": exposure.sources,
+        "scores": exposure.scores,
+        "page": exposure.page,
+    }
+    for name in ("scenario", "propensities", "rules"):
+        if value := getattr(exposure, name):
+            body[name] = value
+    return orjson.dumps(body)
+
+
+def decode_exposure(raw: bytes | None) -> Exposure:
+    """The exposure in *raw*; ``BadInput`` if it is not one of version 1 with lists of one length."""
+    body = load_object(raw, MAX_BYTES)
+    check_version(body)
+    try:
+        exposure = Exposure(
+            **{name: body[name] for name in ("request_id", "user_id", "time_ms", "space", *_LISTS, "page")},
+            scenario=body.get("scenario"),
+            propensities=body.get("propensities") or (),
+            rules=body.get("rules") or (),
+        )
+        lengths = _lengths(exposure)
+    except (KeyError, TypeError) as error:
+        raise BadInput("bad_exposure", f"not an exposure of version 1: {error!r:.120}") from None
+    if len(set(lengths.values())) != 1:
+        raise BadInput("bad_exposure", f"an exposure's lists must share one length, came {lengths}")
+    return exposure
+
+
+def _lengths(exposure: Exposure) -> Mapping[str, int]:
+    """How long each list is that belongs to the items."""
+    lengths = {name: len(getattr(exposure, name)) for name in _LISTS}
+    return lengths | ({"propensities": len(exposure.propensities)} if exposure.propensities else {})

@@ -1,0 +1,118 @@
+"""Exposures of answers, on their way to the log: noted by an answer in a microsecond, encoded and sent later.
+
+What is noted waits in a bounded queue. When the log is away or slower than the answers, what does not fit is dropped
+and counted: an answer never waits for its exposure.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nearline.errors import NearlineError
+from nearline.exposures import Exposure, encode_exposure
+from nearline.hashing import hash64
+from nearline.space import Space
+from nearline.telemetry import counter, gauge, get_logger
+from nearline.topics import EXPOSURES
+from services.retrieval.answer import Group
+
+MOST = 20_000  # exposures that wait: some 20 MB
+_BATCH = 50  # encoded at a time, in half a millisecond
+_PAUSE_S = 0.02
+_RETRY_S = 1.0
+
+_SENT = counter("exposures_total", "Exposures that went to the log")
+_DROPPED = counter("exposures_dropped_total", "Exposures that did not, by why", "reason")
+_WAITING = gauge("exposures_waiting", "Exposures that are noted and not sent yet")
+
+Message = tuple[bytes, bytes | None]
+Send = Callable[[str, list[Message]], Awaitable[object]]
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What one answer showed, as it was put together; nothing of it is changed afterwards."""
+
+    request_id: str
+    user_id: str
+    time_ms: int
+    groups: Sequence[Group]
+    scenario: str | None = None
+    propensities: Sequence[float | None] = ()
+    rules: Sequence[str] = ()
+    page: int = 0
+
+
+class Exposures:
+    """The exposures of a *share* of all answers of *space*, sent by *send* while ``run`` runs."""
+
+    def __init__(self, space: Space, share: float, send: Send, *, most: int = MOST, retry_s: float = _RETRY_S) -> None:
+        self._space = space
+        self._below = int(share * 2**64)
+        self._send = send
+        self._most = most
+        self._retry_s = retry_s
+        self._waiting: deque[Shown] = deque()
+
+    @property
+    def waiting(self) -> int:
+        """How many are noted and not sent."""
+        return len(self._waiting)
+
+    def note(self, shown: Shown) -> None:
+        """Have *shown* sent, if its request is of the share; whether it is depends on the request's id alone."""
+        if self._below < 2**64 and hash64(shown.request_id) >= self._below:
+            return
+        if len(self._waiting) >= self._most:
+            _DROPPED.labels("queue_full").inc()
+            return
+        self._waiting.append(shown)
+
+    async def run(self) -> None:
+        """Send what is noted until cancelled; in slices, so that no answer waits for more than half a millisecond."""
+        while True:
+            while self._waiting:
+                await self.send_some()
+            _WAITING.set(0)
+            await asyncio.sleep(_PAUSE_S)
+
+    async def drain(self, most_s: float = 2.0) -> None:
+        """Send what waits, for *most_s* at most; the rest is dropped and counted."""
+        try:
+            async with asyncio.timeout(most_s):
+                while self._waiting:
+                    await self.send_some()
+        except TimeoutError:
+            _DROPPED.labels("shut_down").inc(len(self._waiting))
+            self._waiting.clear()
+
+    async def send_some(self) -> None:
+        """Send the oldest that wait; what the log does not take is dropped and counted, after a moment's rest."""
+        taken = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
+        _WAITING.set(len(self._waiting))
+        try:
+            await self._send(EXPOSURES, [message_of(shown, self._space) for shown in taken])
+        except NearlineError as error:
+            _DROPPED.labels("log_away").inc(len(taken))
+            get_logger().warning("exposures were dropped", reason=str(error), dropped=len(taken))
+            await asyncio.sleep(self._retry_s)
+        else:
+            _SENT.inc(len(taken))
+
+
+def message_of(shown: Shown, space: Space) -> Message:
+    """The record of *shown*: its key and its value."""
+    items: list[str] = []
+    sources: list[str] = []
+    scores: list[Any] = []
+    for group in shown.groups:
+        items += group.items.item_ids
+        sources += [group.source.value] * len(group.items)
+        scores += group.items.scores.tolist()
+    exposure = Exposure(
+        shown.request_id, shown.user_id, shown.time_ms, space.number, items, sources, scores,
+        shown.scenario, shown.propensities, shown.rules, shown.page,
+    )  # fmt: skip
+    return shown.user_id.encode(), encode_exposure(exposure)

@@ -1,0 +1,79 @@
+"""``POST /rules/try``: answers as they are, and as they would be with rules that nobody has put into force."""
+
+from typing import Annotated, Any
+
+import orjson
+from fastapi import FastAPI
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
+
+from nearline.rule_files import rules_in
+from services.retrieval.asked import DEFAULT_K, Asked
+from services.retrieval.in_force import Rulings
+from services.retrieval.models import RecommendedItem, Refused
+from services.retrieval.parameters import Id
+from services.retrieval.recommender import Recommender
+
+PATH = "/rules/try"
+MAX_USERS = 100
+MAX_K = 100
+MAX_ENTRIES = 1_000
+_FIELDS = frozenset({"title", "category", "score", "source"})
+_REQUEST = "try"  # the same for both answers, so that exploration draws the same
+_RULE: JsonDict = {"rule_id": "spring", "action": "boost", "factor": 1.5, "filter": 'category = "mug"'}
+
+ALLOWED = {
+    "entries": f"1-{MAX_ENTRIES:,} rules and scenarios (docs/rules.md)",
+    "users": f"1-{MAX_USERS} ids of users",
+    "k": f"an integer 1-{MAX_K}, {DEFAULT_K} by default",
+    "scenario": "the name of a scenario",
+}
+
+
+class TryBody(BaseModel):
+    """Which rules, for whom."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"entries": [_RULE], "users": ["u-17850"]}})
+
+    entries: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=MAX_ENTRIES)]
+    users: Annotated[list[Id], Field(min_length=1, max_length=MAX_USERS)]
+    k: Annotated[int, Field(ge=1, le=MAX_K)] = DEFAULT_K
+    scenario: Id | None = None
+
+
+class TriedUser(BaseModel):
+    """One user's answers."""
+
+    user_id: str
+    before: list[RecommendedItem]
+    after: list[RecommendedItem]
+
+
+class Tried(BaseModel):
+    """What rules would change; nothing was stored, and nobody was shown anything."""
+
+    users: list[TriedUser]
+
+
+def add(app: FastAPI, recommender: Recommender, rulings: Rulings) -> None:
+    """Give *app* the route."""
+
+    @app.post(PATH, summary="Try rules without putting them into force", responses={422: {"model": Refused}})
+    async def try_rules(body: TryBody) -> Tried:
+        """Each user's answer as it is now, and as it would be with *entries* too. Both stay with the caller."""
+        entries = rules_in(body.entries, where="entries")
+        after = recommender.trying(rulings.of(rulings.book.with_also(entries)))
+        before = recommender.trying(rulings)
+        known = body.scenario is None or body.scenario in rulings.book
+        now = Asked(k=body.k, fields=_FIELDS, scenario=body.scenario if known else None, given=frozenset({"k"}))
+        then = Asked(k=body.k, fields=_FIELDS, scenario=body.scenario, given=frozenset({"k"}))
+        found = []
+        for user_id in body.users:
+            was, is_then = await _items(before, user_id, now), await _items(after, user_id, then)
+            found.append(TriedUser(user_id=user_id, before=was, after=is_then))
+        return Tried(users=found)
+
+
+async def _items(recommender: Recommender, user_id: str, asked: Asked) -> list[RecommendedItem]:
+    answer = orjson.loads(await recommender.answer(user_id, asked, _REQUEST))
+    return [RecommendedItem(**item) for item in answer["items"]]

@@ -1,0 +1,41 @@
+"""What rules and exposures need of the log, put together and kept going."""
+
+import asyncio
+from collections.abc import Mapping
+
+from nearline.adapters.kafka import Producer, TableReader
+from nearline.followers import Follower
+from nearline.settings import Settings
+from nearline.topics import RULES
+from services.retrieval.exposing import Exposures
+from services.retrieval.in_force import Rulings
+from services.retrieval.rule_book import RuleBook
+
+
+class RuleParts:
+    """The rules of the log, followed, and the way of exposures into it."""
+
+    def __init__(self, settings: Settings) -> None:
+        book = RuleBook()
+        self.rulings = Rulings(book, share=settings.explore, new_days=settings.explore_days)
+        self._follower = Follower(RULES, lambda: TableReader(settings.brokers, RULES), book.apply)
+        self._producer = Producer(settings.brokers)
+        share = settings.exposures
+        self.exposures = Exposures(settings.embedding_space, share, self._producer.send_all) if share else None
+
+    def readiness(self) -> Mapping[str, bool]:
+        """Whether the rules are read: before that an answer might show what is blocked."""
+        return {"rules": self._follower.caught_up}
+
+    async def run(self) -> None:
+        """Follow the rules and send exposures until cancelled."""
+        async with asyncio.TaskGroup() as parts:
+            parts.create_task(self._follower.run())
+            if self.exposures is not None:
+                parts.create_task(self.exposures.run())
+
+    async def close(self) -> None:
+        """Send what is noted, if the log takes it, and disconnect."""
+        if self.exposures is not None:
+            await self.exposures.drain()
+        await self._producer.close()
