@@ -191,7 +191,7 @@ def _name(value: object) -> str:
 def _action(value: object) -> Action:
     if not isinstance(value, str) or value not in set(Action):
         near = difflib.get_close_matches(str(value), list(Action), n=1)
-        guess = f"; did you mean {near[0]!r}?" if near else ""
+        guess = f"; did you mean {str(near[0])!r}?" if near else ""
         raise BadInput("unknown_action", f"action must be one of {', '.join(Action)}, came {value!r:.80}{guess}")
     return Action(value)
 

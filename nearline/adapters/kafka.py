@@ -17,6 +17,7 @@ from typing import Any, Self, TypeVar
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType, NewTopic
 from kafka.errors import KafkaError, MessageSizeTooLargeError, TopicAlreadyExistsError
+from kafka.partitioner import DefaultPartitioner
 from kafka.structs import OffsetAndMetadata
 
 from nearline.errors import BadInput, Misconfigured, Unavailable
@@ -337,6 +338,34 @@ class Producer(_Client):
             self._producer.flush(timeout=self._delivery_s)
         finally:
             self._abandon()
+
+
+async def newest_of(log: Brokers | str, topic: str, key: bytes) -> Record | None:
+    """The newest record under *key* in *topic*, from a look at all of its partition; ``Unavailable`` without those."""
+    return await asyncio.to_thread(_newest_of, _brokers(log), topic, key)
+
+
+def _newest_of(brokers: Brokers, topic: str, key: bytes) -> Record | None:
+    newest = None
+    try:
+        consumer = KafkaConsumer(**connection(brokers), bootstrap_timeout_ms=_BOOTSTRAP_MS, max_poll_records=2_000)
+        try:
+            partitions = sorted(consumer.partitions_for_topic(topic) or ())
+            if not partitions:
+                raise Unavailable(f"topic {topic} does not exist; run `nearline init`")
+            part = TopicPartition(topic, DefaultPartitioner()(key, partitions, partitions))
+            consumer.assign([part])
+            consumer.seek_to_beginning(part)
+            end = consumer.end_offsets([part])[part]
+            while consumer.position(part) < end:
+                for r in consumer.poll(timeout_ms=_POLL_MS).get(part, ()):
+                    if r.key == key:
+                        newest = Record(r.topic, r.partition, r.offset, r.timestamp, r.key, r.value, tuple(r.headers))
+        finally:
+            consumer.close()
+    except KafkaError as error:
+        raise _unavailable(brokers, error) from None
+    return newest
 
 
 async def log_extent(log: Brokers | str, topics: Sequence[str]) -> Extent:

@@ -6,7 +6,7 @@ import typer
 
 from nearline import __version__
 from nearline.adapters.kafka import Topics
-from nearline.cli import answers, catalogue, clicks, freshness_value, keys, letters, report, rules, status
+from nearline.cli import answers, catalogue, clicks, freshness_value, keys, letters, report, rules, status, why
 from nearline.cli.console import console, say_error
 from nearline.errors import Misconfigured, NearlineError
 from nearline.settings import load_settings
@@ -24,6 +24,7 @@ app.command()(answers.recommend)
 app.command()(status.status)
 app.command()(freshness_value.freshness_value)
 app.command()(report.report)
+app.command()(why.why)
 app.add_typer(catalogue.app, name="item")
 app.add_typer(letters.app, name="dlq")
 app.add_typer(keys.app, name="keys")

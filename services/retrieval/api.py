@@ -92,7 +92,7 @@ async def refuse(_: Request, error: Exception) -> Response:
 
 async def refuse_what_is_not(_: Request, error: Exception) -> Response:
     """The answer to a well-formed request for what there is not, or not any more."""
-    problem = {"field": "scenario", "came": "", "problem": str(error)}
+    problem: dict[str, str | int] = {"field": "scenario", "came": "", "problem": str(error)}
     if isinstance(error, FilterError):
         problem |= {"field": "filter", "came": f"{error.expression:.80}", "position": error.position}
     elif isinstance(error, PageError):

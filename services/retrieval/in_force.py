@@ -103,6 +103,10 @@ class Rulings:
         }
         return replace(asked, filter=standing.on_shelf(asked.filter), **said)
 
+    def standing(self, asked: Asked) -> Standing:
+        """The rules that hold for *asked* now."""
+        return self.book.standing(asked.scenario, self._now_ms())
+
     def ruling(self, asked: Asked, user_id: str, request_id: str) -> InForce | None:
         """What is in force for this request now; ``None`` if nothing is."""
         now_ms = self._now_ms()

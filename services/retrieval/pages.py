@@ -7,7 +7,7 @@ user does in between only takes items away. Nothing is kept here.
 
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -57,7 +57,7 @@ class Page:
     vector: NDArray[np.float32] | None = None
     newest: int = 0
     seen: int = 0
-    served: Hashes = NO_HASHES
+    served: Hashes = field(default_factory=lambda: NO_HASHES)
     number: int = 0
 
     def of(self, document: UserDocument | None) -> UserDocument | None:

@@ -148,7 +148,8 @@ class Trending:
             return np.zeros(len(item_ids))
         scores = self._scores
         ratios = np.array([scores.get(item_id, 0.0) for item_id in item_ids], np.float64) / most
-        return np.clip(1.0 + np.log2(np.maximum(ratios, _LEAST)) / -np.log2(_LEAST), 0.0, 1.0)
+        shares: NDArray[np.float64] = np.clip(1.0 + np.log2(np.maximum(ratios, _LEAST)) / -np.log2(_LEAST), 0.0, 1.0)
+        return shares
 
     def top_of(self, categories: Iterable[str]) -> Together:
         """``(id, score)`` of the ranked items of *categories* together, most popular first."""

@@ -8,7 +8,7 @@ import orjson
 from services.retrieval.answer import Group, Source
 
 SCORE, SOURCE = "score", "source"
-_END = len(b',"score":')  # what an index prints of an item ends with this
+_BEFORE_SCORE = b',"score":'  # what an index prints of an item ends with this
 _BEFORE_SOURCE = b',"source":'
 _SOURCES = {source: orjson.dumps(source) for source in Source}
 _ITEM_ENDS = {source: _BEFORE_SOURCE + printed + b"}" for source, printed in _SOURCES.items()}
@@ -38,25 +38,22 @@ def _print_all(group: Group) -> bytes:
     return b"".join(pieces)[1:] + end
 
 
-def _print_with_notes(group: Group, starts: Sequence[bytes], source: bytes) -> bytes:
-    notes = group.notes or [b""] * len(group.items)
-    scores = _scores(group).split(b",")
-    return b"".join([b"%b%b%b%b}" % piece for piece in _each(starts, scores, source, notes)])[1:]
+def _print_with_notes(group: Group, starts: Sequence[bytes], end: bytes) -> bytes:
+    return _closed(starts, _scores(group).split(b","), end, group.notes)
 
 
 def _print_some(group: Group, fields: frozenset[str]) -> bytes:
-    cut = [_cut(printed, fields) for printed in group.items.printed]
-    source = _BEFORE_SOURCE + _SOURCES[group.source] if SOURCE in fields else b""
+    starts = [_cut(printed, fields) for printed in group.items.printed]
+    end = _BEFORE_SOURCE + _SOURCES[group.source] if SOURCE in fields else b""
     if SCORE in fields:
-        return _print_with_notes(group, [start + b',"score":' for start in cut], source)
-    notes = group.notes or [b""] * len(group.items)
-    return b"".join([b"%b%b%b}" % piece for piece in zip(cut, [source] * len(cut), notes, strict=True)])[1:]
+        return _print_with_notes(group, [start + _BEFORE_SCORE for start in starts], end)
+    return _closed(starts, [b""] * len(starts), end, group.notes)
 
 
-def _each(
-    starts: Sequence[bytes], scores: Sequence[bytes], source: bytes, notes: Sequence[bytes]
-) -> zip[tuple[bytes, bytes, bytes, bytes]]:
-    return zip(starts, scores, [source] * len(starts), notes, strict=True)
+def _closed(starts: Sequence[bytes], scores: Sequence[bytes], end: bytes, notes: Sequence[bytes]) -> bytes:
+    """Items from their pieces, joined by commas."""
+    pieces = zip(starts, scores, notes or [b""] * len(starts), strict=True)
+    return b"".join([b"%b%b%b%b}" % (start, score, end, note) for start, score, note in pieces])[1:]
 
 
 def _scores(group: Group) -> bytes:
@@ -67,6 +64,6 @@ def _scores(group: Group) -> bytes:
 @lru_cache(_CUT_ITEMS)
 def _cut(printed: bytes, fields: frozenset[str]) -> bytes:
     """What was printed of an item, of *fields* and its id alone, still open: ``,{"item_id":…``."""
-    item = orjson.loads(printed[1:-_END] + b"}")
+    item = orjson.loads(printed[1 : -len(_BEFORE_SCORE)] + b"}")
     kept = {name: value for name, value in item.items() if name == "item_id" or name in fields}
     return b"," + orjson.dumps(kept)[:-1]

@@ -242,4 +242,5 @@ def test_what_is_printed_of_an_item_is_json_whatever_its_words() -> None:
 
 
 def test_sources_are_named_as_agreed() -> None:
-    assert [source.value for source in Source] == ["personal", "trending_category", "trending", "newest"]
+    ranked = ["personal", "trending_category", "trending", "newest"]
+    assert [source.value for source in Source] == [*ranked, "exploration", "pinned"]

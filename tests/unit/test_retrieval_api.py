@@ -28,6 +28,7 @@ from services.retrieval.filters import MAX_BYTES, parse
 from services.retrieval.in_process.catalogue import Catalogue
 from services.retrieval.in_process.index import LiveIndex
 from services.retrieval.models import Recommendations, Refused
+from services.retrieval.parameters import ALLOWED
 from services.retrieval.recommender import Recommender
 from services.retrieval.store_guard import GuardedStore
 from tests.fakes import ExactGraph
@@ -381,7 +382,7 @@ def test_the_documentation_holds_valid_examples(world: World) -> None:
     assert {"200", "401", "403", "422", "429", "503"} <= set(operation["responses"])
     parameters = {parameter["name"]: parameter["schema"] for parameter in operation["parameters"]}
     assert (parameters["k"]["minimum"], parameters["k"]["maximum"], parameters["k"]["default"]) == (1, 500, 20)
-    assert set(parameters) == {"user_id", "k", "exclude_seen", "filter"}
+    assert parameters.keys() == ALLOWED.keys(), "what a refusal says is allowed is what is documented"
     for expression in parameters["filter"]["examples"]:
         parse(expression)
 

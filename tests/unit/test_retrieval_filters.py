@@ -17,6 +17,7 @@ from nearline.filters import (
     Missing,
     Not,
     Same,
+    narrowed,
     parse,
 )
 
@@ -103,3 +104,20 @@ def test_whatever_comes_is_parsed_or_refused(expression: str) -> None:
     except FilterError as refused:
         place = refused.position
     assert 0 <= place <= len(expression)
+
+
+def test_filters_are_joined_and_what_is_unwanted_is_taken_out() -> None:
+    wanted, unwanted = parse('brand = "x"'), parse("price < 2 or attributes.sold = true")
+    found = narrowed(wanted, without=[unwanted])
+    assert found is not None
+    assert found.key == parse('brand = "x" and not (price < 2 or attributes.sold = true)').key
+    assert found.attributes == (), "what one does without need not be there"
+    only = narrowed(None, without=[unwanted])
+    assert only is not None
+    assert only.key == parse("not (price < 2 or attributes.sold = true)").key
+    both = narrowed(parse('attributes.a = 1 and brand = "x"'), to=unwanted)
+    assert both is not None
+    assert both.key == parse('attributes.a = 1 and brand = "x" and (price < 2 or attributes.sold = true)').key
+    assert [name for name, _ in both.attributes] == ["a", "sold"]
+    assert narrowed(wanted) is narrowed(None, to=wanted) is wanted
+    assert narrowed(None) is None

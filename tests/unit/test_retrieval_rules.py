@@ -71,9 +71,9 @@ CATALOGUE = shop()
 def document(seen: Sequence[str] = (), purchased: Sequence[str] = (), *, has_vector: bool = True) -> bytes:
     known = np.sort(hash64_all(sorted({*seen, *purchased}))) if seen or purchased else NONE
     bought = np.sort(hash64_all(list(purchased))) if purchased else NONE
-    vector = unit(0) if has_vector else None
+    vector, hashes = unit(0) if has_vector else None, hash64_all(["e-42"])
     return encode_user_document(
-        UserDocument(vector, 7 if has_vector else 0, 9, "e-42", NOW_MS, NOW_MS, known, bought, NONE), SPACE
+        UserDocument(vector, 7 if has_vector else 0, 9, "e-42", NOW_MS, NOW_MS, known, bought, hashes), SPACE
     )
 
 

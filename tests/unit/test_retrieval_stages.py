@@ -59,7 +59,7 @@ def put(shop: Catalogue, item_id: str, vector: NDArray[np.float32], category: st
 def shop() -> Catalogue:
     """Ten mugs that are much alike, m0 nearest to the user, then five lamps and five vases; each kind in its plane."""
     shop = Catalogue(DIMENSION, LiveIndex(DIMENSION, lambda capacity: ExactGraph(DIMENSION, capacity)))
-    for kind, axis, many, near in (("m", 1, 10, 0.2), ("l", 2, 5, 0.5), ("v", 3, 5, 0.7)):
+    for kind, axis, many, near in (("m", 1, 10, 0.8), ("l", 2, 5, 1.0), ("v", 3, 5, 1.2)):
         for nth in range(many):
             put(shop, f"{kind}{nth}", at(near + nth * 0.01, axis), {"m": "mugs", "l": "lamps", "v": "vases"}[kind])
     return shop
@@ -201,8 +201,8 @@ def test_diversity_brings_other_kinds_forward_and_the_best_stays_first(shop: Cat
 def test_diversity_minds_what_an_earlier_source_chose(shop: Catalogue) -> None:
     """All mugs are personal, and the trending list begins with another mug: a lamp goes before it."""
     chosen = Chosen()
-    chosen.add(traits(np.stack([at(0.2)]), [1]))
-    vectors = np.stack([at(0.2), at(0.5, 2)])
+    chosen.add(traits(np.stack([at(0.8)]), [1]))
+    vectors = np.stack([at(0.8), at(1.2, 2)])
     assert diverse(np.array([1.0, 0.8]), traits(vectors, [1, 2]), chosen, 2, 0.5).tolist() == [1, 0]
     assert diverse(np.array([1.0, 0.8]), traits(vectors, [1, 2]), Chosen(), 2, 0.5).tolist() == [0, 1]
 

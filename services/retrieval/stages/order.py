@@ -57,7 +57,8 @@ class _Shaping:
             # Too few, and there may be more where these came from.
             is_short = len(order) < room and not is_all and spare < _MOST_SPARE
             if not is_short or self._work.is_late:
-                self._chosen.add(traits.take(order))
+                if len(order):
+                    self._chosen.add(traits.take(order))
                 return pool.take(order)
             spare = min(4 * (spare + room), _MOST_SPARE)
 

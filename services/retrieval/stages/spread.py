@@ -45,29 +45,42 @@ def diverse(
 
     *worth* is (n,), from 0 to 1; takes n² likenesses and *places* looks at n numbers.
     """
-    gain = ((1.0 - diversity) * worth).astype(np.float32)
-    after = gain - np.float32(diversity) * _likeness(traits, traits)  # (n, n): what each is good for once one is chosen
+    share = np.float32(diversity)
+    gain = (np.float32(1) - share) * worth.astype(np.float32)
+    after = gain - share * _likeness(traits, traits)  # (n, n): what each is good for once the one of the row is chosen
     np.fill_diagonal(after, -np.inf)
-    value = gain.copy()
-    for before in chosen.traits:
-        np.minimum(value, (gain - np.float32(diversity) * _likeness(before, traits)).min(axis=0), out=value)
+    value = _value_beside(chosen, traits, gain, share)
     room = _Room(traits.categories, chosen, most, value)
-    order = []
-    for _ in range(min(places, len(value))):
+    order: list[int] = []
+    while len(order) < min(places, len(value)):
         best = int(value.argmax())
         if value[best] == -np.inf:
             break
+        if order or chosen.traits:
+            np.minimum(value, after[best], out=value)
+        else:
+            value[:] = after[best]
         order.append(best)
-        np.minimum(value, after[best], out=value)
         room.take(best)
     return np.array(order, np.int64)
+
+
+def _value_beside(chosen: Chosen, traits: Traits, gain: Numbers, share: np.float32) -> Numbers:
+    """What each is good for in view of what was chosen before; its gain if nothing was."""
+    if not chosen.traits:
+        return gain.copy()
+    like = [_likeness(before, traits).max(axis=0, initial=-1.0) for before in chosen.traits]
+    value: Numbers = gain - share * np.max(like, axis=0)
+    return value
 
 
 def _likeness(some: Traits, others: Traits) -> Numbers:
     """(some, others): cosines of vectors; where there are none, 1 within a category and 0 beyond it."""
     if some.vectors is not None and others.vectors is not None:
-        return some.vectors @ others.vectors.T
-    return (some.categories[:, None] == others.categories[None, :]).astype(np.float32)
+        cosines: Numbers = some.vectors @ others.vectors.T
+        return cosines
+    alike: Numbers = (some.categories[:, None] == others.categories[None, :]).astype(np.float32)
+    return alike
 
 
 def _within(categories: NDArray[np.uint64], chosen: Chosen, most: int) -> NDArray[np.bool_]:

@@ -1,0 +1,98 @@
+"""``nearline why``: which of a user's events moved an item and by how much, or what keeps it out of the answer."""
+
+import asyncio
+from typing import Annotated, Any
+
+import httpx
+import orjson
+import typer
+from rich.table import Table
+
+from nearline.adapters.kafka import newest_of
+from nearline.cli.answers import refuse_unlet_in
+from nearline.cli.console import console
+from nearline.errors import BadInput, Unavailable
+from nearline.key_file import key_headers
+from nearline.settings import Settings, load_settings
+from nearline.topics import USER_SEQUENCES
+
+_PATIENCE_S = 30.0
+_CAUSES = {
+    "unknown_item": "nobody told retrieval of such an item; `nearline item put` adds one",
+    "not_on_show": "the item is known, and unavailable, deleted or without a vector yet",
+    "blocked": "blocked by {rules}",
+    "seen": "the user has seen it",
+    "filtered": "it does not pass the filter",
+}
+
+
+def why(
+    user_id: str,
+    item_id: str,
+    k: Annotated[int, typer.Option(min=1, max=500, help="In an answer of so many.")] = 20,
+    wanted: Annotated[str | None, typer.Option("--filter", help="In an answer with this filter.")] = None,
+    scenario: Annotated[str | None, typer.Option(help="In an answer of this scenario.")] = None,
+    most: Annotated[int, typer.Option(min=1, help="Show so many events.")] = 10,
+    json: Annotated[bool, typer.Option(help="Print the answer as it came.")] = False,
+) -> None:
+    """Show why ITEM is in the answer for USER, or is not, and which events moved it."""
+    settings = load_settings()
+    body: dict[str, Any] = {"user_id": user_id, "item_id": item_id, "k": k}
+    body |= {name: value for name, value in (("filter", wanted), ("scenario", scenario)) if value is not None}
+    sequence = asyncio.run(newest_of(settings.brokers, USER_SEQUENCES, user_id.encode()))
+    if sequence is not None and sequence.value:
+        body["sequence"] = orjson.loads(sequence.value)
+    found = _asked(settings, body)
+    if json:
+        console.print_json(data=found)
+        return
+    console.print(standing_of(found, k), markup=False)
+    if found["events"]:
+        console.print(events_table(found["events"], most))
+    elif found["untold"]:
+        console.print(f"what the events did cannot be told: {found['untold']}", markup=False)
+    if found["is_current"] is False:
+        console.print("the stored vector is not of these events yet: what they did is as of the newest ones")
+
+
+def standing_of(found: dict[str, Any], k: int) -> str:
+    """Where the item stands, in a sentence."""
+    score = "" if found["score"] is None else f", score {found['score']:.4f}"
+    if found["place"] is not None:
+        rules = f", moved by {', '.join(found['rules'])}" if found["rules"] else ""
+        return f"{found['item_id']} is at place {found['place']} of {k}, from {found['source']}{score}{rules}"
+    return f"{found['item_id']} is not among the {k}{score}: {cause_of(found['absent'])}"
+
+
+def cause_of(absent: dict[str, Any]) -> str:
+    """What keeps an item out, in words."""
+    if absent["cause"] != "below":
+        return _CAUSES[absent["cause"]].format(rules=", ".join(absent["rules"]))
+    if absent["by"] is None:
+        return "others are more popular, or newer; there is no vector to compare by"
+    if absent["by"] <= 0:
+        return f"its score is {-absent['by']:.4f} above the last one's: diversity, a cap or a rule took its place"
+    return f"{absent['by']:.4f} below the last one's score, {absent['last_score']:.4f}"
+
+
+def events_table(events: list[dict[str, Any]], most: int) -> Table:
+    """What each event did to the score, most first."""
+    table = Table("moved it by", "event", "item", "type")
+    for event in events[:most]:
+        moved = "?" if event["moved"] is None else f"{event['moved']:+.4f}"
+        table.add_row(moved, event["event_id"], event["item_id"], event["type"])
+    return table
+
+
+def _asked(settings: Settings, body: dict[str, Any]) -> dict[str, Any]:
+    base_url = settings.retrieval
+    try:
+        response = httpx.post(f"{base_url}/why", json=body, headers=key_headers(settings), timeout=_PATIENCE_S)
+    except httpx.HTTPError as error:
+        raise Unavailable(f"retrieval at {base_url}: {error!r:.120}; start the system with `make up`") from None
+    refuse_unlet_in(settings, response)
+    if response.status_code == 422:
+        raise BadInput("refused", "\n".join(f"{one['field']}: {one['problem']}" for one in response.json()["detail"]))
+    if response.status_code != 200:
+        raise Unavailable(f"retrieval at {base_url} answered {response.status_code}: {response.text:.200}")
+    return dict(response.json())

@@ -1,0 +1,198 @@
+"""``POST /why``: why an item is in a user's answer, or is not."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import Annotated, Any, Protocol
+
+import orjson
+from fastapi import FastAPI
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
+
+from nearline.errors import BadAnswer, Unavailable
+from nearline.sequences import Sequence, decode_sequence
+from nearline.space import Space
+from nearline.user_documents import UserDocument, decode_user_document
+from services.retrieval.answer import Source
+from services.retrieval.asked import DEFAULT_K, MAX_K, Asked
+from services.retrieval.filters import parse
+from services.retrieval.in_force import Rulings
+from services.retrieval.item_index import ItemIndex, Picked
+from services.retrieval.models import Refused
+from services.retrieval.parameters import Id
+from services.retrieval.recommender import Recommender
+from services.retrieval.store_guard import GuardedStore
+from services.retrieval.why import Cause, Vector, absence, found_on_show, movements
+
+PATH = "/why"
+_REQUEST = "why"
+_EXAMPLE: JsonDict = {"user_id": "u-17850", "item_id": "85123A"}
+_FIELDS = frozenset({"score", "source"})
+
+
+class SessionVectors(Protocol):
+    """The user tower on the request path."""
+
+    async def vector(self, session: Sequence) -> Vector | None:
+        """The vector of these events; ``Unavailable`` if the tower is away."""
+
+
+class KnownItems(Protocol):
+    """Items that are known, on show or not."""
+
+    def history_rows(self, item_ids: Iterable[str]) -> Mapping[str, int]:
+        """Those of *item_ids* that are known."""
+
+
+class WhyBody(BaseModel):
+    """Which item, for whom, in which answer; *sequence* is the user's record of the topic ``user-sequences``."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"example": {"user_id": "u-17850", "item_id": "85123A"}}
+    )
+
+    user_id: Id
+    item_id: Id
+    k: Annotated[int, Field(ge=1, le=MAX_K)] = DEFAULT_K
+    filter: str | None = None
+    scenario: Id | None = None
+    sequence: dict[str, Any] | None = Field(None, description="the user's events, to tell which of them moved the item")
+
+
+class MovedModel(BaseModel):
+    """What one event did to the item's score."""
+
+    event_id: str
+    item_id: str
+    type: str
+    time_ms: int
+    moved: float | None = Field(description="the score with this event less that without it; null without a vector")
+
+
+class AbsenceModel(BaseModel):
+    """What keeps the item out."""
+
+    cause: Cause
+    rules: list[str] = Field([], description="ids of the rules that block it")
+    last_score: float | None = Field(None, description="of the last personal item of the answer")
+    by: float | None = Field(None, description="how far below that the item's score is")
+
+
+class Why(BaseModel):
+    """Why the item is where it is."""
+
+    user_id: str
+    item_id: str
+    place: int | None = Field(description="in the answer, from 1; null if it is not there")
+    source: str | None
+    rules: list[str] = Field(description="the rules that moved it")
+    score: float | None = Field(description="inner product of the vectors of user and item; null without one of them")
+    absent: AbsenceModel | None = Field(description="what keeps it out; null if it is there")
+    events: list[MovedModel] | None = Field(description="what each event did, most first; null if that cannot be told")
+    untold: str | None = Field(description="why `events` is null")
+    is_current: bool | None = Field(description="whether the stored vector is that of the events that were given")
+
+
+class Explainer:
+    """Answers the question; *vectors* and *known* are there where items are in this process."""
+
+    def __init__(
+        self,
+        index: ItemIndex,
+        store: GuardedStore,
+        space: Space,
+        recommender: Recommender,
+        rulings: Rulings,
+        vectors: SessionVectors | None = None,
+        known: KnownItems | None = None,
+    ) -> None:
+        self._index = index
+        self._store = store
+        self._space = space
+        self._recommender = recommender
+        self._rulings = rulings
+        self._vectors = vectors
+        self._known = known
+
+    async def why(self, body: WhyBody) -> Why:
+        """The answer to *body*; ``BadInput`` if it names a filter, scenario or sequence that is none."""
+        events = None if body.sequence is None else decode_sequence(orjson.dumps(body.sequence))
+        given = frozenset({"k"} | ({"filter"} if body.filter is not None else set()))
+        wanted = None if body.filter is None else parse(body.filter)
+        asked = Asked(body.k, filter=wanted, fields=_FIELDS, scenario=body.scenario, given=given)
+        answer = orjson.loads(await self._recommender.trying(self._rulings).answer(body.user_id, asked, _REQUEST))
+        document = await self._document(body.user_id)
+        item = await found_on_show(self._index, body.item_id)
+        vectors = (await self._index.traits(item, vectors=True)).vectors if len(item) else None
+        vector = None if vectors is None else vectors[0]
+        score = (
+            None if vector is None or document is None or document.vector is None else float(vector @ document.vector)
+        )
+        places = {each["item_id"]: at for at, each in enumerate(answer["items"], start=1)}
+        place = places.get(body.item_id)
+        there: Mapping[str, Any] = {} if place is None else answer["items"][place - 1]
+        told, untold = await self._moved(events, vector)
+        return Why(
+            user_id=body.user_id,
+            item_id=body.item_id,
+            place=place,
+            source=there.get("source"),
+            rules=there.get("rules", []),
+            score=score,
+            absent=None if place is not None else self._absent(body.item_id, item, score, asked, document, answer),
+            events=told,
+            untold=untold,
+            is_current=None if events is None or document is None else events.version == document.vector_version,
+        )
+
+    async def _document(self, user_id: str) -> UserDocument | None:
+        raw = await self._store.get(user_id)
+        document = None if raw is None else decode_user_document(raw, self._space)
+        return None if document is None or document.erased else document
+
+    def _absent(
+        self,
+        item_id: str,
+        item: Picked,
+        score: float | None,
+        asked: Asked,
+        document: UserDocument | None,
+        answer: Mapping[str, Any],
+    ) -> AbsenceModel:
+        meant = self._rulings.expand(asked)
+        found = absence(
+            self._index,
+            item,
+            score,
+            is_known=self._known is not None and item_id in self._known.history_rows([item_id]),
+            asked=meant,
+            standing=self._rulings.standing(meant),
+            document=document,
+            scores=[each["score"] for each in answer["items"] if each["source"] == Source.PERSONAL],
+        )
+        return AbsenceModel(cause=found.cause, rules=list(found.rules), last_score=found.last_score, by=found.by)
+
+    async def _moved(self, events: Sequence | None, item: Vector | None) -> tuple[list[MovedModel] | None, str | None]:
+        """What each event did, or why that cannot be told."""
+        if events is None:
+            return None, "no events were given"
+        if item is None:
+            return None, "the item is not on show here, or its vector is in an engine"
+        if self._vectors is None:
+            return None, "the user tower is not asked by this process: items are in an engine"
+        try:
+            moved = await movements(events, item, self._vectors.vector)
+        except (Unavailable, BadAnswer) as error:
+            return None, f"the user tower gives no vectors: {error}"
+        return [MovedModel(**asdict(each)) for each in moved], None
+
+
+def add(app: FastAPI, explainer: Explainer) -> None:
+    """Give *app* the route."""
+
+    @app.post(PATH, summary="Why an item is in an answer, or is not", responses={422: {"model": Refused}})
+    async def why(body: WhyBody) -> Why:
+        """Where the item stands in the user's answer now, what keeps it out if it is not there, and what each of the
+        given events did to its score: the tower reads the history once without each of them.
+        """
+        return await explainer.why(body)

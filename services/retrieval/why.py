@@ -1,0 +1,117 @@
+"""Why an item is in a user's answer, or is not: which events moved it, and what keeps it out."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nearline.hashing import hash64
+from nearline.sequences import Sequence as Events
+from nearline.user_documents import Hashes, UserDocument
+from services.retrieval.asked import NO_HASHES, Asked
+from services.retrieval.item_index import ItemIndex, Picked
+from services.retrieval.ranking import Listed
+from services.retrieval.rules import Standing, touches
+from services.retrieval.stages.drops import seen
+
+MOST_EVENTS = 63  # the newest ones: with the whole history they make one request to the user tower
+
+Vector = NDArray[np.float32]
+Encode = Callable[[Events], Awaitable[Vector | None]]
+
+
+class Cause(StrEnum):
+    """What keeps an item out of an answer; of several, the first of these."""
+
+    UNKNOWN_ITEM = "unknown_item"  # nobody told this process of it
+    NOT_ON_SHOW = "not_on_show"  # it is known, and unavailable, deleted or without a vector
+    BLOCKED = "blocked"
+    SEEN = "seen"
+    FILTERED = "filtered"
+    BELOW = "below"  # others are nearer, or more popular
+
+
+@dataclass(frozen=True, slots=True)
+class Absence:
+    """Why an item is not in an answer: *rules* block it, or it is *by* so much below the last that is."""
+
+    cause: Cause
+    rules: tuple[str, ...] = ()
+    last_score: float | None = None
+    by: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """What one event did to an item's score; ``None`` if without it there is no vector to tell."""
+
+    event_id: str
+    item_id: str
+    type: str
+    time_ms: int
+    moved: float | None
+
+
+def without_each(events: Events) -> list[Events]:
+    """The history without its newest event, without the one before that, and so on: at most ``MOST_EVENTS`` of them."""
+    count = len(events.items)
+    return [_without(events, at) for at in range(count - 1, max(-1, count - 1 - MOST_EVENTS), -1)]
+
+
+def _without(events: Events, at: int) -> Events:
+    columns = ("items", "times_ms", "types", "values", "event_ids", "contexts")
+    kept = {name: column[:at] + column[at + 1 :] for name in columns if (column := getattr(events, name))}
+    return replace(events, **kept)
+
+
+async def movements(events: Events, item: Vector, encode: Encode) -> list[Moved]:
+    """What each of the newest events did to the score of *item*: the score with all, less that without it.
+
+    The most influential come first. The tower reads another vector for each, all in one request.
+    """
+    shorter = without_each(events)
+    whole, *others = await asyncio.gather(encode(events), *map(encode, shorter))
+    found = [_moved(events, -1 - nth, item, whole, other) for nth, other in enumerate(others)]
+    return sorted(found, key=lambda each: -abs(each.moved or 0.0))
+
+
+def _moved(events: Events, at: int, item: Vector, whole: Vector | None, other: Vector | None) -> Moved:
+    moved = None if whole is None or other is None else float(item @ whole - item @ other)
+    return Moved(events.event_ids[at], events.items[at], events.types[at], events.times_ms[at], moved)
+
+
+async def found_on_show(index: ItemIndex, item_id: str) -> Picked:
+    """The item, if it is on show."""
+    return await index.pick(Listed([(item_id, 0.0)]), 1, (), NO_HASHES, None)
+
+
+def absence(
+    index: ItemIndex,
+    item: Picked,
+    score: float | None,
+    *,
+    is_known: bool,
+    asked: Asked,
+    standing: Standing,
+    document: UserDocument | None,
+    scores: Sequence[float],
+) -> Absence:
+    """Why *item*, one that is on show or none, is not in an answer to *asked* with the personal *scores*."""
+    if not len(item):
+        return Absence(Cause.NOT_ON_SHOW if is_known else Cause.UNKNOWN_ITEM)
+    blocks = tuple(rule.rule_id for rule in standing.blocks if touches(rule, item, index.passing).any())
+    if blocks:
+        return Absence(Cause.BLOCKED, blocks)
+    if _holds(seen(document, asked.exclude_seen), item.item_ids[0]):
+        return Absence(Cause.SEEN)
+    if asked.filter is not None and not index.passing(asked.filter, item).any():
+        return Absence(Cause.FILTERED)
+    last = min(scores, default=None)
+    return Absence(Cause.BELOW, (), last, None if last is None or score is None else last - score)
+
+
+def _holds(hashes: Hashes, item_id: str) -> bool:
+    return bool((hashes == np.uint64(hash64(item_id))).any())
