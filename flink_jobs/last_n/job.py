@@ -3,14 +3,17 @@
     python -m flink_jobs.last_n.job          one machine: starts Flink in a JVM of its own and resumes by itself
     flink run … -pym flink_jobs.last_n.job   a cluster: the same graph; Flink's own ways to start, resume and end it
 
-    clicks ─ user id by SQL ─┬─ key by user ─ LastN ─┬─ sequence ──────────────────────────── user-sequences
-    users ─ user id by SQL ──┘             (Python)  ├─ gain by item ─ 5 s windows ─ sum ──── item-popularity
-                                                     ├─ seen items, now and then ──────────── user-seen
-                                                     ├─ a merged session's events ─────────── clicks
-                                                     └─ dead letters ──────────────────────── clicks-dlq
+    clicks ─┬─ user id by SQL ─ key by user ─ LastN ─┬─ sequence ─────────────────────────── user-sequences
+    users ──┘                               (Python) ├─ gain by item ─ 5 s windows ─ sum ─── item-popularity
+                                                     ├─ dead letters ─────────────────────── clicks-dlq
+                                                     ├─ seen items, now and then ─────────── user-seen
+                                                     └─ a merged session's events ────────── clicks
 
 Every event crosses from the JVM to Python once. Sources and sinks are tables, since those alone give a record's offset
 and append time and write a key with a raw value; the key is read by SQL, so that Python is not called twice.
+
+Flink finds the state of what SQL made by numbers that it gives in the order of the plan: one source for both topics,
+and new sinks after the old ones, so that the checkpoints of earlier releases still fit (a test compares them).
 """
 
 import os
@@ -22,7 +25,7 @@ from pathlib import Path
 
 from py4j.protocol import Py4JError
 from pyflink.common import Configuration, Types
-from pyflink.datastream import DataStream, StreamExecutionEnvironment
+from pyflink.datastream import DataStream, OutputTag, StreamExecutionEnvironment
 from pyflink.datastream.data_stream import KeyedStream
 from pyflink.java_gateway import get_gateway
 from pyflink.table import Schema, StreamTableEnvironment
@@ -124,30 +127,25 @@ def _keyed_by_user(tables: StreamTableEnvironment) -> KeyedStream:
     shares the empty key and ends as dead letters. The way through bytes and back replaces lone surrogates: the bridge
     to Python throws on them, outside of anything that we could catch.
     """
-    told = "COALESCE(JSON_VALUE(CAST(`value` AS STRING), '$.user_id' NULL ON EMPTY NULL ON ERROR), '')"
-    clicks = _records(tables, CLICKS, f"CAST(CAST({told} AS BYTES) AS STRING)", "FALSE")
-    profiles = _records(tables, USERS, "COALESCE(CAST(`key` AS STRING), '')", "TRUE")
-    clicks._j_data_stream.getTransformation().setUid("records")
-    profiles._j_data_stream.getTransformation().setUid("profiles")
-    both = clicks.union(profiles)
-    selector = get_gateway().jvm.KeyByKeySelector()
-    keyed = both._j_data_stream.keyBy(selector, Types.ROW([Types.STRING()]).get_java_type_info())
-    return KeyedStream(keyed, RECORD, both)
-
-
-def _records(tables: StreamTableEnvironment, table: str, user_id: str, profile: str) -> DataStream:
-    """The records of *table* as (user id, ``RECORD``), both by SQL."""
     pairs = tables.sql_query(
         f"""
-        SELECT user_id, ROW(user_id, `key`, `value`, append_ms, `partition`, `offset`, {profile})
+        SELECT user_id, ROW(user_id, `key`, `value`, append_ms, `partition`, `offset`, profile)
         FROM (
-            SELECT *, {user_id} AS user_id,
+            SELECT *, topic = '{USERS}' AS profile,
+                CAST(CAST(COALESCE(
+                    CASE WHEN topic = '{USERS}' THEN CAST(`key` AS STRING)
+                    ELSE JSON_VALUE(CAST(`value` AS STRING), '$.user_id' NULL ON EMPTY NULL ON ERROR) END, ''
+                ) AS BYTES) AS STRING) AS user_id,
                 EXTRACT(EPOCH FROM append_time) * 1000 + EXTRACT(MILLISECOND FROM append_time) AS append_ms
-            FROM {table}
+            FROM told
         )
         """
     )
-    return tables.to_append_stream(pairs, Types.ROW_NAMED(["user", "record"], [Types.STRING(), RECORD]))
+    stream = tables.to_append_stream(pairs, Types.ROW_NAMED(["user", "record"], [Types.STRING(), RECORD]))
+    stream._j_data_stream.getTransformation().setUid("records")
+    selector = get_gateway().jvm.KeyByKeySelector()
+    keyed = stream._j_data_stream.keyBy(selector, Types.ROW([Types.STRING()]).get_java_type_info())
+    return KeyedStream(keyed, RECORD, stream)
 
 
 def _attach(tables: StreamTableEnvironment, changes: DataStream, settings: Settings) -> None:
@@ -161,11 +159,7 @@ def _attach(tables: StreamTableEnvironment, changes: DataStream, settings: Setti
     tables.create_temporary_view("changes", tables.from_data_stream(changes, change.build()))
     statements = tables.create_statement_set()
     statements.add_insert_sql("INSERT INTO user_sequences SELECT `user`, sequence FROM changes")
-    for output, view, sink in _BESIDE:
-        written = Schema.new_builder().column("key", "BYTES").column("value", "BYTES").build()
-        stream = changes.get_side_output(output).name(view.replace("_", " ")).uid(output.tag_id)
-        tables.create_temporary_view(view, tables.from_data_stream(stream, written))
-        statements.add_insert_sql(f"INSERT INTO {sink} SELECT `key`, `value` FROM {view}")
+    statements.add_insert_sql(_beside(tables, changes, DEAD_LETTERS, "dead_letters"))
     statements.add_insert_sql(
         f"""
         INSERT INTO item_popularity
@@ -180,21 +174,22 @@ def _attach(tables: StreamTableEnvironment, changes: DataStream, settings: Setti
         GROUP BY item
         """
     )
+    statements.add_insert_sql(_beside(tables, changes, SNAPSHOTS, "user_seen"))
+    statements.add_insert_sql(_beside(tables, changes, SENT_ON, "clicks_again"))
     statements.attach_as_datastream()
 
 
-# The operator's outputs that are rarely used: the view of each, and the table that it goes into.
-_BESIDE = (
-    (DEAD_LETTERS, "letters", "dead_letters"),
-    (SNAPSHOTS, "snapshots", "user_seen"),
-    (SENT_ON, "sent_on", "clicks_again"),
-)
+def _beside(tables: StreamTableEnvironment, changes: DataStream, output: OutputTag, sink: str) -> str:
+    """The statement that leads an output beside the operator's main one into the table *sink*."""
+    stream = changes.get_side_output(output).name(output.tag_id.replace("-", " ")).uid(output.tag_id)
+    written = Schema.new_builder().column("key", "BYTES").column("value", "BYTES").build()
+    tables.create_temporary_view(f"to_{sink}", tables.from_data_stream(stream, written))
+    return f"INSERT INTO {sink} SELECT `key`, `value` FROM to_{sink}"
 
 
 def _tables(settings: Settings) -> list[str]:
     return [
-        _source(settings, CLICKS),
-        _source(settings, USERS),
+        _source(settings),
         _sequences(settings),
         _popularity(settings),
         _written(settings, "dead_letters", CLICKS_DLQ, _MAX_LETTER_BYTES),
@@ -204,13 +199,13 @@ def _tables(settings: Settings) -> list[str]:
     ]
 
 
-def _source(settings: Settings, topic: str) -> str:
+def _source(settings: Settings) -> str:
     # Without a checkpoint it reads from the earliest record; the group only shows its progress to Kafka's tools.
     return f"""
-        CREATE TABLE {topic} (
+        CREATE TABLE told (
             `key` BYTES, `value` BYTES, append_time TIMESTAMP_LTZ(3) METADATA FROM 'timestamp' VIRTUAL,
-            `partition` INT METADATA VIRTUAL, `offset` BIGINT METADATA VIRTUAL
-        ) WITH ({_kafka(settings, topic)}, 'connector' = 'kafka', 'key.fields' = 'key',
+            `partition` INT METADATA VIRTUAL, `offset` BIGINT METADATA VIRTUAL, topic STRING METADATA VIRTUAL
+        ) WITH ({_kafka(settings, f"{CLICKS};{USERS}")}, 'connector' = 'kafka', 'key.fields' = 'key',
             'properties.group.id' = '{NAME}', 'scan.startup.mode' = 'earliest-offset')
     """
 

@@ -119,9 +119,11 @@ def worker_on(store: UserStore, polls: list[list[Record]]) -> Worker:
 
 
 async def run(store: UserStore, polls: list[list[Record]]) -> None:
+    """Deal with all of *polls*; a write that lost too many races is tried again in a further round."""
     worker = worker_on(store, polls)
-    for _ in range(len(polls)):
+    for _ in range(5 + len(polls)):
         await worker.step()
+    assert worker._waiting == []
 
 
 async def document(store: UserStore, user_id: str) -> UserDocument:
