@@ -1,4 +1,4 @@
-"""Runs a module of ours and notes, for each millisecond of processor time, where in Python its main thread is.
+"""Runs a module of ours and notes, every few milliseconds of processor time, where in Python its main thread is.
 
     python -m benchmarks.sampled OUT MODULE
 
@@ -19,7 +19,7 @@ from types import FrameType
 
 from local.layout import ROOT
 
-_EVERY_S = 0.001  # of processor time, all threads together
+_EVERY_S = 0.001  # of processor time, all threads together; kernels round it up to their tick, often 4 ms
 
 
 @dataclass(slots=True)
