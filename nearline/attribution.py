@@ -12,9 +12,9 @@ from nearline.exposures import Exposure
 CLICKED = (EventType.VIEW, EventType.CLICK, EventType.ADD_TO_CART, EventType.PURCHASE, EventType.LIKE)
 BOUGHT = (EventType.PURCHASE,)
 _Z = 1.959964  # of a two-sided interval of 95 %
-_KEY = ["request_id", "user_id", "item_id"]
-_SHOWN = dict.fromkeys([*_KEY, "source", "scenario"], pl.String)
-_DONE = dict.fromkeys(_KEY, pl.String) | dict.fromkeys(["clicked", "bought"], pl.Boolean)
+_KEY = ["request_id", "item_id"]
+_SHOWN = dict.fromkeys([*_KEY, "shown_to", "source", "scenario"], pl.String)
+_DONE = dict.fromkeys([*_KEY, "user_id"], pl.String) | dict.fromkeys(["clicked", "bought"], pl.Boolean)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,19 +62,19 @@ class Report:
 
 
 def attribute(exposures: Iterable[Exposure], events: Iterable[Event]) -> Report:
-    """Join *exposures* and *events* by request, user and item; a shown item counts once however much was done with it.
+    """Join *exposures* and *events* by request, item and user, if one is known; a shown item counts once.
 
     Repeated records of one event or one answer change nothing. Synthetic events are left out.
     """
     answers = {(exposure.request_id, exposure.user_id, exposure.page): exposure for exposure in exposures}
     unique = {event.event_id: event for event in events if not event.synthetic}
-    shown = pl.DataFrame(list(_rows(answers.values())), _SHOWN, orient="row").unique(_KEY, keep="first")
+    shown = pl.DataFrame(list(_rows(answers.values())), _SHOWN, orient="row").unique([*_KEY, "shown_to"], keep="first")
     named = [event for event in unique.values() if event.request_id]
     done = pl.DataFrame([_deed(event) for event in named], _DONE, orient="row")
-    met = done.join(shown, on=_KEY, how="semi").height
-    deeds = done.group_by(_KEY).agg(pl.col("clicked", "bought").any())
+    met = done.join(shown, on=_KEY).filter((pl.col("shown_to") == pl.col("user_id")) | (pl.col("shown_to") == ""))
+    deeds = met.group_by(*_KEY, "shown_to").agg(pl.col("clicked", "bought").any())
     counts = (
-        shown.join(deeds, on=_KEY, how="left")
+        shown.join(deeds, on=[*_KEY, "shown_to"], how="left")
         .with_columns(pl.col("clicked", "bought").fill_null(False))
         .group_by("scenario", "source")
         .agg(pl.len().alias("shown"), pl.col("clicked", "bought").sum())
@@ -84,14 +84,14 @@ def attribute(exposures: Iterable[Exposure], events: Iterable[Event]) -> Report:
         Line(row["scenario"], row["source"], Rate(row["clicked"], row["shown"]), Rate(row["bought"], row["shown"]))
         for row in counts.to_dicts()
     ]
-    return Report(len(answers), len(unique), len(named), met, lines)
+    return Report(len(answers), len(unique), len(named), met.height, lines)
 
 
 def _rows(exposures: Iterable[Exposure]) -> Iterator[tuple[str, str, str, str, str]]:
     for exposure in exposures:
         for item_id, source in zip(exposure.items, exposure.sources, strict=True):
-            yield exposure.request_id, exposure.user_id, item_id, source, exposure.scenario or ""
+            yield exposure.request_id, item_id, exposure.user_id, source, exposure.scenario or ""
 
 
 def _deed(event: Event) -> tuple[str, str, str, bool, bool]:
-    return event.request_id or "", event.user_id, event.item_id, event.type in CLICKED, event.type in BOUGHT
+    return event.request_id or "", event.item_id, event.user_id, event.type in CLICKED, event.type in BOUGHT

@@ -21,7 +21,7 @@ class Exposure:
     """One answer; *sources*, *scores* and, if there are any, *propensities* are as long as *items*.
 
     *propensities* are there where an answer explored: with which probability each item came to its place, before pins;
-    ``None`` for one that was pinned. *rules* touched the answer. *page* is 0 for an answer that is no further page.
+    ``None`` for one that was pinned. *user_id* is empty where nobody is known. *rules* touched the answer. *page* is 0 for an answer that is no further page.
     """
 
     request_id: str

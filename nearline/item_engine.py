@@ -66,6 +66,9 @@ class ItemEngine(Protocol):
     async def cards(self, item_ids: Sequence[str]) -> list[Card]:
         """Those of *item_ids* that are on show, in any order."""
 
+    async def vectors(self, item_ids: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        """The vectors of those of *item_ids* that are on show; at most ``MAX_RESULTS`` ids."""
+
     async def shown_versions(self, item_ids: Sequence[str]) -> dict[str, int]:
         """The version of those of *item_ids* that are on show."""
 

@@ -69,6 +69,13 @@ class Settings(BaseSettings):
         "hnsw://", description="hnsw:// (in this process) or milvus://[user:password@]host:19530[/database]"
     )
     index_timeout_ms: int = Field(500, gt=0, description="deadline of one search in an index of another process")
+    search: Literal["on", "off"] = Field(
+        "on", description="off: no GET /search; 600 bytes of memory less for each item in this process"
+    )
+    active_users: int = Field(
+        50_000, ge=0, le=1_000_000, description="users active last whose vectors retrieval remembers; 0: none"
+    )
+    session_timeout_ms: int = Field(100, gt=0, description="deadline of one Triton request for anonymous sessions")
     snapshots: str | None = Field(
         None, description="folder of the index's snapshots, empty for none; default: in the data folder"
     )

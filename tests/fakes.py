@@ -57,6 +57,13 @@ class ScriptedTowers:
         self.item_calls: list[int] = []
         self.contexts: list[list[int]] = []
 
+    async def open(self) -> None:
+        if self.down:
+            raise Unavailable("the towers were told to be down")
+
+    async def close(self) -> None:
+        pass
+
     async def encode_users(self, batch: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         self.user_calls.append(len(batch["vectors"]))
         self.contexts += batch["context"].tolist()
@@ -229,6 +236,10 @@ class FakeEngine:
     async def cards(self, item_ids: Sequence[str]) -> list[Card]:
         self._answer()
         return [_card(self._rows[item_id]) for item_id in item_ids if item_id in self._rows]
+
+    async def vectors(self, item_ids: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        self._answer()
+        return {item_id: self._rows[item_id].vector for item_id in item_ids if item_id in self._rows}
 
     async def matching(self, where: str, limit: int) -> list[Card]:
         self._answer()

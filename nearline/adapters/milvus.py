@@ -154,6 +154,13 @@ class MilvusItems:
         """Those of *item_ids* that are on show, in any order."""
         return await self.matching(among(item_ids), MAX_RESULTS) if item_ids else []
 
+    async def vectors(self, item_ids: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        """The vectors of those of *item_ids* that are on show; at most ``MAX_RESULTS`` ids."""
+        if not item_ids:
+            return {}
+        rows = await self._query(self._items, among(item_ids), ["item_id", "vector"], MAX_RESULTS)
+        return {row["item_id"]: np.asarray(row["vector"], np.float32) for row in rows}
+
     async def matching(self, where: str, limit: int) -> list[Card]:
         """Some *limit* items that pass *where*; all of them if they are fewer."""
         rows = await self._query(self._items, where, ["item_id", "version", "printed"], min(limit, MAX_RESULTS))

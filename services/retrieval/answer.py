@@ -30,6 +30,7 @@ class Reason(StrEnum):
     BAD_DOCUMENT = "bad_document"
     INDEX_UNAVAILABLE = "index_unavailable"
     TOO_FEW_CANDIDATES = "too_few_candidates"
+    TOWER_UNAVAILABLE = "tower_unavailable"  # of a session: it has no vector for that
 
 
 class Step(StrEnum):
@@ -38,6 +39,7 @@ class Step(StrEnum):
     STORE_UNAVAILABLE = "store_unavailable"
     BAD_DOCUMENT = "bad_document"
     INDEX_UNAVAILABLE = "index_unavailable"
+    TOWER_UNAVAILABLE = "tower_unavailable"
     DIVERSITY_SKIPPED = "diversity_skipped"
     CATEGORIES_SKIPPED = "categories_skipped"
     WAIT_SKIPPED = "wait_skipped"

@@ -25,13 +25,15 @@ from services.retrieval.models import EXAMPLE, EXAMPLE_DEGRADED, EXAMPLE_UNKNOWN
 from services.retrieval.pages import PageError
 from services.retrieval.parameters import ALLOWED, RecommendQuery, check_filters
 from services.retrieval.recommender import Recommender
-from services.retrieval.routes import try_rules
+from services.retrieval.routes.operator import OPERATOR_ALLOWED, OPERATOR_RULES, add_operator_routes
+from services.retrieval.routes.reads import READ_RULES, Reads, add_reads, describe_reads
 from services.retrieval.rule_book import RuleBook
 
 # What a caller needs for each route; a test refuses a route without a line here.
 RULES = (
     Rule("GET", "/recommend/{user_id:path}", Permission.READ),
-    Rule("POST", try_rules.PATH, Permission.ADMIN),
+    *READ_RULES,
+    *OPERATOR_RULES,
     *STATUS_RULES,
 )
 
@@ -57,8 +59,13 @@ _EXAMPLES = {
 }
 
 
-def create_app(recommender: Recommender, status: Sequence[BaseRoute], *, rulings: Rulings | None = None) -> ASGIApp:
-    """The application; *status* are the routes /healthz, /readyz and /metrics."""
+def create_app(
+    recommender: Recommender, status: Sequence[BaseRoute], reads: Reads, *, rulings: Rulings | None = None
+) -> ASGIApp:
+    """The application; *status* are the routes /healthz, /readyz and /metrics, *reads* is for those of routes/.
+
+    *rulings* are those of *recommender*, to be tried beside others.
+    """
     app = FastAPI(
         title="Nearline retrieval",
         version="1",
@@ -73,9 +80,11 @@ def create_app(recommender: Recommender, status: Sequence[BaseRoute], *, rulings
         body = await recommender.answer(user_id, query.asked(), request_id_of(request.headers.raw))
         return Response(body, media_type="application/json")
 
-    try_rules.add(app, recommender, rulings or Rulings(RuleBook()))
+    add_reads(app, reads, OPERATOR_ALLOWED)
+    add_operator_routes(app, recommender, reads, rulings or Rulings(RuleBook()))
     app.router.routes.extend(status)
     document = app.openapi()
+    describe_reads(document)
     describe(document, RULES)
     document["paths"]["/recommend/{user_id}"]["get"]["responses"]["200"]["content"]["application/json"] |= {
         "examples": _EXAMPLES  # put in here because FastAPI leaves every null out of an example

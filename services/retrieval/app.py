@@ -21,8 +21,11 @@ from nearline.telemetry import configure_logs, get_logger
 from services.retrieval.api import RULES, create_app
 from services.retrieval.item_index import ItemIndex
 from services.retrieval.recommender import Recommender
+from services.retrieval.routes.parts import ReadParts
 from services.retrieval.rule_parts import RuleParts
+from services.retrieval.session_vectors import KnownItems
 from services.retrieval.store_guard import GuardedStore
+from services.retrieval.text_index import TextIndex
 
 _SWITCH_S = 0.0005  # how long another thread (Kafka's, the builder's) may keep the interpreter from an answer
 
@@ -33,6 +36,14 @@ class Items(Protocol):
     @property
     def index(self) -> ItemIndex:
         """What answers are chosen from."""
+
+    @property
+    def known(self) -> KnownItems | None:
+        """The items' history vectors, where they are in this process."""
+
+    @property
+    def texts(self) -> TextIndex | None:
+        """The items' words, where they are in this process and are searched."""
 
     def readiness(self) -> Mapping[str, bool]:
         """What has to be true before requests should come here."""
@@ -62,10 +73,14 @@ class Service:
         self._store = GuardedStore(store)
         self._doors = Doors(settings)
         self._rules = RuleParts(settings)
+        index = self._items.index
         recommender = Recommender(
-            self._items.index, self._store, space, rulebook=self._rules.rulings, exposures=self._rules.exposures
+            index, self._store, space, rulebook=self._rules.rulings, exposures=self._rules.exposures
         )
-        app = create_app(recommender, status_routes(self.readiness), rulings=self._rules.rulings)
+        self._reads = ReadParts(
+            settings, index, self._store, recommender, known=self._items.known, texts=self._items.texts
+        )
+        app = create_app(recommender, status_routes(self.readiness), self._reads.reads, rulings=self._rules.rulings)
         self._app = self._doors.before(app, RULES)
 
     def readiness(self) -> Mapping[str, bool]:
@@ -89,6 +104,7 @@ class Service:
                         self._store.watch(),
                         self._doors.run(),
                         self._rules.run(),
+                        self._reads.run(),
                         _settle_memory(lambda: all(self._items.readiness().values())),
                     )
                 ]

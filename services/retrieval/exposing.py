@@ -36,7 +36,7 @@ class Shown:
     """What one answer showed, as it was put together; nothing of it is changed afterwards."""
 
     request_id: str
-    user_id: str
+    user_id: str | None  # None: an anonymous session's
     time_ms: int
     groups: Sequence[Group]
     scenario: str | None = None
@@ -115,4 +115,4 @@ def message_of(shown: Shown, space: Space) -> Message:
         shown.request_id, shown.user_id, shown.time_ms, space.number, items, sources, scores,
         shown.scenario, shown.propensities, shown.rules, shown.page,
     )  # fmt: skip
-    return shown.user_id.encode(), encode_exposure(exposure)
+    return (shown.user_id or shown.request_id).encode(), encode_exposure(exposure)

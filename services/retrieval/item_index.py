@@ -74,7 +74,7 @@ class Rankings(Protocol):
 class ItemIndex(Protocol):
     """Every item that can be recommended. *wanted* leaves only what passes it; *excluded* are hashes of ids, sorted.
 
-    ``nearest`` alone may raise ``Unavailable``: when it is an engine that does not answer.
+    ``nearest`` and ``vectors`` may raise ``Unavailable``: when it is an engine that does not answer.
     """
 
     @property
@@ -104,6 +104,9 @@ class ItemIndex(Protocol):
         self, ranked: Ranked, places: int, taken: Container[str], excluded: Hashes, wanted: Filter | None
     ) -> Picked:
         """The first *places* of *ranked* that are on show and not *taken*, in their order and with their scores."""
+
+    async def vectors(self, item_ids: Iterable[str]) -> dict[str, NDArray[np.float32]]:
+        """The candidate vectors of those of *item_ids* that are on show; not to be written."""
 
     async def traits(self, items: Picked, *, vectors: bool = False) -> Traits:
         """What the stages look at, for each of *items*; with *vectors*, if the index gives them."""

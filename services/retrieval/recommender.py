@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from copy import copy
 from dataclasses import replace
 
@@ -23,6 +23,7 @@ from services.retrieval.store_guard import GuardedStore
 from services.retrieval.work import Work
 
 BUDGET_MS = 100.0
+Read = Callable[[Work], Awaitable[Reason | None]]
 
 _TOOK = seconds("recommend_seconds", "From the request to the answer's bytes")
 _ANSWERS = counter("recommend_answers_total", "Answers by why they were not wholly personal", "reason")
@@ -61,35 +62,39 @@ class Recommender:
         other._rulebook, other._exposures = rulebook, None
         return other
 
-    async def answer(self, user_id: str, asked: Asked, request_id: str) -> bytes:
+    async def answer(self, user_id: str, asked: Asked, request_id: str, read: Read | None = None) -> bytes:
         """The answer as JSON; its *reason* says why some items are not personal, its *steps* what it went without.
 
         There is one whatever is down. ``BadInput`` if *asked* names what there is not: an attribute (``FilterError``),
-        a page (``PageError``), a scenario.
+        a page (``PageError``), a scenario. *read* puts the document into the work instead of the store.
         """
         started = time.perf_counter_ns()
         asked = self._checked(asked)
         page = None if asked.page is None else self._opened(asked.page, user_id)
         work = Work(asked, budget=Budget(self._budget_ms, started))
-        reason = await self._read(user_id, work)
+        reason = await (self._read(user_id, work) if read is None else read(work))
         if page is not None:
             page = self._turn_to(page, work, reason)
         if self._rulebook is not None:
             work.ruling = self._rulebook.ruling(asked, user_id, request_id)
         groups = await self._choose(work)
         reason = reason or _reason(work, groups)
-        about = {"user_id": user_id, "space": self._space.number, **self._provenance(work, reason)}
+        about = {
+            "user_id": user_id if read is None else None,
+            "space": self._space.number,
+            **self._provenance(work, reason),
+        }
         about["took_ms"] = round((time.perf_counter_ns() - started) / 1e6, 3)
         about["request_id"] = request_id
         if page is not None:
             about["next_page"] = self._next(page, user_id, groups)
         if self._exposures is not None:
-            self._exposures.note(self._shown(user_id, work, groups, page, request_id))
+            self._exposures.note(self._shown(user_id if read is None else None, work, groups, page, request_id))
         body = print_answer(about, groups, asked.fields)
         _count(reason, work.course, (time.perf_counter_ns() - started) / 1e9)
         return body
 
-    def _shown(self, user_id: str, work: Work, groups: list[Group], page: Page | None, request_id: str) -> Shown:
+    def _shown(self, user_id: str | None, work: Work, groups: list[Group], page: Page | None, request_id: str) -> Shown:
         propensities = () if work.ruling is None else work.ruling.propensities
         number = 0 if page is None else page.number
         return Shown(

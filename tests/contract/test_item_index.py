@@ -277,6 +277,19 @@ def test_a_pick_keeps_the_order_and_leaves_out_what_may_not_come(shop: Shop) -> 
     assert pick(shop, "fb", 0) == []
 
 
+def test_the_vectors_of_what_is_on_show_are_told(shop: Shop) -> None:
+    for nth, item_id in enumerate("abc"):
+        shop.put(item(item_id, 0.1 * nth))
+    shop.put(item("c", 0.2, version=2, available=False))
+    shop.put(item("b", 0.5, version=2))
+    found = shop.run(shop.index.vectors(["b", "x", "a", "c", '"']))
+    assert sorted(found) == ["a", "b"]
+    np.testing.assert_allclose(found["a"], at(0), atol=1e-6)
+    np.testing.assert_allclose(found["b"], at(0.5), atol=1e-6)
+    assert found["b"].dtype == np.float32
+    assert shop.run(shop.index.vectors([])) == {}
+
+
 def test_odd_ids_are_ids(shop: Shop) -> None:
     odd = ['"', "'", "\\", '\\"', "a\\'b", "x' or item_id != '", '"] or true', "{x}", "%", "ü€😀", " ", "é" * 64]
     for nth, item_id in enumerate(odd):

@@ -38,9 +38,8 @@ ONE_FILE_EACH = {
 }
 # What app.py puts together in one of two ways.
 RETRIEVAL_KINDS = {
-    "services/retrieval/in_process/parts.py",
-    "services/retrieval/in_engine/parts.py",
     "services/retrieval/rule_parts.py",
+    *(f"services/retrieval/{folder}/parts.py" for folder in ("in_process", "in_engine", "routes")),
 }
 # What ours is compared with: libraries as somebody without us would use them, in an environment of their own.
 COMPARED = {"benchmarks/index_peers.py", "benchmarks/index_plain.py"}

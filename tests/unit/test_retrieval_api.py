@@ -30,6 +30,7 @@ from services.retrieval.in_process.index import LiveIndex
 from services.retrieval.models import Recommendations, Refused
 from services.retrieval.parameters import ALLOWED
 from services.retrieval.recommender import Recommender
+from services.retrieval.routes.reads import Reads
 from services.retrieval.store_guard import GuardedStore
 from tests.fakes import ExactGraph
 
@@ -82,7 +83,9 @@ class World:
         self.catalogue.trending.score("i39", 3.0)
         recommender = Recommender(self.catalogue, self.guard, SPACE, now_ms=lambda: NOW_MS)
         self.ready = {"item_vectors": False}
-        self.client = Client(create_app(recommender, status_routes(lambda: self.ready)))
+        self.client = Client(
+            create_app(recommender, status_routes(lambda: self.ready), Reads(SPACE, self.catalogue, self.guard))
+        )
 
     def put(self, user_id: str, raw: bytes) -> None:
         asyncio.run(self.store.put_many_if_newer({user_id: raw}))

@@ -32,6 +32,7 @@ from services.retrieval.in_engine.window import Top, Window, popular_records
 from services.retrieval.in_engine.writer import Writer
 from services.retrieval.in_process.catalogue import render
 from services.retrieval.recommender import Recommender
+from services.retrieval.routes.reads import Reads
 from services.retrieval.store_guard import GuardedStore
 from tests.fakes import FakeEngine, ScriptedReader
 
@@ -244,7 +245,8 @@ class Service(World):
         self.window.score("b", 3.0)
         user = UserDocument(unit(0), 7, 7, "e", 1, 1, EMPTY, EMPTY, EMPTY)
         self._guarded = GuardedStore(self.store)
-        self._app = create_app(Recommender(self.items, self._guarded, SPACE), status_routes(dict))
+        recommender = Recommender(self.items, self._guarded, SPACE)
+        self._app = create_app(recommender, status_routes(dict), Reads(SPACE, self.items, self._guarded))
         asyncio.run(self.store.put_many_if_newer({"u": encode_user_document(user, SPACE)}))
         asyncio.run(until(lambda: self._guarded.answered, self._guarded.watch()))
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -25,6 +26,8 @@ from nearline.item_vectors import ItemVector, Shown
 from nearline.log import Record
 from nearline.process import until
 from nearline.rules import PARAMETERS, Rule, Scenario, encode_rule, rule_of
+from nearline.sequences import Sequence as Events
+from nearline.sequences import encode_sequence
 from nearline.space import Space
 from nearline.topics import EXPOSURES, RULES
 from nearline.user_documents import UserDocument, encode_user_document
@@ -39,8 +42,11 @@ from services.retrieval.pages import Pages
 from services.retrieval.parameters import RecommendQuery
 from services.retrieval.recommender import Recommender
 from services.retrieval.rule_book import RuleBook
+from services.retrieval.routes.reads import Reads
+from services.retrieval.session_vectors import SessionVectors
+from services.retrieval.sessions import Sessions
 from services.retrieval.store_guard import GuardedStore
-from tests.fakes import ExactGraph, FakeTable, Outbox
+from tests.fakes import ExactGraph, FakeTable, Outbox, ScriptedTowers
 
 SPACE = Space(3, 4)
 DAY_MS = 24 * 3600 * 1000
@@ -86,6 +92,7 @@ class Retrieval:
         self.outbox = Outbox()
         self.rulings = Rulings(RuleBook(entries), share=share, now_ms=lambda: NOW_MS)
         self.exposures = Exposures(SPACE, exposed, self.outbox)
+        self.vectors: SessionVectors | None = None
         self.recommender = Recommender(
             CATALOGUE,
             self.guard,
@@ -452,7 +459,10 @@ def test_what_an_exposure_holds_is_a_record_of_its_user() -> None:
 
 
 def client_of(retrieval: Retrieval) -> httpx.AsyncClient:
-    app = create_app(retrieval.recommender, status_routes(dict), rulings=retrieval.rulings)
+    reads = Reads(SPACE, CATALOGUE, retrieval.guard, known=CATALOGUE, now_ms=lambda: NOW_MS)
+    if retrieval.vectors is not None:
+        reads = replace(reads, sessions=Sessions(retrieval.recommender, retrieval.vectors, now_ms=lambda: NOW_MS))
+    app = create_app(retrieval.recommender, status_routes(dict), reads, rulings=retrieval.rulings)
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://retrieval")
 
 
@@ -519,6 +529,108 @@ def test_a_request_in_an_unknown_scenario_is_refused_by_name() -> None:
     (problem,) = response.json()["detail"]
     assert problem["field"] == "scenario"
     assert "did you mean 'home'" in problem["problem"]
+
+
+# Why
+
+
+def explained(
+    *entries: Rule | Scenario,
+    item_id: str,
+    user: bytes | None = None,
+    k: int = 3,
+    sequence: Events | None = None,
+    towers: ScriptedTowers | None = None,
+    **more: object,
+) -> dict[str, Any]:
+    async def ask() -> dict[str, Any]:
+        retrieval = Retrieval(*entries)
+        retrieval.vectors = SessionVectors(towers or ScriptedTowers(4), CATALOGUE)
+        await retrieval.open(u=user or document())
+        watch = asyncio.create_task(retrieval.vectors.watch())
+        await asyncio.wait_for(until(lambda: retrieval.vectors is not None and retrieval.vectors.is_up), 5)
+        body = {"user_id": "u", "item_id": item_id, "k": k, **more}
+        async with client_of(retrieval) as client:
+            told = {} if sequence is None else {"sequence": orjson.loads(encode_sequence(sequence))}
+            response = await client.post("/why", json=body | told)
+        watch.cancel()
+        assert response.status_code == 200, response.text
+        found: dict[str, Any] = response.json()
+        return found
+
+    return asyncio.run(ask())
+
+
+def test_an_item_of_the_answer_is_shown_at_its_place() -> None:
+    found = explained(rule("pin", position=1, items=["i7"]), item_id="i7")
+    assert (found["place"], found["source"], found["rules"], found["absent"]) == (1, "pinned", ["r"], None)
+    assert found["score"] == pytest.approx(float(np.cos(7 / 50)), abs=1e-5)
+    assert explained(item_id="i2")["place"] == 3
+
+
+@pytest.mark.parametrize(
+    ("item_id", "cause", "rules"),
+    [("nobody's", "unknown_item", []), ("i0", "blocked", ["r"]), ("i1", "seen", []), ("i4", "filtered", [])],
+)
+def test_an_item_that_is_absent_is_so_for_a_reason(item_id: str, cause: str, rules: list[str]) -> None:
+    block = rule("block", items=["i0"])
+    found = explained(block, item_id=item_id, user=document(seen=["i1"]), filter="price != 4")
+    assert found["place"] is None
+    assert (found["absent"]["cause"], found["absent"]["rules"]) == (cause, rules)
+
+
+def test_an_item_that_is_below_is_so_by_a_number() -> None:
+    absent = explained(item_id="i20")["absent"]
+    assert absent["cause"] == "below"
+    assert absent["last_score"] == pytest.approx(float(np.cos(2 / 50)), abs=1e-4)
+    assert absent["by"] == pytest.approx(float(np.cos(2 / 50) - np.cos(20 / 50)), abs=1e-4)
+
+
+def test_an_item_that_was_taken_away_is_known_but_not_on_show() -> None:
+    CATALOGUE.apply(ItemVector("sold", 1, Shown("Sold", available=False), unit(0), unit(0).astype(np.float16), "d"))
+    assert explained(item_id="sold")["absent"]["cause"] == "not_on_show"
+    CATALOGUE.purge("sold")
+    assert explained(item_id="sold")["absent"]["cause"] == "unknown_item"
+
+
+def history(*items: str, version: int = 7) -> Events:
+    count = len(items)
+    times = [NOW_MS - 1_000 * (count - nth) for nth in range(count)]
+    ids = [f"e-{nth}" for nth in range(count)]
+    return Events("u", version, list(items), times, ["click"] * count, [1.0] * count, ids)
+
+
+def test_each_event_is_said_to_have_moved_the_item_as_leaving_it_out_does() -> None:
+    """The scripted tower is the mean of what it reads, so what leaving one out does can be said by hand."""
+    towers = ScriptedTowers(4)
+    found = explained(item_id="i0", sequence=history("i0", "i25", "i5"), towers=towers)
+
+    def score(*nths: int) -> float:
+        mean = np.mean([unit(nth).astype(np.float16).astype(np.float32) for nth in nths], axis=0)
+        return float(unit(0) @ (mean / np.linalg.norm(mean)))
+
+    whole = score(0, 25, 5)
+    expected = {"e-0": whole - score(25, 5), "e-1": whole - score(0, 5), "e-2": whole - score(0, 25)}
+    assert {each["event_id"]: each["moved"] for each in found["events"]} == pytest.approx(expected, abs=1e-3)
+    assert [each["event_id"] for each in found["events"]][0] == "e-1", "the most influential first"
+    assert expected["e-1"] < 0 < expected["e-0"]
+    assert sum(towers.user_calls) == 4
+    assert len(towers.user_calls) <= 2, "all in one request, or nearly"
+    assert found["is_current"] is True
+    assert explained(item_id="i0", sequence=history("i0", version=9))["is_current"] is False
+
+
+def test_without_an_only_event_there_is_nothing_to_compare() -> None:
+    (moved,) = explained(item_id="i0", sequence=history("i0"))["events"]
+    assert moved["moved"] is None
+
+
+def test_what_cannot_be_told_is_said_so() -> None:
+    assert explained(item_id="i0")["untold"] == "no events were given"
+    assert "not on show" in explained(item_id="nobody's", sequence=history("i0"))["untold"]
+    down = ScriptedTowers(4)
+    down.down = True
+    assert "the user tower" in explained(item_id="i0", sequence=history("i0"), towers=down)["untold"]
 
 
 # The follower

@@ -118,6 +118,12 @@ def same(one: Catalogue, other: Catalogue) -> None:
     assert list(one.trending.top_of(["c1"])) == list(other.trending.top_of(["c1"]))
 
 
+def histories(shop: Catalogue) -> dict[str, list[float]]:
+    """What the user tower reads of each known item."""
+    rows = shop.history_rows(item_id for item_id, *_ in shop.records())
+    return {item_id: shop.histories.matrix[row].tolist() for item_id, row in rows.items()}
+
+
 def test_a_restored_shop_answers_as_the_one_that_was_kept(tmp_path: Path) -> None:
     shop = shop_of(37)
     again = restored(snapshots.write(tmp_path, shop, taken()))
@@ -164,6 +170,35 @@ def test_any_history_survives_a_restart(
             shop.apply(item(number, version, seed=version, retired=change == "retire"))
     same(shop, restored(snapshots.write(folder, shop, taken())))
     shutil.rmtree(folder)
+
+
+def test_history_vectors_survive_a_restart_those_of_retired_items_too(tmp_path: Path) -> None:
+    shop = shop_of(37)
+    shop.purge("i7")
+    again = restored(snapshots.write(tmp_path, shop, taken()))
+    assert histories(again) == histories(shop)
+    assert histories(again)["i1"] == unit(1).astype(np.float16).tolist(), "it is retired"
+    assert "i7" not in histories(again)
+    for kept in (shop, again):
+        kept.apply(item(100))
+        kept.apply(item(3, 9, seed=500))
+    assert histories(again) == histories(shop)
+    assert len(again.histories.used()) == len(shop.histories.used()) == 40, "the purged item's row is used again"
+
+
+def test_a_snapshot_without_history_vectors_is_used_and_the_log_read_for_them(tmp_path: Path) -> None:
+    shutil.copytree(GOLDEN, tmp_path / GOLDEN.name)
+    (tmp_path / GOLDEN.name).rename(tmp_path / f"snapshot-{NOW:015d}")
+    vectors = [item(number) for number in range(1, 40)] + [item(1, 2, retired=True), item(37, 2, seed=999)]
+    log = [record(offset, vector) for offset, vector in enumerate(vectors)]
+    now = replace(LOG, topics={TOPIC: TopicExtent("topic-a", {0: 0, 1: 0}, {0: 1_000, 1: 1_000})})
+    running = Running(tmp_path, lambda: now, log)
+    assert asyncio.run(running.until(lambda: running.items.caught_up, clean=False))
+    same(shop_of(37), running.shop)
+    known = histories(running.shop)
+    assert known.keys() == {f"i{number}" for number in range(1, 40)}
+    assert known["i1"] == unit(1).astype(np.float16).tolist()
+    assert known["i37"] == unit(999).astype(np.float16).tolist()
 
 
 def test_an_empty_catalogue_can_be_kept(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ As with the store (store_guard.py): a few failures in a row close the path, and 
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +13,8 @@ from numpy.typing import NDArray
 from nearline.errors import Unavailable
 from nearline.item_engine import Found, ItemEngine
 from nearline.telemetry import counter, gauge, get_logger
+
+T = TypeVar("T")
 
 _FAILURES = 3
 _PROBE = ["nearline-probe"]
@@ -31,15 +35,22 @@ class GuardedEngine:
 
     async def search(self, vector: NDArray[np.float32], limit: int, where: str) -> Found:
         """As the engine's; ``Unavailable`` at once if it is known to be away."""
+        return await self._ask(lambda: self._engine.search(vector, limit, where))
+
+    async def vectors(self, item_ids: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        """As the engine's; ``Unavailable`` at once if it is known to be away."""
+        return await self._ask(lambda: self._engine.vectors(item_ids))
+
+    async def _ask(self, question: Callable[[], Awaitable[T]]) -> T:
         if not self._up:
             raise Unavailable(self._reason)
         try:
-            found = await self._engine.search(vector, limit, where)
+            answer = await question()
         except Unavailable as error:
             self._note_failure(error)
             raise
         self._failures = 0
-        return found
+        return answer
 
     async def watch(self, every_s: float = 0.25) -> None:
         """Open the engine, and ask it again and again while it is away; runs until cancelled."""

@@ -87,6 +87,10 @@ class EngineItems:
                     found.append((item_id, known.printed, score))
         return _picked(found[:places])
 
+    async def vectors(self, item_ids: Iterable[str]) -> dict[str, NDArray[np.float32]]:
+        """The candidate vectors of those of *item_ids* that are on show; ``Unavailable`` if the engine is away."""
+        return await self._guard.vectors(list(item_ids))
+
     def newest(self) -> Ranking:
         """``(id, listed_ms)`` of the newest items of the window, latest first."""
         return self._window.newest

@@ -21,6 +21,8 @@ _TRENDING_PAUSE_S = 0.2
 class InEngine:
     """The engine's items, this replica's share of the writing, and its window; a graph or snapshots there are not."""
 
+    known = texts = None  # nor are the items' history vectors and words
+
     def __init__(self, settings: Settings, engine: ItemEngine) -> None:
         space = settings.embedding_space
         topic = item_vectors_topic(space)

@@ -5,7 +5,8 @@ item that is retired, unavailable or purged is in no answer from that moment on.
 """
 
 from collections.abc import Container, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -19,38 +20,49 @@ from nearline.items import Attribute
 from nearline.user_documents import Hashes
 from services.retrieval.filters import Filter
 from services.retrieval.in_process.columns import Columns
+from services.retrieval.in_process.histories import NO_ROW, Histories
 from services.retrieval.in_process.index import LiveIndex
 from services.retrieval.in_process.masks import Masks
 from services.retrieval.in_process.rows import Rows, Slots
 from services.retrieval.item_index import Picked, Ranked, Traits
 from services.retrieval.ranking import Ranking, Trending
+from services.retrieval.text_index import TextIndex
 
 _NOWHERE = -1
 _ALLOWANCES = (32, 128, 512)  # seen items that a search allows for, then those after it; the last allows for all
 _SCORE = b',"score":'
 _NO_ATTRIBUTES = b'"attributes":{}' + _SCORE
-_NO_HISTORY: NDArray[np.float16] = np.empty(0, np.float16)
+_NO_HISTORY: NDArray[np.float16] = np.empty(0, np.float16)  # of what is restored: it has its row already
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """One item at one version; *slot* is where its vector is, or -1 when it is not on show."""
+    """One item at one version; *slot* is where its vector is, or -1 when it is not on show.
+
+    *row* is where its history vector is, or -1 when that is not known.
+    """
 
     item_id: str
     version: int
     item_hash: int
     slot: int = _NOWHERE
     category: str = ""
+    row: int = NO_ROW
 
 
 class Catalogue:
-    """Everything that can be recommended, changed record by record and read in between; one thread uses it."""
+    """Everything that can be recommended, changed record by record and read in between; one thread uses it.
+
+    *texts*, if given, is told of what is on show.
+    """
 
     is_remote = False
 
-    def __init__(self, dimension: int, index: LiveIndex) -> None:
+    def __init__(self, dimension: int, index: LiveIndex, texts: TextIndex | None = None) -> None:
         self.index = index
+        self.texts = texts
         self.trending = Trending()
+        self.histories = Histories(dimension)
         self._dimension = dimension
         self._newest = Ranking()
         self._by_id: dict[str, Listing] = {}
@@ -73,20 +85,38 @@ class Catalogue:
         """
         known = self._by_id.get(item.item_id)
         if known is not None and item.version <= known.version:
-            return False
+            return self._complete(item, known)
         if item.candidate is not None:
             self._check(item.item_id, item.candidate)
+        row = self.histories.put(item.history, NO_ROW if known is None else known.row)
         if item.candidate is None or not item.shown.available:
             self._hide(known)
-            self._by_id[item.item_id] = Listing(item.item_id, item.version, hash64(item.item_id))
+            self._by_id[item.item_id] = Listing(item.item_id, item.version, hash64(item.item_id), row=row)
         else:
             self._unlist(known)
-            self._show(item, item.candidate, known)
+            self._show(item, item.candidate, known, row)
+        return True
+
+    def _complete(self, item: ItemVector, known: Listing) -> bool:
+        """Learn the history vector of an item of which a snapshot of an earlier build knew all the rest."""
+        if known.row != NO_ROW or item.version < known.version:
+            return False
+        listing = replace(known, row=self.histories.put(item.history))
+        self._by_id[item.item_id] = listing
+        if listing.slot != _NOWHERE:
+            self._by_hash[listing.item_hash] = listing
         return True
 
     def purge(self, item_id: str) -> None:
         """Forget the item altogether: its record is gone from the log."""
-        self._hide(self._by_id.pop(item_id, None))
+        known = self._by_id.pop(item_id, None)
+        self._hide(known)
+        if known is not None:
+            self.histories.drop(known.row)
+
+    def rows(self) -> NDArray[np.int64]:
+        """Where the history vector of each of ``records`` is, or -1."""
+        return np.fromiter((listing.row for listing in self._by_id.values()), np.int64, len(self._by_id))
 
     def records(self) -> Iterator[tuple[str, int, int, dict[str, object] | None]]:
         """``(id, version, slot, what Shown holds)`` of every known item, -1 and ``None`` if not on show."""
@@ -95,22 +125,28 @@ class Catalogue:
             shown = shown_fields(self._printed[listing.slot]) if on_show else None
             yield listing.item_id, listing.version, listing.slot, shown
 
-    def restore(self, records: Iterable[tuple[str, int, int, Shown | None]]) -> None:
-        """Know what another catalogue knew, whose index is restored already; for one that is still empty."""
+    def restore(self, records: Iterable[tuple[str, int, int, Shown | None]], rows: NDArray[np.int64] | None) -> None:
+        """Know what another catalogue knew, whose index is restored already; for one that is still empty.
+
+        *rows* are where the items' history vectors are, in the order of *records*; ``None`` if nobody knew.
+        """
         slots = self.index.slots
         self._ids, self._printed = [""] * slots, [b""] * slots
         self._hashes = np.zeros(max(1024, slots), np.uint64)
         self._columns.reserve(slots)
-        for item_id, version, slot, shown in records:
-            listing = self._by_id[item_id] = Listing(item_id, version, hash64(item_id), slot)
+        places = repeat(NO_ROW) if rows is None else iter(rows.tolist())
+        for (item_id, version, slot, shown), row in zip(records, places, strict=rows is not None):
+            listing = self._by_id[item_id] = Listing(item_id, version, hash64(item_id), slot, row=row)
             if shown is not None:
                 vector = self.index.vector(slot)
-                self._show(ItemVector(item_id, version, shown, vector, _NO_HISTORY, ""), vector, listing)
+                self._show(ItemVector(item_id, version, shown, vector, _NO_HISTORY, ""), vector, listing, row)
 
     def clear(self) -> None:
         """Know nothing, as a new one."""
         self.index.clear()
-        Catalogue.__init__(self, self._dimension, self.index)
+        if self.texts is not None:
+            self.texts.clear()
+        Catalogue.__init__(self, self._dimension, self.index, self.texts)
 
     def check(self, wanted: Filter) -> None:
         """``FilterError`` if it names an attribute that no item on show has, or has as another type."""
@@ -199,6 +235,16 @@ class Catalogue:
         listing = self._by_id.get(item_id)
         return listing if listing is not None and listing.slot != _NOWHERE else None
 
+    async def vectors(self, item_ids: Iterable[str]) -> dict[str, NDArray[np.float32]]:
+        """The candidate vectors of those of *item_ids* that are on show; not to be written."""
+        found = ((item_id, self.get(item_id)) for item_id in item_ids)
+        return {item_id: self.index.vector(listing.slot) for item_id, listing in found if listing is not None}
+
+    def history_rows(self, item_ids: Iterable[str]) -> dict[str, int]:
+        """The rows of ``histories`` of those of *item_ids* that are known, on show or not."""
+        found = ((item_id, self._by_id.get(item_id)) for item_id in item_ids)
+        return {item_id: listing.row for item_id, listing in found if listing is not None and listing.row != NO_ROW}
+
     def newest(self) -> Ranking:
         """``(id, listed_ms)`` of every item on show, latest first; without a listing time an item comes last."""
         return self._newest
@@ -212,13 +258,15 @@ class Catalogue:
                 counts[listing.category] = counts.get(listing.category, 0) + 1
         return sorted(counts, key=lambda category: (-counts[category], category))[:most]
 
-    def _show(self, item: ItemVector, vector: NDArray[np.float32], known: Listing | None) -> None:
+    def _show(self, item: ItemVector, vector: NDArray[np.float32], known: Listing | None, row: int) -> None:
         slot = self._slot_for(vector, known)
         item_hash = known.item_hash if known is not None else hash64(item.item_id)
-        listing = Listing(item.item_id, item.version, item_hash, slot, item.shown.category)
+        listing = Listing(item.item_id, item.version, item_hash, slot, item.shown.category, row)
         self._by_id[item.item_id] = self._by_hash[item_hash] = listing
         self._place(listing, render(item.item_id, item.shown))
         self._columns.put(slot, item.shown)
+        if self.texts is not None:
+            self.texts.put(item.item_id, item.shown)
         self.trending.show(item.item_id, item.shown.category)
         self._newest.put(item.item_id, float(item.shown.listed_ms or 0))
 
@@ -267,6 +315,8 @@ class Catalogue:
             return
         self._unlist(known)
         self._vacate(known.slot)
+        if self.texts is not None:
+            self.texts.drop(known.item_id)
         self.trending.hide(known.item_id)
         self._newest.drop(known.item_id)
         self._by_hash.pop(known.item_hash, None)

@@ -95,6 +95,9 @@ class Keeper:
             snapshots.refuse(snapshot.folder, Refused("damaged", f"it cannot be restored: {error!r:.200}"))
             self._catalogue.clear()
             return False
+        if not snapshot.has_histories:  # what it lacks is in the log, all of it; until that is read nobody is answered
+            get_logger().info("the snapshot has no history vectors; reading the log from its beginning")
+            return True
         for topic in self._followed:
             topic.start_at(dict(snapshot.taken.next_offsets.get(topic.name, {})))
         self._kept = snapshot.taken.next_offsets

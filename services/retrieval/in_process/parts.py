@@ -17,6 +17,7 @@ from services.retrieval.in_process.keeping import Keeper
 from services.retrieval.in_process.live_recall import LiveRecall
 from services.retrieval.in_process.records import item_records, popularity_records
 from services.retrieval.in_process.upkeep import Upkeep
+from services.retrieval.text_index import TextIndex
 
 TRENDING_PAUSE_S = 0.2  # trending may be this late; a poll for each click would cost answers their time
 
@@ -32,7 +33,8 @@ class InProcess:
             lambda capacity: HnswGraph(space.dimension, capacity),
             cores=len(os.sched_getaffinity(0)),
         )
-        self.index = Catalogue(space.dimension, index)
+        self.texts = TextIndex() if settings.search == "on" else None
+        self.index = self.known = Catalogue(space.dimension, index, self.texts)
         topic = item_vectors_topic(space)
         self._items = Follower(
             topic,

@@ -39,6 +39,7 @@ MAX_AGE_MS = 6 * 24 * 3600 * 1000
 LoadGraph = Callable[[Path, SavedGraph], Graph]
 Offsets = Mapping[str, Mapping[int, int]]  # topic -> partition -> the next offset
 
+_HISTORIES, _ROWS = "histories", "history_rows"
 _PREFIX, _UNFINISHED, _MANIFEST, _GRAPH = "snapshot-", ".writing-", "manifest.json", "graph"
 _ABANDONED_S = 3_600  # an unfinished folder that is older is of a process that died
 _REFUSED = counter("index_snapshots_refused_total", "Snapshots that could not be used", "reason")
@@ -71,6 +72,11 @@ class Snapshot:
     parts: Mapping[str, bytes]  # by name; the graph is read from the folder
     index: Mapping[str, Any]
     graph: SavedGraph | None
+
+    @property
+    def has_histories(self) -> bool:
+        """Whether it holds the items' history vectors; an earlier build kept none."""
+        return _HISTORIES in self.parts
 
 
 def write(folder: Path, catalogue: Catalogue, taken: Taken) -> Path:
@@ -174,8 +180,12 @@ def restore(snapshot: Snapshot, catalogue: Catalogue, load_graph: LoadGraph) -> 
     catalogue.index.restore(state, graph)
     for item_id, score in orjson.loads(parts["trending"]).items():
         catalogue.trending.score(item_id, score)
-    rows = orjson.loads(parts["items"])
-    catalogue.restore((item_id, version, slot, shown and Shown(**shown)) for item_id, version, slot, shown in rows)
+    rows = None
+    if snapshot.has_histories:
+        rows = np.frombuffer(parts[_ROWS], "<i8")
+        catalogue.histories.restore(np.frombuffer(parts[_HISTORIES], "<f2").reshape(-1, dimension), rows)
+    items = orjson.loads(parts["items"])
+    catalogue.restore(((*item[:3], item[3] and Shown(**item[3])) for item in items), rows)
 
 
 def _widths(index: Mapping[str, Any]) -> Widths:
@@ -194,6 +204,8 @@ def _write_parts(folder: Path, catalogue: Catalogue, taken: Taken) -> None:
         "delta_slots": np.ascontiguousarray(state.delta_slots, "<i8").tobytes(),
         "trending": orjson.dumps(catalogue.trending.scores()),
         "items": orjson.dumps(list(catalogue.records())),
+        _HISTORIES: np.ascontiguousarray(catalogue.histories.used(), "<f2").tobytes(),
+        _ROWS: catalogue.rows().astype("<i8").tobytes(),
     }
     for name, content in parts.items():
         (folder / name).write_bytes(content)

@@ -7,12 +7,14 @@ from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
+from nearline.errors import BadInput
 from nearline.rule_files import rules_in
 from services.retrieval.asked import DEFAULT_K, Asked
 from services.retrieval.in_force import Rulings
 from services.retrieval.models import RecommendedItem, Refused
 from services.retrieval.parameters import Id
 from services.retrieval.recommender import Recommender
+from services.retrieval.routes.refusals import refused
 
 PATH = "/rules/try"
 MAX_USERS = 100
@@ -61,7 +63,10 @@ def add(app: FastAPI, recommender: Recommender, rulings: Rulings) -> None:
     @app.post(PATH, summary="Try rules without putting them into force", responses={422: {"model": Refused}})
     async def try_rules(body: TryBody) -> Tried:
         """Each user's answer as it is now, and as it would be with *entries* too. Both stay with the caller."""
-        entries = rules_in(body.entries, where="entries")
+        try:
+            entries = rules_in(body.entries, where="entries")
+        except BadInput as error:
+            raise refused(error, "entries") from None
         after = recommender.trying(rulings.of(rulings.book.with_also(entries)))
         before = recommender.trying(rulings)
         known = body.scenario is None or body.scenario in rulings.book

@@ -1,15 +1,15 @@
 """``POST /why``: why an item is in a user's answer, or is not."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
 import orjson
 from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
-from nearline.errors import BadAnswer, Unavailable
+from nearline.errors import BadAnswer, BadInput, Overloaded, Unavailable
 from nearline.sequences import Sequence, decode_sequence
 from nearline.space import Space
 from nearline.user_documents import UserDocument, decode_user_document
@@ -21,6 +21,9 @@ from services.retrieval.item_index import ItemIndex, Picked
 from services.retrieval.models import Refused
 from services.retrieval.parameters import Id
 from services.retrieval.recommender import Recommender
+from services.retrieval.routes.forms import ALLOWED_FILTER, ALLOWED_K, ID
+from services.retrieval.routes.refusals import refused
+from services.retrieval.session_vectors import KnownItems, SessionVectors
 from services.retrieval.store_guard import GuardedStore
 from services.retrieval.why import Cause, Vector, absence, found_on_show, movements
 
@@ -30,18 +33,14 @@ _EXAMPLE: JsonDict = {"user_id": "u-17850", "item_id": "85123A"}
 _FIELDS = frozenset({"score", "source"})
 
 
-class SessionVectors(Protocol):
-    """The user tower on the request path."""
-
-    async def vector(self, session: Sequence) -> Vector | None:
-        """The vector of these events; ``Unavailable`` if the tower is away."""
-
-
-class KnownItems(Protocol):
-    """Items that are known, on show or not."""
-
-    def history_rows(self, item_ids: Iterable[str]) -> Mapping[str, int]:
-        """Those of *item_ids* that are known."""
+ALLOWED = {
+    "user_id": ID,
+    "item_id": ID,
+    "k": ALLOWED_K,
+    "filter": ALLOWED_FILTER["filter"],
+    "scenario": "the name of a scenario",
+    "sequence": "the user's record of the topic user-sequences",
+}
 
 
 class WhyBody(BaseModel):
@@ -105,6 +104,8 @@ class Explainer:
         rulings: Rulings,
         vectors: SessionVectors | None = None,
         known: KnownItems | None = None,
+        *,
+        now_ms: Callable[[], int],
     ) -> None:
         self._index = index
         self._store = store
@@ -113,6 +114,7 @@ class Explainer:
         self._rulings = rulings
         self._vectors = vectors
         self._known = known
+        self._now_ms = now_ms
 
     async def why(self, body: WhyBody) -> Why:
         """The answer to *body*; ``BadInput`` if it names a filter, scenario or sequence that is none."""
@@ -147,8 +149,7 @@ class Explainer:
 
     async def _document(self, user_id: str) -> UserDocument | None:
         raw = await self._store.get(user_id)
-        document = None if raw is None else decode_user_document(raw, self._space)
-        return None if document is None or document.erased else document
+        return None if raw is None else decode_user_document(raw, self._space).at(self._now_ms() // 1000)
 
     def _absent(
         self,
@@ -182,7 +183,7 @@ class Explainer:
             return None, "the user tower is not asked by this process: items are in an engine"
         try:
             moved = await movements(events, item, self._vectors.vector)
-        except (Unavailable, BadAnswer) as error:
+        except (Unavailable, Overloaded, BadAnswer) as error:
             return None, f"the user tower gives no vectors: {error}"
         return [MovedModel(**asdict(each)) for each in moved], None
 
@@ -195,4 +196,7 @@ def add(app: FastAPI, explainer: Explainer) -> None:
         """Where the item stands in the user's answer now, what keeps it out if it is not there, and what each of the
         given events did to its score: the tower reads the history once without each of them.
         """
-        return await explainer.why(body)
+        try:
+            return await explainer.why(body)
+        except BadInput as error:
+            raise refused(error) from None

@@ -1,0 +1,169 @@
+"""What the read routes have in common: parameters, what an item looks like, and how items are printed."""
+
+import secrets
+import time
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import orjson
+from fastapi import Path, Query, Request, Response
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
+
+from nearline.errors import BadInput
+from nearline.ids import MAX_ID_BYTES, check_id
+from services.retrieval.filters import AllOf, Filter, FilterError, Same, parse
+from services.retrieval.item_index import ItemIndex, Picked
+
+MAX_K = 500
+DEFAULT_K = 20
+MAX_CATEGORIES = 50
+
+ID = f"1-{MAX_ID_BYTES} UTF-8 bytes without control characters"
+_FILTER = 'an expression such as category in ("mugs", "lamps") and price < 20 (docs/filters.md)'
+ALLOWED_K = f"an integer 1-{MAX_K}, {DEFAULT_K} by default"
+ALLOWED_FILTER: dict[str, str] = {"k": ALLOWED_K, "filter": _FILTER}
+ALLOWED_LIST: dict[str, str] = ALLOWED_FILTER | {"category": f"the name of a category, up to {MAX_CATEGORIES} times"}
+
+EXAMPLE_ITEM: JsonDict = {
+    "item_id": "85123A",
+    "title": "WHITE HANGING HEART T-LIGHT HOLDER",
+    "category": "holder",
+    "price": 2.95,
+    "brand": "",
+    "locale": "en",
+    "listed_ms": 1732100000000,
+    "attributes": {},
+    "score": 0.8134,
+}
+
+
+def id_named(name: str) -> AfterValidator:
+    """A check that the parameter *name* is an id."""
+
+    def checked(value: str) -> str:
+        try:
+            return check_id(name, value)
+        except BadInput as problem:
+            raise ValueError(str(problem)) from None
+
+    return AfterValidator(checked)
+
+
+ItemId = Annotated[str, Path(description=ID, examples=["85123A"]), id_named("item_id")]
+UserId = Annotated[str, Path(description=ID, examples=["u-17850"]), id_named("user_id")]
+K = Annotated[int, Field(ge=1, le=MAX_K, description="how many")]
+FilterText = Annotated[
+    str | None, Field(description=f"only items that pass: {_FILTER}", examples=['category = "holder" and price < 20'])
+]
+
+
+class Strict(BaseModel):
+    """Parameters; an unknown one is refused, for it is a misspelt one."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class FilterQuery(Strict):
+    """How many, and of which items."""
+
+    k: K = DEFAULT_K
+    filter: FilterText = None
+
+
+class ListQuery(FilterQuery):
+    """As above, and of which categories."""
+
+    category: list[str] = Field([], max_length=MAX_CATEGORIES, description="of these categories alone; all without it")
+
+
+class ListedItem(BaseModel):
+    """An item on show."""
+
+    item_id: str
+    title: str
+    category: str
+    price: float | None
+    brand: str
+    locale: str
+    listed_ms: int | None
+    attributes: dict[str, float | str | bool]
+    score: float = Field(description="comparable within one answer")
+
+
+class Answer(BaseModel):
+    """What every answer says of itself."""
+
+    took_ms: float
+    request_id: str
+
+
+class Items(Answer):
+    """Items on show, best first."""
+
+    items: list[ListedItem]
+
+
+def wanted_in(request: Request, items: ItemIndex) -> Filter | None:
+    """The filter that the request gives; ``FilterError`` if it is none, or names what no item has."""
+    expressions = request.query_params.getlist("filter")
+    if len(expressions) > 1:
+        raise FilterError("filter is given more than once; join the expressions with and", expressions[1], 0)
+    return checked_filter(expressions[0] if expressions else None, items)
+
+
+def checked_filter(expression: str | None, items: ItemIndex) -> Filter | None:
+    """The filter that *expression* says; ``FilterError`` if it says none, or names what no item has."""
+    if expression is None:
+        return None
+    wanted = parse(expression)
+    items.check(wanted)
+    return wanted
+
+
+def in_categories(wanted: Filter | None, categories: list[str]) -> Filter | None:
+    """*wanted*, and that the item is of one of *categories*, unless there are none."""
+    if not categories:
+        return wanted
+    node: Any = Same("category", tuple(sorted(set(categories))))
+    if wanted is not None:
+        node = AllOf(tuple(sorted((node, wanted.node), key=repr)))
+    return Filter("", node, repr(node), () if wanted is None else wanted.compared)
+
+
+class Clock:
+    """When a request came and who sent it, for its answer to say."""
+
+    def __init__(self, request: Request) -> None:
+        self._started_ns = time.perf_counter_ns()
+        given = request.headers.get("x-request-id", "")
+        usable = 0 < len(given) <= 128 and given.isascii() and given.isprintable()
+        self.request_id = given if usable else secrets.token_hex(8)
+
+    @property
+    def took_ms(self) -> float:
+        """Since it came."""
+        return round((time.perf_counter_ns() - self._started_ns) / 1e6, 3)
+
+    def answer(self, about: Mapping[str, object], items: Picked | None = None) -> Response:
+        """*about* and *items*, with what every answer says."""
+        said = orjson.dumps({**about, "took_ms": self.took_ms, "request_id": self.request_id})
+        if items is not None:
+            said = said[:-1] + b',"items":[' + print_items(items) + b"]}"
+        return Response(said, media_type="application/json")
+
+
+def print_items(items: Picked) -> bytes:
+    """*items* as JSON, joined by commas."""
+    scores = orjson.dumps(items.scores.tolist())[1:-1].split(b",")
+    return b"".join(b"%b%b}" % each for each in zip(items.printed, scores, strict=True))[1:] if len(items) else b""
+
+
+def example(of: Mapping[str, Any], **more: Any) -> ConfigDict:
+    """A model's configuration with *of* and *more* as its example."""
+    given: JsonDict = {**of, **more, "took_ms": 0.31, "request_id": "5f2b7c0d9a1e4f60"}
+    return ConfigDict(json_schema_extra={"example": given})
+
+
+CategoryQuery = Annotated[ListQuery, Query()]
+EXAMPLE_ITEMS: JsonDict = {"items": [EXAMPLE_ITEM]}

@@ -1,0 +1,23 @@
+"""The routes for a shop's operators: rules tried before they hold, and why an answer is what it is."""
+
+from fastapi import FastAPI
+
+from nearline.guard import Rule
+from nearline.keys import Permission
+from services.retrieval.in_force import Rulings
+from services.retrieval.recommender import Recommender
+from services.retrieval.routes import try_rules, why
+from services.retrieval.routes.reads import Reads
+
+OPERATOR_RULES = (Rule("POST", try_rules.PATH, Permission.ADMIN), Rule("POST", why.PATH, Permission.ADMIN))
+OPERATOR_ALLOWED = {try_rules.PATH: try_rules.ALLOWED, why.PATH: why.ALLOWED}
+
+
+def add_operator_routes(app: FastAPI, recommender: Recommender, reads: Reads, rulings: Rulings) -> None:
+    """Give *app* the routes."""
+    try_rules.add(app, recommender, rulings)
+    vectors = None if reads.sessions is None else reads.sessions.vectors
+    explainer = why.Explainer(
+        reads.items, reads.store, reads.space, recommender, rulings, vectors, reads.known, now_ms=reads.now_ms
+    )
+    why.add(app, explainer)

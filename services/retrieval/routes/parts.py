@@ -1,0 +1,83 @@
+"""What the read routes need, put together and kept going."""
+
+import asyncio
+from collections.abc import Coroutine
+
+from nearline.adapters.kafka import TableReader, log_extent
+from nearline.adapters.triton import Towers
+from nearline.errors import Unavailable
+from nearline.followers import Follower
+from nearline.settings import Settings
+from nearline.telemetry import get_logger
+from nearline.topics import user_updates_topic
+from services.retrieval.active_users import ActiveUsers
+from services.retrieval.item_index import ItemIndex
+from services.retrieval.recommender import Recommender
+from services.retrieval.routes.reads import Reads
+from services.retrieval.session_vectors import KnownItems, SessionVectors
+from services.retrieval.sessions import Sessions
+from services.retrieval.store_guard import GuardedStore
+from services.retrieval.text_index import TextIndex
+
+_RETRY_S = 1.0
+
+
+class ReadParts:
+    """The parts behind the read routes; *known* and *texts* are there where items are in this process."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        items: ItemIndex,
+        store: GuardedStore,
+        recommender: Recommender,
+        *,
+        known: KnownItems | None,
+        texts: TextIndex | None,
+    ) -> None:
+        space = settings.embedding_space
+        self._settings = settings
+        self._texts = texts
+        self._vectors = None if known is None else SessionVectors(_towers(settings), known)
+        self._users = ActiveUsers(store, space, most=settings.active_users) if settings.active_users else None
+        sessions = None if self._vectors is None else Sessions(recommender, self._vectors, settings.seen_policy)
+        self.reads = Reads(space, items, store, sessions, texts, self._users, known)
+
+    async def run(self) -> None:
+        """Keep them going until cancelled; none of them stops answers when it is away."""
+        async with asyncio.TaskGroup() as tasks:
+            for part in self._running():
+                tasks.create_task(part)
+
+    def _running(self) -> list[Coroutine[None, None, None]]:
+        running = []
+        if self._vectors is not None:
+            running.append(self._vectors.watch())
+        if self._texts is not None:
+            running.append(self._texts.run())
+        if self._users is not None:
+            running += [self._users.run(), self._follow(self._users)]
+        return running
+
+    async def _follow(self, users: ActiveUsers) -> None:
+        """Hear of every user whose document changes from now on."""
+        topic, brokers = user_updates_topic(self._settings.embedding_space), self._settings.brokers
+        follower = Follower(topic, lambda: TableReader(brokers, topic, start_at=follower.positions()), users.follow)
+        while True:
+            try:
+                follower.start_at(dict((await log_extent(brokers, [topic])).topics[topic].end))
+                break
+            except Unavailable as error:
+                get_logger().warning("cannot tell who is active", reason=str(error))
+                await asyncio.sleep(_RETRY_S)
+        await follower.run()
+
+
+def _towers(settings: Settings) -> Towers:
+    return Towers(
+        settings.triton,
+        settings.embedding_space,
+        kept=settings.history_length,
+        timeout_ms=settings.session_timeout_ms,
+        tls=settings.triton_security,
+    )

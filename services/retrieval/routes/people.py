@@ -1,0 +1,117 @@
+"""``GET /users/{user}/similar`` and ``GET /items/{item_id}/audience``: users near a user, users near an item.
+
+Among the users who were active last, as far as this process knows: no store is scanned.
+"""
+
+from typing import Annotated
+
+from fastapi import FastAPI, Path, Query, Request, Response
+from pydantic import BaseModel, Field
+
+from nearline.space import Space
+from services.retrieval.active_users import ActiveUsers, Found
+from services.retrieval.item_index import ItemIndex
+from services.retrieval.models import Refused
+from services.retrieval.routes.documents import document_of
+from services.retrieval.routes.forms import ALLOWED_K, ID, Answer, Clock, ItemId, K, Strict, example, id_named
+from services.retrieval.routes.refusals import NotAnswered, not_here, not_known
+from services.retrieval.store_guard import GuardedStore
+
+SIMILAR, AUDIENCE = "/users/{of_user:path}/similar", "/items/{item_id:path}/audience"
+ALLOWED = {"of_user": ID, "item_id": ID, "k": ALLOWED_K}
+_NEARBY = {"user_id": "u-12583", "score": 0.71, "vector_version": 1732100000123, "as_of_ms": 1732100000000}
+_AMONG = {"among": 4312, "most": 50_000, "users": [_NEARBY]}
+
+OfUser = Annotated[str, Path(description=ID, examples=["u-17850"]), id_named("user_id")]
+
+
+class CountQuery(Strict):
+    """How many users."""
+
+    k: K = 20
+
+
+class NearUser(BaseModel):
+    """A user, as the store knows him now."""
+
+    user_id: str
+    score: float = Field(description="inner product of unit vectors, 1 at most")
+    vector_version: int
+    as_of_ms: int = Field(description="when the newest event that the vector used happened, UTC ms")
+
+
+class Users(Answer):
+    """Users, nearest first."""
+
+    among: int = Field(description="how many users were looked at: those active last, since this process started")
+    most: int = Field(description="how many it remembers at most")
+    users: list[NearUser]
+
+
+class SimilarUsers(Users):
+    """Users whose taste is nearest to one user's."""
+
+    model_config = example(_AMONG, user_id="u-17850")
+
+    user_id: str
+
+
+class Audience(Users):
+    """Users to whom an item is nearest, whether or not they saw it."""
+
+    model_config = example(_AMONG, item_id="85123A")
+
+    item_id: str
+
+
+def add(app: FastAPI, items: ItemIndex, users: ActiveUsers | None, store: GuardedStore, space: Space) -> None:
+    """Give *app* the routes."""
+
+    @app.get(SIMILAR, summary="Users like one", responses=_answers(SimilarUsers))
+    async def similar(request: Request, of_user: OfUser, query: Annotated[CountQuery, Query()]) -> Response:
+        """The *k* users nearest to this one, of those whose documents changed last. It tells of other users: a user's
+        own token does not open it.
+        """
+        clock, known = Clock(request), _known(users)
+        document = await document_of(of_user, store, space)
+        if document.vector is None:
+            raise NotAnswered(409, "user_id", of_user, "this user has no vector yet: no event of his could be encoded")
+        return _answer(clock, {"user_id": of_user}, known, await known.nearest(document.vector, query.k, but=of_user))
+
+    @app.get(AUDIENCE, summary="Users for an item", responses=_answers(Audience))
+    async def audience(request: Request, item_id: ItemId, query: Annotated[CountQuery, Query()]) -> Response:
+        """The *k* users nearest to this item, which must be on show, of those whose documents changed last."""
+        clock, known = Clock(request), _known(users)
+        vector = (await items.vectors([item_id])).get(item_id)
+        if vector is None:
+            raise not_known("item_id", item_id, "no item of this id is on show; GET /search finds ids by words")
+        return _answer(clock, {"item_id": item_id}, known, await known.nearest(vector, query.k))
+
+
+def _known(users: ActiveUsers | None) -> ActiveUsers:
+    if users is None:
+        raise not_here("who is near whom", "set NEARLINE_ACTIVE_USERS to how many users to remember")
+    return users
+
+
+def _answer(clock: Clock, about: dict[str, object], known: ActiveUsers, found: Found) -> Response:
+    users = [
+        {
+            "user_id": user_id,
+            "score": round(score, 6),
+            "vector_version": document.vector_version,
+            "as_of_ms": document.as_of_ms,
+        }
+        for user_id, score, document in found
+    ]
+    return clock.answer({**about, "among": len(known), "most": known.most, "users": users})
+
+
+def _answers(model: type[Users]) -> dict[int | str, dict[str, object]]:
+    return {
+        200: {"model": model},
+        404: {"model": Refused},
+        409: {"model": Refused, "description": "there is no vector to compare with"},
+        422: {"model": Refused},
+        501: {"model": Refused, "description": "NEARLINE_ACTIVE_USERS is 0"},
+    }

@@ -1,0 +1,96 @@
+"""The read routes put together: what they need, who may call them, and what they let a caller say."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import FastAPI
+from pydantic import BaseModel
+
+from nearline.guard import Rule
+from nearline.keys import Permission
+from nearline.space import Space
+from services.retrieval.active_users import ActiveUsers
+from services.retrieval.item_index import ItemIndex
+from services.retrieval.routes import known_user, lists, people, rank, search, sessions, similar
+from services.retrieval.routes.bodies import BoundedBodies
+from services.retrieval.routes.refusals import refuse_with
+from services.retrieval.session_vectors import KnownItems
+from services.retrieval.sessions import Sessions
+from services.retrieval.store_guard import GuardedStore
+from services.retrieval.text_index import TextIndex
+
+# {of_user} and not {user_id}: what it tells is about other users, and no user's token may open it (nearline/guard.py).
+READ_RULES = tuple(
+    Rule(method, path, Permission.READ)
+    for method, path in (
+        ("POST", sessions.PATH),
+        ("POST", rank.PATH),
+        ("GET", similar.PATH),
+        ("GET", people.SIMILAR),
+        ("GET", people.AUDIENCE),
+        ("GET", lists.TRENDING),
+        ("GET", lists.LATEST),
+        ("GET", search.PATH),
+        ("GET", known_user.PATH),
+    )
+)
+_ALLOWED: dict[str, Mapping[str, str]] = {
+    sessions.PATH: sessions.ALLOWED,
+    rank.PATH: rank.ALLOWED,
+    similar.PATH: similar.ALLOWED,
+    people.SIMILAR: people.ALLOWED,
+    people.AUDIENCE: people.ALLOWED,
+    lists.TRENDING: lists.ALLOWED,
+    lists.LATEST: lists.ALLOWED,
+    search.PATH: search.ALLOWED,
+    known_user.PATH: known_user.ALLOWED,
+}
+_MODELS: tuple[type[BaseModel], ...] = (
+    sessions.SessionRecommendations,
+    rank.RankedItems,
+    similar.SimilarItems,
+    people.SimilarUsers,
+    people.Audience,
+    lists.ListedItems,
+    search.FoundItems,
+    known_user.KnownUser,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Reads:
+    """What the read routes look at; where something is ``None``, the routes that need it say what to do."""
+
+    space: Space
+    items: ItemIndex
+    store: GuardedStore
+    sessions: Sessions | None = None
+    texts: TextIndex | None = None
+    users: ActiveUsers | None = None
+    known: KnownItems | None = None
+    now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
+
+
+def add_reads(app: FastAPI, reads: Reads, others: Mapping[str, Mapping[str, str]] | None = None) -> None:
+    """Give *app* the read routes, after those that it has; *others* says what the other routes let a caller say."""
+    refuse_with(app, _ALLOWED | dict(others or {}))
+    sessions.add(app, reads.sessions)
+    rank.add(app, reads.items, reads.store, reads.space, reads.sessions)
+    similar.add(app, reads.items)
+    people.add(app, reads.items, reads.users, reads.store, reads.space)
+    lists.add(app, reads.items)
+    search.add(app, reads.items, reads.texts)
+    known_user.add(app, reads.items, reads.store, reads.space)
+    app.add_middleware(BoundedBodies)  # outermost
+
+
+def describe_reads(document: dict[str, Any]) -> None:
+    """Put into *document* (an OpenAPI document) what FastAPI does not know: the schema of events in a body, and the
+    nulls of examples, which it leaves out.
+    """
+    schemas = document["components"]["schemas"]
+    schemas["SessionEvent"] = sessions.SessionEvent.model_json_schema()
+    for model in _MODELS:
+        schemas[model.__name__]["example"] = model.model_json_schema()["example"]

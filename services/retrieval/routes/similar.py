@@ -1,0 +1,54 @@
+"""``GET /similar/{item_id}``: the items nearest to one, by the vectors that answers are chosen by."""
+
+from typing import Annotated
+
+import numpy as np
+from fastapi import FastAPI, Query, Request, Response
+from pydantic import Field
+
+from nearline.hashing import hash64
+from services.retrieval.item_index import ItemIndex
+from services.retrieval.models import Refused
+from services.retrieval.routes.forms import (
+    ALLOWED_LIST,
+    EXAMPLE_ITEMS,
+    ID,
+    Clock,
+    ItemId,
+    Items,
+    ListQuery,
+    example,
+    in_categories,
+    wanted_in,
+)
+from services.retrieval.routes.refusals import not_known
+
+PATH = "/similar/{item_id:path}"
+ALLOWED = {"item_id": ID} | ALLOWED_LIST
+
+
+class SimilarItems(Items):
+    """Items, nearest first; the score is the inner product of unit vectors, 1 at most."""
+
+    model_config = example(EXAMPLE_ITEMS, item_id="22423")
+
+    item_id: str = Field(description="the item that was asked about, which is not among them")
+
+
+def add(app: FastAPI, items: ItemIndex) -> None:
+    """Give *app* the route."""
+
+    @app.get(
+        PATH,
+        summary="Items like one",
+        responses={200: {"model": SimilarItems}, 404: {"model": Refused}, 422: {"model": Refused}},
+    )
+    async def similar(request: Request, item_id: ItemId, query: Annotated[ListQuery, Query()]) -> Response:
+        """The *k* items on show that are nearest to this one, which must be on show itself."""
+        clock = Clock(request)
+        wanted = in_categories(wanted_in(request, items), query.category)
+        vector = (await items.vectors([item_id])).get(item_id)
+        if vector is None:
+            raise not_known("item_id", item_id, "no item of this id is on show; GET /search finds ids by words")
+        found = await items.nearest(vector, query.k, np.array([hash64(item_id)], np.uint64), wanted)
+        return clock.answer({"item_id": item_id}, found)

@@ -1,0 +1,129 @@
+"""Anonymous sessions: the events come with the request, and nothing of them is kept."""
+
+import time
+from collections.abc import Callable, Mapping
+from collections.abc import Sequence as Many
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from nearline.errors import BadAnswer, BadInput, Overloaded, Unavailable
+from nearline.events import Event, EventType, event_of
+from nearline.hashing import hash64_all
+from nearline.seen import SeenPolicy, parse_seen_policy
+from nearline.sequences import Sequence
+from nearline.signals import Context, kept_context
+from nearline.telemetry import get_logger
+from nearline.user_documents import UserDocument
+from services.retrieval.answer import Reason, Step
+from services.retrieval.asked import Asked
+from services.retrieval.recommender import Recommender
+from services.retrieval.session_vectors import SessionVectors
+from services.retrieval.work import Work
+
+MAX_EVENTS = 50
+_NOBODY = "anonymous"  # stands for the user in an event's judgement alone
+
+
+def session_of(events: Many[Mapping[str, Any]], context: Mapping[str, Any], *, now_ms: int) -> Sequence:
+    """The sequence that *events* make, in any order; *context* is what the caller says of the moment.
+
+    They are judged as ``POST /events`` judges them, but for ``user_id``, which they must not have, and for ``v`` and
+    ``event_id``, which they need not have: nothing is stored that could be doubled. ``BadInput`` names the field.
+    """
+    judged = (_judged(nth, event, now_ms) for nth, event in enumerate(events))
+    by_id = {event.event_id: event for event in sorted(judged, key=_order)}
+    ordered = sorted(by_id.values(), key=_order)
+    contexts: list[Context | None] = [kept_context(event.context) for event in ordered]
+    told = kept_context(context) or {}
+    if told and contexts:
+        contexts[-1] = {**(contexts[-1] or {}), **told}
+    return Sequence(
+        user_id=_NOBODY,
+        version=ordered[-1].time_ms if ordered else now_ms,
+        items=[event.item_id for event in ordered],
+        times_ms=[event.time_ms for event in ordered],
+        types=[event.type for event in ordered],
+        values=[event.value for event in ordered],
+        event_ids=[event.event_id for event in ordered],
+        contexts=contexts if any(contexts) else [],
+        profile={} if contexts else told,
+        profile_ms=0 if contexts else now_ms,
+    )
+
+
+def _order(event: Event) -> tuple[int, str]:
+    return event.time_ms, event.event_id
+
+
+def _judged(nth: int, event: Mapping[str, Any], now_ms: int) -> Event:
+    where = f"events.{nth}"
+    if "user_id" in event:
+        problem = "a session's events have no user_id; GET /recommend/{user_id} answers for a known user"
+        raise BadInput("unknown_field", problem, field=f"{where}.user_id")
+    try:
+        return event_of({"v": 1, "event_id": f"#{nth:03}", **event, "user_id": _NOBODY}, append_ms=now_ms)
+    except BadInput as error:
+        field = f"{where}.{error.field}" if error.field else where
+        raise BadInput(error.reason, str(error), field=field) from None
+
+
+class Sessions:
+    """Answers for sessions as *recommender* answers for users; *policy* says which events' items count as seen."""
+
+    def __init__(
+        self,
+        recommender: Recommender,
+        vectors: SessionVectors,
+        policy: SeenPolicy | None = None,
+        *,
+        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        self._recommender = recommender
+        self.vectors = vectors
+        self._policy = policy or parse_seen_policy("")
+        self.now_ms = now_ms
+
+    async def answer(self, session: Sequence, asked: Asked, request_id: str) -> bytes:
+        """The answer as JSON, as that for a user; what the tower cannot encode gets what trends, with the reason."""
+
+        async def read(work: Work) -> Reason | None:
+            work.document, reason = await self.document(session)
+            if reason is Reason.TOWER_UNAVAILABLE:
+                work.course.without(Step.TOWER_UNAVAILABLE)
+            return reason
+
+        return await self._recommender.answer("", asked, request_id, read=read)
+
+    async def document(self, session: Sequence) -> tuple[UserDocument, Reason | None]:
+        """What a store would know of the session's user, and why it has no vector if that is anybody's fault."""
+        document = document_of(session, self._policy, now_s=self.now_ms() // 1000)
+        try:
+            return replace(document, vector=await self.vectors.vector(session)), None
+        except BadAnswer as error:
+            get_logger().error("the user tower answered nonsense for a session", reason=str(error))
+        except (Unavailable, Overloaded):
+            pass  # the breaker has said so
+        return document, Reason.TOWER_UNAVAILABLE
+
+
+def document_of(session: Sequence, policy: SeenPolicy, *, now_s: int) -> UserDocument:
+    """What the store would hold of the session at *now_s*, but for the vector: its versions are times of events."""
+    seen, bought = set(), set()
+    for item_id, kind, time_ms in zip(session.items, session.types, session.times_ms, strict=True):
+        if policy.until_s(kind, time_ms) > now_s:
+            seen.add(item_id)
+        if kind == EventType.PURCHASE:
+            bought.add(item_id)
+    return UserDocument(
+        vector=None,
+        vector_version=session.version,
+        history_version=session.version,
+        newest_event_id=session.newest_event_id,
+        as_of_ms=session.as_of_ms,
+        stored_ms=now_s * 1000,
+        seen=np.sort(hash64_all(list(seen))),
+        purchased=np.sort(hash64_all(list(bought))),
+        events=hash64_all(session.event_ids),
+    )

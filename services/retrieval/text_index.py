@@ -1,0 +1,187 @@
+"""Text search in the items on show: SQLite's FTS5, in the memory of this process.
+
+It was chosen over tantivy because a change is in the next search, without a commit of milliseconds and its merging
+threads, and because it comes with Python. Changes are noted at once and written by the thread that searches, before it
+searches: so no request waits for them on the event loop, and none misses one.
+"""
+
+import asyncio
+import math
+import re
+import sqlite3
+import time
+import unicodedata
+from collections.abc import Iterable, Sequence
+from itertools import islice
+
+from nearline.errors import BadInput, Overloaded, Unavailable
+from nearline.hashing import hash64
+from nearline.item_vectors import Shown
+from nearline.telemetry import counter, gauge, seconds
+from services.retrieval.in_process.background import Background
+
+MAX_WORDS = 16
+MAX_FOUND = 2_000
+_MOST_WAITING = 64  # searches; one takes a few ms, and all share a thread
+_DEADLINE_S = 0.5
+_SLICE = 4_000  # changes that are written at once: 40 ms; many small writes would have to be merged again and again
+_LOOK_EVERY = 20_000  # of SQLite's operations, whether the deadline has passed: about a millisecond
+_WORD = re.compile(r"[^\W_]+")
+# Per column: id (never searched), title, category, brand, attributes.
+_BM25 = "bm25(items, 0.0, 10.0, 4.0, 4.0, 1.0)"
+_SCHEMA = """
+create virtual table items using fts5(
+    item_id unindexed, title, category, brand, attributes,
+    tokenize = "unicode61 remove_diacritics 2", prefix = '2 3'
+)
+"""
+_FIND = f"select item_id, {_BM25} as score from items where items match ? order by score, rowid limit ?"
+_PUT = "insert or replace into items(rowid, item_id, title, category, brand, attributes) values (?, ?, ?, ?, ?, ?)"
+_DROP = "delete from items where rowid = ?"
+
+_SEARCHES = seconds("text_search_seconds", "From a text search's turn to its matches")
+_WAITING = gauge("text_changes_waiting", "Changes of items that the text index has not written yet")
+_CUT_OFF = counter("text_searches_cut_off_total", "Text searches that were ended at their deadline")
+
+Match = tuple[str, float]  # id, score: the greater the better
+
+
+class TextIndex:
+    """Words to items. ``put``, ``drop`` and ``search`` belong to the event loop's thread; the database to its own."""
+
+    def __init__(self, *, deadline_s: float = _DEADLINE_S) -> None:
+        self._deadline_s = deadline_s
+        self._changes: dict[str, Shown | None] = {}
+        self._cleared = False
+        self._thread = Background("text-search")
+        self._database = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
+        self._database.execute(_SCHEMA)
+        self._database.set_progress_handler(lambda: time.monotonic() > self._end, _LOOK_EVERY)
+        self._end = math.inf  # of the statement that runs; looked at in the thread that runs it
+        self._searches = 0
+
+    def put(self, item_id: str, shown: Shown) -> None:
+        """The item is on show, with these words."""
+        self._changes[item_id] = shown
+
+    def drop(self, item_id: str) -> None:
+        """The item is on show no longer; an unknown one changes nothing."""
+        self._changes[item_id] = None
+
+    def clear(self) -> None:
+        """Know nothing, as a new one."""
+        self._changes.clear()
+        self._cleared = True
+
+    async def search(self, text: str, most: int) -> tuple[list[Match], list[Match]]:
+        """The items that have all words of *text*, and those that have some; at most *most* together, best first.
+
+        The last word may be the beginning of one. The second is only looked for if the first are fewer than *most*.
+        ``BadInput`` if there is no word in *text* or there are too many, ``Overloaded`` if too many search,
+        ``Unavailable`` if it takes too long.
+        """
+        words = words_of(text)
+        if self._searches >= _MOST_WAITING:
+            raise Overloaded(f"{self._searches} searches are waiting, at most {_MOST_WAITING} may; come again")
+        self._searches += 1
+        try:
+            await self._write_all()
+            return await self._ask(words, most)
+        finally:
+            self._searches -= 1
+
+    async def run(self, every_s: float = 0.2) -> None:
+        """Write what changed until cancelled, so that a search finds little left to write."""
+        try:
+            while True:
+                await self._write_all()
+                _WAITING.set(len(self._changes))
+                await asyncio.sleep(every_s)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Wait for what is under way and let go of everything; safe to call twice."""
+        self._thread.close()
+        self._database.close()
+
+    async def _ask(self, words: Sequence[str], most: int) -> tuple[list[Match], list[Match]]:
+        try:
+            return await self._thread.run(lambda: self._find(words, most))
+        except sqlite3.OperationalError as error:
+            _CUT_OFF.inc()
+            problem = f"the search took longer than {self._deadline_s:g} s ({error}); give more words"
+            raise Unavailable(problem) from None
+
+    async def _write_all(self) -> None:
+        """Have the thread write all changes that there are now; it takes them in the order of its work."""
+        while self._changes or self._cleared:
+            cleared, self._cleared = self._cleared, False
+            part = dict(islice(self._changes.items(), _SLICE))
+            for item_id in part:
+                del self._changes[item_id]
+            await asyncio.shield(self._thread.run(lambda part=part, cleared=cleared: self._write(part, cleared)))  # type: ignore[misc]
+
+    def _write(self, changes: dict[str, Shown | None], cleared: bool) -> None:
+        gone = [(_row(item_id),) for item_id, shown in changes.items() if shown is None]
+        come = [(_row(item_id), item_id, *_texts(shown)) for item_id, shown in changes.items() if shown is not None]
+        with self._database:
+            self._database.execute("begin")
+            if cleared:
+                self._database.execute("delete from items")
+            self._database.executemany(_DROP, gone)
+            self._database.executemany(_PUT, come)
+
+    def _find(self, words: Sequence[str], most: int) -> tuple[list[Match], list[Match]]:
+        self._end = time.monotonic() + self._deadline_s
+        try:
+            with _SEARCHES.time():
+                return self._found(words, most)
+        finally:
+            self._end = math.inf
+
+    def _found(self, words: Sequence[str], most: int) -> tuple[list[Match], list[Match]]:
+        full = self._matches(_all_of(words), most)
+        if len(full) >= most or len(words) == 1:
+            return full, []
+        known = {item_id for item_id, _ in full}
+        some = self._matches(_any_of(words), most + len(full))
+        return full, [match for match in some if match[0] not in known][: most - len(full)]
+
+    def _matches(self, expression: str, most: int) -> list[Match]:
+        return [(item_id, -score) for item_id, score in self._database.execute(_FIND, (expression, most))]
+
+
+def words_of(text: str) -> list[str]:
+    """The words that are searched for; ``BadInput`` if there is none, or there are too many."""
+    words = _WORD.findall(unicodedata.normalize("NFC", text))
+    if not words:
+        raise BadInput("no_words", f"no letter or digit to search for, came {text!r:.80}", field="q")
+    if len(words) > MAX_WORDS:
+        raise BadInput("too_many_words", f"at most {MAX_WORDS} words, came {len(words)}", field="q")
+    return words
+
+
+def _all_of(words: Sequence[str]) -> str:
+    return " AND ".join(_terms(words))
+
+
+def _any_of(words: Sequence[str]) -> str:
+    return " OR ".join(_terms(words))
+
+
+def _terms(words: Sequence[str]) -> Iterable[str]:
+    """Each word in quotes, so that none is a word of the query language; the last may go on."""
+    for nth, word in enumerate(words, 1):
+        yield f'"{word}"' + ("*" if nth == len(words) and len(word) > 1 else "")
+
+
+def _texts(shown: Shown) -> tuple[str, str, str, str]:
+    values = (value for value in shown.attributes.values() if isinstance(value, str))
+    return shown.title, shown.category, shown.brand, " ".join(values)
+
+
+def _row(item_id: str) -> int:
+    """The item's row: its hash, as SQLite's signed numbers hold it."""
+    number = hash64(item_id)
+    return number - (1 << 64) if number >= 1 << 63 else number
