@@ -30,7 +30,8 @@ from nearline.settings import load_settings
 _GRACE_S = 5.0  # how long answers may still come after the last request was due
 _REFUSALS = (429, 503)  # the server says "not now": neither an answer nor an error
 _DEGRADED = b'"degraded":true'
-_ABOUT = 2_048  # bytes after an answer's head in which it says whether it is degraded; the items come later
+_ABOUT = 2_048  # bytes of an answer within which it says whether it is degraded; the items come later
+_TOLD = 400  # characters of the first error
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,7 @@ class Result:
     refused: int = 0  # 429 and 503
     refused_p50_ms: float = float("nan")
     refused_p99_ms: float = float("nan")
+    first_error: str = ""
 
     def __str__(self) -> str:
         """One line of a table."""
@@ -61,6 +63,7 @@ class Result:
             f"p90 {self.p90_ms:6.2f}  p99 {self.p99_ms:6.2f}  p99.9 {self.p999_ms:6.2f}  max {self.max_ms:7.2f} ms  "
             f"{refused}{self.errors} errors of {self.answered + self.errors + self.refused}  "
             f"generator {self.load_cpu:.0%} of a core, late by {self.late_p99_ms:.2f} ms (p99)"
+            f"{f'; the first error: {self.first_error}' if self.first_error else ''}"
         )
 
 
@@ -73,16 +76,23 @@ class Counted:
     late: list[float] = field(default_factory=list)
     degraded: int = 0
     errors: int = 0
+    first_error: str = ""
 
-    def answer(self, status: int, latency_s: float, *, degraded: bool) -> None:
-        """Count one answer by what it is: one that was asked for, a refusal, or an error."""
+    def answer(self, answer: bytes, latency_s: float) -> None:
+        """Count one whole *answer* by what it is: one that was asked for, a refusal, or an error."""
+        status = int(answer[9:12])
         if status == 200:
             self.latencies.append(latency_s)
-            self.degraded += degraded
+            self.degraded += answer.find(_DEGRADED, 0, _ABOUT) >= 0
         elif status in _REFUSALS:
             self.refusals.append(latency_s)
         else:
-            self.errors += 1
+            self.error(answer.decode(errors="replace"))
+
+    def error(self, what: str) -> None:
+        """Count one request that got no answer."""
+        self.errors += 1
+        self.first_error = self.first_error or what[:_TOLD]
 
     def result(self, wanted_rps: float, took_s: float, cpu_s: float) -> Result:
         """The figures of a run that took *took_s*, of which the generator computed for *cpu_s*."""
@@ -105,6 +115,7 @@ class Counted:
             refused=len(self.refusals),
             refused_p50_ms=refused_p50,
             refused_p99_ms=refused_p99,
+            first_error=self.first_error,
         )
 
 
@@ -152,8 +163,8 @@ class _Connection:
         self.due = due
         self.socket.sendall(request)
 
-    def receive(self) -> tuple[int, bool] | None:
-        """Status and whether it is degraded once the whole answer is here, else ``None``; ``OSError`` if hung up."""
+    def receive(self) -> bytes | None:
+        """The answer once all of it is here, else ``None``; ``OSError`` if the server hung up."""
         chunk = self.socket.recv(262_144)
         if not chunk:
             raise ConnectionResetError("the server hung up")
@@ -163,7 +174,7 @@ class _Connection:
             self._buffer = answer
             return None
         self._buffer = b""
-        return int(answer[9:12]), answer.find(_DEGRADED, head, head + _ABOUT) >= 0
+        return answer
 
 
 def _content_length(answer: bytes, head: int) -> int:
@@ -206,8 +217,8 @@ class _Run:
             connection.busy = True
             try:
                 connection.send(request, due)
-            except OSError:
-                self._fail(connection)
+            except OSError as error:
+                self._fail(connection, error)
 
     def receive(self, timeout_s: float) -> None:
         """Count the answers that are there, or that begin to come within *timeout_s*."""
@@ -217,14 +228,13 @@ class _Run:
             connection = self._by_fd[fd]
             try:
                 answer = connection.receive()
-            except OSError:
-                self._fail(connection)
+            except OSError as error:
+                self._fail(connection, error)
                 continue
             if answer is not None:
                 connection.busy = False
                 self._free.append(connection)
-                status, degraded = answer
-                self.counted.answer(status, time.perf_counter() - connection.due, degraded=degraded)
+                self.counted.answer(answer, time.perf_counter() - connection.due)
 
     def _open(self, connection: _Connection) -> None:
         connection.busy = False
@@ -232,10 +242,11 @@ class _Run:
         self._ready.register(connection.socket, select.EPOLLIN)
         self._free.append(connection)
 
-    def _fail(self, connection: _Connection) -> None:
+    def _fail(self, connection: _Connection, error: OSError) -> None:
         """Begin anew; what was under way is an error, an idle connection that the server closed is none."""
-        self.counted.errors += connection.busy
-        if not connection.busy:
+        if connection.busy:
+            self.counted.error(repr(error))
+        else:
             self._free.remove(connection)
         del self._by_fd[connection.socket.fileno()]
         connection.socket.close()

@@ -5,10 +5,11 @@ from typing import Any
 import psutil
 
 from benchmarks.load import Result, closed_loop, open_loop
+from benchmarks.rates import answered
 from benchmarks.recommend import reads
 from benchmarks.stage import Stage
 
-_ASKING = 4  # connections of the closed loop: enough to keep one thread busy, too few to be refused
+_ASKING = 8  # connections of the closed loop: enough to keep one thread busy, too few to be refused
 _CONNECTIONS = 512  # of the open loop: requests wait at the server, not in the generator
 _STEADY, _OVERLOAD = 0.7, 2.0  # of the capacity
 _MIB = 1024 * 1024
@@ -21,7 +22,7 @@ def measure(stage: Stage) -> dict[str, Any]:
     process = psutil.Process(stage.system.supervisor.pid_of("retrieval"))
     seconds = stage.scale.confirm_s
     stage.say("reads as fast as answers come")
-    capacity = closed_loop(url, requests, seconds, _ASKING).achieved_rps
+    capacity = answered(closed_loop(url, requests, seconds, _ASKING)).achieved_rps
 
     def offered(share: float) -> tuple[Result, float]:
         stage.say(f"{share * capacity:,.0f} reads/s, {share:g} of the capacity")

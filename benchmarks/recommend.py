@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.load import Result, get, open_loop
-from benchmarks.rates import figures
+from benchmarks.rates import answered, figures
 from benchmarks.recall import K, recall_at_50
 from benchmarks.seen import SEEN, seen_users
 from benchmarks.stage import UNTIL_STOPPED_S, Stage
@@ -44,7 +44,7 @@ def measure_diversity_seen(stage: Stage) -> dict[str, Any]:
     runs = []
     for run in range(_RUNS):
         stage.say(f"diversity and {SEEN:,} seen items at {DIVERSITY_SEEN_RPS:,} rps, run {run + 1} of {_RUNS}")
-        runs.append(open_loop(urls[0], requests, DIVERSITY_SEEN_RPS, stage.scale.confirm_s))
+        runs.append(answered(open_loop(urls[0], requests, DIVERSITY_SEEN_RPS, stage.scale.confirm_s)))
     return {"recommend": {"diversity_seen": _median_run(runs) | {"users": len(users), "seen": SEEN}}}
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from benchmarks.ingest import requests
 from benchmarks.load import Counted, Result
 from benchmarks.overload import figures
 from benchmarks.probe import percentiles_ms
-from benchmarks.rates import highest_within, is_within
+from benchmarks.rates import answered, highest_within, is_within
 from benchmarks.recall import recall
 from benchmarks.sampled import Samples
 from benchmarks.search import highest_passing
@@ -24,9 +25,12 @@ from benchmarks.seen import SEEN, clicks_of, tastes_of
 from benchmarks.session import EVENTS, bodies
 from benchmarks.targets import TARGETS, Target
 from benchmarks.traffic import clicks, pairs, zipf
+from nearline.errors import Unavailable
 from nearline.events import decode_event
 from services.ingest.clicks import Accepted, judge
+from services.retrieval.routes.sessions import SessionBody
 
+NOW_MS = 1_763_000_000_000
 FRESH = Target("freshness", ("freshness_ms", "500", "p50"), 100, 25, "ms")
 RATE = Target("rate", ("rate",), 2_000, 6_000, "/s", True)
 
@@ -122,6 +126,7 @@ def test_a_rate_is_within_its_bound_only_if_everything_was_answered_in_time() ->
     assert not is_within(ran(500, 0.006), 5.0)
     assert not is_within(ran(500, 0.005, refused=1), 5.0)
     assert not is_within(ran(500, 0.005, errors=1), 5.0)
+    assert not is_within(replace(ran(500, 0.005), degraded=1), 5.0)
     assert not is_within(Counted(latencies=[0.001] * 90).result(500, 0.2, 0.1), 5.0)
 
 
@@ -174,12 +179,21 @@ def test_users_who_have_seen_a_great_deal_clicked_as_many_different_items_of_one
     )
 
 
-def test_sessions_are_seeded_and_hold_five_clicks_on_items_of_the_catalogue() -> None:
-    first = bodies(20, items=100, seed=1)
-    assert first == bodies(20, items=100, seed=1)
+def test_sessions_are_seeded_and_hold_five_clicks_that_the_route_accepts() -> None:
+    first = bodies(20, items=100, seed=1, now_ms=NOW_MS)
+    assert first == bodies(20, items=100, seed=1, now_ms=NOW_MS)
     catalogue = bench_items(100, seed=1)
-    for body in map(orjson.loads, first):
-        assert [event["item_id"] in catalogue for event in body["events"]] == [True] * EVENTS
+    for body in first:
+        session = SessionBody.model_validate(orjson.loads(body)).session(NOW_MS)
+        assert [item in catalogue for item in session.items] == [True] * EVENTS
+        assert session.times_ms[-1] == NOW_MS
+
+
+def test_a_run_of_errors_alone_ends_a_measurement_with_the_first_of_them() -> None:
+    failed = Counted(errors=3, first_error="HTTP/1.1 422 …").result(10, 1, 0)
+    with pytest.raises(Unavailable, match="3 requests, and none was answered; the first: HTTP/1.1 422"):
+        answered(failed)
+    assert answered(ran(10, 0.001, errors=1)).errors == 1
 
 
 def test_results_of_one_object_stand_side_by_side_and_a_new_one_replaces_the_old() -> None:

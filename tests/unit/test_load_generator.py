@@ -13,6 +13,7 @@ from benchmarks.load import Counted, Schedule, closed_loop, get, open_loop, post
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 DEGRADED = b'HTTP/1.1 200 OK\r\ncontent-length: 17\r\n\r\n{"degraded":true}'
 BUSY = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n"
+SLOWER = b"HTTP/1.1 429 Too Many Requests\r\ncontent-length: 0\r\n\r\n"
 BROKEN = b"HTTP/1.1 500 Internal Server Error\r\ncontent-length: 0\r\n\r\n"
 
 
@@ -61,16 +62,11 @@ def test_requests_are_due_at_even_times_whatever_became_of_those_before() -> Non
 
 def test_refusals_degraded_answers_and_errors_are_told_apart() -> None:
     counted = Counted()
-    for status, latency_s, degraded in (
-        (200, 0.010, False),
-        (200, 0.030, True),
-        (503, 0.002, False),
-        (429, 0.004, False),
-        (500, 0.5, False),
-    ):
-        counted.answer(status, latency_s, degraded=degraded)
+    for answer, latency_s in ((OK, 0.010), (DEGRADED, 0.030), (BUSY, 0.002), (SLOWER, 0.004), (BROKEN, 0.5)):
+        counted.answer(answer, latency_s)
     result = counted.result(wanted_rps=5, took_s=2, cpu_s=0.5)
     assert (result.answered, result.degraded, result.refused, result.errors) == (2, 1, 2, 1)
+    assert result.first_error.startswith("HTTP/1.1 500")
     assert (result.p50_ms, result.max_ms, result.refused_p50_ms) == pytest.approx((20, 30, 3))
     assert (result.achieved_rps, result.load_cpu) == (1, 0.25)
 
@@ -108,6 +104,7 @@ def test_a_server_that_hangs_up_is_an_error_and_the_next_request_has_a_connectio
     with server(in_turn(OK, b"")) as url:
         result = open_loop(url, [get(url)], rps=100, seconds=0.2, connections=1)
     assert (result.answered, result.errors) == (10, 10)
+    assert "hung up" in result.first_error
 
 
 def test_the_closed_loop_sends_whole_requests_in_turn() -> None:
