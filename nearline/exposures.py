@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from nearline.errors import BadInput
 from nearline.events import check_version, load_object
@@ -20,8 +22,9 @@ _LISTS = ("items", "sources", "scores")
 class Exposure:
     """One answer; *sources*, *scores* and, if there are any, *propensities* are as long as *items*.
 
-    *propensities* are there where an answer explored: with which probability each item came to its place, before pins;
-    ``None`` for one that was pinned. *user_id* is empty where nobody is known. *rules* touched the answer. *page* is 0 for an answer that is no further page.
+    *user_id* is empty where nobody is known. *propensities* are there where an answer explored: with which probability
+    each item came to its place, before pins; ``None`` for one that was pinned. *rules* touched the answer. *page* is 0
+    for an answer that is no further page.
     """
 
     request_id: str
@@ -30,7 +33,7 @@ class Exposure:
     space: int
     items: Sequence[str]
     sources: Sequence[str]
-    scores: Sequence[float]
+    scores: Sequence[float] | NDArray[np.float32]
     scenario: str | None = None
     propensities: Sequence[float | None] = ()
     rules: Sequence[str] = ()
@@ -38,7 +41,7 @@ class Exposure:
 
 
 def encode_exposure(exposure: Exposure) -> bytes:
-    """The record of *exposure*; what there is none of is left out."""
+    """The record of *exposure*; what there is none of is left out. Its scores may be an array."""
     body: dict[str, Any] = {
         "v": 1,
         "request_id": exposure.request_id,
@@ -53,7 +56,7 @@ def encode_exposure(exposure: Exposure) -> bytes:
     for name in ("scenario", "propensities", "rules"):
         if value := getattr(exposure, name):
             body[name] = value
-    return orjson.dumps(body)
+    return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def decode_exposure(raw: bytes | None) -> Exposure:

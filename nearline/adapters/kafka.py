@@ -17,7 +17,7 @@ from typing import Any, Self, TypeVar
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType, NewTopic
 from kafka.errors import KafkaError, MessageSizeTooLargeError, TopicAlreadyExistsError
-from kafka.partitioner import DefaultPartitioner
+from kafka.partitioner.default import murmur2
 from kafka.structs import OffsetAndMetadata
 
 from nearline.errors import BadInput, Misconfigured, Unavailable
@@ -353,7 +353,7 @@ def _newest_of(brokers: Brokers, topic: str, key: bytes) -> Record | None:
             partitions = sorted(consumer.partitions_for_topic(topic) or ())
             if not partitions:
                 raise Unavailable(f"topic {topic} does not exist; run `nearline init`")
-            part = TopicPartition(topic, DefaultPartitioner()(key, partitions, partitions))
+            part = TopicPartition(topic, partitions[(murmur2(key) & 0x7FFFFFFF) % len(partitions)])
             consumer.assign([part])
             consumer.seek_to_beginning(part)
             end = consumer.end_offsets([part])[part]

@@ -8,7 +8,8 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+
+import numpy as np
 
 from nearline.errors import NearlineError
 from nearline.exposures import Exposure, encode_exposure
@@ -19,8 +20,9 @@ from nearline.topics import EXPOSURES
 from services.retrieval.answer import Group
 
 MOST = 20_000  # exposures that wait: some 20 MB
-_BATCH = 50  # encoded at a time, in half a millisecond
-_PAUSE_S = 0.02
+_BATCH = 200  # sent together: the client's work for a batch is shared by all of it
+_AT_ONCE = 10  # encoded before answers get their turn: 0.2 ms
+_PAUSE_S = 0.05
 _RETRY_S = 1.0
 
 _SENT = counter("exposures_total", "Exposures that went to the log")
@@ -71,7 +73,7 @@ class Exposures:
         self._waiting.append(shown)
 
     async def run(self) -> None:
-        """Send what is noted until cancelled; in slices, so that no answer waits for more than half a millisecond."""
+        """Send what is noted until cancelled; encoded a few at a time, so that no answer waits for long."""
         while True:
             while self._waiting:
                 await self.send_some()
@@ -92,8 +94,13 @@ class Exposures:
         """Send the oldest that wait; what the log does not take is dropped and counted, after a moment's rest."""
         taken = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
         _WAITING.set(len(self._waiting))
+        messages = []
+        for nth, shown in enumerate(taken, start=1):
+            messages.append(message_of(shown, self._space))
+            if nth % _AT_ONCE == 0:
+                await asyncio.sleep(0)
         try:
-            await self._send(EXPOSURES, [message_of(shown, self._space) for shown in taken])
+            await self._send(EXPOSURES, messages)
         except NearlineError as error:
             _DROPPED.labels("log_away").inc(len(taken))
             get_logger().warning("exposures were dropped", reason=str(error), dropped=len(taken))
@@ -106,13 +113,21 @@ def message_of(shown: Shown, space: Space) -> Message:
     """The record of *shown*: its key and its value."""
     items: list[str] = []
     sources: list[str] = []
-    scores: list[Any] = []
     for group in shown.groups:
         items += group.items.item_ids
         sources += [group.source.value] * len(group.items)
-        scores += group.items.scores.tolist()
+    scores = [group.items.scores.astype(np.float32) for group in shown.groups]
     exposure = Exposure(
-        shown.request_id, shown.user_id, shown.time_ms, space.number, items, sources, scores,
-        shown.scenario, shown.propensities, shown.rules, shown.page,
-    )  # fmt: skip
+        request_id=shown.request_id,
+        user_id=shown.user_id or "",
+        time_ms=shown.time_ms,
+        space=space.number,
+        items=items,
+        sources=sources,
+        scores=np.concatenate(scores) if scores else (),
+        scenario=shown.scenario,
+        propensities=shown.propensities,
+        rules=shown.rules,
+        page=shown.page,
+    )
     return (shown.user_id or shown.request_id).encode(), encode_exposure(exposure)

@@ -78,7 +78,7 @@ class Shop:
             towers=self.towers,
             store=store,
             dead_letters=Outbox(),
-            announce=Outbox(),
+            announce=lambda documents: None,
             policy=parse_seen_policy(""),
         )
         await worker.step()
@@ -144,7 +144,7 @@ def test_a_session_gets_the_vector_that_a_user_with_its_events_gets(triton: Runn
 
 def test_a_context_alone_gives_a_vector_of_its_own(triton: RunningTriton) -> None:
     async def story(shop: Shop) -> list[Any]:
-        told = ({"country": "GB"}, {"country": "FR"}, {})
+        told = ({"country": "United Kingdom"}, {"country": "France"}, {})
         return [await shop.vectors.vector(session(context=context)) for context in told]
 
     british, french, nothing = with_shop(triton, story)

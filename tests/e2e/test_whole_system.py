@@ -1,6 +1,7 @@
 """The whole system as processes on free ports: what a click changes, and what kill -9 does not."""
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -120,6 +121,63 @@ def test_a_click_by_http_is_in_the_next_answer(system: System) -> None:
     assert sent.status_code == 200, sent.text
     event_id = sent.json()["results"][0]["event_id"]
     assert wait_until(lambda: answer(system, quote("clara/ü 7"))["newest_event_id"] == event_id, DEADLINE_S)
+
+
+def command(system: System, *words: str) -> str:
+    """What the command line of this system prints."""
+    done = subprocess.run(
+        [sys.executable, "-m", "nearline.cli", *words],
+        env={**os.environ, **system.environment(), "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_rule_holds_when_it_is_put_and_no_more_when_it_is_deleted(system: System, tmp_path: Path) -> None:
+    click(system, last := event("rita", "teapot-1"))
+    assert wait_until(lambda: uses(system, last), DEADLINE_S)
+    file = tmp_path / "rules.toml"
+    file.write_text("""
+        [[rules]]
+        rule_id = "no-teapots"
+        action = "block"
+        filter = 'category = "teapots"'
+        [[rules]]
+        rule_id = "gold"
+        action = "pin"
+        position = 1
+        items = ["lantern-7"]
+    """)
+    assert "lantern-7" in command(system, "rules", "try", str(file), "--user", "rita")
+    assert any(item.startswith("teapot") for item in shown(system, "rita", k=30)), "nothing was put into force"
+    command(system, "rules", "put", str(file))
+    assert wait_until(lambda: shown(system, "rita", k=30)[:1] == ["lantern-7"], DEADLINE_S)
+    ruled = answer(system, "rita", k=30)
+    assert not any(item["item_id"].startswith("teapot") for item in ruled["items"])
+    assert ruled["rules"] == ["no-teapots", "gold"]
+    assert "blocked by no-teapots" in command(system, "why", "rita", "teapot-2")
+    for rule_id in ("no-teapots", "gold"):
+        command(system, "rules", "delete", rule_id)
+    assert wait_until(lambda: "rules" not in answer(system, "rita")["items"][0], DEADLINE_S)
+    assert last.event_id in command(system, "why", "rita", "teapot-2"), "the event that moved it"
+
+
+def test_a_click_that_names_its_answer_is_in_the_report(system: System) -> None:
+    found = answer(system, "remy", k=5)
+    clicked = found["items"][0]
+    told = replace(event("remy", clicked["item_id"]), request_id=found["request_id"])
+    click(system, told)
+    assert wait_until(lambda: uses(system, told), DEADLINE_S)
+
+    def is_counted() -> bool:
+        report = json.loads(command(system, "report", "--json"))
+        lines = {line["source"]: line["clicked"]["hits"] for line in report["lines"]}
+        return report["met"] >= 1 and lines.get(clicked["source"], 0) >= 1
+
+    assert wait_until(is_counted, DEADLINE_S)
 
 
 def test_an_item_by_http_comes_is_hidden_and_goes(system: System) -> None:

@@ -17,6 +17,7 @@ from nearline.adapters.http import status_routes
 from nearline.adapters.limits import AddressLimits
 from nearline.adapters.tokens import UserTokens
 from nearline.guard import Guard, callers_in, unruled
+from nearline.item_vectors import Shown
 from nearline.key_ring import KeyRing
 from nearline.keys import encode_key, make_key
 from nearline.log import Record
@@ -128,6 +129,8 @@ def test_an_item_that_comes_changes_or_goes_is_so_in_the_next_search(world: Worl
     assert ids(world.get("/search?q=lion")) == ["new"]
     world.catalogue.apply(replace(item(10, 4, item_id="new"), candidate=None, retired_ms=1))
     assert ids(world.get("/search?q=lion")) == []
+    assert world.texts is not None
+    assert world.run(world.texts.search("lion", 5)) == ([], []), "it is kept for nothing"
 
 
 def test_attributes_are_words_too_and_filters_hold(world: World) -> None:
@@ -241,6 +244,15 @@ def test_a_user_whom_nobody_knows_is_not_found_and_a_store_that_is_down_is_said_
     answer = world.get("/users/nobody")
     assert answer.status_code == 503
     assert answer.headers["retry-after"] == "1"
+    assert "memory" not in answer.text, "what the store is, and where, is nobody's business"
+
+
+def test_a_search_that_takes_too_long_is_told_to_say_more(world: World) -> None:
+    assert world.texts is not None
+    for nth in range(3_000):
+        world.texts.put(f"x{nth}", Shown(f"thing number{nth}"))
+    world.texts._deadline_s = -1.0
+    assert "give more words" in told(world.get("/search?q=thing"), 503)["problem"]
 
 
 def test_users_near_a_user_are_told_without_himself(world: World) -> None:

@@ -258,7 +258,7 @@ def test_a_body_that_does_not_come_is_waited_for_only_so_long(world: World) -> N
             told.append(message)
 
         scope = {"type": "http", "method": "POST", "path": "/recommend", "headers": []}
-        await BoundedBodies(world.app, arrival_s=0.01)(scope, never, send)
+        await BoundedBodies(world.app, ["/recommend"], arrival_s=0.01)(scope, never, send)
         return told
 
     assert world.run(story())[0]["status"] == 408

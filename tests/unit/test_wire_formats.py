@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 from nearline.dead_letters import DeadLetter, decode_dead_letter, encode_dead_letter
 from nearline.errors import BadInput, SpaceMismatch
 from nearline.events import Event, decode_event, encode_event
+from nearline.exposures import Exposure, decode_exposure, encode_exposure
 from nearline.item_vectors import ItemVector, Shown, decode_item_vector, encode_item_vector
 from nearline.items import Item, decode_item, encode_item
 from nearline.keys import Key, Permission, decode_key, encode_key, revoked
 from nearline.popularity import decode_popularity
 from nearline.profiles import Profile, decode_profile, encode_profile
+from nearline.rules import Scenario, decode, encode_rule, encode_scenario, rule_of
 from nearline.seen import FOREVER_S, SeenSnapshot, decode_seen, encode_seen, no_seen
 from nearline.sequences import Sequence, decode_sequence, encode_sequence, erased_sequence
 from nearline.space import Space
@@ -114,7 +116,39 @@ SIGNER = Key(
 )
 LETTER = DeadLetter("not_json", "not JSON: …", "clicks", 3, 99, NOW_MS, b"u-1", b"\xff{")
 
+RULE = rule_of(
+    {
+        "rule_id": "no-wine",
+        "action": "block",
+        "filter": 'category = "wine" and price < 20',
+        "from_ms": NOW_MS,
+        "until_ms": NOW_MS + 100_000_000,
+        "scenario": "home",
+    }
+)
+PIN = rule_of({"rule_id": "gifts", "action": "pin", "items": ["w1", "w2"], "position": 3})
+SCENARIO = Scenario(
+    "home",
+    {
+        "k": 12,
+        "filter": "price < 50",
+        "exclude_seen": "purchase",
+        "diversity": 0.3,
+        "popularity_discount": 0.1,
+        "max_per_category": 3,
+        "explore": 0.05,
+    },
+    ("no-wine",),
+)
+EXPOSURE = Exposure(
+    "r-1", "u-1", NOW_MS, 1, ["i-1", "i-2"], ["pinned", "personal"], [0.5, 0.25], "home", [None, 0.95], ["gifts"], 0
+)
+
 FORMATS = {
+    "rule.v1.json": encode_rule(RULE),
+    "rule_pin.v1.json": encode_rule(PIN),
+    "scenario.v1.json": encode_scenario(SCENARIO),
+    "exposure.v1.json": encode_exposure(EXPOSURE),
     "event.v1.json": encode_event(EVENT),
     "sequence.v1.json": encode_sequence(SEQUENCE),
     "sequence_with_context.v1.json": encode_sequence(SAID),
@@ -161,6 +195,13 @@ def test_golden_messages_load() -> None:
     assert decode_dead_letter(golden("dead_letter.v1.json")) == LETTER
     assert decode_key(golden("api_key.v1.json")) == KEY
     assert decode_key(golden("api_key_revoked.v1.json")) == revoked(SIGNER, now_ms=NOW_MS + 1)
+
+
+def test_golden_rules_and_exposures_load() -> None:
+    assert decode("no-wine", golden("rule.v1.json")) == RULE
+    assert decode("gifts", golden("rule_pin.v1.json")) == PIN
+    assert decode("scenario:home", golden("scenario.v1.json")) == SCENARIO
+    assert decode_exposure(golden("exposure.v1.json")) == EXPOSURE
 
 
 def test_the_golden_popularity_loads() -> None:

@@ -18,16 +18,19 @@ ARRIVAL_S = 10.0
 
 
 class BoundedBodies:
-    """Reads the whole body of a POST before *app* sees anything of it: 413 if it is too large, 408 if too slow."""
+    """Reads the whole body of a POST to *paths* before *app* sees it: 413 if it is too large, 408 if too slow."""
 
-    def __init__(self, app: ASGIApp, *, most_bytes: int = MOST_BYTES, arrival_s: float = ARRIVAL_S) -> None:
+    def __init__(
+        self, app: ASGIApp, paths: Iterable[str], *, most_bytes: int = MOST_BYTES, arrival_s: float = ARRIVAL_S
+    ) -> None:
         self._app = app
+        self._paths = frozenset(paths)
         self._most = most_bytes
         self._arrival_s = arrival_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] != "http" or scope["method"] != "POST":
+        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] not in self._paths:
             await self._app(scope, receive, send)
             return
         try:

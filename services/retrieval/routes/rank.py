@@ -48,12 +48,12 @@ class RankBody(Strict):
     events: Annotated[
         list[dict[str, Any]],
         Field(max_length=MAX_EVENTS, json_schema_extra={"items": {"$ref": "#/components/schemas/SessionEvent"}}),
-    ] = Field([], description="of an anonymous session, as in `POST /recommend`")
-    context: SessionContext = SessionContext()
+    ] = Field(default_factory=list, description="of an anonymous session, as in `POST /recommend`")
+    context: SessionContext | None = None
 
     @model_validator(mode="after")
     def _one_of_two(self) -> "RankBody":
-        if (self.user_id is None) == (not self.events and self.context == SessionContext()):
+        if (self.user_id is None) == (not self.events and self.context is None):
             raise ValueError("give user_id, or else the events or the context of a session")
         return self
 
@@ -141,7 +141,7 @@ class Ranker:
     async def _of_session(self, body: RankBody) -> tuple[Vector | None, int | None, Reason | None]:
         if self._sessions is None:
             raise not_here("a session's order", "it needs NEARLINE_INDEX=hnsw://; give the user_id of a known user")
-        told = body.context.model_dump(exclude={"category"}, exclude_defaults=True)
+        told = {} if body.context is None else body.context.told
         try:
             session = session_of(body.events, told, now_ms=self._sessions.now_ms())
         except BadInput as error:
@@ -178,6 +178,7 @@ def add(app: FastAPI, items: ItemIndex, store: GuardedStore, space: Space, sessi
         summary="Put items in order",
         responses={
             200: {"model": RankedItems},
+            408: {"model": Refused},
             413: {"model": Refused},
             422: {"model": Refused},
             501: {"model": Refused, "description": "events were given, and the items are in an engine"},

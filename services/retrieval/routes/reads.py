@@ -83,7 +83,7 @@ def add_reads(app: FastAPI, reads: Reads, others: Mapping[str, Mapping[str, str]
     lists.add(app, reads.items)
     search.add(app, reads.items, reads.texts)
     known_user.add(app, reads.items, reads.store, reads.space)
-    app.add_middleware(BoundedBodies)  # outermost
+    app.add_middleware(BoundedBodies, paths=(sessions.PATH, rank.PATH))  # outermost
 
 
 def describe_reads(document: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.responses import JSONResponse
 
 from nearline.errors import BadInput, Overloaded, Unavailable
+from nearline.telemetry import get_logger
 
 _RETRY = {"retry-after": "1"}
 _COMES_AGAIN = (429, 503)
@@ -58,7 +59,8 @@ def refuse_with(app: FastAPI, allowed: Mapping[str, Mapping[str, str]]) -> None:
         return answer_of(NotAnswered(429, "", "", str(error)), {})
 
     async def unavailable(_: Request, error: Exception) -> Response:
-        return answer_of(NotAnswered(503, "", "", f"{error}; come again"), {})
+        get_logger().warning("a request found a part away", reason=str(error))  # which may name hosts and folders
+        return answer_of(NotAnswered(503, "", "", "a part that this answer needs does not answer; come again"), {})
 
     app.add_exception_handler(RequestValidationError, malformed)
     app.add_exception_handler(NotAnswered, told)

@@ -7,7 +7,7 @@ import numpy as np
 from fastapi import FastAPI, Query, Request, Response
 from pydantic import Field
 
-from nearline.errors import BadInput
+from nearline.errors import BadInput, Unavailable
 from services.retrieval.item_index import ItemIndex
 from services.retrieval.models import Refused
 from services.retrieval.routes.forms import (
@@ -20,7 +20,7 @@ from services.retrieval.routes.forms import (
     in_categories,
     wanted_in,
 )
-from services.retrieval.routes.refusals import not_here, refused
+from services.retrieval.routes.refusals import NotAnswered, not_here, refused
 from services.retrieval.text_index import MAX_FOUND, MAX_WORDS, Match, TextIndex
 
 PATH = "/search"
@@ -97,3 +97,5 @@ async def _matches(texts: TextIndex, words: str, most: int) -> tuple[list[Match]
         return await texts.search(words, most)
     except BadInput as error:
         raise refused(error, came=words) from None
+    except Unavailable as error:
+        raise NotAnswered(503, "q", words, str(error)) from None

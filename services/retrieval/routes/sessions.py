@@ -29,6 +29,7 @@ from services.retrieval.routes.refusals import not_here, refused
 from services.retrieval.sessions import MAX_EVENTS, Sessions, session_of
 
 PATH = "/recommend"
+NOTHING_SAID = PageContext()
 _SHARED = ("k", "exclude_seen", "filter", "diversity", "popularity_discount", "max_per_category", "scenario")
 ALLOWED = {
     "events": f"up to {MAX_EVENTS} objects with item_id, type ({', '.join(EVENT_TYPES)}) and time_ms (UTC ms)",
@@ -66,6 +67,16 @@ class SessionContext(Strict):
     interests: list[Annotated[str, Field(max_length=64)]] = Field(default=[], max_length=5)
     category: str = Field(default="", max_length=1_000, description="the category of the page that is shown")
 
+    @property
+    def told(self) -> dict[str, Any]:
+        """What of it the model may know."""
+        return self.model_dump(exclude={"category"}, exclude_defaults=True)
+
+    @property
+    def page(self) -> PageContext:
+        """What of it is about the page."""
+        return PageContext(self.device, self.country, self.category)
+
 
 def _as_in_get(name: str) -> Any:
     """The declaration of a parameter that means what it means for a known user."""
@@ -81,12 +92,14 @@ class SessionBody(Strict):
     events: Annotated[
         list[dict[str, Any]],
         Field(max_length=MAX_EVENTS, json_schema_extra={"items": {"$ref": "#/components/schemas/SessionEvent"}}),
-    ] = Field([], description="in any order; the user tower makes a vector of those whose items are known")
-    context: SessionContext = SessionContext()
+    ] = Field(
+        default_factory=list, description="in any order; the user tower makes a vector of those whose items are known"
+    )
+    context: SessionContext | None = None
     k: int = _as_in_get("k")
     exclude_seen: ExcludeSeen = _as_in_get("exclude_seen")
     filter: str | None = _as_in_get("filter")
-    exclude: list[Id] = Field([], max_length=MAX_EXCLUDED, description="ids of items to leave out")
+    exclude: list[Id] = Field(default_factory=list, max_length=MAX_EXCLUDED, description="ids of items to leave out")
     diversity: float = _as_in_get("diversity")
     popularity_discount: float = _as_in_get("popularity_discount")
     max_per_category: int | None = _as_in_get("max_per_category")
@@ -104,15 +117,14 @@ class SessionBody(Strict):
             popularity_discount=self.popularity_discount,
             max_per_category=self.max_per_category,
             fields=None if self.fields is None else frozenset(self.fields),
-            context=PageContext(self.context.device, self.context.country, self.context.category),
+            context=NOTHING_SAID if self.context is None else self.context.page,
             scenario=self.scenario,
             given=frozenset(self.model_fields_set),
         )
 
     def session(self, now_ms: int) -> Sequence:
         """The session; ``BadInput`` naming the field of an event that is none."""
-        told = self.context.model_dump(exclude={"category"}, exclude_defaults=True)
-        return session_of(self.events, told, now_ms=now_ms)
+        return session_of(self.events, {} if self.context is None else self.context.told, now_ms=now_ms)
 
 
 class SessionRecommendations(Recommendations):
@@ -131,6 +143,7 @@ def add(app: FastAPI, sessions: Sessions | None) -> None:
         summary="Items for a session",
         responses={
             200: {"model": SessionRecommendations},
+            408: {"model": Refused},
             413: {"model": Refused},
             422: {"model": Refused},
             501: {"model": Refused, "description": "the items are in an engine"},
