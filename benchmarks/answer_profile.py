@@ -1,6 +1,6 @@
 """On what do answers spend their time? A second retrieval process beside a whole system, sampled while it is asked.
 
-    .venv/services/bin/python -m benchmarks.answer_profile [--query diversity=0.3] [--seen] [--items 100000]
+    .venv/services/bin/python -m benchmarks.answer_profile [--query diversity=0.3] [--seen | --sessions]
 
 Prints the functions by their share of the process' time: with all that they call, and alone.
 """
@@ -22,8 +22,10 @@ import psutil
 from benchmarks.catalogue import bench_items
 from benchmarks.load import get, open_loop
 from benchmarks.probe import Probe
+from benchmarks.rates import answered
 from benchmarks.recall import K
 from benchmarks.seen import seen_users
+from benchmarks.session import sessions
 from benchmarks.stage import QUICK, Stage, prepare
 from benchmarks.traffic import user_id
 from local.addresses import Ports
@@ -44,6 +46,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=QUICK.items)
     parser.add_argument("--query", default="", help="parameters of the requests besides k")
     parser.add_argument("--seen", action="store_true", help="users who have seen 2,000 items")
+    parser.add_argument("--sessions", action="store_true", help="POST /recommend with five events each")
     parser.add_argument("--rps", type=float, default=300)
     parser.add_argument("--seconds", type=float, default=10)
     given = parser.parse_args()
@@ -53,10 +56,14 @@ def main() -> None:
     with embedded_system(data) as system, Probe(system.bootstrap, system.retrieval, system.key) as probe:
         stage = Stage(system, probe, scale, 1, _say, bench_items(scale.items, 1))
         prepare(stage)
-        users = seen_users(stage) if given.seen else [user_id(number) for number in range(scale.users)]
         with _sampled_retrieval(system, data / "samples.json") as (process, url):
-            urls = [f"{url}/recommend/{user}?k={K}&{given.query}".rstrip("&") for user in users]
-            _ask(process, urls, system.key, given.rps, given.seconds)
+            if given.sessions:
+                requests = sessions(stage, url)
+            else:
+                users = seen_users(stage) if given.seen else [user_id(number) for number in range(scale.users)]
+                urls = [f"{url}/recommend/{user}?k={K}&{given.query}".rstrip("&") for user in users]
+                requests = [get(each, system.key) for each in urls]
+            _ask(process, url, requests, given.rps, given.seconds)
     _print(json.loads((data / "samples.json").read_text()))
 
 
@@ -64,12 +71,11 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-def _ask(process: "subprocess.Popen[bytes]", urls: Sequence[str], key: str, rps: float, seconds: float) -> None:
-    requests = [get(url, key) for url in urls]
-    open_loop(urls[0], requests, rps, _WARM_UP_S)
+def _ask(process: "subprocess.Popen[bytes]", url: str, requests: Sequence[bytes], rps: float, seconds: float) -> None:
+    answered(open_loop(url, requests, rps, _WARM_UP_S))
     process.send_signal(signal.SIGUSR2)
     before = sum(psutil.Process(process.pid).cpu_times()[:2])
-    result = open_loop(urls[0], requests, rps, seconds)
+    result = open_loop(url, requests, rps, seconds)
     used = sum(psutil.Process(process.pid).cpu_times()[:2]) - before
     print(f"{result}\n{used / max(1, result.answered) * 1e6:,.0f} us of processor time an answer, sampling included\n")
 

@@ -23,10 +23,14 @@ _APART_MS = 10_000
 def measure(stage: Stage) -> dict[str, Any]:
     """``{"session": …}``: POST /recommend with five events each, the write path idle."""
     stage.probe.settle(stage.item_of_probe(0))
-    url = f"{stage.system.retrieval}/recommend"
-    sessions = bodies(_SESSIONS, stage.scale.items, stage.seed, now_ms=time.time_ns() // 1_000_000)
-    requests = [post(url, body, stage.system.key) for body in sessions]
-    return {"session": figures(stage, "sessions", url, requests, SESSION_P99_MS, first=_FIRST_RPS)}
+    url = stage.system.retrieval
+    return {"session": figures(stage, "sessions", url, sessions(stage, url), SESSION_P99_MS, first=_FIRST_RPS)}
+
+
+def sessions(stage: Stage, url: str) -> list[bytes]:
+    """Whole requests of different sessions to the retrieval at *url*."""
+    told = bodies(_SESSIONS, stage.scale.items, stage.seed, now_ms=time.time_ns() // 1_000_000)
+    return [post(f"{url}/recommend", body, stage.system.key) for body in told]
 
 
 def bodies(count: int, items: int, seed: int, *, now_ms: int) -> list[bytes]:
