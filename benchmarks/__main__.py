@@ -1,7 +1,8 @@
 """``python -m benchmarks``: the whole system on this machine, measured; one table, and ``build/bench.json``.
 
 It starts a system of its own on free ports, so nothing else has to run, and nothing else should: every figure is of
-the machine's cores with the load generators on them. What each figure means is in docs/benchmarks.md.
+the machine's cores with the load generators on them. What is not measured again stays in the file as it was, with the
+commit and the time of its own run under ``taken``. What each figure means is in docs/benchmarks.md.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from benchmarks import freshness, ingest, reads, resources, searchable, sustained
+from benchmarks import freshness, ingest, overload, recommend, resources, searchable, session, sustained, waiting
 from benchmarks.about import about, load_average
 from benchmarks.catalogue import bench_items
 from benchmarks.neighbours import watch
@@ -32,23 +33,27 @@ from nearline.errors import NearlineError
 MEASUREMENTS: Mapping[str, Callable[[Stage], dict[str, Any]]] = {
     "freshness": freshness.measure,
     "searchable": searchable.measure,
-    "reads": reads.measure,
-    "reads_under_load": reads.measure_under_load,
+    "after": waiting.measure,
+    "recommend.idle": recommend.measure_idle,
+    "session": session.measure,
+    "reads_under_load": recommend.measure_under_load,
+    "recommend.diversity_seen": recommend.measure_diversity_seen,
+    "overload": overload.measure,
     "events": ingest.measure,
     "sustained": sustained.measure,
     "resources": resources.measure,
 }
 
+Found = dict[str, Any]
+
 _QUIET_CORES = 0.1
 console = Console(highlight=False)
 
 
-def run(
-    names: list[str], scale: Scale, seed: int, data: Path, *, keep: Callable[[Mapping[str, Any]], None]
-) -> dict[str, Any]:
-    """Start a system, load it, take the measurements *names*; *keep* gets what is known after each of them."""
+def run(names: list[str], scale: Scale, seed: int, data: Path, *, keep: Callable[[str, Found, Found], None]) -> Found:
+    """Start a system, load it, take the measurements *names*; *keep* gets each one's name, what it found, and how."""
     reset(System(data, Ports.free()), lambda line: None)
-    results: dict[str, Any] = {"load_average_before": load_average(), "others_cores": {}}
+    results: Found = {}
     with _progress() as progress:
         bar = progress.add_task("starting the system", total=len(names) + 1)
 
@@ -62,12 +67,30 @@ def run(
             prepare(stage)
             progress.advance(bar)
             for name in names:
-                others = watch()
-                results |= MEASUREMENTS[name](stage) | {"load_average_after": load_average()}
-                results["others_cores"][name] = others()
-                keep(results)
+                others, started, before = watch(), time.monotonic(), load_average()
+                found = MEASUREMENTS[name](stage)
+                took_s = round(time.monotonic() - started)
+                keep(
+                    name, found, {"took_s": took_s, "load_average": [before, load_average()], "others_cores": others()}
+                )
+                results = merged(results, found)
                 progress.advance(bar)
     return results
+
+
+def merged(known: Mapping[str, Any], found: Mapping[str, Any]) -> Found:
+    """*known* with what was *found*; where both have an object, its parts stand side by side."""
+    both = {name for name in known.keys() & found.keys() if isinstance(known[name], Mapping)}
+    return {**known, **found, **{name: {**known[name], **found[name]} for name in both}}
+
+
+def known(path: Path) -> Found:
+    """What earlier runs found; nothing if there was none, or only a quick one, or one that did not say how."""
+    try:
+        found: Found = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return {} if found.get("quick") or "taken" not in found else found
 
 
 def _progress() -> Progress:
@@ -106,30 +129,37 @@ def _neighbours(others: Mapping[str, float]) -> str:
     return f"[red]others used up to {others[busiest]:.2f} cores ({busiest}): the figures are of what was left[/red]"
 
 
-def _names(text: str) -> list[str]:
-    wanted = text.split(",")
-    unknown = sorted(set(wanted) - MEASUREMENTS.keys())
+def measurements_named(text: str) -> list[str]:
+    """The measurements that *text* names, in the order in which they are taken; ``a`` stands for every ``a.b``."""
+    known = {
+        wanted: [name for name in MEASUREMENTS if f"{name}.".startswith(f"{wanted}.")] for wanted in text.split(",")
+    }
+    unknown = sorted(wanted for wanted, names in known.items() if not names)
     if unknown:
         raise argparse.ArgumentTypeError(f"no measurement {', '.join(unknown)}; there are {', '.join(MEASUREMENTS)}")
-    return [name for name in MEASUREMENTS if name in wanted]
+    return [name for name in MEASUREMENTS if any(name in names for names in known.values())]
 
 
 def main() -> None:
     """Measure, write the JSON, print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.partition("\n")[0])
-    parser.add_argument("--only", type=_names, default=list(MEASUREMENTS), help=f"of {','.join(MEASUREMENTS)}")
+    parser.add_argument(
+        "--only", type=measurements_named, default=list(MEASUREMENTS), help=f"of {','.join(MEASUREMENTS)}"
+    )
     parser.add_argument("--quick", action="store_true", help="small and short: to try it, not for figures")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--data", type=Path, default=BUILD / "bench", help="folder of the system; deleted first")
     parser.add_argument("--out", type=Path, default=BUILD / "bench.json")
     given = parser.parse_args()
     interrupt_on_sigterm()
-    command = " ".join(["python -m benchmarks", *sys.argv[1:]])
-    source = about(given.seed, command=command) | {"quick": given.quick}
+    facts = about(given.seed, command=" ".join(["python -m benchmarks", *sys.argv[1:]]))
+    kept: Found = {} if given.quick else known(given.out)
 
-    def keep(results: Mapping[str, Any]) -> None:
+    def keep(name: str, found: Found, taken: Found) -> None:
+        nonlocal kept
+        kept = merged(kept, found) | {"taken": kept.get("taken", {}) | {name: taken | facts}, "quick": given.quick}
         given.out.parent.mkdir(parents=True, exist_ok=True)
-        given.out.write_text(json.dumps({**results, **source}, indent=2) + "\n")
+        given.out.write_text(json.dumps(kept, indent=2) + "\n")
 
     try:
         results = run(given.only, QUICK if given.quick else Scale(), given.seed, given.data, keep=keep)
@@ -138,7 +168,7 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     console.print(table_of(results))
-    console.print(_neighbours(results["others_cores"]))
+    console.print(_neighbours({name: kept["taken"][name]["others_cores"] for name in given.only}))
     console.print(f"everything measured: {given.out}")
 
 

@@ -15,11 +15,10 @@ import subprocess
 import sys
 from itertools import islice
 from typing import Any
-from urllib.parse import urlsplit
 
 import orjson
 
-from benchmarks.load import closed_loop
+from benchmarks.load import closed_loop, post
 from benchmarks.stage import Stage
 from benchmarks.sustained import held_still
 from benchmarks.traffic import pairs
@@ -49,8 +48,8 @@ def _figures(runs: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
         rates = [trial["events_per_s"] for trial in trials]
         figures[f"{name}_per_s"] = round(statistics.median(rates))
         figures[f"{name}_spread_per_s"] = [round(min(rates)), round(max(rates))]
-        for quantile in ("p50_ms", "p99_ms"):
-            figures[f"{name}_{quantile}"] = round(statistics.median(trial[quantile] for trial in trials), 2)
+        for also in ("p50_ms", "p99_ms", "generator_cpu"):
+            figures[f"{name}_{also}"] = round(statistics.median(trial[also] for trial in trials), 2)
     return figures
 
 
@@ -62,14 +61,8 @@ def _runs(stage: Stage, batch: int) -> list[dict[str, float]]:
         command = [sys.executable, "-m", "benchmarks.ingest", stage.system.ingest, "--batch", str(batch)]
         environment = {**os.environ, "NEARLINE_KEY": stage.system.key}
         command += ["--connections", str(_CONNECTIONS[batch]), "--seconds", str(seconds)]
-        command += [
-            "--users",
-            str(stage.scale.users),
-            "--items",
-            str(stage.scale.items),
-            "--seed",
-            str(stage.seed + run),
-        ]
+        command += ["--users", str(stage.scale.users), "--items", str(stage.scale.items)]
+        command += ["--seed", str(stage.seed + run)]
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
         found.append(json.loads(done.stdout))
     return found
@@ -77,15 +70,12 @@ def _runs(stage: Stage, batch: int) -> list[dict[str, float]]:
 
 def requests(url: str, batch: int, users: int, items: int, seed: int, key: str = "") -> list[bytes]:
     """Whole HTTP requests of *batch* events each (one event is an object, several are an array)."""
-    host = urlsplit(url).netloc
     source = pairs(users, items, seed)
     found = []
     for _ in range(_BODIES):
         events = [{"user_id": user, "item_id": item, "type": "click"} for user, item in islice(source, batch)]
         body = orjson.dumps(events if batch > 1 else events[0])
-        known = f"Authorization: Bearer {key}\r\n" if key else ""
-        head = f"POST /events HTTP/1.1\r\nHost: {host}\r\n{known}Content-Length: {len(body)}\r\n\r\n"
-        found.append(head.encode() + body)
+        found.append(post(f"{url}/events", body, key))
     return found
 
 
@@ -102,8 +92,9 @@ def main() -> None:
     given = parser.parse_args()
     bodies = requests(given.url, given.batch, given.users, given.items, given.seed, os.environ.get("NEARLINE_KEY", ""))
     result = closed_loop(given.url, bodies, given.seconds, given.connections)
-    if result.errors:
-        sys.exit(f"{result.errors} of {result.answered + result.errors} requests failed")
+    failed = result.errors + result.refused
+    if failed:
+        sys.exit(f"{failed} of {result.answered + failed} requests failed, {result.refused} of them refused")
     figures = {"events_per_s": result.achieved_rps * given.batch, "p50_ms": result.p50_ms, "p99_ms": result.p99_ms}
     print(json.dumps({**figures, "generator_cpu": result.load_cpu}))
 

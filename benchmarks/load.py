@@ -1,8 +1,9 @@
-"""An open-loop load generator for HTTP GET: requests leave when they are due, whether or not the server keeps up.
+"""A load generator for HTTP: open loop, where requests leave when they are due whatever the server does, or closed.
 
-Latency counts from the moment a request was due, so a stalled server cannot hide its stall (coordinated omission). One
-thread, keep-alive connections and ``select``, whose timeout is exact to microseconds where an event loop's is to a
-millisecond; it costs about 25 us a request, so it can share a small machine with what it measures.
+In the open loop latency counts from the moment a request was due, so a stalled server cannot hide its stall
+(coordinated omission). One thread, keep-alive connections and one wait that is exact to microseconds where an event
+loop's is to a millisecond; a request costs it some 50 us, so it can share a small machine with what it measures. It
+says how much of a core it used and how late it was itself, and lets Python collect no garbage meanwhile.
 
     python -m benchmarks.load http://127.0.0.1:8080/recommend/u-1?k=50 --rps 1000 --seconds 10
 
@@ -10,12 +11,14 @@ It presents the key of NEARLINE_KEY, or of the data folder.
 """
 
 import argparse
+import gc
 import select
 import socket
 import time
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from itertools import cycle
 from urllib.parse import urlsplit
 
@@ -25,11 +28,15 @@ from nearline.key_file import own_key
 from nearline.settings import load_settings
 
 _GRACE_S = 5.0  # how long answers may still come after the last request was due
+_REFUSALS = (429, 503)  # the server says "not now": neither an answer nor an error
+_DEGRADED = b'"degraded":true'
+_ABOUT = 2_048  # bytes of an answer within which it says whether it is degraded; the items come later
+_TOLD = 400  # characters of the first error
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a run came to; latencies in ms from when each request was due."""
+    """What a run came to; latencies in ms from when each request was due, ``nan`` where there was none."""
 
     wanted_rps: float
     achieved_rps: float
@@ -41,14 +48,100 @@ class Result:
     p999_ms: float
     max_ms: float
     load_cpu: float  # share of one core that the generator itself used
+    late_p99_ms: float = 0.0  # how late the generator itself was with a request; part of the latencies
+    degraded: int = 0  # of those answered
+    refused: int = 0  # 429 and 503
+    refused_p50_ms: float = float("nan")
+    refused_p99_ms: float = float("nan")
+    first_error: str = ""
 
     def __str__(self) -> str:
         """One line of a table."""
+        refused = f"{self.refused} refused in {self.refused_p99_ms:.2f} ms (p99)  " if self.refused else ""
         return (
             f"{self.wanted_rps:8.0f} rps wanted {self.achieved_rps:8.0f} achieved  p50 {self.p50_ms:6.2f}  "
             f"p90 {self.p90_ms:6.2f}  p99 {self.p99_ms:6.2f}  p99.9 {self.p999_ms:6.2f}  max {self.max_ms:7.2f} ms  "
-            f"{self.errors} errors of {self.answered + self.errors}  generator {self.load_cpu:.0%} of a core"
+            f"{refused}{self.errors} errors of {self.answered + self.errors + self.refused}  "
+            f"generator {self.load_cpu:.0%} of a core, late by {self.late_p99_ms:.2f} ms (p99)"
+            f"{f'; the first error: {self.first_error}' if self.first_error else ''}"
         )
+
+
+@dataclass(slots=True)
+class Counted:
+    """What has come so far, in seconds."""
+
+    latencies: list[float] = field(default_factory=list)
+    refusals: list[float] = field(default_factory=list)
+    late: list[float] = field(default_factory=list)
+    degraded: int = 0
+    errors: int = 0
+    first_error: str = ""
+
+    def answer(self, answer: bytes, latency_s: float) -> None:
+        """Count one whole *answer* by what it is: one that was asked for, a refusal, or an error."""
+        status = int(answer[9:12])
+        if status == 200:
+            self.latencies.append(latency_s)
+            self.degraded += answer.find(_DEGRADED, 0, _ABOUT) >= 0
+        elif status in _REFUSALS:
+            self.refusals.append(latency_s)
+        else:
+            self.error(answer.decode(errors="replace"))
+
+    def error(self, what: str) -> None:
+        """Count one request that got no answer."""
+        self.errors += 1
+        self.first_error = self.first_error or what[:_TOLD]
+
+    def result(self, wanted_rps: float, took_s: float, cpu_s: float) -> Result:
+        """The figures of a run that took *took_s*, of which the generator computed for *cpu_s*."""
+        p50, p90, p99, p999, most = _percentiles_ms(self.latencies, 50, 90, 99, 99.9, 100)
+        refused_p50, refused_p99 = _percentiles_ms(self.refusals, 50, 99)
+        answered = len(self.latencies)
+        return Result(
+            wanted_rps,
+            answered / took_s,
+            answered,
+            self.errors,
+            p50,
+            p90,
+            p99,
+            p999,
+            most,
+            cpu_s / took_s,
+            late_p99_ms=_percentiles_ms(self.late or [0.0], 99)[0],
+            degraded=self.degraded,
+            refused=len(self.refusals),
+            refused_p50_ms=refused_p50,
+            refused_p99_ms=refused_p99,
+            first_error=self.first_error,
+        )
+
+
+def _percentiles_ms(seconds: Sequence[float], *quantiles: float) -> list[float]:
+    found: list[float] = np.percentile(np.array(seconds or [np.nan]) * 1000, quantiles).tolist()
+    return found
+
+
+class Schedule:
+    """When requests are due: one every ``1 / rps`` s from *start* to *end*, whatever became of those before."""
+
+    def __init__(self, start: float, end: float, rps: float) -> None:
+        self._start, self._end, self._rps = start, end, rps
+        self._taken = 0
+
+    @property
+    def next(self) -> float:
+        """When the next request is due; infinite when there is none any more."""
+        due = self._start + self._taken / self._rps
+        return due if due < self._end else float("inf")
+
+    def take(self, now: float) -> Iterator[float]:
+        """The due times up to *now* that were not taken yet: after a pause all of them, each with its own."""
+        while (due := self.next) <= now:
+            self._taken += 1
+            yield due
 
 
 class _Connection:
@@ -57,6 +150,7 @@ class _Connection:
     def __init__(self, address: tuple[str, int]) -> None:
         self._address = address
         self.due = 0.0
+        self.busy = False
         self._buffer = b""
         self.connect()
 
@@ -65,15 +159,12 @@ class _Connection:
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._buffer = b""
 
-    def fileno(self) -> int:
-        return self.socket.fileno()
-
     def send(self, request: bytes, due: float) -> None:
         self.due = due
         self.socket.sendall(request)
 
-    def receive(self) -> int | None:
-        """The status once the whole answer is here, else ``None``; ``OSError`` if the server hung up."""
+    def receive(self) -> bytes | None:
+        """The answer once all of it is here, else ``None``; ``OSError`` if the server hung up."""
         chunk = self.socket.recv(262_144)
         if not chunk:
             raise ConnectionResetError("the server hung up")
@@ -83,7 +174,7 @@ class _Connection:
             self._buffer = answer
             return None
         self._buffer = b""
-        return int(answer[9:12])
+        return answer
 
 
 def _content_length(answer: bytes, head: int) -> int:
@@ -96,13 +187,19 @@ def _content_length(answer: bytes, head: int) -> int:
 class _Run:
     """One run: who is free, who waits for an answer, what came."""
 
-    def __init__(self, address: tuple[str, int], connections: int) -> None:
+    def __init__(self, url: str, connections: int) -> None:
+        parts = urlsplit(url)
+        address = parts.hostname or "127.0.0.1", parts.port or 80
+        # epoll's own timeout is in milliseconds; select waits for it to the microsecond, at a cost that does not grow
+        # with the connections.
+        self._ready = select.epoll()
+        self._by_fd: dict[int, _Connection] = {}
         # In turn, so that none idles for so long that the server hangs up.
-        self._free = deque(_Connection(address) for _ in range(connections))
-        self._busy: set[_Connection] = set()
+        self._free: deque[_Connection] = deque()
+        for _ in range(connections):
+            self._open(_Connection(address))
         self.waiting: deque[tuple[float, bytes]] = deque()  # due, and no connection was free
-        self.latencies: list[float] = []
-        self.errors = 0
+        self.counted = Counted()
 
     @property
     def free(self) -> int:
@@ -111,78 +208,84 @@ class _Run:
 
     @property
     def is_idle(self) -> bool:
-        return not self._busy and not self.waiting
+        return len(self._free) == len(self._by_fd) and not self.waiting
 
     def send_waiting(self) -> None:
         while self.waiting and self._free:
             connection = self._free.popleft()
             due, request = self.waiting.popleft()
+            connection.busy = True
             try:
                 connection.send(request, due)
-                self._busy.add(connection)
-            except OSError:
-                self._fail(connection)
+            except OSError as error:
+                self._fail(connection, error)
 
     def receive(self, timeout_s: float) -> None:
-        if not self._busy:
-            time.sleep(max(0.0, timeout_s))
+        """Count the answers that are there, or that begin to come within *timeout_s*."""
+        if not select.select([self._ready], (), (), max(0.0, timeout_s))[0]:
             return
-        for connection in select.select(list(self._busy), (), (), max(0.0, timeout_s))[0]:
+        for fd, _ in self._ready.poll(0):
+            connection = self._by_fd[fd]
             try:
-                status = connection.receive()
-            except OSError:
-                self._busy.discard(connection)
-                self._fail(connection)
+                answer = connection.receive()
+            except OSError as error:
+                self._fail(connection, error)
                 continue
-            if status is not None:
-                self._busy.discard(connection)
+            if answer is not None:
+                connection.busy = False
                 self._free.append(connection)
-                self._count(status, time.perf_counter() - connection.due)
+                self.counted.answer(answer, time.perf_counter() - connection.due)
 
-    def _count(self, status: int, latency_s: float) -> None:
-        if status == 200:
-            self.latencies.append(latency_s)
+    def _open(self, connection: _Connection) -> None:
+        connection.busy = False
+        self._by_fd[connection.socket.fileno()] = connection
+        self._ready.register(connection.socket, select.EPOLLIN)
+        self._free.append(connection)
+
+    def _fail(self, connection: _Connection, error: OSError) -> None:
+        """Begin anew; what was under way is an error, an idle connection that the server closed is none."""
+        if connection.busy:
+            self.counted.error(repr(error))
         else:
-            self.errors += 1
-
-    def _fail(self, connection: _Connection) -> None:
-        self.errors += 1
+            self._free.remove(connection)
+        del self._by_fd[connection.socket.fileno()]
         connection.socket.close()
         try:
             connection.connect()
-            self._free.append(connection)
+            self._open(connection)
         except OSError:
-            self.errors += 0 if self._free or self._busy else len(self.waiting)
-            if not self._free and not self._busy:
+            if not self._by_fd:
+                self.counted.errors += len(self.waiting)
                 self.waiting.clear()
 
     def close(self) -> None:
-        self.errors += len(self._busy) + len(self.waiting)  # never answered
-        for connection in (*self._free, *self._busy):
+        self.counted.errors += len(self._by_fd) - len(self._free) + len(self.waiting)  # never answered
+        for connection in self._by_fd.values():
             connection.socket.close()
+        self._ready.close()
 
 
-def open_loop(url_paths: Sequence[str], rps: float, seconds: float, connections: int = 32, *, key: str = "") -> Result:
-    """Ask for *url_paths* (full URLs of one server) in turn, one every ``1 / rps`` s, for *seconds*, with *key*.
+def open_loop(url: str, requests: Sequence[bytes], rps: float, seconds: float, connections: int = 32) -> Result:
+    """Send whole *requests* in turn to *url*'s server, one every ``1 / rps`` s, for *seconds*.
 
-    A request that finds every connection busy waits for one; the wait is in its latency. Anything but a 200 is an
-    error, and so is what never came.
+    A request that finds every connection busy waits for one; the wait is in its latency. Anything but 200, 429 and 503
+    is an error, and so is what never came.
     """
-    parts = urlsplit(url_paths[0])
-    requests = cycle([_request(url, key) for url in url_paths])
-    run = _Run((parts.hostname or "127.0.0.1", parts.port or 80), connections)
-    start = time.perf_counter()
-    cpu = time.process_time()
-    end, due, step = start + seconds, start, 1 / rps
-    while (now := time.perf_counter()) < end + _GRACE_S and (due < end or not run.is_idle):
-        while due <= now and due < end:
-            run.waiting.append((due, next(requests)))
-            due += step
-        run.send_waiting()
-        run.receive((due if due < end else now + 0.05) - time.perf_counter())
-    took = min(time.perf_counter(), end + _GRACE_S) - start
+    run, in_turn = _Run(url, connections), cycle(requests)
+    with _uncollected():
+        start, cpu = time.perf_counter(), time.process_time()
+        end = start + seconds
+        schedule = Schedule(start, end, rps)
+        while (now := time.perf_counter()) < end + _GRACE_S and (now < end or not run.is_idle):
+            for due in schedule.take(now):
+                run.waiting.append((due, next(in_turn)))
+                run.counted.late.append(now - due)
+            run.send_waiting()
+            run.receive(min(schedule.next, end if now < end else now + 0.05) - time.perf_counter())
+        took = min(time.perf_counter(), end + _GRACE_S) - start
+        used = time.process_time() - cpu
     run.close()
-    return _result(run, rps, max(took, seconds), time.process_time() - cpu)
+    return run.counted.result(rps, max(took, seconds), used)
 
 
 def closed_loop(url: str, requests: Sequence[bytes], seconds: float, connections: int) -> Result:
@@ -190,32 +293,48 @@ def closed_loop(url: str, requests: Sequence[bytes], seconds: float, connections
 
     This finds what a server takes when callers wait for it; latencies count from when a request was sent.
     """
-    parts = urlsplit(url)
-    in_turn = cycle(requests)
-    run = _Run((parts.hostname or "127.0.0.1", parts.port or 80), connections)
-    start, cpu = time.perf_counter(), time.process_time()
-    while (now := time.perf_counter()) < start + seconds or (not run.is_idle and now < start + seconds + _GRACE_S):
-        for _ in range(run.free if now < start + seconds else 0):
-            run.waiting.append((time.perf_counter(), next(in_turn)))
-            run.send_waiting()
-        run.receive(0.05)
-    took = time.perf_counter() - start
+    run, in_turn = _Run(url, connections), cycle(requests)
+    with _uncollected():
+        start, cpu = time.perf_counter(), time.process_time()
+        while (now := time.perf_counter()) < start + seconds or (not run.is_idle and now < start + seconds + _GRACE_S):
+            for _ in range(run.free if now < start + seconds else 0):
+                run.waiting.append((time.perf_counter(), next(in_turn)))
+                run.send_waiting()
+            run.receive(0.05)
+        took, used = time.perf_counter() - start, time.process_time() - cpu
     run.close()
-    return _result(run, float("nan"), took, time.process_time() - cpu)
+    return run.counted.result(float("nan"), took, used)
 
 
-def _request(url: str, key: str) -> bytes:
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """No garbage collection meanwhile: a full one of a catalogue of 100,000 items would be a pause of the server's."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def get(url: str, key: str = "") -> bytes:
+    """A whole GET request of *url* with *key*."""
+    parts, target = urlsplit(url), _target(url)
+    return f"GET {target} HTTP/1.1\r\nHost: {parts.netloc}\r\n{_known(key)}\r\n".encode()
+
+
+def post(url: str, body: bytes, key: str = "") -> bytes:
+    """A whole POST request of JSON to *url* with *key*."""
+    about = f"Host: {urlsplit(url).netloc}\r\n{_known(key)}Content-Type: application/json\r\n"
+    return f"POST {_target(url)} HTTP/1.1\r\n{about}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+def _target(url: str) -> str:
     parts = urlsplit(url)
-    target = parts.path + (f"?{parts.query}" if parts.query else "")
-    known = f"Authorization: Bearer {key}\r\n" if key else ""
-    return f"GET {target} HTTP/1.1\r\nHost: {parts.netloc}\r\n{known}\r\n".encode()
+    return (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
 
 
-def _result(run: _Run, rps: float, took: float, cpu: float) -> Result:
-    latencies = np.array(run.latencies or [np.nan]) * 1000
-    p50, p90, p99, p999, most = np.percentile(latencies, [50, 90, 99, 99.9, 100]).tolist()
-    answered = len(run.latencies)
-    return Result(rps, answered / took, answered, run.errors, p50, p90, p99, p999, most, cpu / took)
+def _known(key: str) -> str:
+    return f"Authorization: Bearer {key}\r\n" if key else ""
 
 
 def main() -> None:
@@ -226,7 +345,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--connections", type=int, default=32)
     given = parser.parse_args()
-    print(open_loop(given.urls, given.rps, given.seconds, given.connections, key=own_key(load_settings())))
+    key = own_key(load_settings())
+    requests = [get(url, key) for url in given.urls]
+    print(open_loop(given.urls[0], requests, given.rps, given.seconds, given.connections))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 import numpy as np
 import orjson
@@ -19,6 +19,7 @@ from nearline.topics import CLICKS
 # Between two questions; an answer may be this much older than it seems. Asking costs the cores that are measured.
 ASK_EVERY_S = 0.003
 _DEADLINE_S = 60.0
+_ANSWER_S = 10.0  # an answer may wait for a click before it comes
 _MARKERS = 64  # enough that every partition of clicks gets some
 
 Answer = dict[str, Any]
@@ -37,7 +38,7 @@ class Probe:
         self._runner = asyncio.Runner()
         self._producer = Producer(self._kafka)
         self._runner.run(self._producer.open())
-        self._http = http.client.HTTPConnection(self._address, timeout=5)
+        self._http = http.client.HTTPConnection(self._address, timeout=_ANSWER_S)
         return self
 
     def __exit__(
@@ -51,9 +52,9 @@ class Probe:
         """Append *messages*; returns when they are in the log."""
         self._runner.run(self._producer.send_all(topic, messages))
 
-    def ask(self, user_id: str, *, k: int = 10, exclude_seen: str = "all") -> Answer:
-        """The answer of this moment; ``Unavailable`` if it is not a 200."""
-        path = f"/recommend/{quote(user_id)}?k={k}&exclude_seen={exclude_seen}"
+    def ask(self, user_id: str, *, k: int = 10, exclude_seen: str = "all", **more: str | int) -> Answer:
+        """The answer of this moment, with *more* parameters; ``Unavailable`` if it is not a 200."""
+        path = f"/recommend/{quote(user_id)}?{urlencode({'k': k, 'exclude_seen': exclude_seen, **more})}"
         try:
             status, body = self._get(path)
         except (http.client.RemoteDisconnected, ConnectionError):

@@ -6,7 +6,7 @@ from typing import Any
 
 import psutil
 
-from benchmarks.reads import LOAD_PER_S
+from benchmarks.recommend import LOAD_PER_S
 from benchmarks.stage import UNTIL_STOPPED_S, Stage
 from local.processes import processes_of
 from local.system import System

@@ -8,7 +8,8 @@ import time
 from typing import Any
 
 from benchmarks.probe import percentiles_ms
-from benchmarks.reads import LOAD_PER_S, K
+from benchmarks.recall import K
+from benchmarks.recommend import LOAD_PER_S
 from benchmarks.stage import UNTIL_STOPPED_S, Stage
 from benchmarks.traffic import user_id
 from nearline.items import encode_item

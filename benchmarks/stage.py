@@ -38,6 +38,8 @@ class Scale:
     offer_s: float = 30.0
     backlog: int = 60_000
     steady_s: float = 20.0
+    seen_users: int = 100
+    waits: int = 300
 
 
 QUICK = Scale(
@@ -50,6 +52,8 @@ QUICK = Scale(
     offer_s=6,
     backlog=10_000,
     steady_s=5,
+    seen_users=5,
+    waits=30,
 )
 
 

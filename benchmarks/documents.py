@@ -1,0 +1,45 @@
+"""The users' documents of the system under test, read from its store."""
+
+import asyncio
+from types import TracebackType
+from typing import Self
+
+from benchmarks.stage import Stage
+from nearline.adapters.stores import store_for
+from nearline.errors import Unavailable
+from nearline.user_documents import UserDocument, decode_user_document
+
+_READ_MS = 1_000  # patient: nothing is timed here
+
+
+class Documents:
+    """A reader of the store; used by one thread, closed by ``with``."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._space = stage.settings.embedding_space
+        self._store = store_for(
+            stage.settings.store_url,
+            self._space,
+            ttl_ms=stage.settings.history_ttl_ms,
+            read_ms=_READ_MS,
+            writer=False,
+            tls=stage.settings.store_security,
+        )
+
+    def __enter__(self) -> Self:
+        self._runner = asyncio.Runner()
+        self._runner.run(self._store.open())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._runner.run(self._store.close())
+        self._runner.close()
+
+    def of(self, user_id: str) -> UserDocument:
+        """The document of this moment; ``Unavailable`` if there is none."""
+        raw = self._runner.run(self._store.get(user_id))
+        if raw is None:
+            raise Unavailable(f"{user_id} has no document")
+        return decode_user_document(raw, self._space)

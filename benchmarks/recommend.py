@@ -1,0 +1,81 @@
+"""How many answers a second within a bound on p99? Alone, with what costs most, and beside clicks."""
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from benchmarks.load import Result, get, open_loop
+from benchmarks.rates import answered, figures
+from benchmarks.recall import K, recall_at_50
+from benchmarks.seen import SEEN, seen_users
+from benchmarks.stage import UNTIL_STOPPED_S, Stage
+from benchmarks.targets import READS_P99_MS, READS_UNDER_LOAD_P99_MS
+from benchmarks.traffic import user_id
+
+LOAD_PER_S = 500
+DIVERSITY = 0.3
+DIVERSITY_SEEN_RPS = 1_000  # what must be reached without them
+_ASKERS = 2_000  # different users that the reads ask for
+_FIRST_RPS = 800.0
+_RUNS = 3
+
+
+def measure_idle(stage: Stage) -> dict[str, Any]:
+    """``{"recommend": {"idle": …}}``: the write path idle."""
+    stage.probe.settle(stage.item_of_probe(0))
+    return {"recommend": {"idle": _measure(stage, READS_P99_MS)}}
+
+
+def measure_under_load(stage: Stage) -> dict[str, Any]:
+    """``{"reads_under_load": …}``: beside 500 clicks/s, all on the same cores."""
+    with stage.steady_load(LOAD_PER_S, UNTIL_STOPPED_S) as load:
+        found = _measure(stage, READS_UNDER_LOAD_P99_MS)
+        load.stop()
+    return {"reads_under_load": found}
+
+
+def measure_diversity_seen(stage: Stage) -> dict[str, Any]:
+    """``{"recommend": {"diversity_seen": …}}``: the write path idle, at one rate, the median of three runs."""
+    users = seen_users(stage)
+    urls = _urls(stage, users, f"&diversity={DIVERSITY}")
+    requests = [get(url, stage.system.key) for url in urls]
+    runs = []
+    for run in range(_RUNS):
+        stage.say(f"diversity and {SEEN:,} seen items at {DIVERSITY_SEEN_RPS:,} rps, run {run + 1} of {_RUNS}")
+        runs.append(answered(open_loop(urls[0], requests, DIVERSITY_SEEN_RPS, stage.scale.confirm_s)))
+    return {"recommend": {"diversity_seen": _median_run(runs) | {"users": len(users), "seen": SEEN}}}
+
+
+def _median_run(runs: Sequence[Result]) -> dict[str, Any]:
+    median = statistics.median_low([run.p99_ms for run in runs])
+    chosen = next(run for run in runs if run.p99_ms == median)
+    return {
+        "p99_ms": round(chosen.p99_ms, 2),
+        "p50_ms": round(chosen.p50_ms, 2),
+        "rps": round(chosen.achieved_rps),
+        "errors": sum(run.errors + run.refused for run in runs),
+        "degraded_share": round(sum(run.degraded for run in runs) / max(1, sum(run.answered for run in runs)), 4),
+        "runs_p99_ms": [round(run.p99_ms, 2) for run in runs],
+        "generator_cpu": round(chosen.load_cpu, 2),
+        "generator_late_p99_ms": round(chosen.late_p99_ms, 2),
+    }
+
+
+def _measure(stage: Stage, bounds_ms: tuple[float, float]) -> dict[str, Any]:
+    recall = recall_at_50(stage)
+    url, requests = reads(stage)
+    found = figures(stage, "reads", url, requests, bounds_ms, first=_FIRST_RPS)
+    return found | {"recall_at_50": round(recall, 4)}
+
+
+def reads(stage: Stage) -> tuple[str, list[bytes]]:
+    """Requests of many users, in a seeded order; what they have seen is left out of their answers, as by default."""
+    numbers = np.random.default_rng(stage.seed).permutation(min(_ASKERS, stage.scale.users))
+    urls = _urls(stage, [user_id(number) for number in numbers.tolist()])
+    return urls[0], [get(url, stage.system.key) for url in urls]
+
+
+def _urls(stage: Stage, users: Sequence[str], more: str = "") -> list[str]:
+    return [f"{stage.system.retrieval}/recommend/{user}?k={K}{more}" for user in users]
