@@ -144,13 +144,15 @@ def test_users_are_told_of_merged_and_forgotten() -> None:
 
 
 def test_a_query_says_what_the_options_say() -> None:
-    call = calls.recommend("u", {"k": 3, "exclude": ["a", "b&c"], "fields": ["title"], "context": {"device": "phone"}})
+    call = calls.recommend(
+        "u", {"k": 3, "exclude": ["a", "b&c"], "fields": ["title", "price"], "context": {"device": "phone"}}
+    )
     with met(404) as here, pytest.raises(NotThere):
         here.client._ask(call)
     assert parse_qs(here.weather.asked[0]["query"]) == {
         "k": ["3"],
         "exclude": ["a", "b&c"],
-        "fields": ["title"],
+        "fields": ["title,price"],
         "context.device": ["phone"],
     }
 
