@@ -14,12 +14,21 @@ import uvloop
 from nearline.adapters.doors import Doors
 from nearline.adapters.http import bind, status_routes
 from nearline.adapters.indexes import engine_for
+from nearline.adapters.kafka import TableReader, log_extent
+from nearline.adapters.queueing import queueing
+from nearline.adapters.seals import Seal, secret_of
 from nearline.adapters.stores import store_for
-from nearline.errors import NearlineError
+from nearline.errors import NearlineError, Unavailable
+from nearline.followers import Follower
+from nearline.log import Record
+from nearline.process import RETRY_S
 from nearline.settings import Settings, load_settings
+from nearline.shedding import Gate
 from nearline.telemetry import configure_logs, get_logger
+from nearline.topics import user_updates_topic
 from services.retrieval.api import RULES, create_app
 from services.retrieval.item_index import ItemIndex
+from services.retrieval.pages import LIVES_S, Pages
 from services.retrieval.recommender import Recommender
 from services.retrieval.routes.parts import ReadParts
 from services.retrieval.rule_parts import RuleParts
@@ -73,13 +82,26 @@ class Service:
         self._store = GuardedStore(store)
         self._doors = Doors(settings)
         self._rules = RuleParts(settings)
+        secret = secret_of(settings.page_secret.get_secret_value(), settings.data / "page-secret")
         index = self._items.index
         recommender = Recommender(
-            index, self._store, space, rulebook=self._rules.rulings, exposures=self._rules.exposures
+            index,
+            self._store,
+            space,
+            pages=Pages(Seal(secret, "page", lives_s=LIVES_S), space),
+            rulebook=self._rules.rulings,
+            exposures=self._rules.exposures,
+            budget_ms=settings.budget_ms,
+            is_hearing=lambda: self._updates.caught_up,
         )
         self._reads = ReadParts(
             settings, index, self._store, recommender, known=self._items.known, texts=self._items.texts
         )
+        topic = user_updates_topic(space)
+        self._updates = Follower(
+            topic, lambda: TableReader(settings.brokers, topic, start_at=self._updates.positions()), self._heard
+        )
+        self._recommender = recommender
         app = create_app(recommender, status_routes(self.readiness), self._reads.reads, rulings=self._rules.rulings)
         self._app = self._doors.before(app, RULES)
 
@@ -105,6 +127,7 @@ class Service:
                         self._doors.run(),
                         self._rules.run(),
                         self._reads.run(),
+                        self._hear(),
                         _settle_memory(lambda: all(self._items.readiness().values())),
                     )
                 ]
@@ -117,6 +140,24 @@ class Service:
             await self._rules.close()
             await self._store.close()
             await self._items.close()
+
+    def _heard(self, record: Record) -> None:
+        """A user's document changed: whoever waits for it, and whoever remembers it, is told."""
+        self._recommender.reading.hear(record)
+        self._reads.hear(record)
+
+    async def _hear(self) -> None:
+        """Follow the users' updates, from now on: what was written before is read with the documents."""
+        topic = self._updates.name
+        while True:
+            try:
+                extent = await log_extent(self._settings.brokers, [topic])
+                break
+            except Unavailable as error:
+                get_logger().warning("cannot hear of updates yet", reason=str(error))
+                await asyncio.sleep(RETRY_S)
+        self._updates.start_at(dict(extent.topics[topic].end))
+        await self._updates.run()
 
 
 def _items_for(settings: Settings) -> Items:
@@ -132,9 +173,10 @@ def _items_for(settings: Settings) -> Items:
 
 
 def _server(app: object) -> uvicorn.Server:
+    loop = asyncio.get_running_loop()
     config = uvicorn.Config(
         app,  # type: ignore[arg-type]
-        http="httptools",
+        http=queueing(lambda: Gate(loop.call_soon, loop.time)),  # type: ignore[arg-type]
         loop="uvloop",
         log_config=None,
         access_log=False,

@@ -3,13 +3,9 @@
 import asyncio
 from collections.abc import Coroutine
 
-from nearline.adapters.kafka import TableReader, log_extent
 from nearline.adapters.triton import Towers
-from nearline.errors import Unavailable
-from nearline.followers import Follower
+from nearline.log import Record
 from nearline.settings import Settings
-from nearline.telemetry import get_logger
-from nearline.topics import user_updates_topic
 from services.retrieval.active_users import ActiveUsers
 from services.retrieval.item_index import ItemIndex
 from services.retrieval.recommender import Recommender
@@ -18,8 +14,6 @@ from services.retrieval.session_vectors import KnownItems, SessionVectors
 from services.retrieval.sessions import Sessions
 from services.retrieval.store_guard import GuardedStore
 from services.retrieval.text_index import TextIndex
-
-_RETRY_S = 1.0
 
 
 class ReadParts:
@@ -36,7 +30,6 @@ class ReadParts:
         texts: TextIndex | None,
     ) -> None:
         space = settings.embedding_space
-        self._settings = settings
         self._texts = texts
         self._vectors = None if known is None else SessionVectors(_towers(settings), known)
         self._users = ActiveUsers(store, space, most=settings.active_users) if settings.active_users else None
@@ -56,21 +49,13 @@ class ReadParts:
         if self._texts is not None:
             running.append(self._texts.run())
         if self._users is not None:
-            running += [self._users.run(), self._follow(self._users)]
+            running.append(self._users.run())
         return running
 
-    async def _follow(self, users: ActiveUsers) -> None:
-        """Hear of every user whose document changes from now on."""
-        topic, brokers = user_updates_topic(self._settings.embedding_space), self._settings.brokers
-        follower = Follower(topic, lambda: TableReader(brokers, topic, start_at=follower.positions()), users.follow)
-        while True:
-            try:
-                follower.start_at(dict((await log_extent(brokers, [topic])).topics[topic].end))
-                break
-            except Unavailable as error:
-                get_logger().warning("cannot tell who is active", reason=str(error))
-                await asyncio.sleep(_RETRY_S)
-        await follower.run()
+    def hear(self, record: Record) -> None:
+        """Take in one record of ``user-updates``."""
+        if self._users is not None:
+            self._users.follow(record)
 
 
 def _towers(settings: Settings) -> Towers:
