@@ -125,7 +125,9 @@ class Catalogue:
             shown = shown_fields(self._printed[listing.slot]) if on_show else None
             yield listing.item_id, listing.version, listing.slot, shown
 
-    def restore(self, records: Iterable[tuple[str, int, int, Shown | None]], rows: NDArray[np.int64] | None) -> None:
+    def restore(
+        self, records: Iterable[tuple[str, int, int, Shown | None]], rows: NDArray[np.int64] | None = None
+    ) -> None:
         """Know what another catalogue knew, whose index is restored already; for one that is still empty.
 
         *rows* are where the items' history vectors are, in the order of *records*; ``None`` if nobody knew.
