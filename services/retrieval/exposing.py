@@ -20,9 +20,9 @@ from nearline.topics import EXPOSURES
 from services.retrieval.answer import Group
 
 MOST = 20_000  # exposures that wait: some 20 MB
-_BATCH = 200  # sent together: the client's work for a batch is shared by all of it
+_BATCH = 500  # sent together: a batch costs requests to up to eight partitions, however few it holds
 _AT_ONCE = 10  # encoded before answers get their turn: 0.2 ms
-_PAUSE_S = 0.05
+_PAUSE_S = 0.5  # so that batches are not small; nobody waits for an exposure
 _RETRY_S = 1.0
 
 _SENT = counter("exposures_total", "Exposures that went to the log")

@@ -82,7 +82,7 @@ class RecommendedItem(BaseModel):
     source: Source | None = None
     rules: list[str] | None = Field(None, description="the rules that moved this item; left out where there are none")
     propensity: float | None = Field(
-        None, description="the chance that this item was shown here, of an item that was drawn; else left out"
+        None, description="where new items are drawn: the chance with which this item came to its place, before pins"
     )
 
 
