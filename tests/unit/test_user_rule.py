@@ -654,7 +654,7 @@ def test_the_same_log_gives_the_same_bytes(records: list[Record], keep: int) -> 
 def test_the_newest_items_are_kept_whatever_the_order_and_wherever_it_is_cut(
     met: list[tuple[int, int, str]], data: st.DataObject
 ) -> None:
-    told = [(f"i{item}", kind, time_ms, f"e{item}-{time_ms}-{kind}") for item, time_ms, kind in met]
+    told = [(f"i{item}", kind, time_ms, f"e{at}") for at, (item, time_ms, kind) in enumerate(met)]
     shuffled = data.draw(st.permutations(told))
     cut = data.draw(st.integers(0, len(told)))
     at_once = fold(decode_seen_items(None), told, POLICY, most=5)
