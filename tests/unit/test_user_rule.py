@@ -483,9 +483,11 @@ def test_the_state_of_the_first_release_still_loads_and_goes_on() -> None:
 
 
 def test_a_window_full_of_the_first_releases_events_is_seen_with_the_next() -> None:
-    job = Job(keep=2, states={"u": FIRST_RELEASE})
-    job.append(event(3, time_ms=1732100000001))
-    assert job.read_seen() == hashes("i-1", "i-2", "i3")
+    names = [f"i{n}" for n in range(10)]
+    full = Sequence("u", 1, names, list(range(1, 11)), ["click"] * 10, [1.0] * 10, [f"e{n}" for n in range(10)])
+    job = Job(keep=10, states={"u": b"1" + encode_sequence(full)})
+    job.append(event(10))
+    assert job.read_seen() == hashes(*names, "i10")
 
 
 def test_a_plain_users_state_is_its_sequence_and_three_numbers() -> None:
@@ -652,7 +654,7 @@ def test_the_same_log_gives_the_same_bytes(records: list[Record], keep: int) -> 
 def test_the_newest_items_are_kept_whatever_the_order_and_wherever_it_is_cut(
     met: list[tuple[int, int, str]], data: st.DataObject
 ) -> None:
-    told = [(f"i{item}", kind, time_ms, f"e{item}-{time_ms}-{kind}") for item, time_ms, kind in met]
+    told = [(f"i{item}", kind, time_ms, f"e{at}") for at, (item, time_ms, kind) in enumerate(met)]
     shuffled = data.draw(st.permutations(told))
     cut = data.draw(st.integers(0, len(told)))
     at_once = fold(decode_seen_items(None), told, POLICY, most=5)
