@@ -121,6 +121,13 @@ class Settings(BaseSettings):
 
     startup_deadline_s: float = Field(120, gt=0, description="how long a part waits for what it needs at start")
     request_timeout_ms: int = Field(1000, gt=0, description="deadline of one Triton request")
+    budget_ms: float = Field(
+        100, gt=0, description="time of one answer; over it, what only makes it better is left out and named"
+    )
+    page_secret: SecretStr = Field(
+        SecretStr(""),
+        description="signs the pages of lists, the same for all replicas; default: the file `page-secret` in data",
+    )
     store_timeout_ms: int = Field(20, gt=0, description="deadline of one read of the store on the request path")
     log_level: str = Field("info", description="debug, info, warning or error")
     log_format: str = Field("json", description="json or console")

@@ -47,7 +47,10 @@ def secret_of(given: str, file: Path) -> bytes:
         _make(file)
         if file.stat().st_mode & 0o077:
             raise Misconfigured(f"{file} can be read by others; chmod 600 it, or remove it and another is made")
-        return bytes.fromhex(file.read_text().strip())
+        secret = bytes.fromhex(file.read_text().strip())
+        if len(secret) < _BYTES:
+            raise ValueError(f"it holds {len(secret)} bytes, {_BYTES} were expected")
+        return secret
     except (OSError, ValueError) as error:
         raise Misconfigured(f"cannot use the secret in {file}: {error}; set NEARLINE_PAGE_SECRET") from None
 

@@ -14,12 +14,20 @@ import uvloop
 from nearline.adapters.doors import Doors
 from nearline.adapters.http import bind, status_routes
 from nearline.adapters.indexes import engine_for
+from nearline.adapters.kafka import TableReader, log_extent
+from nearline.adapters.queueing import queueing
+from nearline.adapters.seals import Seal, secret_of
 from nearline.adapters.stores import store_for
-from nearline.errors import NearlineError
+from nearline.errors import NearlineError, Unavailable
+from nearline.followers import Follower
+from nearline.process import RETRY_S
 from nearline.settings import Settings, load_settings
+from nearline.shedding import Gate
 from nearline.telemetry import configure_logs, get_logger
+from nearline.topics import user_updates_topic
 from services.retrieval.api import RULES, create_app
 from services.retrieval.item_index import ItemIndex
+from services.retrieval.pages import LIVES_S, Pages
 from services.retrieval.recommender import Recommender
 from services.retrieval.routes.parts import ReadParts
 from services.retrieval.session_vectors import KnownItems
@@ -71,9 +79,23 @@ class Service:
         )
         self._store = GuardedStore(store)
         self._doors = Doors(settings)
-        recommender = Recommender(self._items.index, self._store, space)
+        secret = secret_of(settings.page_secret.get_secret_value(), settings.data / "page-secret")
+        recommender = Recommender(
+            self._items.index,
+            self._store,
+            space,
+            pages=Pages(Seal(secret, "page", lives_s=LIVES_S), space),
+            budget_ms=settings.budget_ms,
+            is_hearing=lambda: self._updates.caught_up,
+        )
         self._reads = ReadParts(
             settings, self._items.index, self._store, recommender, known=self._items.known, texts=self._items.texts
+        )
+        topic = user_updates_topic(space)
+        self._updates = Follower(
+            topic,
+            lambda: TableReader(settings.brokers, topic, start_at=self._updates.positions()),
+            self._reads.hearing(recommender.reading.hear),
         )
         app = create_app(recommender, status_routes(self.readiness), self._reads.reads)
         self._app = self._doors.before(app, RULES)
@@ -98,6 +120,7 @@ class Service:
                         self._store.watch(),
                         self._doors.run(),
                         self._reads.run(),
+                        self._hear(),
                         _settle_memory(lambda: all(self._items.readiness().values())),
                     )
                 ]
@@ -109,6 +132,19 @@ class Service:
             listener.close()
             await self._store.close()
             await self._items.close()
+
+    async def _hear(self) -> None:
+        """Follow the users' updates, from now on: what was written before is read with the documents."""
+        topic = self._updates.name
+        while True:
+            try:
+                extent = await log_extent(self._settings.brokers, [topic])
+                break
+            except Unavailable as error:
+                get_logger().warning("cannot hear of updates yet", reason=str(error))
+                await asyncio.sleep(RETRY_S)
+        self._updates.start_at(dict(extent.topics[topic].end))
+        await self._updates.run()
 
 
 def _items_for(settings: Settings) -> Items:
@@ -124,9 +160,10 @@ def _items_for(settings: Settings) -> Items:
 
 
 def _server(app: object) -> uvicorn.Server:
+    loop = asyncio.get_running_loop()
     config = uvicorn.Config(
         app,  # type: ignore[arg-type]
-        http="httptools",
+        http=queueing(lambda: Gate(loop.call_soon, loop.time)),  # type: ignore[arg-type]
         loop="uvloop",
         log_config=None,
         access_log=False,

@@ -24,7 +24,7 @@ LIVES_S = 30 * 60
 MOST_SERVED = 500  # items of all pages of a list: with them a token has 5,600 characters; servers take lines of 8,000
 LONGEST_TOKEN = 16_000
 
-_HEAD = struct.Struct("<BIQQQHH")  # layout, space, user, newest event, a seen item, page, dimension
+_HEAD = struct.Struct("<BIQqqQHHB")  # layout, space, user, vector's version and time, a seen item, page, sizes
 _LAYOUT = 1
 
 
@@ -48,34 +48,51 @@ class Seal(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Where a list is: its vector, what it served (hashes, sorted), and how many pages came before.
+    """Where a list is: its vector and which clicks that used, what was served, and how many pages came before.
 
-    *newest* and *seen* are hashes of an event and of an item that the user's document knew, 0 for none: one that knows
-    neither any more is of a user who was forgotten meanwhile.
+    *seen* is the hash of an item that the user's document knew, 0 for none; *served* are hashes, sorted. A document
+    that knows neither the newest event nor that item any more is of a user who was forgotten meanwhile.
     """
 
     vector: NDArray[np.float32] | None = None
-    newest: int = 0
+    vector_version: int = 0
+    as_of_ms: int = 0
+    newest_event_id: str = ""
     seen: int = 0
     served: Hashes = field(default_factory=lambda: NO_HASHES)
     number: int = 0
 
     def of(self, document: UserDocument | None) -> UserDocument | None:
         """*document* with the vector of this list; ``PageError`` if the list was made of what is forgotten."""
-        if self.vector is not None and (document is None or not self._is_known_to(document)):
+        if self.vector is None:
+            return None if document is None else replace(document, vector=None)
+        if document is None or not self._is_known_to(document):
             raise PageError(f"what this list was made from is forgotten; {_ANEW}", is_gone=True)
-        return None if document is None else replace(document, vector=self.vector)
+        return replace(
+            document,
+            vector=self.vector,
+            vector_version=self.vector_version,
+            as_of_ms=self.as_of_ms,
+            newest_event_id=self.newest_event_id,
+        )
 
     def begun(self, document: UserDocument | None) -> "Page":
         """This list, made of *document*, as its next pages are to know it."""
         if document is None:
             return self
-        newest = hash64(document.newest_event_id) if document.newest_event_id else 0
         seen = int(document.seen[len(document.seen) // 2]) if len(document.seen) else 0
-        return replace(self, vector=document.vector, newest=newest, seen=seen)
+        return replace(
+            self,
+            vector=document.vector,
+            vector_version=document.vector_version,
+            as_of_ms=document.as_of_ms,
+            newest_event_id=document.newest_event_id,
+            seen=seen,
+        )
 
     def _is_known_to(self, document: UserDocument) -> bool:
-        witnesses = ((self.newest, document.events), (self.seen, document.seen))
+        newest = hash64(self.newest_event_id) if self.newest_event_id else 0
+        witnesses = ((newest, document.events), (self.seen, document.seen))
         told = [bool((known == np.uint64(witness)).any()) for witness, known in witnesses if witness]
         return any(told) or not told
 
@@ -98,14 +115,16 @@ class Pages:
             raw = self._seal.open(token)
         except BadInput as error:
             raise PageError(f"not a page: {error}; {_ANEW}", is_gone=error.reason == "expired") from None
-        layout, space, user, newest, seen, number, dimension = _HEAD.unpack_from(raw)
+        layout, space, user, version, as_of_ms, seen, number, dimension, size = _HEAD.unpack_from(raw)
         if layout != _LAYOUT or space != self._space.number:
             raise PageError(f"the page is of space {space}, which is not served any more; {_ANEW}", is_gone=True)
         if user != hash64(user_id):
             raise PageError("the page is of another user's list", is_gone=False)
-        end = _HEAD.size + 2 * dimension
-        vector = np.frombuffer(raw, "<f2", dimension, _HEAD.size).astype(np.float32) if dimension else None
-        return Page(vector, newest, seen, np.frombuffer(raw[end:], "<u8"), number)
+        newest_end = _HEAD.size + size
+        end = newest_end + 2 * dimension
+        vector = np.frombuffer(raw, "<f2", dimension, newest_end).astype(np.float32) if dimension else None
+        newest = raw[_HEAD.size : newest_end].decode()
+        return Page(vector, version, as_of_ms, newest, seen, np.frombuffer(raw[end:], "<u8"), number)
 
     def next(self, page: Page, user_id: str, served: Iterable[str]) -> str | None:
         """The token of the page after *page*, which served the items *served*; ``None`` if the list ends here."""
@@ -113,8 +132,7 @@ class Pages:
         if len(hashes) == len(page.served) or len(hashes) >= MOST_SERVED:
             return None
         vector = b"" if page.vector is None else page.vector.astype("<f2").tobytes()
-        dimension = len(vector) // 2
-        head = _HEAD.pack(
-            _LAYOUT, self._space.number, hash64(user_id), page.newest, page.seen, page.number + 1, dimension
-        )
-        return self._seal.sign(head + vector + hashes.tobytes())
+        newest = page.newest_event_id.encode()
+        about = (page.vector_version, page.as_of_ms, page.seen, page.number + 1, len(vector) // 2, len(newest))
+        head = _HEAD.pack(_LAYOUT, self._space.number, hash64(user_id), *about)
+        return self._seal.sign(head + newest + vector + hashes.tobytes())

@@ -82,11 +82,16 @@ class RecommendQuery(BaseModel):
         0.0,
         ge=0,
         le=1,
+        allow_inf_nan=False,
         description="how much unlikeness to the items before counts against nearness (maximal marginal relevance); "
         "0: not at all, 1: alone",
     )
     popularity_discount: float = Field(
-        0.0, ge=0, le=1, description="how much popularity takes off an item's worth; with 1 the most popular has none"
+        0.0,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="how much popularity takes off an item's worth; with 1 the most popular has none",
     )
     max_per_category: int | None = Field(None, ge=1, le=MAX_K, description="at most so many items of one category")
     fields: Annotated[str, AfterValidator(_field_names)] | None = Field(

@@ -5,23 +5,25 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
-from nearline.errors import BadInput, SpaceMismatch, Unavailable
+from nearline.errors import BadInput, Unavailable
 from nearline.space import Space
-from nearline.telemetry import counter, get_logger, seconds
-from nearline.user_documents import UserDocument, decode_user_document
+from nearline.telemetry import counter, seconds
+from nearline.user_documents import UserDocument
 from services.retrieval.answer import TOP_UPS, Course, Group, Reason, Seen, Step
 from services.retrieval.asked import Asked
 from services.retrieval.budget import Budget
 from services.retrieval.item_index import ItemIndex
 from services.retrieval.pages import Page, PageError, Pages
+from services.retrieval.reading import Knowledge, Reading
 from services.retrieval.rendering import print_answer
 from services.retrieval.ruling import Rulebook
 from services.retrieval.stages.order import choose
 from services.retrieval.store_guard import GuardedStore
+from services.retrieval.waiting import Waiting
 from services.retrieval.work import Work
 
 BUDGET_MS = 100.0
-Read = Callable[[Work], Awaitable[Reason | None]]
+Read = Callable[[], Awaitable[Knowledge]]
 
 _TOOK = seconds("recommend_seconds", "From the request to the answer's bytes")
 _ANSWERS = counter("recommend_answers_total", "Answers by why they were not wholly personal", "reason")
@@ -42,10 +44,12 @@ class Recommender:
         pages: Pages | None = None,
         rulebook: Rulebook | None = None,
         budget_ms: float = BUDGET_MS,
+        waiting: Waiting | None = None,
+        is_hearing: Callable[[], bool] = lambda: True,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
+        self.reading = Reading(store, space, waiting=waiting, is_hearing=is_hearing, now_s=lambda: now_ms() / 1000)
         self._items = items
-        self._store = store
         self._space = space
         self._pages = pages
         self._rulebook = rulebook
@@ -56,28 +60,33 @@ class Recommender:
         """The answer as JSON; its *reason* says why some items are not personal, its *steps* what it went without.
 
         There is one whatever is down. ``BadInput`` if *asked* names what there is not: an attribute (``FilterError``),
-        a page (``PageError``), a scenario. *read* puts the document into the work instead of the store.
+        a page (``PageError``), a scenario. *read*, if given, knows the document of somebody who is in no store.
         """
         started = time.perf_counter_ns()
         asked = self._checked(asked)
         page = None if asked.page is None else self._opened(asked.page, user_id)
-        work = Work(asked, budget=Budget(self._budget_ms, started))
-        reason = await (self._read(user_id, work) if read is None else read(work))
+        if read is not None:
+            known = await read()
+        elif asked.after is None:
+            known = await self.reading.read(user_id)
+        else:
+            known = await self.reading.read_after(user_id, asked.after, asked.wait_ms)
+            started = time.perf_counter_ns()  # waiting is no work
+        work = Work(asked, known.document, budget=Budget(self._budget_ms, time.perf_counter_ns() if read else started))
+        if known.step is not None:
+            work.course.without(known.step)
         if page is not None:
-            page = self._turn_to(page, work, reason)
+            page = self._turn_to(page, work, known)
         if self._rulebook is not None:
             work.ruling = self._rulebook.ruling(asked, user_id, request_id)
         groups = await self._choose(work)
-        reason = reason or _reason(work, groups)
-        about = {
-            "user_id": user_id if read is None else None,
-            "space": self._space.number,
-            **self._provenance(work, reason),
-        }
-        about["took_ms"] = round((time.perf_counter_ns() - started) / 1e6, 3)
-        about["request_id"] = request_id
+        reason = known.reason or _reason(work, groups)
+        who = user_id if read is None else None
+        about = {"user_id": who, "space": self._space.number, **self._provenance(work, known, reason)}
         if page is not None:
             about["next_page"] = self._next(page, user_id, groups)
+        about["took_ms"] = round((time.perf_counter_ns() - started) / 1e6, 3)
+        about["request_id"] = request_id
         body = print_answer(about, groups, asked.fields)
         _count(reason, work.course, (time.perf_counter_ns() - started) / 1e9)
         return body
@@ -91,21 +100,6 @@ class Recommender:
         if asked.filter is not None:
             self._items.check(asked.filter)
         return asked
-
-    async def _read(self, user_id: str, work: Work) -> Reason | None:
-        """Put the user's document into *work*; return why there is none, if that is anybody's fault."""
-        try:
-            raw = await self._store.get(user_id)
-            document = None if raw is None else decode_user_document(raw, self._space).at(self._now_ms() // 1000)
-            work.document = document
-        except Unavailable:
-            work.course.without(Step.STORE_UNAVAILABLE)
-            return Reason.STORE_UNAVAILABLE
-        except (BadInput, SpaceMismatch) as error:
-            get_logger().error("a user document was refused", user_id=user_id, reason=str(error))
-            work.course.without(Step.BAD_DOCUMENT)
-            return Reason.BAD_DOCUMENT
-        return None
 
     async def _choose(self, work: Work) -> list[Group]:
         """As ``choose``; without the vector if the index is away, or takes longer than the budget."""
@@ -124,15 +118,15 @@ class Recommender:
             raise PageError("this service gives no pages", is_gone=False)
         return self._pages.open(token, user_id)
 
-    def _turn_to(self, page: Page, work: Work, reason: Reason | None) -> Page:
+    def _turn_to(self, page: Page, work: Work, known: Knowledge) -> Page:
         """Let *work* go on with the list of *page*; return the list as its next page is to know it.
 
-        While the store is down nobody can say whether the user was forgotten: then the list goes on without its vector.
+        While nothing is known nobody can say whether the user was forgotten: then the list goes on without its vector.
         """
         if not page.number:
             return page.begun(work.document)
         work.served = page.served
-        if reason is None:
+        if known.seen is not Seen.UNKNOWN:
             work.document = page.of(work.document)
         return page
 
@@ -140,20 +134,20 @@ class Recommender:
         assert self._pages is not None
         return self._pages.next(page, user_id, (item_id for group in groups for item_id in group.items.item_ids))
 
-    def _provenance(self, work: Work, reason: Reason | None) -> dict[str, object]:
+    def _provenance(self, work: Work, known: Knowledge, reason: Reason | None) -> dict[str, object]:
         """Which clicks and items the answer used, and what it went without."""
-        return {
+        about = {
             **_clicks(work.document, self._now_ms()),
             "index_generation": self._items.generation,
-            "seen": Seen.UNKNOWN if reason in _BLIND else Seen.KNOWN,
+            "seen": known.seen,
             "degraded": bool(work.course.steps),
             "reason": reason,
             "steps": work.course.steps,
             "rules": work.course.rules,
         }
-
-
-_BLIND = (Reason.STORE_UNAVAILABLE, Reason.BAD_DOCUMENT)
+        if known.fresh is not None:
+            about["fresh"] = known.fresh
+        return about
 
 
 def _clicks(document: UserDocument | None, now_ms: int) -> dict[str, object]:

@@ -18,9 +18,9 @@ from nearline.telemetry import get_logger
 from nearline.user_documents import UserDocument
 from services.retrieval.answer import Reason, Step
 from services.retrieval.asked import Asked
+from services.retrieval.reading import Knowledge
 from services.retrieval.recommender import Recommender
 from services.retrieval.session_vectors import SessionVectors
-from services.retrieval.work import Work
 
 MAX_EVENTS = 50
 _NOBODY = "anonymous"  # stands for the user in an event's judgement alone
@@ -88,11 +88,9 @@ class Sessions:
     async def answer(self, session: Sequence, asked: Asked, request_id: str) -> bytes:
         """The answer as JSON, as that for a user; what the tower cannot encode gets what trends, with the reason."""
 
-        async def read(work: Work) -> Reason | None:
-            work.document, reason = await self.document(session)
-            if reason is Reason.TOWER_UNAVAILABLE:
-                work.course.without(Step.TOWER_UNAVAILABLE)
-            return reason
+        async def read() -> Knowledge:
+            document, reason = await self.document(session)
+            return Knowledge(document, reason=reason, step=Step.TOWER_UNAVAILABLE if reason else None)
 
         return await self._recommender.answer("", asked, request_id, read=read)
 

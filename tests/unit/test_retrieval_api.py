@@ -13,6 +13,7 @@ from starlette.types import ASGIApp
 from nearline.adapters.http import status_routes
 from nearline.adapters.limits import AddressLimits
 from nearline.adapters.memory import MemoryStore
+from nearline.adapters.seals import Seal
 from nearline.adapters.tokens import UserTokens
 from nearline.guard import Guard, callers_in, unruled
 from nearline.hashing import hash64
@@ -28,6 +29,7 @@ from services.retrieval.filters import MAX_BYTES, parse
 from services.retrieval.in_process.catalogue import Catalogue
 from services.retrieval.in_process.index import LiveIndex
 from services.retrieval.models import Recommendations, Refused
+from services.retrieval.pages import Pages
 from services.retrieval.parameters import ALLOWED
 from services.retrieval.recommender import Recommender
 from services.retrieval.routes.reads import Reads
@@ -81,7 +83,9 @@ class World:
             shown = Shown(f"Item {nth}", "mugs", price=1.5, listed_ms=nth, attributes=attributes)
             self.catalogue.apply(ItemVector(f"i{nth}", 1, shown, unit(nth), unit(nth).astype(np.float16), "d"))
         self.catalogue.trending.score("i39", 3.0)
-        recommender = Recommender(self.catalogue, self.guard, SPACE, now_ms=lambda: NOW_MS)
+        self.seal = Seal(b"a secret of the tests", "page", lives_s=60)
+        self.pages = Pages(self.seal, SPACE)
+        recommender = Recommender(self.catalogue, self.guard, SPACE, pages=self.pages, now_ms=lambda: NOW_MS)
         self.ready = {"item_vectors": False}
         self.client = Client(
             create_app(recommender, status_routes(lambda: self.ready), Reads(SPACE, self.catalogue, self.guard))
@@ -145,6 +149,9 @@ def test_an_answer_says_what_it_used(world: World) -> None:
         "age_ms": 850,
         "degraded": False,
         "reason": None,
+        "steps": [],
+        "rules": [],
+        "seen": "known",
     }
     assert {name: answer[name] for name in expected} == expected
     assert answer["took_ms"] > 0
@@ -227,6 +234,27 @@ def test_ids_may_hold_any_printable_character(world: World) -> None:
         ("/recommend/u1?k=", "k", "valid integer"),
         ("/recommend/u1?k=1.5", "k", "valid integer"),
         ("/recommend/u1?exclude_seen=some", "exclude_seen", "'all', 'purchase' or 'none'"),
+        ("/recommend/u1?k=-1", "k", "greater than or equal to 1"),
+        ("/recommend/u1?k=1000000", "k", "less than or equal to 500"),
+        ("/recommend/u1?diversity=1.1", "diversity", "less than or equal to 1"),
+        ("/recommend/u1?diversity=nan", "diversity", "finite number"),
+        ("/recommend/u1?diversity=-0.1", "diversity", "greater than or equal to 0"),
+        ("/recommend/u1?popularity_discount=inf", "popularity_discount", "finite number"),
+        ("/recommend/u1?max_per_category=0", "max_per_category", "greater than or equal to 1"),
+        ("/recommend/u1?fields=title,prize", "fields", "unknown name 'prize'; names are title, category"),
+        ("/recommend/u1?fields=", "fields", "unknown name ''"),
+        ("/recommend/u1?exclude=a&exclude=" + "x" * 129, "exclude", "1-128 UTF-8 bytes, came 129"),
+        ("/recommend/u1?exclude=", "exclude", "1-128 UTF-8 bytes, came 0"),
+        ("/recommend/u1?exclude=a%00b", "exclude", "control characters"),
+        ("/recommend/u1?" + "&".join(f"exclude=i{nth}" for nth in range(501)), "exclude", "at most 500"),
+        ("/recommend/u1?after=" + "x" * 129, "after", "1-128 UTF-8 bytes, came 129"),
+        ("/recommend/u1?wait_ms=5001", "wait_ms", "less than or equal to 5000"),
+        ("/recommend/u1?wait_ms=-1", "wait_ms", "greater than or equal to 0"),
+        ("/recommend/u1?context.device=" + "x" * 65, "context.device", "at most 64 characters"),
+        ("/recommend/u1?device=phone", "device", "Extra inputs are not permitted"),
+        ("/recommend/u1?page=", "page", "at least 1 character"),
+        ("/recommend/u1?page=forged", "page", "nobody who has our secret signed it"),
+        ("/recommend/u1?scenario=home", "scenario", "there is no scenario 'home'"),
         ("/recommend/u1?kk=5", "kk", "Extra inputs are not permitted"),
         ("/recommend/" + "x" * 129, "user_id", "1-128 UTF-8 bytes, came 129"),
         ("/recommend/a%00b", "user_id", "control characters"),
@@ -249,6 +277,85 @@ def test_the_fast_path_and_fastapi_give_the_same_answer(world: World) -> None:
     fast = world.client.get("/recommend/u1?k=3").text
     slow = world.client.get("/recommend/u1?k=%203").text
     assert timed.sub("", fast) == timed.sub("", slow)
+
+
+def items_of(world: World, target: str) -> list[str]:
+    response = world.client.get(target)
+    assert response.status_code == 200, response.text
+    Recommendations.model_validate(response.json())
+    return [item["item_id"] for item in response.json()["items"]]
+
+
+def test_the_caller_excludes_ids_whatever_they_hold(world: World) -> None:
+    vector = unit(1).astype(np.float32)
+    for item_id in ("a/b", "ü€😀", "é" * 64, "a,b", "a&b=c"):
+        world.catalogue.apply(ItemVector(item_id, 1, Shown("x"), vector, vector.astype(np.float16), "d"))
+    query = urlencode([("k", 2), ("exclude", "i1"), *[("exclude", one) for one in ("a/b", "ü€😀", "é" * 64, "a,b")]])
+    for user_id in ("u1", "u%2F2%20%C3%A9"):  # by the fast path and past it
+        assert items_of(world, f"/recommend/{user_id}?{query}") == ["a&b=c", "i2"]
+
+
+def test_answers_are_shaped_as_asked(world: World) -> None:
+    vector = unit(30).astype(np.float32)
+    world.catalogue.apply(ItemVector("lamp", 1, Shown("x", "lamps"), vector, vector.astype(np.float16), "d"))
+    assert items_of(world, "/recommend/u1?k=3&max_per_category=1") == ["i1", "lamp"]
+    assert items_of(world, "/recommend/u1?k=2&diversity=0.9")[0] == "i1"
+    assert items_of(world, "/recommend/nobody?k=2&context.category=mugs") == ["i39", "lamp"]
+    response = world.client.get("/recommend/nobody?k=2&context.category=mugs").json()
+    assert [item["source"] for item in response["items"]] == ["trending_category", "newest"]
+
+
+@pytest.mark.parametrize("user_id", ["u1", "u%2F2%20%C3%A9"])
+def test_only_the_fields_that_are_asked_for_come(world: World, user_id: str) -> None:
+    answer = world.client.get(f"/recommend/{user_id}?k=2&fields=price,title").json()
+    assert answer["items"] == [
+        {"item_id": "i1", "title": "Item 1", "price": 1.5},
+        {"item_id": "i2", "title": "Item 2", "price": 1.5},
+    ]
+    answer = world.client.get(f"/recommend/{user_id}?k=1&fields=source,item_id,score").json()
+    assert answer["items"] == [{"item_id": "i1", "score": pytest.approx(0.9998, abs=1e-4), "source": "personal"}]
+    Recommendations.model_validate(answer)
+
+
+def test_pages_follow_one_another_over_http(world: World) -> None:
+    found, page = [], "first"
+    for _ in range(20):
+        answer = world.client.get(f"/recommend/u1?k=5&page={page}").json()
+        Recommendations.model_validate(answer)
+        found += [item["item_id"] for item in answer["items"]]
+        page = answer["next_page"]
+        if page is None:
+            break
+    assert sorted(found) == sorted(f"i{nth}" for nth in range(1, 40))
+    assert "next_page" not in world.client.get("/recommend/u1").json()
+
+
+def test_a_page_that_is_too_old_is_gone(world: World) -> None:
+    token = world.pages.next(world.pages.open("first", "u1"), "u1", ["i1"])
+    world.seal._lives_s = -1
+    for user_id in ("u1", "u%2F2%20%C3%A9"):
+        response = world.client.get(f"/recommend/{user_id}?page={token}")
+        assert response.status_code == 410
+        (told,) = Refused.model_validate(response.json()).detail
+        assert (told.field, "page=first" in told.problem) == ("page", True)
+        assert str(token) not in response.text
+
+
+def test_an_answer_says_whether_it_used_the_event(world: World) -> None:
+    answer = world.client.get("/recommend/u1?after=e-42&wait_ms=0").json()
+    assert answer["fresh"] is False, "this document keeps no events"
+    Recommendations.model_validate(answer)
+
+
+def test_what_is_asked_for_once_is_not_kept(world: World) -> None:
+    app = world.client._app
+    assert isinstance(app, FastPath)
+    world.client.get("/recommend/u1?k=3")
+    for nth in range(5):
+        world.client.get(f"/recommend/u1?exclude=i{nth}")
+        world.client.get(f"/recommend/u1?after=e{nth}&wait_ms=0")
+        world.client.get("/recommend/u1?page=first")
+    assert list(app._queries) == [b"k=3"]
 
 
 def filtered(user_id: str, expression: str, k: int = 20) -> str:

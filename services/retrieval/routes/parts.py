@@ -1,15 +1,11 @@
 """What the read routes need, put together and kept going."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 
-from nearline.adapters.kafka import TableReader, log_extent
 from nearline.adapters.triton import Towers
-from nearline.errors import Unavailable
-from nearline.followers import Follower
+from nearline.log import Record
 from nearline.settings import Settings
-from nearline.telemetry import get_logger
-from nearline.topics import user_updates_topic
 from services.retrieval.active_users import ActiveUsers
 from services.retrieval.item_index import ItemIndex
 from services.retrieval.recommender import Recommender
@@ -19,7 +15,7 @@ from services.retrieval.sessions import Sessions
 from services.retrieval.store_guard import GuardedStore
 from services.retrieval.text_index import TextIndex
 
-_RETRY_S = 1.0
+Hear = Callable[[Record], None]
 
 
 class ReadParts:
@@ -36,7 +32,6 @@ class ReadParts:
         texts: TextIndex | None,
     ) -> None:
         space = settings.embedding_space
-        self._settings = settings
         self._texts = texts
         self._vectors = None if known is None else SessionVectors(_towers(settings), known)
         self._users = ActiveUsers(store, space, most=settings.active_users) if settings.active_users else None
@@ -56,21 +51,20 @@ class ReadParts:
         if self._texts is not None:
             running.append(self._texts.run())
         if self._users is not None:
-            running += [self._users.run(), self._follow(self._users)]
+            running.append(self._users.run())
         return running
 
-    async def _follow(self, users: ActiveUsers) -> None:
-        """Hear of every user whose document changes from now on."""
-        topic, brokers = user_updates_topic(self._settings.embedding_space), self._settings.brokers
-        follower = Follower(topic, lambda: TableReader(brokers, topic, start_at=follower.positions()), users.follow)
-        while True:
-            try:
-                follower.start_at(dict((await log_extent(brokers, [topic])).topics[topic].end))
-                break
-            except Unavailable as error:
-                get_logger().warning("cannot tell who is active", reason=str(error))
-                await asyncio.sleep(_RETRY_S)
-        await follower.run()
+    def hearing(self, others: Hear) -> Hear:
+        """What is to be done with each record of ``user-updates``: what *others* do, and to note who is active."""
+        users = self._users
+        if users is None:
+            return others
+
+        def hear(record: Record) -> None:
+            users.follow(record)
+            others(record)
+
+        return hear
 
 
 def _towers(settings: Settings) -> Towers:

@@ -1,0 +1,290 @@
+"""Shedding: bursts are served, too much is refused at once, and nobody is served who has waited too long."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+import uvicorn
+
+from nearline.adapters.http import bind
+from nearline.adapters.queueing import queueing
+from nearline.shedding import Gate, Patience
+
+PATIENCE = Patience(burst_s=0.1, waited_s=0.08, hurried_s=0.005, at_once=2, most=200)
+WORK_S = 0.001
+
+
+class Loop:
+    """An event loop whose clock moves only when a request is served: each takes a millisecond."""
+
+    def __init__(self, patience: Patience = PATIENCE) -> None:
+        self.now_s = 100.0
+        self._ready: list[Callable[[], None]] = []
+        self.gate = Gate(self._ready.append, lambda: self.now_s, patience)
+        self.served: list[float] = []  # how long each waited
+        self.refused: list[float] = []
+
+    def turn(self) -> None:
+        """Do what was ready when it began."""
+        ready, self._ready[:] = list(self._ready), []
+        for work in ready:
+            work()
+
+    def come(self) -> "Asked":
+        asked = Asked(self)
+        self.gate.come(asked)
+        return asked
+
+    def begin(self, waited_s: float) -> None:
+        self.served.append(waited_s)
+        self._ready.append(self._work)
+
+    def _work(self) -> None:
+        self.now_s += WORK_S
+
+    def run(self, per_ms: float, turns: int) -> None:
+        """Let *per_ms* requests come each millisecond; all are noted when the loop looks up."""
+        came, start = 0, self.now_s
+        for _ in range(turns):
+            due = int((self.now_s - start) * 1000 * per_ms) + 1
+            for _ in range(due - came):
+                self.come()
+            came = due
+            before = self.now_s
+            self.turn()
+            if self.now_s == before:
+                self.now_s += WORK_S / 10  # nothing to do
+
+
+class Asked:
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._came_s = loop.now_s
+        self.is_gone = False
+
+    def begin(self) -> None:
+        self._loop.begin(self._loop.now_s - self._came_s)
+
+    def refuse(self) -> None:
+        self._loop.refused.append(self._loop.now_s - self._came_s)
+
+
+def test_who_comes_alone_begins_at_once() -> None:
+    loop = Loop()
+    for _ in range(50):
+        loop.come()
+        assert loop.served[-1] == 0.0
+        loop.turn()
+        loop.turn()
+    assert loop.refused == []
+
+
+def test_a_burst_is_served_whole_and_in_order() -> None:
+    loop = Loop()
+    for _ in range(60):
+        loop.come()
+    for _ in range(40):
+        loop.turn()
+    assert len(loop.served) == 60
+    assert loop.served == sorted(loop.served)
+    assert (loop.refused, len(loop.gate)) == ([], 0)
+
+
+def test_a_burst_after_a_long_silence_is_no_overload() -> None:
+    loop = Loop()
+    loop.run(0.5, 20)
+    loop.now_s += 1_000
+    loop.served.clear()
+    for _ in range(30):
+        loop.come()
+    for _ in range(40):
+        loop.turn()
+    assert (len(loop.served), loop.refused) == (30, [])
+
+
+def test_below_capacity_nobody_is_refused() -> None:
+    loop = Loop()
+    loop.run(0.8, 5_000)
+    assert loop.refused == []
+    assert max(loop.served) < 0.005
+
+
+def test_at_twice_the_capacity_half_is_refused_at_once_and_the_rest_hardly_waits() -> None:
+    loop = Loop()
+    loop.run(2.0, 200)  # until it is known for what it is
+    loop.served.clear()
+    loop.refused.clear()
+    loop.run(2.0, 3_000)
+    assert 0.4 < len(loop.refused) / (len(loop.refused) + len(loop.served)) < 0.6
+    assert max(loop.refused) == 0.0, "on arrival"
+    assert max(loop.served) < 2 * PATIENCE.hurried_s
+    assert len(loop.gate) < 20, "the queue stays short"
+
+
+def test_it_serves_as_much_as_it_can_meanwhile() -> None:
+    loop = Loop()
+    start = loop.now_s
+    loop.run(5.0, 2_000)
+    assert len(loop.served) > 0.95 * (loop.now_s - start) / WORK_S
+
+
+def test_overload_is_forgotten_once_nobody_was_refused_for_a_while() -> None:
+    loop = Loop()
+    loop.run(3.0, 1_000)
+    assert loop.refused
+    loop.run(0.0, 2_000)
+    loop.refused.clear()
+    for _ in range(30):
+        loop.come()
+    assert loop.refused == []
+
+
+def test_nobody_is_served_who_waited_too_long() -> None:
+    loop = Loop()
+    for _ in range(10):
+        loop.come()
+    loop.now_s += 1.0  # something else held the loop up
+    loop.turn()
+    loop.turn()
+    assert len(loop.served) == 2
+    assert loop.refused == pytest.approx([1.0] * 8, abs=0.01)
+
+
+def test_the_queue_is_bounded_whatever_comes() -> None:
+    loop = Loop()
+    for _ in range(5_000):
+        loop.come()
+    assert len(loop.gate) == PATIENCE.most
+    assert len(loop.refused) == 5_000 - PATIENCE.most - PATIENCE.at_once
+
+
+def test_who_has_hung_up_is_passed_over() -> None:
+    loop = Loop()
+    asked = [loop.come() for _ in range(6)]
+    asked[2].is_gone = asked[3].is_gone = True
+    for _ in range(5):
+        loop.turn()
+    assert (len(loop.served), loop.refused) == (4, [])
+
+
+# --- uvicorn behind the gate ---
+
+
+class Served:
+    """uvicorn on a free port, its application held up until ``go`` is set; *patience* as given."""
+
+    def __init__(self, patience: Patience) -> None:
+        self.patience = patience
+        self.go = asyncio.Event()
+        self.begun = 0
+
+    async def app(self, scope: Any, receive: Any, send: Any) -> None:
+        self.begun += 1
+        if scope["path"] != "/healthz":
+            await self.go.wait()
+        body = scope["path"].encode()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+        await send({"type": "http.response.body", "body": body})
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[int]:
+        loop = asyncio.get_running_loop()
+        config = uvicorn.Config(
+            self.app,
+            http=queueing(lambda: Gate(lambda _: None, loop.time, self.patience)),  # type: ignore[arg-type]
+            lifespan="off",
+            log_config=None,
+            interface="asgi3",
+        )
+        server = uvicorn.Server(config)
+        server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]
+        listener = bind("127.0.0.1", 0)
+        task = asyncio.create_task(server.serve(sockets=[listener]))
+        async with asyncio.timeout(5):
+            while not server.started:
+                await asyncio.sleep(0)
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            self.go.set()
+            server.should_exit = True
+            await task
+            listener.close()
+
+
+async def ask(port: int, request: bytes) -> tuple[bytes, bytes]:
+    """The head and the body of one answer."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        return await ask_on(reader, writer, request)
+    finally:
+        writer.close()
+
+
+async def ask_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> tuple[bytes, bytes]:
+    writer.write(request)
+    async with asyncio.timeout(5):
+        head = await reader.readuntil(b"\r\n\r\n")
+        size = int(head.lower().split(b"content-length: ")[1].split(b"\r")[0])
+        return head, b"" if request.startswith(b"HEAD") else await reader.readexactly(size)
+
+
+def get(path: str, headers: str = "", method: str = "GET") -> bytes:
+    return f"{method} {path} HTTP/1.1\r\nHost: x\r\n{headers}\r\n".encode()
+
+
+def test_a_refusal_is_a_503_that_says_when_to_come_back_and_the_connection_goes_on() -> None:
+    async def story() -> None:
+        served = Served(Patience(at_once=1, most=0))
+        async with served.running() as port:
+            first = asyncio.create_task(ask(port, get("/first")))
+            async with asyncio.timeout(5):
+                while not served.begun:
+                    await asyncio.sleep(0)
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            for method in ("GET", "HEAD", "POST"):
+                more = "content-length: 3\r\n" if method == "POST" else ""
+                request = get("/second", more, method) + (b"abc" if method == "POST" else b"")
+                head, body = await ask_on(reader, writer, request)
+                assert head.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+                assert b"\r\nretry-after: 1\r\n" in head
+                assert (b"ask again" in body) == (method != "HEAD")
+            assert (await ask_on(reader, writer, get("/healthz")))[1] == b"/healthz"
+            assert served.begun == 2
+            served.go.set()
+            assert (await first)[1] == b"/first"
+            writer.close()
+
+    asyncio.run(story())
+
+
+def test_a_refused_caller_who_wants_to_hang_up_is_hung_up_on() -> None:
+    async def story() -> None:
+        served = Served(Patience(at_once=0, most=0))
+        async with served.running() as port:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            head, _ = await ask_on(reader, writer, get("/a", "Connection: close\r\n"))
+            assert b"\r\nconnection: close\r\n" in head
+            assert await reader.read() == b""
+            writer.close()
+
+    asyncio.run(story())
+
+
+LONG_LINE = get("/" + "x" * 70_000)
+MANY_HEADERS = get("/", "".join(f"H{nth}: {'y' * 900}\r\n" for nth in range(80)))
+
+
+@pytest.mark.parametrize("request_", [LONG_LINE, MANY_HEADERS], ids=["line", "headers"])
+def test_an_endless_request_line_or_head_is_refused(request_: bytes) -> None:
+    async def story() -> None:
+        async with Served(Patience()).running() as port:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(request_)
+            async with asyncio.timeout(5):
+                assert (await reader.readline()).startswith(b"HTTP/1.1 400")
+            writer.close()
+
+    asyncio.run(story())
