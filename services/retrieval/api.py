@@ -43,6 +43,11 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"model": Recommendations},
     410: {"model": Refused, "description": "the page is older than 30 minutes, or what it was made from is gone"},
     422: {"model": Refused},
+    503: {
+        "model": Refused,
+        "description": "more requests than the process can answer, or its keys are not read yet; Retry-After says when "
+        "to come back",
+    },
 }
 _EXAMPLES = {
     "personal": {"value": EXAMPLE},

@@ -52,7 +52,7 @@ class Reading:
     ) -> None:
         self._store = store
         self._hot = HotUsers(space)
-        self._waiting = waiting or Waiting()
+        self._waiting = Waiting() if waiting is None else waiting
         self._is_hearing = is_hearing
         self._now_s = now_s
 

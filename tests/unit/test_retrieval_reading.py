@@ -267,8 +267,9 @@ def test_an_event_that_was_used_is_fresh_at_once() -> None:
     async def story() -> None:
         replica = await opened()
         await replica.store.put_many_if_newer({"u": stored(1, "e1")})
+        before = replica.store.reads
         assert (await replica.ask(after="e1"))["fresh"] is True
-        assert replica.store.reads == 2, "one of them the guard's"
+        assert replica.store.reads == before + 1
         assert "fresh" not in await replica.ask()
 
     run(story())
@@ -289,6 +290,7 @@ def test_who_waits_is_woken_by_the_write_and_does_not_poll() -> None:
         assert (replica.store.reads, asking.done()) == (before, False)
         replica.recommender.reading.hear(update("somebody else", 2))
         await replica.store.put_many_if_newer({"u": stored(2, "e1", "e2")})
+        before = replica.store.reads
         replica.recommender.reading.hear(update("u", 2))
         answer = await asking
         assert (answer["fresh"], answer["newest_event_id"]) == (True, "e2")
@@ -653,8 +655,8 @@ def test_a_slow_read_of_before_does_not_undo_what_a_later_one_learnt() -> None:
         slow = asyncio.create_task(replica.ask())
         while not store.held:
             await asyncio.sleep(0)
-        await store.put_many_if_newer({"u": stored(2, "e0", "e1")})
         held, store.held = store.held, None
+        await store.put_many_if_newer({"u": stored(2, "e0", "e1")})
         assert (await replica.ask())["newest_event_id"] == "e1"
         held[0].set_result(None)
         await slow

@@ -30,6 +30,7 @@ from services.retrieval.text_index import TextIndex
 
 _NOWHERE = -1
 _ALLOWANCES = (32, 128, 512)  # seen items that a search allows for, then those after it; the last allows for all
+_MANY = 256  # seen items: of so many more than 32 are near, as a rule, and two searches take longer than a wide one
 _SCORE = b',"score":'
 _NO_ATTRIBUTES = b'"attributes":{}' + _SCORE
 _NO_HISTORY: NDArray[np.float16] = np.empty(0, np.float16)  # of what is restored: it has its row already
@@ -326,7 +327,8 @@ class Catalogue:
 
 def _allowances(excluded: int) -> Iterator[int]:
     """How many of so many excluded items one search after the other allows for, until one finds enough."""
-    yield from (allowed for allowed in _ALLOWANCES if allowed < excluded)
+    allowances = _ALLOWANCES if excluded <= _MANY else _ALLOWANCES[1:]
+    yield from (allowed for allowed in allowances if allowed < excluded)
     yield excluded
 
 
