@@ -82,7 +82,7 @@ class Recommender:
         else:
             known = await self.reading.read_after(user_id, asked.after, asked.wait_ms)
             started = time.perf_counter_ns()  # waiting is no work
-        work = Work(asked, known.document, budget=Budget(self._budget_ms, started))
+        work = Work(asked, known.document, budget=Budget(self._budget_ms, time.perf_counter_ns() if read else started))
         if known.step is not None:
             work.course.without(known.step)
         if page is not None:

@@ -1,7 +1,7 @@
 """What the read routes need, put together and kept going."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 
 from nearline.adapters.triton import Towers
 from nearline.log import Record
