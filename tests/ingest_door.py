@@ -36,7 +36,7 @@ class Door:
         self.profiles = Listing(USERS, decode_profile)
         items, profiles, events = (Appender(topic, self.outbox) for topic in (ITEMS, USERS, CLICKS))
         catalogue = Catalogue(self.listing, items, is_read=lambda: self.is_read, turn_s=0.2)
-        users = Users(self.profiles, profiles, events, is_read=lambda: self.is_read, turn_s=0.2)
+        users = Users(self.profiles, profiles, events, is_read=lambda: self.is_read)
         status = status_routes(lambda: {"items": self.is_read})
         self.api = create_api(events, catalogue, users, status, bounds, now_ms=lambda: NOW_MS)
         self.app = Observed(self.api)

@@ -65,7 +65,6 @@ class Service:
             self._users.appender,
             self._events,
             is_read=lambda: self._ready[USERS],
-            turn_s=deadline_s,
         )
         api = create_api(self._events, catalogue, users, status_routes(self.readiness), bounds_of(settings))
         self._doors = Doors(settings)

@@ -17,7 +17,7 @@ from nearline.profiles import MAX_PROFILE_BYTES, Profile, decode_profile, encode
 from nearline.user_commands import Command, Erase, Merge, Remove, encode_command
 from services.ingest import clicks
 from services.ingest.appender import Appender
-from services.ingest.listing import Listing, Turns
+from services.ingest.listing import Listing
 
 _MERGE_FIELDS = frozenset({"session_id", "events"})
 Verdict = clicks.Accepted | clicks.Refused
@@ -36,8 +36,8 @@ class Merging:
 class Users:
     """Users as callers change them.
 
-    Changes of one profile take their turn in this process. A profile is replaced as a whole, so between processes
-    nothing is lost but the earlier of two.
+    A profile is replaced as a whole, so nothing is lost but the earlier of two; the log's order is the one that counts,
+    and what this process appended it knows in that order.
     """
 
     def __init__(
@@ -47,14 +47,12 @@ class Users:
         events: Appender,
         *,
         is_read: Callable[[], bool],
-        turn_s: float = 5.0,
         new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
     ) -> None:
         self._listing = listing
         self._profiles = profiles
         self._events = events
         self._is_read = is_read
-        self._turns = Turns("user_id", turn_s)
         self._new_id = new_id
 
     def get(self, user_id: str) -> tuple[int, Profile]:
@@ -102,10 +100,9 @@ class Users:
         return command.command_id if command else None
 
     async def _tell(self, user_id: str, raw: bytes | None) -> int:
-        async with self._turns.of([user_id]):
-            (version,) = await self._profiles.append([(user_id.encode(), raw)])
-            self._listing.note(user_id, version, raw)
-            return version
+        (version,) = await self._profiles.append([(check_id("user_id", user_id).encode(), raw)])
+        self._listing.note(user_id, version, raw)
+        return version
 
     async def _command(self, command: Command) -> str:
         await self._events.append([_message(command)])
