@@ -58,7 +58,7 @@ def examples(text: str) -> dict[tuple[str, str], Example]:
     found = {}
     for service, of_service in tomllib.loads(text).items():
         for route, one in of_service.items():
-            found[service, route] = Example(route, one["curl"].strip(), one["python"].strip())
+            found[service, route] = Example(route, one["curl"].strip(), one.get("python", "").strip())
     return found
 
 
@@ -104,7 +104,9 @@ def _route(route: Route, example: Example) -> str:
         parts.append(f"Body: {_kind(body['content']['application/json']['schema'], route.service)}")
     answer = about["responses"]["200"]["content"]["application/json"]["schema"]
     parts.append(f"Answer: {_kind(answer, route.service)}" + _others(about))
-    parts.append(f"```sh\n{example.curl}\n```\n\n```python\n{example.python}\n```")
+    parts.append(f"```sh\n{example.curl}\n```")
+    if example.python:
+        parts.append(f"```python\n{example.python}\n```")
     return "\n\n".join(parts)
 
 

@@ -20,7 +20,6 @@ from nearline.adapters.seals import Seal, secret_of
 from nearline.adapters.stores import store_for
 from nearline.errors import NearlineError, Unavailable
 from nearline.followers import Follower
-from nearline.log import Record
 from nearline.process import RETRY_S
 from nearline.settings import Settings, load_settings
 from nearline.shedding import Gate
@@ -99,9 +98,10 @@ class Service:
         )
         topic = user_updates_topic(space)
         self._updates = Follower(
-            topic, lambda: TableReader(settings.brokers, topic, start_at=self._updates.positions()), self._heard
+            topic,
+            lambda: TableReader(settings.brokers, topic, start_at=self._updates.positions()),
+            self._reads.hearing(recommender.reading.hear),
         )
-        self._recommender = recommender
         app = create_app(recommender, status_routes(self.readiness), self._reads.reads, rulings=self._rules.rulings)
         self._app = self._doors.before(app, RULES)
 
@@ -140,11 +140,6 @@ class Service:
             await self._rules.close()
             await self._store.close()
             await self._items.close()
-
-    def _heard(self, record: Record) -> None:
-        """A user's document changed: whoever waits for it, and whoever remembers it, is told."""
-        self._recommender.reading.hear(record)
-        self._reads.hear(record)
 
     async def _hear(self) -> None:
         """Follow the users' updates, from now on: what was written before is read with the documents."""

@@ -15,6 +15,8 @@ from services.retrieval.sessions import Sessions
 from services.retrieval.store_guard import GuardedStore
 from services.retrieval.text_index import TextIndex
 
+Hear = Callable[[Record], None]
+
 
 class ReadParts:
     """The parts behind the read routes; *known* and *texts* are there where items are in this process."""
@@ -34,7 +36,7 @@ class ReadParts:
         self._vectors = None if known is None else SessionVectors(_towers(settings), known)
         self._users = ActiveUsers(store, space, most=settings.active_users) if settings.active_users else None
         sessions = None if self._vectors is None else Sessions(recommender, self._vectors, settings.seen_policy)
-        self.reads = Reads(space, items, store, sessions, texts, self._users, known)
+        self.reads = Reads(space, items, store, sessions, texts, self._users)
 
     async def run(self) -> None:
         """Keep them going until cancelled; none of them stops answers when it is away."""
@@ -52,10 +54,17 @@ class ReadParts:
             running.append(self._users.run())
         return running
 
-    def hear(self, record: Record) -> None:
-        """Take in one record of ``user-updates``."""
-        if self._users is not None:
-            self._users.follow(record)
+    def hearing(self, others: Hear) -> Hear:
+        """What is to be done with each record of ``user-updates``: what *others* do, and to note who is active."""
+        users = self._users
+        if users is None:
+            return others
+
+        def hear(record: Record) -> None:
+            users.follow(record)
+            others(record)
+
+        return hear
 
 
 def _towers(settings: Settings) -> Towers:
