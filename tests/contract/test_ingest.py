@@ -239,7 +239,8 @@ async def test_while_the_log_hangs_callers_are_told_at_once_and_memory_stays_fla
         finally:
             log.process.send_signal(signal.SIGCONT)
         assert statuses.keys() <= {429, 503}
-        assert statuses[429] > 50
+        # On a crowded machine bodies arrive so slowly that they meet a log known to be away, and not each other.
+        assert statuses.total() > 50
         # 200 connections at once, each with its buffers, cost once; what comes after costs nothing more.
         assert sizes[1] - sizes[0] < 500 * MIB, sizes
         assert sizes[2] - sizes[1] < 50 * MIB, sizes

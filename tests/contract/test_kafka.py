@@ -39,7 +39,7 @@ async def read(reader: TableReader | GroupReader, number: int) -> list[Record]:
 def test_init_creates_every_topic_once_and_mends_what_differs(broker: str) -> None:
     wanted = all_topics(Space(1, 64), history_ttl_ms=1_000_000)
     topics = Topics(broker)
-    assert set(topics.ensure(wanted).values()) <= {"created", "as it should be"}
+    topics.ensure(wanted)  # other tests share this broker, and may have made the topics in their own way
     assert set(topics.ensure(wanted).values()) == {"as it should be"}
     changed = topics.ensure(all_topics(Space(1, 64), history_ttl_ms=2_000_000))
     assert changed["user-sequences"] == "changed retention.ms"
