@@ -1,9 +1,9 @@
 """``python -m benchmarks.index_bench``: the index measured; one table, and ``build/bench-index.json``.
 
 Recall while everything changes, reads beside it, how soon a vector is searchable in the running system, a filter,
-memory, a build, a restart. Each measurement has processes of its own and none is left at exit. The comparison with
-other libraries (``--only peers``, 10 minutes) is kept in ``build/bench-index-peers.json`` and shown again beside every
-later run. What each figure means is in docs/benchmarks.md.
+memory, a build, a restart. Each measurement has processes of its own and none is left at exit. What is not measured
+again stays in the file as it was, with the commit and the time of its own run under ``taken``. What each figure means
+is in docs/benchmarks.md.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from local.layout import BUILD
 from local.system import interrupt_on_sigterm
 from nearline.errors import NearlineError
 
-PEERS_FILE = BUILD / "bench-index-peers.json"
+Found = dict[str, Any]
 _WIDTH = 150  # where there is no terminal that says how wide it is
 console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
 
@@ -50,6 +50,7 @@ MEASUREMENTS: Mapping[str, Callable[[Task], dict[str, Any]]] = {
     "served": lambda task: index_served.measure(
         task.source, items=task.scale.items, probes=task.scale.probes, seed=task.seed, data=task.data, say=task.say
     ),
+    "reads": lambda task: index_churn.measure_reads(task.source, task.scale, task.seed, task.say),
     "churn": lambda task: index_churn.measure(task.source, task.scale, task.seed, task.say),
     "peers": lambda task: {
         "peers": index_rivals.measure(
@@ -76,15 +77,15 @@ TARGETS = (
 )
 
 
-def run(task: Task, names: list[str], keep: Callable[[Mapping[str, Any]], None]) -> dict[str, Any]:
-    """Take the measurements *names*, one after the other; *keep* gets what is known after each of them."""
-    results: dict[str, Any] = {"load_average_before": load_average(), "others_cores": {}, "took_s": {}}
+def run(task: Task, names: list[str], keep: Callable[[str, Found, Found], None]) -> Found:
+    """Take the measurements *names*, one after the other; *keep* gets each one's name, what it found, and how."""
+    results: Found = {}
     for name in names:
-        others, started = watch(), time.monotonic()
-        results |= MEASUREMENTS[name](task) | {"load_average_after": load_average()}
-        results["others_cores"][name] = others()
-        results["took_s"][name] = round(time.monotonic() - started)
-        keep(results)
+        others, started, before = watch(), time.monotonic(), load_average()
+        found = MEASUREMENTS[name](task)
+        took_s = round(time.monotonic() - started)
+        keep(name, found, {"took_s": took_s, "load_average": [before, load_average()], "others_cores": others()})
+        results |= found
     return results
 
 
@@ -160,13 +161,13 @@ def peers_table(peers: Mapping[str, Any]) -> Table:
     return table
 
 
-def known_peers(path: Path = PEERS_FILE) -> dict[str, Any]:
-    """What ``--only peers`` found when it ran last; nothing if it never did."""
+def known(path: Path) -> Found:
+    """What earlier runs found; nothing if there was none, or only a quick one."""
     try:
-        kept: dict[str, Any] = json.loads(path.read_text())
+        found: Found = json.loads(path.read_text())
     except (FileNotFoundError, ValueError):
         return {}
-    return kept
+    return {} if found.get("quick") else found
 
 
 def _names(text: str) -> list[str]:
@@ -192,14 +193,13 @@ def main() -> None:
     given = parser.parse_args()
     interrupt_on_sigterm()
     command = " ".join(["python -m benchmarks.index_bench", *sys.argv[1:]])
-    facts = about(given.seed, command=command) | {"quick": given.quick}
+    facts = about(given.seed, command=command)
+    kept: Found = {} if given.quick else known(given.out)
 
-    def keep(results: Mapping[str, Any]) -> None:
+    def keep(name: str, found: Found, taken: Found) -> None:
+        kept.update(found, taken=kept.get("taken", {}) | {name: taken | facts}, quick=given.quick)
         given.out.parent.mkdir(parents=True, exist_ok=True)
-        peers = {"peers": results["peers"], **facts} if "peers" in results else None
-        if peers and not given.quick:
-            PEERS_FILE.write_text(json.dumps(peers, indent=2) + "\n")
-        given.out.write_text(json.dumps({"peers": known_peers(), **results, **facts}, indent=2) + "\n")
+        given.out.write_text(json.dumps(kept, indent=2) + "\n")
 
     try:
         task = Task(source(given.seed), QUICK if given.quick else Scale(), given.seed, given.data, _say)
@@ -212,7 +212,7 @@ def main() -> None:
     for table in (beside_table(results), *(map(peers_table, [results["peers"]] if "peers" in results else []))):
         if table is not None:
             console.print(table)
-    busiest = max(results["others_cores"].values(), default=0.0)
+    busiest = max(kept["taken"][name]["others_cores"] for name in given.only)
     console.print(f"others used {busiest:.2f} cores at most; everything measured: {given.out}")
 
 

@@ -36,7 +36,7 @@ class Limits:
     fold_above: int = 1_000  # a delta of 1,000 x 64 costs a search about 0.02 ms
     bulk: int = 5_000  # a delta of more than this and a quarter of the graph is built beside it, not folded
     removed_share: float = 0.25  # removed rows carry the search but are not found: more only cost time
-    headroom: float = 2.0  # capacity of a new graph over its rows; memory is taken only when it is used
+    headroom: float = 1.6  # capacity of a new graph over its rows; one that is not used yet takes 45 bytes
     candidate_rows: int = 30  # rows that can be fetched and compared while a graph looks at one candidate, 1.2 us
     fetch_rows: int = 4  # rows that can be compared in their order while one is fetched from its place
 

@@ -45,8 +45,10 @@ class Upkeep:
         *,
         rest_s: float = 5.0,
         pause_s: float = 0.01,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._pause_s = pause_s
+        self._clock = clock  # in seconds
         self._index = index
         self._loaded = loaded
         self.recall = recall or LiveRecall(index)
@@ -93,12 +95,12 @@ class Upkeep:
 
         Else the delta grows while many ask, which makes every search slower, which leaves still less time.
         """
-        due, started = self._index.fold_due, time.perf_counter()
+        due, started = self._index.fold_due, self._clock()
         waited = started - self._folded_at if self._is_folding else 0.0
         end = started + max(_SLICE_S / 2, min(_FOLD_SHARE * waited, _LONGEST_SLICE_S))
-        while self._index.fold_due and time.perf_counter() < end:
+        while self._index.fold_due and self._clock() < end:
             self._index.fold()
-        self._is_folding, self._folded_at = due, time.perf_counter()
+        self._is_folding, self._folded_at = due, self._clock()
         return due
 
     async def _rebuild(self) -> None:
