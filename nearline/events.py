@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from nearline.errors import BadInput
-from nearline.ids import check_id
+from nearline.ids import check_id, check_ids
 
 MAX_EVENT_BYTES = 64 * 1024
 EARLIEST_MS = 946_684_800_000  # 2000-01-01: an event before it has a wrong unit, not an old story
@@ -107,7 +107,7 @@ def event_of(body: Mapping[str, Any], *, append_ms: int, ahead_ms: int = MAX_AHE
         request_id=_text("request_id", body.get("request_id")),
         traceparent=_text("traceparent", body.get("traceparent")),
         synthetic=_flag(body.get("synthetic", False)),
-        merged_from=_ids(body.get("merged_from")),
+        merged_from=check_ids("merged_from", body["merged_from"]) if "merged_from" in body else (),
     )
 
 
@@ -209,12 +209,3 @@ def _flag(value: object) -> bool:
     if not isinstance(value, bool):
         raise BadInput("wrong_type", f"synthetic must be true or false, came {value!r:.80}", field="synthetic")
     return value
-
-
-def _ids(value: object) -> tuple[str, ...]:
-    if value is None:
-        return ()
-    if not isinstance(value, list):
-        expected = "merged_from must be a list of user ids"
-        raise BadInput("wrong_type", f"{expected}, came {value!r:.80}", field="merged_from")
-    return tuple(check_id("merged_from", each) for each in value)

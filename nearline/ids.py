@@ -28,6 +28,13 @@ def check_id(name: str, value: object) -> str:
     return value
 
 
+def check_ids(name: str, value: object) -> tuple[str, ...]:
+    """Return *value*, a list of valid ids, as a tuple, else raise ``BadInput`` as above."""
+    if not isinstance(value, list):
+        raise BadInput("wrong_type", f"{name} must be a list of ids, came {value!r:.80}", field=name)
+    return tuple(check_id(name, each) for each in value)
+
+
 def _refuse_control(name: str, value: str) -> None:
     if _CONTROL.search(value):
         raise BadInput("bad_id", f"{name} must not hold control characters, came {value!r:.80}", field=name)

@@ -12,6 +12,7 @@ from nearline.datasets import load_online_retail
 from nearline.errors import BadInput, Misconfigured
 from nearline.events import Event, encode_event
 from nearline.items import Item, encode_item
+from nearline.user_commands import COMMAND
 
 SHIFTS = "replay-shifts.json"
 
@@ -28,6 +29,8 @@ class Recording:
 
 def load_recording(path: Path) -> Recording:
     """A recording from a prepared data set's folder, or from a file with one event (version 1) a line.
+
+    A file may be what ``clicks`` held: commands in it are left out.
 
     ``Misconfigured`` if there is nothing like that at *path*; ``BadInput`` naming the line that is not an event.
     """
@@ -56,6 +59,8 @@ def _lines(path: Path) -> Iterator[Event]:
         if line.strip():
             try:
                 body = orjson.loads(line)
+                if COMMAND in body:
+                    continue  # what users asked for holds for the log that they asked it of
                 yield Event(**{name: value for name, value in body.items() if name != "v"})
             except (orjson.JSONDecodeError, TypeError, AttributeError) as error:
                 raise BadInput("bad_line", f"{path}:{number} is not an event: {error}") from None

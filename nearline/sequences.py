@@ -97,17 +97,19 @@ def decode_sequence(raw: bytes) -> Sequence:
         user_id, version = body["user_id"], body["version"]
         if ERASED in body:
             return _erased(body, user_id, version)
-        columns = {name: body[name] for name in COLUMNS}
+        columns = [body[name] for name in COLUMNS]
         contexts = body.get(CONTEXTS) or []
-        lengths = {name: len(column) for name, column in columns.items()}
+        lengths = [len(column) for column in columns]
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise BadInput("bad_sequence", f"not a sequence of version 1 ({error!r:.120}): {raw[:80]!r}") from None
     if contexts:
-        lengths[CONTEXTS] = _length_of_contexts(contexts)
+        lengths.append(_length_of_contexts(contexts))
     profile, profile_ms = _profile(body) if PROFILE in body else (_NO_PROFILE, 0)
-    if len(set(lengths.values())) != 1 or not (lengths[COLUMNS[0]] or profile):
-        raise BadInput("bad_sequence", f"columns must share one length of at least 1, came {lengths}")
-    return Sequence(user_id, version, **columns, contexts=contexts, profile=profile, profile_ms=profile_ms)
+    if len(set(lengths)) != 1 or not (lengths[0] or profile):
+        came = dict(zip((*COLUMNS, CONTEXTS), lengths, strict=False))
+        raise BadInput("bad_sequence", f"columns must share one length of at least 1, came {came}")
+    items, times_ms, types, values, event_ids = columns
+    return Sequence(user_id, version, items, times_ms, types, values, event_ids, contexts, profile, profile_ms)
 
 
 def _erased(body: Mapping[str, Any], user_id: str, version: int) -> Sequence:

@@ -70,9 +70,10 @@ USER_SIGNALS: tuple[Signal, ...] = (
 )
 
 CONTEXT_KEYS: tuple[str, ...] = tuple(signal.of for signal in USER_SIGNALS if signal.kind is not Kind.EVENTS)
-_MOST_LETTERS = 64
+MAX_LETTERS = 64  # of one value of the context
 _SEVERAL = frozenset(signal.of for signal in USER_SIGNALS if signal.kind is Kind.CATEGORIES)
 _MOST = {signal.of: signal.most for signal in USER_SIGNALS}
+MAX_INTERESTS = _MOST["interests"]
 
 Context = Mapping[str, Any]
 
@@ -93,7 +94,7 @@ def kept_context(context: Context) -> Context | None:
 
 
 def _one(value: object) -> str:
-    return value.strip()[:_MOST_LETTERS] if isinstance(value, str) else ""
+    return value.strip()[:MAX_LETTERS] if isinstance(value, str) else ""
 
 
 def _several(key: str, value: object) -> list[str]:

@@ -58,9 +58,9 @@ def user_updates_topic(space: Space) -> str:
 def all_topics(space: Space, *, history_ttl_ms: int) -> list[Topic]:
     """Every topic that a system serving *space* needs.
 
-    ``user-sequences`` and ``user-seen`` expire with the history (*history_ttl_ms*, counted from a user's last event),
-    as the job's state and the store do. Dead-letter topics take larger records than their sources, so that none can be
-    refused.
+    ``user-sequences`` expires with the history (*history_ttl_ms*, counted from a user's last event), as the job's state
+    and the store do; ``user-seen``, which is written less often, a quarter later. Dead-letter topics take larger
+    records than their sources, so that none can be refused.
     """
     expiring = {"cleanup.policy": "compact,delete", "retention.ms": str(history_ttl_ms)}
     letters = {"max.message.bytes": str(4 * _MIB), "retention.ms": str(30 * _DAY_MS)}
@@ -71,7 +71,7 @@ def all_topics(space: Space, *, history_ttl_ms: int) -> list[Topic]:
             PARTITIONS,
             _ALWAYS | _COMPACT | expiring | {"max.message.bytes": str(MAX_SEQUENCE_BYTES)},
         ),
-        Topic(USER_SEEN, PARTITIONS, _ALWAYS | _COMPACT | expiring),
+        Topic(USER_SEEN, PARTITIONS, _ALWAYS | _COMPACT | expiring | {"retention.ms": str(history_ttl_ms * 5 // 4)}),
         Topic(USERS, PARTITIONS, _ALWAYS | _COMPACT),
         Topic(user_updates_topic(space), PARTITIONS, _ALWAYS | {"retention.ms": str(_HOUR_MS)} | _ROLLING),
         Topic(EXPOSURES, PARTITIONS, _ALWAYS | {"retention.ms": str(30 * _DAY_MS)}),

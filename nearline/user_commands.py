@@ -6,17 +6,29 @@ They travel in the events' own topic, keyed alike, so that each has its place in
     erase    forget the user: all that came before, and what of it comes late
     remove   forget one event, whenever it comes
     merge    an anonymous session (*user_id*) is the user *into*: its events become the user's, then it is erased
+    adopt    the rest of a merge, written by the job alone: what the session had seen before the events that it kept
 """
 
-from collections.abc import Mapping
+import base64
+import binascii
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 import orjson
 
 from nearline.errors import BadInput
-from nearline.events import MAX_EVENT_BYTES, Event, check_time, check_version, event_of, load_object, refuse_unknown
-from nearline.ids import check_id
+from nearline.events import (
+    MAX_EVENT_BYTES,
+    Event,
+    check_time,
+    check_version,
+    encode_event,
+    event_of,
+    load_object,
+    refuse_unknown,
+)
+from nearline.ids import check_id, check_ids
 
 COMMAND = "command"
 
@@ -50,9 +62,23 @@ class Merge:
     time_ms: int
 
 
-Command = Erase | Remove | Merge
+@dataclass(frozen=True, slots=True)
+class Adopt:
+    """The user has seen *seen* too: bytes of the job's own (flink_jobs/last_n/seen_items.py).
+
+    *merged_from* are the ids under which they were kept before, oldest first.
+    """
+
+    command_id: str
+    user_id: str
+    seen: bytes
+    merged_from: tuple[str, ...]
+    time_ms: int
+
+
+Command = Erase | Remove | Merge | Adopt
 Entry = Event | Command
-COMMANDS: Mapping[str, type[Command]] = {"erase": Erase, "remove": Remove, "merge": Merge}
+COMMANDS: Mapping[str, type[Command]] = {"erase": Erase, "remove": Remove, "merge": Merge, "adopt": Adopt}
 _NAMES = {kind: name for name, kind in COMMANDS.items()}
 _FIELDS = {kind: frozenset({"v", COMMAND, *(f.name for f in fields(kind))}) for kind in COMMANDS.values()}
 
@@ -60,7 +86,15 @@ _FIELDS = {kind: frozenset({"v", COMMAND, *(f.name for f in fields(kind))}) for 
 def encode_command(command: Command) -> bytes:
     """The command as ``clicks`` carries it, under the key ``command.user_id``."""
     body: dict[str, Any] = {"v": 1, COMMAND: _NAMES[type(command)]}
-    return orjson.dumps(body | {f.name: getattr(command, f.name) for f in fields(command)})
+    body |= {f.name: getattr(command, f.name) for f in fields(command)}
+    if isinstance(command, Adopt):
+        body["seen"] = base64.b64encode(command.seen).decode()
+    return orjson.dumps(body)
+
+
+def encode_entry(entry: Entry) -> bytes:
+    """The event or the command as ``clicks`` carries it, under the key ``entry.user_id``."""
+    return encode_event(entry) if isinstance(entry, Event) else encode_command(entry)
 
 
 def decode_entry(raw: bytes | None, *, append_ms: int) -> Entry:
@@ -86,7 +120,17 @@ def command_of(body: Mapping[str, Any], *, append_ms: int) -> Command:
     for field in sorted(known - body.keys()):
         raise BadInput("missing_field", f"required field {field!r} of {name!r} is missing", field=field)
     check_version(body)
-    ids = {f: check_id(f, body[f]) for f in known - {"v", COMMAND, "time_ms"}}
-    if ids.get("into") == ids["user_id"]:
-        raise BadInput("same_user", f"user_id and into are both {ids['user_id']!r:.80}", field="into")
-    return kind(time_ms=check_time(body["time_ms"], append_ms=append_ms), **ids)
+    told = {f: _READ.get(f, check_id)(f, body[f]) for f in known - {"v", COMMAND, "time_ms"}}
+    if told.get("into") == told["user_id"]:
+        raise BadInput("same_user", f"user_id and into are both {told['user_id']!r:.80}", field="into")
+    return kind(time_ms=check_time(body["time_ms"], append_ms=append_ms), **told)
+
+
+def _bytes(name: str, value: object) -> bytes:
+    try:
+        return base64.b64decode(value, validate=True)  # type: ignore[arg-type]
+    except (TypeError, ValueError, binascii.Error):
+        raise BadInput("wrong_type", f"{name} must be base64, came {value!r:.80}", field=name) from None
+
+
+_READ: Mapping[str, Callable[[str, object], Any]] = {"seen": _bytes, "merged_from": check_ids}

@@ -1,4 +1,4 @@
-"""A user's history: the last N events in their one total order. Knows nothing of Flink.
+"""A user's history: the window of the last N events in their one total order. Knows nothing of Flink.
 
 The order is ``(time_ms, event_id)``, so it lies in the data and not in the arrival. Of two records with one
 ``event_id`` the greater one counts. What is kept is therefore "the N greatest after removing duplicates", and that can
@@ -6,6 +6,10 @@ be kept up record by record: a record can only enter above the oldest one kept, 
 have fallen out later, and a duplicate replaces itself without moving that border down. So any interleaving, repetition
 or replay of the same records ends in the same columns; only ``version`` tells of the way there. Of an event's free
 context only what the towers may read is kept (nearline/signals.py).
+
+An event that was removed keeps its place as a blank: nothing of it but time and id. So it makes no difference whether
+it was removed before or after it came, or what came in between: the window is of the same N events either way.
+``published`` is what readers get.
 """
 
 from dataclasses import replace
@@ -13,13 +17,13 @@ from typing import TypeVar
 
 import orjson
 
-from nearline.errors import Misconfigured
 from nearline.events import Event
-from nearline.sequences import Sequence, decode_sequence, encode_sequence
+from nearline.sequences import Sequence, erased_sequence
 from nearline.signals import Context, kept_context
 
 T = TypeVar("T")
-STATE_FORMAT = b"1"  # the first byte of the stored state: later forms take other bytes and still read this one
+# Of an event that is no longer, or never was, in the window: item, type, time and event id.
+Met = tuple[str, str, int, str]
 
 
 def append(history: Sequence | None, event: Event, *, keep: int, append_ms: int) -> Sequence:
@@ -44,23 +48,88 @@ def holds(history: Sequence | None, event_id: str) -> bool:
     return history is not None and event_id in history.event_ids
 
 
-def encode_state(sequence: bytes) -> bytes:
-    """The state's bytes: its format's byte, then the very bytes that were published."""
-    return STATE_FORMAT + sequence
+def left_out(before: Sequence | None, after: Sequence, event: Event, *, known: bool) -> list[Met]:
+    """What *before* and *event* tell that the window *after* does not hold: what fell out, or never got in.
+
+    A record that the window holds as it is leaves nothing out; blanks never do. *known* is ``holds`` of *before*.
+    """
+    if before is None:
+        return []
+    if after is before:
+        return [] if not event.item_id or _stands(before, event) else [_met(event)]
+    gone = len(before.items) + 1 - len(after.items)
+    if not gone:
+        return []
+    places = _replaced(before, after, event) if known else range(gone)
+    return [_met_at(before, i) for i in places if before.items[i]]
 
 
-def decode_state(state: bytes | None) -> Sequence | None:
-    """The history in *state*, or ``None`` where there is none; refuses a format of another release."""
-    if not state:
-        return None
-    if state[:1] != STATE_FORMAT:
-        raise Misconfigured(f"state of format {state[:1]!r}, this release reads {STATE_FORMAT!r}: use a newer release")
-    return decode_sequence(state[1:])
+def blanked(event: Event) -> Event:
+    """The event with nothing left of it but its place."""
+    return Event(event.event_id, event.user_id, "", "", event.time_ms, 0.0)
 
 
-def encode(history: Sequence) -> bytes:
-    """The history as the topic carries it."""
-    return encode_sequence(history)
+def blanked_in(history: Sequence, event_id: str, version: int) -> Sequence:
+    """The history with a blank in place of the event, or *history* itself if it does not hold it."""
+    i = history.event_ids.index(event_id) if event_id in history.event_ids else -1
+    if i < 0 or not history.items[i]:
+        return history
+    contexts = _put(history.contexts, i, None) if history.contexts else []
+    return replace(
+        history,
+        version=version,
+        items=_put(history.items, i, ""),
+        types=_put(history.types, i, ""),
+        values=_put(history.values, i, 0.0),
+        contexts=contexts if any(contexts) else [],
+    )
+
+
+def published(window: Sequence) -> Sequence:
+    """The window as readers get it: without blanks, and erased when nothing is left."""
+    kept = [i for i, item in enumerate(window.items) if item]
+    if not kept and not window.profile:
+        return erased_sequence(window.user_id, window.version)
+    if len(kept) == len(window.items):
+        return window
+    contexts = [window.contexts[i] for i in kept] if window.contexts else []
+    return replace(
+        window,
+        items=[window.items[i] for i in kept],
+        times_ms=[window.times_ms[i] for i in kept],
+        types=[window.types[i] for i in kept],
+        values=[window.values[i] for i in kept],
+        event_ids=[window.event_ids[i] for i in kept],
+        contexts=contexts,
+    )
+
+
+def met_in(window: Sequence, *, since_ms: int = 0) -> list[Met]:
+    """What the window holds from *since_ms* on; no blanks."""
+    columns = zip(window.items, window.types, window.times_ms, window.event_ids, strict=True)
+    return [met for met in columns if met[0] and met[2] >= since_ms]
+
+
+def _met(event: Event) -> Met:
+    return event.item_id, event.type, event.time_ms, event.event_id
+
+
+def _met_at(history: Sequence, i: int) -> Met:
+    return history.items[i], history.types[i], history.times_ms[i], history.event_ids[i]
+
+
+def _stands(history: Sequence, event: Event) -> bool:
+    """Whether the window holds the event as this record tells it, or a blank in its place."""
+    if event.event_id not in history.event_ids:
+        return False
+    i = history.event_ids.index(event.event_id)
+    return not history.items[i] or _met_at(history, i) == _met(event)
+
+
+def _replaced(before: Sequence, after: Sequence, event: Event) -> list[int]:
+    """The places in *before* of what is not in *after*, and of the lesser record of *event*."""
+    kept = set(after.event_ids) - {event.event_id}
+    return [i for i, event_id in enumerate(before.event_ids) if event_id not in kept]
 
 
 def _first(event: Event, version: int) -> Sequence:
@@ -82,8 +151,8 @@ def _without_older_twin(history: Sequence, event: Event) -> Sequence | None:
     if event.event_id not in history.event_ids:
         return history
     i = history.event_ids.index(event.event_id)
-    if _rank(event) <= _rank_at(history, i):
-        return None
+    if _rank(event) <= _rank_at(history, i) or (event.item_id and not history.items[i]):
+        return None  # what is blank stays blank
     return replace(
         history,
         items=_drop(history.items, i),
@@ -137,6 +206,8 @@ def _inserted(rest: Sequence, event: Event, place: int, surplus: int, version: i
         [*rest.values[surplus:place], event.value, *rest.values[place:]],
         [*rest.event_ids[surplus:place], event.event_id, *rest.event_ids[place:]],
         _contexts(rest, kept_context(event.context), place, surplus),
+        rest.profile,
+        rest.profile_ms,
     )
 
 
@@ -147,6 +218,10 @@ def _contexts(rest: Sequence, context: Context | None, place: int, surplus: int)
     column = rest.contexts or [None] * len(rest.items)
     column = [*column[surplus:place], context, *column[place:]]
     return column if any(column) else []
+
+
+def _put(column: list[T], i: int, value: T) -> list[T]:
+    return [*column[:i], value, *column[i + 1 :]]
 
 
 def _drop(column: list[T], i: int) -> list[T]:

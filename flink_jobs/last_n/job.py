@@ -1,14 +1,19 @@
-"""The job ``last_n``: clicks in; sequences, dead letters and popularity out.
+"""The job ``last_n``: clicks and profiles in; sequences, seen items, dead letters and popularity out.
 
     python -m flink_jobs.last_n.job          one machine: starts Flink in a JVM of its own and resumes by itself
     flink run … -pym flink_jobs.last_n.job   a cluster: the same graph; Flink's own ways to start, resume and end it
 
-    clicks ─ user id by SQL ─ key by user ─ LastN ─┬─ sequence ──────────────────────────── user-sequences
-                                        (Python)   ├─ gain by item ─ 5 s windows ─ sum ──── item-popularity
-                                                   └─ dead letters ──────────────────────── clicks-dlq
+    clicks ─┬─ user id by SQL ─ key by user ─ LastN ─┬─ sequence ─────────────────────────── user-sequences
+    users ──┘                               (Python) ├─ gain by item ─ 5 s windows ─ sum ─── item-popularity
+                                                     ├─ dead letters ─────────────────────── clicks-dlq
+                                                     ├─ seen items, now and then ─────────── user-seen
+                                                     └─ a merged session's events ────────── clicks
 
 Every event crosses from the JVM to Python once. Sources and sinks are tables, since those alone give a record's offset
 and append time and write a key with a raw value; the key is read by SQL, so that Python is not called twice.
+
+Flink finds the state of what SQL made by numbers that it gives in the order of the plan: one source for both topics,
+and new sinks after the old ones, so that the checkpoints of earlier releases still fit (a test compares them).
 """
 
 import os
@@ -20,7 +25,7 @@ from pathlib import Path
 
 from py4j.protocol import Py4JError
 from pyflink.common import Configuration, Types
-from pyflink.datastream import DataStream, StreamExecutionEnvironment
+from pyflink.datastream import DataStream, OutputTag, StreamExecutionEnvironment
 from pyflink.datastream.data_stream import KeyedStream
 from pyflink.java_gateway import get_gateway
 from pyflink.table import Schema, StreamTableEnvironment
@@ -28,18 +33,28 @@ from pyflink.table import Schema, StreamTableEnvironment
 from flink_jobs.last_n.checkpoints import RETAINED, JobFolder, Start
 from flink_jobs.last_n.connection import as_options, client_properties
 from flink_jobs.last_n.minicluster import Jvm, build_home, cluster_configuration
-from flink_jobs.last_n.operators import CHANGE, DEAD_LETTERS, RECORD, LastN
+from flink_jobs.last_n.operators import CHANGE, DEAD_LETTERS, RECORD, SENT_ON, SNAPSHOTS, LastN
 from flink_jobs.last_n.popularity import FORGOTTEN_AFTER_HALF_LIVES, LANDMARK_MS, check_half_life
+from flink_jobs.last_n.rule import Rule
 from flink_jobs.last_n.status import StatusServer, job_problem
 from nearline.adapters.kafka import Topics, wait_for_topics
 from nearline.errors import Misconfigured, NearlineError, Unavailable
 from nearline.settings import Settings, load_settings
 from nearline.telemetry import configure_logs, counter, gauge, get_logger
-from nearline.topics import CLICKS, CLICKS_DLQ, ITEM_POPULARITY, MAX_SEQUENCE_BYTES, USER_SEQUENCES
+from nearline.topics import (
+    CLICKS,
+    CLICKS_DLQ,
+    ITEM_POPULARITY,
+    MAX_SEQUENCE_BYTES,
+    USER_SEEN,
+    USER_SEQUENCES,
+    USERS,
+)
 
 NAME = "last_n"
 _DAY_MS = 24 * 3600 * 1000
-_MAX_LETTER_BYTES = 4 * 1024 * 1024  # a whole message of clicks (1 MiB) in base64, and then some
+_MIB = 1024 * 1024
+_MAX_LETTER_BYTES = 4 * _MIB  # a whole message of clicks (1 MiB) in base64, and then some
 
 STARTS = counter("job_starts_total", "Starts of the job since its data folder was made.")
 RECENT_STARTS = gauge("job_recent_starts", "Starts of the job in the last ten minutes.")
@@ -88,16 +103,16 @@ def build(settings: Settings, asked: Mapping[str, str]) -> StreamExecutionEnviro
         config.set_string(name, value)
     environment = StreamExecutionEnvironment.get_execution_environment(config)
     tables = StreamTableEnvironment.create(environment)
-    for statement in (_source(settings), _sequences(settings), _popularity(settings), _dead_letters(settings)):
+    for statement in _tables(settings):
         tables.execute_sql(statement)
-    changes = _keyed_by_user(tables).process(_last_n(settings), CHANGE).name("last n").uid("last-n")
-    letters = changes.get_side_output(DEAD_LETTERS).name("dead letters").uid("dead-letters")
-    _attach(tables, changes, letters, settings)
+    changes = _keyed_by_user(tables).process(LastN(_rule(settings)), CHANGE).name("last n").uid("last-n")
+    _attach(tables, changes, settings)
     return environment
 
 
-def _last_n(settings: Settings) -> LastN:
-    return LastN(keep=settings.history_length, ttl_ms=settings.history_ttl_ms, half_life_ms=_half_life_ms(settings))
+def _rule(settings: Settings) -> Rule:
+    half_life_ms = _half_life_ms(settings)
+    return Rule(settings.history_length, half_life_ms, settings.history_ttl_ms, settings.seen_policy)
 
 
 def _half_life_ms(settings: Settings) -> int:
@@ -105,7 +120,7 @@ def _half_life_ms(settings: Settings) -> int:
 
 
 def _keyed_by_user(tables: StreamTableEnvironment) -> KeyedStream:
-    """The records of clicks keyed by their user id, without asking Python for the key.
+    """The records of clicks and users keyed by their user id, without asking Python for the key.
 
     ``DataStream.key_by`` would send each record through a Python operator that only puts the key in front: (key,
     record). SQL does the same here, and Flink's own selector for such pairs takes it from there. What has no user id
@@ -113,15 +128,16 @@ def _keyed_by_user(tables: StreamTableEnvironment) -> KeyedStream:
     to Python throws on them, outside of anything that we could catch.
     """
     pairs = tables.sql_query(
-        """
-        SELECT user_id, ROW(user_id, `key`, `value`, append_ms, `partition`, `offset`)
+        f"""
+        SELECT user_id, ROW(user_id, `key`, `value`, append_ms, `partition`, `offset`, profile)
         FROM (
-            SELECT *,
+            SELECT *, topic = '{USERS}' AS profile,
                 CAST(CAST(COALESCE(
-                    JSON_VALUE(CAST(`value` AS STRING), '$.user_id' NULL ON EMPTY NULL ON ERROR), ''
+                    CASE WHEN topic = '{USERS}' THEN CAST(`key` AS STRING)
+                    ELSE JSON_VALUE(CAST(`value` AS STRING), '$.user_id' NULL ON EMPTY NULL ON ERROR) END, ''
                 ) AS BYTES) AS STRING) AS user_id,
                 EXTRACT(EPOCH FROM append_time) * 1000 + EXTRACT(MILLISECOND FROM append_time) AS append_ms
-            FROM clicks
+            FROM told
         )
         """
     )
@@ -132,7 +148,7 @@ def _keyed_by_user(tables: StreamTableEnvironment) -> KeyedStream:
     return KeyedStream(keyed, RECORD, stream)
 
 
-def _attach(tables: StreamTableEnvironment, changes: DataStream, letters: DataStream, settings: Settings) -> None:
+def _attach(tables: StreamTableEnvironment, changes: DataStream, settings: Settings) -> None:
     """Lead the operator's outputs into their topics.
 
     Popularity goes through windows of processing time first: an item's score is written once in five seconds, however
@@ -140,12 +156,10 @@ def _attach(tables: StreamTableEnvironment, changes: DataStream, letters: DataSt
     """
     change = Schema.new_builder().column("user", "STRING NOT NULL").column("sequence", "BYTES")
     change = change.column("item", "STRING").column("gain", "DOUBLE").column_by_expression("now", "PROCTIME()")
-    letter = Schema.new_builder().column("key", "BYTES").column("value", "BYTES")
     tables.create_temporary_view("changes", tables.from_data_stream(changes, change.build()))
-    tables.create_temporary_view("letters", tables.from_data_stream(letters, letter.build()))
     statements = tables.create_statement_set()
     statements.add_insert_sql("INSERT INTO user_sequences SELECT `user`, sequence FROM changes")
-    statements.add_insert_sql("INSERT INTO dead_letters SELECT `key`, `value` FROM letters")
+    statements.add_insert_sql(_beside(tables, changes, DEAD_LETTERS, "dead_letters"))
     statements.add_insert_sql(
         f"""
         INSERT INTO item_popularity
@@ -160,16 +174,38 @@ def _attach(tables: StreamTableEnvironment, changes: DataStream, letters: DataSt
         GROUP BY item
         """
     )
+    statements.add_insert_sql(_beside(tables, changes, SNAPSHOTS, "user_seen"))
+    statements.add_insert_sql(_beside(tables, changes, SENT_ON, "clicks_again"))
     statements.attach_as_datastream()
+
+
+def _beside(tables: StreamTableEnvironment, changes: DataStream, output: OutputTag, sink: str) -> str:
+    """The statement that leads an output beside the operator's main one into the table *sink*."""
+    stream = changes.get_side_output(output).name(output.tag_id.replace("-", " ")).uid(output.tag_id)
+    written = Schema.new_builder().column("key", "BYTES").column("value", "BYTES").build()
+    tables.create_temporary_view(f"to_{sink}", tables.from_data_stream(stream, written))
+    return f"INSERT INTO {sink} SELECT `key`, `value` FROM to_{sink}"
+
+
+def _tables(settings: Settings) -> list[str]:
+    return [
+        _source(settings),
+        _sequences(settings),
+        _popularity(settings),
+        _written(settings, "dead_letters", CLICKS_DLQ, _MAX_LETTER_BYTES),
+        _written(settings, "user_seen", USER_SEEN, _MIB),
+        # At least once, as every sink: what is sent on keeps its event ids, so once more changes nothing.
+        _written(settings, "clicks_again", CLICKS, _MIB),
+    ]
 
 
 def _source(settings: Settings) -> str:
     # Without a checkpoint it reads from the earliest record; the group only shows its progress to Kafka's tools.
     return f"""
-        CREATE TABLE clicks (
+        CREATE TABLE told (
             `key` BYTES, `value` BYTES, append_time TIMESTAMP_LTZ(3) METADATA FROM 'timestamp' VIRTUAL,
-            `partition` INT METADATA VIRTUAL, `offset` BIGINT METADATA VIRTUAL
-        ) WITH ({_kafka(settings, CLICKS)}, 'connector' = 'kafka', 'key.fields' = 'key',
+            `partition` INT METADATA VIRTUAL, `offset` BIGINT METADATA VIRTUAL, topic STRING METADATA VIRTUAL
+        ) WITH ({_kafka(settings, f"{CLICKS};{USERS}")}, 'connector' = 'kafka', 'key.fields' = 'key',
             'properties.group.id' = '{NAME}', 'scan.startup.mode' = 'earliest-offset')
     """
 
@@ -189,11 +225,11 @@ def _popularity(settings: Settings) -> str:
     """
 
 
-def _dead_letters(settings: Settings) -> str:
+def _written(settings: Settings, table: str, topic: str, most_bytes: int) -> str:
     return f"""
-        CREATE TABLE dead_letters (`key` BYTES, `value` BYTES)
-        WITH ({_sink(settings, CLICKS_DLQ)}, 'connector' = 'kafka', 'key.fields' = 'key',
-            'properties.max.request.size' = '{_MAX_LETTER_BYTES}')
+        CREATE TABLE {table} (`key` BYTES, `value` BYTES)
+        WITH ({_sink(settings, topic)}, 'connector' = 'kafka', 'key.fields' = 'key',
+            'properties.max.request.size' = '{most_bytes}')
     """
 
 
@@ -211,7 +247,7 @@ def _kafka(settings: Settings, topic: str) -> str:
 
 def wait_for_log(settings: Settings) -> str:
     """Return the Kafka cluster's id once it has the job's topics; ``Unavailable`` if not before the deadline."""
-    names = [CLICKS, CLICKS_DLQ, USER_SEQUENCES, ITEM_POPULARITY]
+    names = [CLICKS, CLICKS_DLQ, USERS, USER_SEQUENCES, USER_SEEN, ITEM_POPULARITY]
     wait_for_topics(settings.brokers, names, deadline_s=settings.startup_deadline_s)
     topics = Topics(settings.brokers)
     try:

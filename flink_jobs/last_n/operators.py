@@ -1,72 +1,104 @@
-"""The job's one Python operator: a thin shell around ``decode_event`` and ``history``.
+"""The job's one Python operator: a thin shell around ``decode_entry`` and the rule (rule.py).
 
 Everything an event needs happens in one call, since crossing between the JVM and Python is what costs: on two cores a
-second operator halves the rate. For the same reason the state is one string of bytes and few fields travel.
+second operator halves the rate. For the same reason the state is one string of bytes and few fields travel; the seen
+items lie beside it, since they are larger and few records need them.
 """
 
 from collections.abc import Iterator
 
 from pyflink.common import Duration, Row, Time, Types
 from pyflink.datastream import KeyedProcessFunction, OutputTag, RuntimeContext
-from pyflink.datastream.state import StateTtlConfig, ValueStateDescriptor
+from pyflink.datastream.state import StateTtlConfig, ValueState, ValueStateDescriptor
 
-from flink_jobs.last_n import history as rule
-from flink_jobs.last_n.popularity import gain
+from flink_jobs.last_n.rule import CLEARED, UNCHANGED, Outcome, Rule, Told
+from flink_jobs.last_n.seen_items import decode_adopted
+from flink_jobs.last_n.user_state import decode_state
 from nearline.dead_letters import DeadLetter, encode_dead_letter
 from nearline.errors import BadInput
-from nearline.events import Event, decode_event
-from nearline.topics import CLICKS
+from nearline.events import Event
+from nearline.ids import check_id
+from nearline.profiles import decode_profile
+from nearline.topics import CLICKS, USERS
+from nearline.user_commands import Adopt, Entry, decode_entry, encode_entry
 
 _BYTES = Types.PRIMITIVE_ARRAY(Types.BYTE())
-# ``user`` is the user id as SQL reads it (empty where it finds none); the rest is the record as Kafka gave it.
+# ``user`` is the user id as SQL reads it (empty where it finds none) and ``profile`` whether the record is one of
+# ``users`` and not of ``clicks``; the rest is the record as Kafka gave it.
 RECORD = Types.ROW_NAMED(
-    ["user", "key", "value", "append_ms", "partition", "offset"],
-    [Types.STRING(), _BYTES, _BYTES, Types.LONG(), Types.INT(), Types.LONG()],
+    ["user", "key", "value", "append_ms", "partition", "offset", "profile"],
+    [Types.STRING(), _BYTES, _BYTES, Types.LONG(), Types.INT(), Types.LONG(), Types.BOOLEAN()],
 )
 # ``item`` and ``gain`` are the event's share in its item's popularity; ``item`` is null where there is none.
 CHANGE = Types.ROW_NAMED(["user", "sequence", "item", "gain"], [Types.STRING(), _BYTES, Types.STRING(), Types.DOUBLE()])
-DEAD_LETTERS = OutputTag("dead-letters", Types.ROW_NAMED(["key", "value"], [_BYTES, _BYTES]))
+_KEY_AND_VALUE = Types.ROW_NAMED(["key", "value"], [_BYTES, _BYTES])
+DEAD_LETTERS = OutputTag("dead-letters", _KEY_AND_VALUE)
+SNAPSHOTS = OutputTag("snapshots", _KEY_AND_VALUE)
+SENT_ON = OutputTag("sent-on", _KEY_AND_VALUE)
 
 
 class LastN(KeyedProcessFunction):  # type: ignore[misc]
-    """Keeps each user's last *keep* events and emits the sequence when it changed; bad records become dead letters.
+    """Keeps what *rule* makes of each user and emits what it tells; bad records become dead letters.
 
-    A user idle for *ttl_ms* of processing time is forgotten.
+    A user idle for the rule's ``ttl_ms`` of processing time is forgotten.
     """
 
-    def __init__(self, *, keep: int, ttl_ms: int, half_life_ms: int) -> None:
-        self._keep = keep
-        self._ttl_ms = ttl_ms
-        self._half_life_ms = half_life_ms
+    def __init__(self, rule: Rule) -> None:
+        self._rule = rule
 
     def open(self, context: RuntimeContext) -> None:
         """Bind the user's state and the counters."""
-        descriptor = ValueStateDescriptor("history", Types.PICKLED_BYTE_ARRAY())
-        descriptor.enable_time_to_live(_expiry(self._ttl_ms))
-        self._state = context.get_state(descriptor)
-        self._metrics = context.get_metrics_group()
-        self._unchanged = self._metrics.counter("nearline_unchanged")
-        self._refused = self._metrics.counter("nearline_refused")
+        self._state = _bytes_state(context, "history", self._rule.ttl_ms)
+        # The seen items are written up to a quarter of that time less often (rule.py), and must be there as long.
+        self._seen = _bytes_state(context, "seen", self._rule.ttl_ms * 5 // 4)
+        metrics = context.get_metrics_group()
+        self._unchanged = metrics.counter("nearline_unchanged")
+        self._refused = metrics.counter("nearline_refused")
+        self._commands = metrics.counter("nearline_commands")
+        self._late = metrics.counter("nearline_forgotten")
 
     def process_element(self, record: Row, _: KeyedProcessFunction.Context) -> Iterator[Row | tuple[OutputTag, Row]]:
-        """Emit the new sequence with the popularity gained, a dead letter, or nothing."""
-        user, key, value, append_ms, partition, offset = record
+        """Emit what the record makes of its user, a dead letter, or nothing."""
+        user, key, value, append_ms, partition, offset, profile = record
         try:
-            event = _decode(user, value, append_ms)
+            told = _told(user, value, offset) if profile else _decode(user, value, append_ms)
         except BadInput as bad:
             self._refused.inc()
-            letter = DeadLetter(bad.reason, str(bad), CLICKS, partition, offset, append_ms, key, value)
+            topic = USERS if profile else CLICKS
+            letter = DeadLetter(bad.reason, str(bad), topic, partition, offset, append_ms, key, value)
             yield DEAD_LETTERS, Row(key, encode_dead_letter(letter))
             return
-        before = rule.decode_state(self._state.value())
-        after = rule.append(before, event, keep=self._keep, append_ms=append_ms)
-        if after is before:
+        if type(told) is not Event:
+            self._commands.inc()
+        outcome = self._rule.take(decode_state(self._state.value()), told, self._seen.value, append_ms=append_ms)
+        if outcome is UNCHANGED:
             self._unchanged.inc()
             return
-        sequence = rule.encode(after)
-        self._state.update(rule.encode_state(sequence))
-        share = 0.0 if rule.holds(before, event.event_id) else gain(event, half_life_ms=self._half_life_ms)
-        yield Row(user, sequence, event.item_id if share else None, share)
+        if outcome.state is not None:
+            self._state.update(outcome.state)
+        if outcome.sequence is not None:
+            yield Row(user, outcome.sequence, outcome.item, outcome.gain)
+        if outcome.seen is not None or outcome.late:
+            yield from self._rarely(user, outcome)
+
+    def _rarely(self, user: str, outcome: Outcome) -> Iterator[tuple[OutputTag, Row]]:
+        """Keep and emit what most records have nothing of."""
+        if outcome.late:
+            self._late.inc()
+        if outcome.seen == CLEARED:
+            self._seen.clear()
+        elif outcome.seen is not None:
+            self._seen.update(outcome.seen)
+        if outcome.snapshot is not None:
+            yield SNAPSHOTS, Row(user.encode(), outcome.snapshot)
+        for entry in outcome.sent_on:
+            yield SENT_ON, Row(entry.user_id.encode(), encode_entry(entry))
+
+
+def _bytes_state(context: RuntimeContext, name: str, ttl_ms: int) -> ValueState:
+    descriptor = ValueStateDescriptor(name, Types.PICKLED_BYTE_ARRAY())
+    descriptor.enable_time_to_live(_expiry(ttl_ms))
+    return context.get_state(descriptor)
 
 
 def _expiry(ttl_ms: int) -> StateTtlConfig:
@@ -77,15 +109,26 @@ def _expiry(ttl_ms: int) -> StateTtlConfig:
     return builder.cleanup_in_rocksdb_compact_filter(1000, Duration(None)).build()
 
 
-def _decode(user: str, value: bytes | None, append_ms: int) -> Event:
+def _decode(user: str, value: bytes | None, append_ms: int) -> Entry:
     try:
-        event = decode_event(value, append_ms=append_ms)
+        entry = decode_entry(value, append_ms=append_ms)
+        if type(entry) is Adopt:
+            decode_adopted(entry.seen)
     except BadInput:
         raise
     except Exception as error:  # a decoder's mistake must cost one record, not every user's job
         raise BadInput("undecodable", f"the decoder failed with {error!r:.200}") from error
-    if event.user_id != user:
+    if entry.user_id != user:
         raise BadInput(
-            "ambiguous_user", f"user_id is {event.user_id!r:.80}, but another reader of JSON sees {user!r:.80}"
+            "ambiguous_user", f"user_id is {entry.user_id!r:.80}, but another reader of JSON sees {user!r:.80}"
         )
-    return event
+    return entry
+
+
+def _told(user: str, value: bytes | None, offset: int) -> Told:
+    try:
+        return Told(check_id("the key", user), decode_profile(value).context if value else {}, offset)
+    except BadInput:
+        raise
+    except Exception as error:
+        raise BadInput("undecodable", f"the decoder failed with {error!r:.200}") from error

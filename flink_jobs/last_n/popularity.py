@@ -30,8 +30,11 @@ WEIGHTS: dict[str, float] = {
 
 
 def gain(event: Event, *, half_life_ms: int) -> float:
-    """What *event* adds to its item's score; 0 for types without weight and for synthetic events."""
-    weight = 0.0 if event.synthetic else WEIGHTS[event.type]
+    """What *event* adds to its item's score; 0 for types without weight, synthetic events and what a merge brought.
+
+    That was counted when it came to the session.
+    """
+    weight = 0.0 if event.synthetic or event.merged_from else WEIGHTS[event.type]
     if not weight:
         return 0.0
     return weight * math.exp2(min((event.time_ms - LANDMARK_MS) / half_life_ms, _MAX_EXPONENT))

@@ -319,11 +319,6 @@ class Producer(_Client):
         for key, value in messages:
             producer.send(topic, key=key, value=value).add_errback(self._failed.append)
 
-    def lost(self) -> int:
-        """How many records that were sent soon never got into the log, since this or ``flush`` was asked last."""
-        failed, self._failed = self._failed, []
-        return len(failed)
-
     async def flush(self) -> None:
         """Return when everything sent is in the log; ``Unavailable`` if something sent soon never got there."""
         await self._call(lambda: self._connected().flush(self._delivery_s + _GRACE_S))

@@ -19,6 +19,7 @@ from services.user_tower.updates import Updates
 from services.user_tower.worker import Worker
 
 KEEP_HOUSE_S = 5.0
+UPDATE_S = 5.0  # an update that took longer is of no use to anybody who waits
 ITEMS = gauge("item_table_items", "Items whose vectors the user tower knows.")
 REFUSED = counter("item_vectors_refused_total", "Item vectors of another space, or damaged.")
 LAG = gauge("user_tower_lag_records", "Sequences and snapshots that are in the log and not read yet.")
@@ -46,8 +47,10 @@ async def serve(settings: Settings) -> None:
     vectors = TableReader(settings.brokers, item_vectors_topic(space))
     reader = GroupReader(settings.brokers, [USER_SEQUENCES, USER_SEEN], f"user-tower.{space.number}")
     producer = Producer(settings.brokers)
-    publisher = Producer(settings.brokers)  # one of its own: dead letters wait for the log, updates never do
-    updates = Updates(space, publisher)
+    publisher = Producer(
+        settings.brokers, delivery_s=UPDATE_S
+    )  # of its own: dead letters wait for the log, updates do not
+    updates = Updates(space, publisher.send_all)
     ready = {"log": False, "item_vectors": False, "store": False, "towers": False}
 
     def learn(records: list[Record]) -> None:

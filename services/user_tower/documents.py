@@ -127,13 +127,12 @@ def _window(newer: Iterable[Sequence], policy: SeenPolicy) -> Recent:
     version_of: dict[str, int] = {}
     bought: set[str] = set()
     for sequence in newer:
-        for item, kind, time_ms in zip(sequence.items, sequence.types, sequence.times_ms, strict=True):
-            until_s = policy.until_s(kind, time_ms)
-            if until_s:
-                until_of[item] = max(until_of.get(item, 0), until_s)
-                version_of[item] = sequence.version
-                if kind == PURCHASE:
-                    bought.add(item)
+        counting = _counting(sequence, policy)
+        version_of |= dict.fromkeys(counting, sequence.version)
+        until_of |= {item: max(until_s, until_of.get(item, 0)) for item, until_s in counting.items()}
+        if PURCHASE in sequence.types:
+            pairs = zip(sequence.items, sequence.types, strict=True)
+            bought.update(item for item, kind in pairs if kind == PURCHASE and item in counting)
     hashes = hash64_all(list(until_of))
     order = hashes.argsort()
     count = len(hashes)
@@ -141,8 +140,20 @@ def _window(newer: Iterable[Sequence], policy: SeenPolicy) -> Recent:
         hashes[order],
         np.fromiter(version_of.values(), np.int64, count)[order],
         np.fromiter(until_of.values(), np.uint32, count)[order],
-        np.fromiter((item in bought for item in until_of), np.bool_, count)[order],
+        np.fromiter(map(bought.__contains__, until_of), np.bool_, count)[order],
     )
+
+
+def _counting(sequence: Sequence, policy: SeenPolicy) -> dict[str, int]:
+    """The items of the window that count as seen, and until when; most often all of them, for ever."""
+    if all(policy.until_s(kind, 0) == FOREVER_S for kind in set(sequence.types)):
+        return dict.fromkeys(sequence.items, FOREVER_S)
+    until_of: dict[str, int] = {}
+    for item, kind, time_ms in zip(sequence.items, sequence.types, sequence.times_ms, strict=True):
+        until_s = policy.until_s(kind, time_ms)
+        if until_s:
+            until_of[item] = max(until_s, until_of.get(item, 0))
+    return until_of
 
 
 def _grown(document: UserDocument, window: Recent) -> tuple[Hashes, Seconds | None, Hashes]:

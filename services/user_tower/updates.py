@@ -4,38 +4,40 @@ What can't be told is counted and forgotten, for whoever reads an update finds t
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Mapping
 
-from nearline.errors import Unavailable
+from nearline.errors import NearlineError
 from nearline.space import Space
 from nearline.telemetry import counter, get_logger
 from nearline.topics import user_updates_topic
 from nearline.user_documents import UserDocument
 from nearline.user_updates import UserUpdate, encode_user_update
 
+Publish = Callable[[str, list[tuple[bytes, bytes | None]]], Awaitable[object]]
 MOST_WAITING = 10_000  # users; the write path is faster than the log only while that is away
 
 TOLD = counter("user_updates_total", "Written documents that were told of.")
 LOST = counter("user_updates_lost_total", "Written documents that could not be told of.")
 
 
-class Publisher(Protocol):
-    """What is needed of the log (nearline/adapters/kafka.py: Producer)."""
-
-    async def send_soon(self, topic: str, messages: Sequence[tuple[bytes, bytes | None]]) -> None: ...
-    def lost(self) -> int: ...
-
-
 class Updates:
-    """Sends one small record for each written document; of one user's that wait, the newest."""
+    """Sends one small record for each written document; of one user's that wait, the newest.
 
-    def __init__(self, space: Space, publisher: Publisher, *, most_waiting: int = MOST_WAITING) -> None:
+    One batch is under way at a time: what is written meanwhile waits for its acknowledgement, a millisecond or two.
+    """
+
+    def __init__(self, space: Space, publish: Publish, *, most_waiting: int = MOST_WAITING) -> None:
         self._topic = user_updates_topic(space)
-        self._publisher = publisher
+        self._publish = publish
         self._most_waiting = most_waiting
         self._waiting: dict[str, UserUpdate] = {}
         self._some = asyncio.Event()
+        self._under_way = 0
+
+    @property
+    def waiting(self) -> int:
+        """How many users' updates are not in the log yet."""
+        return len(self._waiting) + self._under_way
 
     def announce(self, documents: Mapping[str, UserDocument]) -> None:
         """Note that the store has *documents* now; returns at once."""
@@ -53,15 +55,17 @@ class Updates:
             await self.send()
 
     async def send(self) -> None:
-        """Hand over all that waits; what never got into the log is counted by a later call."""
+        """Send all that waits; what the log does not take is counted and not tried again."""
         waiting, self._waiting = self._waiting, {}
         self._some.clear()
+        self._under_way = len(waiting)
         try:
-            await self._publisher.send_soon(
+            await self._publish(
                 self._topic, [(user_id.encode(), encode_user_update(update)) for user_id, update in waiting.items()]
             )
             TOLD.inc(len(waiting))
-        except Unavailable as error:
+        except NearlineError as error:
             LOST.inc(len(waiting))
             get_logger().warning("user updates lost", count=len(waiting), reason=str(error))
-        LOST.inc(self._publisher.lost())
+        finally:
+            self._under_way = 0

@@ -111,17 +111,6 @@ async def test_a_flush_says_what_never_got_into_the_log(broker: str) -> None:
         await producer.flush()
 
 
-async def test_what_was_sent_soon_and_lost_is_counted_once(broker: str, topic: str) -> None:
-    narrow = Topic(f"t-{uuid.uuid4().hex[:8]}", 1, {"max.message.bytes": "1000"})
-    topics = Topics(broker)
-    topics.ensure([narrow])
-    topics.close()
-    async with Producer(broker) as producer:
-        await producer.send_soon(narrow.name, [(b"k", os.urandom(2_000))] * 2)
-        await producer.send_all(topic, [(b"k", b"1")])  # returns after all that was sent before it has ended
-        assert (producer.lost(), producer.lost()) == (2, 0)
-
-
 async def test_members_share_two_topics_alike_so_that_a_key_has_one_reader(broker: str) -> None:
     """Three partitions, which two members would share otherwise if partitions were dealt out like cards."""
     both = [f"t-{uuid.uuid4().hex[:8]}" for _ in range(2)]

@@ -24,12 +24,15 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from local.processes import wait_until
 from local.system import System, embedded_system, http_ok
-from nearline.adapters.kafka import Producer, Topics
+from nearline.adapters.kafka import Producer, TableReader, Topics
 from nearline.errors import Unavailable
 from nearline.events import Event, encode_event
 from nearline.items import Item, encode_item
 from nearline.keys import PATTERN
-from nearline.topics import CLICKS, CLICKS_DLQ, ITEMS
+from nearline.space import Space
+from nearline.topics import CLICKS, CLICKS_DLQ, ITEMS, user_updates_topic
+from nearline.user_commands import Erase, encode_command
+from nearline.user_updates import UserUpdate, decode_user_update
 
 DEADLINE_S = 240.0  # on a crowded machine the job alone takes a minute and more to come back
 KINDS = ("lantern", "teapot", "cushion")
@@ -137,6 +140,41 @@ def test_an_item_by_http_comes_is_hidden_and_goes(system: System) -> None:
     assert wait_until(is_shown, DEADLINE_S)
     assert shop.delete(url).status_code == 200
     assert wait_until(lambda: not is_shown(), DEADLINE_S)
+
+
+def test_an_erased_user_is_unknown_and_begins_anew(system: System) -> None:
+    first = event("dora", "teapot-1")
+    click(system, first)
+    assert wait_until(lambda: uses(system, first), DEADLINE_S)
+    append(system, CLICKS, [("dora", encode_command(Erase("erase-dora", "dora", time.time_ns() // 1_000_000)))])
+    assert wait_until(lambda: answer(system, "dora").get("reason") == "unknown_user", DEADLINE_S)
+    click(system, first)  # comes late: it happened before
+    second = event("dora", "lantern-1")
+    click(system, second)
+    assert wait_until(lambda: uses(system, second), DEADLINE_S)
+    items = shown(system, "dora", k=40)
+    assert "teapot-1" in items
+    assert "lantern-1" not in items
+
+
+def test_each_document_is_told_of_once_the_store_has_it(system: System) -> None:
+    last = event("emil", "teapot-2")
+    click(system, last)
+    assert wait_until(lambda: uses(system, last), DEADLINE_S)
+    version = answer(system, "emil")["history_version"]
+
+    async def told() -> UserUpdate:
+        async with TableReader(system.bootstrap, user_updates_topic(Space(1, 64))) as reader:
+            async with asyncio.timeout(DEADLINE_S):
+                while True:
+                    for record in await reader.poll():
+                        update = decode_user_update(record.value)
+                        if record.id == "emil" and update.history_version == version:
+                            return update
+
+    update = asyncio.run(told())
+    assert update.vector_version == version
+    assert update.stored_ms >= last.time_ms
 
 
 def test_a_new_item_comes_and_a_deleted_one_goes(system: System) -> None:

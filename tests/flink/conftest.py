@@ -152,7 +152,7 @@ def _metric(port: int, name: str) -> float:
 
 
 class Log:
-    """The topics, seen from outside: clicks in, everything else out."""
+    """The topics, seen from outside: clicks and profiles in, everything else out."""
 
     def __init__(self, bootstrap: str) -> None:
         self._producer = KafkaProducer(bootstrap_servers=bootstrap, acks="all", max_request_size=2 * 1024 * 1024)
@@ -161,9 +161,11 @@ class Log:
         )
         self._seen: dict[str, list[Record]] = {}
 
-    def send(self, key: bytes | None, value: bytes | None, *, partition: int | None = None) -> None:
-        """Append one record to clicks."""
-        self._producer.send("clicks", value, key=key, partition=partition)
+    def send(
+        self, key: bytes | None, value: bytes | None, *, partition: int | None = None, topic: str = "clicks"
+    ) -> None:
+        """Append one record to *topic*."""
+        self._producer.send(topic, value, key=key, partition=partition)
 
     def flush(self) -> None:
         """Wait until all that was sent is in the log."""

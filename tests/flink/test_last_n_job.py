@@ -14,9 +14,13 @@ import pytest
 from flink_jobs.last_n.history import append
 from nearline.dead_letters import decode_dead_letter
 from nearline.events import Event, encode_event
+from nearline.hashing import hash64
 from nearline.popularity import decode_popularity
+from nearline.profiles import Profile, encode_profile
+from nearline.seen import decode_seen
 from nearline.sequences import Sequence, decode_sequence
 from nearline.signals import Context
+from nearline.user_commands import Command, Erase, Merge, Remove, encode_command
 
 from .conftest import Job, Log, children, new_job, wait_for
 
@@ -37,6 +41,10 @@ def event(user: str, number: int, *, time_ms: int, **more: object) -> Event:
 def send(log: Log, *events: Event) -> None:
     for each in events:
         log.send(each.user_id.encode(), encode_event(each))
+
+
+def obey(log: Log, command: Command) -> None:
+    log.send(command.user_id.encode(), encode_command(command))
 
 
 def columns(sequence: Sequence) -> Columns:
@@ -202,6 +210,87 @@ def test_popularity_follows_the_accepted_events_and_comes_in_five_second_steps(j
     gaps = [b - a for times in written.values() for a, b in itertools.pairwise(times)]
     # Windows end on whole multiples of five seconds; a busy machine may close one late and the next on time.
     assert all(gap > 2500 for gap in gaps), gaps
+
+
+def newest(log: Log, user: str) -> Sequence | None:
+    found = [decode_sequence(r.value or b"") for r in log.read("user-sequences") if r.id == user]
+    return found[-1] if found else None
+
+
+def wait_for_items(log: Log, user: str, items: list[str]) -> None:
+    def there() -> bool:
+        sequence = newest(log, user)
+        return sequence is not None and list(sequence.items) == items
+
+    wait_for(there, DEADLINE_S, f"{items} of {user}; there is {newest(log, user)}")
+
+
+def seen_items(log: Log, user: str) -> set[int]:
+    """What the newest snapshot and the newest sequence hold together."""
+    snapshots = [decode_seen(r.value or b"") for r in log.read("user-seen") if r.id == user]
+    sequence = newest(log, user)
+    window = sequence.items if sequence else []
+    return {int(each) for each in (snapshots[-1].hashes if snapshots else [])} | {hash64(item) for item in window}
+
+
+def test_commands_are_obeyed_in_the_order_of_the_log_and_are_no_dead_letters(job: Job, log: Log) -> None:
+    letters, at = len(log.read("clicks-dlq")), now_ms() - 60_000
+    session = [event("s-1", i, time_ms=at + i, item_id=f"s{i}") for i in range(3)]
+    send(log, *session, event("c-1", 7, time_ms=at, item_id="before"))
+    obey(log, Remove("c-remove", "s-1", session[1].event_id, at))
+    obey(log, Merge("c-merge", "s-1", "c-1", at))
+    late = event("s-1", 9, time_ms=at + 9, item_id="late")
+    send(log, late, session[0], session[1])
+    log.flush()
+    wait_for_items(log, "c-1", ["before", "s0", "s2", "late"])
+    wait_for(lambda: getattr(newest(log, "s-1"), "erased", False), DEADLINE_S, "the session's end")
+    obey(log, Erase("c-erase", "c-1", now_ms()))
+    send(log, *session, late)
+    after = event("c-1", 8, time_ms=now_ms() + 60_000, item_id="after")
+    send(log, after)
+    log.flush()
+    wait_for_items(log, "c-1", ["after"])
+    erased = [s for r in log.read("user-sequences") if r.id == "c-1" and (s := decode_sequence(r.value or b"")).erased]
+    assert len(erased) == 1
+    assert len(log.read("clicks-dlq")) == letters
+    assert job.flink_metric("flink_jobmanager_job_numRestarts") == 0
+
+
+def test_a_profile_joins_the_sequence_and_a_bad_one_becomes_a_dead_letter(job: Job, log: Log) -> None:
+    log.send(b"t-1", encode_profile(Profile(country="GB", interests=("tea",))), topic="users")
+    log.send(b"t-2", b'{"v":1,"contry":"GB"}', topic="users")
+    log.flush()
+    wait_for(lambda: newest(log, "t-1") is not None, DEADLINE_S, "the profile's sequence")
+    told = newest(log, "t-1")
+    assert told is not None
+    assert (told.items, told.profile) == ([], {"country": "GB", "interests": ["tea"]})
+    send(log, event("t-1", 1, time_ms=now_ms(), item_id="tea"))
+    log.flush()
+    wait_for_items(log, "t-1", ["tea"])
+    log.send(b"t-1", None, topic="users")
+    log.flush()
+    wait_for(
+        lambda: newest(log, "t-1") != told and not getattr(newest(log, "t-1"), "profile", 1), DEADLINE_S, "its end"
+    )
+    refused = [decode_dead_letter(r.value or b"") for r in log.read("clicks-dlq") if r.key == b"t-2"]
+    assert [(letter.topic, letter.reason) for letter in refused] == [("users", "unknown_field")]
+
+
+def test_whatever_was_met_is_in_the_newest_snapshot_or_the_newest_sequence(job: Job, log: Log) -> None:
+    at = now_ms() - 600_000
+    events = [event("v-1", i, time_ms=at + i, item_id=f"v{i}") for i in range(180)]
+    send(log, *shuffled_with_repeats(events, seed=2))
+    log.flush()
+    wait_for_sequences(log, reference(events))
+    everything = {hash64(e.item_id) for e in events}
+    wait_for(lambda: seen_items(log, "v-1") == everything, DEADLINE_S, "the seen items")
+    obey(log, Merge("c-v", "v-1", "w-1", now_ms()))
+    log.flush()
+    wait_for(lambda: seen_items(log, "v-1") == set(), DEADLINE_S, "their end")
+    wait_for(lambda: seen_items(log, "w-1") == everything, DEADLINE_S, "the seen items of the user who logged in")
+    obey(log, Erase("c-w", "w-1", now_ms()))
+    log.flush()
+    wait_for(lambda: seen_items(log, "w-1") == set(), DEADLINE_S, "their end")
 
 
 @pytest.mark.parametrize("victim", ["the JVM", "the process that started it"])

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nearline.errors import BadAnswer, Misconfigured, SpaceMismatch, Unavailable
+from nearline.events import Event, encode_event
 from nearline.item_table import ItemTable
 from nearline.item_vectors import ItemVector, Shown, encode_item_vector
 from nearline.log import Record
@@ -17,6 +18,7 @@ from nearline.salvage import salvage
 from nearline.settings import load_settings
 from nearline.space import Space
 from nearline.topics import all_topics, item_vectors_topic, user_updates_topic
+from nearline.user_commands import Erase, encode_command
 
 SPACE = Space(1, 8)
 
@@ -130,6 +132,13 @@ def test_a_replay_ends_now_and_a_second_one_is_the_same(tmp_path: Path) -> None:
     *_, (key, value) = messages(recording.events, shift_ms=first)
     assert key == b"u"
     assert b"1700000000000" in value
+
+
+def test_commands_of_a_recorded_log_are_left_out(tmp_path: Path) -> None:
+    file = tmp_path / "clicks.jsonl"
+    event = Event("a", "u", "i", "click", 1_000_000_000_000)
+    file.write_bytes(encode_event(event) + b"\n" + encode_command(Erase("c", "u", 1_000_000_000_001)) + b"\n")
+    assert load_recording(file).events == [event]
 
 
 def test_replaying_nothing_says_what_was_expected(tmp_path: Path) -> None:

@@ -5,14 +5,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flink_jobs.last_n.history import append, decode_state, encode, encode_state, holds
-from nearline.errors import BadInput, Misconfigured
+from flink_jobs.last_n.history import append, blanked, blanked_in, holds, left_out, published
 from nearline.events import EVENT_TYPES, Event
-from nearline.sequences import Sequence
+from nearline.sequences import Sequence, decode_sequence, erased_sequence
+from nearline.sequences import encode_sequence as encode
 from nearline.signals import CONTEXT_KEYS, Context
 from nearline.topics import MAX_SEQUENCE_BYTES
 
@@ -164,34 +163,70 @@ def test_the_longest_history_with_the_longest_contexts_fits_into_its_topic() -> 
     assert 1_500_000 < len(encode(history)) < MAX_SEQUENCE_BYTES
 
 
-# --- what is stored ---------------------------------------------------------------------------------------------------
+# --- removed events ---------------------------------------------------------------------------------------------------
 
 
-def test_a_stored_history_is_read_back_as_it_was() -> None:
-    history = run([event("a", 10, "zoë ☕", value=-0.5), event("b", 20, context={"country": "zoë ☕"})])
-    assert decode_state(encode_state(encode(history))) == history
-    assert decode_state(None) is None
-    assert decode_state(b"") is None
+def test_a_removed_event_leaves_a_blank_that_no_reader_sees() -> None:
+    history = blanked_in(run([event("a", 10, context=PHONE), event("b", 20), event("c", 30)]), "a", 9000)
+    assert history.event_ids == ["a", "b", "c"]
+    assert published(history) == replace(run([event("b", 20), event("c", 30)]), version=9000)
 
 
-def test_the_state_of_the_first_release_still_loads() -> None:
-    """Written down, not computed: these bytes lie in checkpoints."""
-    written = (
-        b'1{"v":1,"user_id":"u","version":7,"items":["i"],"times_ms":[10],"types":["click"],'
-        b'"values":[1.0],"event_ids":["a"]}'
-    )
-    assert decode_state(written) == Sequence("u", 7, ["i"], [10], ["click"], [1.0], ["a"])
-    assert encode_state(encode(Sequence("u", 7, ["i"], [10], ["click"], [1.0], ["a"]))) == written
+def test_an_event_that_is_not_there_cannot_be_removed_nor_one_be_removed_twice() -> None:
+    history = run([event("a", 10), event("b", 20)])
+    assert blanked_in(history, "z", 9000) is history
+    once = blanked_in(history, "a", 9000)
+    assert blanked_in(once, "a", 9001) is once
 
 
-def test_state_of_a_later_release_is_refused() -> None:
-    with pytest.raises(Misconfigured, match="newer release"):
-        decode_state(b"2{}")
+def test_a_blank_is_never_filled_again() -> None:
+    history = blanked_in(run([event("a", 10), event("b", 20)]), "a", 9000)
+    assert append(history, event("a", 10), keep=3, append_ms=9001) is history
+    assert append(history, event("a", 99, "boot"), keep=3, append_ms=9001) is history
 
 
-def test_damaged_state_is_refused() -> None:
-    with pytest.raises(BadInput):
-        decode_state(b'1{"v":1}')
+def test_when_all_events_are_removed_nothing_is_left() -> None:
+    assert published(blanked_in(run([event("a", 10)]), "a", 9000)) == erased_sequence("u", 9000)
+
+
+def test_a_profile_outlives_the_events_and_moves_along_with_them() -> None:
+    told = replace(run([event("a", 10)]), profile={"country": "GB"}, profile_ms=5)
+    assert append(told, event("b", 20), keep=3, append_ms=9000).profile == {"country": "GB"}
+    left = published(blanked_in(told, "a", 9000))
+    assert (left.items, left.erased, left.as_of_ms, left.newest_event_id) == ([], False, 5, "")
+    assert decode_sequence(encode(left)) == left
+
+
+# --- what a window leaves out -----------------------------------------------------------------------------------------
+
+
+def left(records: list[Event], last: Event) -> list[tuple[str, str, int, str]]:
+    before = run(records)
+    return left_out(before, append(before, last, keep=3, append_ms=9000), last, known=holds(before, last.event_id))
+
+
+def test_what_falls_out_is_told() -> None:
+    """keep 3: a b c | d pushes a out; an event older than all never gets in."""
+    three = [event("a", 10, "shoe"), event("b", 20), event("c", 30)]
+    assert left(three, event("d", 40)) == [("shoe", "click", 10, "a")]
+    assert left(three, event("z", 5, "hat")) == [("hat", "click", 5, "z")]
+    assert left(three[:2], event("d", 40)) == []
+
+
+def test_both_tellings_of_an_event_are_told_of_but_never_a_plain_repetition() -> None:
+    told = event("a", 10, "shoe")
+    assert left([told], event("a", 20, "boot")) == [("shoe", "click", 10, "a")]
+    assert left([event("a", 20, "boot")], told) == [("shoe", "click", 10, "a")]
+    assert left([told, event("b", 20), event("c", 30)], event("a", 40, "boot")) == [("shoe", "click", 10, "a")]
+    assert left([told], told) == []
+
+
+def test_a_blank_tells_nothing() -> None:
+    three = blanked_in(run([event("a", 10, "shoe"), event("b", 20), event("c", 30)]), "a", 50)
+    last = event("d", 40)
+    assert left_out(three, append(three, last, keep=3, append_ms=60), last, known=False) == []
+    last = blanked(event("0", 1))
+    assert left_out(three, append(three, last, keep=3, append_ms=60), last, known=False) == []
 
 
 # --- for every story --------------------------------------------------------------------------------------------------

@@ -5,13 +5,14 @@ import pytest
 
 from nearline.errors import BadInput
 from nearline.events import Event, encode_event
-from nearline.user_commands import Command, Erase, Merge, Remove, decode_entry, encode_command
+from nearline.user_commands import Adopt, Command, Erase, Merge, Remove, decode_entry, encode_command
 
 NOW_MS = 1_732_100_000_000
 COMMANDS: list[Command] = [
     Erase("c-1", "zoë ☕", NOW_MS),
     Remove("c-2", "u", "e-1", NOW_MS),
     Merge("c-3", "session", "u", NOW_MS + 300_000),
+    Adopt("c-4", "u", bytes(range(256)), ("s", "t"), NOW_MS),
 ]
 MERGE = {"v": 1, "command": "merge", "command_id": "c", "user_id": "s", "into": "u", "time_ms": NOW_MS}
 
@@ -41,6 +42,7 @@ def test_an_event_beside_commands_is_still_an_event() -> None:
         ({"time_ms": NOW_MS // 1000}, "impossible_time", "time_ms"),
         ({"time_ms": NOW_MS + 300_001}, "impossible_time", "time_ms"),
         ({"v": 2}, "unknown_version", "v"),
+        ({"command": "adopt"}, "unknown_field", "into"),
     ],
 )
 def test_a_bad_command_is_refused_with_its_field(change: dict[str, object], reason: str, field: str) -> None:
@@ -55,3 +57,13 @@ def test_a_command_needs_all_its_fields(name: str) -> None:
     with pytest.raises(BadInput, match=name) as refused:
         decode_entry(orjson.dumps(short), append_ms=NOW_MS)
     assert refused.value.reason == "missing_field"
+
+
+@pytest.mark.parametrize(
+    ("change", "field"), [({"seen": "?"}, "seen"), ({"seen": 7}, "seen"), ({"merged_from": "s"}, "merged_from")]
+)
+def test_what_is_adopted_must_be_bytes_and_say_where_it_was(change: dict[str, object], field: str) -> None:
+    body = orjson.loads(encode_command(Adopt("c", "u", b"1", ("s",), NOW_MS)))
+    with pytest.raises(BadInput) as refused:
+        decode_entry(orjson.dumps(body | change), append_ms=NOW_MS)
+    assert refused.value.field == field

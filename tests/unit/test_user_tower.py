@@ -275,6 +275,16 @@ async def test_a_document_of_another_space_is_rebuilt_not_mixed() -> None:
     assert not np.array_equal(document.vector, np.ones(64, np.float32))
 
 
+async def test_a_damaged_document_is_rebuilt_though_its_versions_were_newer() -> None:
+    stage = Stage([record("u", "a", version=9)], [record("u", "b", version=5)])
+    await stage.worker.step()
+    raw = await stage.store.get("u")
+    assert raw is not None
+    await stage.store.put_many_if_newer({"u": raw[:-1] + bytes([raw[-1] ^ 1])})
+    document = await stage.run()
+    assert (document.order, document.seen.tolist()) == ((5, 5, 0), [hash64("b")])
+
+
 async def test_an_equal_version_heals_the_document() -> None:
     news = News([sequence("u", "a", version=1)])
     now = advance(None, news, None, policy=FOREVER, now_ms=NOW_MS)
@@ -315,6 +325,16 @@ async def test_an_item_whose_event_was_removed_leaves_with_the_next_snapshot_how
         document = await Stage(*[[each] for each in polls]).run()
         assert set(document.seen.tolist()) == hashes("a", "b")
         assert hash64("x") not in document.recent.hashes
+
+
+async def test_an_item_that_was_met_again_after_its_removal_outlives_a_snapshot_between_the_two() -> None:
+    stage = Stage(
+        [record("u", "x", version=1)],
+        [record("u", "a", version=2)],
+        [record("u", "a", "x", version=3)],
+        [seen_record("u", snapshot(2, "a"))],
+    )
+    assert set((await stage.run()).seen.tolist()) == hashes("a", "x")
 
 
 async def test_a_snapshot_that_is_older_than_the_stored_one_changes_nothing() -> None:
@@ -402,7 +422,7 @@ async def test_what_windows_add_is_bounded_even_if_no_snapshot_ever_comes() -> N
 
 
 async def test_an_erased_user_leaves_a_marker_that_older_news_change_nothing_of() -> None:
-    late = [record("u", "a", "b", version=4)], [seen_record("u", snapshot(4, "a"))], [record("u", "a", version=5)]
+    late = [record("u", "a", "b", version=4)], [seen_record("u", snapshot(4, "a"))], [record("u", "a", version=3)]
     stage = Stage([record("u", "a", "b", version=4)], [seen_record("u", no_seen(5)), erasure("u", 5)], *late)
     document = await stage.run()
     assert document.erased
@@ -430,6 +450,7 @@ async def test_an_erasure_that_is_read_again_takes_nothing_of_what_came_after_it
     stage = Stage([record("u", "a", version=4), erasure("u", 5)], [record("u", "b", version=6)], [erasure("u", 5)])
     document = await stage.run()
     assert (document.erased, document.order) == (False, (6, 6, 5))
+    assert len(stage.reader.dealt_with) == 4
     assert document.vector is not None
     assert document.seen.tolist() == [hash64("b")]
 

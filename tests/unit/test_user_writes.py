@@ -16,8 +16,11 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from flink_jobs.last_n.rule import Rule
+from flink_jobs.last_n.user_state import decode_state
 from nearline.adapters.lmdb import LmdbStore
 from nearline.adapters.memory import MemoryStore
+from nearline.events import Event
 from nearline.hashing import hash64
 from nearline.item_table import ItemTable
 from nearline.item_vectors import ItemVector, Shown
@@ -27,12 +30,14 @@ from nearline.sequences import Sequence as UserSequence
 from nearline.sequences import encode_sequence, erased_sequence
 from nearline.space import Space
 from nearline.store import UserStore
+from nearline.user_commands import Entry, Erase, Remove
 from nearline.user_documents import UserDocument, decode_user_document
 from services.user_tower.worker import Worker
 from tests.fakes import Outbox, ScriptedReader, ScriptedTowers
 
 SPACE = Space(1, 64)
 NOW_MS = 1_732_100_000_000
+DAY_MS = 24 * 3600 * 1000
 WINDOW = 4
 SLOW_WRITERS = settings(
     max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -103,7 +108,7 @@ def log_of(kinds: Sequence[str]) -> Job:
     return job
 
 
-def worker_on(store: UserStore, polls: list[list[Record]]) -> Worker:
+def worker_on(store: UserStore, polls: list[list[Record]], policy: str = "") -> Worker:
     return Worker(
         SPACE,
         reader=ScriptedReader(*polls),
@@ -112,16 +117,18 @@ def worker_on(store: UserStore, polls: list[list[Record]]) -> Worker:
         store=store,
         dead_letters=Outbox(),
         announce=lambda _: None,
-        policy=parse_seen_policy(""),
+        policy=parse_seen_policy(policy),
         now_ms=lambda: NOW_MS,
         retry_s=0.0,
     )
 
 
-async def run(store: UserStore, polls: list[list[Record]]) -> None:
-    worker = worker_on(store, polls)
-    for _ in range(len(polls)):
+async def run(store: UserStore, polls: list[list[Record]], policy: str = "") -> None:
+    """Deal with all of *polls*; a write that lost too many races is tried again in a further round."""
+    worker = worker_on(store, polls, policy)
+    for _ in range(5 + len(polls)):
         await worker.step()
+    assert worker._waiting == []
 
 
 async def document(store: UserStore, user_id: str) -> UserDocument:
@@ -137,6 +144,8 @@ def facts(found: UserDocument) -> dict[str, object]:
         "erased": found.erased,
         "newest": (found.newest_event_id, found.as_of_ms),
         "seen": found.seen.tolist(),
+        "purchased": found.purchased.tolist(),
+        "until_s": None if found.until_s is None else found.until_s.tolist(),
         "events": found.events.tolist(),
         "vector": None if found.vector is None else found.vector.tolist(),
     }
@@ -252,6 +261,57 @@ def test_after_the_loss_of_the_store_both_topics_give_the_same_seen(kinds: list[
         assert facts(await document(again, job.user_id)) == facts(await document(first, job.user_id))
 
     asyncio.run(story())
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.sampled_from(["event"] * 6 + ["remove", "erase"]), min_size=1, max_size=25),
+    st.sampled_from(["", "view=1d", "purchase=30d, view=never"]),
+    st.randoms(use_true_random=False),
+)
+def test_what_the_job_tells_makes_the_same_document_before_and_after_the_loss_of_the_store(
+    kinds: list[str], policy: str, chance: random.Random
+) -> None:
+    """The job's own rule, with events out of order, repeated items, and snapshots that come late."""
+    records = told_by_the_job(f"u{next(USERS)}", ["event", *kinds], policy, chance)
+
+    async def story() -> None:
+        first, again = (MemoryStore(ttl_ms=1_000_000, now_ms=lambda: NOW_MS) for _ in range(2))
+        await run(first, polls_of(late_snapshots(records, chance), chance), policy)
+        compacted = list({record.topic: record for record in records}.values())
+        chance.shuffle(compacted)
+        await run(again, polls_of(compacted, chance), policy)
+        assert facts(await document(again, records[0].id)) == facts(await document(first, records[0].id))
+
+    asyncio.run(story())
+
+
+def told_by_the_job(user_id: str, kinds: list[str], policy: str, chance: random.Random) -> list[Record]:
+    """What the job appends for a log of *kinds*: its sequences and snapshots of the user, in their order."""
+    rule = Rule(WINDOW, 7 * DAY_MS, 400 * DAY_MS, parse_seen_policy(policy))
+    state: bytes | None = None
+    seen: list[bytes | None] = [None]
+    records: list[Record] = []
+    for number, kind in enumerate(kinds):
+        append_ms = NOW_MS + 10 * number
+        outcome = rule.take(
+            decode_state(state), entry(user_id, kind, number, append_ms, chance), lambda: seen[-1], append_ms=append_ms
+        )
+        state = state if outcome.state is None else outcome.state
+        seen.append(seen[-1] if outcome.seen is None else outcome.seen)
+        for topic, value in (("user-sequences", outcome.sequence), ("user-seen", outcome.snapshot)):
+            if value is not None:
+                records.append(Record(topic, 0, len(records), append_ms, user_id.encode(), value))
+    return records
+
+
+def entry(user_id: str, kind: str, number: int, append_ms: int, chance: random.Random) -> Entry:
+    if kind == "erase":
+        return Erase(f"c{number}", user_id, append_ms)
+    if kind == "remove":
+        return Remove(f"c{number}", user_id, f"e{chance.randrange(max(0, number - 4), number + 1)}", append_ms)
+    item, type_ = f"i{chance.randrange(12)}", chance.choice(["view", "view", "purchase"])
+    return Event(f"e{number}", user_id, item, type_, append_ms - chance.randrange(60))
 
 
 @settings(max_examples=200, deadline=None)

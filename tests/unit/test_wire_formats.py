@@ -16,10 +16,11 @@ from nearline.item_vectors import ItemVector, Shown, decode_item_vector, encode_
 from nearline.items import Item, decode_item, encode_item
 from nearline.keys import Key, Permission, decode_key, encode_key, revoked
 from nearline.popularity import decode_popularity
+from nearline.profiles import Profile, decode_profile, encode_profile
 from nearline.seen import FOREVER_S, SeenSnapshot, decode_seen, encode_seen, no_seen
 from nearline.sequences import Sequence, decode_sequence, encode_sequence, erased_sequence
 from nearline.space import Space
-from nearline.user_commands import Erase, Merge, Remove, decode_entry, encode_command
+from nearline.user_commands import Adopt, Erase, Merge, Remove, decode_entry, encode_command
 from nearline.user_documents import (
     Recent,
     UserDocument,
@@ -39,6 +40,7 @@ SEQUENCE = Sequence(
     "u-1", NOW_MS + 3, ["i-1", "i-2"], [NOW_MS - 1, NOW_MS], ["click", "purchase"], [1.0, 9.5], ["e-0", "e-1"]
 )
 SAID = replace(SEQUENCE, contexts=[None, {"country": "GB", "device": "phone", "interests": ["tea", "lamps"]}])
+PROFILE = Profile("GB", "phone", "newsletter", ("tea", "lamps"), {"tier": "gold", "orders": 3})
 DECLARED = replace(SAID, profile={"country": "GB", "interests": ["tea"]}, profile_ms=NOW_MS - 7)
 ONLY_DECLARED = Sequence("u-1", NOW_MS, [], [], [], [], [], profile={"country": "GB"}, profile_ms=NOW_MS - 7)
 BROUGHT_ALONG = replace(EVENT, merged_from=("s-1", "s-2"))
@@ -46,6 +48,7 @@ COMMANDS = {
     "command_erase.v1.json": Erase("c-1", "u-1", NOW_MS),
     "command_remove.v1.json": Remove("c-2", "u-1", "e-1", NOW_MS),
     "command_merge.v1.json": Merge("c-3", "s-1", "u-1", NOW_MS),
+    "command_adopt.v1.json": Adopt("c-3", "u-1", b"1\0\0\0\0", ("s-1",), NOW_MS),
 }
 SEEN = SeenSnapshot(
     NOW_MS + 3,
@@ -123,6 +126,7 @@ FORMATS = {
     **{name: encode_command(command) for name, command in COMMANDS.items()},
     "seen.v1.bin": encode_seen(SEEN),
     "item.v1.json": encode_item(ITEM),
+    "profile.v1.json": encode_profile(PROFILE),
     "item_vector.v1.bin": encode_item_vector(VECTOR, SPACE),
     "item_vector_with_attributes.v1.bin": encode_item_vector(DESCRIBED, SPACE),
     "item_vector_retired.v1.bin": encode_item_vector(RETIRED, SPACE),
@@ -154,6 +158,7 @@ def test_golden_messages_load() -> None:
     assert decode_sequence(golden("sequence_erased.v1.json")) == erased_sequence("u-1", NOW_MS + 3)
     assert decode_event(golden("event_merged.v1.json"), append_ms=NOW_MS) == BROUGHT_ALONG
     assert decode_item(golden("item.v1.json")) == ITEM
+    assert decode_profile(golden("profile.v1.json")) == PROFILE
     assert decode_dead_letter(golden("dead_letter.v1.json")) == LETTER
     assert decode_key(golden("api_key.v1.json")) == KEY
     assert decode_key(golden("api_key_revoked.v1.json")) == revoked(SIGNER, now_ms=NOW_MS + 1)

@@ -1,0 +1,182 @@
+"""The items that a user has met, also beyond the window: the newest ``MOST_ITEMS``. Knows nothing of Flink.
+
+Of each item and type of event the newest time is kept, and which event told it. That is a maximum, so order and
+repetition make no difference; nor do they for the limit: what is older than the item on its border falls out, and that
+border only ever moves on. An event of one id that is told twice differently counts in both tellings.
+
+Removing an event takes away what it alone told. What an older event beyond the window had told of the same item in the
+same way is forgotten with it, since only the newest is known.
+"""
+
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flink_jobs.last_n.history import Met
+from nearline.errors import BadInput, Misconfigured
+from nearline.events import EVENT_TYPES, EventType
+from nearline.hashing import hash64_all
+from nearline.seen import FOREVER_S, MOST_ITEMS, SeenPolicy, SeenSnapshot
+
+FORMAT = b"1"  # the first byte of the stored state
+_HEAD = struct.Struct("<cI")
+_CODES = {kind: code for code, kind in enumerate(EVENT_TYPES, start=1)}
+_PURCHASE = _CODES[EventType.PURCHASE]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SeenItems:
+    """Columns of one length, sorted by item and kind, each pair once: hash of the item, code of the event's type, the
+    newest time of such an event, and the hash of its id."""
+
+    items: NDArray[np.uint64]
+    kinds: NDArray[np.uint8]
+    times_ms: NDArray[np.int64]
+    events: NDArray[np.uint64]
+
+    def __len__(self) -> int:
+        """The number of pairs of item and kind."""
+        return len(self.items)
+
+
+NOTHING = SeenItems(np.zeros(0, np.uint64), np.zeros(0, np.uint8), np.zeros(0, np.int64), np.zeros(0, np.uint64))
+
+
+def fold(seen: SeenItems, met: Iterable[Met], policy: SeenPolicy, *, most: int = MOST_ITEMS) -> SeenItems:
+    """*seen* with what was *met*, in any order, or *seen* itself if it tells nothing new."""
+    counted = [each for each in met if policy.counts(each[1])]
+    if not counted:
+        return seen
+    items, kinds, times_ms, events = zip(*counted, strict=True)
+    codes = np.array([_CODES[kind] for kind in kinds], np.uint8)
+    return united(
+        seen, SeenItems(hash64_all(items), codes, np.array(times_ms, np.int64), hash64_all(events)), most=most
+    )
+
+
+def united(seen: SeenItems, more: SeenItems, *, most: int = MOST_ITEMS) -> SeenItems:
+    """*seen* with *more*, which may be in any order, or *seen* itself if that tells nothing new."""
+    both = SeenItems(
+        np.concatenate((seen.items, more.items)),
+        np.concatenate((seen.kinds, more.kinds)),
+        np.concatenate((seen.times_ms, more.times_ms)),
+        np.concatenate((seen.events, more.events)),
+    )
+    if not len(both):
+        return seen
+    after = _newest(_newest_of_each(both), most)
+    return seen if _equal(seen, after) else after
+
+
+def told_between(seen: SeenItems, after_ms: int, until_ms: int) -> SeenItems:
+    """What of *seen* was told of the time after *after_ms* and up to *until_ms*."""
+    return _chosen(seen, (seen.times_ms > after_ms) & (seen.times_ms <= until_ms))
+
+
+def parts_of(seen: SeenItems, pairs: int) -> list[SeenItems]:
+    """*seen* in parts of at most *pairs* each."""
+    return [_chosen(seen, np.arange(at, min(at + pairs, len(seen)))) for at in range(0, len(seen), pairs)]
+
+
+def without(seen: SeenItems, events: Iterable[int]) -> SeenItems:
+    """*seen* without what the events of these hashes told, or *seen* itself if that is nothing that is still known."""
+    kept = ~np.isin(seen.events, np.fromiter(events, np.uint64))
+    return seen if kept.all() else _chosen(seen, kept)
+
+
+def snapshot_of(seen: SeenItems, policy: SeenPolicy, version: int) -> SeenSnapshot:
+    """What readers are told of *seen*; items that count for no time at all are left out."""
+    lasts_s = np.array([0, *(policy.seconds[kind] for kind in EVENT_TYPES)], np.int64)[seen.kinds]
+    until_s = np.where(lasts_s == FOREVER_S, FOREVER_S, np.minimum(seen.times_ms // 1000 + lasts_s, FOREVER_S - 1))
+    counting = lasts_s > 0
+    items, until_s, kinds = seen.items[counting], until_s[counting], seen.kinds[counting]
+    if not len(items):
+        return SeenSnapshot(version, items, until_s.astype(np.uint32), np.zeros(0, np.bool_))
+    starts = _starts(items)
+    bought = np.logical_or.reduceat(kinds == _PURCHASE, starts)
+    return SeenSnapshot(version, items[starts], np.maximum.reduceat(until_s, starts).astype(np.uint32), bought)
+
+
+def same_for_readers(one: SeenItems, other: SeenItems, policy: SeenPolicy) -> bool:
+    """Whether the snapshots of both say the same: an item that counts for ever is no news when it is met again.
+
+    It may say no where they do: an item that is met in another way than before counts as news.
+    """
+    if len(one) != len(other):
+        return False
+    a, b = snapshot_of(one, policy, 0), snapshot_of(other, policy, 0)
+    columns = ((a.hashes, b.hashes), (a.until_s, b.until_s), (a.bought, b.bought))
+    return all(np.array_equal(mine, yours) for mine, yours in columns)
+
+
+def encode_seen_items(seen: SeenItems) -> bytes:
+    """The stored bytes: 25 for each pair."""
+    columns = (seen.items, seen.times_ms, seen.events, seen.kinds)
+    return _HEAD.pack(FORMAT, len(seen)) + b"".join(column.tobytes() for column in columns)
+
+
+def decode_seen_items(state: bytes | None) -> SeenItems:
+    """The items in *state*, ``NOTHING`` where there are none; refuses a format of another release."""
+    if not state:
+        return NOTHING
+    layout, count = _HEAD.unpack_from(state) if len(state) >= _HEAD.size else (b"", 0)
+    if layout > FORMAT:
+        raise Misconfigured(f"seen items of format {layout!r}, this release reads {FORMAT!r}: use a newer release")
+    if layout != FORMAT or len(state) != _HEAD.size + 25 * count:
+        raise BadInput("bad_seen", f"not seen items: {state[:16]!r}")
+    at = _HEAD.size
+    return SeenItems(
+        items=np.frombuffer(state, "<u8", count, at),
+        times_ms=np.frombuffer(state, "<i8", count, at + 8 * count),
+        events=np.frombuffer(state, "<u8", count, at + 16 * count),
+        kinds=np.frombuffer(state, np.uint8, count, at + 24 * count),
+    )
+
+
+def decode_adopted(told: bytes) -> SeenItems:
+    """The items that a command brings; ``BadInput`` for all that this build cannot read, since anybody may send it."""
+    try:
+        seen = decode_seen_items(told)
+    except Misconfigured as unknown:
+        raise BadInput("bad_seen", str(unknown)) from None
+    if not told or (len(seen) and not 1 <= seen.kinds.min() <= seen.kinds.max() <= len(EVENT_TYPES)):
+        raise BadInput("bad_seen", f"not seen items with types that this build knows: {told[:16]!r}")
+    return seen
+
+
+def _newest_of_each(seen: SeenItems) -> SeenItems:
+    """Each pair of item and kind once, with its newest time; of two events of one time the greater hash."""
+    order = np.lexsort((seen.events, seen.times_ms, seen.kinds, seen.items))
+    ordered = _chosen(seen, order)
+    same = (ordered.items[1:] == ordered.items[:-1]) & (ordered.kinds[1:] == ordered.kinds[:-1])
+    return _chosen(ordered, np.append(~same, True))
+
+
+def _newest(seen: SeenItems, most: int) -> SeenItems:
+    """The pairs that are not older than the item on the border: the last of the *most* newest."""
+    starts = _starts(seen.items)
+    if len(starts) <= most:
+        return seen
+    newest_ms, items = np.maximum.reduceat(seen.times_ms, starts), seen.items[starts]
+    border = np.lexsort((items, newest_ms))[-most]
+    at_ms, item = newest_ms[border], items[border]
+    return _chosen(seen, (seen.times_ms > at_ms) | ((seen.times_ms == at_ms) & (seen.items >= item)))
+
+
+def _starts(items: NDArray[np.uint64]) -> NDArray[np.intp]:
+    """Where each item begins in a sorted column that is not empty."""
+    return np.flatnonzero(np.append(True, items[1:] != items[:-1]))
+
+
+def _chosen(seen: SeenItems, places: NDArray[np.bool_] | NDArray[np.intp]) -> SeenItems:
+    return SeenItems(seen.items[places], seen.kinds[places], seen.times_ms[places], seen.events[places])
+
+
+def _equal(one: SeenItems, other: SeenItems) -> bool:
+    if len(one) != len(other):
+        return False
+    pairs = ((one.items, other.items), (one.kinds, other.kinds), (one.times_ms, other.times_ms))
+    return all(np.array_equal(a, b) for a, b in (*pairs, (one.events, other.events)))
