@@ -40,7 +40,7 @@ class Request(Protocol):
 class Patience:
     """How long requests may wait; seconds."""
 
-    burst_s: float = 0.1  # a queue may take so long to empty: until then it is a burst
+    burst_s: float = 0.05  # a queue may take so long to empty: until then it is a burst
     waited_s: float = 0.1  # nobody is served who has waited longer, for who asked has given up or will ask again
     hurried_s: float = 0.002  # where there is too much: nobody is let in who would have to wait longer
     at_once: int = 2  # requests that begin before the loop looks up: 0.7 ms of plain ones
