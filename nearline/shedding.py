@@ -5,6 +5,9 @@ their true time of arrival: an event loop left to itself begins all that came at
 them. A queue that empties now and then is a burst, and bursts are served. One that has not been empty for a while is
 too much work: from then on nobody is let in who would have to wait for more than a few milliseconds, for a longer
 queue would serve no more of them and all of them later (after CoDel, Nichols and Jacobson 2012).
+
+To refuse takes time too. Where very many come, as many begin between two looks as take as long as the look did: half of
+the time at least goes to those who are served.
 """
 
 from collections import deque
@@ -37,18 +40,26 @@ class Request(Protocol):
 class Patience:
     """How long requests may wait; seconds."""
 
-    burst_s: float = 0.1  # a queue may take so long to empty: until then it is a burst
+    burst_s: float = 0.05  # a queue may take so long to empty: until then it is a burst
     waited_s: float = 0.1  # nobody is served who has waited longer, for who asked has given up or will ask again
     hurried_s: float = 0.002  # where there is too much: nobody is let in who would have to wait longer
     at_once: int = 2  # requests that begin before the loop looks up: 0.7 ms of plain ones
     most: int = 2_000  # requests that wait
 
 
+_LEAST = 4  # of them may wait in any case: a queue that is empty at every look would pass for the end of the overload
+_MOST_AT_ONCE = 64
+_LONGEST_TURN_S = 0.005
+_STEP = (
+    1.05  # by which the median of what a request takes is followed: a stall of the whole machine moves it no further
+)
+
+
 class Gate:
     """Lets requests begin in the order in which they came.
 
-    *call_soon* runs something once the loop has done what it has to do now, and looked up for more. *now_s* is any
-    clock that goes steadily forward.
+    *call_soon* runs something once the loop has done what it has to do now, and looked up for more; in the order in
+    which it was given. *now_s* is any clock that goes steadily forward.
     """
 
     def __init__(
@@ -61,12 +72,13 @@ class Gate:
         self._now_s = now_s
         self._patience = patience or Patience()
         self._queue: deque[tuple[float, Request]] = deque()
-        self._since_s = 0.0  # since when there always was somebody in the queue
-        self._hurried_until_s = 0.0
-        self._turned_s = 0.0
-        self._pace_s = 0.0  # from the beginning of one request to that of the next, lately
-        self._begun = 0  # in this turn of the loop
+        self._pressed_s = 0.0  # for how long the queue was not found empty
+        self._is_overload = False
+        self._begun = 0  # since the loop looked up last
+        self._at_once = self._patience.at_once  # as many as begin now before it looks up again
         self._turning = False
+        self._looked_s = self._worked_s = 0.0  # when the last look began, and when it was over and work went on
+        self._takes_s = 0.0003  # a request, until the loop can look up: the median, followed
 
     def __len__(self) -> int:
         """How many wait."""
@@ -75,61 +87,76 @@ class Gate:
     def come(self, request: Request) -> None:
         """*request* has come: it begins, waits or is refused."""
         if not self._queue and self._begun < self._patience.at_once:
-            self._begin(request)
+            self._begin([request])
         elif self._is_full():
             _ON_ARRIVAL.inc()
             request.refuse()
         else:
-            now_s = self._now_s()
-            if not self._queue:
-                self._since_s = now_s
-            self._queue.append((now_s, request))
+            self._queue.append((self._now_s(), request))
 
     def _is_full(self) -> bool:
-        if len(self._queue) >= self._patience.most:
+        waiting = len(self._queue)
+        if waiting >= self._patience.most:
             return True
-        return self._is_overload() and self._is_too_long(len(self._queue) * self._pace_s, self._patience.hurried_s)
+        if not self._is_overload or waiting < max(_LEAST, self._at_once):
+            return False
+        return waiting * self._takes_s > self._patience.hurried_s
 
-    def _is_overload(self) -> bool:
-        """Whether there is too much to do: the queue has not been empty for as long as a burst takes.
-
-        And for as long again after somebody was refused for it: else a queue that was just emptied would pass for the
-        beginning of a burst.
-        """
-        now_s = self._now_s()
-        if now_s < self._hurried_until_s:
-            return True
-        return bool(self._queue) and now_s - self._since_s > self._patience.burst_s
-
-    def _is_too_long(self, wait_s: float, longest_s: float) -> bool:
-        if wait_s > longest_s:
-            self._hurried_until_s = self._now_s() + self._patience.burst_s
-        return wait_s > longest_s
-
-    def _begin(self, request: Request) -> None:
-        self._begun += 1
-        request.begin()
-        if not self._turning:
+    def _begin(self, requests: list[Request]) -> None:
+        """Begin *requests*, and look up after them."""
+        first = not self._turning
+        if first:
             self._turning = True
-            self._turned_s = self._now_s()
+            self._looked_s = self._now_s()
+            self._call_soon(self._look_is_over)
+        for request in requests:
+            request.begin()
+        self._begun += len(requests)
+        if first:
             self._call_soon(self._turn)
 
+    def _look_is_over(self) -> None:
+        self._worked_s = self._now_s()
+
     def _turn(self) -> None:
-        """The loop has looked up: let the next begin."""
+        """What began has gone as far as it gets by itself: let the next begin, and look up."""
+        now_s = self._now_s()
         self._turning = False
-        self._pace_s += _SMOOTHING * ((self._now_s() - self._turned_s) / max(1, self._begun) - self._pace_s)
+        if self._begun:
+            takes_s = (now_s - self._worked_s) / self._begun
+            self._takes_s *= _STEP if takes_s > self._takes_s else 1 / _STEP
+        self._judge(now_s)
         self._begun = 0
-        while self._queue and self._begun < self._patience.at_once:
+        as_long = int((self._worked_s - self._looked_s) / self._takes_s)
+        self._at_once = max(self._patience.at_once, min(as_long, _MOST_AT_ONCE))
+        requests = self._next(now_s)
+        if requests:
+            self._begin(requests)
+
+    def _judge(self, now_s: float) -> None:
+        """Overload begins when the queue was not empty for as long as a burst takes, and ends when it is.
+
+        A turn counts for a few milliseconds at most: that the whole machine stood still is no overload.
+        """
+        if not self._queue:
+            self._pressed_s, self._is_overload = 0.0, False
+        else:
+            self._pressed_s += min(now_s - self._looked_s, _LONGEST_TURN_S)
+            self._is_overload = self._is_overload or self._pressed_s > self._patience.burst_s
+
+    def _next(self, now_s: float) -> list[Request]:
+        """The next to begin; who has hung up is passed over, who has waited too long is refused."""
+        longest_s = self._patience.waited_s
+        if self._is_overload:
+            longest_s = min(longest_s, 2 * max(self._patience.hurried_s, (_LEAST + 2 * self._at_once) * self._takes_s))
+        requests: list[Request] = []
+        while self._queue and len(requests) < self._at_once:
             came_s, request = self._queue.popleft()
             if request.is_gone:
                 continue
-            if self._has_waited_too_long(self._now_s() - came_s):
+            if now_s - came_s > longest_s:
                 _WAITED.inc()
                 request.refuse()
             else:
-                self._begin(request)
-
-    def _has_waited_too_long(self, waited_s: float) -> bool:
-        if self._is_overload():
-            return self._is_too_long(waited_s, 2 * self._patience.hurried_s)
-        return waited_s > self._patience.waited_s
+                requests.append(request)
+        return requests

@@ -19,8 +19,9 @@ WORK_S = 0.001
 class Loop:
     """An event loop whose clock moves only when a request is served: each takes a millisecond."""
 
-    def __init__(self, patience: Patience = PATIENCE) -> None:
+    def __init__(self, patience: Patience = PATIENCE, refusal_s: float = 0.0) -> None:
         self.now_s = 100.0
+        self.refusal_s = refusal_s
         self._ready: list[Callable[[], None]] = []
         self.gate = Gate(self._ready.append, lambda: self.now_s, patience)
         self.served: list[float] = []  # how long each waited
@@ -69,6 +70,7 @@ class Asked:
 
     def refuse(self) -> None:
         self._loop.refused.append(self._loop.now_s - self._came_s)
+        self._loop.now_s += self._loop.refusal_s
 
 
 def test_who_comes_alone_begins_at_once() -> None:
@@ -128,6 +130,33 @@ def test_it_serves_as_much_as_it_can_meanwhile() -> None:
     start = loop.now_s
     loop.run(5.0, 2_000)
     assert len(loop.served) > 0.95 * (loop.now_s - start) / WORK_S
+
+
+def test_half_of_the_time_is_for_those_who_are_served_however_many_ask_again_at_once() -> None:
+    """500 who ask again the moment they are refused, and each refusal takes a twentieth of an answer."""
+    loop = Loop(refusal_s=WORK_S / 20)
+
+    def storm(looks: int) -> None:
+        for _ in range(looks):
+            for _ in range(500 - len(loop.gate)):
+                loop.come()
+            loop.turn()
+
+    storm(50)
+    start = loop.now_s
+    loop.served.clear()
+    storm(200)
+    assert len(loop.served) * WORK_S > 0.45 * (loop.now_s - start)
+
+
+def test_a_stall_of_the_machine_is_no_overload() -> None:
+    loop = Loop()
+    for _ in range(200):
+        loop.run(0.5, 20)
+        loop.now_s += 0.03  # meanwhile 15 came
+        for _ in range(15):
+            loop.come()
+    assert loop.refused == []
 
 
 def test_overload_is_forgotten_once_nobody_was_refused_for_a_while() -> None:
