@@ -45,19 +45,21 @@ def measure_diversity_seen(stage: Stage) -> dict[str, Any]:
     for run in range(_RUNS):
         stage.say(f"diversity and {SEEN:,} seen items at {DIVERSITY_SEEN_RPS:,} rps, run {run + 1} of {_RUNS}")
         runs.append(answered(open_loop(urls[0], requests, DIVERSITY_SEEN_RPS, stage.scale.confirm_s)))
-    return {"recommend": {"diversity_seen": _median_run(runs) | {"users": len(users), "seen": SEEN}}}
+    return {"recommend": {"diversity_seen": median_run(runs) | {"users": len(users), "seen": SEEN}}}
 
 
-def _median_run(runs: Sequence[Result]) -> dict[str, Any]:
-    median = statistics.median_low([run.p99_ms for run in runs])
-    chosen = next(run for run in runs if run.p99_ms == median)
+def median_run(runs: Sequence[Result]) -> dict[str, Any]:
+    """The figures of the middle one; p99 is of all requests, so that refusing some makes nothing look better."""
+    median = statistics.median_low([run.p99_of_all_ms for run in runs])
+    chosen = next(run for run in runs if run.p99_of_all_ms == median)
     return {
-        "p99_ms": round(chosen.p99_ms, 2),
+        "p99_ms": round(chosen.p99_of_all_ms, 2),
         "p50_ms": round(chosen.p50_ms, 2),
         "rps": round(chosen.achieved_rps),
-        "errors": sum(run.errors + run.refused for run in runs),
+        "refused": sum(run.refused for run in runs),
+        "errors": sum(run.errors for run in runs),
         "degraded_share": round(sum(run.degraded for run in runs) / max(1, sum(run.answered for run in runs)), 4),
-        "runs_p99_ms": [round(run.p99_ms, 2) for run in runs],
+        "runs_p99_ms": [round(run.p99_of_all_ms, 2) for run in runs],
         "generator_cpu": round(chosen.load_cpu, 2),
         "generator_late_p99_ms": round(chosen.late_p99_ms, 2),
     }

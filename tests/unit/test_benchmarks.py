@@ -19,6 +19,7 @@ from benchmarks.overload import figures
 from benchmarks.probe import percentiles_ms
 from benchmarks.rates import answered, highest_within, is_within
 from benchmarks.recall import recall
+from benchmarks.recommend import median_run
 from benchmarks.sampled import Samples
 from benchmarks.search import highest_passing
 from benchmarks.seen import SEEN, clicks_of, tastes_of
@@ -147,6 +148,12 @@ def test_the_rate_found_in_short_runs_is_confirmed_by_a_long_one_and_one_pause_d
     before = len(lengths)
     highest_within(run, 5.0, trials, first=800, short_s=1, long_s=9)
     assert lengths[before:] == [9], "what was tried is known"
+
+
+def test_the_middle_run_stands_for_all_and_a_run_that_refuses_is_the_slowest() -> None:
+    found = median_run([ran(1_000, 0.004, refused=10), ran(1_000, 0.002), ran(1_000, 0.003)])
+    assert (found["p99_ms"], found["runs_p99_ms"]) == (3, [5_000, 2, 3])
+    assert (found["refused"], found["errors"]) == (10, 0)
 
 
 def test_overload_compares_the_kept_with_the_steady_and_says_how_long_the_refused_waited() -> None:
