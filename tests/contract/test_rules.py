@@ -111,7 +111,9 @@ def test_exposures_of_answers_get_into_the_log_under_their_users(system: str) ->
 
     found = asyncio.run(show())
     assert sorted(found) == sorted((f"r-{nth}", f"u-{nth % 7}") for nth in range(120))
-    assert "read 120 answers and 0 events" in run("report", "--days", "100000")
+    report = run("report", "--days", "100000")
+    assert "read 120 answers and" in report  # and events of whatever tests used this broker before
+    assert "0 events name an answer" in report
 
 
 def test_the_newest_record_of_a_key_is_found_in_its_partition(system: str) -> None:
