@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
+from local.broker import running_broker
 from local.layout import ROOT, environment_python
 from local.ports import HOST, free_ports
 from nearline.adapters.kafka import Topics
@@ -30,6 +31,13 @@ def wait_for(condition: Callable[[], bool], deadline_s: float, what: str) -> Non
     while not condition():
         assert time.monotonic() < give_up, f"waited {deadline_s:g} s for {what}"
         time.sleep(0.1)
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a real broker for these tests alone: the job reads all that was ever sent to its topics."""
+    with running_broker(tmp_path_factory.mktemp("broker-of-the-job")) as running:
+        yield running.bootstrap
 
 
 @dataclass
