@@ -3,14 +3,13 @@
 import asyncio
 from collections.abc import Callable, Coroutine
 
-from nearline.adapters.triton import Towers
 from nearline.log import Record
 from nearline.settings import Settings
 from services.retrieval.active_users import ActiveUsers
 from services.retrieval.item_index import ItemIndex
 from services.retrieval.recommender import Recommender
 from services.retrieval.routes.reads import Reads
-from services.retrieval.session_vectors import KnownItems, SessionVectors
+from services.retrieval.session_vectors import KnownItems, SessionVectors, Towers
 from services.retrieval.sessions import Sessions
 from services.retrieval.store_guard import GuardedStore
 from services.retrieval.text_index import TextIndex
@@ -68,7 +67,10 @@ class ReadParts:
 
 
 def _towers(settings: Settings) -> Towers:
-    return Towers(
+    """The user tower; where items are in an engine there is none, and no client of Triton is needed."""
+    from nearline.adapters.triton import Towers as TritonTowers
+
+    return TritonTowers(
         settings.triton,
         settings.embedding_space,
         kept=settings.history_length,
