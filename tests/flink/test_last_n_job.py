@@ -201,7 +201,11 @@ def test_popularity_follows_the_accepted_events_and_comes_in_five_second_steps(j
     def scores() -> dict[str, float]:
         return {p.item_id: p.score for p in (decode_popularity(r.value or b"") for r in log.read("item-popularity"))}
 
-    wait_for(lambda: scores().get("pop-1", 0) / max(scores().get("pop-0", 1), 1e-300) > 4.99, DEADLINE_S, "the scores")
+    def are_settled() -> bool:
+        found = scores()
+        return found.keys() >= {"pop-0", "pop-1"} and abs(found["pop-1"] / found["pop-0"] - 5.0) < 0.01
+
+    wait_for(are_settled, DEADLINE_S, "the scores")
     assert scores()["pop-1"] / scores()["pop-0"] == pytest.approx(5.0)
     assert "pop-2" not in scores()
     written: dict[str, list[int]] = {}
