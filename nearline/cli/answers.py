@@ -1,7 +1,7 @@
 """``nearline recommend``: an answer, as a person reads it."""
 
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 from urllib.parse import quote
 
 import httpx
@@ -54,14 +54,16 @@ def get_answer(
 
     ``Misconfigured`` if the key of this machine is not accepted, or there is none.
     """
+    params = {"k": k, "exclude_seen": exclude_seen, **({} if wanted is None else {"filter": wanted})}
+    return ask(settings, "GET", f"/recommend/{quote(user_id, safe='')}", params=params)
+
+
+def ask(settings: Settings, method: str, path: str, *, timeout_s: float = 5.0, **what: Any) -> dict[str, Any]:
+    """What retrieval answers; *what* as httpx takes it. Errors as those of ``get_answer``."""
     base_url = settings.retrieval
+    headers = key_headers(settings)
     try:
-        response = httpx.get(
-            f"{base_url}/recommend/{quote(user_id, safe='')}",
-            params={"k": k, "exclude_seen": exclude_seen, **({} if wanted is None else {"filter": wanted})},
-            headers=key_headers(settings),
-            timeout=5.0,
-        )
+        response = httpx.request(method, f"{base_url}{path}", headers=headers, timeout=timeout_s, **what)
     except httpx.HTTPError as error:
         raise Unavailable(f"retrieval at {base_url}: {error!r:.120}; start the system with `make up`") from None
     refuse_unlet_in(settings, response)

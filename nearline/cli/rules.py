@@ -8,16 +8,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
-import httpx
 import orjson
 import typer
 from rich.table import Table
 
 from nearline.adapters.kafka import Producer, TableReader, log_extent
-from nearline.cli.answers import refuse_unlet_in
+from nearline.cli.answers import ask
 from nearline.cli.console import console
-from nearline.errors import BadInput, Unavailable
-from nearline.key_file import key_headers
+from nearline.errors import BadInput
 from nearline.log import Record
 from nearline.rule_files import read_rules
 from nearline.rules import (
@@ -33,8 +31,8 @@ from nearline.rules import (
 from nearline.settings import Settings, load_settings
 from nearline.topics import RULES, USER_SEQUENCES
 
-_SAMPLED_FROM = 200  # newest records of each partition
 _PATIENCE_S = 30.0
+_SAMPLED_FROM = 200  # newest records of each partition
 
 app = typer.Typer(no_args_is_help=True, help="Pin, boost, bury and block items, in windows of time and in scenarios.")
 File = Annotated[Path, typer.Argument(help="TOML or JSON with a rule, a scenario, or lists of them (docs/rules.md).")]
@@ -91,7 +89,8 @@ def try_rules(
     if not asked:
         raise BadInput("no_users", "the log has no user yet; name some with --user")
     body = {"entries": [orjson.loads(_message(entry)[1] or b"") for entry in entries], "users": asked, "k": k}
-    for tried in _tried(settings, body | ({"scenario": scenario} if scenario else {}))["users"]:
+    body |= {"scenario": scenario} if scenario else {}
+    for tried in ask(settings, "POST", "/rules/try", json=body, timeout_s=_PATIENCE_S)["users"]:
         console.print(comparison(tried["user_id"], tried["before"], tried["after"]))
         console.print(summary(tried["before"], tried["after"]), markup=False)
 
@@ -131,20 +130,6 @@ def _was(before: int | None, now: int) -> str:
     if before is None:
         return "new"
     return "" if before == now else str(before)
-
-
-def _tried(settings: Settings, body: dict[str, Any]) -> dict[str, Any]:
-    base_url = settings.retrieval
-    try:
-        response = httpx.post(f"{base_url}/rules/try", json=body, headers=key_headers(settings), timeout=_PATIENCE_S)
-    except httpx.HTTPError as error:
-        raise Unavailable(f"retrieval at {base_url}: {error!r:.120}; start the system with `make up`") from None
-    refuse_unlet_in(settings, response)
-    if response.status_code == 422:
-        raise BadInput("refused", "\n".join(f"{one['field']}: {one['problem']}" for one in response.json()["detail"]))
-    if response.status_code != 200:
-        raise Unavailable(f"retrieval at {base_url} answered {response.status_code}: {response.text:.200}")
-    return dict(response.json())
 
 
 async def _sampled(settings: Settings, count: int, seed: int) -> list[str]:

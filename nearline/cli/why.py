@@ -3,17 +3,14 @@
 import asyncio
 from typing import Annotated, Any
 
-import httpx
 import orjson
 import typer
 from rich.table import Table
 
 from nearline.adapters.kafka import newest_of
-from nearline.cli.answers import refuse_unlet_in
+from nearline.cli.answers import ask
 from nearline.cli.console import console
-from nearline.errors import BadInput, Unavailable
-from nearline.key_file import key_headers
-from nearline.settings import Settings, load_settings
+from nearline.settings import load_settings
 from nearline.topics import USER_SEQUENCES
 
 _PATIENCE_S = 30.0
@@ -42,7 +39,7 @@ def why(
     sequence = asyncio.run(newest_of(settings.brokers, USER_SEQUENCES, user_id.encode()))
     if sequence is not None and sequence.value:
         body["sequence"] = orjson.loads(sequence.value)
-    found = _asked(settings, body)
+    found = ask(settings, "POST", "/why", json=body, timeout_s=_PATIENCE_S)
     if json:
         console.print_json(data=found)
         return
@@ -82,17 +79,3 @@ def events_table(events: list[dict[str, Any]], most: int) -> Table:
         moved = "?" if event["moved"] is None else f"{event['moved']:+.4f}"
         table.add_row(moved, event["event_id"], event["item_id"], event["type"])
     return table
-
-
-def _asked(settings: Settings, body: dict[str, Any]) -> dict[str, Any]:
-    base_url = settings.retrieval
-    try:
-        response = httpx.post(f"{base_url}/why", json=body, headers=key_headers(settings), timeout=_PATIENCE_S)
-    except httpx.HTTPError as error:
-        raise Unavailable(f"retrieval at {base_url}: {error!r:.120}; start the system with `make up`") from None
-    refuse_unlet_in(settings, response)
-    if response.status_code == 422:
-        raise BadInput("refused", "\n".join(f"{one['field']}: {one['problem']}" for one in response.json()["detail"]))
-    if response.status_code != 200:
-        raise Unavailable(f"retrieval at {base_url} answered {response.status_code}: {response.text:.200}")
-    return dict(response.json())

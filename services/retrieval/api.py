@@ -15,11 +15,11 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
 from nearline.errors import BadInput
+from nearline.filters import FilterError
 from nearline.guard import STATUS_RULES, Rule, describe
 from nearline.ids import check_id
 from nearline.keys import Permission
 from services.retrieval.fast_path import FastPath, request_id_of
-from services.retrieval.filters import FilterError
 from services.retrieval.in_force import Rulings
 from services.retrieval.models import EXAMPLE, EXAMPLE_DEGRADED, EXAMPLE_UNKNOWN, Recommendations, Refused
 from services.retrieval.pages import PageError

@@ -5,8 +5,8 @@ from enum import StrEnum
 
 import numpy as np
 
+from nearline.filters import Filter
 from nearline.user_documents import Hashes
-from services.retrieval.filters import Filter
 
 MAX_K = 500
 DEFAULT_K = 20

@@ -7,8 +7,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from nearline.filters import Filter
 from nearline.user_documents import Hashes
-from services.retrieval.filters import Filter
 
 
 class Ranked(Protocol):

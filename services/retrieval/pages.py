@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from nearline.erasure import PAGES_LIVE_MS
 from nearline.errors import BadInput
 from nearline.hashing import hash64, hash64_all
 from nearline.space import Space
@@ -20,7 +21,7 @@ from nearline.user_documents import Hashes, UserDocument
 from services.retrieval.asked import NO_HASHES
 
 FIRST = "first"
-LIVES_S = 30 * 60
+LIVES_S = PAGES_LIVE_MS // 1000
 MOST_SERVED = 500  # items of all pages of a list: with them a token has 5,600 characters; servers take lines of 8,000
 LONGEST_TOKEN = 16_000
 

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic.config import JsonValue
 
 from nearline.errors import BadInput
+from nearline.filters import FilterError, parse
 from nearline.hashing import hash64_all
 from nearline.ids import check_id
 from services.retrieval.asked import (
@@ -22,7 +23,6 @@ from services.retrieval.asked import (
     ExcludeSeen,
     PageContext,
 )
-from services.retrieval.filters import FilterError, parse
 from services.retrieval.pages import FIRST, LONGEST_TOKEN
 from services.retrieval.rendering import SCORE, SOURCE
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from nearline.filters import Filter
 from nearline.user_documents import Hashes
 from services.retrieval.answer import Group
 from services.retrieval.asked import Asked
-from services.retrieval.filters import Filter
 from services.retrieval.item_index import ItemIndex, Picked
 from services.retrieval.rules import Scores, Shelf
 

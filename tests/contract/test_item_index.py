@@ -24,11 +24,11 @@ from numpy.typing import NDArray
 from nearline.adapters.hnsw import HnswGraph
 from nearline.adapters.indexes import engine_for
 from nearline.errors import BadInput, Misconfigured, SpaceMismatch, Unavailable
+from nearline.filters import AllOf, AnyOf, Compared, Filter, Missing, Node, Not, Same, Value, parse
 from nearline.hashing import hash64
 from nearline.item_engine import ItemEngine
 from nearline.item_vectors import ItemVector, Shown
 from nearline.space import Space
-from services.retrieval.filters import AllOf, AnyOf, Compared, Filter, Missing, Node, Not, Same, Value, parse
 from services.retrieval.in_engine.guard import GuardedEngine
 from services.retrieval.in_engine.items import EngineItems
 from services.retrieval.in_engine.rows import row_of

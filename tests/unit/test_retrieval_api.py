@@ -15,6 +15,7 @@ from nearline.adapters.limits import AddressLimits
 from nearline.adapters.memory import MemoryStore
 from nearline.adapters.seals import Seal
 from nearline.adapters.tokens import UserTokens
+from nearline.filters import MAX_BYTES, parse
 from nearline.guard import Guard, callers_in, unruled
 from nearline.hashing import hash64
 from nearline.item_vectors import ItemVector, Shown
@@ -25,7 +26,6 @@ from nearline.space import Space
 from nearline.user_documents import UserDocument, encode_user_document
 from services.retrieval.api import RULES, create_app
 from services.retrieval.fast_path import FastPath
-from services.retrieval.filters import MAX_BYTES, parse
 from services.retrieval.in_process.catalogue import Catalogue
 from services.retrieval.in_process.index import LiveIndex
 from services.retrieval.models import Recommendations, Refused

@@ -12,10 +12,7 @@ from collections.abc import Iterator
 
 import orjson
 
-from nearline.hashing import hash64
-from nearline.item_vectors import Shown
-from nearline.items import Attribute
-from services.retrieval.filters import (
+from nearline.filters import (
     ATTRIBUTE,
     NUMBERS,
     TEXTS,
@@ -29,6 +26,9 @@ from services.retrieval.filters import (
     Same,
     Value,
 )
+from nearline.hashing import hash64
+from nearline.item_vectors import Shown
+from nearline.items import Attribute
 
 _SIGNS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 _OPPOSITE = {"<": ">=", "<=": ">", ">": "<=", ">=": "<"}

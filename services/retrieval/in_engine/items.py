@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nearline.errors import Unavailable
+from nearline.filters import Filter
 from nearline.hashing import hash64, hash64_all
 from nearline.item_engine import MAX_RESULTS, Found, ItemEngine
 from nearline.item_vectors import Shown
 from nearline.user_documents import Hashes
-from services.retrieval.filters import Filter
 from services.retrieval.in_engine.expressions import both, excluding, passes, translate
 from services.retrieval.in_engine.guard import GuardedEngine
 from services.retrieval.in_engine.window import Known, Window, known_from

@@ -14,11 +14,11 @@ import orjson
 from numpy.typing import NDArray
 
 from nearline.errors import BadInput, SpaceMismatch
+from nearline.filters import Filter
 from nearline.hashing import hash64
 from nearline.item_vectors import ItemVector, Shown
 from nearline.items import Attribute
 from nearline.user_documents import Hashes
-from services.retrieval.filters import Filter
 from services.retrieval.in_process.columns import Columns
 from services.retrieval.in_process.histories import NO_ROW, Histories
 from services.retrieval.in_process.index import LiveIndex

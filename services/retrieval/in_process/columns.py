@@ -20,10 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nearline.hashing import hash64
-from nearline.item_vectors import Shown
-from nearline.items import Attribute
-from services.retrieval.filters import (
+from nearline.filters import (
     ATTRIBUTE,
     NUMBERS,
     TEXTS,
@@ -36,6 +33,9 @@ from services.retrieval.filters import (
     Not,
     Same,
 )
+from nearline.hashing import hash64
+from nearline.item_vectors import Shown
+from nearline.items import Attribute
 from services.retrieval.in_process.rows import Mask, Slots
 
 Words = NDArray[Any]  # float64 with NaN for none, or uint64 hashes of text with 0 for none

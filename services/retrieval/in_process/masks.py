@@ -7,7 +7,7 @@ last used is looked at again.
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from services.retrieval.filters import Filter
+from nearline.filters import Filter
 from services.retrieval.in_process.columns import Columns
 from services.retrieval.in_process.rows import Rows
 

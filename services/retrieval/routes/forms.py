@@ -11,8 +11,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
 from nearline.errors import BadInput
+from nearline.filters import AllOf, Filter, FilterError, Same, parse
 from nearline.ids import MAX_ID_BYTES, check_id
-from services.retrieval.filters import AllOf, Filter, FilterError, Same, parse
 from services.retrieval.item_index import ItemIndex, Picked
 
 MAX_K = 500

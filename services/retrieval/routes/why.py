@@ -10,12 +10,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
 from nearline.errors import BadAnswer, BadInput, Overloaded, Unavailable
+from nearline.filters import parse
 from nearline.sequences import Sequence, decode_sequence
 from nearline.space import Space
 from nearline.user_documents import UserDocument, decode_user_document
 from services.retrieval.answer import Source
 from services.retrieval.asked import DEFAULT_K, MAX_K, Asked
-from services.retrieval.filters import parse
 from services.retrieval.in_force import Rulings
 from services.retrieval.item_index import ItemIndex, Picked
 from services.retrieval.models import Refused
