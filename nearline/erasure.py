@@ -12,6 +12,7 @@ import orjson
 from nearline.dead_letters import decode_dead_letter
 from nearline.errors import BadInput
 from nearline.events import Event
+from nearline.exposures import decode_exposures
 from nearline.log import Record
 from nearline.profiles import Profile, decode_profile
 from nearline.seen import SeenSnapshot, decode_seen
@@ -77,7 +78,10 @@ class Traces:
         self._names = orjson.dumps(self.user_id), json.dumps(self.user_id).encode()
 
     def take(self, record: Record) -> None:
-        """Note what *record* has to do with the user."""
+        """Note what *record* has to do with the user; a record of exposures once for each that is the user's."""
+        if record.topic == EXPOSURES:
+            self.held.setdefault(EXPOSURES, []).extend([record] * self._shown_in(record.value))
+            return
         is_theirs = record.id == self.user_id
         if record.topic in (CLICKS_DLQ, USER_SEQUENCES_DLQ):
             is_theirs = is_theirs or self._is_named_in_letter(record.value)
@@ -85,6 +89,12 @@ class Traces:
             is_theirs = self._take_entry(record) and is_theirs
         if is_theirs:
             self.held.setdefault(record.topic, []).append(record)
+
+    def _shown_in(self, value: bytes | None) -> int:
+        """How many of the exposures in *value* are the user's."""
+        if not self._is_named_in(value):
+            return 0
+        return sum(exposure.user_id == self.user_id for exposure in decode_exposures(value))
 
     def _take_entry(self, record: Record) -> bool:
         """Whether *record* holds something of the user, other than that it is to be forgotten."""

@@ -1,9 +1,11 @@
-"""Exposures: what an answer showed, as the topic ``exposures`` carries it (version 1), for events to be joined with.
+"""Exposures: what answers showed, as the topic ``exposures`` carries it (version 1), for events to be joined with.
 
-Events name the answer that they came from by its ``request_id``.
+Events name the answer that they came from by its ``request_id``. A record holds one exposure or many, each a line of
+JSON: a record costs its writer a hundred times what a line does. It has no key, for its lines are of many users.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +16,8 @@ from numpy.typing import NDArray
 from nearline.errors import BadInput
 from nearline.events import check_version, load_object
 
-MAX_BYTES = 1024 * 1024
+MAX_BYTES = 1024 * 1024  # of one exposure
+RECORD_BYTES = 512 * 1024  # of the lines of one record, unless the first alone is longer
 _LISTS = ("items", "sources", "scores")
 
 
@@ -41,7 +44,7 @@ class Exposure:
 
 
 def encode_exposure(exposure: Exposure) -> bytes:
-    """The record of *exposure*; what there is none of is left out. Its scores may be an array."""
+    """The line of *exposure*; what there is none of is left out. Its scores may be an array."""
     body: dict[str, Any] = {
         "v": 1,
         "request_id": exposure.request_id,
@@ -76,6 +79,29 @@ def decode_exposure(raw: bytes | None) -> Exposure:
     if len(set(lengths.values())) != 1:
         raise BadInput("bad_exposure", f"an exposure's lists must share one length, came {lengths}")
     return exposure
+
+
+def records_of(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """The records that hold *lines*, in order: as few as keep within ``RECORD_BYTES``."""
+    held: list[bytes] = []
+    size = 0
+    for line in lines:
+        if held and size + len(line) > RECORD_BYTES:
+            yield b"\n".join(held)
+            held, size = [], 0
+        held.append(line)
+        size += len(line) + 1
+    if held:
+        yield b"\n".join(held)
+
+
+def decode_exposures(raw: bytes | None) -> list[Exposure]:
+    """The exposures of a record, in order; a line that is none is left out."""
+    found = []
+    for line in (raw or b"").splitlines():
+        with suppress(BadInput):
+            found.append(decode_exposure(line))
+    return found
 
 
 def _lengths(exposure: Exposure) -> Mapping[str, int]:

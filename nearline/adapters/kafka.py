@@ -26,7 +26,7 @@ from nearline.tls import Brokers, ssl_context
 from nearline.topics import Topic
 
 T = TypeVar("T")
-Message = tuple[bytes, bytes | None]  # key, value (None = tombstone)
+Message = tuple[bytes | None, bytes | None]  # key (None = any partition), value (None = tombstone)
 _POLL_MS = 500  # how long a poll waits when nothing comes; a record ends the wait at once
 _REQUEST_MS = 10_000
 _DELIVERY_S = 30.0

@@ -14,7 +14,7 @@ from nearline.attribution import Rate, Report, attribute
 from nearline.cli.console import console
 from nearline.errors import BadInput
 from nearline.events import Event
-from nearline.exposures import Exposure, decode_exposure
+from nearline.exposures import Exposure, decode_exposures
 from nearline.log import Record
 from nearline.settings import Settings, load_settings
 from nearline.topics import CLICKS, EXPOSURES
@@ -134,13 +134,13 @@ async def _read(settings: Settings, since_ms: int) -> Report:
 
 
 def shown_in(record: Record, told: Told, since_ms: int) -> list[Exposure]:
-    """The exposure in *record*, of who its user is by now; none if it is older, forgotten, or no exposure."""
-    try:
-        exposure = decode_exposure(record.value)
-    except BadInput:
-        return []
-    owner = told.owner(exposure.user_id, record.append_ms)
-    return [] if owner is None or exposure.time_ms < since_ms else [replace(exposure, user_id=owner)]
+    """The exposures in *record*, each of who its user is by now; those that are older or forgotten are left out."""
+    found = []
+    for exposure in decode_exposures(record.value):
+        owner = told.owner(exposure.user_id, record.append_ms)
+        if owner is not None and exposure.time_ms >= since_ms:
+            found.append(replace(exposure, user_id=owner))
+    return found
 
 
 async def _records(settings: Settings, topic: str) -> AsyncIterator[Record]:

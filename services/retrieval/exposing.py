@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nearline.errors import NearlineError
-from nearline.exposures import Exposure, encode_exposure
+from nearline.exposures import Exposure, encode_exposure, records_of
 from nearline.hashing import hash64
 from nearline.space import Space
 from nearline.telemetry import counter, gauge, get_logger
@@ -20,7 +20,7 @@ from nearline.topics import EXPOSURES
 from services.retrieval.answer import Group
 
 MOST = 20_000  # exposures that wait: some 20 MB
-_BATCH = 500  # sent together: a batch costs requests to up to eight partitions, however few it holds
+_BATCH = 1_000  # sent together, in a handful of records
 _AT_ONCE = 10  # encoded before answers get their turn: 0.2 ms
 _PAUSE_S = 0.5  # so that batches are not small; nobody waits for an exposure
 _RETRY_S = 1.0
@@ -29,7 +29,7 @@ _SENT = counter("exposures_total", "Exposures that went to the log")
 _DROPPED = counter("exposures_dropped_total", "Exposures that did not, by why", "reason")
 _WAITING = gauge("exposures_waiting", "Exposures that are noted and not sent yet")
 
-Message = tuple[bytes, bytes | None]
+Message = tuple[bytes | None, bytes | None]
 Send = Callable[[str, list[Message]], Awaitable[object]]
 
 
@@ -94,13 +94,13 @@ class Exposures:
         """Send the oldest that wait; what the log does not take is dropped and counted, after a moment's rest."""
         taken = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
         _WAITING.set(len(self._waiting))
-        messages = []
+        lines = []
         for nth, shown in enumerate(taken, start=1):
-            messages.append(message_of(shown, self._space))
+            lines.append(line_of(shown, self._space))
             if nth % _AT_ONCE == 0:
                 await asyncio.sleep(0)
         try:
-            await self._send(EXPOSURES, messages)
+            await self._send(EXPOSURES, [(None, record) for record in records_of(lines)])
         except NearlineError as error:
             _DROPPED.labels("log_away").inc(len(taken))
             get_logger().warning("exposures were dropped", reason=str(error), dropped=len(taken))
@@ -109,8 +109,8 @@ class Exposures:
             _SENT.inc(len(taken))
 
 
-def message_of(shown: Shown, space: Space) -> Message:
-    """The record of *shown*: its key and its value."""
+def line_of(shown: Shown, space: Space) -> bytes:
+    """What a record says of *shown*."""
     items: list[str] = []
     sources: list[str] = []
     for group in shown.groups:
@@ -130,4 +130,4 @@ def message_of(shown: Shown, space: Space) -> Message:
         rules=shown.rules,
         page=shown.page,
     )
-    return (shown.user_id or shown.request_id).encode(), encode_exposure(exposure)
+    return encode_exposure(exposure)

@@ -13,6 +13,7 @@ from nearline.adapters.lmdb import LmdbStore
 from nearline.cli.app import app
 from nearline.erasure import limits_of
 from nearline.events import Event, encode_event
+from nearline.exposures import Exposure, encode_exposure
 from nearline.profiles import Profile, encode_profile
 from nearline.sequences import Sequence, encode_sequence, erased_sequence
 from nearline.settings import Settings, load_settings
@@ -87,7 +88,10 @@ async def known(settings: Settings, user_id: str) -> None:
     await append(settings, USERS, (user_id, encode_profile(Profile("GB", interests=("tea",)))))
     sequence = Sequence(user_id, NOW_MS, ["lamp"], [NOW_MS], ["click"], [1.0], ["e-1"])
     await append(settings, USER_SEQUENCES, (user_id, encode_sequence(sequence)))
-    await append(settings, EXPOSURES, (user_id, b"{}"))
+    shown = [
+        Exposure(f"r-{who}", who, NOW_MS, 1, ["lamp"], ["personal"], [1.0]) for who in (user_id, "another", user_id)
+    ]
+    await append(settings, EXPOSURES, ("", b"\n".join(map(encode_exposure, shown))))
     await store(settings, **{user_id: document(NOW_MS)})
 
 
@@ -143,7 +147,7 @@ async def test_the_check_tells_what_is_in_use_until_the_erasure_reached_it(setti
     for where in ("profile (users)", "history (user-sequences)", "document of space 1 (store)"):
         assert "only the mark" in found[where]
     assert "2 records" in found[CLICKS]
-    assert "1 answers" in found[EXPOSURES]
+    assert "2 answers" in found[EXPOSURES]
     assert "1 older values" in found["users, before compaction"]
     for where in (CLICKS, EXPOSURES, "users, before compaction", "page tokens", "Flink's state"):
         assert re.search(r"\d{4}-\d\d-\d\d \d\d:\d\d", found[where]), where

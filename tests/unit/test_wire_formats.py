@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from nearline.dead_letters import DeadLetter, decode_dead_letter, encode_dead_letter
 from nearline.errors import BadInput, SpaceMismatch
 from nearline.events import Event, decode_event, encode_event
-from nearline.exposures import Exposure, decode_exposure, encode_exposure
+from nearline.exposures import Exposure, decode_exposures, encode_exposure
 from nearline.item_vectors import ItemVector, Shown, decode_item_vector, encode_item_vector
 from nearline.items import Item, decode_item, encode_item
 from nearline.keys import Key, Permission, decode_key, encode_key, revoked
@@ -202,7 +202,7 @@ def test_golden_rules_and_exposures_load() -> None:
     assert decode("no-wine", golden("rule.v1.json")) == RULE
     assert decode("gifts", golden("rule_pin.v1.json")) == PIN
     assert decode("scenario:home", golden("scenario.v1.json")) == SCENARIO
-    assert decode_exposure(golden("exposure.v1.json")) == EXPOSURE
+    assert decode_exposures(golden("exposure.v1.json")) == [EXPOSURE]
 
 
 def test_the_golden_popularity_loads() -> None:
