@@ -22,7 +22,7 @@ from services.retrieval.answer import Group
 MOST = 20_000  # exposures that wait: some 20 MB
 _BATCH = 1_000  # sent together, in a handful of records
 _AT_ONCE = 10  # encoded before answers get their turn: 0.2 ms
-_PAUSE_S = 0.5  # so that batches are not small; nobody waits for an exposure
+_PAUSE_S = 0.5  # between batches, so that they are not small; nobody waits for an exposure
 _RETRY_S = 1.0
 
 _SENT = counter("exposures_total", "Exposures that went to the log")
@@ -73,12 +73,11 @@ class Exposures:
         self._waiting.append(shown)
 
     async def run(self) -> None:
-        """Send what is noted until cancelled; encoded a few at a time, so that no answer waits for long."""
+        """Send what is noted until cancelled, now and then: what comes while one batch is sent would be a batch of few."""
         while True:
-            while self._waiting:
-                await self.send_some()
-            _WAITING.set(0)
             await asyncio.sleep(_PAUSE_S)
+            for _ in range(-(-len(self._waiting) // _BATCH)):
+                await self.send_some()
 
     async def drain(self, most_s: float = 2.0) -> None:
         """Send what waits, for *most_s* at most; the rest is dropped and counted."""
