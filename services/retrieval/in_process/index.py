@@ -74,7 +74,7 @@ class LiveIndex:
         self._delta_slots: Slots = np.empty(1024, np.int64)
         self._start = self._end = 0  # the delta's rows that are not folded yet
         self._build: Build | None = None
-        self._unplanned: list[int] = []  # slots that came since the build's rows were planned
+        self._unplanned: list[int] = []  # labels of what came since the build's rows were planned
         self._held = 0  # moments that somebody still looks at
         self.live = 0
         self.widths = Widths()
@@ -110,7 +110,7 @@ class LiveIndex:
         if self._graph is not None:
             self._append(slot, vector)
         if self._build is not None:
-            self._unplanned.append(slot)
+            self._unplanned.append(int(self._labels[slot]))
         self.live += 1
         return slot
 
@@ -121,11 +121,11 @@ class LiveIndex:
         self._alive[slot] = False
         self.live -= 1
         if self._graph is None:
-            self._let_go(slot)
+            self._free.append(slot)
         elif self._in_graph[slot]:
             self._graph.remove(int(self._labels[slot]))
             self._in_graph[slot] = False
-            self._let_go(slot)
+            self._free.append(slot)
 
     def vector(self, slot: int) -> Vectors:
         """The vector in *slot*; not to be written."""
@@ -258,7 +258,7 @@ class LiveIndex:
             self._graph.add(self._labels[self._delta_slots[oldest]], self._delta[oldest])
             self._in_graph[slot] = True
         else:
-            self._let_go(slot)
+            self._free.append(slot)
         self._start += 1
 
     @property
@@ -275,11 +275,12 @@ class LiveIndex:
         )
 
     def start_build(self) -> Build:
-        """Start a graph of all rows that are live now; until it is adopted or dropped, no slot of theirs is used again."""
+        """Start a graph of all rows that are live now."""
         slots = np.flatnonzero(self._alive[: self._used]).astype(np.int64)
         capacity = int(len(slots) * self._limits.headroom) + self._limits.bulk
         # Until there is a graph every search looks at all rows: then a build that takes all cores serves requests best.
-        self._build = Build(self._make(capacity), self._cores if self._graph is None else 1)
+        threads = self._cores if self._graph is None else 1
+        self._build = Build(self._make(capacity), self._holds, threads)
         self._build.add(slots, self._labels[slots], self._vectors)
         self._unplanned = []
         return self._build
@@ -293,15 +294,20 @@ class LiveIndex:
         self._unplanned = []
         return True
 
+    def _holds(self, slots: Slots, labels: Slots) -> NDArray[np.bool_]:
+        """Whether each of *slots* still has the row that had this label, alive."""
+        holds: NDArray[np.bool_] = (self._labels[slots] == labels) & self._alive[slots]
+        return holds
+
     def _lacked(self) -> Slots:
         """The live rows that came since the build's were planned."""
-        slots = np.array(self._unplanned, np.int64)
-        lacked: Slots = slots[self._alive[slots]]
-        return lacked
+        labels = np.array(self._unplanned, np.int64)
+        lacked: Slots = labels % _AGAIN
+        return lacked[self._holds(lacked, labels)]
 
     def prune(self, build: Build, most: int) -> bool:
         """Take up to *most* rows that were removed meanwhile out of a *build* that ran; whether more are left."""
-        gone = np.flatnonzero(~self._alive[build.slots] & ~build.pruned)
+        gone = np.flatnonzero(~self._holds(build.slots, build.labels) & ~build.pruned)
         for place in gone[:most].tolist():
             build.graph.remove(int(build.labels[place]))
         build.pruned[gone[:most]] = True
@@ -311,7 +317,6 @@ class LiveIndex:
         """Forget a build that was called off."""
         if self._build is build:
             self._build, self._unplanned = None, []
-            self._reclaim()
 
     def adopt(self, build: Build) -> None:
         """Serve *build*'s graph from now on: what was removed meanwhile leaves it, what it lacks is the delta."""
@@ -321,7 +326,7 @@ class LiveIndex:
         lacked = self._lacked()
         self._graph, self._build, self._unplanned = build.graph, None, []
         self._in_graph[:] = False
-        self._in_graph[build.slots] = self._alive[build.slots]
+        self._in_graph[build.slots[self._holds(build.slots, build.labels)]] = True
         self._hold_delta(lacked)
         self._reclaim()
 
@@ -358,11 +363,6 @@ class LiveIndex:
             raise ValueError("an index cannot be cleared while a graph is built of it")
         LiveIndex.__init__(self, self._vectors.shape[1], self._make, self._limits, cores=self._cores)
 
-    def _let_go(self, slot: int) -> None:
-        """Use *slot* again: nothing reads its row any more, unless a build does."""
-        if self._build is None:
-            self._free.append(slot)
-
     def _reclaim(self) -> None:
         """Free every slot that is neither alive nor in the delta."""
         known = self._alive[: self._used].copy()
@@ -391,8 +391,7 @@ class LiveIndex:
         """Leave folded and removed rows behind, with room for as many again."""
         slots = self._delta_slots[self._start : self._end]
         alive = self._alive[slots]
-        for slot in slots[~alive].tolist():
-            self._let_go(slot)
+        self._free += slots[~alive].tolist()
         self._hold_delta(slots[alive])
 
     def _hold_delta(self, slots: Slots) -> None:

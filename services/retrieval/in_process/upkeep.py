@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from functools import partial
 
 from nearline.telemetry import counter, gauge, get_logger
-from services.retrieval.in_process.background import Background
+from services.retrieval.in_process.background import Background, give_back
 from services.retrieval.in_process.graphs import Build, Vectors
 from services.retrieval.in_process.index import ASKED_ENOUGH, LiveIndex
 from services.retrieval.in_process.live_recall import LiveRecall
@@ -109,6 +109,7 @@ class Upkeep:
 
     async def _rebuild(self) -> None:
         await self._build()
+        await self._builder.run(give_back)
         await self._measure()
         self.builds += 1
 
