@@ -341,6 +341,20 @@ def test_the_golden_snapshot_with_attributes_and_widths_loads() -> None:
     assert sorted(red.item_ids) == ["i13", "i15", "i17", "i19"]
 
 
+def changed_shop() -> Catalogue:
+    """A shop in which vectors were replaced after its graph was built."""
+    shop = described_shop()
+    for number in range(20, 30):
+        shop.apply(item(number, 2, seed=500 + number))
+    return shop
+
+
+def test_the_golden_snapshot_whose_slots_were_used_again_loads() -> None:
+    again = restored(GOLDEN.with_name("index_snapshot.v2"))
+    same(changed_shop(), again)
+    assert (again.index.removed_rows, again.index.slots) == (11, 40)
+
+
 def test_all_that_an_item_shows_is_in_its_snapshot() -> None:
     shown = Shown("T", "c", "en", 1.0, "b", 5)
     assert shown_fields(render("i", shown)).keys() | {"available"} == {field.name for field in fields(Shown)}

@@ -3,7 +3,7 @@
 One thread (the event loop's) owns everything here. A new vector goes into a small delta that is searched exactly, so it
 is found at once and with certainty; ``fold`` moves rows of the delta into the graph, a few at a time between two
 searches. What would take long, the first graph and one that leaves removed rows behind, is a ``Build`` that runs in
-another thread and reads only rows that do not change; ``adopt`` then swaps the reference.
+another thread; ``adopt`` then swaps the reference.
 
 A row is known by its slot. A slot is used again once nobody reads its row: a graph keeps vectors of its own, and knows
 a row by its label, the slot and how often that was used before. So rows that were removed take no memory here.
