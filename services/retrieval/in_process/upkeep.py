@@ -21,7 +21,7 @@ from services.retrieval.in_process.widths import ENOUGH, ROUGH, Asking, Settling
 
 _BETWEEN_S = 0.001  # of two slices, where requests leave time: some 900 rows a second are folded
 _REPORT_S = 0.5
-_AT_ONCE = 32  # queries of one moment, at most: the rows of that moment are held until all are judged
+_AT_ONCE = 100  # queries of one moment, at most: the rows of that moment are held until all are judged
 _ROUGHLY = 32  # queries that tell a width from one twice as large
 _PRUNED = 300  # rows of a slice, about 0.5 ms: 20,000 are removed while 100,000 rows are built at 500 changes/s
 _WORTH_A_BUILD = 0.02  # share of removed rows below which they explain no fall
@@ -58,6 +58,7 @@ class Upkeep:
         self._rest_s = rest_s
         self._built_at = self._measured_at = -rest_s
         self._measure_at = ASKED_ENOUGH
+        self._waited_s = 0.0  # for how long requests kept measuring waiting lately
         self._is_guess = True  # the widths were not measured with queries that came
         self._is_folding, self._folded_at = False, 0.0
         self._stopping = threading.Event()
@@ -174,16 +175,16 @@ class Upkeep:
     async def _recalls(self, queries: Vectors, asking: Sequence[Asking]) -> dict[Asking, float]:
         """The mean recall of each *asking*; a query every few ms, or more at once where requests leave no time."""
         sums = dict.fromkeys(asking, 0.0)
-        done, waited = 0, 0.0
+        done = 0
         while done < len(queries):
-            judged = await self._judged(queries[done : done + _AT_ONCE], asking, measure_slice_s(waited))
+            judged = await self._judged(queries[done : done + _AT_ONCE], asking, measure_slice_s(self._waited_s))
             for recalls in judged:
                 for one, recall in recalls.items():
                     sums[one] += recall / len(queries)
             done += len(judged)
             paused = self._clock()
             await asyncio.sleep(self._pause_s)
-            waited = self._clock() - paused
+            self._waited_s = self._clock() - paused
         return sums
 
     async def _judged(self, queries: Vectors, asking: Sequence[Asking], slice_s: float) -> list[dict[Asking, float]]:
