@@ -127,7 +127,7 @@ def measure_overdriven(scale: Scale, seed: int, say: Say) -> dict[str, Any]:
         bursts = []
         for number in range(round(scale.overdriven_s / _BURST_S)):
             trial = ours.trial(_OVERDRIVEN_RPS, _BURST_S, behind_s=_DRAIN_S)
-            bursts.append(as_plain(trial) | _delta_and_widths(ours))
+            bursts.append({**as_plain(trial), **_delta_and_widths(ours)})
             say(f"{_OVERDRIVEN_RPS:,} reads/s, {_BURST_S:g} s, burst {number + 1}: {_told(trial)}; {bursts[-1]}")
         most = ours.tell("state")["delta_rows_max"]
         after = None
