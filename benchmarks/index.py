@@ -29,7 +29,7 @@ DIMENSION = 64
 K = 50
 _QUERIES = 500
 _ROUNDS = 3  # the quickest counts
-_TUNABLE = "glibc.malloc.hugetlb=1"  # as services/retrieval/__main__.py sets it
+_TUNABLE = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1048576"  # as services/retrieval/__main__.py sets it
 
 
 def clusters(random: np.random.Generator, items: int, *, spread: float) -> Drawn:

@@ -25,7 +25,8 @@ from nearline.errors import Unavailable
 QUESTION = struct.Struct("<Id")  # the query's number, when it was due
 ANSWER = struct.Struct("<ddB")  # when it was due, when it was done, whether a graph was being built
 # As services/retrieval/__main__.py sets them: huge pages, and no threads for a scan that is too short to share.
-SURROUNDINGS = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+_TUNABLES = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1048576"
+SURROUNDINGS = {"GLIBC_TUNABLES": _TUNABLES, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 _DRAIN_S = 60.0
 _CHUNK = 1 << 16
 

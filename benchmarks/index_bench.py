@@ -51,6 +51,7 @@ MEASUREMENTS: Mapping[str, Callable[[Task], dict[str, Any]]] = {
         task.source, items=task.scale.items, probes=task.scale.probes, seed=task.seed, data=task.data, say=task.say
     ),
     "reads": lambda task: index_churn.measure_reads(task.source, task.scale, task.seed, task.say),
+    "overdriven": lambda task: index_churn.measure_overdriven(task.scale, task.seed, task.say),
     "churn": lambda task: index_churn.measure(task.source, task.scale, task.seed, task.say),
     "peers": lambda task: {
         "peers": index_rivals.measure(
@@ -67,6 +68,8 @@ TARGETS = (
     Target("the same, p99 <= 5 ms", ("reads_beside", "at_goal", "rps"), None, 1_500, "/s", True),
     Target("their recall@50", ("reads_beside", "recall_at_50"), 0.95, None, "", True),
     Target("delta at 500 changes/s, most", ("churn", "at_500_per_s", "delta_rows_max"), 5_000, None, "rows"),
+    Target("the same, driven past what it can answer", ("overdriven", "delta_rows_max"), 5_000, None, "rows"),
+    Target("then within 20 ms at 300 reads/s after", ("overdriven", "recovered_after_s"), 10, None, "s"),
     Target("vector to searchable at 500/s, p99", ("searchable_ms", "p99"), 250, 50, "ms"),
     Target("the same through the tower at 200/s, p99", ("searchable_through_tower_ms", "p99"), 500, 150, "ms"),
     Target("filter that 5 % pass, p99 above none", ("filter_5pct_extra_ms", "p99"), 3, 1, "ms"),

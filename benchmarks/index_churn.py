@@ -33,6 +33,10 @@ _USERS = 3_000
 _BEHIND_S = 2.0  # in a long run one pause may still be forgiven: it is a share of the answers like any other
 _DRAIN_S = 30.0
 _TRIES = 2  # a pause of the machine fails a short run: a rate is too high when it fails twice
+_OVERDRIVEN_RPS = 6_000  # some twice what two cores answer at the least width
+_BURST_S = 4.0
+_SUSTAINED_RPS = 300
+_RECOVERY_S = 60
 _SHARES = (1.0, 0.9, 0.8, 0.65, 0.5, 0.35)  # of the rate found in short runs
 _RULES = ("locked", "flat")
 _FIRST = {"ours": 1_500.0, "locked": 800.0, "flat": 200.0}
@@ -48,6 +52,7 @@ class Scale:
     trial_s: float = 4.0
     confirm_s: float = 40.0  # long enough that a graph is built in some of it
     steady_s: float = 60.0
+    overdriven_s: float = 20.0
     side_s: float = 2.0
     alternations: int = 3
     peer_queries: int = 2_000
@@ -60,6 +65,7 @@ QUICK = Scale(
     rounds=3,
     trial_s=1,
     confirm_s=2,
+    overdriven_s=4,
     side_s=0.5,
     alternations=1,
     peer_queries=200,
@@ -109,6 +115,35 @@ def measure_reads(source: Source, scale: Scale, seed: int, say: Say) -> dict[str
         "reads_beside": {**reads, "recall_at_50": judged["recall_at_50"], "found_in_short_runs": beside},
         "side_by_side": compared,
     }
+
+
+def measure_overdriven(scale: Scale, seed: int, say: Say) -> dict[str, Any]:
+    """``{"overdriven": …}``: asked more than can be answered from the first moment on, how soon is it itself again?"""
+    with living(scale, seed) as ours:
+        say("listing the catalogue and building its graph")
+        ours.tell("load")
+        ours.tell("mark")
+        ours.tell("rate", per_s=CHANGES_PER_S)
+        bursts = []
+        for number in range(round(scale.overdriven_s / _BURST_S)):
+            trial = ours.trial(_OVERDRIVEN_RPS, _BURST_S, behind_s=_DRAIN_S)
+            bursts.append({**as_plain(trial), **_delta_and_widths(ours)})
+            say(f"{_OVERDRIVEN_RPS:,} reads/s, {_BURST_S:g} s, burst {number + 1}: {_told(trial)}; {bursts[-1]}")
+        most = ours.tell("state")["delta_rows_max"]
+        after = None
+        for second in range(_RECOVERY_S):
+            trial = ours.trial(_SUSTAINED_RPS, 1.0, behind_s=_BEHIND_S)
+            say(f"then {_SUSTAINED_RPS:,} reads/s: {_told(trial)}")
+            if trial.within(BOUNDS_MS["must"]):
+                after = second
+                break
+        end = _delta_and_widths(ours)
+    return {"overdriven": {"delta_rows_max": most, "recovered_after_s": after, "bursts": bursts, "end": end}}
+
+
+def _delta_and_widths(ours: Asked) -> dict[str, Any]:
+    state = ours.tell("state")
+    return {"delta_rows": state["delta_rows"], "lag": state["lag"], "widths": state["widths"]}
 
 
 @contextmanager

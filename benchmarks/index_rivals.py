@@ -33,7 +33,7 @@ PEERS = (
     "usearch i8",
     "faiss flat",
 )
-_TUNABLE = "glibc.malloc.hugetlb=1"  # as services/retrieval/__main__.py sets it
+_TUNABLE = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1048576"  # as services/retrieval/__main__.py sets it
 
 
 def measure(source: Source, *, items: int, queries: int, seed: int, say: Callable[[str], None]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 
 import numpy as np
 import orjson
@@ -17,7 +18,7 @@ from services.retrieval.in_process.catalogue import Catalogue
 from services.retrieval.in_process.index import Limits, LiveIndex
 from services.retrieval.in_process.records import item_records, popularity_records
 from services.retrieval.in_process.upkeep import Upkeep
-from services.retrieval.in_process.widths import WIDTHS, Widths
+from services.retrieval.in_process.widths import WIDTHS, Moment, Widths
 from tests.fakes import ExactGraph, FakeTable
 
 SPACE = Space(2, 4)
@@ -230,6 +231,55 @@ def test_a_new_graph_is_measured_and_searched_no_wider_than_it_needs() -> None:
         assert shop.index.widths == Widths(WIDTHS[0], WIDTHS[0])
 
     asyncio.run(main())
+
+
+def test_a_width_is_measured_though_requests_take_all_the_time() -> None:
+    """Every turn of the loop takes half a second: 200 queries one by one would take minutes."""
+
+    class Clock:
+        now_s = 0.0
+
+        def __call__(self) -> float:
+            return self.now_s
+
+    clock = Clock()
+
+    class SlowGraph(ExactGraph):
+        def search(
+            self, vector: NDArray[np.float32], count: int, width: int
+        ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+            clock.now_s += 0.0003
+            return super().search(vector, count, width)
+
+    class Counting(LiveIndex):
+        turns = 0
+
+        def moment(self, query: NDArray[np.float32]) -> AbstractContextManager[Moment]:
+            self.turns += not self._held
+            return super().moment(query)
+
+    index = Counting(4, lambda capacity: SlowGraph(4, capacity), Limits(exact_below=50))
+
+    async def requests() -> None:
+        while True:
+            clock.now_s += 0.5
+            await asyncio.sleep(0)
+
+    async def main() -> None:
+        for nth in range(300):
+            index.insert(unit(nth))
+        upkeep = Upkeep(index, lambda: True, rest_s=0, pause_s=0, clock=clock)
+        await upkeep.step()
+        for nth in range(200):
+            index.search(unit(nth), 5)
+        index.widths, index.turns = Widths(400, 400), 0
+        asking = asyncio.create_task(requests())
+        await upkeep.step()
+        asking.cancel()
+
+    asyncio.run(main())
+    assert index.widths == Widths(WIDTHS[0], WIDTHS[0])
+    assert 0 < index.turns < 40
 
 
 def test_a_graph_that_finds_too_little_is_searched_wider() -> None:

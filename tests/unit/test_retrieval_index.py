@@ -126,7 +126,7 @@ def test_a_removal_during_a_build_holds_after_the_swap() -> None:
     newcomer = live.insert(vector(77))
     build.run(lambda: False)
     live.adopt(build)
-    assert slots[3] not in live.search(vector(3), 20)[0]
+    assert live.search(vector(3), 1)[1][0] < 0.999
     assert live.search(vector(77), 1)[0].tolist() == [newcomer]
     assert live.delta_rows == 1
 
@@ -167,6 +167,52 @@ def test_the_delta_stays_small_while_a_build_is_under_way() -> None:
     for seed in [*range(10), *range(15, 60)]:
         assert live.search(vector(seed), 1)[1][0] == pytest.approx(1.0, abs=1e-5)
     assert not set(slots[:5]) & set(live.search(vector(12), 60)[0].tolist())
+
+
+def test_the_row_of_a_removed_slot_is_used_again_while_the_graph_still_carries_it() -> None:
+    live = index(Limits(exact_below=4, fold_above=3, bulk=200, headroom=100))
+    slots = [live.insert(vector(seed)) for seed in range(10)]
+    rebuild(live)
+    for seed in range(10, 200):
+        live.remove(slots[seed % 10])
+        slots[seed % 10] = live.insert(vector(seed))
+        while live.fold_due:
+            live.fold()
+        assert sorted(live.search(vector(seed), 20)[0].tolist()) == sorted(slots)
+    assert live.removed_rows > 150
+    assert live.slots < 20
+
+
+def test_a_slot_that_is_used_again_during_a_build_has_its_new_row_in_the_end() -> None:
+    """Before the build came to its row, and after."""
+    live = index()
+    slots = [live.insert(vector(seed)) for seed in range(20)]
+    rebuild(live)
+    for runs_first, slot in ((True, slots[3]), (False, slots[4])):
+        build = live.start_build()
+        if runs_first:
+            build.run(lambda: False)
+        live.remove(slot)
+        assert live.insert(vector(50 + slot)) == slot
+        build.run(lambda: False)
+        live.adopt(build)
+        assert live.search(vector(50 + slot), 1)[0].tolist() == [slot]
+        assert live.search(vector(50 + slot), 1)[1][0] == pytest.approx(1.0, abs=1e-5)
+        assert sorted(live.search(vector(3), 30)[0].tolist()) == sorted(slots)
+
+
+def test_what_is_removed_before_a_build_gets_to_it_is_left_out() -> None:
+    live = index()
+    slots = [live.insert(vector(seed)) for seed in range(20)]
+    build = live.start_build()
+    for slot in slots[:12]:
+        live.remove(slot)
+    build.run(lambda: False)
+    assert build.graph.count == 8
+    live.remove(slots[12])
+    live.adopt(build)
+    assert live.removed_rows == 1
+    assert sorted(live.search(vector(3), 20)[0].tolist()) == slots[13:]
 
 
 def test_what_was_removed_during_a_build_can_leave_it_in_slices() -> None:

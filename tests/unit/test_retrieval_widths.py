@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from services.retrieval.in_process.widths import WIDTHS, Moment, Settling, Widths, made_up_queries
+from services.retrieval.in_process.widths import WIDTHS, Moment, Settling, Widths, made_up_queries, rough_width
 
 
 def settled(start: int, enough_from: float) -> tuple[int, list[int]]:
@@ -30,6 +30,11 @@ def test_where_nothing_changed_three_widths_are_tried_in_one_go() -> None:
 
 def test_where_nothing_is_enough_the_widest_is_taken() -> None:
     assert settled(128, 1e9)[0] == WIDTHS[-1]
+
+
+def test_a_rough_width_is_the_least_that_is_enough_or_the_greatest() -> None:
+    assert rough_width({16: 0.5, 80: 0.97, 160: 0.99}, 0.95) == 80
+    assert rough_width({16: 0.5, 80: 0.6, 160: 0.7}, 0.95) == 160
 
 
 def test_few_results_are_searched_as_wide_as_ten_need_and_many_in_proportion() -> None:

@@ -7,14 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 NO_ROW = -1
-_FIRST = 1024
+_RESERVED = 1 << 20  # rows of address space; memory is taken when one is written, and nothing is copied to grow
 
 
 class Histories:
     """History vectors by row; a row stays its item's until it is dropped."""
 
     def __init__(self, dimension: int) -> None:
-        self.matrix: NDArray[np.float16] = np.zeros((_FIRST, dimension), np.float16)
+        self.matrix: NDArray[np.float16] = np.empty((_RESERVED, dimension), np.float16)
         self._dimension = dimension
         self._used = 0
         self._free: list[int] = []
@@ -39,7 +39,7 @@ class Histories:
 
     def restore(self, rows: NDArray[np.float16], taken: NDArray[np.int64]) -> None:
         """Hold what another one held, of which only the rows *taken* are an item's; for one that is empty."""
-        self.matrix = np.zeros((max(_FIRST, len(rows)), self._dimension), np.float16)
+        self.matrix = np.empty((max(_RESERVED, len(rows)), self._dimension), np.float16)
         self.matrix[: len(rows)] = rows
         self._used = len(rows)
         free = np.ones(len(rows), bool)
@@ -48,7 +48,7 @@ class Histories:
 
     def _new(self) -> int:
         if self._used == len(self.matrix):
-            larger = np.zeros((self._used + self._used // 2, self._dimension), np.float16)
+            larger = np.empty((self._used + self._used // 2, self._dimension), np.float16)
             larger[: self._used] = self.matrix
             self.matrix = larger
         self._used += 1

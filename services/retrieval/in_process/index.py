@@ -3,9 +3,10 @@
 One thread (the event loop's) owns everything here. A new vector goes into a small delta that is searched exactly, so it
 is found at once and with certainty; ``fold`` moves rows of the delta into the graph, a few at a time between two
 searches. What would take long, the first graph and one that leaves removed rows behind, is a ``Build`` that runs in
-another thread and reads only rows that do not change; ``adopt`` then swaps the reference.
+another thread; ``adopt`` then swaps the reference.
 
-A row is known by its slot. A slot is used again only after a graph without it was adopted.
+A row is known by its slot. A slot is used again once nobody reads its row: a graph keeps vectors of its own, and knows
+a row by its label, the slot and how often that was used before. So rows that were removed take no memory here.
 """
 
 import math
@@ -24,8 +25,10 @@ from services.retrieval.in_process.widths import Moment, Widths, made_up_queries
 MakeGraph = Callable[[int], Graph]  # capacity -> an empty graph
 T = TypeVar("T", bound=np.generic)
 
-_ASKED = 256  # queries that are kept, to measure with
+ASKED_ENOUGH = 200  # queries that came, to measure with them and not with made-up ones
+_ASKED = 256  # queries that are kept
 _RESERVED = 1 << 20  # rows of address space; memory is taken when one is written, and nothing is copied to grow
+_AGAIN = 1 << 32  # what the label of a slot grows by with each use
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,7 @@ class IndexState:
     """All that an index holds beside its graph; the arrays by slot are as long as slots were handed out."""
 
     vectors: Vectors
+    labels: Slots
     alive: NDArray[np.bool_]
     in_graph: NDArray[np.bool_]
     delta_slots: Slots
@@ -61,14 +65,16 @@ class LiveIndex:
         self._limits = limits or Limits()
         self._graph: Graph | None = None
         self._vectors: Vectors = np.empty((_RESERVED, dimension), np.float32)  # by slot
+        self._labels: Slots = np.zeros(1024, np.int64)  # under which a graph knows the row that is in the slot now
         self._alive = np.zeros(1024, bool)
-        self._in_graph = np.zeros(1024, bool)
+        self._in_graph = np.zeros(1024, bool)  # the served one has this row, and it is alive
         self._used = 0  # slots ever handed out
         self._free: list[int] = []
-        self._delta: Vectors = np.empty((1024, dimension), np.float32)
+        self._delta: Vectors = np.empty((1024, dimension), np.float32)  # without a graph there is none: all are scanned
         self._delta_slots: Slots = np.empty(1024, np.int64)
         self._start = self._end = 0  # the delta's rows that are not folded yet
         self._build: Build | None = None
+        self._unplanned: list[int] = []  # labels of what came since the build's rows were planned
         self._held = 0  # moments that somebody still looks at
         self.live = 0
         self.widths = Widths()
@@ -78,7 +84,7 @@ class LiveIndex:
     @property
     def delta_rows(self) -> int:
         """Rows that are searched exactly."""
-        return self._end - self._start
+        return self.live if self._graph is None else self._end - self._start
 
     @property
     def removed_rows(self) -> int:
@@ -99,8 +105,12 @@ class LiveIndex:
         """Make *vector* searchable at once; return its slot."""
         slot = self._free.pop() if self._free and not self._held else self._new_slot()
         self._vectors[slot] = vector
+        self._labels[slot] += _AGAIN
         self._alive[slot] = True
-        self._append(slot, vector)
+        if self._graph is not None:
+            self._append(slot, vector)
+        if self._build is not None:
+            self._unplanned.append(int(self._labels[slot]))
         self.live += 1
         return slot
 
@@ -110,8 +120,12 @@ class LiveIndex:
             return
         self._alive[slot] = False
         self.live -= 1
-        if self._graph is not None and self._in_graph[slot]:
-            self._graph.remove(slot)
+        if self._graph is None:
+            self._free.append(slot)
+        elif self._in_graph[slot]:
+            self._graph.remove(int(self._labels[slot]))
+            self._in_graph[slot] = False
+            self._free.append(slot)
 
     def vector(self, slot: int) -> Vectors:
         """The vector in *slot*; not to be written."""
@@ -139,11 +153,12 @@ class LiveIndex:
         count = wanted + spare
         graph = self._graph
         if graph is None:
-            return self._scan(vector, count)
+            return self._pass_over_all(vector, count)
         reachable = graph.count - graph.removed
         if reachable < self._limits.exact_below:  # most of it was removed: the way through it is longer than past all
             return self._look_at_all(vector, count)
-        slots, scores = graph.search(vector, count, (width or self.widths.of(wanted)) + spare)
+        labels, scores = graph.search(vector, count, (width or self.widths.of(wanted)) + spare)
+        slots = labels % _AGAIN
         if len(slots) < min(count, reachable):
             return self._look_at_all(vector, count)
         if self._start == self._end:
@@ -161,7 +176,8 @@ class LiveIndex:
         width = self.widths.of(reach)
         cheapest = min(rows.count, self._used // self._limits.fetch_rows)
         if self._graph is not None and width * self._limits.candidate_rows < cheapest:
-            slots, scores = self._graph.search(vector, reach, width)
+            labels, scores = self._graph.search(vector, reach, width)
+            slots = labels % _AGAIN
             reached = len(slots) == min(reach, self._graph.count - self._graph.removed)
             floor = float(scores[-1]) if len(scores) else np.inf  # below it the graph was not looked at
             kept = rows.passing[slots]
@@ -185,6 +201,11 @@ class LiveIndex:
         slots = np.flatnonzero(self._alive[: self._used])
         return _best(slots, self._vectors[slots] @ vector, count)
 
+    def _pass_over_all(self, vector: Vectors, count: int) -> Found:
+        """The same where nearly all slots are of live rows: no row is copied."""
+        slots = np.flatnonzero(self._alive[: self._used])
+        return _best(slots, (self._vectors[: self._used] @ vector)[slots], count)
+
     def asked(self, nth: int) -> Vectors:
         """One of the newest queries, 0 the very newest; of older ones than are kept, the oldest kept."""
         query: Vectors = self._asked[(self.asks - 1 - min(nth, _ASKED - 1)) % _ASKED].copy()
@@ -201,7 +222,7 @@ class LiveIndex:
 
     def queries(self) -> Vectors:
         """What the graph can be measured with: the newest queries, or made-up ones while fewer than 200 came."""
-        if self.asks >= 200:
+        if self.asks >= ASKED_ENOUGH:
             return self._asked[: self.asks].copy()
         return made_up_queries(np.flatnonzero(self._alive[: self._used]), self._vectors[: self._used])
 
@@ -227,16 +248,16 @@ class LiveIndex:
         """Move the oldest row of the delta into the graph, about 0.2 ms; one that was removed is only dropped.
 
         During a build too, or the delta would grow all the while; what the build lacks is the delta again once it is
-        adopted, so until then no row of it is let go.
+        adopted.
         """
         if self._graph is None or not self.fold_due:
             return
         oldest = slice(self._start, self._start + 1)
         slot = int(self._delta_slots[self._start])
         if self._alive[slot]:
-            self._graph.add(self._delta_slots[oldest], self._delta[oldest])
+            self._graph.add(self._labels[self._delta_slots[oldest]], self._delta[oldest])
             self._in_graph[slot] = True
-        elif self._build is None:
+        else:
             self._free.append(slot)
         self._start += 1
 
@@ -254,67 +275,85 @@ class LiveIndex:
         )
 
     def start_build(self) -> Build:
-        """Start a graph of all rows that are live now; until it is adopted or dropped, no slot is used again."""
+        """Start a graph of all rows that are live now."""
         slots = np.flatnonzero(self._alive[: self._used]).astype(np.int64)
         capacity = int(len(slots) * self._limits.headroom) + self._limits.bulk
         # Until there is a graph every search looks at all rows: then a build that takes all cores serves requests best.
-        self._build = Build(self._make(capacity), self._cores if self._graph is None else 1)
-        self._build.add(slots, self._vectors, self._end)
+        threads = self._cores if self._graph is None else 1
+        self._build = Build(self._make(capacity), self._holds, threads)
+        self._build.add(slots, self._labels[slots], self._vectors)
+        self._unplanned = []
         return self._build
 
     def extend(self, build: Build) -> bool:
         """Add to *build* what came since it was started, so that it need not be folded; ``False`` if that is little."""
-        slots = self._delta_slots[build.delta_end : self._end]
-        slots = slots[self._alive[slots]]
+        slots = self._lacked()
         if len(slots) <= self._limits.fold_above or len(build.slots) + len(slots) > build.graph.capacity:
             return False
-        build.add(slots, self._vectors, self._end)
+        build.add(slots, self._labels[slots], self._vectors)
+        self._unplanned = []
         return True
+
+    def _holds(self, slots: Slots, labels: Slots) -> NDArray[np.bool_]:
+        """Whether each of *slots* still has the row that had this label, alive."""
+        holds: NDArray[np.bool_] = (self._labels[slots] == labels) & self._alive[slots]
+        return holds
+
+    def _lacked(self) -> Slots:
+        """The live rows that came since the build's were planned."""
+        labels = np.array(self._unplanned, np.int64)
+        lacked: Slots = labels % _AGAIN
+        return lacked[self._holds(lacked, labels)]
 
     def prune(self, build: Build, most: int) -> bool:
         """Take up to *most* rows that were removed meanwhile out of a *build* that ran; whether more are left."""
-        gone = np.flatnonzero(~self._alive[build.slots] & ~build.pruned)
+        gone = np.flatnonzero(~self._holds(build.slots, build.labels) & ~build.pruned)
         for place in gone[:most].tolist():
-            build.graph.remove(int(build.slots[place]))
+            build.graph.remove(int(build.labels[place]))
         build.pruned[gone[:most]] = True
         return len(gone) > most
 
     def drop(self, build: Build) -> None:
         """Forget a build that was called off."""
         if self._build is build:
-            self._build = None
-            self._reclaim()
+            self._build, self._unplanned = None, []
 
     def adopt(self, build: Build) -> None:
         """Serve *build*'s graph from now on: what was removed meanwhile leaves it, what it lacks is the delta."""
         if build is not self._build:
             raise ValueError("a build can be adopted once, and only while it is the newest")
         self.prune(build, len(build.slots))
-        self._graph, self._build = build.graph, None
+        lacked = self._lacked()
+        self._graph, self._build, self._unplanned = build.graph, None, []
         self._in_graph[:] = False
-        self._in_graph[build.slots] = True
-        self._start = build.delta_end
-        self._shrink_delta()
+        self._in_graph[build.slots[self._holds(build.slots, build.labels)]] = True
+        self._hold_delta(lacked)
         self._reclaim()
 
     def state(self) -> tuple[IndexState, Graph | None]:
         """What it holds now, to be read before anything changes: nothing is copied."""
         used, delta = slice(0, self._used), slice(self._start, self._end)
-        rows = (self._vectors[used], self._alive[used], self._in_graph[used], self._delta_slots[delta])
+        rows = (
+            self._vectors[used],
+            self._labels[used],
+            self._alive[used],
+            self._in_graph[used],
+            self._delta_slots[delta],
+        )
         return IndexState(*rows, self.widths), self._graph
 
     def restore(self, state: IndexState, graph: Graph | None) -> None:
         """Hold what another index held; for one that is still empty."""
-        used, delta = len(state.alive), len(state.delta_slots)
+        used = len(state.alive)
         if self._used or self._build is not None:
             raise ValueError(f"only an empty index can be restored; this one has handed out {self._used} slots")
         self._vectors = np.empty((max(_RESERVED, used), state.vectors.shape[1]), np.float32)
         self._vectors[:used] = state.vectors
+        self._labels = _grown(state.labels, max(1024, used))
         self._alive = _grown(state.alive, max(1024, used))
-        self._in_graph = _grown(state.in_graph, max(1024, used))
-        self._delta = _grown(state.vectors[state.delta_slots], max(1024, delta))
-        self._delta_slots = _grown(state.delta_slots, max(1024, delta))
-        self._graph, self._used, self._start, self._end = graph, used, 0, delta
+        self._in_graph = _grown(state.in_graph & state.alive, max(1024, used))
+        self._graph, self._used = graph, used
+        self._hold_delta(state.delta_slots if graph is not None else np.empty(0, np.int64))
         self.live, self.widths = int(state.alive.sum()), state.widths
         self._reclaim()
 
@@ -325,8 +364,8 @@ class LiveIndex:
         LiveIndex.__init__(self, self._vectors.shape[1], self._make, self._limits, cores=self._cores)
 
     def _reclaim(self) -> None:
-        """Free every slot that neither the graph nor the delta knows."""
-        known = self._in_graph[: self._used].copy()
+        """Free every slot that is neither alive nor in the delta."""
+        known = self._alive[: self._used].copy()
         known[self._delta_slots[self._start : self._end]] = True
         self._free = np.flatnonzero(~known).tolist()
 
@@ -336,6 +375,8 @@ class LiveIndex:
         if self._used == len(self._alive):
             self._alive = _grown(self._alive, 2 * self._used)
             self._in_graph = _grown(self._in_graph, 2 * self._used)
+            self._labels = _grown(self._labels, 2 * self._used)
+        self._labels[self._used] = self._used - _AGAIN  # which its first use sets right
         self._used += 1
         return self._used - 1
 
@@ -347,19 +388,17 @@ class LiveIndex:
         self._end += 1
 
     def _shrink_delta(self) -> None:
-        """Leave folded and removed rows behind, with room for as many again; during a build, only grow."""
-        if self._build is not None:
-            self._delta = _grown(self._delta, 2 * len(self._delta))
-            self._delta_slots = _grown(self._delta_slots, 2 * len(self._delta_slots))
-            return
-        rows = slice(self._start, self._end)
-        alive = self._alive[self._delta_slots[rows]]
-        self._free += self._delta_slots[rows][~alive].tolist()
-        kept = int(alive.sum())
-        room = max(1024, 2 * kept)
-        self._delta = _grown(self._delta[rows][alive], room)
-        self._delta_slots = _grown(self._delta_slots[rows][alive], room)
-        self._start, self._end = 0, kept
+        """Leave folded and removed rows behind, with room for as many again."""
+        slots = self._delta_slots[self._start : self._end]
+        alive = self._alive[slots]
+        self._free += slots[~alive].tolist()
+        self._hold_delta(slots[alive])
+
+    def _hold_delta(self, slots: Slots) -> None:
+        """The delta is *slots* from now on."""
+        room = max(1024, 2 * len(slots))
+        self._delta, self._delta_slots = _grown(self._vectors[slots], room), _grown(slots, room)
+        self._start, self._end = 0, len(slots)
 
 
 def _enough(count: int) -> float:

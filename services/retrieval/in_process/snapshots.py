@@ -27,11 +27,12 @@ from nearline.log import Extent, TopicExtent
 from nearline.space import Space
 from nearline.telemetry import counter, get_logger
 from services.retrieval.in_process.catalogue import Catalogue
-from services.retrieval.in_process.graphs import Graph, SavedGraph
+from services.retrieval.in_process.graphs import Graph, SavedGraph, Slots
 from services.retrieval.in_process.index import IndexState
 from services.retrieval.in_process.widths import Widths
 
-FORMAT = 1
+FORMAT = 2
+_READ = (1, FORMAT)  # the first kept no labels: then they were the slots
 KEPT = 2
 # Tombstones stay in the log for 7 days (nearline/topics.py): a snapshot that is older could bring a purged item back.
 MAX_AGE_MS = 6 * 24 * 3600 * 1000
@@ -134,8 +135,9 @@ def read(folder: Path) -> Snapshot:
     """The snapshot in *folder*, every byte verified; ``Refused`` if damaged or of a newer format."""
     try:
         manifest = _manifest(folder)
-        if manifest["format"] != FORMAT:
-            raise Refused("newer_format", f"it has format {manifest['format']}; this build reads {FORMAT}")
+        if manifest["format"] not in _READ:
+            reads = " and ".join(map(str, _READ))
+            raise Refused("newer_format", f"it has format {manifest['format']}; this build reads {reads}")
         parts = {name: _part(folder / name, **said) for name, said in manifest["parts"].items()}
         parts.pop(_GRAPH, None)
         graph = SavedGraph(**manifest["graph"]) if manifest["graph"] else None
@@ -171,6 +173,7 @@ def restore(snapshot: Snapshot, catalogue: Catalogue, load_graph: LoadGraph) -> 
     parts, dimension = snapshot.parts, snapshot.taken.space.dimension
     state = IndexState(
         vectors=np.frombuffer(parts["vectors"], "<f4").reshape(-1, dimension),
+        labels=_labels(parts),
         alive=np.frombuffer(parts["alive"], np.bool_),
         in_graph=np.frombuffer(parts["in_graph"], np.bool_),
         delta_slots=np.frombuffer(parts["delta_slots"], "<i8"),
@@ -188,6 +191,13 @@ def restore(snapshot: Snapshot, catalogue: Catalogue, load_graph: LoadGraph) -> 
     catalogue.restore(((*item[:3], item[3] and Shown(**item[3])) for item in items), rows)
 
 
+def _labels(parts: Mapping[str, bytes]) -> Slots:
+    """The label of each slot's row; in the first format a row's label was its slot."""
+    if "labels" in parts:
+        return np.frombuffer(parts["labels"], "<i8")
+    return np.arange(len(parts["alive"]), dtype=np.int64)
+
+
 def _widths(index: Mapping[str, Any]) -> Widths:
     """The measured widths; the first snapshots kept one number, candidates for each of fifty results."""
     if "widths" in index:
@@ -199,6 +209,7 @@ def _write_parts(folder: Path, catalogue: Catalogue, taken: Taken) -> None:
     state, graph = catalogue.index.state()
     parts: dict[str, bytes] = {
         "vectors": np.ascontiguousarray(state.vectors, "<f4").tobytes(),
+        "labels": np.ascontiguousarray(state.labels, "<i8").tobytes(),
         "alive": state.alive.tobytes(),
         "in_graph": state.in_graph.tobytes(),
         "delta_slots": np.ascontiguousarray(state.delta_slots, "<i8").tobytes(),

@@ -1,26 +1,28 @@
 """Keeps the index small, quick and true while it is served: folds, builds, measures.
 
-Folding runs on the event loop that serves requests, in slices of half a millisecond; what takes long runs in threads of
-low priority, over rows that do not change.
+Folding and measuring run on the event loop that serves requests, in slices of half a millisecond, or longer ones where
+requests leave them no time (shares.py); what takes long runs in threads of low priority, over rows that do not change.
 """
 
 import asyncio
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 
 from nearline.telemetry import counter, gauge, get_logger
-from services.retrieval.in_process.background import Background
+from services.retrieval.in_process.background import Background, give_back
 from services.retrieval.in_process.graphs import Build, Vectors
-from services.retrieval.in_process.index import LiveIndex
+from services.retrieval.in_process.index import ASKED_ENOUGH, LiveIndex
 from services.retrieval.in_process.live_recall import LiveRecall
-from services.retrieval.in_process.widths import ENOUGH, Settling, Widths
+from services.retrieval.in_process.shares import fold_slice_s, measure_slice_s
+from services.retrieval.in_process.widths import ENOUGH, ROUGH, Asking, Settling, Widths, rough_width
 
-_SLICE_S = 0.001
-_FOLD_SHARE = 0.25  # of the loop's time, at most: some 900 rows a second
-_LONGEST_SLICE_S = 0.02
+_BETWEEN_S = 0.001  # of two slices, where requests leave time: some 900 rows a second are folded
 _REPORT_S = 0.5
+_AT_ONCE = 100  # queries of one moment, at most: the rows of that moment are held until all are judged
+_ROUGHLY = 32  # queries that tell a width from one twice as large
 _PRUNED = 300  # rows of a slice, about 0.5 ms: 20,000 are removed while 100,000 rows are built at 500 changes/s
 _WORTH_A_BUILD = 0.02  # share of removed rows below which they explain no fall
 
@@ -55,7 +57,9 @@ class Upkeep:
         self.builds = 0  # graphs that were adopted and measured
         self._rest_s = rest_s
         self._built_at = self._measured_at = -rest_s
-        self._measure_at = 200  # queries
+        self._measure_at = ASKED_ENOUGH
+        self._waited_s = 0.0  # for how long requests kept measuring waiting lately
+        self._is_guess = True  # the widths were not measured with queries that came
         self._is_folding, self._folded_at = False, 0.0
         self._stopping = threading.Event()
         self._builder = Background("index-build")
@@ -78,7 +82,7 @@ class Upkeep:
             await self._rebuild()
         elif self.recall.has_fallen:
             await self._restore_recall()
-        elif self._index.has_graph and self._index.asks >= self._measure_at and self._has_rested(self._measured_at):
+        elif self._is_measure_due():
             await self._measure()
         else:
             return False
@@ -87,17 +91,18 @@ class Upkeep:
     def _is_build_due(self) -> bool:
         return self._loaded() and self._index.build_due and self._has_rested(self._built_at)
 
+    def _is_measure_due(self) -> bool:
+        enough = self._index.has_graph and self._index.asks >= self._measure_at
+        return enough and (self._is_guess or self._has_rested(self._measured_at))
+
     def _has_rested(self, since: float) -> bool:
         return time.monotonic() - since >= self._rest_s
 
     async def _fold(self) -> bool:
-        """Fold for half a millisecond, or for a quarter of the time for which requests kept the next slice waiting.
-
-        Else the delta grows while many ask, which makes every search slower, which leaves still less time.
-        """
+        """Fold for half a millisecond, or longer if requests kept this slice waiting; return whether it was due."""
         due, started = self._index.fold_due, self._clock()
         waited = started - self._folded_at if self._is_folding else 0.0
-        end = started + max(_SLICE_S / 2, min(_FOLD_SHARE * waited, _LONGEST_SLICE_S))
+        end = started + fold_slice_s(waited, self._index.delta_rows)
         while self._index.fold_due and self._clock() < end:
             self._index.fold()
         self._is_folding, self._folded_at = due, self._clock()
@@ -105,6 +110,7 @@ class Upkeep:
 
     async def _rebuild(self) -> None:
         await self._build()
+        await self._builder.run(give_back)
         await self._measure()
         self.builds += 1
 
@@ -139,32 +145,60 @@ class Upkeep:
 
     async def _measure(self) -> None:
         """Settle on the least widths that find enough of the truth; left at what they were if a build becomes due."""
-        self._measure_at = 2 * self._index.asks + 200
+        real = self._index.asks >= ASKED_ENOUGH
+        self._measure_at = 2 * self._index.asks + ASKED_ENOUGH
         queries = self._index.queries()
-        found = {}
-        for k, enough in ENOUGH.items():
-            settling = Settling(self._index.widths.of(k), enough)
-            while settling.width is None:
-                settling.learn(await self._recalls(queries, k, settling.untried()))
-                if self._is_build_due():
-                    return
-            found[k] = settling.width
+        if self._is_guess:
+            self._index.widths = await self._roughly(queries[:: max(1, len(queries) // _ROUGHLY)])
+        settling = {k: Settling(self._index.widths.of(k), enough) for k, enough in ENOUGH.items()}
+        while asking := [(k, width) for k, one in settling.items() for width in one.untried() if one.width is None]:
+            recalls = await self._recalls(queries, asking)
+            for k, one in settling.items():
+                one.learn({width: recall for (of, width), recall in recalls.items() if of == k})
+            if self._is_build_due():
+                return
+        found = {k: one.width or self._index.widths.of(k) for k, one in settling.items()}
         self._index.widths = Widths(found[10], found[50])
-        self._measured_at = time.monotonic()
+        self._measured_at, self._is_guess = time.monotonic(), not real
         self.recall.forget()
         get_logger().info("measured the graph", width_of_10=found[10], width_of_50=found[50], queries=len(queries))
 
-    async def _recalls(self, queries: Vectors, k: int, widths: Sequence[int]) -> dict[int, float]:
-        """The mean recall@*k* at each of *widths*; one query every few ms, for requests go first."""
-        sums = dict.fromkeys(widths, 0.0)
-        for query in queries:
-            with self._index.moment(query) as moment:
-                found = {width: self._index.find(query, k, width=width)[0] for width in widths}
-                recalls = await self._builder.run(partial(moment.recall, found, cut=lambda _: k))
-            for width, recall in recalls.items():
-                sums[width] += recall / len(queries)
+    async def _roughly(self, queries: Vectors) -> Widths:
+        """Near what is enough, from few queries: searching twice as wide as is needed may be all that is too slow."""
+        recalls = await self._recalls(queries, [(k, width) for k in ENOUGH for width in ROUGH])
+        found = {
+            k: rough_width({width: recall for (of, width), recall in recalls.items() if of == k}, enough)
+            for k, enough in ENOUGH.items()
+        }
+        return Widths(found[10], found[50])
+
+    async def _recalls(self, queries: Vectors, asking: Sequence[Asking]) -> dict[Asking, float]:
+        """The mean recall of each *asking*; a query every few ms, or more at once where requests leave no time."""
+        sums = dict.fromkeys(asking, 0.0)
+        done = 0
+        while done < len(queries):
+            judged = await self._judged(queries[done : done + _AT_ONCE], asking, measure_slice_s(self._waited_s))
+            for recalls in judged:
+                for one, recall in recalls.items():
+                    sums[one] += recall / len(queries)
+            done += len(judged)
+            paused = self._clock()
             await asyncio.sleep(self._pause_s)
+            self._waited_s = self._clock() - paused
         return sums
+
+    async def _judged(self, queries: Vectors, asking: Sequence[Asking], slice_s: float) -> list[dict[Asking, float]]:
+        """The recalls of as many of *queries* as are asked in *slice_s*, one at least; all of one moment."""
+        end = self._clock() + slice_s
+        with ExitStack() as held:
+            work = []
+            for query in queries:
+                moment = held.enter_context(self._index.moment(query))
+                found = {(k, width): self._index.find(query, k, width=width)[0] for k, width in asking}
+                work.append(partial(moment.recall, found, cut=lambda one: one[0]))
+                if self._clock() >= end:
+                    break
+            return await self._builder.run(lambda: [recall() for recall in work])
 
     async def _report(self) -> None:
         """Tell the gauges twice a second, whatever else is under way."""
@@ -180,4 +214,4 @@ class Upkeep:
 async def _repeat(work: Callable[[], Awaitable[bool]], idle_s: float) -> None:
     """Do *work* again and again, at once while there is some."""
     while True:
-        await asyncio.sleep(_SLICE_S if await work() else idle_s)
+        await asyncio.sleep(_BETWEEN_S if await work() else idle_s)

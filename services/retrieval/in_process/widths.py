@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from services.retrieval.in_process.graphs import Slots, Vectors
 
 T = TypeVar("T")
+Asking = tuple[int, int]  # how many results, and how wide
 
 WIDTHS = (10, 16, 24, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 400, 512)
+ROUGH = (16, 48, 80, 112, 160, 256)  # of them: tried at once where nothing is known yet
 ENOUGH: Mapping[int, float] = {10: 0.992, 50: 0.955}  # recall@k of the sample; .99 and .95 are meant to hold live
 K = max(ENOUGH)
 
@@ -90,6 +92,11 @@ class Settling:
         passing = any(recall >= self._enough for recall in self._recalls.values())
         edge = min(self._recalls) if passing else max(self._recalls)
         self._at = max(0, min(len(WIDTHS) - 1, WIDTHS.index(edge) + (-1 if passing else 1)))
+
+
+def rough_width(recalls: Mapping[int, float], enough: float) -> int:
+    """The least width of *recalls* that is enough, or the greatest."""
+    return min((width for width, recall in recalls.items() if recall >= enough), default=max(recalls))
 
 
 def made_up_queries(slots: Slots, vectors: Vectors) -> Vectors:
