@@ -39,7 +39,7 @@ def test_a_rough_width_is_the_least_that_is_enough_or_the_greatest() -> None:
 
 def test_few_results_are_searched_as_wide_as_ten_need_and_many_in_proportion() -> None:
     widths = Widths(of_10=96, of_50=80)
-    assert [widths.of(results) for results in (1, 10, 50, 100, 500)] == [96, 96, 96, 160, 800]
+    assert [widths.of(results) for results in (1, 10, 30, 50, 100, 500)] == [96, 96, 88, 80, 160, 800]
 
 
 def cut_at(key: int) -> int:

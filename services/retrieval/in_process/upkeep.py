@@ -22,6 +22,8 @@ from services.retrieval.in_process.widths import ENOUGH, ROUGH, Asking, Settling
 _BETWEEN_S = 0.001  # of two slices, where requests leave time: some 900 rows a second are folded
 _REPORT_S = 0.5
 _AT_ONCE = 100  # queries of one moment, at most: the rows of that moment are held until all are judged
+_MORE = 4  # times as many queries as there were are another sample of what comes
+_LEISURE = 10  # times the pause between queries where nothing is amiss: measuring takes 2 % of the time then, not 15
 _ROUGHLY = 32  # queries that tell a width from one twice as large
 _PRUNED = 300  # rows of a slice, about 0.5 ms: 20,000 are removed while 100,000 rows are built at 500 changes/s
 _WORTH_A_BUILD = 0.02  # share of removed rows below which they explain no fall
@@ -60,6 +62,7 @@ class Upkeep:
         self._measure_at = ASKED_ENOUGH
         self._waited_s = 0.0  # for how long requests kept measuring waiting lately
         self._is_guess = True  # the widths were not measured with queries that came
+        self._is_leisurely = False  # what is measured is enough as far as anybody knows
         self._is_folding, self._folded_at = False, 0.0
         self._stopping = threading.Event()
         self._builder = Background("index-build")
@@ -83,7 +86,9 @@ class Upkeep:
         elif self.recall.has_fallen:
             await self._restore_recall()
         elif self._is_measure_due():
+            self._is_leisurely = not self._is_guess
             await self._measure()
+            self._is_leisurely = False
         else:
             return False
         return True
@@ -146,7 +151,7 @@ class Upkeep:
     async def _measure(self) -> None:
         """Settle on the least widths that find enough of the truth; left at what they were if a build becomes due."""
         real = self._index.asks >= ASKED_ENOUGH
-        self._measure_at = 2 * self._index.asks + ASKED_ENOUGH
+        self._measure_at = _MORE * self._index.asks + ASKED_ENOUGH
         queries = self._index.queries()
         if self._is_guess:
             self._index.widths = await self._roughly(queries[:: max(1, len(queries) // _ROUGHLY)])
@@ -173,7 +178,8 @@ class Upkeep:
         return Widths(found[10], found[50])
 
     async def _recalls(self, queries: Vectors, asking: Sequence[Asking]) -> dict[Asking, float]:
-        """The mean recall of each *asking*; a query every few ms, or more at once where requests leave no time."""
+        """The mean recall of each *asking*; a query now and then, or more at once where requests leave no time."""
+        pause_s = _LEISURE * self._pause_s if self._is_leisurely else self._pause_s
         sums = dict.fromkeys(asking, 0.0)
         done = 0
         while done < len(queries):
@@ -183,8 +189,8 @@ class Upkeep:
                     sums[one] += recall / len(queries)
             done += len(judged)
             paused = self._clock()
-            await asyncio.sleep(self._pause_s)
-            self._waited_s = self._clock() - paused
+            await asyncio.sleep(pause_s)
+            self._waited_s = max(0.0, self._clock() - paused - pause_s)
         return sums
 
     async def _judged(self, queries: Vectors, asking: Sequence[Asking], slice_s: float) -> list[dict[Asking, float]]:

@@ -36,8 +36,10 @@ class Widths:
     of_50: int = 200
 
     def of(self, results: int) -> int:
-        """How wide to search for so many *results*."""
-        return max(self.of_10, results * self.of_50 // 50)
+        """How wide to search for so many *results*: between ten and fifty in proportion, beyond in that of fifty."""
+        if results >= 50:
+            return max(results * self.of_50 // 50, results)
+        return self.of_10 + max(0, results - 10) * (self.of_50 - self.of_10) // 40
 
 
 @dataclass(frozen=True, slots=True)
