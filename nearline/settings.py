@@ -123,7 +123,9 @@ class Settings(BaseSettings):
     )
     job_port: Port = Field(9103, description="port of the last_n launcher's /metrics")
     canary_port: Port = Field(9104, description="port of the canary's /healthz, /readyz and /metrics")
-    canary_every_s: float = Field(1.0, ge=0.05, description="the canary, a synthetic user, clicks this often")
+    canary_every_s: float = Field(
+        1.0, ge=0, description="the canary, a synthetic user, clicks this often; 0: never, and it is not started here"
+    )
     metrics_of: str = Field(
         "", description="where parts' /metrics are, if not here, such as user_tower=http://tower:9101, comma separated"
     )

@@ -7,6 +7,7 @@ from copy import copy
 from dataclasses import replace
 
 from nearline.errors import BadInput, Unavailable
+from nearline.ids import SYNTHETIC_USERS
 from nearline.space import Space
 from nearline.telemetry import counter, seconds
 from nearline.user_documents import UserDocument
@@ -97,7 +98,7 @@ class Recommender:
             about["next_page"] = self._next(page, user_id, groups)
         about["took_ms"] = round((time.perf_counter_ns() - started) / 1e6, 3)
         about["request_id"] = request_id
-        if self._exposures is not None:
+        if self._exposures is not None and not user_id.startswith(SYNTHETIC_USERS):
             self._exposures.note(self._shown(whom, work, groups, page, request_id))
         body = print_answer(about, groups, asked.fields)
         _count(reason, work.course, (time.perf_counter_ns() - started) / 1e9)
