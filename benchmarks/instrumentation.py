@@ -21,8 +21,6 @@ from typing import Any
 import numpy as np
 import uvloop
 from numpy.typing import NDArray
-from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
 from benchmarks.exposures import SPACE as ANSWERS_SPACE
 from benchmarks.exposures import USERS, K, world
@@ -30,7 +28,7 @@ from benchmarks.stage import Stage
 from flink_jobs.last_n.rule import Rule
 from flink_jobs.last_n.user_state import decode_state
 from nearline.adapters.memory import MemoryStore
-from nearline.adapters.traces import OtelSpans
+from nearline.adapters.traces import OtelSpans, to_nowhere
 from nearline.events import Event, decode_event
 from nearline.features import Features
 from nearline.item_table import ItemTable
@@ -56,17 +54,6 @@ _CLICKS, _ROUND, _WINDOW = 3_000, 20, 50  # of a turn, of a poll, of a user
 _ITEMS = 5_000
 _ANSWERS = 1_000  # of a turn
 _DAY_MS = 24 * 3600 * 1000
-
-
-class _Nowhere(SpanExporter):
-    """Takes every span and sends none."""
-
-    def export(self, spans: Any) -> SpanExportResult:
-        return (
-            SpanExportResult.SUCCESS
-            if all(isinstance(one, ReadableSpan) for one in spans)
-            else SpanExportResult.FAILURE
-        )
 
 
 class _Prepared:
@@ -246,7 +233,7 @@ async def _cpu_us(turn: Callable[[], Awaitable[None]], count: int) -> float:
 
 async def costs(pairs: int) -> dict[str, Any]:
     """``{"click": …, "answer": …}``."""
-    spans = OtelSpans("benchmark", BatchSpanProcessor(_Nowhere()))
+    spans = to_nowhere("benchmark")
     try:
         return {"click": await _click_pairs(spans, pairs), "answer": await _answer_pairs(spans, pairs)}
     finally:
