@@ -66,6 +66,7 @@ class Canary:
         self._turns = count()
         self._items: list[str] = []
         self._ends = threading.Event()
+        self._said = ""  # what the log was last told of: an outage is one line and not one a second
 
     def end(self) -> None:
         """Have rounds under way end at their next step; they are not counted."""
@@ -77,16 +78,23 @@ class Canary:
         try:
             items = self._items or self._shop.look(user_id).items
             if not items:
-                get_logger().info("nothing to click on: is there a catalogue?")
+                self._say("nothing to click on: is there a catalogue?")
                 return None
             outcome = self._timed(user_id, self._pick(items))
         except Unavailable as error:
-            get_logger().warning("the canary's click was refused", reason=str(error))
             outcome = Outcome.REFUSED
+            self._say("clicks are refused", reason=str(error))
         if outcome is not None:
+            if outcome is not Outcome.REFUSED:
+                self._say(f"clicks are {outcome}")
             COUNTED[outcome].inc()
             _UP.set(outcome is Outcome.USED)
         return outcome
+
+    def _say(self, what: str, **about: str) -> None:
+        if what != self._said:
+            self._said = what
+            get_logger().info(what, **about)
 
     def _timed(self, user_id: str, item_id: str) -> Outcome | None:
         event_id = f"canary-{uuid.uuid4().hex}"

@@ -3,10 +3,13 @@
 import asyncio
 import threading
 import time
+from pathlib import Path
 
 import orjson
 import pytest
 
+from local.addresses import Ports
+from local.system import System
 from nearline.adapters.api import Api
 from nearline.errors import Unavailable
 from nearline.events import decode_event
@@ -114,6 +117,22 @@ async def test_rounds_overlap_while_answers_are_slow_and_end_when_they_are_told_
         await task
     assert time.monotonic() - started < 3  # and not the five seconds that a click may take
     assert len(shop.clicks) >= 5
+
+
+def test_an_outage_is_one_line_of_the_log(capsys: pytest.CaptureFixture[str]) -> None:
+    shop = Row10()
+    canary = Canary(shop)
+    for down in (True, True, True, False, False):
+        shop.down = down
+        canary.click()
+    said = capsys.readouterr().out
+    assert (said.count("clicks are refused"), said.count("clicks are used")) == (1, 1)
+
+
+def test_it_is_a_part_of_the_system_unless_it_is_turned_off(tmp_path: Path) -> None:
+    here = System(tmp_path, Ports())
+    off = System(tmp_path, Ports(), {"NEARLINE_CANARY_EVERY_S": "0"})
+    assert {part.name for part in here.parts()} - {part.name for part in off.parts()} == {"canary"}
 
 
 # --- over HTTP --------------------------------------------------------------------------------------------------------
