@@ -128,8 +128,9 @@ def nearline_plan(system: System) -> Plan:
     triton += ["--metrics-port", str(ports.triton_metrics)]
 
     def part(name: str, python: str, words: Sequence[str], ready: Callable[[], bool], deadline_s: float) -> Part:
-        # Who asks waits for an answer, a click does not wait for anyone: on few cores retrieval goes first.
-        nice = 0 if name == "retrieval" else _BEHIND_ANSWERS
+        # Who asks waits for an answer, a click does not wait for anyone: on few cores retrieval goes first. So does the
+        # canary, which does next to nothing: what it waited for a core itself would look like ours.
+        nice = 0 if name in ("retrieval", "canary") else _BEHIND_ANSWERS
         return Part(Program(name, (python, *words), {}, nice), ready, deadline_s)
 
     first = [
