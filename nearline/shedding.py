@@ -17,7 +17,12 @@ from typing import Protocol
 
 from nearline.telemetry import counter
 
-_SHED = counter("requests_shed_total", "Requests that were refused because there were too many, by when", "when")
+_SHED = counter(
+    "requests_shed_total",
+    "Requests that were refused because there were too many, by when",
+    "when",
+    known=("on_arrival", "waited"),
+)
 _SMOOTHING = 1 / 16
 _ON_ARRIVAL, _WAITED = _SHED.labels("on_arrival"), _SHED.labels("waited")
 

@@ -1,6 +1,6 @@
 """``nearline status``: every part, its lag and its freshness on one screen."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import httpx
@@ -13,7 +13,7 @@ from nearline.cli.console import console
 from nearline.errors import Unavailable
 from nearline.key_file import key_headers
 from nearline.settings import Settings, load_settings
-from nearline.topics import CLICKS, CLICKS_DLQ, ITEMS, ITEMS_DLQ, USER_SEQUENCES, USER_SEQUENCES_DLQ
+from nearline.topics import CLICKS, CLICKS_DLQ, ITEMS, ITEMS_DLQ, USER_SEEN, USER_SEQUENCES, USER_SEQUENCES_DLQ
 
 _LOOPING = 3  # starts of the job within one data folder's last ten minutes that make a restart loop
 Metrics = dict[str, float]
@@ -64,7 +64,6 @@ def _ingest(settings: Settings) -> Line:
         settings.host,
         settings.ingest_port,
         "ingest",
-        lag="",
         freshness="nearline_ingest_acknowledged_seconds",
         words="events acknowledged",
         topic=CLICKS,
@@ -116,7 +115,7 @@ def _user_tower(settings: Settings) -> Line:
         settings.host,
         settings.user_tower_port,
         "user_tower",
-        lag="nearline_user_tower_lag_records",
+        reads=(USER_SEQUENCES, USER_SEEN),
         freshness="nearline_sequence_to_stored_seconds",
         words="sequence stored",
     )
@@ -127,7 +126,7 @@ def _item_tower(settings: Settings) -> Line:
         settings.host,
         settings.item_tower_port,
         "item_tower",
-        lag="nearline_item_tower_lag_records",
+        reads=(ITEMS,),
         freshness="nearline_item_to_published_seconds",
         words="item published",
     )
@@ -139,7 +138,6 @@ def _retrieval(settings: Settings) -> Line:
         url.host,
         url.port or 80,
         "retrieval",
-        lag="",
         freshness="nearline_recommend_seconds",
         words="answered",
         headers=headers,
@@ -156,13 +154,14 @@ def index_words(metrics: Metrics) -> str:
     samples = metrics.get("nearline_index_recall_samples", 0)
     if not samples:
         return f"{words}, recall not sampled yet"
-    ten, fifty = (metrics.get(f'nearline_index_recall{{k="{cut}"}}', 0) for cut in (10, 50))
+    ten, fifty = (metrics.get(f'nearline_index_recall_ratio{{k="{cut}"}}', 0) for cut in (10, 50))
     return f"{words}, live recall@10 {ten:.3f} and @50 {fifty:.3f} of the last {samples:,.0f} sampled queries"
 
 
 def _engine_words(metrics: Metrics) -> str:
     state = "answers" if metrics["nearline_engine_up"] else "is away: answers are degraded"
-    lag, window = (metrics.get(f"nearline_{name}", 0) for name in ("engine_writer_lag_records", "window_items"))
+    lag = sum(value for name, value in metrics.items() if name.startswith('nearline_lag_records{topic="item-vectors.'))
+    window = metrics.get("nearline_window_items", 0)
     return f"items in an engine that {state}, {lag:,.0f} item vectors behind, {window:,.0f} items in the window"
 
 
@@ -171,24 +170,31 @@ def _service(
     port: int,
     part: str,
     *,
-    lag: str,
     freshness: str,
     words: str,
+    reads: Sequence[str] = (),
     topic: str = "",
     headers: Mapping[str, str] | None = None,
 ) -> Line:
     metrics = _metrics(host, port, headers)
     if metrics is None:
         return Line(part, "down", f"no metrics on port {port}", _log_hint(part))
+    lag = lag_of(metrics, *reads)
     metrics = of_topic(metrics, topic) if topic else metrics
     waiting = _not_ready(host, port)
-    details = [f"lag {metrics.get(lag, 0):,.0f}"] if lag else []
+    details = [f"lag {lag:,.0f}"] if reads else []
     p50, p99 = (quantile(metrics, freshness, q) for q in (0.5, 0.99))
     if p50 is not None and p99 is not None:
         details.append(f"{words} within {p50 * 1000:g} ms (p50), {p99 * 1000:g} ms (p99) since its start")
     if waiting:
         return Line(part, "starting", f"waiting for {', '.join(waiting)}", _log_hint(part))
     return Line(part, "ready", "; ".join(details))
+
+
+def lag_of(metrics: Metrics, *topics: str) -> float:
+    """How many records of all partitions of *topics* the part has not read yet."""
+    starts = tuple(f'nearline_lag_records{{topic="{topic}",' for topic in topics)
+    return sum(value for name, value in metrics.items() if name.startswith(starts))
 
 
 def of_topic(metrics: Metrics, topic: str) -> Metrics:

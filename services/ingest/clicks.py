@@ -8,8 +8,11 @@ import orjson
 
 from nearline.errors import BadInput
 from nearline.events import MAX_AHEAD_MS, MAX_EVENT_BYTES, encode_event, event_of
+from nearline.reasons import reasons_of
 
 MAX_BATCH = 500
+# What an event can be refused with, by itself or as one of a merge (users.py).
+REASONS = reasons_of("events", "ids", others=("too_deep", "other_user"))
 # A minute less than the job allows: this machine's clock may run so far ahead of the log's, and nothing that is
 # accepted here becomes a dead letter there.
 AHEAD_MS = MAX_AHEAD_MS - 60_000

@@ -13,7 +13,7 @@ from services.ingest.exchange import answers, batch_answer, json_of, one_or_many
 from services.ingest.schemas import EventIn, EventResults, Problems
 
 EVENTS_ACCEPTED = counter("ingest_events_accepted_total", "Events that are in the log")
-_REFUSED = counter("ingest_events_refused_total", "Events that can never be accepted", "reason")
+_REFUSED = counter("ingest_events_refused_total", "Events that can never be accepted", "reason", known=clicks.REASONS)
 
 
 def add_events(app: FastAPI, room: Room, events: Appender, now_ms: Callable[[], int]) -> None:

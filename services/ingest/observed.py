@@ -5,11 +5,8 @@ import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from nearline.telemetry import counter, seconds
-
-_REQUESTS = counter("ingest_requests_total", "Answered requests", "route", "status")
-_SECONDS = seconds("ingest_request_seconds", "From a request's first byte here to its answer", "route")
-_ROUTES = ("events", "items", "users")
+from nearline.request_counts import RouteCounts
+from services.ingest.api import RULES
 
 
 class Observed:
@@ -17,6 +14,7 @@ class Observed:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
+        self._counts = RouteCounts(RULES)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -25,14 +23,11 @@ class Observed:
             return
         started = time.perf_counter()
         request_id = _request_id(scope)
-        route = scope["path"].split("/", 2)[1] if scope["path"].startswith("/") else ""
-        route = route if route in _ROUTES else "other"
 
         async def send_observed(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id)]
-                _REQUESTS.labels(route, str(message["status"])).inc()
-                _SECONDS.labels(route).observe(time.perf_counter() - started)
+                self._counts.note(scope["path"], message["status"], time.perf_counter() - started)
             await send(message)
 
         await self._app(scope, receive, send_observed)

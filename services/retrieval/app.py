@@ -21,6 +21,8 @@ from nearline.adapters.stores import store_for
 from nearline.errors import NearlineError, Unavailable
 from nearline.followers import Follower
 from nearline.process import RETRY_S
+from nearline.reasons import reasons_of
+from nearline.request_counts import Counted
 from nearline.settings import Settings, load_settings
 from nearline.shedding import Gate
 from nearline.telemetry import configure_logs, get_logger
@@ -101,9 +103,10 @@ class Service:
             topic,
             lambda: TableReader(settings.brokers, topic, start_at=self._updates.positions()),
             self._reads.hearing(recommender.reading.hear),
+            reasons=reasons_of("ids", "user_updates"),
         )
         app = create_app(recommender, status_routes(self.readiness), self._reads.reads, rulings=self._rules.rulings)
-        self._app = self._doors.before(app, RULES)
+        self._app = Counted(self._doors.before(app, RULES), RULES)
 
     def readiness(self) -> Mapping[str, bool]:
         """What has to be true before requests should come here."""

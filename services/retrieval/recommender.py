@@ -28,10 +28,12 @@ BUDGET_MS = 100.0
 Read = Callable[[], Awaitable[Knowledge]]
 
 _TOOK = seconds("recommend_seconds", "From the request to the answer's bytes")
-_ANSWERS = counter("recommend_answers_total", "Answers by why they were not wholly personal", "reason")
+_ANSWERS = counter(
+    "recommend_answers_total", "Answers by why they were not wholly personal", "reason", known=("none", *Reason)
+)
 _COUNTED = {reason: _ANSWERS.labels(reason.value) for reason in Reason}
 _PERSONAL = _ANSWERS.labels("none")
-_STEPS = counter("recommend_steps_total", "Answers that went without something, by what", "step")
+_STEPS = counter("recommend_steps_total", "Answers that went without something, by what", "step", known=Step)
 
 
 class Recommender:

@@ -22,7 +22,6 @@ KEEP_HOUSE_S = 5.0
 UPDATE_S = 5.0  # an update that took longer is of no use to anybody who waits
 ITEMS = gauge("item_table_items", "Items whose vectors the user tower knows.")
 REFUSED = counter("item_vectors_refused_total", "Item vectors of another space, or damaged.")
-LAG = gauge("user_tower_lag_records", "Sequences and snapshots that are in the log and not read yet.")
 
 
 async def serve(settings: Settings) -> None:
@@ -76,7 +75,7 @@ async def serve(settings: Settings) -> None:
         ready.update(log=True, store=True, towers=True)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(follow(vectors.poll, learn))
-            tasks.create_task(_keep_house(store, reader))
+            tasks.create_task(_keep_house(store))
             await until(lambda: vectors.caught_up)
             ready["item_vectors"] = True
             get_logger().info("ready", items=len(table), space=space.number)
@@ -96,10 +95,9 @@ async def serve(settings: Settings) -> None:
             tasks.create_task(worker.run())
 
 
-async def _keep_house(store: UserStore, reader: GroupReader) -> None:
+async def _keep_house(store: UserStore) -> None:
     while True:
         await asyncio.sleep(KEEP_HOUSE_S)
-        LAG.set(reader.lag)
         await store.keep_house()
 
 

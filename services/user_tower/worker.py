@@ -20,12 +20,13 @@ from nearline.errors import BadAnswer, BadInput, SpaceMismatch, Unavailable
 from nearline.features import Features
 from nearline.item_table import ItemTable
 from nearline.log import Record
+from nearline.reasons import reasons_of
 from nearline.salvage import salvage
 from nearline.seen import SeenPolicy, decode_seen
 from nearline.sequences import Sequence, decode_sequence
 from nearline.space import Space
 from nearline.store import UserStore
-from nearline.telemetry import counter, gauge, get_logger, seconds
+from nearline.telemetry import counter, gauge, get_logger, seconds, sizes
 from nearline.topics import USER_SEEN, USER_SEQUENCES, USER_SEQUENCES_DLQ
 from nearline.user_documents import UserDocument, decode_user_document, encode_user_document
 from services.user_tower.documents import News, advance
@@ -43,11 +44,15 @@ SNAPSHOTS = counter("seen_snapshots_total", "Snapshots of seen items read from t
 RACES = counter("user_write_races_total", "Writes made again because the store knew more than they did.")
 ENCODED = counter("user_vectors_total", "User vectors encoded and stored.")
 UNKNOWN_ITEMS = counter("unknown_items_total", "Events of encoded histories whose item has no vector yet.")
-REFUSED = counter("sequences_refused_total", "Sequences and snapshots sent to the dead-letter queue.", "reason")
+REASONS = reasons_of("ids", "sequences", "seen", others=("bad_answer",))
+REFUSED = counter(
+    "sequences_refused_total", "Sequences and snapshots sent to the dead-letter queue.", "reason", known=REASONS
+)
 AWAY = counter("user_tower_waits_total", "Rounds in which Triton or the store was away.")
 WAITING = gauge("user_tower_waiting_users", "Users whose sequence waits for Triton or the store.")
 STORED_AFTER = seconds("sequence_to_stored_seconds", "From a sequence's append to its vector stored.")
 BATCH = seconds("user_tower_batch_seconds", "One batch from poll to written.")
+BATCH_USERS = sizes("user_tower_batch_users", "Users of one batch.")
 
 Users = dict[str, News]
 
@@ -135,6 +140,7 @@ class Worker:
 
     async def _deal(self, fresh: Users) -> None:
         try:
+            BATCH_USERS.observe(len(self._waiting_users))
             with BATCH.time():
                 await self._in_chunks(self._waiting_users, self._encode_and_write)
         except Unavailable as error:

@@ -7,8 +7,8 @@ def test_the_index_tells_its_recall_with_the_size_of_the_sample() -> None:
     told = {
         "nearline_index_items": 3_659.0,
         "nearline_index_recall_samples": 180.0,
-        'nearline_index_recall{k="10"}': 0.9934,
-        'nearline_index_recall{k="50"}': 0.9571,
+        'nearline_index_recall_ratio{k="10"}': 0.9934,
+        'nearline_index_recall_ratio{k="50"}': 0.9571,
     }
     words = "3,659 items, live recall@10 0.993 and @50 0.957 of the last 180 sampled queries"
     assert index_words(told) == words
@@ -47,7 +47,11 @@ def test_the_door_tells_what_came_in_and_what_was_refused() -> None:
 
 
 def test_items_in_an_engine_are_told_as_that() -> None:
-    told = {"nearline_engine_up": 0.0, "nearline_engine_writer_lag_records": 1_200.0, "nearline_window_items": 5_500.0}
+    told = {
+        "nearline_engine_up": 0.0,
+        'nearline_lag_records{topic="item-vectors.1",partition="3"}': 1_200.0,
+        "nearline_window_items": 5_500.0,
+    }
     words = (
         "items in an engine that is away: answers are degraded, 1,200 item vectors behind, 5,500 items in the window"
     )
