@@ -3,7 +3,7 @@
     .venv/services/bin/python -m local.downloads [--tests]
 
 Kafka's broker goes into a class path file, Flink's Kafka connector into build/flink/lib. With `--tests` also the mock
-Couchbase server of the contract tests. A second call finds everything in place and needs no network.
+Couchbase server of the contract tests, and Prometheus from Debian's archive. A second call finds everything in place and needs no network.
 """
 
 import argparse
@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from local.broker import CLASSPATH_FILE
+from local.debian import PROMETHEUS, prepare_prometheus
 from local.layout import BUILD
 from nearline.errors import Unavailable
 
@@ -97,7 +98,10 @@ def main() -> None:
     parser.add_argument("--tests", action="store_true", help="also what only the tests need")
     steps = [(KAFKA, prepare_kafka), (FLINK_CONNECTOR, prepare_connector)]
     if parser.parse_args().tests:
-        steps.append((COUCHBASE_MOCK, prepare_couchbase_mock))
+        steps += [
+            (COUCHBASE_MOCK, prepare_couchbase_mock),
+            (f"Debian: {PROMETHEUS.name} {PROMETHEUS.version}", prepare_prometheus),
+        ]
     for coordinate, prepare in steps:
         try:
             fetched = prepare()
