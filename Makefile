@@ -73,9 +73,11 @@ evaluate: python  ## towers beside baselines, ablation, cold items: docs/results
 	@$(PYTHON) -m local.environments train baselines
 	@$(TRAIN)/python -m training.study $(if $(DATA),--data $(DATA)) $(ARGS)
 
-docs: python  ## docs/api.md, of the services' OpenAPI documents and docs/api_examples.toml
+docs: python  ## docs/api.md of the services' OpenAPI documents and docs/api_examples.toml, docs/metrics.md, the dashboards
 	@$(PYTHON) -m local.environments services --dev
 	@$(SERVICES)/python -m tools.api_docs
+	@$(SERVICES)/python -m tools.metrics_docs
+	@$(SERVICES)/python -m tools.dashboards
 
 lint: python  ## ruff and mypy
 	@$(PYTHON) -m local.environments services --dev

@@ -3,7 +3,8 @@
     .venv/services/bin/python -m local.downloads [--tests]
 
 Kafka's broker goes into a class path file, Flink's Kafka connector into build/flink/lib. With `--tests` also the mock
-Couchbase server of the contract tests, and Prometheus from Debian's archive. A second call finds everything in place and needs no network.
+Couchbase server of the contract tests, and Prometheus from Debian's archive. A second call finds everything in place
+and needs no network.
 """
 
 import argparse
@@ -98,10 +99,8 @@ def main() -> None:
     parser.add_argument("--tests", action="store_true", help="also what only the tests need")
     steps = [(KAFKA, prepare_kafka), (FLINK_CONNECTOR, prepare_connector)]
     if parser.parse_args().tests:
-        steps += [
-            (COUCHBASE_MOCK, prepare_couchbase_mock),
-            (f"Debian: {PROMETHEUS.name} {PROMETHEUS.version}", prepare_prometheus),
-        ]
+        steps.append((COUCHBASE_MOCK, prepare_couchbase_mock))
+        steps.append((f"{PROMETHEUS.name} {PROMETHEUS.version} (Debian)", prepare_prometheus))
     for coordinate, prepare in steps:
         try:
             fetched = prepare()

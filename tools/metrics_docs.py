@@ -2,8 +2,8 @@
 
     .venv/services/bin/python -m tools.metrics_docs          # writes docs/metrics.md (make docs)
 
-Each part is imported in a process of its own, so that what is listed is what its /metrics shows. A test compares the page
-with what this would write.
+Each part is imported in a process of its own, so that what is listed is what its /metrics shows. A test compares the
+page with what this would write; metrics_page.md holds the text around the tables.
 """
 
 import json
@@ -29,33 +29,7 @@ PARTS: Mapping[str, tuple[str, ...]] = {
 }
 _KINDS = {"counter": "counters", "gauge": "gauges", "histogram": "histograms"}
 _MOST_VALUES = 16  # of a label, in one cell
-
-INTRO = """# Metrics
-
-Written by `make docs` from the declarations in the code (`tools/metrics_docs.py`); a test keeps both equal.
-
-Every part answers `/metrics` in Prometheus' text format. Names follow one convention, which a test and `promtool check metrics` hold:
-
-- `nearline_<what>_<unit>`, in base units: `_seconds`, `_bytes`, `_ratio` (0 to 1), or the plural of what is counted (`_records`, `_items`, `_users`).
-- Counters end in `_total` and only grow. `_up` is 1 or 0; `_info` is 1, and its labels are the information.
-- Rate, errors, duration: `nearline_requests_total` by `route` and `status` and `nearline_request_seconds` in every HTTP service; in the towers what was
-  read, what was refused by `reason`, and the time from the log's append to the result.
-- `job` and `instance` are Prometheus' own labels and tell the parts and replicas apart; so one name means the same in each part that has it.
-- The series of every label value below exist from a part's start, at 0, so that the first refused record shows in `increase()`.
-  Where the table says *as set up*, the part makes them when it knows the names (topics hold the space's number, routes are the service's table).
-"""
-
-OTHERS = """## What others tell
-
-The same Prometheus scrapes the servers that the parts run on (`deploy/prometheus/prometheus.yml`, and `python -m local.prometheus` on one machine).
-
-| job | from | what the rules and dashboards read |
-|---|---|---|
-| `flink` | Flink's Prometheus reporter, port 9249 | `flink_jobmanager_job_numRestarts`, `…_lastCheckpointCompletedTimestamp`, `…_lastCheckpointDuration`, `flink_taskmanager_job_task_operator_pendingRecords`, `…_numRecordsIn` |
-| `triton` | Triton, port 8002 | `nv_inference_request_success`, `nv_inference_request_failure`, `nv_inference_request_duration_us`, `nv_inference_queue_duration_us`, `nv_inference_exec_count`, `nv_inference_count` |
-| `kafka` | Kafka's MBeans, by the JMX exporter's agent, port 9404 | `kafka_server_BrokerTopicMetrics_MessagesInPerSec_total`, `kafka_log_Log_LogEndOffset`, `kafka_network_RequestMetrics_TotalTimeMs`, JVM memory |
-| every Python part | `prometheus_client` | `process_start_time_seconds` (restarts), `process_cpu_seconds_total`, `process_resident_memory_bytes`, `process_open_fds` |
-"""
+_TEXT = Path(__file__).with_name("metrics_page.md")  # what the page says around the tables
 
 
 def of_part(modules: Sequence[str]) -> list[Declared]:
@@ -85,11 +59,12 @@ def page(parts: Mapping[str, Sequence[Declared]], of_flink: Mapping[str, str]) -
         for metric in metrics:
             found[metric.name] = metric
             where.setdefault(metric.name, []).append(part)
-    sections = [INTRO.strip()]
+    before, after = _TEXT.read_text().split("<!-- the tables -->")
+    sections = [before.strip()]
     for kind, title in _KINDS.items():
         rows = [_row(found[name], where[name]) for name in sorted(found) if found[name].kind == kind]
         sections.append("\n".join([f"## {title.capitalize()}", "", *_buckets(kind), *_HEAD, *rows]))
-    sections += [_flink(of_flink), OTHERS.strip()]
+    sections += [_flink(of_flink), after.strip()]
     return "\n\n".join(sections) + "\n"
 
 

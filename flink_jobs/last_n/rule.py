@@ -43,8 +43,9 @@ from flink_jobs.last_n.user_state import (
 from nearline.events import Event
 from nearline.hashing import hash64
 from nearline.seen import SeenPolicy, encode_seen, no_seen
-from nearline.sequences import erased_sequence
+from nearline.sequences import Cause, erased_sequence, with_cause
 from nearline.signals import Context
+from nearline.tracing import is_traced
 from nearline.user_commands import Adopt, Entry, Erase, Merge, Remove
 
 MAX_MS = 2**63 - 1
@@ -121,7 +122,9 @@ class Rule:
         if snapshot_due(after, left, keep=self.keep, append_ms=append_ms, refresh_ms=self.ttl_ms // 4):
             stored, snapshot = self._folded(after, left, seen(), append_ms)
             after = with_snapshot(after, append_ms=append_ms)
-        return _outcome(user, after, seen=stored, snapshot=snapshot, item=event.item_id if share else None, gain=share)
+        item = event.item_id if share else None
+        outcome = _outcome(user, after, seen=stored, snapshot=snapshot, item=item, gain=share)
+        return _caused(outcome, event, append_ms)
 
     def _stray(self, user: User, left: list[Met], seen: SeenBytes, append_ms: int) -> Outcome:
         """What *left* tells that never got into the window: news to the seen items, or nothing."""
@@ -184,6 +187,15 @@ class Rule:
         after = with_snapshot(after, append_ms=append_ms)
         state = encode_state(after, sequence_of(after))
         return Outcome(state, encode_seen_items(told), snapshot=snapshot, sent_on=passed, late=late)
+
+
+def _caused(outcome: Outcome, event: Event, append_ms: int) -> Outcome:
+    """The outcome whose sequence names its cause; what a merge brought was measured when it came to the session."""
+    if event.produced_ms is None or outcome.sequence is None or event.merged_from:
+        return outcome
+    traceparent = event.traceparent if event.traceparent and is_traced(event.traceparent) else ""
+    cause = Cause(event.event_id, event.produced_ms, append_ms, traceparent, event.synthetic)
+    return outcome._replace(sequence=with_cause(outcome.sequence, cause))
 
 
 def _uncovered(user: User, stored: bytes | None) -> list[Met]:

@@ -38,7 +38,7 @@ RETRY_S = 0.2
 
 ITEMS = counter("items_total", "Changes of the catalogue read from the log.")
 KINDS = tuple(kind.__name__.lower() for kind in (Encode, Publish, Bury, Ignore))
-CHANGES = counter("item_changes_total", "What became of them.", "kind", known=KINDS)
+CHANGES = counter("item_changes_total", "Changes of the catalogue by what became of them.", "kind", known=KINDS)
 REASONS = reasons_of("events", "ids", "items", others=("bad_answer",))
 REFUSED = counter("items_refused_total", "Items sent to the dead-letter queue.", "reason", known=REASONS)
 AWAY = counter("item_tower_waits_total", "Rounds in which Triton was away.")
