@@ -22,6 +22,7 @@ _VARIABLES: Mapping[str, str] = {
     "user_tower": "NEARLINE_USER_TOWER_PORT",
     "item_tower": "NEARLINE_ITEM_TOWER_PORT",
     "job": "NEARLINE_JOB_PORT",
+    "canary": "NEARLINE_CANARY_PORT",
     "flink_metrics": "NEARLINE_FLINK_METRICS_PORT",
     "flink_rest": "NEARLINE_FLINK_REST_PORT",
 }
@@ -42,6 +43,7 @@ class Ports:
     user_tower: int = 9101
     item_tower: int = 9102
     job: int = 9103
+    canary: int = 9104
     flink_metrics: int = 9249
     flink_rest: int = 8082
 

@@ -29,8 +29,8 @@ class RouteCounts:
         self._counts: MutableMapping[tuple[str, int], Any] = {}
         self._times = {route: _TOOK.labels(route) for route in every}
 
-    def note(self, path: str, status: int, took_s: float) -> None:
-        """A request to *path* was answered."""
+    def note(self, path: str, status: int, took_s: float) -> str:
+        """A request to *path* was answered; the route that it counts for."""
         word = _first_word(path)
         route = word if word in self._routes else OTHER
         count = self._counts.get((route, status))
@@ -38,6 +38,7 @@ class RouteCounts:
             count = self._counts[route, status] = _REQUESTS.labels(route, str(status))
         count.inc()
         self._times[route].observe(took_s)
+        return route
 
 
 class Counted:

@@ -25,6 +25,7 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "ingest": ("services.ingest.app",),
     "user_tower": ("services.user_tower.app",),
     "item_tower": ("services.item_tower.app",),
+    "canary": ("services.canary.app",),
     "last_n": ("flink_jobs.last_n.metrics", "nearline.adapters.kafka"),
 }
 _KINDS = {"counter": "counters", "gauge": "gauges", "histogram": "histograms"}

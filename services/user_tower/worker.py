@@ -322,7 +322,9 @@ class Worker:
 
     async def _refuse(self, record: Record, reason: str, detail: str) -> None:
         REFUSED.labels(reason=reason).inc()
-        get_logger().warning("sequence refused", reason=reason, detail=detail, user_id=record.id)
+        # Not the detail: it quotes the record, and so its user. The dead letter has it.
+        where = f"{record.topic}/{record.partition}/{record.offset}"
+        get_logger().warning("sequence refused", reason=reason, record=where, user_id=record.id)
         letter = letter_about(record, reason, detail)
         await self._dead_letters(USER_SEQUENCES_DLQ, [(record.key or b"", encode_dead_letter(letter))])
 

@@ -1,6 +1,7 @@
 """Freshness, measured on every real click: what the job says of a click, and what user_tower tells of its delay."""
 
 import time
+from itertools import pairwise
 
 import pytest
 
@@ -183,5 +184,5 @@ def test_every_label_is_there_from_the_start() -> None:
 
 def test_no_fine_bucket_is_more_than_a_quarter_above_the_one_before_where_clicks_are() -> None:
     between = [bound for bound in FINE_BUCKETS_S if 0.001 <= bound <= 1.5]
-    assert all(upper / lower <= 1.2501 for lower, upper in zip(between, between[1:], strict=False))
+    assert all(upper / lower <= 1.2501 for lower, upper in pairwise(between))
     assert 1.0 in FINE_BUCKETS_S  # the objective's bound
