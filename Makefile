@@ -8,7 +8,7 @@ CODE := $(wildcard nearline nearline_client services flink_jobs training local b
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help doctor machine environments demo up stop status reset test test-model test-milvus bench bench-index bench-train train evaluate docs lint
+.PHONY: help doctor machine environments demo up stop status reset observe test test-model test-milvus bench bench-index bench-train train evaluate docs lint
 
 help:  ## what can be done here
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1\t/' | awk -F '\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -51,6 +51,10 @@ test-milvus: python  ## the tests of the item index on Milvus (brings milvus-lit
 	@$(PYTHON) -m local.environments milvus services flink
 	@$(SERVICES)/python -m local.downloads
 	@.venv/milvus/bin/python -m pytest tests/contract/test_item_index.py tests/e2e/test_retrieval_on_milvus.py $(ARGS)
+
+observe: environments  ## Prometheus beside the running system: rules, alerts, queries (PORT=9090)
+	@$(SERVICES)/python -c "from local.debian import prepare_prometheus; prepare_prometheus()"
+	@$(SERVICES)/python -m local.prometheus $(if $(PORT),--port $(PORT))
 
 bench: environments  ## the benchmarks of docs/benchmarks.md
 	@$(SERVICES)/python -m benchmarks $(ARGS)

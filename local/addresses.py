@@ -35,6 +35,7 @@ class Ports:
 
     kafka: int = 9092
     kafka_controller: int = 9093
+    kafka_metrics: int = 9094
     triton_http: int = 8000
     triton: int = 8001
     triton_metrics: int = 8002
@@ -71,7 +72,7 @@ class Ports:
             name: _port(environ[variable], variable) for name, variable in _VARIABLES.items() if variable in environ
         }
         if "kafka" in given:
-            given["kafka_controller"] = given["kafka"] + 1
+            given |= {"kafka_controller": given["kafka"] + 1, "kafka_metrics": given["kafka"] + 2}
         if "triton" in given:
             given |= {"triton_http": given["triton"] - 1, "triton_metrics": given["triton"] + 1}
         return Ports(**given)
@@ -79,7 +80,12 @@ class Ports:
 
 def variable_of(name: str) -> str:
     """The variable that moves the port *name*."""
-    follows = {"kafka_controller": "kafka", "triton_http": "triton", "triton_metrics": "triton"}
+    follows = {
+        "kafka_controller": "kafka",
+        "kafka_metrics": "kafka",
+        "triton_http": "triton",
+        "triton_metrics": "triton",
+    }
     return _VARIABLES[follows.get(name, name)]
 
 

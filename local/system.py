@@ -123,7 +123,7 @@ def nearline_plan(system: System) -> Plan:
     services, flink = str(environment_python("services")), str(environment_python("flink"))
     ports = system.ports
     broker = ["-m", "local.broker", "--data", str(system.data / "kafka"), "--port", str(ports.kafka)]
-    broker += ["--controller-port", str(ports.kafka_controller)]
+    broker += ["--controller-port", str(ports.kafka_controller), "--metrics-port", str(ports.kafka_metrics)]
     triton = ["-m", "local.triton", "--grpc-port", str(ports.triton), "--http-port", str(ports.triton_http)]
     triton += ["--metrics-port", str(ports.triton_metrics)]
 
