@@ -80,13 +80,8 @@ class Ports:
 
 def variable_of(name: str) -> str:
     """The variable that moves the port *name*."""
-    follows = {
-        "kafka_controller": "kafka",
-        "kafka_metrics": "kafka",
-        "triton_http": "triton",
-        "triton_metrics": "triton",
-    }
-    return _VARIABLES[follows.get(name, name)]
+    moved_by = next((server for server in ("kafka", "triton") if name.startswith(f"{server}_")), name)
+    return _VARIABLES[moved_by]
 
 
 def data_folder(environ: Mapping[str, str] | None = None) -> Path:

@@ -85,7 +85,8 @@ class Watched:
 
     def _all_wait(self) -> bool:
         self.visit()
-        waits = "increase(nearline_user_tower_waits_total[10m]) > 0 and on () increase(nearline_item_tower_waits_total[10m]) > 0"
+        user, item = (f"increase(nearline_{tower}_waits_total[10m]) > 0" for tower in ("user_tower", "item_tower"))
+        waits = f"{user} and on () {item}"
         steps = 'increase(nearline_recommend_steps_total{step="tower_unavailable"}[10m]) > 0'
         return bool(self.ask(waits) and self.ask(steps))
 
