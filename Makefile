@@ -5,6 +5,7 @@ SERVICES := .venv/services/bin
 TRAIN := .venv/train/bin
 RUNTIME := services triton flink
 CODE := $(wildcard nearline nearline_client services flink_jobs training local benchmarks)
+WATCHED := tools/panels.py tools/dashboards.py tools/metrics_docs.py
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -87,7 +88,7 @@ lint: python  ## ruff and mypy
 	@$(PYTHON) -m local.environments services --dev
 	@$(SERVICES)/ruff check .
 	@$(SERVICES)/ruff format --check .
-	@$(SERVICES)/mypy $(CODE)
+	@$(SERVICES)/mypy $(CODE) $(WATCHED)
 
 .PHONY: python
 python:

@@ -161,7 +161,6 @@ def _canary(settings: Settings) -> Line:
         settings.host,
         settings.canary_port,
         "canary",
-        lag="",
         freshness="nearline_canary_click_to_answer_seconds",
         words="its clicks used",
     )

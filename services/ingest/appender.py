@@ -46,10 +46,8 @@ class Appender:
         self._waiting: deque[_Entry] = deque()
         self._task: asyncio.Task[None] | None = None
         self._away: Unavailable | None = None
-        for metric in (_ACKNOWLEDGED, _GROUP):
+        for metric in (_ACKNOWLEDGED, _GROUP, _WAITING, _LOG_UP):
             begin(metric, [topic])
-        for gauge_ in (_WAITING, _LOG_UP):
-            begin(gauge_, [topic])
         _LOG_UP.labels(topic).set(1)
 
     @property
@@ -101,8 +99,10 @@ class Appender:
         return group
 
     async def _append_group(self, group: list[_Entry]) -> None:
+        messages = [message for one in group for message in one.messages]
+        _GROUP.labels(self._topic).observe(len(messages))
         try:
-            offsets = list(await self._send(self._topic, [m for one in group for m in one.messages], group[0].headers))
+            offsets = list(await self._send(self._topic, messages, group[0].headers))
         except BadInput as error:
             await self._append_one_by_one(group, error)
         except Unavailable as error:

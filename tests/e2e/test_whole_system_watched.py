@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import isnan
@@ -62,7 +63,8 @@ class Watched:
         self._send("PUT", f"{ingest}/items/watched", {"title": f"lantern number {self._rounds}"})
         self._send("GET", f"{retrieval}/recommend/w-1")
         self._send("GET", f"{retrieval}/search?q=lantern")
-        self._send("POST", f"{retrieval}/recommend", {"events": [{"item_id": "teapot-1", "type": "click"}]})
+        looked = {"item_id": "teapot-1", "type": "view", "time_ms": time.time_ns() // 1_000_000}
+        self._send("POST", f"{retrieval}/recommend", {"events": [looked]})
 
     def _send(self, method: str, url: str, body: Any = None) -> httpx.Response | None:
         try:
