@@ -153,17 +153,18 @@ def _erased(body: Mapping[str, Any], user_id: str, version: int) -> Sequence:
     return erased_sequence(user_id, version)
 
 
-def _cause(told: object) -> Cause | None:
+def _cause(told: Any) -> Cause | None:
     """What is *told* of the cause; a form that is not known here is no reason to refuse a history: ``None``."""
     try:
-        body: Mapping[str, Any] = told  # type: ignore[assignment]
-        event_id, traceparent = body["event_id"], body.get("traceparent", "")
-        times = body["produced_ms"], body["appended_ms"]
+        event_id, produced_ms, appended_ms = told["event_id"], told["produced_ms"], told["appended_ms"]
+        traceparent, synthetic = told.get("traceparent", ""), told.get("synthetic", False)
     except (KeyError, TypeError, AttributeError):
         return None
-    if not (type(event_id) is type(traceparent) is str and all(type(each) is int for each in times)):
+    if type(event_id) is not str or type(traceparent) is not str:
         return None
-    return Cause(event_id, *times, traceparent, body.get("synthetic") is True)
+    if type(produced_ms) is not int or type(appended_ms) is not int:
+        return None
+    return Cause(event_id, produced_ms, appended_ms, traceparent, synthetic is True)
 
 
 def _profile(body: Mapping[str, Any]) -> tuple[Context, int]:

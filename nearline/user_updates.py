@@ -57,9 +57,12 @@ def decode_user_update(raw: bytes | None) -> UserUpdate:
         body = orjson.loads(raw or b"")
         if body["v"] != 1:
             raise BadInput("unknown_version", f"user update version must be 1, came {body['v']!r:.80}")
-        versions = [int(body[name]) for name in ("history_version", "vector_version", "seen_version", "stored_ms")]
+        history, vector, seen, stored_ms = (
+            int(body[name]) for name in ("history_version", "vector_version", "seen_version", "stored_ms")
+        )
         produced_ms = body.get("produced_ms")
         event_id, traceparent = str(body.get("event_id", "")), str(body.get("traceparent", ""))
-        return UserUpdate(*versions, event_id, None if produced_ms is None else int(produced_ms), traceparent)
+        produced_ms = None if produced_ms is None else int(produced_ms)
+        return UserUpdate(history, vector, seen, stored_ms, event_id, produced_ms, traceparent)
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         raise BadInput("bad_user_update", f"not a user update of version 1 ({error!r:.120}): {raw!r:.80}") from None

@@ -123,8 +123,8 @@ class Rule:
             stored, snapshot = self._folded(after, left, seen(), append_ms)
             after = with_snapshot(after, append_ms=append_ms)
         item = event.item_id if share else None
-        outcome = _outcome(user, after, seen=stored, snapshot=snapshot, item=item, gain=share)
-        return _caused(outcome, event, append_ms)
+        cause = None if event.produced_ms is None or event.merged_from else _cause(event, event.produced_ms, append_ms)
+        return _outcome(user, after, seen=stored, snapshot=snapshot, item=item, gain=share, cause=cause)
 
     def _stray(self, user: User, left: list[Met], seen: SeenBytes, append_ms: int) -> Outcome:
         """What *left* tells that never got into the window: news to the seen items, or nothing."""
@@ -189,13 +189,10 @@ class Rule:
         return Outcome(state, encode_seen_items(told), snapshot=snapshot, sent_on=passed, late=late)
 
 
-def _caused(outcome: Outcome, event: Event, append_ms: int) -> Outcome:
-    """The outcome whose sequence names its cause; what a merge brought was measured when it came to the session."""
-    if event.produced_ms is None or outcome.sequence is None or event.merged_from:
-        return outcome
+def _cause(event: Event, produced_ms: int, append_ms: int) -> Cause:
+    """The event as its user's sequence names it; not for what a merge brought: that was measured in its session."""
     traceparent = event.traceparent if event.traceparent and is_traced(event.traceparent) else ""
-    cause = Cause(event.event_id, event.produced_ms, append_ms, traceparent, event.synthetic)
-    return outcome._replace(sequence=with_cause(outcome.sequence, cause))
+    return Cause(event.event_id, produced_ms, append_ms, traceparent, event.synthetic)
 
 
 def _uncovered(user: User, stored: bytes | None) -> list[Met]:
@@ -226,7 +223,10 @@ def _outcome(
     snapshot: bytes | None = None,
     item: str | None = None,
     gain: float = 0.0,
+    cause: Cause | None = None,
 ) -> Outcome:
     sequence = sequence_of(after)
     shown = sequence if is_shown(before, after) else None
+    if shown is not None and cause is not None:
+        shown = with_cause(shown, cause)
     return Outcome(encode_state(after, sequence), seen, shown, snapshot, item, gain)

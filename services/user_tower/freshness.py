@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from nearline.sequences import Cause
 from nearline.telemetry import FINE_BUCKETS_S, counter, seconds
-from nearline.tracing import Spans, note
+from nearline.tracing import About, Spans, note
 from services.user_tower.documents import Arrived, News
 
 MOST_MS = 300_000
@@ -73,8 +73,9 @@ class Freshness:
     def _tell(self, arrived: Sequence[Arrived], now_ns: int, laps: Laps) -> Cause:
         for cause, appended_ms in arrived:
             _observe(cause, appended_ms, now_ns // 1_000_000)
+        newest = arrived[-1].cause
         traced = self._noted(arrived, now_ns, laps) if self._spans is not None else None
-        return traced or replace(arrived[-1].cause, traceparent="")
+        return traced or (replace(newest, traceparent="") if newest.traceparent else newest)
 
     def _noted(self, arrived: Iterable[Arrived], now_ns: int, laps: Laps) -> Cause | None:
         """The newest click that is traced, its traceparent that of its vector; its own way is noted."""
@@ -87,7 +88,7 @@ class Freshness:
     def _note(self, cause: Cause, appended_ms: int, now_ns: int, laps: Laps) -> str:
         assert self._spans is not None
         appended_ns = appended_ms * 1_000_000
-        about = {"event_id": cause.event_id, "synthetic": cause.synthetic}
+        about: dict[str, About] = {"event_id": cause.event_id, "synthetic": cause.synthetic}
         # The job has no tracer of its own: its span is made of the times that its records have in the log.
         job = note(self._spans, "last_n", cause.appended_ms * 1_000_000, appended_ns, cause.traceparent, **about)
         tower = self._spans.begin("user_tower", appended_ns, job)
