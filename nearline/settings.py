@@ -108,6 +108,14 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="address that the HTTP servers bind")
     retrieval_port: Port = Field(8080, description="port of GET /recommend")
     ingest_port: Port = Field(8088, description="port of POST /events and of the items' routes")
+    web_port: Port = Field(8090, description="port of the page")
+    web_users: str = Field(
+        "17850, 13242, 12748, 14911", description="users whom the page offers to be, comma separated; those known are shown"
+    )
+    web_hosts: str = Field(
+        "", description="names by which the page is asked for, beside localhost and this machine's own, comma separated"
+    )
+    web_currency: str = Field("£", max_length=8, description="what the page writes before prices")
     ingest_body_mib: float = Field(4, gt=0, le=256, description="largest body of a request to ingest; beyond it 413")
     ingest_in_flight_mib: float = Field(
         32, gt=0, description="bodies that ingest holds until the log has them (each at least 16 KiB); beyond it 429"
