@@ -130,6 +130,17 @@ class Settings(BaseSettings):
         9102, ge=1, le=65_535, description="port of item_tower's /healthz, /readyz and /metrics"
     )
     job_port: Port = Field(9103, description="port of the last_n launcher's /metrics")
+    canary_port: Port = Field(9104, description="port of the canary's /healthz, /readyz and /metrics")
+    canary_every_s: float = Field(1.0, ge=0.05, description="the canary, a synthetic user, clicks this often")
+    metrics_of: str = Field(
+        "", description="where parts' /metrics are, if not here, such as user_tower=http://tower:9101, comma separated"
+    )
+    traces: str = Field(
+        "", description="OTLP endpoint that traces go to, such as http://127.0.0.1:4318/v1/traces; empty for none"
+    )
+    traces_share: float = Field(
+        0.01, ge=0, le=1, description="share of clicks that are traced, if there is an endpoint"
+    )
     flink_metrics_port: Port = Field(9249, description="port of Flink's own Prometheus reporter")
     flink_rest_port: Port = Field(8082, description="port of Flink's REST interface")
     flink_lib: Path = Field(Path("build/flink/lib"), description="folder with Flink's Kafka connector jar")
