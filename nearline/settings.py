@@ -110,7 +110,8 @@ class Settings(BaseSettings):
     ingest_port: Port = Field(8088, description="port of POST /events and of the items' routes")
     web_port: Port = Field(8090, description="port of the page")
     web_users: str = Field(
-        "17850, 13242, 12748, 14911", description="users whom the page offers to be, comma separated; those known are shown"
+        "17850, 13242, 12748, 14911",
+        description="users whom the page offers to be, comma separated, if known",
     )
     web_hosts: str = Field(
         "", description="names by which the page is asked for, beside localhost and this machine's own, comma separated"

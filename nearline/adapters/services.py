@@ -13,7 +13,7 @@ _UNPROVEN = 401
 
 
 class Services:
-    """Both services behind one pool of kept connections; *key* gives the headers that carry the key, read anew after 401.
+    """Both services behind one pool of kept connections; *key* gives the headers with the key; read again after 401.
 
     Belongs to the event loop that it is used in; ``close`` lets go of the connections.
     """

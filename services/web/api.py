@@ -48,7 +48,7 @@ def create_app(
     *,
     names: Iterable[str] = (),
 ) -> Strict:
-    """The application; *status* are /healthz, /readyz and /metrics, *names* by which the page goes beside this machine's."""
+    """The application; *status* are /healthz, /readyz and /metrics, *names* the page's own beside this machine's."""
 
     async def problem(request: Request, error: Exception) -> Response:
         status, words = _problem_of(error)

@@ -12,19 +12,23 @@ import uvloop
 from nearline.adapters.doors import Doors
 from nearline.adapters.http import bind, status_routes
 from nearline.adapters.kafka import TableReader, log_extent, newest_of
+from nearline.adapters.parts import PartsMetrics
 from nearline.adapters.services import Services
-from nearline.errors import NearlineError, Unavailable
+from nearline.errors import NearlineError
 from nearline.followers import Follower
 from nearline.guard import App
 from nearline.key_file import key_headers
+from nearline.log import Record
 from nearline.process import open_within
 from nearline.settings import Settings, load_settings
 from nearline.telemetry import configure_logs, get_logger
-from nearline.topics import USER_SEQUENCES, user_updates_topic
+from nearline.topics import CLICKS_DLQ, ITEMS_DLQ, USER_SEQUENCES, USER_SEQUENCES_DLQ, user_updates_topic
+from nearline.topics import RULES as RULES_TOPIC
 from services.web.api import RULES, create_app
 from services.web.assets import Assets
 from services.web.clicks import Clicks
 from services.web.histories import Histories
+from services.web.letters import NEWEST, RuleList
 from services.web.operator_routes import OperatorRoutes
 from services.web.pulse import Pulse
 from services.web.shop import Shop
@@ -33,6 +37,7 @@ from services.web.showing import Pages
 from services.web.watching import Watchers
 
 _SWITCH_S = 0.0005  # how long a client's thread may keep the interpreter from a page
+_QUEUES = (CLICKS_DLQ, ITEMS_DLQ, USER_SEQUENCES_DLQ)
 _GRACE_S = 1  # pages that are told of changes never end by themselves
 
 
@@ -52,8 +57,13 @@ class Service:
         shop = Shop(self._services, self._histories)
         assets = Assets()
         pages = Pages(assets, currency=settings.web_currency)
-        shop_routes = ShopRoutes(shop, pages, watchers, Clicks(), Pulse(), _words(settings.web_users))
-        operator_routes = OperatorRoutes(shop, pages)
+        rules = RuleList()
+        self._rules = Follower(RULES_TOPIC, lambda: TableReader(settings.brokers, RULES_TOPIC), rules.take_in)
+        self._metrics = PartsMetrics.of(settings)
+        self._pulse = Pulse(self._metrics.read)
+        clicks, users = Clicks(), _words(settings.web_users)
+        shop_routes = ShopRoutes(shop, pages, watchers, clicks, self._pulse, users)
+        operator_routes = OperatorRoutes(shop, pages, watchers, clicks, self._pulse, rules, self._letters, users)
         app = create_app(
             shop_routes,
             operator_routes,
@@ -77,14 +87,17 @@ class Service:
         try:
             async with contextlib.AsyncExitStack() as stack:
                 stack.push_async_callback(self._services.close)
+                stack.push_async_callback(self._metrics.close)
                 self._start_at = await self._ends(settings.startup_deadline_s)
                 server = _server(self._app)
                 loop = asyncio.get_running_loop()
                 for number in (signal.SIGTERM, signal.SIGINT):
                     loop.add_signal_handler(number, setattr, server, "should_exit", True)
                 async with asyncio.TaskGroup() as parts:
-                    work = (self._updates.run(), self._sequences.run(), self._doors.run(), self._ask_once())
-                    background = [parts.create_task(part) for part in work]
+                    follows = [
+                        each.run() for each in (self._updates, self._sequences, self._rules, self._doors, self._pulse)
+                    ]
+                    background = [parts.create_task(part) for part in (*follows, self._ask_once())]
                     get_logger().info("serving", port=listener.getsockname()[1])
                     await server.serve(sockets=[listener])
                     for task in background:
@@ -104,11 +117,25 @@ class Service:
         return found
 
     def _newest_sequences(self) -> TableReader:
-        return TableReader(self._settings.brokers, USER_SEQUENCES, start_at={**self._start_at, **self._sequences.positions()})
+        return TableReader(
+            self._settings.brokers, USER_SEQUENCES, start_at={**self._start_at, **self._sequences.positions()}
+        )
 
     async def _find(self, user_id: str) -> bytes | None:
         record = await newest_of(self._settings.brokers, USER_SEQUENCES, user_id.encode())
         return None if record is None else record.value
+
+    async def _letters(self) -> list[Record]:
+        """The newest dead letters of each queue."""
+        extent = await log_extent(self._settings.brokers, _QUEUES)
+        records: list[Record] = []
+        for queue in _QUEUES:
+            topic = extent.topics[queue]
+            start = {part: max(topic.first[part], end - NEWEST) for part, end in topic.end.items()}
+            async with TableReader(self._settings.brokers, queue, start_at=start) as reader:
+                while not reader.caught_up:
+                    records += await reader.poll()
+        return records
 
     async def _ask_once(self) -> None:
         """Ask both services until they answer once: then there is something to show."""

@@ -1,4 +1,4 @@
-"""What a browser loads beside the pages: read once, named by a digest of its content, so that it may be kept for good."""
+"""What a browser loads beside the pages: read once, named by a digest of its content, so it may be kept for good."""
 
 import gzip
 import hashlib

@@ -92,7 +92,9 @@ def _plain(x: float, y: float, size: float, colour: str) -> str:
 def _dots(x: float, y: float, size: float, colour: str) -> str:
     step = size / 3
     places = [(dx * step, dy * step) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dx + dy) % 2 == 0]
-    return "".join(f'<circle cx="{x + dx:g}" cy="{y + dy:g}" r="{size / 11:.3g}" fill="{colour}"/>' for dx, dy in places)
+    return "".join(
+        f'<circle cx="{x + dx:g}" cy="{y + dy:g}" r="{size / 11:.3g}" fill="{colour}"/>' for dx, dy in places
+    )
 
 
 def _stripes(x: float, y: float, size: float, colour: str) -> str:
@@ -108,7 +110,7 @@ def _heart(x: float, y: float, size: float, colour: str) -> str:
     s = size / 30
     return (
         f'<path transform="translate({x:g} {y:g}) scale({s:.3g})" fill="{colour}" '
-        'd="M0 11C-15 0-10-11-4-10-1-9.500 -6 0-6 0-6 1-9.500 4-10 10-11 15 0 0 11Z"/>'
+        'd="M0 11C-15 0-10-11-4-10-1-9.5 0-6 0-6S1-9.5 4-10C10-11 15 0 0 11Z"/>'
     )
 
 
@@ -161,7 +163,8 @@ def _box(p: Paint) -> tuple[str, tuple[float, float, float]]:
 
 def _jar(p: Paint) -> tuple[str, tuple[float, float, float]]:
     return (
-        f'<path d="M38 42h44c8 6 9 14 9 22v28a10 10 0 0 1-10 10H39a10 10 0 0 1-10-10V64c0-8 1-16 9-22Z" fill="{p.main}"/>'
+        '<path d="M38 42h44c8 6 9 14 9 22v28a10 10 0 0 1-10 10H39a10 10 0 0 1-10-10V64c0-8 1-16 9-22Z" '
+        f'fill="{p.main}"/>'
         f'<rect x="36" y="25" width="48" height="15" rx="4" fill="{p.shade}"/>'
         f'<path d="M37 62v26" stroke="{p.light}" stroke-width="4" stroke-linecap="round" opacity=".7"/>'
     ), (62, 73, 32)
@@ -196,7 +199,8 @@ def _lamp(p: Paint) -> tuple[str, tuple[float, float, float]]:
         f'<path d="M44 24h32l16 40H28Z" fill="{p.main}"/>'
         f'<path d="M28 64h64l-2-5H30Z" fill="{p.shade}" opacity=".45"/>'
         f'<path d="M40 103c0-7 9-10 20-10s20 3 20 10Z" fill="{p.shade}"/>'
-        '<path d="M40 70c6 7 34 7 40 0" fill="none" stroke="#f0b24a" stroke-width="3" stroke-linecap="round" opacity=".8"/>'
+        '<path d="M40 70c6 7 34 7 40 0" fill="none" stroke="#f0b24a" stroke-width="3" stroke-linecap="round" '
+        'opacity=".8"/>'
     ), (60, 44, 24)
 
 
@@ -241,7 +245,8 @@ def _cakestand(p: Paint) -> tuple[str, tuple[float, float, float]]:
 
 def _plate(p: Paint) -> tuple[str, tuple[float, float, float]]:
     return (
-        f'<circle cx="60" cy="60" r="41" fill="{p.main}"/><circle cx="60" cy="60" r="28" fill="{p.shade}" opacity=".35"/>'
+        f'<circle cx="60" cy="60" r="41" fill="{p.main}"/><circle cx="60" cy="60" r="28" fill="{p.shade}" '
+        'opacity=".35"/>'
         f'<circle cx="60" cy="60" r="35" fill="none" stroke="{p.light}" stroke-width="2.500" stroke-dasharray="2 6"/>'
     ), (60, 60, 32)
 
@@ -301,7 +306,8 @@ def _bunting(p: Paint) -> tuple[str, tuple[float, float, float]]:
 
 def _card(p: Paint) -> tuple[str, tuple[float, float, float]]:
     return (
-        f'<rect x="34" y="26" width="56" height="74" rx="3" fill="{p.shade}" opacity=".55" transform="rotate(7 62 63)"/>'
+        f'<rect x="34" y="26" width="56" height="74" rx="3" fill="{p.shade}" opacity=".55" '
+        'transform="rotate(7 62 63)"/>'
         f'<rect x="30" y="24" width="56" height="74" rx="3" fill="{p.main}"/>'
         f'<rect x="37" y="31" width="42" height="60" rx="2" fill="none" stroke="{p.light}" stroke-width="2"/>'
     ), (58, 61, 30)
@@ -359,7 +365,8 @@ def _bottle(p: Paint) -> tuple[str, tuple[float, float, float]]:
         f'<rect x="50" y="16" width="20" height="14" rx="3" fill="{p.shade}"/>'
         f'<path d="M48 30h24c0 8 16 10 16 26v36a10 10 0 0 1-10 10H42a10 10 0 0 1-10-10V56c0-16 16-18 16-26Z" '
         f'fill="{p.main}"/>'
-        f'<rect x="39" y="54" width="42" height="40" rx="6" fill="none" stroke="{p.shade}" stroke-width="2" opacity=".5"/>'
+        f'<rect x="39" y="54" width="42" height="40" rx="6" fill="none" stroke="{p.shade}" stroke-width="2" '
+        'opacity=".5"/>'
     ), (60, 74, 30)
 
 

@@ -213,5 +213,3 @@ def timing(clicked: Clicked) -> dict[str, str]:
     """The click's delays as ``Server-Timing``: until the log had it, and until an answer had used it."""
     used = f', used;dur={clicked.used_ms:.1f};desc="until an answer used it"' if clicked.is_used else ""
     return {"Server-Timing": f'log;dur={clicked.logged_ms:.1f};desc="until the log had it"{used}'}
-
-

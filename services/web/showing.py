@@ -67,7 +67,7 @@ class Pages:
         )
         self._environment.globals |= {
             "asset": assets.url,
-            "picture": lambda item: Markup(picture(item["item_id"], item["category"], item["title"])),
+            "picture": self._picture,
             "product_url": lambda item_id, user: _url("/product/", item_id, user=user),
             "category_url": lambda category, user: _url("/category/", category, user=user),
             "user_url": lambda user_id: f"/operator/users/{quote(user_id, safe='')}",
@@ -86,6 +86,11 @@ class Pages:
             "shopper": shopper_name,
             "digest": lambda text: f"{text:.14}…" if len(text) > 16 else text,
         }
+
+    def _picture(self, item: Any) -> Markup:
+        """The picture of an item or of an event's; drawn here, so it needs no escaping."""
+        item_id, category, title = (self._environment.getattr(item, name) for name in ("item_id", "category", "title"))
+        return Markup(picture(item_id, category, title))
 
     def text(self, template: str, **told: Any) -> str:
         """The template as text."""
@@ -126,7 +131,7 @@ def ago(ms: float) -> str:
 def milliseconds(seconds: float | None) -> str:
     """Seconds in milliseconds as people read them: 0.62 ms, 18 ms, 1.2 s; a dash for what nobody can say."""
     if seconds is None:
-        return "–"
+        return "-"
     if seconds >= 1:
         return f"{seconds:.1f} s"
     ms = seconds * 1000
