@@ -142,6 +142,7 @@ class Page:
         self.api = MemoryShop()
         self.looked_for: list[str] = []
         self.letters: list[Record] = []
+        self.letters_of = self._letters
         self.rules = RuleList()
         self.watchers = Watchers()
         self.clicks = Clicks()
@@ -155,7 +156,7 @@ class Page:
         users = (USER, "nobody")
         self.shop_routes = ShopRoutes(self.shop, pages, self.watchers, self.clicks, self.pulse, users)
         self.operator_routes = OperatorRoutes(
-            self.shop, pages, self.watchers, self.clicks, self.pulse, self.rules, self._letters, users
+            self.shop, pages, self.watchers, self.clicks, self.pulse, self.rules, lambda: self.letters_of(), users
         )
         status = status_routes(lambda: {"all": True})
         self.app = create_app(self.shop_routes, self.operator_routes, pages, assets, status, names=("shop.example",))

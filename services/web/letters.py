@@ -29,7 +29,7 @@ def letters_in(records: Iterable[Record]) -> list[Letter]:
     for record in records:
         try:
             letter = decode_dead_letter(record.value or b"")
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             continue
         text = (letter.value or b"").decode(errors="backslashreplace")
         found.append(Letter(record.topic, record.offset, letter, text[:_SHOWN_BYTES]))

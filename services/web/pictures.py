@@ -48,7 +48,7 @@ _COLOURS = (
     ("blue", "blue delphinium nautical sky"),
     ("purple", "purple lilac lavender violet"),
     ("brown", "brown wood wooden wicker jute natural chocolate"),
-    ("cream", "cream ivory white beige vintage antique"),
+    ("cream", "cream ivory white beige"),
     ("grey", "grey silver zinc metal glass chrome"),
     ("black", "black charcoal"),
 )
@@ -296,6 +296,25 @@ def _bauble(p: Paint) -> tuple[str, tuple[float, float, float]]:
     ), (61, 70, 36)
 
 
+def _tree(p: Paint) -> tuple[str, tuple[float, float, float]]:
+    return (
+        f'<rect x="54" y="88" width="12" height="14" fill="{p.shade}"/>'
+        f'<path d="M60 18 82 50H72l16 22H76l16 20H28l16-20H32l16-22H38Z" fill="{p.main}"/>'
+        f'<path d="M60 18 82 50H72l16 22H76l16 20H60Z" fill="{p.shade}" opacity=".22"/>'
+        f'<circle cx="54" cy="58" r="3.5" fill="{p.light}"/><circle cx="68" cy="68" r="3.5" fill="{p.light}"/>'
+        f'<circle cx="50" cy="82" r="3.5" fill="{p.light}"/><circle cx="72" cy="84" r="3.5" fill="{p.light}"/>'
+        '<circle cx="60" cy="18" r="5" fill="#d9b246"/>'
+    ), (60, 62, 0.1)
+
+
+def _stocking(p: Paint) -> tuple[str, tuple[float, float, float]]:
+    return (
+        f'<path d="M42 34h32v34c0 6 22 8 22 22 0 8-6 12-16 12-14 0-38-6-38-24Z" fill="{p.main}"/>'
+        f'<rect x="37" y="22" width="42" height="16" rx="6" fill="{p.light}"/>'
+        f'<path d="M80 102c10 0 16-4 16-12 0-3-1-6-3-8-6 4-12 10-13 20Z" fill="{p.shade}"/>'
+    ), (57, 56, 24)
+
+
 def _bunting(p: Paint) -> tuple[str, tuple[float, float, float]]:
     return (
         f'<path d="M8 34c26 20 78 20 104 0" fill="none" stroke="{p.shade}" stroke-width="3"/>'
@@ -330,6 +349,16 @@ def _cushion(p: Paint) -> tuple[str, tuple[float, float, float]]:
         f'<path d="M30 40c10 3 50 3 60 0M30 86c10-3 50-3 60 0" fill="none" stroke="{p.shade}" stroke-width="2" '
         'opacity=".6"/>'
     ), (60, 63, 34)
+
+
+def _flowers(p: Paint) -> tuple[str, tuple[float, float, float]]:
+    return (
+        '<path d="M60 74V44M60 74 42 52M60 74l18-22" stroke="#6f9a6a" stroke-width="4" fill="none"/>'
+        f'<circle cx="60" cy="34" r="13" fill="{p.main}"/><circle cx="37" cy="46" r="11" fill="{p.shade}"/>'
+        f'<circle cx="83" cy="46" r="11" fill="{p.shade}"/><circle cx="60" cy="34" r="5" fill="{p.light}"/>'
+        f'<circle cx="37" cy="46" r="4" fill="{p.light}"/><circle cx="83" cy="46" r="4" fill="{p.light}"/>'
+        f'<path d="M44 68h32c2 10-6 14-6 20 0 5 4 8 4 14H46c0-6 4-9 4-14 0-6-8-10-6-20Z" fill="{p.main}"/>'
+    ), (60, 82, 0.1)
 
 
 def _plant(p: Paint) -> tuple[str, tuple[float, float, float]]:
@@ -394,12 +423,17 @@ _BY_WORD: Mapping[str, Thing] = {
     "jar": _jar, "jars": _jar, "bottle": _bottle, "lantern": _lantern, "lanterns": _lantern, "clock": _clock,
     "clocks": _clock, "frame": _frame, "frames": _frame, "mirror": _frame, "bunting": _bunting, "garland": _bunting,
     "umbrella": _umbrella, "parasol": _umbrella, "bag": _bag, "bags": _bag, "cushion": _cushion, "balloon": _balloon,
-    "balloons": _balloon, "cake": _cupcake, "cakes": _cupcake, "box": _box, "lamp": _lamp, "chandelier": _lamp,
+    "balloons": _balloon, "cake": _cupcake, "cakes": _cupcake, "box": _box, "lamp": _lamp, "chandelier": _lamp, "sack": _bag, "tag": _card,
+    "tags": _card, "card": _card, "cards": _card, "tin": _jar, "tins": _jar, "wreath": _flowers, "flower": _flowers,
+    "flowers": _flowers, "sign": _sign, "necklace": _necklace, "bracelet": _necklace, "candle": _candle,
+    "candles": _candle, "t-light": _candle, "tree": _tree, "stocking": _stocking, "teddy": _bear, "ribbon": _ribbon,
 }  # fmt: skip
-_BY_CATEGORY: Mapping[str, Thing] = {
-    "bags": _bag, "storage": _box, "candles": _candle, "lighting": _lamp, "jewellery": _necklace, "tableware": _plate,
-    "baking": _cupcake, "wall and door": _sign, "christmas": _bauble, "decorations": _bunting, "stationery": _card,
-    "party": _balloon, "textiles": _cushion, "garden": _plant, "toys": _bear, "craft": _ribbon, "warmers": _bottle,
+_BY_CATEGORY: Mapping[str, tuple[Thing, ...]] = {
+    "bags": (_bag,), "storage": (_box, _jar), "candles": (_candle, _lantern), "lighting": (_lamp,),
+    "jewellery": (_necklace,), "tableware": (_plate, _mug), "baking": (_cupcake,), "wall and door": (_sign, _frame),
+    "christmas": (_bauble, _tree, _stocking), "decorations": (_bunting, _flowers), "stationery": (_card,),
+    "party": (_balloon,), "textiles": (_cushion,), "garden": (_plant,), "toys": (_bear,), "craft": (_ribbon,),
+    "warmers": (_bottle,),
 }  # fmt: skip
 _OTHERS = (_gift, _box, _card, _jar, _frame, _bag)
 
@@ -407,4 +441,5 @@ _OTHERS = (_gift, _box, _card, _jar, _frame, _bag)
 def _thing(category: str, words: list[str], number: int) -> Thing:
     """What to draw: by the title's last telling word, else by the category; of a category that nobody drew, any."""
     named = next((_BY_WORD[word] for word in reversed(words) if word in _BY_WORD), None)
-    return named or _BY_CATEGORY.get(category) or _OTHERS[(number >> 16) % len(_OTHERS)]
+    things = _BY_CATEGORY.get(category, _OTHERS)
+    return named or things[(number >> 16) % len(things)]

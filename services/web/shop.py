@@ -12,6 +12,7 @@ from nearline.errors import BadInput, NearlineError
 from nearline.sequences import Sequence
 from services.web.histories import Histories, now_ms, session_events, until
 
+OTHER = "other"  # what fits nowhere else stands last
 DAY_MS = 24 * 3600 * 1000
 ROW_SIZE = 12
 LIST_SIZE = 24
@@ -180,7 +181,8 @@ class Shop:
         if self._clock() - looked_at > _CATEGORIES_S or not known:
             popular, new = await asyncio.gather(self.trending(_FROM_EACH_LIST), self.latest(_FROM_EACH_LIST))
             counts = Counter(item["category"] for item in (*popular, *new) if item["category"])
-            known = [category for category, _ in counts.most_common()]
+            known = sorted((name for name in counts if name != OTHER), key=lambda name: (-counts[name], name))
+            known += [OTHER] if OTHER in counts else []
             self._categories = self._clock(), known
         return known
 

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page
 
-from local.browser import FLAGS, chromium
+from local.browsing import browsing
 from local.processes import wait_until
 from local.system import System, embedded_system
 from nearline.adapters.kafka import Producer
@@ -42,10 +42,8 @@ async def _list_everything(system: System) -> None:
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """Debian's Chromium, with an empty profile."""
-    with sync_playwright() as running:
-        started = running.chromium.launch(executable_path=str(chromium()), args=list(FLAGS))
+    with browsing() as started:
         yield started
-        started.close()
 
 
 class Seen:

@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import Page
 
 from local.browser import AXE_FILE
-from tests.browser.clicking import click, listen
+from local.browsing import click, listen
 
 TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 WIDTHS = {"desk": 1280, "phone": 390}

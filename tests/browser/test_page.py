@@ -7,12 +7,10 @@ import httpx
 import pytest
 from playwright.sync_api import Page, expect
 
+from local.browsing import SHELF, changes, click, listen, row, until
 from local.system import System
-from tests.browser.clicking import changes, click, listen, row, until
 from tests.e2e.test_whole_system import click as click_by_kafka
 from tests.e2e.test_whole_system import event
-
-SHELF = "#stage .card a"
 
 
 def test_a_click_changes_the_row_and_shows_its_delay(open_page: Any) -> None:

@@ -13,7 +13,7 @@
     answers: [["p50", "answers_p50"], ["p99", "answers_p99"]],
     lag: [["the job", "lag.last_n"], ["user tower", "lag.user_tower"], ["item tower", "lag.item_tower"], ["retrieval", "lag.retrieval"]],
   };
-  const short = (n) => n === null || n === undefined ? "–" : n >= 100 ? Math.round(n).toLocaleString("en") : n >= 10 ? n.toFixed(0) : n >= 1 ? n.toFixed(1) : n.toFixed(2);
+  const short = (n) => n === null || n === undefined ? "-" : n >= 100 ? Math.round(n).toLocaleString("en") : n >= 10 ? n.toFixed(0) : n >= 1 ? n.toFixed(1) : n.toFixed(2);
 
   const charts = [...document.querySelectorAll("[data-chart]")].map((place) => {
     const lines = CHARTS[place.dataset.chart];
@@ -23,7 +23,7 @@
       scales: { y: { range: (u, low, high) => [0, Math.max(1, high * 1.15 || 1)] } },
       axes: [{ ...axis, values: (u, ticks) => ticks.map((t) => new Date(t * 1000).toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" })), space: 90 },
              { ...axis, size: 46, values: (u, ticks) => ticks.map((t) => t >= 1000 ? t / 1000 + "k" : t) }],
-      series: [{ value: (u, t) => t ? new Date(t * 1000).toLocaleTimeString("en-GB") : "–" },
+      series: [{ value: (u, t) => t ? new Date(t * 1000).toLocaleTimeString("en-GB") : "-" },
                ...lines.map(([label], at) => ({ label, stroke: colours[at], width: 2, points: { show: false }, spanGaps: true, value: (u, v) => short(v) }))],
     }, [[], ...lines.map(() => [])], place);
     new ResizeObserver(() => plot.setSize({ width: place.clientWidth, height: 178 })).observe(place);
@@ -37,9 +37,9 @@
     if (last) tell(last);
   }
 
-  const ms = (n) => n === null ? "–" : n >= 1000 ? (n / 1000).toFixed(1) + " s" : short(n) + " ms";
-  const share = (n) => n === null ? "–" : (n * 100).toFixed(1) + " %";
-  const SAYS = { fallback_share: share, cache_hit_rate: share, recall_10: (n) => n === null ? "–" : n.toFixed(3), delta_rows: (n) => n === null ? "–" : n.toLocaleString("en"), index_items: (n) => n === null ? "–" : n.toLocaleString("en") };
+  const ms = (n) => n === null ? "-" : n >= 1000 ? (n / 1000).toFixed(1) + " s" : short(n) + " ms";
+  const share = (n) => n === null ? "-" : (n * 100).toFixed(1) + " %";
+  const SAYS = { fallback_share: share, cache_hit_rate: share, recall_10: (n) => n === null ? "-" : n.toFixed(3), delta_rows: (n) => n === null ? "-" : n.toLocaleString("en"), index_items: (n) => n === null ? "-" : n.toLocaleString("en") };
 
   function tell(point) {
     const letters = Object.values(point.dead_letters).reduce((sum, count) => sum + count, 0);

@@ -91,7 +91,7 @@
           click.ms = performance.now() - click.start;
           showDelays();
           navigator.sendBeacon("/measured", JSON.stringify({ event: click.event, ms: click.ms }));
-          document.body.dispatchEvent(new CustomEvent("nearline:changed", { detail: { event: click.event, ms: click.ms } }));
+          document.body.dispatchEvent(new CustomEvent("nearline:changed", { detail: click }));
         };
         drawn.port2.postMessage(null);
       });
