@@ -8,7 +8,7 @@ CODE := $(wildcard nearline nearline_client services flink_jobs training local b
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help doctor machine environments demo up stop status reset test test-model test-milvus bench bench-index bench-train train evaluate docs lint
+.PHONY: help doctor machine environments demo up stop status reset test test-model test-milvus bench bench-index bench-train train evaluate docs site lint
 
 help:  ## what can be done here
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1\t/' | awk -F '\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -76,6 +76,10 @@ evaluate: python  ## towers beside baselines, ablation, cold items: docs/results
 docs: python  ## docs/api.md, of the services' OpenAPI documents and docs/api_examples.toml
 	@$(PYTHON) -m local.environments services --dev
 	@$(SERVICES)/python -m tools.api_docs
+
+site: python  ## the documentation as a site, build/site/index.html; a warning or a dead link is an error (needs npm once)
+	@$(PYTHON) -m local.environments docs
+	@.venv/docs/bin/python -m tools.site
 
 lint: python  ## ruff and mypy
 	@$(PYTHON) -m local.environments services --dev
