@@ -10,12 +10,13 @@ import numpy as np
 import polars as pl
 import pytest
 
+from nearline.dataset_description import Description
 from nearline.errors import BadInput, Misconfigured, NearlineError
 from nearline.features import Features
 from nearline.items import decode_item, encode_item
+from nearline.tables import scan
 from training.data.dataset import Dataset, load_dataset
-from training.data.description import Description
-from training.data.events import kept_rows, scan, survey, typed
+from training.data.events import kept_rows, survey, typed
 from training.data.examples import make_batch
 from training.data.log import Log
 from training.data.parts import build_log, part_of, read_notes
@@ -418,7 +419,7 @@ def test_a_folder_that_is_not_there_is_named_with_its_nearest_neighbour(tmp_path
 
 def test_a_file_that_is_not_parquet_is_named(tmp_path: Path) -> None:
     (tmp_path / "interactions.parquet").write_text("user_id,item_id,time\n")
-    assert "not a parquet file" in refusal(tmp_path)
+    assert "no Parquet that can be read" in refusal(tmp_path)
 
 
 def test_shards_of_different_columns_are_refused(tmp_path: Path) -> None:
@@ -430,7 +431,7 @@ def test_shards_of_different_columns_are_refused(tmp_path: Path) -> None:
 def test_items_that_are_not_parquet_are_refused(tmp_path: Path) -> None:
     folder = write(tmp_path / "shop")
     (folder / "items.parquet").write_text("item_id,title\n")
-    assert "can not be read" in refusal(folder)
+    assert "can be read" in refusal(folder)
 
 
 def test_the_digest_changes_with_the_data_and_its_rules_but_not_with_the_recipe(tmp_path: Path) -> None:
