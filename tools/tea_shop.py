@@ -57,7 +57,10 @@ def visits(chance: random.Random, sold: list[Row], likes: dict[str, list[str]]) 
                 what = chance.choices(("seen", "basket", "bought"), (6, 2, 1))[0]
                 rows.append((moment, customer, chance.choice(among)[0], what, device))
                 moment += timedelta(seconds=chance.randint(20, 300))
-    return ((customer, sku, what, f"{moment:%Y-%m-%d %H:%M:%S}", device) for moment, customer, sku, what, device in sorted(rows))
+    return (
+        (customer, sku, what, f"{moment:%Y-%m-%d %H:%M:%S}", device)
+        for moment, customer, sku, what, device in sorted(rows)
+    )
 
 
 def write(folder: Path) -> None:
