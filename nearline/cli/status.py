@@ -195,7 +195,7 @@ def of_topic(metrics: Metrics, topic: str) -> Metrics:
     """The metrics without those of other topics, and those of *topic* as if they had no such label."""
     label = f'topic="{topic}"'
     return {
-        name.replace(f"{{{label}}}", "").replace(f"{label},", ""): value
+        name.replace(f"{{{label}}}", "").replace(f"{label},", "").replace(f",{label}", ""): value
         for name, value in metrics.items()
         if label in name or 'topic="' not in name
     }

@@ -35,6 +35,12 @@ def test_a_quantile_of_one_topic_is_not_mixed_with_another() -> None:
     assert quantile(of_topic(told, "items"), "a_seconds", 0.99) == 5.0
 
 
+def test_labels_may_come_in_any_order() -> None:
+    """The library writes a bucket's bound before or after the others, as it likes."""
+    told = {'a_seconds_count{topic="clicks"}': 10.0, 'a_seconds_bucket{le="0.002",topic="clicks"}': 10.0}
+    assert quantile(of_topic(told, "clicks"), "a_seconds", 0.99) == 0.002
+
+
 def test_the_door_tells_what_came_in_and_what_was_refused() -> None:
     told = {
         "nearline_ingest_events_accepted_total": 1_200.0,
