@@ -8,7 +8,7 @@ CODE := $(wildcard nearline nearline_client services flink_jobs training local b
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help doctor machine environments demo up stop status reset test test-model test-milvus bench bench-index bench-train train evaluate docs site lint
+.PHONY: help doctor machine environments demo up stop status reset test test-model test-milvus test-browser screenshots bench-page bench bench-index bench-train train evaluate docs site lint
 
 help:  ## what can be done here
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1\t/' | awk -F '\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -41,7 +41,7 @@ reset:  ## stop it and delete its data (YES=1: without asking)
 test: python  ## all tests that need no torch
 	@$(PYTHON) -m local.environments $(RUNTIME) --dev
 	@$(SERVICES)/python -m local.downloads --tests
-	@$(SERVICES)/python -m pytest --ignore tests/model $(ARGS)
+	@$(SERVICES)/python -m pytest --ignore tests/model --ignore tests/browser $(ARGS)
 
 test-model: python  ## the tests of the training code (brings torch: 2.5 GB to download)
 	@$(PYTHON) -m local.environments train baselines
@@ -51,6 +51,21 @@ test-milvus: python  ## the tests of the item index on Milvus (brings milvus-lit
 	@$(PYTHON) -m local.environments milvus services flink
 	@$(SERVICES)/python -m local.downloads
 	@.venv/milvus/bin/python -m pytest tests/contract/test_item_index.py tests/e2e/test_retrieval_on_milvus.py $(ARGS)
+
+test-browser: environments  ## the page in a real browser: Debian's Chromium before the whole system
+	@$(PYTHON) -m local.environments services --dev
+	@$(SERVICES)/python -m local.browser
+	@$(SERVICES)/python -m pytest tests/browser $(ARGS)
+
+screenshots: environments  ## the README's pictures of the page, into docs/pictures
+	@$(PYTHON) -m local.environments services --dev
+	@$(SERVICES)/python -m local.browser
+	@$(SERVICES)/python -m tools.screenshots $(ARGS)
+
+bench-page: environments  ## click to changed row, and first paint, by the browser's clock
+	@$(PYTHON) -m local.environments services --dev
+	@$(SERVICES)/python -m local.browser
+	@$(SERVICES)/python -m benchmarks.page $(ARGS)
 
 bench: environments  ## the benchmarks of docs/benchmarks.md
 	@$(SERVICES)/python -m benchmarks $(ARGS)

@@ -22,6 +22,7 @@ _VARIABLES: Mapping[str, str] = {
     "user_tower": "NEARLINE_USER_TOWER_PORT",
     "item_tower": "NEARLINE_ITEM_TOWER_PORT",
     "job": "NEARLINE_JOB_PORT",
+    "web": "NEARLINE_WEB_PORT",
     "flink_metrics": "NEARLINE_FLINK_METRICS_PORT",
     "flink_rest": "NEARLINE_FLINK_REST_PORT",
 }
@@ -44,6 +45,7 @@ class Ports:
     job: int = 9103
     flink_metrics: int = 9249
     flink_rest: int = 8082
+    web: int = 8090
 
     def by_name(self) -> dict[str, int]:
         """All ports by what listens there."""

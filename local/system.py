@@ -101,6 +101,11 @@ class System:
         return f"http://{HOST}:{self.ports.ingest}"
 
     @property
+    def page(self) -> str:
+        """The address of the page."""
+        return f"http://{HOST}:{self.ports.web}/"
+
+    @property
     def key(self) -> str:
         """The key of all scopes that this machine's own programs present."""
         return own_key(load_settings(self.settings))
@@ -142,6 +147,7 @@ def nearline_plan(system: System) -> Plan:
         part("retrieval", services, ["-m", "services.retrieval"], http_ok(ports.retrieval, "/readyz"), 180.0),
         part("ingest", services, ["-m", "services.ingest"], http_ok(ports.ingest, "/readyz"), 180.0),
         part("last_n", flink, ["-m", "flink_jobs.last_n.job"], http_ok(ports.job, "/readyz"), 180.0),
+        part("web", services, ["-m", "services.web"], http_ok(ports.web, "/readyz"), 180.0),
     ]
     topics = Task("topics", (services, "-m", "nearline.cli", "init"))
     return [first, topics, Task("key", (services, "-m", "nearline.cli", "keys", "ensure")), rest]
@@ -343,6 +349,7 @@ def addresses(system: System) -> str:
     untold = {"NEARLINE_DATA", "NEARLINE_KAFKA_PASSWORD"}
     moved = {name: value for name, value in system.settings.items() if ports != Ports() and name not in untold}
     lines = [
+        f"the page         {system.page} (the shop), {system.page}operator",
         f"recommendations  {system.retrieval}/recommend/<user_id>",
         f"events, items    {system.ingest}/events, /items/<item_id>, /users/<user_id>",
         f"Kafka            {system.bootstrap}",

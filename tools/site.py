@@ -7,27 +7,25 @@ pages. Nothing that a page loads may come from another host, and every link and 
 somewhere; a site that breaks either is an error. Links to others are not followed.
 """
 
-import base64
-import hashlib
 import re
 import shutil
 import subprocess
 import sys
-import tarfile
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-ROOT = Path(__file__).parent.parent
-DOCS, SITE = ROOT / "docs", ROOT / "build" / "site"
-KEPT = ROOT / "build" / "mermaid"
+from local.layout import BUILD, ROOT
+from local.npm import fetch
+from nearline.errors import Misconfigured, Unavailable
+
+DOCS, SITE, KEPT = ROOT / "docs", BUILD / "site", BUILD / "mermaid"
 # One file without requests of its own; mermaid's other build loads its parts when it needs them. MIT.
 MERMAID = "@mermaid-js/tiny@11.17.2"
 MERMAID_SHA512 = "PmFr1c5cSfNf5AngLLR98DrbvR4U5KeD7I+hQkGqG5w5Veu3QT4dG0qu9f99cpn/sKj2XxRBK0q7EL6hr9NY/A=="
-MERMAID_FILES = {"package/dist/mermaid.tiny.js": "mermaid.tiny.js", "package/LICENSE": "mermaid.LICENSE"}
+MERMAID_FILES = {"dist/mermaid.tiny.js": KEPT / "mermaid.tiny.js", "LICENSE": KEPT / "mermaid.LICENSE"}
 
 # What a browser fetches by itself. An address in an <a> is only followed by whoever clicks on it.
 _LOADED = {"script": ("src",), "img": ("src",), "iframe": ("src",), "source": ("src",), "link": ("href",)}
@@ -35,10 +33,6 @@ _LOADED |= {"video": ("src", "poster"), "audio": ("src",), "embed": ("src",), "o
 _NOT_FETCHED = {"canonical", "search", "index", "next", "prev", "author", "license", "help"}
 _OUTSIDE = re.compile(r"^\s*(?:[a-z]+:)?//", re.IGNORECASE)
 _IN_CSS = re.compile(r"""(?:url\(\s*|@import\s+)["']?((?:https?:)?//[^"')\s]+)""", re.IGNORECASE)
-
-
-class SiteError(Exception):
-    """What is wrong, and what to do."""
 
 
 @dataclass
@@ -104,37 +98,9 @@ def _target(file: Path, link: str) -> tuple[Path, str]:
     return (file.parent / unquote(parts.path)).resolve() if parts.path else file, unquote(parts.fragment)
 
 
-def fetch_mermaid() -> None:
-    """Put mermaid into build/mermaid unless it is there; ``SiteError`` if npm gives none or another one."""
-    if all((KEPT / name).is_file() for name in MERMAID_FILES.values()):
-        return
-    if shutil.which("npm") is None:
-        raise SiteError("npm is needed once, to fetch what draws the diagrams: apt install npm")
-    with tempfile.TemporaryDirectory() as folder:
-        command = ["npm", "pack", MERMAID, "--silent", "--pack-destination", folder]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        packed = sorted(Path(folder).glob("*.tgz"))
-        if done.returncode or not packed:
-            raise SiteError(f"npm could not fetch {MERMAID} ({done.stderr.strip():.300}); check the network, run again")
-        unpack(packed[0], MERMAID_SHA512, KEPT)
-
-
-def unpack(package: Path, sha512: str, folder: Path) -> None:
-    """Put mermaid's files of *package* into *folder*; ``SiteError`` if it is not the package of digest *sha512*."""
-    found = base64.b64encode(hashlib.sha512(package.read_bytes()).digest()).decode()
-    if found != sha512:
-        raise SiteError(f"{package.name} has the digest {found}, expected {sha512}: this is not the file that we know")
-    folder.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(package) as opened:
-        for inside, name in MERMAID_FILES.items():
-            member = opened.extractfile(inside)
-            assert member is not None, inside
-            (folder / name).write_bytes(member.read())
-
-
 def build() -> None:
-    """Build the site anew; ``SiteError`` for any warning of the generator and any fault of what it built."""
-    fetch_mermaid()
+    """Build the site anew; ``Misconfigured`` for any warning of the generator and any fault of what it built."""
+    fetch(MERMAID, MERMAID_SHA512, MERMAID_FILES)
     shutil.rmtree(SITE, ignore_errors=True)
     doctrees = SITE.with_name("site-doctrees")
     command = [
@@ -152,15 +118,15 @@ def build() -> None:
         str(doctrees),
     ]
     if subprocess.run([*command, str(DOCS), str(SITE)], check=False).returncode:
-        raise SiteError("the pages have errors (above)")
+        raise Misconfigured("the pages have errors (above)")
     found = list(faults(SITE))
     if found:
-        raise SiteError("\n  ".join(["the built pages have faults:", *found]))
+        raise Misconfigured("\n  ".join(["the built pages have faults:", *found]))
 
 
 if __name__ == "__main__":
     try:
         build()
-    except SiteError as problem:
+    except (Misconfigured, Unavailable) as problem:
         sys.exit(f"site: {problem}")
     print(f"built {len(list(SITE.rglob('*.html')))} pages: {(SITE / 'index.html').relative_to(ROOT)}")

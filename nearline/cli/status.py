@@ -33,7 +33,7 @@ def status() -> None:
     """Show every part, its lag and its freshness; exit status 1 if something is down."""
     settings = load_settings()
     lines = [_log(settings), _ingest(settings), _job(settings)]
-    lines += [_user_tower(settings), _item_tower(settings), _retrieval(settings)]
+    lines += [_user_tower(settings), _item_tower(settings), _retrieval(settings), _web(settings)]
     table = Table("part", "state", "", "what to do")
     colours = {"ready": "green", "starting": "yellow", "restarting": "red", "down": "red"}
     for line in lines:
@@ -146,6 +146,20 @@ def _retrieval(settings: Settings) -> Line:
     )
     known = _metrics(url.host, url.port or 80, headers) if line.state == "ready" else None
     return line if known is None else replace(line, detail="; ".join(filter(None, (line.detail, index_words(known)))))
+
+
+def _web(settings: Settings) -> Line:
+    line = _service(
+        settings.host,
+        settings.web_port,
+        "web",
+        lag="",
+        freshness="nearline_web_click_to_row_seconds",
+        words="rows changed on screen",
+        headers=key_headers(settings),
+    )
+    address = f"http://{settings.host}:{settings.web_port}/"
+    return line if line.state == "down" else replace(line, detail="; ".join(filter(None, (address, line.detail))))
 
 
 def index_words(metrics: Metrics) -> str:

@@ -1,15 +1,11 @@
 """The documentation's site: what it must not have is seen, and its pages have a place in it."""
 
-import base64
-import hashlib
-import io
 import re
-import tarfile
 from pathlib import Path
 
 import pytest
 
-from tools.site import DOCS, MERMAID_FILES, SiteError, faults, unpack
+from tools.site import DOCS, faults
 
 GOOD = """<html><head><link rel="stylesheet" href="_static/s.css"><link rel="canonical" href="https://elsewhere.example/">
 <script src="_static/s.js?v=1"></script></head>
@@ -59,25 +55,6 @@ def test_a_style_sheet_that_loads_a_font_from_elsewhere_is_named(tmp_path: Path)
 
 def test_no_page_at_all_is_a_fault(tmp_path: Path) -> None:
     assert list(faults(tmp_path)) == [f"no page in {tmp_path}"]
-
-
-def package(folder: Path) -> Path:
-    file = folder / "tiny.tgz"
-    with tarfile.open(file, "w:gz") as opened:
-        for inside in MERMAID_FILES:
-            member = tarfile.TarInfo(inside)
-            member.size = len(inside)
-            opened.addfile(member, io.BytesIO(inside.encode()))
-    return file
-
-
-def test_what_draws_diagrams_is_taken_only_with_its_digest(tmp_path: Path) -> None:
-    file = package(tmp_path)
-    with pytest.raises(SiteError, match="not the file that we know"):
-        unpack(file, "other", tmp_path / "kept")
-    assert not (tmp_path / "kept").exists()
-    unpack(file, base64.b64encode(hashlib.sha512(file.read_bytes()).digest()).decode(), tmp_path / "kept")
-    assert {path.name for path in (tmp_path / "kept").iterdir()} == set(MERMAID_FILES.values())
 
 
 def test_every_page_has_a_place_in_the_contents() -> None:
