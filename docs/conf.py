@@ -29,6 +29,7 @@ myst_heading_anchors = 4
 myst_fence_as_directive = ["mermaid"]
 highlight_language = "none"
 
+html_favicon = "_static/icon.svg"
 html_theme = "furo"
 html_title = "Nearline"
 html_static_path = ["_static", "../build/mermaid"]  # the latter: tools/site.py

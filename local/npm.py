@@ -1,4 +1,4 @@
-"""Files of npm's packages, taken once and only as we know them: for the tests' browser and the documentation's diagrams.
+"""Files of npm's packages, taken once and only as we know them: for the browser tests and the diagrams of the site.
 
 Standard library only.
 """

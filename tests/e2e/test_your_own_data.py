@@ -15,6 +15,7 @@ import httpx
 from local.layout import ROOT
 from local.processes import wait_until
 from local.system import System, embedded_system
+from tools.follow import commands
 
 PAGE = (ROOT / "docs" / "your-own-data.md").read_text()
 DEADLINE_S = 240.0
@@ -22,10 +23,9 @@ DEADLINE_S = 240.0
 ELSEWHERE = ("make ", "NEARLINE_SPACE=", "python3 -m local.environments", ".venv/train/")
 
 
-def commands() -> list[str]:
+def of_a_running_system() -> list[str]:
     """The lines of the page's shell blocks that a running system can be asked, without their comments."""
-    lines = [line for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()]
-    asked = [line.split("  #")[0].strip() for line in lines if not line.startswith(ELSEWHERE)]
+    asked = [line for line in commands(PAGE) if not line.startswith(ELSEWHERE)]
     assert all(line.startswith("bin/nearline ") for line in asked), asked
     return asked
 
@@ -54,7 +54,7 @@ def used(system: System, user_id: str) -> bool:
 
 
 def test_the_pages_commands_do_what_it_says(system: System) -> None:
-    told = commands()
+    told = of_a_running_system()
     assert told[0] == "bin/nearline import folder data/tea-shop"
     imported = shell(system, told[0])
     (promised,) = re.findall(r"```text\n(.*?)```", PAGE, re.DOTALL)
