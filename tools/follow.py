@@ -2,8 +2,8 @@
 
     python3 -m tools.follow docs/your-own-data.md
 
-Standard library only, so that it runs in a clone that has nothing yet. It ends at the first command that fails; what the
-page starts stays up.
+Standard library only, so that it runs in a clone that has nothing yet. It ends at the first command that fails; what
+the page starts stays up.
 """
 
 import re
