@@ -169,6 +169,22 @@ def test_times_may_be_dates_or_texts_of_dates(tmp_path: Path) -> None:
     assert load_dataset(told).log.time_ms[0] == START_MS
 
 
+def test_a_folder_may_hold_csv_as_a_shop_has_it(tmp_path: Path) -> None:
+    """Ids stay as they stand, dates are times, and the log is that of the same tables in Parquet."""
+    rows = pl.DataFrame(events()).with_columns(pl.col("item_id").replace("i0", "007"))
+    days = rows.with_columns(pl.from_epoch("time", time_unit="ms").dt.strftime("%Y-%m-%d %H:%M:%S"))
+    for name, write_it in (("csv", days.write_csv), ("parquet", rows.write_parquet)):
+        (tmp_path / name).mkdir()
+        write_it(tmp_path / name / f"interactions.{name}")
+    (tmp_path / "csv" / "items.csv").write_text("item_id,title,price,listed_ms\n007,1984,3.5,2026-01-02\n")
+    read, same = load_dataset(tmp_path / "csv"), load_dataset(tmp_path / "parquet")
+    assert read.items["007"].title == "1984"
+    assert (read.items["007"].price, read.items["007"].listed_ms) == (3.5, 1_767_312_000_000)
+    assert sorted(read.items) == sorted(same.items) == ["007", "i1", "i2"]
+    assert read.log.time_ms.tolist() == same.log.time_ms.tolist()
+    assert read.digest != same.digest
+
+
 def test_whole_numbers_that_were_stored_as_floats_are_the_same_ids(tmp_path: Path) -> None:
     raw = {**events(users=1), "user_id": [17850.0] * 5 + [None]}
     data = load_dataset(write(tmp_path / "shop", raw, users={"user_id": [17850], "country": ["France"]}))
