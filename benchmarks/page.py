@@ -12,7 +12,7 @@ import json
 import random
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -78,9 +78,12 @@ def _first_paint(browser: Browser, address: str) -> float:
 
 
 @contextmanager
-def filled() -> Iterator[str]:
-    """The address of the page before a system of its own that holds the demo's shop."""
-    with tempfile.TemporaryDirectory() as folder, embedded_system(Path(folder) / "data", say=print) as system:
+def filled(settings: Mapping[str, str] | None = None) -> Iterator[str]:
+    """The address of the page before a system of its own, with *settings*, that holds the demo's shop."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        embedded_system(Path(folder) / "data", settings=settings, say=print) as system,
+    ):
         demo.fill(load_settings(system.settings), load_recording(demo.RECORDING))
         yield system.page
 

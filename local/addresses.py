@@ -23,6 +23,7 @@ _VARIABLES: Mapping[str, str] = {
     "item_tower": "NEARLINE_ITEM_TOWER_PORT",
     "job": "NEARLINE_JOB_PORT",
     "web": "NEARLINE_WEB_PORT",
+    "canary": "NEARLINE_CANARY_PORT",
     "flink_metrics": "NEARLINE_FLINK_METRICS_PORT",
     "flink_rest": "NEARLINE_FLINK_REST_PORT",
 }
@@ -43,6 +44,7 @@ class Ports:
     user_tower: int = 9101
     item_tower: int = 9102
     job: int = 9103
+    canary: int = 9104
     flink_metrics: int = 9249
     flink_rest: int = 8082
     web: int = 8090

@@ -80,10 +80,10 @@ class System:
     ) -> None:
         self.data = data.absolute()
         self.ports = ports
-        self.plan = (plan or nearline_plan)(self)
         self.supervisor = Supervisor(self.data)
         self.settings = {**(settings or {}), **ports.environment(), "NEARLINE_DATA": str(self.data)}
         load_settings(self.settings)
+        self.plan = (plan or nearline_plan)(self)
 
     @property
     def bootstrap(self) -> str:
@@ -149,6 +149,8 @@ def nearline_plan(system: System) -> Plan:
         part("last_n", flink, ["-m", "flink_jobs.last_n.job"], http_ok(ports.job, "/readyz"), 180.0),
         part("web", services, ["-m", "services.web"], http_ok(ports.web, "/readyz"), 180.0),
     ]
+    if load_settings(system.settings).canary_every_s:
+        rest.append(part("canary", services, ["-m", "services.canary"], http_ok(ports.canary, "/readyz"), 60.0))
     topics = Task("topics", (services, "-m", "nearline.cli", "init"))
     return [first, topics, Task("key", (services, "-m", "nearline.cli", "keys", "ensure")), rest]
 
@@ -215,9 +217,10 @@ def embedded_system(
 ) -> Iterator[System]:
     """The whole system, ready, on free ports unless *ports* are given; no process is left at exit, the data stays.
 
-    *settings* are further NEARLINE_* variables. It ends with this process, however this process ends.
+    *settings* are further NEARLINE_* variables. There is no canary unless they ask for one: who counts or measures
+    wants no clicks but his own. It ends with this process, however this process ends.
     """
-    system = System(data, ports or Ports.free(), settings)
+    system = System(data, ports or Ports.free(), {"NEARLINE_CANARY_EVERY_S": "0", **(settings or {})})
     up(system, say, end_with_us=True)
     try:
         yield system

@@ -132,7 +132,9 @@ class Settings(BaseSettings):
     )
     job_port: Port = Field(9103, description="port of the last_n launcher's /metrics")
     canary_port: Port = Field(9104, description="port of the canary's /healthz, /readyz and /metrics")
-    canary_every_s: float = Field(1.0, ge=0.05, description="the canary, a synthetic user, clicks this often")
+    canary_every_s: float = Field(
+        1.0, ge=0, description="the canary, a synthetic user, clicks this often; 0: never, and it is not started here"
+    )
     metrics_of: str = Field(
         "", description="where parts' /metrics are, if not here, such as user_tower=http://tower:9101, comma separated"
     )
@@ -156,6 +158,9 @@ class Settings(BaseSettings):
         description="signs the pages of lists, the same for all replicas; default: the file `page-secret` in data",
     )
     store_timeout_ms: int = Field(20, gt=0, description="deadline of one read of the store on the request path")
+    log_key: SecretStr = Field(
+        SecretStr(""), description="keys the hashes that stand for users in logs; empty: whoever has ids can tell them"
+    )
     log_level: str = Field("info", description="debug, info, warning or error")
     log_format: str = Field("json", description="json or console")
 
@@ -198,6 +203,11 @@ class Settings(BaseSettings):
     def seen_policy(self) -> SeenPolicy:
         """For how long an event of each type makes its item count as seen; ``Misconfigured`` naming a bad part."""
         return parse_seen_policy(self.seen)
+
+    @property
+    def log_options(self) -> dict[str, str]:
+        """How ``configure_logs`` is to log."""
+        return {"level": self.log_level, "style": self.log_format, "key": self.log_key.get_secret_value()}
 
     @property
     def history_ttl_ms(self) -> int:

@@ -7,10 +7,15 @@ the functions here, so that all of them start with ``nearline_``.
 import logging
 import sys
 from collections.abc import Sequence
-from typing import cast
+from contextvars import ContextVar
+from typing import NamedTuple, cast
 
 import structlog
 from prometheus_client import Counter, Gauge, Histogram
+from structlog.typing import EventDict, Processor
+
+from nearline.hashing import pseudonym
+from nearline.tracing import is_traced, trace_id_of
 
 LATENCY_BUCKETS_S = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 30.0, 300.0)
 # The E12 series from 1 ms to 1 s: no bound is more than a quarter above the one before, so a percentile that is read
@@ -23,14 +28,66 @@ FINE_BUCKETS_S = (
 )
 
 
-def configure_logs(part: str, *, level: str = "info", style: str = "json") -> None:
-    """Log to stderr as one JSON object a line (or coloured text, *style* ``console``), each naming *part*."""
-    last: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer() if style == "console" else structlog.processors.JSONRenderer()
-    )
+class Request(NamedTuple):
+    """The request that is being answered, as log lines name it; empty for what it has not."""
+
+    id: str
+    user_id: str = ""
+    traceparent: str = ""
+
+
+_REQUEST: ContextVar[Request | None] = ContextVar("request", default=None)
+
+
+def in_request(request: Request) -> None:
+    """What this task logs from here on is about *request*."""
+    _REQUEST.set(request)
+
+
+def with_request(_: object, __: str, line: EventDict) -> EventDict:
+    """Add the ids of the request that the line belongs to."""
+    request = _REQUEST.get()
+    if request is not None:
+        line.setdefault("request_id", request.id)
+        if request.user_id:
+            line.setdefault("user_id", request.user_id)
+        if is_traced(request.traceparent):
+            line.setdefault("trace_id", trace_id_of(request.traceparent))
+    return line
+
+
+def without_user_ids(key: str = "") -> Processor:
+    """Puts ``user``, a hash by *key*, in the place of every ``user_id``: no log line names a person."""
+
+    def hashed(_: object, __: str, line: EventDict) -> EventDict:
+        if "user_id" in line:
+            line["user"] = pseudonym(str(line.pop("user_id")), key)
+        return line
+
+    return hashed
+
+
+def logs_requests() -> bool:
+    """Whether each request is to be logged: at level debug."""
+    return _logs_requests
+
+
+_logs_requests = False
+
+
+def configure_logs(part: str, *, level: str = "info", style: str = "json", key: str = "") -> None:
+    """Log to stderr as one JSON object a line (or coloured text, *style* ``console``), each naming *part*.
+
+    A line tells the request and the trace that it belongs to, and of a user only a hash by *key*.
+    """
+    global _logs_requests
+    _logs_requests = level.lower() == "debug"
+    last: Processor = structlog.dev.ConsoleRenderer() if style == "console" else structlog.processors.JSONRenderer()
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
+            with_request,
+            without_user_ids(key),
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,

@@ -19,7 +19,7 @@ FOLDER = ROOT / "docs" / "pictures"
 DESK, PHONE = (1280, 860), (390, 844)
 _SEARCHES = ("lantern", "garden", "tea light")
 _SETTLED_S = 0.7  # animations take .38 s
-_MARKED_S = 4.0  # until the operator's charts have points
+_MARKED_S = 20.0  # until the operator's charts have points
 
 
 def shoot(browser: Browser, address: str) -> list[Path]:
@@ -73,7 +73,7 @@ def main() -> None:
         if address:
             pictures = shoot(browser, address)
         else:
-            with filled() as started:
+            with filled({"NEARLINE_CANARY_EVERY_S": "1"}) as started:
                 pictures = shoot(browser, started)
     for picture in pictures:
         print(f"  {picture.relative_to(ROOT)}  {picture.stat().st_size // 1024} KiB")

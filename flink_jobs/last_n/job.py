@@ -314,7 +314,7 @@ def main() -> None:
         signal.signal(number, _end)
     try:
         settings = load_settings()
-        configure_logs(NAME, level=settings.log_level, style=settings.log_format)
+        configure_logs(NAME, **settings.log_options)
         # Flink's client sets this where it starts us; on one machine we start Flink.
         run(settings, inside_cluster="PYFLINK_GATEWAY_PORT" in os.environ)
     except Misconfigured as error:

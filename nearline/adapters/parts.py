@@ -13,6 +13,7 @@ from nearline.live import Page, Pages, metrics_urls, read_page
 from nearline.settings import Settings
 
 _TIMEOUT_S = 2.0
+_KEPT_S = 3.0  # parts hang up on who says nothing for five seconds; one who asks just then would find them away
 _WANT_A_KEY = ("ingest", "retrieval")
 
 
@@ -39,7 +40,8 @@ class PartsMetrics:
     def __init__(self, addresses: Mapping[str, str], key: Mapping[str, str] | None = None) -> None:
         self._addresses = dict(addresses)
         self._key = dict(key or {})  # the headers that carry it
-        self._client = httpx.AsyncClient(timeout=_TIMEOUT_S, follow_redirects=True)
+        limits = httpx.Limits(keepalive_expiry=_KEPT_S)
+        self._client = httpx.AsyncClient(timeout=_TIMEOUT_S, follow_redirects=True, limits=limits)
 
     @classmethod
     def of(cls, settings: Settings) -> Self:

@@ -1,7 +1,9 @@
 """``nearline status``: every part, its lag and its freshness on one screen."""
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import httpx
 import typer
@@ -10,6 +12,7 @@ from rich.table import Table
 
 from nearline.adapters.kafka import Topics
 from nearline.cli.console import console
+from nearline.cli.watching import watching
 from nearline.errors import Unavailable
 from nearline.key_file import key_headers
 from nearline.settings import Settings, load_settings
@@ -29,11 +32,18 @@ class Line:
     mend: str = ""
 
 
-def status() -> None:
+def status(
+    watch: Annotated[bool, typer.Option("--watch", help="Follow live figures until Ctrl-C.")] = False,
+    every: Annotated[float, typer.Option(min=0.2, help="With --watch: seconds between two looks.")] = 1.0,
+) -> None:
     """Show every part, its lag and its freshness; exit status 1 if something is down."""
     settings = load_settings()
+    if watch:
+        asyncio.run(watching(settings, console, every_s=every))
+        return
     lines = [_log(settings), _ingest(settings), _job(settings)]
     lines += [_user_tower(settings), _item_tower(settings), _retrieval(settings), _web(settings)]
+    lines += [_canary(settings)] if settings.canary_every_s else []
     table = Table("part", "state", "", "what to do")
     colours = {"ready": "green", "starting": "yellow", "restarting": "red", "down": "red"}
     for line in lines:
@@ -160,6 +170,28 @@ def _web(settings: Settings) -> Line:
     )
     address = f"http://{settings.host}:{settings.web_port}/"
     return line if line.state == "down" else replace(line, detail="; ".join(filter(None, (address, line.detail))))
+
+
+def _canary(settings: Settings) -> Line:
+    line = _service(
+        settings.host,
+        settings.canary_port,
+        "canary",
+        lag="",
+        freshness="nearline_canary_click_to_answer_seconds",
+        words="its clicks used",
+    )
+    known = _metrics(settings.host, settings.canary_port) if line.state == "ready" else None
+    return line if known is None else replace(line, detail="; ".join(filter(None, (canary_words(known), line.detail))))
+
+
+def canary_words(metrics: Metrics) -> str:
+    """What became of the canary's clicks since its start, in words."""
+    used, late, refused = (
+        metrics.get(f'nearline_canary_clicks_total{{outcome="{outcome}"}}', 0)
+        for outcome in ("used", "late", "refused")
+    )
+    return f"{used:,.0f} clicks used, {late:,.0f} late, {refused:,.0f} refused"
 
 
 def index_words(metrics: Metrics) -> str:

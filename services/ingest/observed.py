@@ -5,7 +5,7 @@ import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from nearline.telemetry import counter, seconds
+from nearline.telemetry import Request, counter, get_logger, in_request, logs_requests, seconds
 
 _REQUESTS = counter("ingest_requests_total", "Answered requests", "route", "status")
 _SECONDS = seconds("ingest_request_seconds", "From a request's first byte here to its answer", "route")
@@ -24,7 +24,8 @@ class Observed:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        request_id = _request_id(scope)
+        request_id, traceparent = _request_id(scope), _header(scope, b"traceparent")
+        in_request(Request(request_id.decode("latin-1"), traceparent=traceparent))
         route = scope["path"].split("/", 2)[1] if scope["path"].startswith("/") else ""
         route = route if route in _ROUTES else "other"
 
@@ -32,7 +33,10 @@ class Observed:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id)]
                 _REQUESTS.labels(route, str(message["status"])).inc()
-                _SECONDS.labels(route).observe(time.perf_counter() - started)
+                took_s = time.perf_counter() - started
+                _SECONDS.labels(route).observe(took_s)
+                if logs_requests():
+                    get_logger().debug("request", route=route, status=message["status"], took_ms=round(took_s * 1e3, 3))
             await send(message)
 
         await self._app(scope, receive, send_observed)
@@ -40,9 +44,11 @@ class Observed:
 
 def _request_id(scope: Scope) -> bytes:
     """The caller's id if it is a short printable one, else a new one."""
-    for name, value in scope["headers"]:
-        if name == b"x-request-id":
-            text = bytes(value).decode("latin-1")
-            if 0 < len(text) <= 128 and text.isascii() and text.isprintable():
-                return bytes(value)
+    given = _header(scope, b"x-request-id")
+    if 0 < len(given) <= 128 and given.isascii() and given.isprintable():
+        return given.encode()
     return secrets.token_hex(8).encode()
+
+
+def _header(scope: Scope, wanted: bytes) -> str:
+    return next((bytes(value).decode("latin-1") for name, value in scope["headers"] if name == wanted), "")

@@ -17,6 +17,7 @@ from nearline.adapters.indexes import engine_for
 from nearline.adapters.kafka import TableReader, log_extent
 from nearline.adapters.queueing import queueing
 from nearline.adapters.seals import Seal, secret_of
+from nearline.adapters.spans import spans_for
 from nearline.adapters.stores import store_for
 from nearline.errors import NearlineError, Unavailable
 from nearline.followers import Follower
@@ -34,6 +35,7 @@ from services.retrieval.rule_parts import RuleParts
 from services.retrieval.session_vectors import KnownItems
 from services.retrieval.store_guard import GuardedStore
 from services.retrieval.text_index import TextIndex
+from services.retrieval.traced import TracedClicks
 
 _SWITCH_S = 0.0005  # how long another thread (Kafka's, the builder's) may keep the interpreter from an answer
 
@@ -83,6 +85,7 @@ class Service:
         self._rules = RuleParts(settings)
         secret = secret_of(settings.page_secret.get_secret_value(), settings.data / "page-secret")
         index = self._items.index
+        self._spans = spans_for(settings, "retrieval")
         recommender = Recommender(
             index,
             self._store,
@@ -92,6 +95,7 @@ class Service:
             exposures=self._rules.exposures,
             budget_ms=settings.budget_ms,
             is_hearing=lambda: self._updates.caught_up,
+            traced=None if self._spans is None else TracedClicks(self._spans),
         )
         self._reads = ReadParts(
             settings, index, self._store, recommender, known=self._items.known, texts=self._items.texts
@@ -140,6 +144,8 @@ class Service:
             await self._rules.close()
             await self._store.close()
             await self._items.close()
+            if self._spans is not None:
+                await self._spans.close()
 
     async def _hear(self) -> None:
         """Follow the users' updates, from now on: what was written before is read with the documents."""
@@ -200,7 +206,7 @@ def main() -> int:
     status = 0
     try:
         settings = load_settings()
-        configure_logs("retrieval", level=settings.log_level, style=settings.log_format)
+        configure_logs("retrieval", **settings.log_options)
         sys.setswitchinterval(_SWITCH_S)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(Service(settings).serve())

@@ -13,7 +13,7 @@ from nearline.adapters.doors import Doors
 from nearline.adapters.http import bind, status_routes
 from nearline.adapters.kafka import TableReader, log_extent, newest_of
 from nearline.adapters.parts import PartsMetrics
-from nearline.adapters.services import Services
+from nearline.adapters.services import ServiceName, Services
 from nearline.errors import NearlineError
 from nearline.followers import Follower
 from nearline.guard import App
@@ -46,7 +46,7 @@ class Service:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        addresses = {"retrieval": settings.retrieval, "ingest": settings.ingest}
+        addresses: dict[ServiceName, str] = {"retrieval": settings.retrieval, "ingest": settings.ingest}
         self._services = Services(addresses, lambda: key_headers(settings))
         self._histories = Histories(self._find)
         watchers = Watchers()

@@ -418,15 +418,15 @@ def _gift(p: Paint) -> tuple[str, tuple[float, float, float]]:
 
 
 _BY_WORD: Mapping[str, Thing] = {
-    "mug": _mug, "mugs": _mug, "cup": _mug, "cups": _mug, "teapot": _teapot, "cakestand": _cakestand,
-    "plate": _plate, "plates": _plate, "bowl": _plate, "bowls": _plate, "doily": _plate, "doilies": _plate,
-    "jar": _jar, "jars": _jar, "bottle": _bottle, "lantern": _lantern, "lanterns": _lantern, "clock": _clock,
-    "clocks": _clock, "frame": _frame, "frames": _frame, "mirror": _frame, "bunting": _bunting, "garland": _bunting,
-    "umbrella": _umbrella, "parasol": _umbrella, "bag": _bag, "bags": _bag, "cushion": _cushion, "balloon": _balloon,
-    "balloons": _balloon, "cake": _cupcake, "cakes": _cupcake, "box": _box, "lamp": _lamp, "chandelier": _lamp, "sack": _bag, "tag": _card,
-    "tags": _card, "card": _card, "cards": _card, "tin": _jar, "tins": _jar, "wreath": _flowers, "flower": _flowers,
-    "flowers": _flowers, "sign": _sign, "necklace": _necklace, "bracelet": _necklace, "candle": _candle,
-    "candles": _candle, "t-light": _candle, "tree": _tree, "stocking": _stocking, "teddy": _bear, "ribbon": _ribbon,
+    "mug": _mug, "mugs": _mug, "cup": _mug, "cups": _mug, "teapot": _teapot, "cakestand": _cakestand, "plate": _plate,
+    "plates": _plate, "bowl": _plate, "bowls": _plate, "doily": _plate, "doilies": _plate, "jar": _jar, "jars": _jar,
+    "bottle": _bottle, "lantern": _lantern, "lanterns": _lantern, "clock": _clock, "clocks": _clock, "frame": _frame,
+    "frames": _frame, "mirror": _frame, "bunting": _bunting, "garland": _bunting, "umbrella": _umbrella,
+    "parasol": _umbrella, "bag": _bag, "bags": _bag, "cushion": _cushion, "balloon": _balloon, "balloons": _balloon,
+    "cake": _cupcake, "cakes": _cupcake, "box": _box, "lamp": _lamp, "chandelier": _lamp, "sack": _bag, "tag": _card,
+    "tags": _card, "card": _card, "cards": _card, "tin": _jar, "tins": _jar, "wreath": _flowers, "sign": _sign,
+    "necklace": _necklace, "bracelet": _necklace, "candle": _candle, "candles": _candle, "t-light": _candle,
+    "tree": _tree, "stocking": _stocking, "teddy": _bear, "ribbon": _ribbon,
 }  # fmt: skip
 _BY_CATEGORY: Mapping[str, tuple[Thing, ...]] = {
     "bags": (_bag,), "storage": (_box, _jar), "candles": (_candle, _lantern), "lighting": (_lamp,),

@@ -48,6 +48,12 @@ def test_nobody_is_near_among_nobody() -> None:
     assert Users().nearest(0) == []
 
 
+def test_a_synthetic_user_is_near_nobody() -> None:
+    users = Users()
+    users.put(**{"canary:1": user(20), "a": user(10)})
+    assert users.nearest(20) == ["a"]
+
+
 def test_who_was_silent_longest_is_forgotten_first() -> None:
     users = Users(most=3)
     users.put(a=user(1))

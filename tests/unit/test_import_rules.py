@@ -31,6 +31,7 @@ ONE_FILE_EACH = {
     "jwt": "nearline/adapters/tokens.py",
     "kafka": "nearline/adapters/kafka.py",
     "lmdb": "nearline/adapters/lmdb.py",
+    "opentelemetry": "nearline/adapters/traces.py",
     "pymilvus": "nearline/adapters/milvus.py",
     "supervisor": "local/supervision.py",
     "throttled": "nearline/adapters/limits.py",

@@ -31,6 +31,8 @@ def test_a_quantile_of_one_topic_is_not_mixed_with_another() -> None:
         'a_seconds_count{topic="items"}': 10.0,
         'a_seconds_bucket{topic="items",le="5.0"}': 10.0,
     }
+    last = {'a_seconds_count{topic="clicks"}': 10.0, 'a_seconds_bucket{le="0.002",topic="clicks"}': 10.0}
+    assert quantile(of_topic(last, "clicks"), "a_seconds", 0.99) == 0.002
     assert quantile(of_topic(told, "clicks"), "a_seconds", 0.99) == 0.002
     assert quantile(of_topic(told, "items"), "a_seconds", 0.99) == 5.0
 

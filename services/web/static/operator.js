@@ -19,7 +19,7 @@
     const lines = CHARTS[place.dataset.chart];
     const axis = { stroke: ink, grid: { stroke: "#e9e3d7", width: 1 }, ticks: { stroke: "#e9e3d7" }, font: "12px system-ui, sans-serif" };
     const plot = new uPlot({
-      width: place.clientWidth, height: 178, cursor: { points: { size: 6 } },
+      width: place.clientWidth, height: 178, cursor: { points: { size: 6 } }, legend: { live: false },
       scales: { y: { range: (u, low, high) => [0, Math.max(1, high * 1.15 || 1)] } },
       axes: [{ ...axis, values: (u, ticks) => ticks.map((t) => new Date(t * 1000).toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" })), space: 90 },
              { ...axis, size: 46, values: (u, ticks) => ticks.map((t) => t >= 1000 ? t / 1000 + "k" : t) }],

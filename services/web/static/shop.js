@@ -9,6 +9,7 @@
   const user = document.body.dataset.user;
   const calm = matchMedia("(prefers-reduced-motion: reduce)");
   const NEWNESS_MS = 6000;
+  const PRODUCT_MS = 250; // the product's page waits no longer for the row than this
   let waiting = null; // the newest click: its event, when it was (the browser's clock), and what the row showed then
   let shownBy = ""; // the answer that showed the item which was clicked last
 
@@ -24,6 +25,7 @@
     const { click: item, type = "click", request } = clicked.dataset;
     if (request) shownBy = request;
     const click = { event: newId(), start: event.timeStamp, hadChanged: false };
+    waiting?.goOn?.();
     waiting = click;
     row.setAttribute("aria-busy", "true");
     send(click, new URLSearchParams({ user, item, type, event: click.event, request: shownBy }));
@@ -41,7 +43,17 @@
       if (click === waiting) delays.textContent = "That click did not arrive: " + problem.message;
     }
     if (click === waiting) row.removeAttribute("aria-busy");
+    click.goOn?.();
   }
+
+  // The product's own page comes after the row: both at once would take the row's time in server and browser.
+  document.body.addEventListener("htmx:confirm", (event) => {
+    const click = waiting;
+    if (!event.target.matches("[data-click]") || !click || click.hadChanged) return;
+    event.preventDefault();
+    click.goOn = () => { delete click.goOn; event.detail.issueRequest(true); };
+    setTimeout(() => click.goOn?.(), PRODUCT_MS);
+  });
 
   // --- the row: the click's own answer and the stream both bring the change; what comes second is left alone
 
@@ -90,6 +102,7 @@
         drawn.port1.onmessage = () => {
           click.ms = performance.now() - click.start;
           showDelays();
+          click.goOn?.();
           navigator.sendBeacon("/measured", JSON.stringify({ event: click.event, ms: click.ms }));
           document.body.dispatchEvent(new CustomEvent("nearline:changed", { detail: click }));
         };
