@@ -5,10 +5,11 @@ SERVICES := .venv/services/bin
 TRAIN := .venv/train/bin
 RUNTIME := services triton flink
 CODE := $(wildcard nearline nearline_client services flink_jobs training local benchmarks)
+WATCHED := tools/panels.py tools/dashboards.py tools/metrics_docs.py
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help doctor machine environments demo up stop status reset test test-model test-milvus bench bench-index bench-train train evaluate docs lint
+.PHONY: help doctor machine environments demo up stop status reset test test-model test-milvus observe test-browser screenshots bench-page bench bench-index bench-train train evaluate docs site lint
 
 help:  ## what can be done here
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1\t/' | awk -F '\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -41,7 +42,7 @@ reset:  ## stop it and delete its data (YES=1: without asking)
 test: python  ## all tests that need no torch
 	@$(PYTHON) -m local.environments $(RUNTIME) --dev
 	@$(SERVICES)/python -m local.downloads --tests
-	@$(SERVICES)/python -m pytest --ignore tests/model $(ARGS)
+	@$(SERVICES)/python -m pytest --ignore tests/model --ignore tests/browser $(ARGS)
 
 test-model: python  ## the tests of the training code (brings torch: 2.5 GB to download)
 	@$(PYTHON) -m local.environments train baselines
@@ -51,6 +52,25 @@ test-milvus: python  ## the tests of the item index on Milvus (brings milvus-lit
 	@$(PYTHON) -m local.environments milvus services flink
 	@$(SERVICES)/python -m local.downloads
 	@.venv/milvus/bin/python -m pytest tests/contract/test_item_index.py tests/e2e/test_retrieval_on_milvus.py $(ARGS)
+
+observe: environments  ## Prometheus beside the running system: rules, alerts, queries (PORT=9090)
+	@$(SERVICES)/python -c "from local.debian import prepare_prometheus; prepare_prometheus()"
+	@$(SERVICES)/python -m local.prometheus $(if $(PORT),--port $(PORT))
+
+test-browser: environments  ## the page in a real browser: Debian's Chromium before the whole system
+	@$(PYTHON) -m local.environments services --dev
+	@$(SERVICES)/python -m local.browser
+	@$(SERVICES)/python -m pytest tests/browser $(ARGS)
+
+screenshots: environments  ## the README's pictures of the page, into docs/pictures
+	@$(PYTHON) -m local.environments services --dev
+	@$(SERVICES)/python -m local.browser
+	@$(SERVICES)/python -m tools.screenshots $(ARGS)
+
+bench-page: environments  ## click to changed row, and first paint, by the browser's clock
+	@$(PYTHON) -m local.environments services --dev
+	@$(SERVICES)/python -m local.browser
+	@$(SERVICES)/python -m benchmarks.page $(ARGS)
 
 bench: environments  ## the benchmarks of docs/benchmarks.md
 	@$(SERVICES)/python -m benchmarks $(ARGS)
@@ -73,15 +93,21 @@ evaluate: python  ## towers beside baselines, ablation, cold items: docs/results
 	@$(PYTHON) -m local.environments train baselines
 	@$(TRAIN)/python -m training.study $(if $(DATA),--data $(DATA)) $(ARGS)
 
-docs: python  ## docs/api.md, of the services' OpenAPI documents and docs/api_examples.toml
+docs: python  ## docs/api.md of the services' OpenAPI documents and docs/api_examples.toml, docs/metrics.md, the dashboards
 	@$(PYTHON) -m local.environments services --dev
 	@$(SERVICES)/python -m tools.api_docs
+	@$(SERVICES)/python -m tools.metrics_docs
+	@$(SERVICES)/python -m tools.dashboards
+
+site: python  ## the documentation as a site, build/site/index.html; a warning or a dead link is an error (needs npm once)
+	@$(PYTHON) -m local.environments docs
+	@.venv/docs/bin/python -m tools.site
 
 lint: python  ## ruff and mypy
 	@$(PYTHON) -m local.environments services --dev
 	@$(SERVICES)/ruff check .
 	@$(SERVICES)/ruff format --check .
-	@$(SERVICES)/mypy $(CODE)
+	@$(SERVICES)/mypy $(CODE) $(WATCHED)
 
 .PHONY: python
 python:

@@ -17,7 +17,19 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from benchmarks import freshness, ingest, overload, recommend, resources, searchable, session, sustained, waiting
+from benchmarks import (
+    canary,
+    freshness,
+    ingest,
+    instrumentation,
+    overload,
+    recommend,
+    resources,
+    searchable,
+    session,
+    sustained,
+    waiting,
+)
 from benchmarks.about import about, load_average
 from benchmarks.catalogue import bench_items
 from benchmarks.neighbours import watch
@@ -34,6 +46,8 @@ MEASUREMENTS: Mapping[str, Callable[[Stage], dict[str, Any]]] = {
     "freshness": freshness.measure,
     "searchable": searchable.measure,
     "after": waiting.measure,
+    "canary": canary.measure,
+    "instrumentation": instrumentation.measure,
     "recommend.idle": recommend.measure_idle,
     "session": session.measure,
     "reads_under_load": recommend.measure_under_load,

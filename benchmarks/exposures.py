@@ -58,12 +58,13 @@ def main() -> None:
         )
         print(f"{'exposed':>8} {'p50 ms':>8} {'p99 ms':>8} {'max ms':>8} {'CPU us/answer':>14} {'sent':>9}")
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            world = runner.run(_world())
+            made = runner.run(world())
             for share in (0.0, 1.0, 0.0, 1.0):
-                print(runner.run(_measured(world, broker.bootstrap, share, asked.rate, asked.seconds)), flush=True)
+                print(runner.run(_measured(made, broker.bootstrap, share, asked.rate, asked.seconds)), flush=True)
 
 
-async def _world() -> tuple[Catalogue, GuardedStore]:
+async def world() -> tuple[Catalogue, GuardedStore]:
+    """A catalogue in its graph, and a store with users' documents, answering."""
     random = np.random.default_rng(1)
     vectors = random.standard_normal((ITEMS, SPACE.dimension)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)

@@ -40,6 +40,8 @@ class Scale:
     steady_s: float = 20.0
     seen_users: int = 100
     waits: int = 300
+    canary_clicks: int = 2_000
+    pairs: int = 20
 
 
 QUICK = Scale(
@@ -54,6 +56,8 @@ QUICK = Scale(
     steady_s=5,
     seen_users=5,
     waits=30,
+    canary_clicks=150,
+    pairs=3,
 )
 
 

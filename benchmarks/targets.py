@@ -67,5 +67,9 @@ TARGETS = (
     Target("overload: p99 of the kept over steady", ("overload", "kept_over_steady_p99"), 3, 2, "x"),
     Target("overload: memory grown", ("overload", "memory_growth_mib"), 32, None, "MiB"),
     Target("after= that must wait, p99 over freshness", ("after_extra_ms", "p99"), 20, 5, "ms"),
+    Target("canary's p50 off the load generator's", ("canary", "p50_off"), 0.1, None, "", False),
+    Target("canary's p99 off the load generator's", ("canary", "p99_off"), 0.25, None, "", False),
+    Target("instrumentation, share of a click's CPU", ("instrumentation", "click", "share"), 0.05, None, ""),
+    Target("instrumentation, share of an answer's CPU", ("instrumentation", "answer", "share"), 0.05, None, ""),
     Target("memory in all (PSS)", ("rss_mib", "total"), 4_096, 2_048, "MiB"),
 )

@@ -22,6 +22,8 @@ _VARIABLES: Mapping[str, str] = {
     "user_tower": "NEARLINE_USER_TOWER_PORT",
     "item_tower": "NEARLINE_ITEM_TOWER_PORT",
     "job": "NEARLINE_JOB_PORT",
+    "web": "NEARLINE_WEB_PORT",
+    "canary": "NEARLINE_CANARY_PORT",
     "flink_metrics": "NEARLINE_FLINK_METRICS_PORT",
     "flink_rest": "NEARLINE_FLINK_REST_PORT",
 }
@@ -34,6 +36,7 @@ class Ports:
 
     kafka: int = 9092
     kafka_controller: int = 9093
+    kafka_metrics: int = 9094
     triton_http: int = 8000
     triton: int = 8001
     triton_metrics: int = 8002
@@ -42,8 +45,10 @@ class Ports:
     user_tower: int = 9101
     item_tower: int = 9102
     job: int = 9103
+    canary: int = 9104
     flink_metrics: int = 9249
     flink_rest: int = 8082
+    web: int = 8090
 
     def by_name(self) -> dict[str, int]:
         """All ports by what listens there."""
@@ -69,7 +74,7 @@ class Ports:
             name: _port(environ[variable], variable) for name, variable in _VARIABLES.items() if variable in environ
         }
         if "kafka" in given:
-            given["kafka_controller"] = given["kafka"] + 1
+            given |= {"kafka_controller": given["kafka"] + 1, "kafka_metrics": given["kafka"] + 2}
         if "triton" in given:
             given |= {"triton_http": given["triton"] - 1, "triton_metrics": given["triton"] + 1}
         return Ports(**given)
@@ -77,8 +82,8 @@ class Ports:
 
 def variable_of(name: str) -> str:
     """The variable that moves the port *name*."""
-    follows = {"kafka_controller": "kafka", "triton_http": "triton", "triton_metrics": "triton"}
-    return _VARIABLES[follows.get(name, name)]
+    moved_by = next((server for server in ("kafka", "triton") if name.startswith(f"{server}_")), name)
+    return _VARIABLES[moved_by]
 
 
 def data_folder(environ: Mapping[str, str] | None = None) -> Path:

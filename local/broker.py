@@ -29,6 +29,8 @@ from local.ports import HOST, free_ports
 from nearline.errors import Misconfigured, Unavailable
 
 CLASSPATH_FILE = BUILD / "kafka" / "classpath"
+AGENT_FOLDER = BUILD / "kafka" / "agent"
+_SHOWN = ROOT / "deploy" / "kafka" / "jmx.yml"
 # Serial GC and a small heap: 330 MB resident on a laptop instead of the 1 GB of Kafka's own start script.
 _JVM = ("-Xms128m", "-Xmx384m", "-XX:+UseSerialGC", "-XX:+ExitOnOutOfMemoryError", "-Djava.awt.headless=true")
 # A dead letter carries a whole message of `clicks` (1 MiB) in base64 and must fit: topics set their own lower limits.
@@ -120,9 +122,18 @@ def classpath() -> str:
     return ":".join(jars)
 
 
-def prepare(data: Path, port: int, controller_port: int) -> list[str]:
+def agent(metrics_port: int) -> list[str]:
+    """What lets Java show its MBeans to Prometheus at *metrics_port*; refuses when the agent was not downloaded."""
+    jars = sorted(AGENT_FOLDER.glob("*.jar"))
+    if not jars:
+        raise Misconfigured(f"no agent in {AGENT_FOLDER}: run `.venv/services/bin/python -m local.downloads`")
+    return [f"-javaagent:{jars[-1]}={HOST}:{metrics_port}:{_SHOWN}"]
+
+
+def prepare(data: Path, port: int, controller_port: int, metrics_port: int | None = None) -> list[str]:
     """Write the settings into *data*, format its log folder when there is none, and return the broker's command.
 
+    With a *metrics_port* the broker's own metrics are there.
     The log folder appears in one step (format beside it, rename): an interrupted first start leaves nothing half-made.
     """
     files = BrokerFiles(data.resolve())
@@ -132,7 +143,9 @@ def prepare(data: Path, port: int, controller_port: int) -> list[str]:
     if not files.log_dir.exists():
         _format(files, command, port, controller_port)
     files.properties.write_text(server_properties(files.log_dir, port, controller_port))
-    return [*command, "kafka.Kafka", str(files.properties)]
+    java_command, *rest = command
+    watched = [] if metrics_port is None else agent(metrics_port)
+    return [java_command, *watched, *rest, "kafka.Kafka", str(files.properties)]
 
 
 def _format(files: BrokerFiles, command: list[str], port: int, controller_port: int) -> None:
@@ -254,12 +267,13 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="data folder, formatted when it is new")
     parser.add_argument("--port", type=int, default=9092, help="port of the clients (default 9092)")
     parser.add_argument("--controller-port", type=int, help="port of the controller (default: the port after)")
+    parser.add_argument("--metrics-port", type=int, help="port of /metrics for Prometheus (default: none)")
     parser.add_argument("--end-with-parent", action="store_true", help="end when the starting process dies")
     given = parser.parse_args()
     if given.end_with_parent:
         _end_with_parent()
     try:
-        command = prepare(given.data, given.port, given.controller_port or given.port + 1)
+        command = prepare(given.data, given.port, given.controller_port or given.port + 1, given.metrics_port)
     except Misconfigured as problem:
         sys.exit(f"broker: {problem}")
     os.execv(command[0], command)

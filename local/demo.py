@@ -221,6 +221,7 @@ def demo(system: System, *, check: bool) -> int:
         console.rule("it stays up")
         console.print(f"{invitation(story)}\n{addresses(system)}", markup=False)
         console.print("\nCtrl-C ends " + ("every process; the data stays" if ours else "this; the system stays up"))
+        console.print(f"\nopen [bold]{system.page}[/bold] and click something")
         threading.Event().wait()
     except KeyboardInterrupt:
         console.print()

@@ -3,7 +3,8 @@
     .venv/services/bin/python -m local.downloads [--tests]
 
 Kafka's broker goes into a class path file, Flink's Kafka connector into build/flink/lib. With `--tests` also the mock
-Couchbase server of the contract tests. A second call finds everything in place and needs no network.
+Couchbase server of the contract tests, and Prometheus from Debian's archive. A second call finds everything in place
+and needs no network.
 """
 
 import argparse
@@ -12,7 +13,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from local.broker import CLASSPATH_FILE
+from local.broker import AGENT_FOLDER, CLASSPATH_FILE
+from local.debian import PROMETHEUS, prepare_prometheus
 from local.layout import BUILD
 from nearline.errors import Unavailable
 
@@ -21,6 +23,8 @@ KAFKA = "org.apache.kafka:kafka_2.13:4.3.1"
 # Kafka's core speaks slf4j 1.7: without a binding of that generation the broker logs nothing at all.
 KAFKA_LOGGING = "org.apache.logging.log4j:log4j-slf4j-impl:2.25.4"
 FLINK_CONNECTOR = "org.apache.flink:flink-sql-connector-kafka:5.0.0-2.2"
+# Shows the broker's MBeans to Prometheus. Newer ones are not in Maven's repository.
+JMX_AGENT = "io.prometheus.jmx:jmx_prometheus_javaagent:1.0.1"
 COUCHBASE_MOCK = "com.couchbase.mock:CouchbaseMock:1.5.27"
 
 CONNECTOR_FOLDER = BUILD / "flink" / "lib"
@@ -54,12 +58,22 @@ def prepare_kafka() -> bool:
 
 def prepare_connector() -> bool:
     """Put Flink's Kafka connector into its folder; False when it is there already."""
-    _, name, version = FLINK_CONNECTOR.split(":")
-    target = CONNECTOR_FOLDER / f"{name}-{version}.jar"
+    return _put(FLINK_CONNECTOR, CONNECTOR_FOLDER)
+
+
+def prepare_agent() -> bool:
+    """Put the JMX exporter's agent into its folder; False when it is there already."""
+    return _put(JMX_AGENT, AGENT_FOLDER)
+
+
+def _put(coordinate: str, folder: Path) -> bool:
+    """Copy the one jar of *coordinate* into *folder*, in one step; False when it is there already."""
+    _, name, version = coordinate.split(":")
+    target = folder / f"{name}-{version}.jar"
     if target.exists():
         return False
-    jar = next(path for path in resolve(FLINK_CONNECTOR) if path.name == target.name)
-    CONNECTOR_FOLDER.mkdir(parents=True, exist_ok=True)
+    jar = next(path for path in resolve(coordinate) if path.name == target.name)
+    folder.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_suffix(".part")
     shutil.copyfile(jar, unfinished)
     unfinished.rename(target)
@@ -95,9 +109,10 @@ def main() -> None:
     """Fetch what is missing and say what was done."""
     parser = argparse.ArgumentParser(prog="python -m local.downloads", description=main.__doc__)
     parser.add_argument("--tests", action="store_true", help="also what only the tests need")
-    steps = [(KAFKA, prepare_kafka), (FLINK_CONNECTOR, prepare_connector)]
+    steps = [(KAFKA, prepare_kafka), (FLINK_CONNECTOR, prepare_connector), (JMX_AGENT, prepare_agent)]
     if parser.parse_args().tests:
         steps.append((COUCHBASE_MOCK, prepare_couchbase_mock))
+        steps.append((f"{PROMETHEUS.name} {PROMETHEUS.version} (Debian)", prepare_prometheus))
     for coordinate, prepare in steps:
         try:
             fetched = prepare()

@@ -1,6 +1,6 @@
 """The Python environments of the parts, each built from its own hashed list of requirements.
 
-    python3 -m local.environments services triton flink [train] [baselines] [milvus] [peers] [--dev]
+    python3 -m local.environments services triton flink [train] [baselines] [milvus] [peers] [docs] [--dev]
 
 They cannot be one: apache-flink and tritonclient exclude each other's grpcio, the Triton server needs numpy 1.26 and
 the services numpy 2. Standard library only, and any Python 3.11 or 3.12 runs it. An environment that is up to date
@@ -21,7 +21,7 @@ from pathlib import Path
 from local.layout import ENVIRONMENTS, ROOT
 from nearline.errors import Misconfigured, Unavailable
 
-NAMES = ("services", "triton", "flink", "train", "baselines", "milvus", "peers")
+NAMES = ("services", "triton", "flink", "train", "baselines", "milvus", "peers", "docs")
 PYTHONS = ((3, 11), (3, 12))
 UV = "uv==0.13.8"
 _REQUIREMENTS = ROOT / "requirements"

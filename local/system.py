@@ -80,10 +80,10 @@ class System:
     ) -> None:
         self.data = data.absolute()
         self.ports = ports
-        self.plan = (plan or nearline_plan)(self)
         self.supervisor = Supervisor(self.data)
         self.settings = {**(settings or {}), **ports.environment(), "NEARLINE_DATA": str(self.data)}
         load_settings(self.settings)
+        self.plan = (plan or nearline_plan)(self)
 
     @property
     def bootstrap(self) -> str:
@@ -99,6 +99,11 @@ class System:
     def ingest(self) -> str:
         """The base URL of the door for events and items."""
         return f"http://{HOST}:{self.ports.ingest}"
+
+    @property
+    def page(self) -> str:
+        """The address of the page."""
+        return f"http://{HOST}:{self.ports.web}/"
 
     @property
     def key(self) -> str:
@@ -123,13 +128,14 @@ def nearline_plan(system: System) -> Plan:
     services, flink = str(environment_python("services")), str(environment_python("flink"))
     ports = system.ports
     broker = ["-m", "local.broker", "--data", str(system.data / "kafka"), "--port", str(ports.kafka)]
-    broker += ["--controller-port", str(ports.kafka_controller)]
+    broker += ["--controller-port", str(ports.kafka_controller), "--metrics-port", str(ports.kafka_metrics)]
     triton = ["-m", "local.triton", "--grpc-port", str(ports.triton), "--http-port", str(ports.triton_http)]
     triton += ["--metrics-port", str(ports.triton_metrics)]
 
     def part(name: str, python: str, words: Sequence[str], ready: Callable[[], bool], deadline_s: float) -> Part:
-        # Who asks waits for an answer, a click does not wait for anyone: on few cores retrieval goes first.
-        nice = 0 if name == "retrieval" else _BEHIND_ANSWERS
+        # Who asks waits for an answer, a click does not wait for anyone: on few cores retrieval goes first. So does the
+        # canary, which does next to nothing: what it waited for a core itself would look like ours.
+        nice = 0 if name in ("retrieval", "canary") else _BEHIND_ANSWERS
         return Part(Program(name, (python, *words), {}, nice), ready, deadline_s)
 
     first = [
@@ -142,7 +148,10 @@ def nearline_plan(system: System) -> Plan:
         part("retrieval", services, ["-m", "services.retrieval"], http_ok(ports.retrieval, "/readyz"), 180.0),
         part("ingest", services, ["-m", "services.ingest"], http_ok(ports.ingest, "/readyz"), 180.0),
         part("last_n", flink, ["-m", "flink_jobs.last_n.job"], http_ok(ports.job, "/readyz"), 180.0),
+        part("web", services, ["-m", "services.web"], http_ok(ports.web, "/readyz"), 180.0),
     ]
+    if load_settings(system.settings).canary_every_s:
+        rest.append(part("canary", services, ["-m", "services.canary"], http_ok(ports.canary, "/readyz"), 60.0))
     topics = Task("topics", (services, "-m", "nearline.cli", "init"))
     return [first, topics, Task("key", (services, "-m", "nearline.cli", "keys", "ensure")), rest]
 
@@ -209,9 +218,10 @@ def embedded_system(
 ) -> Iterator[System]:
     """The whole system, ready, on free ports unless *ports* are given; no process is left at exit, the data stays.
 
-    *settings* are further NEARLINE_* variables. It ends with this process, however this process ends.
+    *settings* are further NEARLINE_* variables. There is no canary unless they ask for one: who counts or measures
+    wants no clicks but his own. It ends with this process, however this process ends.
     """
-    system = System(data, ports or Ports.free(), settings)
+    system = System(data, ports or Ports.free(), {"NEARLINE_CANARY_EVERY_S": "0", **(settings or {})})
     up(system, say, end_with_us=True)
     try:
         yield system
@@ -343,6 +353,7 @@ def addresses(system: System) -> str:
     untold = {"NEARLINE_DATA", "NEARLINE_KAFKA_PASSWORD"}
     moved = {name: value for name, value in system.settings.items() if ports != Ports() and name not in untold}
     lines = [
+        f"the page         {system.page} (the shop), {system.page}operator",
         f"recommendations  {system.retrieval}/recommend/<user_id>",
         f"events, items    {system.ingest}/events, /items/<item_id>, /users/<user_id>",
         f"Kafka            {system.bootstrap}",

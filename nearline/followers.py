@@ -6,12 +6,12 @@ stalls an answer.
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from nearline.errors import BadInput, NearlineError, Unavailable
 from nearline.log import Record
-from nearline.telemetry import counter, gauge, get_logger
+from nearline.telemetry import begin, counter, get_logger
 
 _SLICE_S = 0.001
 _SHARE, _LONGEST_SLICE_S = 0.2, 0.02
@@ -19,14 +19,12 @@ _REPORT_EVERY = 1_000  # refused records between two log lines of one reason
 
 _APPLIED = counter("records_applied_total", "Records of a followed topic that were taken in", "topic")
 _REFUSED = counter("records_refused_total", "Records that can never be taken in", "topic", "reason")
-_LAG = gauge("table_lag_records", "Records of a followed topic that were not read yet", "topic")
 
 
 class Table(Protocol):
     """A compacted topic read from its beginning (nearline/adapters/kafka.py: TableReader)."""
 
     caught_up: bool
-    lag: int
 
     async def open(self) -> None:
         """Connect and note the end offsets."""
@@ -41,12 +39,21 @@ class Table(Protocol):
 class Follower:
     """Applies every record of a topic once, in order, from its beginning; connects anew when the log was away.
 
-    Once caught up it rests for *pause_s* after each poll that brought something, so that more comes at once.
+    Once caught up it rests for *pause_s* after each poll that brought something, so that more comes at once. *reasons*
+    are those that *apply* may refuse a record with.
     """
 
     def __init__(
-        self, name: str, connect: Callable[[], Table], apply: Callable[[Record], None], *, pause_s: float = 0.0
+        self,
+        name: str,
+        connect: Callable[[], Table],
+        apply: Callable[[Record], None],
+        *,
+        pause_s: float = 0.0,
+        reasons: Iterable[str] = (),
     ) -> None:
+        begin(_APPLIED, [name])
+        begin(_REFUSED, [(name, reason) for reason in (*reasons, "space_mismatch")])
         self._pause_s = pause_s
         self.name = self._name = name
         self._connect = connect
@@ -81,7 +88,6 @@ class Follower:
             records = await table.poll()
             await self.apply_all(records)
             self.caught_up = self.caught_up or table.caught_up
-            _LAG.labels(self._name).set(table.lag)
             if records and self.caught_up:
                 await asyncio.sleep(self._pause_s)
 

@@ -33,7 +33,21 @@ _FORWARDING = {b"forwarded", b"x-forwarded-for", b"x-real-ip"}
 _CHALLENGE = b'Bearer realm="nearline"'
 _HOW = {"authorization": "Bearer <key>, or Bearer <token of a user>; X-API-Key: <key> does as well"}
 
-_REFUSED = counter("requests_refused_total", "Requests that the guard refused", "reason")
+REASONS = (
+    "bad_token",
+    "expired_token",
+    "foreign_token",
+    "foreign_user",
+    "keys_unread",
+    "limit",
+    "no_key",
+    "no_route",
+    "revoked_key",
+    "wrong_key",
+    "wrong_origin",
+    "wrong_scope",
+)
+_REFUSED = counter("requests_refused_total", "Requests that the guard refused", "reason", known=REASONS)
 
 
 @dataclass(frozen=True, slots=True)

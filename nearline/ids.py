@@ -8,6 +8,7 @@ import re
 from nearline.errors import BadInput
 
 MAX_ID_BYTES = 128
+SYNTHETIC_USERS = "canary:"  # whose id begins so is nobody: no answer of theirs is an exposure
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 

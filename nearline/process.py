@@ -21,7 +21,7 @@ def run_part(name: str, main: Callable[[Settings], Awaitable[None]]) -> None:
     """
     try:
         settings = load_settings()
-        configure_logs(name, level=settings.log_level, style=settings.log_format)
+        configure_logs(name, **settings.log_options)
         asyncio.run(_until_signalled(main(settings)))
     except Misconfigured as error:
         sys.exit(_say(name, error, 2))

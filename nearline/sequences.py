@@ -3,7 +3,8 @@
 The columns run oldest first. ``version`` is the user's hybrid logical clock: larger after every accepted change. The
 column ``contexts`` is there only if an event brought some of the declared context (nearline/signals.py). ``profile``,
 with ``profile_ms``, is there only for users who have one: a user with a profile may have no event. ``erased`` stands in
-place of the columns when nothing is left of the user, so that what left is as much a version as what came.
+place of the columns when nothing is left of the user, so that what left is as much a version as what came. ``cause``
+names the event that this version came of, if it said when it was produced: who measures delays reads it, nobody else.
 """
 
 from collections.abc import Mapping
@@ -19,7 +20,22 @@ COLUMNS = ("items", "times_ms", "types", "values", "event_ids")
 CONTEXTS = "contexts"
 PROFILE = "profile"
 ERASED = "erased"
+CAUSE = "cause"
 _NO_PROFILE: Context = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """The event that a version of a sequence came of: when it was produced and appended, in UTC ms.
+
+    All of it stands in the log, so a job that reads the log again says the same. *synthetic* is a test's event.
+    """
+
+    event_id: str
+    produced_ms: int
+    appended_ms: int
+    traceparent: str = ""
+    synthetic: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +58,7 @@ class Sequence:
     profile: Context = field(default_factory=dict)
     profile_ms: int = 0
     erased: bool = False
+    cause: Cause | None = None
 
     @property
     def as_of_ms(self) -> int:
@@ -82,7 +99,22 @@ def encode_sequence(sequence: Sequence) -> bytes:
         body[CONTEXTS] = sequence.contexts
     if sequence.profile:
         body |= {PROFILE: sequence.profile, "profile_ms": sequence.profile_ms}
-    return orjson.dumps(body)
+    encoded = orjson.dumps(body)
+    return encoded if sequence.cause is None else with_cause(encoded, sequence.cause)
+
+
+def with_cause(sequence: bytes, cause: Cause) -> bytes:
+    """The encoded *sequence* of one who says no cause yet, with *cause*."""
+    body: dict[str, Any] = {
+        "event_id": cause.event_id,
+        "produced_ms": cause.produced_ms,
+        "appended_ms": cause.appended_ms,
+    }
+    if cause.traceparent:
+        body["traceparent"] = cause.traceparent
+    if cause.synthetic:
+        body["synthetic"] = True
+    return b'%b,"cause":%b}' % (sequence[:-1], orjson.dumps(body))
 
 
 def decode_sequence(raw: bytes) -> Sequence:
@@ -109,13 +141,30 @@ def decode_sequence(raw: bytes) -> Sequence:
         came = dict(zip((*COLUMNS, CONTEXTS), lengths, strict=False))
         raise BadInput("bad_sequence", f"columns must share one length of at least 1, came {came}")
     items, times_ms, types, values, event_ids = columns
-    return Sequence(user_id, version, items, times_ms, types, values, event_ids, contexts, profile, profile_ms)
+    cause = _cause(body[CAUSE]) if CAUSE in body else None
+    return Sequence(
+        user_id, version, items, times_ms, types, values, event_ids, contexts, profile, profile_ms, cause=cause
+    )
 
 
 def _erased(body: Mapping[str, Any], user_id: str, version: int) -> Sequence:
     if body[ERASED] is not True or body.keys() & set(COLUMNS):
         raise BadInput("bad_sequence", f"an erased sequence has erased: true and no columns, came {sorted(body)}")
     return erased_sequence(user_id, version)
+
+
+def _cause(told: Any) -> Cause | None:
+    """What is *told* of the cause; a form that is not known here is no reason to refuse a history: ``None``."""
+    try:
+        event_id, produced_ms, appended_ms = told["event_id"], told["produced_ms"], told["appended_ms"]
+        traceparent, synthetic = told.get("traceparent", ""), told.get("synthetic", False)
+    except (KeyError, TypeError, AttributeError):
+        return None
+    if type(event_id) is not str or type(traceparent) is not str:
+        return None
+    if type(produced_ms) is not int or type(appended_ms) is not int:
+        return None
+    return Cause(event_id, produced_ms, appended_ms, traceparent, synthetic is True)
 
 
 def _profile(body: Mapping[str, Any]) -> tuple[Context, int]:

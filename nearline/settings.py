@@ -108,6 +108,15 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="address that the HTTP servers bind")
     retrieval_port: Port = Field(8080, description="port of GET /recommend")
     ingest_port: Port = Field(8088, description="port of POST /events and of the items' routes")
+    web_port: Port = Field(8090, description="port of the page")
+    web_users: str = Field(
+        "17850, 13242, 12748, 14911",
+        description="users whom the page offers to be, comma separated, if known",
+    )
+    web_hosts: str = Field(
+        "", description="names by which the page is asked for, beside localhost and this machine's own, comma separated"
+    )
+    web_currency: str = Field("£", max_length=8, description="what the page writes before prices")
     ingest_body_mib: float = Field(4, gt=0, le=256, description="largest body of a request to ingest; beyond it 413")
     ingest_in_flight_mib: float = Field(
         32, gt=0, description="bodies that ingest holds until the log has them (each at least 16 KiB); beyond it 429"
@@ -122,6 +131,19 @@ class Settings(BaseSettings):
         9102, ge=1, le=65_535, description="port of item_tower's /healthz, /readyz and /metrics"
     )
     job_port: Port = Field(9103, description="port of the last_n launcher's /metrics")
+    canary_port: Port = Field(9104, description="port of the canary's /healthz, /readyz and /metrics")
+    canary_every_s: float = Field(
+        1.0, ge=0, description="the canary, a synthetic user, clicks this often; 0: never, and it is not started here"
+    )
+    metrics_of: str = Field(
+        "", description="where parts' /metrics are, if not here, such as user_tower=http://tower:9101, comma separated"
+    )
+    traces: str = Field(
+        "", description="OTLP endpoint that traces go to, such as http://127.0.0.1:4318/v1/traces; empty for none"
+    )
+    traces_share: float = Field(
+        0.01, ge=0, le=1, description="share of clicks that are traced, if there is an endpoint"
+    )
     flink_metrics_port: Port = Field(9249, description="port of Flink's own Prometheus reporter")
     flink_rest_port: Port = Field(8082, description="port of Flink's REST interface")
     flink_lib: Path = Field(Path("build/flink/lib"), description="folder with Flink's Kafka connector jar")
@@ -136,6 +158,9 @@ class Settings(BaseSettings):
         description="signs the pages of lists, the same for all replicas; default: the file `page-secret` in data",
     )
     store_timeout_ms: int = Field(20, gt=0, description="deadline of one read of the store on the request path")
+    log_key: SecretStr = Field(
+        SecretStr(""), description="keys the hashes that stand for users in logs; empty: whoever has ids can tell them"
+    )
     log_level: str = Field("info", description="debug, info, warning or error")
     log_format: str = Field("json", description="json or console")
 
@@ -178,6 +203,11 @@ class Settings(BaseSettings):
     def seen_policy(self) -> SeenPolicy:
         """For how long an event of each type makes its item count as seen; ``Misconfigured`` naming a bad part."""
         return parse_seen_policy(self.seen)
+
+    @property
+    def log_options(self) -> dict[str, str]:
+        """How ``configure_logs`` is to log."""
+        return {"level": self.log_level, "style": self.log_format, "key": self.log_key.get_secret_value()}
 
     @property
     def history_ttl_ms(self) -> int:

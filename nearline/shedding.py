@@ -17,7 +17,12 @@ from typing import Protocol
 
 from nearline.telemetry import counter
 
-_SHED = counter("requests_shed_total", "Requests that were refused because there were too many, by when", "when")
+_SHED = counter(
+    "requests_shed_total",
+    "Requests that were refused because there were too many, by when",
+    "when",
+    known=("on_arrival", "waited"),
+)
 _SMOOTHING = 1 / 16
 _ON_ARRIVAL, _WAITED = _SHED.labels("on_arrival"), _SHED.labels("waited")
 
@@ -50,6 +55,7 @@ class Patience:
 _LEAST = 4  # of them may wait in any case: a queue that is empty at every look would pass for the end of the overload
 _MOST_AT_ONCE = 64
 _LONGEST_TURN_S = 0.005
+_LEAST_TAKES_S = 0.00002  # nothing takes less: what waits for others at once, or a clock that stands still, seems to
 _STEP = (
     1.05  # by which the median of what a request takes is followed: a stall of the whole machine moves it no further
 )
@@ -125,6 +131,7 @@ class Gate:
         if self._begun:
             takes_s = (now_s - self._worked_s) / self._begun
             self._takes_s *= _STEP if takes_s > self._takes_s else 1 / _STEP
+            self._takes_s = max(_LEAST_TAKES_S, self._takes_s)
         self._judge(now_s)
         self._begun = 0
         as_long = int((self._worked_s - self._looked_s) / self._takes_s)

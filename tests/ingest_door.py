@@ -1,7 +1,7 @@
 """The ingest service over a log in memory, and a client that needs no network."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 from urllib.parse import quote
 
@@ -12,6 +12,7 @@ from nearline.items import decode_item
 from nearline.log import Record
 from nearline.profiles import decode_profile
 from nearline.topics import CLICKS, ITEMS, USERS
+from nearline.tracing import ClickTraces
 from services.ingest.api import create_api
 from services.ingest.appender import Appender
 from services.ingest.bodies import Bounds
@@ -29,7 +30,13 @@ LAMP = {"title": "RED RETRO LAMP", "price": 12.5, "attributes": {"colour": "red"
 class Door:
     """A whole ingest service but for Kafka and the socket; ``is_read`` says whether its tables were read."""
 
-    def __init__(self, bounds: Bounds | None = None) -> None:
+    def __init__(
+        self,
+        bounds: Bounds | None = None,
+        *,
+        now_ms: Callable[[], int] = lambda: NOW_MS,
+        traces: ClickTraces | None = None,
+    ) -> None:
         self.outbox = Outbox()
         self.is_read = True
         self.listing = Listing(ITEMS, decode_item)
@@ -38,7 +45,7 @@ class Door:
         catalogue = Catalogue(self.listing, items, is_read=lambda: self.is_read, turn_s=0.2)
         users = Users(self.profiles, profiles, events, is_read=lambda: self.is_read)
         status = status_routes(lambda: {"items": self.is_read})
-        self.api = create_api(events, catalogue, users, status, bounds, now_ms=lambda: NOW_MS)
+        self.api = create_api(events, catalogue, users, status, bounds, now_ms=now_ms, traces=traces)
         self.app = Observed(self.api)
 
     async def ask(self, method: str, target: str, json: Any = None, **more: Any) -> httpx.Response:

@@ -84,7 +84,7 @@ class World:
         self.sessions = Sessions(recommender, self.vectors, parse_seen_policy(seen), now_ms=lambda: NOW_MS)
         reads = Reads(SPACE, self.catalogue, self.guard, self.sessions, self.texts, self.users)
         self.app = create_app(recommender, status_routes(dict), reads)
-        self.run(self.guard._probe())
+        self.run(self.guard.probe())
         self.run(self.vectors._open())
 
     def run(self, work: Awaitable[Any]) -> Any:

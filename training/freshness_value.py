@@ -32,12 +32,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from nearline.adapters.tokenizer import open_tokenizer
+from nearline.dataset_description import SplitRule
 from nearline.errors import Misconfigured, NearlineError
 from training.data.dataset import Dataset, load_dataset
-from training.data.description import SplitRule
 from training.data.examples import Baskets, event_pairs
 from training.data.log import Ints, Log
-from training.data.splits import TEST, Stage, TimeSplit, stage_of
+from training.data.splits import TEST, Stage, TimeSplit, split_by, stage_of
 from training.evaluation import metrics
 from training.evaluation.bootstrap import Figure
 from training.evaluation.delays import (
@@ -355,7 +355,7 @@ def split_of(dataset: Dataset, test_from: str | None) -> TimeSplit:
     """The cut of *test_from*, else of the data set's time split; ``Misconfigured`` if there is none."""
     if test_from is not None:
         rule = SplitRule(test_from=_cut(test_from))
-        split = rule.on(dataset.log)
+        split = split_by(rule, dataset.log)
         assert isinstance(split, TimeSplit)
         return split
     if isinstance(dataset.split, TimeSplit):

@@ -32,6 +32,7 @@ from pyflink.table import Schema, StreamTableEnvironment
 
 from flink_jobs.last_n.checkpoints import RETAINED, JobFolder, Start
 from flink_jobs.last_n.connection import as_options, client_properties
+from flink_jobs.last_n.metrics import RECENT_STARTS, RESTORED, STARTS
 from flink_jobs.last_n.minicluster import Jvm, build_home, cluster_configuration
 from flink_jobs.last_n.operators import CHANGE, DEAD_LETTERS, RECORD, SENT_ON, SNAPSHOTS, LastN
 from flink_jobs.last_n.popularity import FORGOTTEN_AFTER_HALF_LIVES, LANDMARK_MS, check_half_life
@@ -40,7 +41,7 @@ from flink_jobs.last_n.status import StatusServer, job_problem
 from nearline.adapters.kafka import Topics, wait_for_topics
 from nearline.errors import Misconfigured, NearlineError, Unavailable
 from nearline.settings import Settings, load_settings
-from nearline.telemetry import configure_logs, counter, gauge, get_logger
+from nearline.telemetry import configure_logs, get_logger
 from nearline.topics import (
     CLICKS,
     CLICKS_DLQ,
@@ -55,10 +56,6 @@ NAME = "last_n"
 _DAY_MS = 24 * 3600 * 1000
 _MIB = 1024 * 1024
 _MAX_LETTER_BYTES = 4 * _MIB  # a whole message of clicks (1 MiB) in base64, and then some
-
-STARTS = counter("job_starts_total", "Starts of the job since its data folder was made.")
-RECENT_STARTS = gauge("job_recent_starts", "Starts of the job in the last ten minutes.")
-RESTORED = gauge("job_restored_checkpoint", "1 for the checkpoint that this start resumed from.", "path")
 
 
 def configuration(settings: Settings, folder: JobFolder, resume_from: Path | None) -> dict[str, str]:
@@ -314,7 +311,7 @@ def main() -> None:
         signal.signal(number, _end)
     try:
         settings = load_settings()
-        configure_logs(NAME, level=settings.log_level, style=settings.log_format)
+        configure_logs(NAME, **settings.log_options)
         # Flink's client sets this where it starts us; on one machine we start Flink.
         run(settings, inside_cluster="PYFLINK_GATEWAY_PORT" in os.environ)
     except Misconfigured as error:

@@ -11,6 +11,7 @@ from pyflink.common import Duration, Row, Time, Types
 from pyflink.datastream import KeyedProcessFunction, OutputTag, RuntimeContext
 from pyflink.datastream.state import StateTtlConfig, ValueState, ValueStateDescriptor
 
+from flink_jobs.last_n.metrics import OTHER, REASON, REASONS, Count
 from flink_jobs.last_n.rule import CLEARED, UNCHANGED, Outcome, Rule, Told
 from flink_jobs.last_n.seen_items import decode_adopted
 from flink_jobs.last_n.user_state import decode_state
@@ -52,10 +53,11 @@ class LastN(KeyedProcessFunction):  # type: ignore[misc]
         # The seen items are written up to a quarter of that time less often (rule.py), and must be there as long.
         self._seen = _bytes_state(context, "seen", self._rule.ttl_ms * 5 // 4)
         metrics = context.get_metrics_group()
-        self._unchanged = metrics.counter("nearline_unchanged")
-        self._refused = metrics.counter("nearline_refused")
-        self._commands = metrics.counter("nearline_commands")
-        self._late = metrics.counter("nearline_forgotten")
+        self._unchanged = metrics.counter(Count.UNCHANGED)
+        # All of them now, so that the first refused record shows in a rate.
+        self._refused = {reason: metrics.add_group(REASON, reason).counter(Count.REFUSED) for reason in REASONS}
+        self._commands = metrics.counter(Count.COMMANDS)
+        self._late = metrics.counter(Count.FORGOTTEN)
 
     def process_element(self, record: Row, _: KeyedProcessFunction.Context) -> Iterator[Row | tuple[OutputTag, Row]]:
         """Emit what the record makes of its user, a dead letter, or nothing."""
@@ -63,7 +65,7 @@ class LastN(KeyedProcessFunction):  # type: ignore[misc]
         try:
             told = _told(user, value, offset) if profile else _decode(user, value, append_ms)
         except BadInput as bad:
-            self._refused.inc()
+            self._refused.get(bad.reason, self._refused[OTHER]).inc()
             topic = USERS if profile else CLICKS
             letter = DeadLetter(bad.reason, str(bad), topic, partition, offset, append_ms, key, value)
             yield DEAD_LETTERS, Row(key, encode_dead_letter(letter))

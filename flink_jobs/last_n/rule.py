@@ -43,8 +43,9 @@ from flink_jobs.last_n.user_state import (
 from nearline.events import Event
 from nearline.hashing import hash64
 from nearline.seen import SeenPolicy, encode_seen, no_seen
-from nearline.sequences import erased_sequence
+from nearline.sequences import Cause, erased_sequence, with_cause
 from nearline.signals import Context
+from nearline.tracing import is_traced
 from nearline.user_commands import Adopt, Entry, Erase, Merge, Remove
 
 MAX_MS = 2**63 - 1
@@ -121,7 +122,9 @@ class Rule:
         if snapshot_due(after, left, keep=self.keep, append_ms=append_ms, refresh_ms=self.ttl_ms // 4):
             stored, snapshot = self._folded(after, left, seen(), append_ms)
             after = with_snapshot(after, append_ms=append_ms)
-        return _outcome(user, after, seen=stored, snapshot=snapshot, item=event.item_id if share else None, gain=share)
+        item = event.item_id if share else None
+        cause = None if event.produced_ms is None or event.merged_from else _cause(event, event.produced_ms, append_ms)
+        return _outcome(user, after, seen=stored, snapshot=snapshot, item=item, gain=share, cause=cause)
 
     def _stray(self, user: User, left: list[Met], seen: SeenBytes, append_ms: int) -> Outcome:
         """What *left* tells that never got into the window: news to the seen items, or nothing."""
@@ -186,6 +189,12 @@ class Rule:
         return Outcome(state, encode_seen_items(told), snapshot=snapshot, sent_on=passed, late=late)
 
 
+def _cause(event: Event, produced_ms: int, append_ms: int) -> Cause:
+    """The event as its user's sequence names it; not for what a merge brought: that was measured in its session."""
+    traceparent = event.traceparent if event.traceparent and is_traced(event.traceparent) else ""
+    return Cause(event.event_id, produced_ms, append_ms, traceparent, event.synthetic)
+
+
 def _uncovered(user: User, stored: bytes | None) -> list[Met]:
     """What of the window the *stored* seen items may lack."""
     if not stored:
@@ -214,7 +223,10 @@ def _outcome(
     snapshot: bytes | None = None,
     item: str | None = None,
     gain: float = 0.0,
+    cause: Cause | None = None,
 ) -> Outcome:
     sequence = sequence_of(after)
     shown = sequence if is_shown(before, after) else None
+    if shown is not None and cause is not None:
+        shown = with_cause(shown, cause)
     return Outcome(encode_state(after, sequence), seen, shown, snapshot, item, gain)

@@ -85,7 +85,7 @@ class CouchbaseStore:
                 f"Couchbase at {self._address} refused bucket {self._bucket!r}: {error!r:.200}"
             ) from None
         except CouchbaseException as error:
-            raise Unavailable(f"Couchbase at {self._address} does not answer: {error!r:.200}") from None
+            raise Unavailable(f"Couchbase at {self._address} does not answer: {_said(error)}") from None
         self._cluster, self._collection = cluster, bucket.default_collection()
 
     async def close(self) -> None:
@@ -137,7 +137,7 @@ class CouchbaseStore:
             except (CasMismatchException, DocumentExistsException, DocumentNotFoundException):
                 continue
             return True
-        raise Unavailable(f"user {user_id!r}: {_ATTEMPTS} writes in a row lost a race; is another writer looping?")
+        raise Unavailable(f"{_ATTEMPTS} writes of a user in a row lost a race; is another writer looping?")
 
     async def _write(self, key: str, raw: bytes, cas: int) -> None:
         timeout = timedelta(seconds=self._write_s)
@@ -157,7 +157,7 @@ class CouchbaseStore:
         except (DocumentNotFoundException, DocumentExistsException, CasMismatchException):
             raise
         except (CouchbaseException, TimeoutError) as error:
-            raise Unavailable(f"Couchbase at {self._address}: {error!r:.200}") from None
+            raise Unavailable(f"Couchbase at {self._address}: {_said(error)}") from None
 
     def _open_collection(self) -> Any:
         if self._cluster is None:
@@ -166,3 +166,8 @@ class CouchbaseStore:
 
     def _key(self, user_id: str) -> str:
         return self._prefix + user_id
+
+
+def _said(error: Exception) -> str:
+    """What went wrong; not all that the SDK tells of it, for that names the document, and so the user."""
+    return f"{type(error).__name__} {getattr(error, 'message', '') or ''}".strip()[:200]

@@ -14,6 +14,7 @@ from nearline.errors import Misconfigured
 from nearline.followers import Follower
 from nearline.guard import App, Guard, Rule, callers_in
 from nearline.key_ring import KeyRing
+from nearline.reasons import reasons_of
 from nearline.settings import Settings
 from nearline.telemetry import get_logger
 from nearline.topics import API_KEYS
@@ -28,7 +29,12 @@ class Doors:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._ring = KeyRing()
-        self._follower = Follower(API_KEYS, lambda: TableReader(settings.brokers, API_KEYS), self._ring.apply)
+        self._follower = Follower(
+            API_KEYS,
+            lambda: TableReader(settings.brokers, API_KEYS),
+            self._ring.apply,
+            reasons=reasons_of("keys", "key_ring"),
+        )
         self._is_near = callers_in(settings.open_to)
 
     @property

@@ -22,11 +22,13 @@ from kafka.structs import OffsetAndMetadata
 
 from nearline.errors import BadInput, Misconfigured, Unavailable
 from nearline.log import Extent, Record, TopicExtent
+from nearline.telemetry import gauge
 from nearline.tls import Brokers, ssl_context
 from nearline.topics import Topic
 
 T = TypeVar("T")
 Message = tuple[bytes | None, bytes | None]  # key (None = any partition), value (None = tombstone)
+_LAG = gauge("lag_records", "Records of the log that this part has not read yet", "topic", "partition")
 _POLL_MS = 500  # how long a poll waits when nothing comes; a record ends the wait at once
 _REQUEST_MS = 10_000
 _DELIVERY_S = 30.0
@@ -435,6 +437,10 @@ class _Reader(_Client):
     _looked_at = 0.0
     lag = 0
 
+    def __init__(self, log: Brokers | str) -> None:
+        super().__init__(log)
+        self._told: set[Any] = set()  # the partitions that the gauge has
+
     def _consumer_config(self) -> dict[str, Any]:
         return {
             **connection(self._brokers),
@@ -460,7 +466,13 @@ class _Reader(_Client):
             return
         self._looked_at = time.monotonic()
         ends = {part: self._consumer.highwater(part) for part in self._consumer.assignment()}
-        self.lag = sum(max(0, end - self._consumer.position(part)) for part, end in ends.items() if end is not None)
+        lags = {part: max(0, end - self._consumer.position(part)) for part, end in ends.items() if end is not None}
+        self.lag = sum(lags.values())
+        for part in self._told - lags.keys():
+            _LAG.remove(part.topic, str(part.partition))  # another replica's now
+        for part, lag in lags.items():
+            _LAG.labels(part.topic, str(part.partition)).set(lag)
+        self._told = set(lags)
 
     async def close(self) -> None:
         """Disconnect; safe to call twice."""

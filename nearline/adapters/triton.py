@@ -36,7 +36,7 @@ from nearline.tls import Tls
 T = TypeVar("T")
 Vectors = NDArray[np.float32]
 TOWERS = (USER_TOWER, ITEM_TOWER)
-FEATURES = gauge("features", "1 for the declaration that the served towers were trained with.", "digest")
+FEATURES = gauge("features_info", "1 for the declaration that the served towers were trained with.", "digest")
 _NORM_SLACK = 1e-2
 _ASK_S = 5.0  # deadline of a question about a model; a request for vectors has the caller's
 # A caller's mistake that no retry mends; every other status is the server's trouble and may pass.

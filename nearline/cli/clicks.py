@@ -4,6 +4,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Annotated
@@ -69,7 +70,8 @@ async def click_to_answer(settings: Settings, event: Event, *, deadline_s: float
         await producer.prepare(CLICKS)
         refuse_unlet_in(settings, await _asked(client, url))
         started = time.perf_counter()
-        await producer.send_all(CLICKS, [_message(event)])
+        produced_ms = time.time_ns() // 1_000_000  # when it was made the connections were not
+        await producer.send_all(CLICKS, [_message(replace(event, produced_ms=produced_ms))])
         while await _newest_event(client, url) != event.event_id:
             if time.perf_counter() - started > deadline_s:
                 hint = "see `nearline status` and `nearline dlq list`"

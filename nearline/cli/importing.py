@@ -1,4 +1,4 @@
-"""``nearline import``: a folder of Parquet, or what Gorse gives away, through the API's doors."""
+"""``nearline import``: a folder of tables, or what Gorse gives away, through the API's doors."""
 
 import asyncio
 import tempfile
@@ -17,9 +17,9 @@ import typer
 
 from nearline import gorse
 from nearline.adapters.gorse_dump import read_dump
-from nearline.cli import parquet
 from nearline.cli.console import bar, console, progress
 from nearline.cli.exporting import said
+from nearline.cli.folders import parts_of
 from nearline.errors import BadInput, Misconfigured, NearlineError, Unavailable
 from nearline.key_file import own_key
 from nearline.settings import load_settings
@@ -74,29 +74,19 @@ class Outcome:
             self.shown.append(f"{problem} in {orjson.dumps(body, default=str).decode():.200}")
 
 
-@app.command("parquet")
-def from_parquet(
-    folder: Annotated[Path, typer.Argument(help="With interactions.parquet, items.parquet or users.parquet.")],
-    time_unit: Annotated[Unit, typer.Option(help="What numbers in the column time count.")] = Unit.MS,
+@app.command("folder")
+@app.command("parquet", hidden=True)  # as it was called when it read nothing else
+def from_folder(
+    folder: Annotated[Path, typer.Argument(help="With interactions, items or users as .parquet or .csv.")],
+    dataset: Annotated[Path | None, typer.Option(help="A dataset.toml that lies elsewhere.")] = None,
+    time_unit: Annotated[Unit | None, typer.Option(help="What numbers in the column time count, else ms.")] = None,
 ) -> None:
     """Bring in FOLDER, as `nearline export` writes it or `make train DATA=` reads it: items first, then users, events.
 
-    Through the API, which judges every row; what it refuses is counted and shown, and the exit status is 1 then.
+    Its dataset.toml says what the files and columns are called where that is not as ours are. Through the API, which
+    judges every row; what it refuses is counted and shown, and the exit status is 1 then.
     """
-    files = {name: folder / name for name in (parquet.ITEMS, parquet.USERS, parquet.INTERACTIONS)}
-    there = {name: file for name, file in files.items() if file.is_file()}
-    if not there:
-        raise Misconfigured(f"nothing to import in {folder}: expected {', '.join(files)}")
-    readers: Mapping[str, Callable[[Body], Any]] = {
-        parquet.ITEMS: parquet.item_of_row,
-        parquet.USERS: parquet.profile_of_row,
-        parquet.INTERACTIONS: lambda row: parquet.event_of_row(row, time_unit),
-    }
-    parts = [
-        (_PARTS[name], map(readers[name], parquet.rows_of(file)), parquet.count_of(file))
-        for name, file in there.items()
-    ]
-    _finish(asyncio.run(_bring_in(parts)))
+    _finish(asyncio.run(_bring_in(parts_of(folder, dataset, time_unit))))
 
 
 @app.command("gorse")
@@ -195,8 +185,6 @@ def _converted(
 
 
 # --- through the doors -----------------------------------------------------------------------------------------------
-
-_PARTS: Mapping[str, str] = {parquet.ITEMS: "items", parquet.USERS: "users", parquet.INTERACTIONS: "events"}
 
 
 async def _bring_in(parts: Sequence[tuple[str, Iterable[Any], int]]) -> dict[str, Outcome]:

@@ -90,19 +90,29 @@ def write(file: Path, rows: Iterable[Row], schema: Schema) -> int:
 
 def rows_of(file: Path) -> Iterator[Row]:
     """The rows of the Parquet *file* one by one; ``Misconfigured`` if it is none."""
+    return rows_in(pl.scan_parquet(file), file)
+
+
+def rows_in(frame: pl.LazyFrame, file: Path) -> Iterator[Row]:
+    """The rows of *frame* one by one, a group of them in memory; ``Misconfigured`` if its *file* cannot be read."""
     try:
-        for frame in pl.scan_parquet(file).collect_batches(chunk_size=ROWS_PER_GROUP, maintain_order=True):
-            yield from frame.iter_rows(named=True)
+        for group in frame.collect_batches(chunk_size=ROWS_PER_GROUP, maintain_order=True):
+            yield from group.iter_rows(named=True)
     except pl.exceptions.PolarsError as broken:
-        raise Misconfigured(f"{file} cannot be read as Parquet: {broken}") from None
+        raise Misconfigured(f"{file} cannot be read: {broken}") from None
 
 
 def count_of(file: Path) -> int:
     """How many rows the Parquet *file* has; ``Misconfigured`` if it is none, or not there."""
+    return count_in(pl.scan_parquet(file), file)
+
+
+def count_in(frame: pl.LazyFrame, file: Path) -> int:
+    """How many rows *frame* has; ``Misconfigured`` if its *file* cannot be read, or is not there."""
     try:
-        return int(pl.scan_parquet(file).select(pl.len()).collect().item())
+        return int(frame.select(pl.len()).collect().item())
     except (pl.exceptions.PolarsError, OSError) as broken:
-        raise Misconfigured(f"{file} cannot be read as Parquet: {broken}") from None
+        raise Misconfigured(f"{file} cannot be read: {broken}") from None
 
 
 # --- events ----------------------------------------------------------------------------------------------------------

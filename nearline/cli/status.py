@@ -1,7 +1,9 @@
 """``nearline status``: every part, its lag and its freshness on one screen."""
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import httpx
 import typer
@@ -10,10 +12,11 @@ from rich.table import Table
 
 from nearline.adapters.kafka import Topics
 from nearline.cli.console import console
+from nearline.cli.watching import watching
 from nearline.errors import Unavailable
 from nearline.key_file import key_headers
 from nearline.settings import Settings, load_settings
-from nearline.topics import CLICKS, CLICKS_DLQ, ITEMS, ITEMS_DLQ, USER_SEQUENCES, USER_SEQUENCES_DLQ
+from nearline.topics import CLICKS, CLICKS_DLQ, ITEMS, ITEMS_DLQ, USER_SEEN, USER_SEQUENCES, USER_SEQUENCES_DLQ
 
 _LOOPING = 3  # starts of the job within one data folder's last ten minutes that make a restart loop
 Metrics = dict[str, float]
@@ -29,11 +32,18 @@ class Line:
     mend: str = ""
 
 
-def status() -> None:
+def status(
+    watch: Annotated[bool, typer.Option("--watch", help="Follow live figures until Ctrl-C.")] = False,
+    every: Annotated[float, typer.Option(min=0.2, help="With --watch: seconds between two looks.")] = 1.0,
+) -> None:
     """Show every part, its lag and its freshness; exit status 1 if something is down."""
     settings = load_settings()
+    if watch:
+        asyncio.run(watching(settings, console, every_s=every))
+        return
     lines = [_log(settings), _ingest(settings), _job(settings)]
-    lines += [_user_tower(settings), _item_tower(settings), _retrieval(settings)]
+    lines += [_user_tower(settings), _item_tower(settings), _retrieval(settings), _web(settings)]
+    lines += [_canary(settings)] if settings.canary_every_s else []
     table = Table("part", "state", "", "what to do")
     colours = {"ready": "green", "starting": "yellow", "restarting": "red", "down": "red"}
     for line in lines:
@@ -64,7 +74,6 @@ def _ingest(settings: Settings) -> Line:
         settings.host,
         settings.ingest_port,
         "ingest",
-        lag="",
         freshness="nearline_ingest_acknowledged_seconds",
         words="events acknowledged",
         topic=CLICKS,
@@ -116,7 +125,7 @@ def _user_tower(settings: Settings) -> Line:
         settings.host,
         settings.user_tower_port,
         "user_tower",
-        lag="nearline_user_tower_lag_records",
+        reads=(USER_SEQUENCES, USER_SEEN),
         freshness="nearline_sequence_to_stored_seconds",
         words="sequence stored",
     )
@@ -127,7 +136,7 @@ def _item_tower(settings: Settings) -> Line:
         settings.host,
         settings.item_tower_port,
         "item_tower",
-        lag="nearline_item_tower_lag_records",
+        reads=(ITEMS,),
         freshness="nearline_item_to_published_seconds",
         words="item published",
     )
@@ -139,13 +148,46 @@ def _retrieval(settings: Settings) -> Line:
         url.host,
         url.port or 80,
         "retrieval",
-        lag="",
         freshness="nearline_recommend_seconds",
         words="answered",
         headers=headers,
     )
     known = _metrics(url.host, url.port or 80, headers) if line.state == "ready" else None
     return line if known is None else replace(line, detail="; ".join(filter(None, (line.detail, index_words(known)))))
+
+
+def _canary(settings: Settings) -> Line:
+    line = _service(
+        settings.host,
+        settings.canary_port,
+        "canary",
+        freshness="nearline_canary_click_to_answer_seconds",
+        words="its clicks used",
+    )
+    known = _metrics(settings.host, settings.canary_port) if line.state == "ready" else None
+    return line if known is None else replace(line, detail="; ".join(filter(None, (canary_words(known), line.detail))))
+
+
+def canary_words(metrics: Metrics) -> str:
+    """What became of the canary's clicks since its start, in words."""
+    used, late, refused = (
+        metrics.get(f'nearline_canary_clicks_total{{outcome="{outcome}"}}', 0)
+        for outcome in ("used", "late", "refused")
+    )
+    return f"{used:,.0f} clicks used, {late:,.0f} late, {refused:,.0f} refused"
+
+
+def _web(settings: Settings) -> Line:
+    line = _service(
+        settings.host,
+        settings.web_port,
+        "web",
+        freshness="nearline_web_click_to_row_seconds",
+        words="rows changed on screen",
+        headers=key_headers(settings),
+    )
+    address = f"http://{settings.host}:{settings.web_port}/"
+    return line if line.state == "down" else replace(line, detail="; ".join(filter(None, (address, line.detail))))
 
 
 def index_words(metrics: Metrics) -> str:
@@ -156,13 +198,14 @@ def index_words(metrics: Metrics) -> str:
     samples = metrics.get("nearline_index_recall_samples", 0)
     if not samples:
         return f"{words}, recall not sampled yet"
-    ten, fifty = (metrics.get(f'nearline_index_recall{{k="{cut}"}}', 0) for cut in (10, 50))
+    ten, fifty = (metrics.get(f'nearline_index_recall_ratio{{k="{cut}"}}', 0) for cut in (10, 50))
     return f"{words}, live recall@10 {ten:.3f} and @50 {fifty:.3f} of the last {samples:,.0f} sampled queries"
 
 
 def _engine_words(metrics: Metrics) -> str:
     state = "answers" if metrics["nearline_engine_up"] else "is away: answers are degraded"
-    lag, window = (metrics.get(f"nearline_{name}", 0) for name in ("engine_writer_lag_records", "window_items"))
+    lag = sum(value for name, value in metrics.items() if name.startswith('nearline_lag_records{topic="item-vectors.'))
+    window = metrics.get("nearline_window_items", 0)
     return f"items in an engine that {state}, {lag:,.0f} item vectors behind, {window:,.0f} items in the window"
 
 
@@ -171,18 +214,19 @@ def _service(
     port: int,
     part: str,
     *,
-    lag: str,
     freshness: str,
     words: str,
+    reads: Sequence[str] = (),
     topic: str = "",
     headers: Mapping[str, str] | None = None,
 ) -> Line:
     metrics = _metrics(host, port, headers)
     if metrics is None:
         return Line(part, "down", f"no metrics on port {port}", _log_hint(part))
+    lag = lag_of(metrics, *reads)
     metrics = of_topic(metrics, topic) if topic else metrics
     waiting = _not_ready(host, port)
-    details = [f"lag {metrics.get(lag, 0):,.0f}"] if lag else []
+    details = [f"lag {lag:,.0f}"] if reads else []
     p50, p99 = (quantile(metrics, freshness, q) for q in (0.5, 0.99))
     if p50 is not None and p99 is not None:
         details.append(f"{words} within {p50 * 1000:g} ms (p50), {p99 * 1000:g} ms (p99) since its start")
@@ -191,11 +235,17 @@ def _service(
     return Line(part, "ready", "; ".join(details))
 
 
+def lag_of(metrics: Metrics, *topics: str) -> float:
+    """How many records of all partitions of *topics* the part has not read yet."""
+    starts = tuple(f'nearline_lag_records{{topic="{topic}",' for topic in topics)
+    return sum(value for name, value in metrics.items() if name.startswith(starts))
+
+
 def of_topic(metrics: Metrics, topic: str) -> Metrics:
     """The metrics without those of other topics, and those of *topic* as if they had no such label."""
     label = f'topic="{topic}"'
     return {
-        name.replace(f"{{{label}}}", "").replace(f"{label},", ""): value
+        name.replace(f"{{{label}}}", "").replace(f"{label},", "").replace(f",{label}", ""): value
         for name, value in metrics.items()
         if label in name or 'topic="' not in name
     }

@@ -14,6 +14,7 @@ from starlette.routing import BaseRoute
 from nearline.errors import NearlineError
 from nearline.guard import STATUS_RULES, Rule, describe
 from nearline.keys import Permission
+from nearline.tracing import ClickTraces
 from services.ingest.appender import Appender
 from services.ingest.bodies import Bounds, Room
 from services.ingest.catalogue import Catalogue
@@ -46,8 +47,9 @@ def create_api(
     bounds: Bounds | None = None,
     *,
     now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    traces: ClickTraces | None = None,
 ) -> FastAPI:
-    """The routes; *status* are /healthz, /readyz and /metrics."""
+    """The routes; *status* are /healthz, /readyz and /metrics. *traces* begins the traces of clicks."""
     register_url_convertor("text", Text())
     app = FastAPI(
         title="Nearline ingest",
@@ -62,7 +64,7 @@ def create_api(
         },
     )
     room = Room(bounds or Bounds())
-    add_events(app, room, events, now_ms)
+    add_events(app, room, events, now_ms, traces)
     add_items(app, room, catalogue)
     add_users(app, room, users, now_ms)
     app.router.routes.extend(status)

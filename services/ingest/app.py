@@ -14,6 +14,7 @@ import uvloop
 from nearline.adapters.doors import Doors
 from nearline.adapters.http import bind, status_routes
 from nearline.adapters.kafka import Producer, TableReader
+from nearline.adapters.spans import spans_for
 from nearline.errors import Misconfigured, NearlineError
 from nearline.guard import App
 from nearline.items import decode_item
@@ -22,6 +23,7 @@ from nearline.profiles import decode_profile
 from nearline.settings import Settings, load_settings
 from nearline.telemetry import configure_logs, get_logger
 from nearline.topics import CLICKS, ITEMS, USERS
+from nearline.tracing import ClickTraces
 from services.ingest.api import RULES, create_api
 from services.ingest.appender import Appender
 from services.ingest.bodies import MIB, Bounds
@@ -66,7 +68,10 @@ class Service:
             self._events,
             is_read=lambda: self._ready[USERS],
         )
-        api = create_api(self._events, catalogue, users, status_routes(self.readiness), bounds_of(settings))
+        self._spans = spans_for(settings, "ingest")
+        traces = None if self._spans is None else ClickTraces(self._spans, settings.traces_share)
+        status = status_routes(self.readiness)
+        api = create_api(self._events, catalogue, users, status, bounds_of(settings), traces=traces)
         self._doors = Doors(settings)
         self._app = Observed(self._doors.before(api, RULES))
 
@@ -98,6 +103,8 @@ class Service:
 
     async def _open(self, stack: contextlib.AsyncExitStack) -> None:
         deadline_s = self._settings.startup_deadline_s
+        if self._spans is not None:
+            stack.push_async_callback(self._spans.close)
         tables = (self._items, self._users)
         for topic, producer in ((CLICKS, self._clicks), *((table.topic, table.producer) for table in tables)):
             stack.push_async_callback(producer.close)
@@ -159,7 +166,7 @@ def main() -> int:
     status = 0
     try:
         settings = load_settings()
-        configure_logs("ingest", level=settings.log_level, style=settings.log_format)
+        configure_logs("ingest", **settings.log_options)
         sys.setswitchinterval(_SWITCH_S)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(Service(settings).serve())

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nearline.errors import BadInput, NearlineError, Unavailable
-from nearline.telemetry import gauge, get_logger, seconds
+from nearline.telemetry import begin, gauge, get_logger, seconds, sizes
 
 Message = tuple[bytes, bytes | None]  # key, value (None = tombstone)
 Headers = tuple[tuple[str, bytes], ...]
@@ -19,6 +19,7 @@ Send = Callable[[str, list[Message], Headers], Coroutine[Any, Any, Sequence[int]
 _MOST = 2_000  # messages in a group: 60 ms of the client's work, so that nobody waits long for a group of others
 
 _ACKNOWLEDGED = seconds("ingest_acknowledged_seconds", "From a request's check to the log's acknowledgement", "topic")
+_GROUP = sizes("ingest_group_messages", "Messages that went to the log together", "topic")
 _WAITING = gauge("ingest_waiting_messages", "Messages that the log has not acknowledged yet", "topic")
 _LOG_UP = gauge("ingest_log_up", "1 while the log acknowledges what is appended", "topic")
 
@@ -45,6 +46,8 @@ class Appender:
         self._waiting: deque[_Entry] = deque()
         self._task: asyncio.Task[None] | None = None
         self._away: Unavailable | None = None
+        for metric in (_ACKNOWLEDGED, _GROUP, _WAITING, _LOG_UP):
+            begin(metric, [topic])
         _LOG_UP.labels(topic).set(1)
 
     @property
@@ -96,8 +99,10 @@ class Appender:
         return group
 
     async def _append_group(self, group: list[_Entry]) -> None:
+        messages = [message for one in group for message in one.messages]
+        _GROUP.labels(self._topic).observe(len(messages))
         try:
-            offsets = list(await self._send(self._topic, [m for one in group for m in one.messages], group[0].headers))
+            offsets = list(await self._send(self._topic, messages, group[0].headers))
         except BadInput as error:
             await self._append_one_by_one(group, error)
         except Unavailable as error:

@@ -1,11 +1,13 @@
 """The route of events."""
 
+import time
 from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 
 from nearline.telemetry import counter
+from nearline.tracing import ClickTraces
 from services.ingest import clicks
 from services.ingest.appender import Appender
 from services.ingest.bodies import Place, Room
@@ -13,11 +15,19 @@ from services.ingest.exchange import answers, batch_answer, json_of, one_or_many
 from services.ingest.schemas import EventIn, EventResults, Problems
 
 EVENTS_ACCEPTED = counter("ingest_events_accepted_total", "Events that are in the log")
-_REFUSED = counter("ingest_events_refused_total", "Events that can never be accepted", "reason")
+_REFUSED = counter("ingest_events_refused_total", "Events that can never be accepted", "reason", known=clicks.REASONS)
 
 
-def add_events(app: FastAPI, room: Room, events: Appender, now_ms: Callable[[], int]) -> None:
-    """Serve ``POST /events`` from *app*."""
+def add_events(
+    app: FastAPI, room: Room, events: Appender, now_ms: Callable[[], int], traces: ClickTraces | None = None
+) -> None:
+    """Serve ``POST /events`` from *app*; with *traces* the way of some into the log is noted."""
+
+    def begin_of(request: Request) -> clicks.Begin | None:
+        if traces is None:
+            return None
+        started_ns, header = time.time_ns(), request.headers.get("traceparent")
+        return lambda event_id, told: traces.begin(event_id, told or header, started_ns)
 
     @app.post(
         "/events",
@@ -33,12 +43,25 @@ def add_events(app: FastAPI, room: Room, events: Appender, now_ms: Callable[[], 
         """
         with Place(room) as place:
             # No name for the parsed body: while the log is waited for, it would take several times its size.
-            verdicts = clicks.judge(one_or_more(await json_of(request, place), clicks.MAX_BATCH), now_ms=now_ms())
+            verdicts = clicks.judge(
+                one_or_more(await json_of(request, place), clicks.MAX_BATCH), now_ms=now_ms(), begin=begin_of(request)
+            )
             accepted = [(one.key, one.value) for one in verdicts if isinstance(one, clicks.Accepted)]
-            if accepted:
-                await events.append(accepted)
+            try:
+                if accepted:
+                    await events.append(accepted)
+            finally:
+                if traces is not None:
+                    _end_spans(verdicts)
         EVENTS_ACCEPTED.inc(len(accepted))
         return batch_answer(list(map(event_result, verdicts)), len(accepted))
+
+
+def _end_spans(verdicts: list[clicks.Accepted | clicks.Refused]) -> None:
+    now_ns = time.time_ns()
+    for one in verdicts:
+        if isinstance(one, clicks.Accepted) and one.span is not None:
+            one.span.end(now_ns, event_id=one.event_id)
 
 
 def event_result(verdict: clicks.Accepted | clicks.Refused) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 
 from nearline.errors import BadInput, Overloaded, Unavailable
 from nearline.events import load_json
+from nearline.reasons import reasons_of
 from nearline.telemetry import counter
 from services.ingest.bodies import Place
 from services.ingest.schemas import Problems
@@ -22,7 +23,22 @@ _STATUS = {"not_listed": 404, "no_profile": 404, "body_too_slow": 408, "other_ve
 # After the others the rest of a body is thrown away: a caller that is hung up on while it sends never sees the answer.
 _HANG_UP = {408}
 
-_REFUSED = counter("ingest_requests_refused_total", "Requests of which nothing was done", "status", "reason")
+# What is wrong with a request as a whole, and with the one thing that it is about.
+_UNPROCESSABLE = reasons_of("events", "ids", "items", "profiles", "user_commands", others=("too_deep", "wrong_count"))
+_REFUSED = counter(
+    "ingest_requests_refused_total",
+    "Requests of which nothing was done",
+    "status",
+    "reason",
+    known=[
+        *((str(status), reason) for reason, status in _STATUS.items()),
+        *(("422", reason) for reason in _UNPROCESSABLE),
+        ("404", "no_such_route"),
+        ("405", "no_such_route"),
+        ("429", "overloaded"),
+        ("503", "unavailable"),
+    ],
+)
 
 Answers = dict[int | str, dict[str, Any]]
 

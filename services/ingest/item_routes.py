@@ -28,7 +28,8 @@ from services.ingest.exchange import (
 )
 from services.ingest.schemas import Deleted, ItemAnswer, ItemIn, ItemOfBatch, ItemPatch, ItemResults, Problems
 
-_ACCEPTED = counter("ingest_items_accepted_total", "Changes of items that are in the log", "change")
+CHANGES = ("delete", "patch", "put")
+_ACCEPTED = counter("ingest_items_accepted_total", "Changes of items that are in the log", "change", known=CHANGES)
 
 ItemId = Annotated[
     str,

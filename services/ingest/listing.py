@@ -9,10 +9,19 @@ from weakref import WeakValueDictionary
 from nearline.errors import BadInput, Unavailable
 from nearline.ids import check_id
 from nearline.log import Record
+from nearline.reasons import ITEM_REASONS, PROFILE_REASONS
 from nearline.telemetry import counter, gauge
+from nearline.topics import ITEMS, USERS
 
-_REFUSED = counter("ingest_listing_refused_total", "Records that are not what their topic holds", "topic", "reason")
-_LISTED = gauge("ingest_listed", "Items and profiles that ingest knows, by their topic", "topic")
+REASONS = {ITEMS: ITEM_REASONS, USERS: PROFILE_REASONS}
+_REFUSED = counter(
+    "ingest_listing_refused_total",
+    "Records that are not what their topic holds",
+    "topic",
+    "reason",
+    known=[(topic, reason) for topic, reasons in REASONS.items() for reason in reasons],
+)
+_LISTED = gauge("ingest_listed_records", "Items and profiles that ingest knows, by their topic", "topic", known=REASONS)
 
 
 @dataclass(frozen=True, slots=True)

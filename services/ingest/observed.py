@@ -5,11 +5,9 @@ import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from nearline.telemetry import counter, seconds
-
-_REQUESTS = counter("ingest_requests_total", "Answered requests", "route", "status")
-_SECONDS = seconds("ingest_request_seconds", "From a request's first byte here to its answer", "route")
-_ROUTES = ("events", "items", "users")
+from nearline.request_counts import RouteCounts
+from nearline.telemetry import Request, get_logger, in_request, logs_requests
+from services.ingest.api import RULES
 
 
 class Observed:
@@ -17,6 +15,7 @@ class Observed:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
+        self._counts = RouteCounts(RULES)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -24,15 +23,16 @@ class Observed:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        request_id = _request_id(scope)
-        route = scope["path"].split("/", 2)[1] if scope["path"].startswith("/") else ""
-        route = route if route in _ROUTES else "other"
+        request_id, traceparent = _request_id(scope), _header(scope, b"traceparent")
+        in_request(Request(request_id.decode("latin-1"), traceparent=traceparent))
 
         async def send_observed(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id)]
-                _REQUESTS.labels(route, str(message["status"])).inc()
-                _SECONDS.labels(route).observe(time.perf_counter() - started)
+                took_s = time.perf_counter() - started
+                route = self._counts.note(scope["path"], message["status"], took_s)
+                if logs_requests():
+                    get_logger().debug("request", route=route, status=message["status"], took_ms=round(took_s * 1e3, 3))
             await send(message)
 
         await self._app(scope, receive, send_observed)
@@ -40,9 +40,11 @@ class Observed:
 
 def _request_id(scope: Scope) -> bytes:
     """The caller's id if it is a short printable one, else a new one."""
-    for name, value in scope["headers"]:
-        if name == b"x-request-id":
-            text = bytes(value).decode("latin-1")
-            if 0 < len(text) <= 128 and text.isascii() and text.isprintable():
-                return bytes(value)
+    given = _header(scope, b"x-request-id")
+    if 0 < len(given) <= 128 and given.isascii() and given.isprintable():
+        return given.encode()
     return secrets.token_hex(8).encode()
+
+
+def _header(scope: Scope, wanted: bytes) -> str:
+    return next((bytes(value).decode("latin-1") for name, value in scope["headers"] if name == wanted), "")

@@ -16,7 +16,10 @@ from services.ingest.schemas import Erased, EventRemoved, MergeIn, MergeResults,
 from services.ingest.users import Merging, Users, judge_merge, user_and_event
 
 _PROFILES = counter("ingest_profiles_accepted_total", "Profiles that are in the log")
-_COMMANDS = counter("ingest_commands_accepted_total", "Commands about users that are in the log", "command")
+COMMANDS = ("erase", "merge", "remove")
+_COMMANDS = counter(
+    "ingest_commands_accepted_total", "Commands about users that are in the log", "command", known=COMMANDS
+)
 
 _ID = f"1-{MAX_ID_BYTES} UTF-8 bytes without control characters; slashes as %2F"
 UserId = Annotated[str, Path(description=_ID, examples=["17850"])]

@@ -13,12 +13,10 @@ from nearline.item_table import ItemTable, apply_all
 from nearline.log import Record
 from nearline.process import follow, open_within, run_part, until
 from nearline.settings import Settings
-from nearline.telemetry import gauge, get_logger
+from nearline.telemetry import get_logger
 from nearline.topics import ITEMS, item_vectors_topic
 from services.item_tower.catalogue import RETIRED_KEPT_MS
 from services.item_tower.worker import Worker
-
-LAG = gauge("item_tower_lag_records", "Catalogue changes that are in the log and not read yet.")
 
 
 def now_ms() -> int:
@@ -66,7 +64,6 @@ async def serve(settings: Settings) -> None:
             stack.push_async_callback(reader.close)
             await open_within(settings.startup_deadline_s, "the log", reader.open)
             tasks.create_task(worker.run())
-            tasks.create_task(_report(reader))
 
 
 async def _mend(settings: Settings, worker: Worker, table: ItemTable) -> None:
@@ -87,12 +84,6 @@ async def _listed(settings: Settings) -> set[str]:
             for record in await reader.poll():
                 (listed.add if record.value else listed.discard)(record.id)
     return listed
-
-
-async def _report(reader: GroupReader) -> None:
-    while True:
-        LAG.set(reader.lag)
-        await asyncio.sleep(1.0)
 
 
 def main() -> None:

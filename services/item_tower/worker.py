@@ -14,14 +14,16 @@ from nearline.features import Arrays
 from nearline.item_table import ItemTable
 from nearline.item_vectors import ItemVector, encode_item_vector
 from nearline.log import Record
+from nearline.reasons import reasons_of
 from nearline.salvage import salvage
 from nearline.space import Space
-from nearline.telemetry import counter, get_logger, seconds
+from nearline.telemetry import counter, get_logger, seconds, sizes
 from nearline.topics import ITEMS_DLQ, item_vectors_topic
 from services.item_tower.catalogue import (
     Bury,
     Change,
     Encode,
+    Ignore,
     ItemInputs,
     Publish,
     decide,
@@ -35,9 +37,12 @@ CHUNK = 64
 RETRY_S = 0.2
 
 ITEMS = counter("items_total", "Changes of the catalogue read from the log.")
-CHANGES = counter("item_changes_total", "What became of them.", "kind")
-REFUSED = counter("items_refused_total", "Items sent to the dead-letter queue.", "reason")
+KINDS = tuple(kind.__name__.lower() for kind in (Encode, Publish, Bury, Ignore))
+CHANGES = counter("item_changes_total", "Changes of the catalogue by what became of them.", "kind", known=KINDS)
+REASONS = reasons_of("events", "ids", "items", others=("bad_answer",))
+REFUSED = counter("items_refused_total", "Items sent to the dead-letter queue.", "reason", known=REASONS)
 AWAY = counter("item_tower_waits_total", "Rounds in which Triton was away.")
+BATCH_ITEMS = sizes("item_tower_batch_items", "Changes of items of one batch.")
 PUBLISHED_AFTER = seconds("item_to_published_seconds", "From an item's append to its vector published.")
 
 Messages = list[tuple[bytes, bytes | None]]
@@ -96,6 +101,7 @@ class Worker:
         if not records:
             return
         ITEMS.inc(len(records))
+        BATCH_ITEMS.observe(len(records))
         while True:
             try:
                 await self._deal(newest_of_each(records))

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nearline.errors import BadInput, SpaceMismatch, Unavailable
+from nearline.ids import SYNTHETIC_USERS
 from nearline.log import Record
 from nearline.space import Space
 from nearline.telemetry import counter, gauge, get_logger
@@ -54,7 +55,9 @@ class ActiveUsers:
         return len(self._place_of)
 
     def note(self, user_id: str) -> None:
-        """The user's document changed."""
+        """The user's document changed; that of a synthetic one is nothing to anybody."""
+        if user_id.startswith(SYNTHETIC_USERS):
+            return
         self._changed[user_id] = None
         self._changed.move_to_end(user_id)
         if len(self._changed) > _MOST_WAITING:

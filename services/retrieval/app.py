@@ -5,6 +5,7 @@ import contextlib
 import gc
 import signal
 import sys
+import time
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
@@ -17,10 +18,13 @@ from nearline.adapters.indexes import engine_for
 from nearline.adapters.kafka import TableReader, log_extent
 from nearline.adapters.queueing import queueing
 from nearline.adapters.seals import Seal, secret_of
+from nearline.adapters.spans import spans_for
 from nearline.adapters.stores import store_for
 from nearline.errors import NearlineError, Unavailable
 from nearline.followers import Follower
 from nearline.process import RETRY_S
+from nearline.reasons import reasons_of
+from nearline.request_counts import Counted
 from nearline.settings import Settings, load_settings
 from nearline.shedding import Gate
 from nearline.telemetry import configure_logs, get_logger
@@ -34,6 +38,7 @@ from services.retrieval.rule_parts import RuleParts
 from services.retrieval.session_vectors import KnownItems
 from services.retrieval.store_guard import GuardedStore
 from services.retrieval.text_index import TextIndex
+from services.retrieval.traced import TracedClicks
 
 _SWITCH_S = 0.0005  # how long another thread (Kafka's, the builder's) may keep the interpreter from an answer
 
@@ -83,6 +88,7 @@ class Service:
         self._rules = RuleParts(settings)
         secret = secret_of(settings.page_secret.get_secret_value(), settings.data / "page-secret")
         index = self._items.index
+        self._spans = spans_for(settings, "retrieval")
         recommender = Recommender(
             index,
             self._store,
@@ -92,6 +98,7 @@ class Service:
             exposures=self._rules.exposures,
             budget_ms=settings.budget_ms,
             is_hearing=lambda: self._updates.caught_up,
+            traced=None if self._spans is None else TracedClicks(self._spans),
         )
         self._reads = ReadParts(
             settings, index, self._store, recommender, known=self._items.known, texts=self._items.texts
@@ -101,9 +108,10 @@ class Service:
             topic,
             lambda: TableReader(settings.brokers, topic, start_at=self._updates.positions()),
             self._reads.hearing(recommender.reading.hear),
+            reasons=reasons_of("ids", "user_updates"),
         )
         app = create_app(recommender, status_routes(self.readiness), self._reads.reads, rulings=self._rules.rulings)
-        self._app = self._doors.before(app, RULES)
+        self._app = Counted(self._doors.before(app, RULES), RULES)
 
     def readiness(self) -> Mapping[str, bool]:
         """What has to be true before requests should come here."""
@@ -140,6 +148,8 @@ class Service:
             await self._rules.close()
             await self._store.close()
             await self._items.close()
+            if self._spans is not None:
+                await self._spans.close()
 
     async def _hear(self) -> None:
         """Follow the users' updates, from now on: what was written before is read with the documents."""
@@ -171,7 +181,8 @@ def _server(app: object) -> uvicorn.Server:
     loop = asyncio.get_running_loop()
     config = uvicorn.Config(
         app,  # type: ignore[arg-type]
-        http=queueing(lambda: Gate(loop.call_soon, loop.time)),  # type: ignore[arg-type]
+        # Not the loop's own clock: uvloop's stands still for a turn and counts milliseconds.
+        http=queueing(lambda: Gate(loop.call_soon, time.perf_counter)),  # type: ignore[arg-type]
         loop="uvloop",
         log_config=None,
         access_log=False,
@@ -200,7 +211,7 @@ def main() -> int:
     status = 0
     try:
         settings = load_settings()
-        configure_logs("retrieval", level=settings.log_level, style=settings.log_format)
+        configure_logs("retrieval", **settings.log_options)
         sys.setswitchinterval(_SWITCH_S)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(Service(settings).serve())

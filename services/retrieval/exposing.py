@@ -26,8 +26,13 @@ _PAUSE_S = 0.2  # between batches: one of few costs as much as one of many, one 
 _RETRY_S = 1.0
 
 _SENT = counter("exposures_total", "Exposures that went to the log")
-_DROPPED = counter("exposures_dropped_total", "Exposures that did not, by why", "reason")
-_WAITING = gauge("exposures_waiting", "Exposures that are noted and not sent yet")
+_DROPPED = counter(
+    "exposures_dropped_total",
+    "Exposures that did not, by why",
+    "reason",
+    known=("log_away", "queue_full", "shut_down"),
+)
+_WAITING = gauge("waiting_exposures", "Exposures that are noted and not sent yet")
 
 Message = tuple[bytes | None, bytes | None]
 Send = Callable[[str, list[Message]], Awaitable[object]]

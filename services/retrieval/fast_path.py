@@ -11,6 +11,7 @@ from contextlib import suppress
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from nearline.errors import BadInput
+from nearline.telemetry import Request, get_logger, in_request, logs_requests
 from services.retrieval.asked import Asked
 from services.retrieval.parameters import asked_in
 from services.retrieval.recommender import Recommender
@@ -35,11 +36,15 @@ class FastPath:
             user_id = scope["path"][len(_PREFIX) :]
             asked = self._asked(scope["query_string"])
             if asked is not None and _is_plain(user_id):
+                request_id = request_id_of(scope["headers"])
+                in_request(Request(request_id, user_id))
                 with suppress(BadInput):
-                    body = await self._recommender.answer(user_id, asked, request_id_of(scope["headers"]))
+                    body = await self._recommender.answer(user_id, asked, request_id)
                     await send_json(send, body)
+                    if logs_requests():
+                        get_logger().debug("request", route="recommend", status=200)
                     return
-        await self._app(scope, receive, send)
+        await self._app(_named(scope) if scope["type"] == "http" else scope, receive, send)
 
     def _asked(self, raw: bytes) -> Asked | None:
         """What *raw* asks for, or ``None`` if FastAPI shall say what is wrong with it."""
@@ -57,6 +62,14 @@ class FastPath:
             self._queries.clear()
             self._bytes = len(raw)
         self._queries[raw] = asked
+
+
+def _named(scope: Scope) -> Scope:
+    """The request with its id among its headers, so that its log lines and its answer name the same one."""
+    request_id = request_id_of(scope["headers"])
+    in_request(Request(request_id))
+    others = [pair for pair in scope["headers"] if pair[0] != b"x-request-id"]
+    return {**scope, "headers": [*others, (b"x-request-id", request_id.encode())]}
 
 
 def _is_plain(user_id: str) -> bool:

@@ -17,6 +17,7 @@ from nearline.user_updates import decode_user_update
 from services.retrieval.answer import Reason, Seen, Step
 from services.retrieval.hot_users import HotUsers
 from services.retrieval.store_guard import GuardedStore
+from services.retrieval.traced import TracedClicks
 from services.retrieval.waiting import Waiting
 
 
@@ -49,17 +50,21 @@ class Reading:
         waiting: Waiting | None = None,
         is_hearing: Callable[[], bool] = lambda: True,
         now_s: Callable[[], float] = time.time,
+        traced: TracedClicks | None = None,
     ) -> None:
         self._store = store
         self._hot = HotUsers(space)
         self._waiting = Waiting() if waiting is None else waiting
         self._is_hearing = is_hearing
         self._now_s = now_s
+        self._traced = traced
 
     def hear(self, record: Record) -> None:
         """Take in one record of the updates' topic; ``BadInput`` if it is none."""
         update = decode_user_update(record.value)
         self._hot.heard(record.id, update.order)
+        if self._traced is not None:
+            self._traced.heard(record.id, update)
         self._waiting.wake(record.id)
 
     async def read(self, user_id: str) -> Knowledge:

@@ -7,6 +7,7 @@ from copy import copy
 from dataclasses import replace
 
 from nearline.errors import BadInput, Unavailable
+from nearline.ids import SYNTHETIC_USERS
 from nearline.space import Space
 from nearline.telemetry import counter, seconds
 from nearline.user_documents import UserDocument
@@ -21,6 +22,7 @@ from services.retrieval.rendering import print_answer
 from services.retrieval.ruling import Rulebook
 from services.retrieval.stages.order import choose
 from services.retrieval.store_guard import GuardedStore
+from services.retrieval.traced import TracedClicks
 from services.retrieval.waiting import Waiting
 from services.retrieval.work import Work
 
@@ -28,10 +30,12 @@ BUDGET_MS = 100.0
 Read = Callable[[], Awaitable[Knowledge]]
 
 _TOOK = seconds("recommend_seconds", "From the request to the answer's bytes")
-_ANSWERS = counter("recommend_answers_total", "Answers by why they were not wholly personal", "reason")
+_ANSWERS = counter(
+    "recommend_answers_total", "Answers by why they were not wholly personal", "reason", known=("none", *Reason)
+)
 _COUNTED = {reason: _ANSWERS.labels(reason.value) for reason in Reason}
 _PERSONAL = _ANSWERS.labels("none")
-_STEPS = counter("recommend_steps_total", "Answers that went without something, by what", "step")
+_STEPS = counter("recommend_steps_total", "Answers that went without something, by what", "step", known=Step)
 
 
 class Recommender:
@@ -50,8 +54,12 @@ class Recommender:
         waiting: Waiting | None = None,
         is_hearing: Callable[[], bool] = lambda: True,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        traced: TracedClicks | None = None,
     ) -> None:
-        self.reading = Reading(store, space, waiting=waiting, is_hearing=is_hearing, now_s=lambda: now_ms() / 1000)
+        self.reading = Reading(
+            store, space, waiting=waiting, is_hearing=is_hearing, now_s=lambda: now_ms() / 1000, traced=traced
+        )
+        self._traced = traced
         self._items = items
         self._space = space
         self._pages = pages
@@ -97,10 +105,13 @@ class Recommender:
             about["next_page"] = self._next(page, user_id, groups)
         about["took_ms"] = round((time.perf_counter_ns() - started) / 1e6, 3)
         about["request_id"] = request_id
-        if self._exposures is not None:
+        if self._exposures is not None and not user_id.startswith(SYNTHETIC_USERS):
             self._exposures.note(self._shown(whom, work, groups, page, request_id))
         body = print_answer(about, groups, asked.fields)
-        _count(reason, work.course, (time.perf_counter_ns() - started) / 1e9)
+        took_ns = time.perf_counter_ns() - started
+        _count(reason, work.course, took_ns / 1e9)
+        if self._traced and read is None:
+            self._traced.answered(user_id, known.document, took_ns, request_id)
         return body
 
     def _shown(self, user_id: str | None, work: Work, groups: list[Group], page: Page | None, request_id: str) -> Shown:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from nearline.adapters.kafka import Producer, TableReader
 from nearline.followers import Follower
+from nearline.reasons import reasons_of
 from nearline.settings import Settings
 from nearline.topics import RULES
 from services.retrieval.exposing import Exposures
@@ -18,7 +19,12 @@ class RuleParts:
     def __init__(self, settings: Settings) -> None:
         book = RuleBook()
         self.rulings = Rulings(book, share=settings.explore, new_days=settings.explore_days)
-        self._follower = Follower(RULES, lambda: TableReader(settings.brokers, RULES), book.apply)
+        self._follower = Follower(
+            RULES,
+            lambda: TableReader(settings.brokers, RULES),
+            book.apply,
+            reasons=reasons_of("rules", "events", "ids"),
+        )
         self._producer = Producer(settings.brokers)
         share = settings.exposures
         self.exposures = Exposures(settings.embedding_space, share, self._producer.send_all) if share else None

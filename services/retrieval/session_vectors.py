@@ -2,7 +2,7 @@
 
 As long as a request is with Triton, sessions that come wait for the next one, which takes up to 64 of them: so they
 cost no window of waiting when few come, and few requests when many do. Triton that is away costs a session nothing: a
-few failures in a row close the path, and ``watch`` alone asks until it answers, as with the store (store_guard.py).
+few failures in a row close the path, and ``watch`` alone asks until it answers, as with the store (breaker.py).
 """
 
 import asyncio

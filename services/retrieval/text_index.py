@@ -41,7 +41,7 @@ _PUT = "insert or replace into items(rowid, item_id, title, category, brand, att
 _DROP = "delete from items where rowid = ?"
 
 _SEARCHES = seconds("text_search_seconds", "From a text search's turn to its matches")
-_WAITING = gauge("text_changes_waiting", "Changes of items that the text index has not written yet")
+_WAITING = gauge("text_waiting_changes", "Changes of items that the text index has not written yet")
 _CUT_OFF = counter("text_searches_cut_off_total", "Text searches that were ended at their deadline")
 
 T = TypeVar("T")

@@ -8,7 +8,7 @@ from nearline.telemetry import gauge
 
 MOST = 1_000
 
-_WAITING = gauge("recommend_waiting", "Requests that wait for an event to be used")
+_WAITING = gauge("recommend_waiting_requests", "Requests that wait for an event to be used")
 
 
 class Waiting:

@@ -6,6 +6,7 @@ from functools import partial
 
 from nearline.adapters.http import status_server
 from nearline.adapters.kafka import GroupReader, Producer, TableReader
+from nearline.adapters.spans import spans_for
 from nearline.adapters.stores import store_for
 from nearline.adapters.triton import Towers
 from nearline.item_table import ItemTable, apply_all
@@ -15,6 +16,7 @@ from nearline.settings import Settings
 from nearline.store import UserStore
 from nearline.telemetry import counter, gauge, get_logger
 from nearline.topics import USER_SEEN, USER_SEQUENCES, item_vectors_topic, user_updates_topic
+from services.user_tower.freshness import Freshness
 from services.user_tower.updates import Updates
 from services.user_tower.worker import Worker
 
@@ -22,7 +24,6 @@ KEEP_HOUSE_S = 5.0
 UPDATE_S = 5.0  # an update that took longer is of no use to anybody who waits
 ITEMS = gauge("item_table_items", "Items whose vectors the user tower knows.")
 REFUSED = counter("item_vectors_refused_total", "Item vectors of another space, or damaged.")
-LAG = gauge("user_tower_lag_records", "Sequences and snapshots that are in the log and not read yet.")
 
 
 async def serve(settings: Settings) -> None:
@@ -50,6 +51,7 @@ async def serve(settings: Settings) -> None:
     publisher = Producer(
         settings.brokers, delivery_s=UPDATE_S
     )  # of its own: dead letters wait for the log, updates do not
+    spans = spans_for(settings, "user_tower")
     updates = Updates(space, publisher.send_all)
     ready = {"log": False, "item_vectors": False, "store": False, "towers": False}
 
@@ -61,6 +63,8 @@ async def serve(settings: Settings) -> None:
             get_logger().warning("item vector refused", detail=message)
 
     async with contextlib.AsyncExitStack() as stack:
+        if spans is not None:
+            stack.push_async_callback(spans.close)
         await stack.enter_async_context(status_server(settings.host, settings.user_tower_port, lambda: ready))
         for what, part in (
             ("the log", vectors),
@@ -76,7 +80,7 @@ async def serve(settings: Settings) -> None:
         ready.update(log=True, store=True, towers=True)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(follow(vectors.poll, learn))
-            tasks.create_task(_keep_house(store, reader))
+            tasks.create_task(_keep_house(store))
             await until(lambda: vectors.caught_up)
             ready["item_vectors"] = True
             get_logger().info("ready", items=len(table), space=space.number)
@@ -91,15 +95,15 @@ async def serve(settings: Settings) -> None:
                 dead_letters=producer.send_all,
                 announce=updates.announce,
                 policy=settings.seen_policy,
+                freshness=Freshness(spans),
             )
             tasks.create_task(updates.run())
             tasks.create_task(worker.run())
 
 
-async def _keep_house(store: UserStore, reader: GroupReader) -> None:
+async def _keep_house(store: UserStore) -> None:
     while True:
         await asyncio.sleep(KEEP_HOUSE_S)
-        LAG.set(reader.lag)
         await store.keep_house()
 
 

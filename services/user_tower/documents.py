@@ -8,7 +8,7 @@ set only grows. The vector changes only together with what it used. An erasure t
 from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,19 +16,30 @@ from numpy.typing import NDArray
 from nearline.events import EventType
 from nearline.hashing import hash64_all
 from nearline.seen import FOREVER_S, MOST_ITEMS, SeenPolicy, SeenSnapshot
-from nearline.sequences import Sequence
+from nearline.sequences import Cause, Sequence
 from nearline.user_documents import NOTHING_RECENT, Hashes, Recent, Seconds, UserDocument
 
 NONE: Hashes = np.zeros(0, dtype=np.uint64)
 PURCHASE = EventType.PURCHASE.value
 
 
+class Arrived(NamedTuple):
+    """A click that said when it was produced, and the append time of the sequence that holds it."""
+
+    cause: Cause
+    appended_ms: int
+
+
 @dataclass(slots=True)
 class News:
-    """What came of one user and is not stored yet, in any order: sequences, and the newest snapshot if one came."""
+    """What came of one user and is not stored yet, in any order: sequences, and the newest snapshot if one came.
+
+    *arrived* are the clicks among it whose delay is to be told once their vector is stored.
+    """
 
     sequences: list[Sequence] = field(default_factory=list)
     snapshot: SeenSnapshot | None = None
+    arrived: list[Arrived] = field(default_factory=list)
 
     @property
     def newest(self) -> Sequence | None:
@@ -39,6 +50,7 @@ class News:
     def add(self, more: "News") -> None:
         """Take in what else came."""
         self.sequences += more.sequences
+        self.arrived += more.arrived
         if more.snapshot is not None and (self.snapshot is None or more.snapshot.version >= self.snapshot.version):
             self.snapshot = more.snapshot
 

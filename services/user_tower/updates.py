@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 
 from nearline.errors import NearlineError
+from nearline.sequences import Cause
 from nearline.space import Space
 from nearline.telemetry import counter, get_logger
 from nearline.topics import user_updates_topic
@@ -39,11 +40,11 @@ class Updates:
         """How many users' updates are not in the log yet."""
         return len(self._waiting) + self._under_way
 
-    def announce(self, documents: Mapping[str, UserDocument]) -> None:
-        """Note that the store has *documents* now; returns at once."""
+    def announce(self, documents: Mapping[str, UserDocument], causes: Mapping[str, Cause]) -> None:
+        """Note that the store has *documents* now, some because of the *causes* of their users; returns at once."""
         for user_id, document in documents.items():
             if user_id in self._waiting or len(self._waiting) < self._most_waiting:
-                self._waiting[user_id] = UserUpdate(*document.order, document.stored_ms)
+                self._waiting[user_id] = _update(document, causes.get(user_id))
             else:
                 LOST.inc()
         self._some.set()
@@ -69,3 +70,9 @@ class Updates:
             get_logger().warning("user updates lost", count=len(waiting), reason=str(error))
         finally:
             self._under_way = 0
+
+
+def _update(document: UserDocument, cause: Cause | None) -> UserUpdate:
+    if cause is None:
+        return UserUpdate(*document.order, document.stored_ms)
+    return UserUpdate(*document.order, document.stored_ms, cause.event_id, cause.produced_ms, cause.traceparent)

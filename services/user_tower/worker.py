@@ -20,15 +20,17 @@ from nearline.errors import BadAnswer, BadInput, SpaceMismatch, Unavailable
 from nearline.features import Features
 from nearline.item_table import ItemTable
 from nearline.log import Record
+from nearline.reasons import reasons_of
 from nearline.salvage import salvage
 from nearline.seen import SeenPolicy, decode_seen
-from nearline.sequences import Sequence, decode_sequence
+from nearline.sequences import Cause, Sequence, decode_sequence
 from nearline.space import Space
 from nearline.store import UserStore
-from nearline.telemetry import counter, gauge, get_logger, seconds
+from nearline.telemetry import counter, gauge, get_logger, seconds, sizes
 from nearline.topics import USER_SEEN, USER_SEQUENCES, USER_SEQUENCES_DLQ
 from nearline.user_documents import UserDocument, decode_user_document, encode_user_document
-from services.user_tower.documents import News, advance
+from services.user_tower.documents import Arrived, News, advance
+from services.user_tower.freshness import Freshness, Laps
 
 CHUNK = 64  # users in one request: measured 25 times the users/s of requests of one
 IN_FLIGHT = 2
@@ -43,11 +45,15 @@ SNAPSHOTS = counter("seen_snapshots_total", "Snapshots of seen items read from t
 RACES = counter("user_write_races_total", "Writes made again because the store knew more than they did.")
 ENCODED = counter("user_vectors_total", "User vectors encoded and stored.")
 UNKNOWN_ITEMS = counter("unknown_items_total", "Events of encoded histories whose item has no vector yet.")
-REFUSED = counter("sequences_refused_total", "Sequences and snapshots sent to the dead-letter queue.", "reason")
+REASONS = reasons_of("ids", "sequences", "seen", others=("bad_answer",))
+REFUSED = counter(
+    "sequences_refused_total", "Sequences and snapshots sent to the dead-letter queue.", "reason", known=REASONS
+)
 AWAY = counter("user_tower_waits_total", "Rounds in which Triton or the store was away.")
 WAITING = gauge("user_tower_waiting_users", "Users whose sequence waits for Triton or the store.")
 STORED_AFTER = seconds("sequence_to_stored_seconds", "From a sequence's append to its vector stored.")
 BATCH = seconds("user_tower_batch_seconds", "One batch from poll to written.")
+BATCH_USERS = sizes("user_tower_batch_users", "Users of one batch.")
 
 Users = dict[str, News]
 
@@ -69,7 +75,7 @@ class Encoder(Protocol):
 
 
 DeadLetters = Callable[[str, list[tuple[bytes, bytes | None]]], Awaitable[object]]
-Announce = Callable[[Mapping[str, UserDocument]], None]  # must neither wait nor fail
+Announce = Callable[[Mapping[str, UserDocument], Mapping[str, Cause]], None]  # must neither wait nor fail
 
 
 class Worker:
@@ -86,6 +92,7 @@ class Worker:
         dead_letters: DeadLetters,
         announce: Announce,
         policy: SeenPolicy,
+        freshness: Freshness | None = None,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         retry_s: float = RETRY_S,
     ) -> None:
@@ -97,6 +104,7 @@ class Worker:
         self._dead_letters = dead_letters
         self._announce = announce
         self._policy = policy
+        self._freshness = Freshness() if freshness is None else freshness
         self._now_ms = now_ms
         self._retry_s = retry_s
         self._slots = asyncio.Semaphore(IN_FLIGHT)
@@ -135,6 +143,7 @@ class Worker:
 
     async def _deal(self, fresh: Users) -> None:
         try:
+            BATCH_USERS.observe(len(self._waiting_users))
             with BATCH.time():
                 await self._in_chunks(self._waiting_users, self._encode_and_write)
         except Unavailable as error:
@@ -228,24 +237,31 @@ class Worker:
             raise failures[0]
 
     async def _encode_and_write(self, chunk: Users) -> None:
+        laps = Laps()
         stored = await self._stored(chunk)
+        laps.end("read")
         newest = ((stored[user_id], news.newest) for user_id, news in chunk.items())
-        vectors = await self._encode([one for document, one in newest if one and _is_ahead(one, document)])
-        await self._write(chunk, stored, vectors)
+        vectors = await self._encode([one for document, one in newest if one and _is_ahead(one, document)], laps)
+        await self._write(chunk, stored, vectors, laps)
         ENCODED.inc(len(vectors))
 
     async def _write_seen(self, chunk: Users) -> None:
-        await self._write(chunk, await self._stored(chunk), {})
+        await self._write(chunk, await self._stored(chunk), {}, Laps())
 
     async def _write(
-        self, chunk: Users, stored: Mapping[str, UserDocument | None], vectors: Mapping[str, NDArray[np.float32]]
+        self,
+        chunk: Users,
+        stored: Mapping[str, UserDocument | None],
+        vectors: Mapping[str, NDArray[np.float32]],
+        laps: Laps,
     ) -> None:
         """Write the documents of *chunk*; ``Unavailable`` if others always stored something newer meanwhile."""
         for _ in range(_ATTEMPTS):
             documents = self._advanced(chunk, stored, vectors)
             encoded = {user_id: encode_user_document(one, self._space) for user_id, one in documents.items()}
             if await self._store.put_many_if_newer(encoded) == len(encoded):
-                self._announce(documents)
+                laps.end("store")
+                self._announce(documents, self._freshness.stored(chunk, vectors, laps))
                 return
             RACES.inc()
             stored = await self._stored(chunk)
@@ -275,7 +291,7 @@ class Worker:
         await self._store.delete(user_id)
         return None
 
-    async def _encode(self, sequences: Many[Sequence]) -> dict[str, NDArray[np.float32]]:
+    async def _encode(self, sequences: Many[Sequence], laps: Laps) -> dict[str, NDArray[np.float32]]:
         """The vector of each sequence that has one: something of it must be known, and the answer must be true.
 
         Known is an item that has a vector, or a context that the towers read: a profile alone is enough for them.
@@ -286,6 +302,7 @@ class Worker:
         UNKNOWN_ITEMS.inc(int(((rows < 0) & (types > 0)).sum()))
         events_known = ((rows >= 0) & (types > 0) & (types <= features.types)).any(axis=1)
         encodable = np.flatnonzero(events_known | context.any(axis=1))
+        laps.end("gather")
 
         async def encode(part: Many[int]) -> list[NDArray[np.float32]]:
             picked = np.asarray(part)
@@ -293,6 +310,7 @@ class Worker:
             return list(await self._towers.encode_users(batch))
 
         good, bad = await salvage(encode, [int(index) for index in encodable])
+        laps.end("triton")
         for index, error in bad:
             await self._refuse_answer(sequences[index], error)
         return {sequences[index].user_id: vector for index, vector in good}
@@ -304,7 +322,9 @@ class Worker:
 
     async def _refuse(self, record: Record, reason: str, detail: str) -> None:
         REFUSED.labels(reason=reason).inc()
-        get_logger().warning("sequence refused", reason=reason, detail=detail, user_id=record.id)
+        # Not the detail: it quotes the record, and so its user. The dead letter has it.
+        where = f"{record.topic}/{record.partition}/{record.offset}"
+        get_logger().warning("sequence refused", reason=reason, record=where, user_id=record.id)
         letter = letter_about(record, reason, detail)
         await self._dead_letters(USER_SEQUENCES_DLQ, [(record.key or b"", encode_dead_letter(letter))])
 
@@ -316,7 +336,9 @@ def _is_sequence(record: Record) -> bool:
 def _news(record: Record, value: bytes) -> News:
     if record.topic == USER_SEEN:
         return News(snapshot=decode_seen(value))
-    return News([decode_sequence(value)])
+    sequence = decode_sequence(value)
+    cause = sequence.cause
+    return News([sequence], arrived=[] if cause is None else [Arrived(cause, record.append_ms)])
 
 
 def _is_ahead(newest: Sequence, stored: UserDocument | None) -> bool:

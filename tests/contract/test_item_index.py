@@ -82,7 +82,7 @@ class OnEngine:
         self.index = EngineItems(engine, self.guard, self.window)
         self._writer = Writer(Space(1, DIMENSION), ScriptedReader, engine, self.window)  # type: ignore[arg-type]
         self.written: set[str] = set()
-        self.run(self.guard._probe())
+        self.run(self.guard.probe())
 
     def run(self, work: Awaitable[T]) -> T:
         return self._runner.run(awaited(work))

@@ -78,7 +78,7 @@ class Shop:
             towers=self.towers,
             store=store,
             dead_letters=Outbox(),
-            announce=lambda documents: None,
+            announce=lambda documents, causes: None,
             policy=parse_seen_policy(""),
         )
         await worker.step()

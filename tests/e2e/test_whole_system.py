@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from local.processes import wait_until
-from local.system import System, embedded_system, http_ok
+from local.system import System, http_ok
 from nearline.adapters.kafka import Producer, TableReader, Topics
 from nearline.errors import Unavailable
 from nearline.events import Event, encode_event
@@ -44,15 +44,6 @@ CATALOGUE = {
     for kind in KINDS
     for n, colour in enumerate(("red", "blue", "green", "white", "black", "pink", "grey", "gold", "small", "large"))
 }
-
-
-@pytest.fixture(scope="module")
-def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    with embedded_system(tmp_path_factory.mktemp("system") / "data", say=print) as running:
-        append(running, ITEMS, [(item_id, encode_item(item)) for item_id, item in CATALOGUE.items()])
-        everything = set(CATALOGUE)
-        assert wait_until(lambda: everything <= set(shown(running, "nobody", k=500)), DEADLINE_S), "items never came"
-        yield running
 
 
 def append(system: System, topic: str, messages: Sequence[tuple[str, bytes | None]]) -> None:

@@ -10,12 +10,13 @@ import numpy as np
 import polars as pl
 import pytest
 
+from nearline.dataset_description import Description
 from nearline.errors import BadInput, Misconfigured, NearlineError
 from nearline.features import Features
 from nearline.items import decode_item, encode_item
+from nearline.tables import scan
 from training.data.dataset import Dataset, load_dataset
-from training.data.description import Description
-from training.data.events import kept_rows, scan, survey, typed
+from training.data.events import kept_rows, survey, typed
 from training.data.examples import make_batch
 from training.data.log import Log
 from training.data.parts import build_log, part_of, read_notes
@@ -166,6 +167,22 @@ def test_times_may_be_dates_or_texts_of_dates(tmp_path: Path) -> None:
     texts = raw.with_columns(pl.col("time").dt.strftime("%Y-%m-%dT%H:%M:%S"))
     told = write(tmp_path / "texts", texts, toml='[interactions]\ntime_unit = "datetime"')
     assert load_dataset(told).log.time_ms[0] == START_MS
+
+
+def test_a_folder_may_hold_csv_as_a_shop_has_it(tmp_path: Path) -> None:
+    """Ids stay as they stand, dates are times, and the log is that of the same tables in Parquet."""
+    rows = pl.DataFrame(events()).with_columns(pl.col("item_id").replace("i0", "007"))
+    days = rows.with_columns(pl.from_epoch("time", time_unit="ms").dt.strftime("%Y-%m-%d %H:%M:%S"))
+    for name, write_it in (("csv", days.write_csv), ("parquet", rows.write_parquet)):
+        (tmp_path / name).mkdir()
+        write_it(tmp_path / name / f"interactions.{name}")
+    (tmp_path / "csv" / "items.csv").write_text("item_id,title,price,listed_ms\n007,1984,3.5,2026-01-02\n")
+    read, same = load_dataset(tmp_path / "csv"), load_dataset(tmp_path / "parquet")
+    assert read.items["007"].title == "1984"
+    assert (read.items["007"].price, read.items["007"].listed_ms) == (3.5, 1_767_312_000_000)
+    assert sorted(read.items) == sorted(same.items) == ["007", "i1", "i2"]
+    assert read.log.time_ms.tolist() == same.log.time_ms.tolist()
+    assert read.digest != same.digest
 
 
 def test_whole_numbers_that_were_stored_as_floats_are_the_same_ids(tmp_path: Path) -> None:
@@ -418,7 +435,7 @@ def test_a_folder_that_is_not_there_is_named_with_its_nearest_neighbour(tmp_path
 
 def test_a_file_that_is_not_parquet_is_named(tmp_path: Path) -> None:
     (tmp_path / "interactions.parquet").write_text("user_id,item_id,time\n")
-    assert "not a parquet file" in refusal(tmp_path)
+    assert "no Parquet that can be read" in refusal(tmp_path)
 
 
 def test_shards_of_different_columns_are_refused(tmp_path: Path) -> None:
@@ -430,7 +447,7 @@ def test_shards_of_different_columns_are_refused(tmp_path: Path) -> None:
 def test_items_that_are_not_parquet_are_refused(tmp_path: Path) -> None:
     folder = write(tmp_path / "shop")
     (folder / "items.parquet").write_text("item_id,title\n")
-    assert "can not be read" in refusal(folder)
+    assert "can be read" in refusal(folder)
 
 
 def test_the_digest_changes_with_the_data_and_its_rules_but_not_with_the_recipe(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ class Users:
         self.store = MemoryStore(ttl_ms=10**15)
         self.guard = GuardedStore(self.store)
         self.index = ActiveUsers(self.guard, SPACE, most=most)
-        asyncio.run(self.guard._probe())
+        asyncio.run(self.guard.probe())
 
     def put(self, **documents: bytes) -> None:
         asyncio.run(self.store.put_many_if_newer(documents))
@@ -46,6 +46,12 @@ def test_the_nearest_come_first_with_what_the_store_says() -> None:
 
 def test_nobody_is_near_among_nobody() -> None:
     assert Users().nearest(0) == []
+
+
+def test_a_synthetic_user_is_near_nobody() -> None:
+    users = Users()
+    users.put(**{"canary:1": user(20), "a": user(10)})
+    assert users.nearest(20) == ["a"]
 
 
 def test_who_was_silent_longest_is_forgotten_first() -> None:
@@ -90,7 +96,7 @@ def test_while_the_store_is_away_nobody_is_named_and_changes_wait() -> None:
     users.index.note("b")
     asyncio.run(users.index.read())
     users.store.down = False
-    asyncio.run(users.guard._probe())
+    asyncio.run(users.guard.probe())
     asyncio.run(users.store.put_many_if_newer({"b": user(2)}))
     asyncio.run(users.index.read())
     assert users.nearest(0) == ["a", "b"]

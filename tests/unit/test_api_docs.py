@@ -134,6 +134,28 @@ def test_the_readme_of_the_client_runs(open_shop: Shop, tmp_path: Path, monkeypa
     assert open_shop.asked["ingest"].asked[-1]["path"] == "/events"
 
 
+@pytest.mark.parametrize("nth", [0, 1])
+def test_what_a_call_of_personalize_becomes_is_a_call_of_ours(open_shop: Shop, nth: int) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (PAGE.parent / "coming-from-personalize.md").read_text(), re.DOTALL)
+    assert len(blocks) == 2
+    service = ("ingest", "retrieval")[nth]
+    before = len(open_shop.asked[service].asked)
+    with Client(key=open_shop.key, retrieval=open_shop.retrieval, ingest=open_shop.ingest) as nearline:
+        exec(blocks[nth].split("# after\n")[1], {"nearline": nearline, "event": nearline_client.event})
+    assert reaches(("POST /events", "GET /recommend/{user_id}")[nth], asked_of(open_shop, service, before))
+
+
+def test_every_route_that_the_guides_name_is_one(declared: dict[str, Any]) -> None:
+    """In the columns that are ours: a route is a method and a path in backquotes, not one below /api."""
+    known = {(route.method, re.sub(r"\{[^}]*\}", "{}", route.path)) for route in routes(declared)}
+    for name in ("coming-from-gorse", "coming-from-personalize", "your-own-data"):
+        text = (PAGE.parent / f"{name}.md").read_text()
+        named = re.findall(r"`(GET|POST|PUT|PATCH|DELETE) (/(?!api/)[^`?]*)", text)
+        assert named, name
+        for method, path in named:
+            assert (method, re.sub(r"\{[^}]*\}", "{}", path.strip())) in known, f"{name}.md: {method} {path}"
+
+
 def test_a_wrong_example_would_be_seen(open_shop: Shop, tmp_path: Path) -> None:
     wrong = Example("GET /latest", "curl -H 'X-API-Key: nl_no' http://127.0.0.1:8080/latest", "nearline.trending()")
     key = ("retrieval", "GET /latest")

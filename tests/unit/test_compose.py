@@ -267,7 +267,7 @@ def test_every_part_is_asked_for_its_health_on_the_port_that_it_listens_on(compo
     """Health checks, published ports and Prometheus name the ports that the settings give the parts."""
     default = Settings()
     ports = {"item_tower": default.item_tower_port, "user_tower": default.user_tower_port}
-    ports |= {"retrieval": default.retrieval_port, "ingest": default.ingest_port}
+    ports |= {"retrieval": default.retrieval_port, "ingest": default.ingest_port, "web": default.web_port}
     asked = {name: compose["services"][name]["healthcheck"]["test"][-1] for name in ports}
     assert asked == {name: f"http://127.0.0.1:{port}/readyz" for name, port in ports.items()}
     scraped = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())["scrape_configs"]

@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # The lists that an image can be built from, the first if nothing else is said.
 ENVIRONMENTS = {"flink": ["flink"], "services": ["services", "milvus"]}
 DOCKERFILES = sorted((ROOT / "deploy").glob("*/Dockerfile"))
+BASES = {"kafka": {"apache/kafka:4.3.1"}}  # beside the environments' Python
 HADOLINT = Path(sys.executable).with_name("hadolint")
 
 
@@ -39,8 +40,8 @@ def lint(file: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_there_are_the_images_that_the_compose_file_builds() -> None:
-    """One image for the services and one for Flink."""
-    assert [file.parent.name for file in DOCKERFILES] == ["flink", "services"]
+    """One image for the services, one for Flink, one for Kafka with its agent."""
+    assert [file.parent.name for file in DOCKERFILES] == ["flink", "kafka", "services"]
 
 
 @pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda file: file.parent.name)
@@ -90,11 +91,15 @@ def test_only_what_an_image_is_made_of_is_sent(path: str, sent: bool) -> None:
 @pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda file: file.parent.name)
 def test_the_image_is_pinned_and_its_processes_are_nobody_special(dockerfile: Path) -> None:
     """The environments' Python, to the patch; the last user is a number, and not one of the system's."""
-    assert {words[0] for words in instructions(dockerfile, "FROM")} == {"python:3.11.14-slim-bookworm"}
+    bases = {"python:3.11.14-slim-bookworm"} | BASES.get(dockerfile.parent.name, set())
+    assert {words[0] for words in instructions(dockerfile, "FROM")} == bases
     assert int(instructions(dockerfile, "USER")[-1][0]) >= 1000
 
 
-@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda file: file.parent.name)
+OF_ENVIRONMENTS = [file for file in DOCKERFILES if file.parent.name in ENVIRONMENTS]
+
+
+@pytest.mark.parametrize("dockerfile", OF_ENVIRONMENTS, ids=lambda file: file.parent.name)
 def test_packages_are_installed_from_the_hashed_list_only(dockerfile: Path) -> None:
     """The image holds one of its environments: nothing else is resolved while it is built."""
     text = dockerfile.read_text()

@@ -115,7 +115,14 @@ def test_the_ports_that_parts_use_by_default_are_the_ones_that_are_started() -> 
 
 
 def test_ports_survive_the_way_through_the_environment() -> None:
-    ports = Ports(kafka=20000, kafka_controller=20001, triton_http=21000, triton=21001, triton_metrics=21002)
+    ports = Ports(
+        kafka=20000,
+        kafka_controller=20001,
+        kafka_metrics=20002,
+        triton_http=21000,
+        triton=21001,
+        triton_metrics=21002,
+    )
     assert Ports.from_environment(ports.environment()) == ports
 
 

@@ -14,12 +14,13 @@ OURS = ("nearline", "nearline_client", *PARTS, "local", "benchmarks")
 
 # What the core may import beside the standard library, so that it works in every environment.
 CORE_LIBRARIES = {"orjson", "xxhash", "numpy", "pydantic", "pydantic_settings", "structlog", "prometheus_client"}
-# The data set's preparation is read by the command line and the training only, attribution by the command line, the
-# language of filters by retrieval and the command line.
+# Data sets are read by the command line and the training only, attribution by the command line, the language of filters
+# by retrieval and the command line.
 CORE_EXCEPTIONS = {
     ("nearline/attribution.py", "polars"),
     ("nearline/datasets.py", "polars"),
     ("nearline/filters.py", "lark"),
+    ("nearline/tables.py", "polars"),
 }
 # The standard library's names would say nothing here.
 ONE_FILE_EACH = {
@@ -30,6 +31,7 @@ ONE_FILE_EACH = {
     "jwt": "nearline/adapters/tokens.py",
     "kafka": "nearline/adapters/kafka.py",
     "lmdb": "nearline/adapters/lmdb.py",
+    "opentelemetry": "nearline/adapters/traces.py",
     "pymilvus": "nearline/adapters/milvus.py",
     "supervisor": "local/supervision.py",
     "throttled": "nearline/adapters/limits.py",

@@ -33,7 +33,7 @@ async def _story() -> None:
     recommender = Recommender(catalogue, guard, SPACE)
     parts = ReadParts(settings_with(active_users=10), catalogue, guard, recommender, known=catalogue, texts=texts)
     assert parts.reads.users is not None
-    await guard._probe()
+    await guard.probe()
     await store.put_many_if_newer({"silent": user(1), "active": user(2)})
     heard: list[str] = []
     hear = parts.hearing(lambda record: heard.append(record.id))

@@ -19,12 +19,16 @@ from nearline.settings import Settings
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text()
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
+GUIDES = "\n".join(
+    (ROOT / "docs" / f"{name}.md").read_text()
+    for name in ("quick-start", "your-own-data", "coming-from-gorse", "coming-from-personalize")
+)
 MAKEFILE = (ROOT / "Makefile").read_text()
 
 
 def typed() -> list[str]:
-    """Every command line in a shell block of the README and of the operations' page, without its comment."""
-    blocks = re.findall(r"```sh\n(.*?)```", README + OPERATIONS, re.DOTALL)
+    """Every command line in a shell block of the README, the operations' page and the guides, without its comment."""
+    blocks = re.findall(r"```sh\n(.*?)```", README + OPERATIONS + GUIDES, re.DOTALL)
     return [line.split("  #")[0].strip() for block in blocks for line in block.splitlines() if line.strip()]
 
 
@@ -36,7 +40,7 @@ def test_the_readme_names_commands() -> None:
     assert len(typed()) > 10
 
 
-@pytest.mark.parametrize("target", sorted(set(re.findall(r"(?:^|`)make ([a-z-]+)", README, re.MULTILINE))))
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"(?:^|`)make ([a-z-]+)", README + GUIDES, re.MULTILINE))))
 def test_every_make_target_that_the_readme_names_exists(target: str) -> None:
     assert re.search(rf"^{target}:", MAKEFILE, re.MULTILINE), f"the Makefile has no target {target}"
 
@@ -82,8 +86,8 @@ def test_the_token_that_the_operations_page_makes_is_a_good_one(
     assert UserTokens().key_id(made["token"]) == "0123456789ab"
 
 
-def test_every_setting_that_the_operations_page_names_exists() -> None:
-    named = set(re.findall(r"NEARLINE_([A-Z_]+[A-Z])", OPERATIONS))
+def test_every_setting_that_the_operations_page_and_the_guides_name_exists() -> None:
+    named = set(re.findall(r"NEARLINE_([A-Z_]+[A-Z])", OPERATIONS + GUIDES))
     assert len(named) > 15
     assert {name.lower() for name in named} <= set(Settings.model_fields)
 

@@ -263,7 +263,7 @@ class Service(World):
         return found
 
     def probe(self) -> None:
-        asyncio.run(self.guard._probe())
+        asyncio.run(self.guard.probe())
 
 
 def test_without_the_engine_answers_come_from_the_window_and_say_so_and_mend_by_themselves() -> None:
@@ -284,7 +284,7 @@ def test_without_the_engine_answers_come_from_the_window_and_say_so_and_mend_by_
 
 def test_an_engine_that_is_known_to_be_away_is_not_asked_again() -> None:
     world = World()
-    asyncio.run(world.guard._probe())
+    asyncio.run(world.guard.probe())
     world.engine.down = True
     for _ in range(3):
         with pytest.raises(Unavailable, match="told to be down"):
@@ -292,7 +292,7 @@ def test_an_engine_that_is_known_to_be_away_is_not_asked_again() -> None:
     world.engine.down = False
     with pytest.raises(Unavailable, match="told to be down"):
         asyncio.run(world.guard.search(unit(0), 1, ""))
-    asyncio.run(world.guard._probe())
+    asyncio.run(world.guard.probe())
     assert asyncio.run(world.guard.search(unit(0), 1, "")) == []
     assert world.engine.opened == 1
 

@@ -111,7 +111,7 @@ class Replica:
         )
 
     async def open(self) -> None:
-        await self.guard._probe()
+        await self.guard.probe()
 
     async def ask(self, user_id: str = "u", **asked: Any) -> dict[str, Any]:
         body = await self.recommender.answer(user_id, Asked(**({"k": 3} | asked)), "r-1")

@@ -415,7 +415,7 @@ class OnEngine(World):
         window.score("i3", 2.0)
         recommender = Recommender(self.items, self.guard, SPACE)
         self.app = create_app(recommender, status_routes(dict), Reads(SPACE, self.items, self.guard, users=self.users))
-        self.run(self.guard_of_engine._probe())
+        self.run(self.guard_of_engine.probe())
 
 
 @pytest.fixture

@@ -366,6 +366,18 @@ def sent_to(outbox: Outbox) -> list[Exposure]:
     return [each for _, value in outbox.sent.get(EXPOSURES, []) for each in decode_exposures(value)]
 
 
+def test_an_answer_to_a_synthetic_user_leaves_none() -> None:
+    async def ask() -> Retrieval:
+        retrieval = Retrieval(share=1.0)
+        await retrieval.open(u=document())
+        for user_id in ("canary:3", "u"):
+            await retrieval.answer(user_id, Asked(5), f"r-{user_id}")
+        await retrieval.exposures.drain()
+        return retrieval
+
+    assert [exposure.user_id for exposure in sent_to(asyncio.run(ask()).outbox)] == ["u"]
+
+
 def test_an_answer_leaves_an_exposure_that_says_the_same() -> None:
     async def ask() -> tuple[dict[str, Any], Retrieval]:
         retrieval = Retrieval(rule("pin", position=1, items=["i29"]), Scenario("home"), share=0.4)

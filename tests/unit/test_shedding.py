@@ -19,8 +19,9 @@ WORK_S = 0.001
 class Loop:
     """An event loop whose clock moves only when a request is served: each takes a millisecond."""
 
-    def __init__(self, patience: Patience = PATIENCE, refusal_s: float = 0.0) -> None:
+    def __init__(self, patience: Patience = PATIENCE, refusal_s: float = 0.0, work_s: float = WORK_S) -> None:
         self.now_s = 100.0
+        self._work_s = work_s
         self.refusal_s = refusal_s
         self._ready: list[Callable[[], None]] = []
         self.gate = Gate(self._ready.append, lambda: self.now_s, patience)
@@ -43,7 +44,7 @@ class Loop:
         self._ready.append(self._work)
 
     def _work(self) -> None:
-        self.now_s += WORK_S
+        self.now_s += self._work_s
 
     def run(self, per_ms: float, turns: int) -> None:
         """Let *per_ms* requests come each millisecond; all are noted when the loop looks up."""
@@ -92,6 +93,22 @@ def test_a_burst_is_served_whole_and_in_order() -> None:
     assert len(loop.served) == 60
     assert loop.served == sorted(loop.served)
     assert (loop.refused, len(loop.gate)) == ([], 0)
+
+
+def test_requests_that_seem_to_take_no_time_never_stop_it() -> None:
+    """They wait for another server, or the clock is coarse; then some come that take their time."""
+    loop = Loop(work_s=0.0)
+    for _ in range(50_000):
+        loop.come()
+        loop.turn()
+        loop.turn()
+    loop.now_s += 0.001
+    for _ in range(20):
+        loop.come()
+    loop.now_s += 0.001
+    for _ in range(20):
+        loop.turn()
+    assert (len(loop.served), loop.refused, len(loop.gate)) == (50_020, [], 0)
 
 
 def test_a_burst_after_a_long_silence_is_no_overload() -> None:

@@ -7,8 +7,8 @@ def test_the_index_tells_its_recall_with_the_size_of_the_sample() -> None:
     told = {
         "nearline_index_items": 3_659.0,
         "nearline_index_recall_samples": 180.0,
-        'nearline_index_recall{k="10"}': 0.9934,
-        'nearline_index_recall{k="50"}': 0.9571,
+        'nearline_index_recall_ratio{k="10"}': 0.9934,
+        'nearline_index_recall_ratio{k="50"}': 0.9571,
     }
     words = "3,659 items, live recall@10 0.993 and @50 0.957 of the last 180 sampled queries"
     assert index_words(told) == words
@@ -31,8 +31,16 @@ def test_a_quantile_of_one_topic_is_not_mixed_with_another() -> None:
         'a_seconds_count{topic="items"}': 10.0,
         'a_seconds_bucket{topic="items",le="5.0"}': 10.0,
     }
+    last = {'a_seconds_count{topic="clicks"}': 10.0, 'a_seconds_bucket{le="0.002",topic="clicks"}': 10.0}
+    assert quantile(of_topic(last, "clicks"), "a_seconds", 0.99) == 0.002
     assert quantile(of_topic(told, "clicks"), "a_seconds", 0.99) == 0.002
     assert quantile(of_topic(told, "items"), "a_seconds", 0.99) == 5.0
+
+
+def test_labels_may_come_in_any_order() -> None:
+    """The library writes a bucket's bound before or after the others, as it likes."""
+    told = {'a_seconds_count{topic="clicks"}': 10.0, 'a_seconds_bucket{le="0.002",topic="clicks"}': 10.0}
+    assert quantile(of_topic(told, "clicks"), "a_seconds", 0.99) == 0.002
 
 
 def test_the_door_tells_what_came_in_and_what_was_refused() -> None:
@@ -47,7 +55,11 @@ def test_the_door_tells_what_came_in_and_what_was_refused() -> None:
 
 
 def test_items_in_an_engine_are_told_as_that() -> None:
-    told = {"nearline_engine_up": 0.0, "nearline_engine_writer_lag_records": 1_200.0, "nearline_window_items": 5_500.0}
+    told = {
+        "nearline_engine_up": 0.0,
+        'nearline_lag_records{topic="item-vectors.1",partition="3"}': 1_200.0,
+        "nearline_window_items": 5_500.0,
+    }
     words = (
         "items in an engine that is away: answers are degraded, 1,200 item vectors behind, 5,500 items in the window"
     )

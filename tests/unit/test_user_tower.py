@@ -1,5 +1,6 @@
 """user_tower: newest wins, what was seen is snapshot and window, nothing is lost while a dependency is away."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +17,7 @@ from nearline.item_table import ItemTable
 from nearline.item_vectors import ItemVector, Shown
 from nearline.log import Record
 from nearline.seen import FOREVER_S, SeenPolicy, SeenSnapshot, encode_seen, no_seen, parse_seen_policy
-from nearline.sequences import Sequence, encode_sequence, erased_sequence
+from nearline.sequences import Cause, Sequence, encode_sequence, erased_sequence
 from nearline.signals import USER_SIGNALS, Context, Kind
 from nearline.space import Space
 from nearline.user_documents import UserDocument, decode_user_document, encode_user_document
@@ -84,6 +85,7 @@ class Stage:
         self.store = MemoryStore(ttl_ms=1_000_000, now_ms=lambda: NOW_MS)
         self.outbox = Outbox()
         self.announced: list[dict[str, UserDocument]] = []
+        self.causes: list[dict[str, Cause]] = []
         self.table = table_of(*items)
         self.worker = Worker(
             SPACE,
@@ -92,11 +94,15 @@ class Stage:
             towers=self.towers,
             store=self.store,
             dead_letters=self.outbox,
-            announce=lambda documents: self.announced.append(dict(documents)),
+            announce=self._announce,
             policy=policy,
             now_ms=lambda: NOW_MS,
             retry_s=0.0,
         )
+
+    def _announce(self, documents: Mapping[str, UserDocument], causes: Mapping[str, Cause]) -> None:
+        self.announced.append(dict(documents))
+        self.causes.append(dict(causes))
 
     async def run(self) -> UserDocument:
         """Deal with all that was polled, and give what is stored of the one user, ``u``."""

@@ -45,7 +45,7 @@ def lost() -> float:
 async def test_an_update_names_the_versions_that_the_store_has_now() -> None:
     log = Log()
     told = Updates(SPACE, log)
-    told.announce({"u": document(9), "v": document(3)})
+    told.announce({"u": document(9), "v": document(3)}, {})
     await told.send()
     assert log.sent == [
         ("user-updates.7", "u", UserUpdate(9, 8, 1, 109)),
@@ -59,7 +59,7 @@ async def test_while_the_log_is_slow_nobody_waits_and_the_newest_of_each_user_is
     told = Updates(SPACE, log)
     sending = asyncio.create_task(told.run())
     for version in (1, 2, 3):
-        told.announce({"u": document(version)})
+        told.announce({"u": document(version)}, {})
         await asyncio.sleep(0)
         await asyncio.sleep(0)
     log.slow.set()
@@ -73,10 +73,10 @@ async def test_what_the_log_refuses_is_counted_and_the_next_goes_on() -> None:
     log, before = Log(), lost()
     told = Updates(SPACE, log)
     log.down = True
-    told.announce({"u": document(1), "v": document(1)})
+    told.announce({"u": document(1), "v": document(1)}, {})
     await told.send()
     log.down = False
-    told.announce({"u": document(2)})
+    told.announce({"u": document(2)}, {})
     await told.send()
     assert lost() - before == 2
     assert [update.history_version for _, _, update in log.sent] == [2]
@@ -85,8 +85,8 @@ async def test_what_the_log_refuses_is_counted_and_the_next_goes_on() -> None:
 async def test_no_more_wait_than_fit_and_those_that_do_not_are_counted() -> None:
     log, before = Log(), lost()
     told = Updates(SPACE, log, most_waiting=2)
-    told.announce({user_id: document(1) for user_id in "abcd"})
-    told.announce({"a": document(2)})
+    told.announce({user_id: document(1) for user_id in "abcd"}, {})
+    told.announce({"a": document(2)}, {})
     await told.send()
     assert lost() - before == 2
     assert [(user_id, update.history_version) for _, user_id, update in log.sent] == [("a", 2), ("b", 1)]

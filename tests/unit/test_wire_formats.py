@@ -20,7 +20,7 @@ from nearline.popularity import decode_popularity
 from nearline.profiles import Profile, decode_profile, encode_profile
 from nearline.rules import Scenario, decode, encode_rule, encode_scenario, rule_of
 from nearline.seen import FOREVER_S, SeenSnapshot, decode_seen, encode_seen, no_seen
-from nearline.sequences import Sequence, decode_sequence, encode_sequence, erased_sequence
+from nearline.sequences import Cause, Sequence, decode_sequence, encode_sequence, erased_sequence
 from nearline.space import Space
 from nearline.user_commands import Adopt, Erase, Merge, Remove, decode_entry, encode_command
 from nearline.user_documents import (
@@ -98,6 +98,8 @@ ERASED = UserDocument(
     None, NOW_MS, NOW_MS, "", 0, NOW_MS + 1, NOTHING, NOTHING, NOTHING, seen_version=NOW_MS, erased=True
 )
 UPDATE = UserUpdate(NOW_MS + 4, NOW_MS + 3, NOW_MS + 2, NOW_MS + 9)
+TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+UPDATE_OF_A_CLICK = replace(UPDATE, event_id="e-1", produced_ms=NOW_MS + 1, traceparent=TRACEPARENT)
 KEY = Key(
     "0123456789ab",
     "the shop's page",
@@ -145,6 +147,8 @@ EXPOSURE = Exposure(
     "r-1", "u-1", NOW_MS, 1, ["i-1", "i-2"], ["pinned", "personal"], [0.5, 0.25], "home", [None, 0.95], ["gifts"], 0
 )
 
+CAUSED = replace(SEQUENCE, cause=Cause("e-1", NOW_MS + 1, NOW_MS + 3, TRACEPARENT, True))
+
 FORMATS = {
     "rule.v1.json": encode_rule(RULE),
     "rule_pin.v1.json": encode_rule(PIN),
@@ -155,6 +159,7 @@ FORMATS = {
     "sequence_with_context.v1.json": encode_sequence(SAID),
     "sequence_with_profile.v1.json": encode_sequence(DECLARED),
     "sequence_of_a_profile.v1.json": encode_sequence(ONLY_DECLARED),
+    "sequence_with_cause.v1.json": encode_sequence(CAUSED),
     "sequence_erased.v1.json": encode_sequence(erased_sequence("u-1", NOW_MS + 3)),
     "event_merged.v1.json": encode_event(BROUGHT_ALONG),
     **{name: encode_command(command) for name, command in COMMANDS.items()},
@@ -168,6 +173,7 @@ FORMATS = {
     "user_document_expiring.v2.bin": encode_user_document(EXPIRING, SPACE),
     "user_document_erased.v2.bin": encode_user_document(ERASED, SPACE),
     "user_update.v1.json": encode_user_update(UPDATE),
+    "user_update_of_a_click.v1.json": encode_user_update(UPDATE_OF_A_CLICK),
     "dead_letter.v1.json": encode_dead_letter(LETTER),
     "api_key.v1.json": encode_key(KEY),
     "api_key_revoked.v1.json": encode_key(revoked(SIGNER, now_ms=NOW_MS + 1)),
@@ -189,6 +195,7 @@ def test_golden_messages_load() -> None:
     assert decode_sequence(golden("sequence_with_context.v1.json")) == SAID
     assert decode_sequence(golden("sequence_with_profile.v1.json")) == DECLARED
     assert decode_sequence(golden("sequence_of_a_profile.v1.json")) == ONLY_DECLARED
+    assert decode_sequence(golden("sequence_with_cause.v1.json")) == CAUSED
     assert decode_sequence(golden("sequence_erased.v1.json")) == erased_sequence("u-1", NOW_MS + 3)
     assert decode_event(golden("event_merged.v1.json"), append_ms=NOW_MS) == BROUGHT_ALONG
     assert decode_item(golden("item.v1.json")) == ITEM
@@ -244,6 +251,7 @@ def test_golden_item_vectors_load(name: str, vector: ItemVector) -> None:
 
 def test_the_golden_user_update_loads() -> None:
     assert decode_user_update(golden("user_update.v1.json")) == UPDATE
+    assert decode_user_update(golden("user_update_of_a_click.v1.json")) == UPDATE_OF_A_CLICK
 
 
 @pytest.mark.parametrize("raw", [None, b"", b"{}", b"[]", b'{"v":2}', b'{"v":1,"history_version":1}'])
@@ -425,3 +433,12 @@ def test_a_seen_snapshot_of_a_later_form_is_refused() -> None:
         decode_seen(raw[:2] + b"\x02" + raw[3:])
     with pytest.raises(BadInput, match="checksum"):
         decode_seen(raw[:-1])
+
+
+@pytest.mark.parametrize(
+    "cause",
+    [None, 5, [], "e-1", {"event_id": "e-1", "produced_ms": 1}, {"event_id": 1, "produced_ms": 1, "appended_ms": 2}],
+)
+def test_a_cause_of_another_form_is_none_and_the_history_is_read(cause: object) -> None:
+    body = orjson.loads(golden("sequence_with_cause.v1.json")) | {"cause": cause}
+    assert decode_sequence(orjson.dumps(body)) == SEQUENCE

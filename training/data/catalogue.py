@@ -8,11 +8,12 @@ from typing import Any
 
 import polars as pl
 
+from nearline.dataset_description import ITEM_COLUMNS, Table, nearest
 from nearline.errors import BadInput, Misconfigured
 from nearline.features import SEVERAL
 from nearline.ids import MAX_ID_BYTES
 from nearline.items import MAX_ATTRIBUTES, MAX_TEXT, MAX_TITLE, Attribute, Item
-from training.data.description import ITEM_COLUMNS, Table, nearest
+from nearline.tables import columns_in, joined, scan, text_id, time_in_ms
 
 _TEXTS: Mapping[str, int] = {
     "title": MAX_TITLE,
@@ -35,18 +36,18 @@ class Catalogue:
 
 
 def read_items(path: Path, table: Table, attributes: tuple[str, ...] | None) -> Catalogue:
-    """The items in the parquet file *path*; *attributes* names their columns, by default all that are nothing else.
+    """The items in the file *path*; *attributes* names their columns, by default all that are nothing else.
 
     No id, or one that no key may be, drops the row; of two rows with one id the last counts. A blank title becomes the
     id, a price that is no number from 0 on becomes none, texts are cut to what the topic ``items`` takes.
     """
-    raw = pl.read_parquet(path)
+    raw = scan(path, texts_of(table)).collect()
     theirs = columns_in(raw.schema, table, ITEM_COLUMNS, ("item_id",), path.name, "items")
     chosen = _attribute_columns(raw.schema, attributes, set(theirs.values()), path.name)
     frame = raw.select(
         text_id(raw.schema, theirs["item_id"]).alias("item_id"),
         *(_text(theirs, name).alias(name) for name in _TEXTS),
-        *(_given(theirs, name).alias(name) for name in ("price", "listed_ms", "available")),
+        *(_given(raw.schema, theirs, name).alias(name) for name in ("price", "listed_ms", "available")),
         *(_attribute(raw.schema, name, table.separator).alias(f"a:{name}") for name in chosen),
     )
     counted: Counter[str] = Counter()
@@ -55,35 +56,9 @@ def read_items(path: Path, table: Table, attributes: tuple[str, ...] | None) -> 
     return Catalogue(items, chosen, counted)
 
 
-def columns_in(
-    schema: pl.Schema, table: Table, known: tuple[str, ...], required: tuple[str, ...], file: str, section: str
-) -> dict[str, str]:
-    """Our names to theirs for every known column that the file has.
-
-    ``Misconfigured``, naming the file's columns and the nearest, if one is missing that is *required* or was named.
-    """
-    found = {}
-    for ours in known:
-        theirs = table.columns.get(ours, ours)
-        if theirs in schema:
-            found[ours] = theirs
-        elif ours in required or ours in table.columns:
-            raise Misconfigured(
-                f"{file} has no column {theirs!r}{nearest(theirs, schema)}; its columns are {', '.join(schema)}; "
-                f'name the right one in dataset.toml: [{section}] {ours} = "…"'
-            )
-    return found
-
-
-def text_id(schema: pl.Schema, column: str) -> pl.Expr:
-    """The column as texts; whole numbers stored as floating point (as pandas does beside a null) are whole again."""
-    dtype, value = schema[column], pl.col(column)
-    if dtype.is_float():
-        whole = value.cast(pl.Int64, strict=False)
-        return pl.when(whole == value).then(whole.cast(pl.String)).otherwise(value.fill_nan(None).cast(pl.String))
-    if dtype.is_integer() or dtype in (pl.String, pl.Categorical, pl.Enum):
-        return value.cast(pl.String)
-    raise Misconfigured(f"ids are texts or whole numbers; the column {column!r} holds {dtype}")
+def texts_of(table: Table) -> set[str]:
+    """What their columns of texts are called: in CSV they are not to be taken for numbers."""
+    return {table.columns.get(name, name) for name in ("item_id", *_TEXTS)}
 
 
 def bad_id(value: pl.Expr) -> pl.Expr:
@@ -91,27 +66,21 @@ def bad_id(value: pl.Expr) -> pl.Expr:
     return (value.str.len_bytes() > MAX_ID_BYTES) | value.str.contains(CONTROL)
 
 
-def joined(schema: pl.Schema, column: str, separator: str) -> pl.Expr:
-    """The column as texts in which "|" parts several values: a list, or a text parted by *separator*."""
-    value = pl.col(column)
-    if isinstance(schema[column], pl.List | pl.Array):
-        return value.cast(pl.List(pl.String)).list.drop_nulls().list.join(SEVERAL)
-    text = value.cast(pl.String)
-    return text if separator == SEVERAL else text.str.replace_all(separator, SEVERAL, literal=True)
-
-
 def _text(theirs: Mapping[str, str], name: str) -> pl.Expr:
     return pl.col(theirs[name]).cast(pl.String) if name in theirs else pl.lit(None, pl.String)
 
 
-def _given(theirs: Mapping[str, str], name: str) -> pl.Expr:
+def _given(schema: pl.Schema, theirs: Mapping[str, str], name: str) -> pl.Expr:
     """The column as the type that an item has; what can not be read as it counts as not finite or missing."""
     if name not in theirs:
         return pl.lit(None)
     value = pl.col(theirs[name])
     if name == "price":
         return value.cast(pl.Float64, strict=False).fill_null(pl.when(value.is_not_null()).then(float("nan")))
-    return value.cast(pl.Int64, strict=False) if name == "listed_ms" else value.cast(pl.Boolean, strict=False)
+    if name == "available":
+        return value.cast(pl.Boolean, strict=False)
+    dated = isinstance(schema[theirs[name]], pl.Datetime | pl.Date)
+    return (time_in_ms(schema, theirs[name], None) if dated else value).cast(pl.Int64, strict=False)
 
 
 def _attribute_columns(schema: pl.Schema, told: tuple[str, ...] | None, taken: set[str], file: str) -> tuple[str, ...]:

@@ -1,12 +1,13 @@
-"""A data set: a folder of parquet files as a catalogue and a log, checked, counted, described and split.
+"""A data set: a folder of Parquet or CSV as a catalogue and a log, checked, counted, described and split.
 
     python -m training.data.dataset FOLDER
 
 prints what came, what was dropped or defaulted and why, what is left, and how it splits. FOLDER holds
-``interactions.parquet`` (or a folder ``interactions/`` of parquet shards) with user_id, item_id and time, and where
-there are any type, value, event_id, order, country, device, referrer and interests; ``items.parquet`` with item_id,
-title, description, category, locale, price, brand and any attributes; ``users.parquet`` with what users declared once
-for all. Only the interactions are needed. Other names are mapped by a ``dataset.toml`` (training/data/description.py).
+``interactions.parquet`` with user_id, item_id and time, and where there are any type, value, event_id, order, country,
+device, referrer and interests; ``items.parquet`` with item_id, title, description, category, locale, price, brand and
+any attributes; ``users.parquet`` with what users declared once for all. Each may be ``.csv`` or a folder of shards
+(``interactions/``) as well. Only the interactions are needed. Other names are mapped by a ``dataset.toml``
+(nearline/dataset_description.py).
 """
 
 import argparse
@@ -24,20 +25,33 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from nearline.dataset_description import (
+    LEAVE_ONE_OUT,
+    USER_COLUMNS,
+    Description,
+    Table,
+    find_description,
+    nearest,
+    read_description,
+    table_path,
+)
 from nearline.datasets import FILE as ONLINE_RETAIL_FILE
 from nearline.datasets import load_online_retail
 from nearline.errors import BadInput, Misconfigured, NearlineError
 from nearline.events import EVENT_TYPES
 from nearline.features import TYPE_CODES
 from nearline.items import Item
+from nearline.signals import CONTEXT_KEYS
+from nearline.tables import files_of, scan
 from training.data.catalogue import Catalogue, read_items
-from training.data.description import LEAVE_ONE_OUT, Description, Table, find_description, nearest, read_description
-from training.data.events import Survey, declared_by_users, finished, kept_rows, scan, survey, typed
+from training.data.events import Survey, declared_by_users, finished, kept_rows, survey, typed
 from training.data.log import Ints, Log, chunks, make_log, open_log
 from training.data.parts import build_log, read_notes
-from training.data.splits import STAGES, LeaveOneOut, Split, Stage, every_basket, stage_of
+from training.data.splits import STAGES, LeaveOneOut, Split, Stage, every_basket, split_by, stage_of
 
 MEMORY = Path("build/train/data")
+KNOWN_SETS = Path(__file__).parent / "descriptions"
+EVENT_TEXTS = ("user_id", "item_id", "type", "event_id", *CONTEXT_KEYS)
 ROWS_PER_PART = 2_000_000
 _VERSION = 1  # of the rules that make a log of files: raise it with any change of them, or old logs would be reused
 _MOST_GROUPS = 5
@@ -82,7 +96,7 @@ def load_dataset(
     columns or description do not fit together, ``BadInput`` if the rows can not be what the description says.
     """
     folder = _there(Path(folder))
-    path = find_description(folder, description)
+    path = find_description(folder, description, known=KNOWN_SETS)
     about = Description() if path is None else read_description(path)
     try:
         if about.preparation is not None:
@@ -112,9 +126,13 @@ def _prepared(folder: Path, about: Description) -> Dataset:
 
 
 def _of_files(folder: Path, about: Description, memory: Path, rows_per_part: int) -> Dataset:
-    events, items, users = (_path(folder, about, name) for name in ("interactions", "items", "users"))
-    raw = scan(events or folder / about.interactions.file)
-    told = None if users is None else declared_by_users(scan(users), about.users, users.name)
+    events, items, users = (
+        table_path(folder, about, name, needed=name == "interactions") for name in ("interactions", "items", "users")
+    )
+    assert events is not None
+    raw = _scanned(events, about.interactions, EVENT_TEXTS)
+    of_users = None if users is None else _scanned(users, about.users, USER_COLUMNS)
+    told = None if users is None or of_users is None else declared_by_users(of_users, about.users, users.name)
     frame = typed(raw, about, about.interactions.file, told)
     catalogue = Catalogue({}, (), {}) if items is None else read_items(items, about.items, about.attributes)
     digest = _digest([path for path in (events, items, users) if path is not None], folder, about)
@@ -123,18 +141,9 @@ def _of_files(folder: Path, about: Description, memory: Path, rows_per_part: int
     return _in_parts(folder, about, catalogue, frame, digest, memory, rows_per_part)
 
 
-def _path(folder: Path, about: Description, name: str) -> Path | None:
-    """The file or folder of a table; ``None`` if there is none and the description does not name one."""
-    table: Table = getattr(about, name)
-    path = folder / table.file
-    shards = folder / name
-    found = path if path.exists() else shards if shards.is_dir() and name not in about.named else None
-    if found is None and (name == "interactions" or name in about.named):
-        there = sorted(one.name for one in folder.iterdir())
-        raise Misconfigured(
-            f"no {table.file} in {folder}{nearest(table.file, there)}; there are {', '.join(there) or 'no files'}"
-        )
-    return found
+def _scanned(path: Path, table: Table, texts: tuple[str, ...]) -> pl.LazyFrame:
+    """The rows of *path*, with what we call *texts* as they stand."""
+    return scan(path, {table.columns.get(name, name) for name in texts})
 
 
 def _in_memory(folder: Path, about: Description, catalogue: Catalogue, frame: pl.LazyFrame, digest: str) -> Dataset:
@@ -203,7 +212,7 @@ def _dataset(
         raise BadInput("empty", f"no event of {folder} is left: {dict(counted)}")
     losses = {name: count for name, count in counted.items() if count}
     name = folder.resolve().name
-    return Dataset(name, items, log, about.split.on(log), digest, about.recipe, rows, losses)
+    return Dataset(name, items, log, split_by(about.split, log), digest, about.recipe, rows, losses)
 
 
 def _digest(paths: list[Path], folder: Path, about: Description) -> str:
@@ -214,7 +223,7 @@ def _digest(paths: list[Path], folder: Path, about: Description) -> str:
     rules["named"] = sorted(about.named)
     digest = hashlib.sha256(json.dumps([_VERSION, rules], sort_keys=True, default=str).encode())
     for path in paths:
-        for file in sorted(path.glob("*.parquet")) if path.is_dir() else [path]:
+        for file in files_of(path):
             digest.update(str(file.relative_to(folder)).encode())
             with file.open("rb") as opened:
                 digest.update(hashlib.file_digest(opened, "sha256").digest())

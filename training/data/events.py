@@ -8,20 +8,19 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
 import polars as pl
 
+from nearline.dataset_description import EVENT_COLUMNS, USER_COLUMNS, Description, Table, nearest
 from nearline.errors import BadInput, Misconfigured
 from nearline.events import EVENT_TYPES, EventType
 from nearline.ids import MAX_ID_BYTES
 from nearline.signals import CONTEXT_KEYS
-from training.data.catalogue import CONTROL, bad_id, columns_in, joined, text_id
-from training.data.description import EVENT_COLUMNS, TIME_UNITS, USER_COLUMNS, Description, Table, nearest
+from nearline.tables import IN_MS, columns_in, joined, text_id, time_in_ms
+from training.data.catalogue import CONTROL, bad_id
 
 EARLIEST_MS = int(datetime(1980, 1, 1, tzinfo=UTC).timestamp() * 1000)
 LATEST_MS = int(datetime(2100, 1, 1, tzinfo=UTC).timestamp() * 1000)
-_IN_MS: Mapping[str, float] = {"s": 1e3, "ms": 1.0, "us": 1e-3, "ns": 1e-6}
 _UNIT_NAMES: Mapping[str, str] = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 _REASON, _RAW_TIME, _TYPE_TOLD, _VALUE_BAD = "reason", "raw time", "type told", "value bad"
 _MIXED_TIMES = 0.5  # of the times may lie outside 1980-2100 and be dropped; more of them are a wrong unit
@@ -50,26 +49,11 @@ class Survey:
     earliest_ms: int | None  # of all kept events
 
 
-def scan(path: Path) -> pl.LazyFrame:
-    """The rows of a parquet file or of a folder's parquet files; ``Misconfigured`` if there are none to read."""
-    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
-    if not files or not files[0].is_file():
-        raise Misconfigured(
-            f"no parquet file at {path}; expected interactions.parquet or a folder interactions/ of them"
-        )
-    frame = pl.scan_parquet(files)
-    try:
-        frame.collect_schema()
-    except pl.exceptions.PolarsError as broken:
-        raise Misconfigured(f"{path} is not a parquet file that can be read: {broken}") from None
-    return frame
-
-
 def typed(raw: pl.LazyFrame, about: Description, file: str, users: pl.LazyFrame | None = None) -> pl.LazyFrame:
     """All rows with our names and types, and in ``reason`` why a row is lost (null where it is kept)."""
     schema = raw.collect_schema()
     theirs = columns_in(schema, about.interactions, EVENT_COLUMNS, ("user_id", "item_id", "time"), file, "interactions")
-    time_ms = _in_ms(schema, theirs["time"], about.time_unit)
+    time_ms = time_in_ms(schema, theirs["time"], about.time_unit)
     declared = [key for key in CONTEXT_KEYS if key in theirs]
     frame = raw.select(
         text_id(schema, theirs["user_id"]).alias("user_id"),
@@ -100,24 +84,6 @@ def declaration(schema: pl.Schema, column: str, separator: str) -> pl.Expr:
     """A declared signal as a text without control characters; null where there is none."""
     text = joined(schema, column, separator).str.replace_all(CONTROL, " ").str.strip_chars()
     return pl.when(text != "").then(text)
-
-
-def _in_ms(schema: pl.Schema, column: str, unit: str | None) -> pl.Expr:
-    """The column in milliseconds, floating so that a wrong unit can not overflow."""
-    dtype, value = schema[column], pl.col(column)
-    if isinstance(dtype, pl.Datetime | pl.Date):
-        if unit not in (None, "datetime"):
-            raise Misconfigured(f"[interactions] time_unit is {unit!r}, but the column {column!r} holds {dtype}")
-        moment = value.cast(pl.Datetime("ms")) if dtype == pl.Date else value
-        return moment.dt.epoch("ms").cast(pl.Float64)
-    if dtype == pl.String and unit == "datetime":
-        return value.str.to_datetime(time_unit="ms", strict=False).dt.epoch("ms").cast(pl.Float64)
-    if not dtype.is_numeric() or unit == "datetime":
-        raise Misconfigured(
-            f"the column {column!r} holds {dtype}, which is no time in {unit or 'milliseconds'}; expected numbers with "
-            f"[interactions] time_unit = one of {', '.join(TIME_UNITS[:4])}, or dates with time_unit = 'datetime'"
-        )
-    return value.cast(pl.Float64).fill_nan(None) * _IN_MS[unit or "ms"]
 
 
 def _type(theirs: Mapping[str, str], types: Mapping[str, str]) -> pl.Expr:
@@ -193,7 +159,7 @@ def survey(frame: pl.LazyFrame, unit: str | None) -> Survey:
                 candidates.sum().alias("timed"),
                 pl.col(_RAW_TIME).filter(candidates).min().alias("earliest"),
                 pl.col(_RAW_TIME).filter(candidates).max().alias("latest"),
-                *(_read_as(other, unit).filter(candidates).sum().alias(f"as {other}") for other in _IN_MS),
+                *(_read_as(other, unit).filter(candidates).sum().alias(f"as {other}") for other in IN_MS),
             ),
             frame.filter(kept).group_by("type").len().sort("len", descending=True),
             frame.filter(kept).select(pl.col("item_id").unique()),
@@ -211,7 +177,7 @@ def survey(frame: pl.LazyFrame, unit: str | None) -> Survey:
 
 def _read_as(other: str, unit: str | None) -> pl.Expr:
     """Whether the time would be possible if the column were in the unit *other*."""
-    return _possible(pl.col(_RAW_TIME) / _IN_MS.get(unit or "ms", 1.0) * _IN_MS[other])
+    return _possible(pl.col(_RAW_TIME) / IN_MS.get(unit or "ms", 1.0) * IN_MS[other])
 
 
 def _check_rows(found: Mapping[str, int]) -> None:
@@ -220,13 +186,13 @@ def _check_rows(found: Mapping[str, int]) -> None:
 
 
 def _check_unit(found: Mapping[str, int], unit: str | None) -> None:
-    declared = unit if unit is not None and unit in _IN_MS else "ms"
+    declared = unit if unit is not None and unit in IN_MS else "ms"
     timed, possible = found["timed"], found[f"as {declared}"]
     if not timed or possible >= timed * (1 - _MIXED_TIMES):
         return
-    best = max(_IN_MS, key=lambda other: found[f"as {other}"])
+    best = max(IN_MS, key=lambda other: found[f"as {other}"])
     guess = f"it looks like {_UNIT_NAMES[best]}: set [interactions] time_unit = {best!r}" if found[f"as {best}"] else ""
-    low, high = (found[name] / _IN_MS[declared] for name in ("earliest", "latest"))
+    low, high = (found[name] / IN_MS[declared] for name in ("earliest", "latest"))
     raise BadInput(
         "impossible_time",
         f"of {timed:,} times only {possible:,} lie between 1980 and 2100 when read as {_UNIT_NAMES[declared]} (they go "

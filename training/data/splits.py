@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from nearline.dataset_description import LEAVE_ONE_OUT, SplitRule
 from nearline.errors import Misconfigured
 from training.data.examples import Baskets
 from training.data.log import Ints, Log, chunks
@@ -18,6 +19,7 @@ from training.data.log import Ints, Log, chunks
 VALIDATION, TEST = "validation", "test"
 STAGES = (VALIDATION, TEST)
 FOR_EVER_MS = 2**62
+_SAMPLE = 4_000_000  # times that a quantile is taken of
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,20 @@ class LeaveOneOut:
 
 
 Split = TimeSplit | LeaveOneOut
+
+
+def split_by(rule: SplitRule, log: Log) -> Split:
+    """The split of *log* that *rule* describes: shares of its events become moments."""
+    if rule.kind == LEAVE_ONE_OUT:
+        return LeaveOneOut(refit=bool(rule.refit))
+    validate_ms, test_ms = _moment(log, rule.validate_from), _moment(log, rule.test_from)
+    return TimeSplit(validate_ms, test_ms, refit=rule.refit is not False)
+
+
+def _moment(log: Log, told: int | float) -> int:
+    if isinstance(told, int) or not len(log):
+        return int(told)
+    return int(np.quantile(log.time_ms[:: 1 + len(log) // _SAMPLE], told, method="higher"))
 
 
 @dataclass(frozen=True)

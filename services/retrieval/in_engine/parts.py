@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from nearline.adapters.kafka import GroupReader, TableReader, committed, log_extent
 from nearline.followers import Follower
 from nearline.item_engine import ItemEngine
+from nearline.reasons import reasons_of
 from nearline.settings import Settings
 from nearline.topics import ITEM_POPULARITY, item_vectors_topic
 from services.retrieval.in_engine.going_live import GoingLive
@@ -36,6 +37,7 @@ class InEngine:
             lambda: TableReader(settings.brokers, ITEM_POPULARITY, start_at=self._trending.positions()),
             popular_records(window),
             pause_s=_TRENDING_PAUSE_S,
+            reasons=reasons_of("ids", "popularity"),
         )
         self._writer = Writer(space, lambda: GroupReader(settings.brokers, topic, group), engine, window)
 

@@ -12,25 +12,27 @@ from nearline.ids import check_id
 from nearline.item_engine import Card, ItemEngine, Row
 from nearline.item_vectors import decode_item_vector
 from nearline.log import Record
+from nearline.reasons import reasons_of
 from nearline.space import Space
-from nearline.telemetry import counter, gauge, get_logger
+from nearline.telemetry import counter, get_logger
 from services.retrieval.in_engine.rows import row_of
 from services.retrieval.in_engine.window import Window
 
 _WRITTEN = counter(
-    "engine_records_total", "Records of item-vectors that were dealt with, by what became of them", "kind"
+    "engine_records_total",
+    "Records of item-vectors that were dealt with, by what became of them",
+    "kind",
+    known=("shown", "hidden", "forgotten", "older"),
 )
-_REFUSED = counter("engine_records_refused_total", "Records that can never be written", "reason")
+REASONS = reasons_of("ids", "item_vectors", others=("bad_vector", "too_large", "space_mismatch"))
+_REFUSED = counter("engine_records_refused_total", "Records that can never be written", "reason", known=REASONS)
 _AWAY = counter("engine_writer_waits_total", "Rounds in which the engine or the log was away")
-_LAG = gauge("engine_writer_lag_records", "Records of this replica's share that it has not read yet")
 
 Change = Row | int | None  # shown, hidden at this version, or to be forgotten
 
 
 class Reader(Protocol):
     """A group reader (nearline/adapters/kafka.py: GroupReader)."""
-
-    lag: int
 
     async def open(self) -> None: ...
     async def poll(self) -> list[Record]: ...
@@ -70,7 +72,6 @@ class Writer:
     async def step(self, reader: Reader) -> None:
         """One poll, written; while the engine is away it is tried again, and the group is not left meanwhile."""
         records = await reader.poll()
-        _LAG.set(reader.lag)
         if not records:
             await reader.settle()
             return

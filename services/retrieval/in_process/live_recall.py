@@ -20,7 +20,9 @@ from services.retrieval.in_process.widths import ENOUGH
 CUTS = tuple(ENOUGH)
 _MARGIN = 0.01  # below what the width was measured for: chance alone does not get there with a full window
 
-_RECALL = gauge("index_recall", "Share of the true k nearest items that answers held lately", "k")
+_RECALL = gauge(
+    "index_recall_ratio", "Share of the true k nearest items that answers held lately", "k", known=map(str, CUTS)
+)
 _SAMPLES = gauge("index_recall_samples", "Queries that index_recall is the mean of")
 
 

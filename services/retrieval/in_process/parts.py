@@ -8,6 +8,7 @@ from pathlib import Path
 from nearline.adapters.hnsw import HnswGraph
 from nearline.adapters.kafka import TableReader, log_extent
 from nearline.followers import Follower
+from nearline.reasons import reasons_of
 from nearline.settings import Settings
 from nearline.topics import ITEM_POPULARITY, item_vectors_topic
 from services.retrieval.in_process.catalogue import Catalogue
@@ -40,12 +41,14 @@ class InProcess:
             topic,
             lambda: TableReader(settings.brokers, topic, start_at=self._items.positions()),
             item_records(self.index, space),
+            reasons=reasons_of("ids", "item_vectors", others=("bad_vector",)),
         )
         self._trending = Follower(
             ITEM_POPULARITY,
             lambda: TableReader(settings.brokers, ITEM_POPULARITY, start_at=self._trending.positions()),
             popularity_records(self.index),
             pause_s=TRENDING_PAUSE_S,
+            reasons=reasons_of("ids", "popularity"),
         )
         recall = LiveRecall(index, every_s=settings.recall_every_s)
         self._upkeep = Upkeep(index, lambda: self._items.caught_up, recall)

@@ -43,7 +43,8 @@ Offsets = Mapping[str, Mapping[int, int]]  # topic -> partition -> the next offs
 _HISTORIES, _ROWS = "histories", "history_rows"
 _PREFIX, _UNFINISHED, _MANIFEST, _GRAPH = "snapshot-", ".writing-", "manifest.json", "graph"
 _ABANDONED_S = 3_600  # an unfinished folder that is older is of a process that died
-_REFUSED = counter("index_snapshots_refused_total", "Snapshots that could not be used", "reason")
+REASONS = ("damaged", "newer_format", "other_log", "other_space", "too_old")
+_REFUSED = counter("index_snapshots_refused_total", "Snapshots that could not be used", "reason", known=REASONS)
 
 
 class Refused(Exception):

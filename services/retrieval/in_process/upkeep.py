@@ -31,7 +31,12 @@ _WORTH_A_BUILD = 0.02  # share of removed rows below which they explain no fall
 _ITEMS = gauge("index_items", "Items on show")
 _DELTA = gauge("index_delta_rows", "Rows that are searched exactly, beside the graph")
 _REMOVED = gauge("index_removed_rows", "Removed rows that the graph still carries")
-_WIDTH = gauge("index_width", "How wide the graph is searched (ef) for k results, as measured", "k")
+_WIDTH = gauge(
+    "index_width_candidates",
+    "How wide the graph is searched (ef) for k results, as measured",
+    "k",
+    known=map(str, ENOUGH),
+)
 _BUILDS = counter("index_builds_total", "Graphs that were built and adopted")
 
 

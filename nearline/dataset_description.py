@@ -3,7 +3,7 @@
     joint = false                    # true (the default): what a user does at one time are joint targets, never inputs
 
     [interactions]                   # every key but time_unit, types, filter and separator names a column
-    file = "interactions.parquet"    # or a folder of parquet files
+    file = "interactions.parquet"    # or a file of CSV, or a folder of either
     user_id = "customer"
     time = "timestamp"
     time_unit = "s"                  # s, ms (the default), us, ns, or datetime
@@ -37,17 +37,12 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from nearline.errors import Misconfigured
 from nearline.events import EVENT_TYPES
 from nearline.features import SEVERAL
 from nearline.signals import CONTEXT_KEYS
-from training.data.log import Log
-from training.data.splits import LeaveOneOut, Split, TimeSplit
 
 FILE = "dataset.toml"
-KNOWN_SETS = Path(__file__).parent / "descriptions"
 TIME_UNITS = ("s", "ms", "us", "ns", "datetime")
 ONLINE_RETAIL = "online-retail"
 TIME, LEAVE_ONE_OUT = "time", "leave-one-out"
@@ -65,7 +60,7 @@ ITEM_COLUMNS = (
     "available",
 )
 USER_COLUMNS = ("user_id", *CONTEXT_KEYS)
-_SAMPLE = 4_000_000  # times that a quantile is taken of
+CSV = ".csv"
 
 
 @dataclass(frozen=True)
@@ -86,19 +81,6 @@ class SplitRule:
     test_from: int | float = 0.9
     refit: bool | None = None
 
-    def on(self, log: Log) -> Split:
-        """The split of *log*."""
-        if self.kind == LEAVE_ONE_OUT:
-            return LeaveOneOut(refit=bool(self.refit))
-        validate_ms, test_ms = _moment(log, self.validate_from), _moment(log, self.test_from)
-        return TimeSplit(validate_ms, test_ms, refit=self.refit is not False)
-
-
-def _moment(log: Log, told: int | float) -> int:
-    if isinstance(told, int) or not len(log):
-        return int(told)
-    return int(np.quantile(log.time_ms[:: 1 + len(log) // _SAMPLE], told, method="higher"))
-
 
 @dataclass(frozen=True)
 class Description:
@@ -118,14 +100,30 @@ class Description:
     preparation: str | None = None
 
 
-def find_description(folder: Path, given: Path | None = None) -> Path | None:
-    """*given*, else the ``dataset.toml`` in *folder*, else the one that we keep for a set of the folder's name."""
+def find_description(folder: Path, given: Path | None = None, *, known: Path | None = None) -> Path | None:
+    """*given*, else the ``dataset.toml`` in *folder*, else the one of the folder's name in the folder *known*."""
     if given is not None:
         if not given.is_file():
             raise Misconfigured(f"no description at {given}")
         return given
-    known = KNOWN_SETS / f"{folder.resolve().name}.toml"
-    return next((path for path in (folder / FILE, known) if path.is_file()), None)
+    paths = [folder / FILE] + ([] if known is None else [known / f"{folder.resolve().name}.toml"])
+    return next((path for path in paths if path.is_file()), None)
+
+
+def table_path(folder: Path, about: Description, name: str, *, needed: bool = False) -> Path | None:
+    """The file or folder of the table *name*: what the description names, else NAME.parquet, NAME.csv or a folder NAME.
+
+    ``None`` if there is none; ``Misconfigured``, naming what there is, if the description names one or it is *needed*.
+    """
+    table: Table = getattr(about, name)
+    others = () if name in about.named else (folder / f"{name}{CSV}", folder / name)
+    found = next((path for path in (folder / table.file, *others) if path.exists()), None)
+    if found is None and (needed or name in about.named):
+        there = sorted(one.name for one in folder.iterdir()) if folder.is_dir() else []
+        raise Misconfigured(
+            f"no {table.file} in {folder}{nearest(table.file, there)}; there are {', '.join(there) or 'no files'}"
+        )
+    return found
 
 
 def read_description(path: Path) -> Description:

@@ -1,0 +1,43 @@
+"""What the job counts: its starts on its own page, and inside Flink what becomes of records.
+
+Flink's reporter names a counter after the operator that has it and shows it as a gauge:
+``flink_taskmanager_job_task_operator_<name>``; one of a group with a value has the group's name before its own and the
+value in a label.
+"""
+
+from enum import StrEnum
+
+from nearline.reasons import reasons_of
+from nearline.telemetry import counter, gauge
+
+STARTS = counter("job_starts_total", "Starts of the job since its data folder was made.")
+RECENT_STARTS = gauge("job_recent_starts", "Starts of the job in the last ten minutes.")
+RESTORED = gauge("job_restored_checkpoint_info", "1 for the checkpoint that this start resumed from.", "path")
+
+REASON, OTHER = "reason", "other"
+REASONS = reasons_of(
+    "events", "ids", "profiles", "user_commands", others=("ambiguous_user", "bad_seen", "undecodable", OTHER)
+)
+
+
+class Count(StrEnum):
+    """The counters of the operator ``LastN``, by name."""
+
+    UNCHANGED = "nearline_unchanged"
+    REFUSED = "nearline_refused"  # by reason
+    COMMANDS = "nearline_commands"
+    FORGOTTEN = "nearline_forgotten"
+
+
+ABOUT = {
+    Count.UNCHANGED: "Records that changed nothing: sent again, or too old for the history.",
+    Count.REFUSED: "Records sent to the dead-letter queue.",
+    Count.COMMANDS: "Commands and profiles among the records.",
+    Count.FORGOTTEN: "Records told of a time that their user had forgotten.",
+}
+
+
+def flink_name(count: Count) -> str:
+    """What Prometheus calls one of the operator's counters."""
+    group = f"{REASON}_" if count is Count.REFUSED else ""
+    return f"flink_taskmanager_job_task_operator_{group}{count}"

@@ -1,0 +1,67 @@
+"""Requests of an HTTP service: how many, how they ended, how long they took; by route, in every service alike.
+
+A route is the first word of a path, as the service's table of routes has it; every other path is ``other``.
+"""
+
+import time
+from collections.abc import Iterable, MutableMapping
+from typing import Any
+
+from nearline.guard import App, Message, Receive, Rule, Scope, Send
+from nearline.telemetry import begin, counter, seconds
+
+OTHER = "other"
+# Those that every service may give: of a route that gives another, that series begins with its first.
+STATUSES = ("200", "401", "403", "404", "422", "429", "500", "503")
+
+_REQUESTS = counter("requests_total", "Answered requests by the first word of their path", "route", "status")
+_TOOK = seconds("request_seconds", "From a request's first byte here to the beginning of its answer", "route")
+
+
+class RouteCounts:
+    """The counts of one service's routes, those that *rules* are about."""
+
+    def __init__(self, rules: Iterable[Rule]) -> None:
+        self._routes = frozenset(_first_word(rule.template) for rule in rules)
+        every = sorted({*self._routes, OTHER})
+        begin(_REQUESTS, [(route, status) for route in every for status in STATUSES])
+        begin(_TOOK, every)
+        self._counts: MutableMapping[tuple[str, int], Any] = {}
+        self._times = {route: _TOOK.labels(route) for route in every}
+
+    def note(self, path: str, status: int, took_s: float) -> str:
+        """A request to *path* was answered; the route that it counts for."""
+        word = _first_word(path)
+        route = word if word in self._routes else OTHER
+        count = self._counts.get((route, status))
+        if count is None:
+            count = self._counts[route, status] = _REQUESTS.labels(route, str(status))
+        count.inc()
+        self._times[route].observe(took_s)
+        return route
+
+
+class Counted:
+    """An application whose answers are counted."""
+
+    def __init__(self, app: App, rules: Iterable[Rule]) -> None:
+        self._app = app
+        self._counts = RouteCounts(rules)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+
+        async def send_counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self._counts.note(scope["path"], message["status"], time.perf_counter() - started)
+            await send(message)
+
+        await self._app(scope, receive, send_counted)
+
+
+def _first_word(path: str) -> str:
+    return path.split("/", 2)[1] if path.startswith("/") else ""

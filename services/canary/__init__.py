@@ -1,0 +1,1 @@
+"""canary: a synthetic user who clicks and asks until the answer has used the click."""

@@ -1,0 +1,128 @@
+"""The canary: a synthetic user who clicks on what is recommended, and times when a recommendation has used it.
+
+Several users click in turn, since each partition of the log and each worker behind it has its own users. Rounds overlap
+when one takes longer than it should, so that an outage is measured by as many clicks as a good time is.
+"""
+
+import asyncio
+import random
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from enum import StrEnum
+from itertools import count
+from typing import Protocol
+
+from nearline.errors import Unavailable
+from nearline.ids import SYNTHETIC_USERS
+from nearline.telemetry import FINE_BUCKETS_S, counter, gauge, get_logger, seconds
+from services.canary.shop import Row
+
+USERS = 16
+DEADLINE_S = 5.0  # a click that no answer has used by then is given up
+_ASK_MS = 1_000  # one question waits so long at most, and so does whoever ends the canary
+_AGAIN_S = 0.02
+_MOST = 8  # rounds at one time
+_JITTER = 0.2  # of the time between two clicks, so that they keep step with nothing
+
+CLICK_TO_ANSWER = seconds(
+    "canary_click_to_answer_seconds",
+    "From before the canary sends a click to the first answer that used it",
+    buckets=FINE_BUCKETS_S,
+)
+_UP = gauge("canary_up", "1 if an answer used the canary's last click")
+
+
+class Outcome(StrEnum):
+    """What became of a click."""
+
+    USED = "used"
+    LATE = "late"  # no answer used it within DEADLINE_S
+    REFUSED = "refused"  # it was not taken, or no answer came
+
+
+_CLICKS = counter("canary_clicks_total", "Clicks of the canary by what became of them", "outcome", known=Outcome)
+COUNTED = {outcome: _CLICKS.labels(outcome.value) for outcome in Outcome}
+
+
+class Shop(Protocol):
+    """What the canary's users do; each blocks."""
+
+    def click(self, user_id: str, item_id: str, event_id: str) -> None: ...
+    def look(self, user_id: str, after: str = "", wait_ms: int = 0) -> Row: ...
+
+
+class Canary:
+    """Clicks in *shop*; ``click`` is one round, and any number of threads may be in one."""
+
+    def __init__(
+        self, shop: Shop, *, deadline_s: float = DEADLINE_S, pick: Callable[[list[str]], str] = random.choice
+    ) -> None:
+        self._shop = shop
+        self._deadline_s = deadline_s
+        self._pick = pick
+        self._turns = count()
+        self._items: list[str] = []
+        self._ends = threading.Event()
+        self._said = ""  # what the log was last told of: an outage is one line and not one a second
+
+    def end(self) -> None:
+        """Have rounds under way end at their next step; they are not counted."""
+        self._ends.set()
+
+    def click(self) -> Outcome | None:
+        """One click and its answer; counted. ``None`` if there is nothing to click on, or the canary ends."""
+        user_id = f"{SYNTHETIC_USERS}{next(self._turns) % USERS}"
+        try:
+            items = self._items or self._shop.look(user_id).items
+            if not items:
+                self._say("nothing to click on: is there a catalogue?")
+                return None
+            outcome = self._timed(user_id, self._pick(items))
+        except Unavailable as error:
+            outcome = Outcome.REFUSED
+            self._say("clicks are refused", reason=str(error))
+        if outcome is not None:
+            if outcome is not Outcome.REFUSED:
+                self._say(f"clicks are {outcome}")
+            COUNTED[outcome].inc()
+            _UP.set(outcome is Outcome.USED)
+        return outcome
+
+    def _say(self, what: str, **about: str) -> None:
+        if what != self._said:
+            self._said = what
+            get_logger().info(what, **about)
+
+    def _timed(self, user_id: str, item_id: str) -> Outcome | None:
+        event_id = f"canary-{uuid.uuid4().hex}"
+        started = time.perf_counter()
+        self._shop.click(user_id, item_id, event_id)
+        while (left_s := started + self._deadline_s - time.perf_counter()) > 0:
+            row = self._shop.look(user_id, event_id, max(1, min(_ASK_MS, int(left_s * 1000))))
+            if row.has_used:
+                CLICK_TO_ANSWER.observe(time.perf_counter() - started)
+                self._items = row.items
+                return Outcome.USED
+            if self._ends.wait(_AGAIN_S):  # it was told at once: too many wait, or the store is away
+                return None
+        return Outcome.LATE
+
+
+async def click_for_ever(canary: Canary, every_s: float) -> None:
+    """A round about every *every_s*, until cancelled; none begins while ``_MOST`` are under way."""
+    loop = asyncio.get_running_loop()
+    under_way: set[asyncio.Future[Outcome | None]] = set()
+    pool = ThreadPoolExecutor(_MOST, thread_name_prefix="canary")
+    try:
+        while True:
+            if len(under_way) < _MOST:
+                one = loop.run_in_executor(pool, canary.click)
+                under_way.add(one)
+                one.add_done_callback(under_way.discard)
+            await asyncio.sleep(every_s * random.uniform(1 - _JITTER, 1 + _JITTER))
+    finally:
+        canary.end()
+        pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,112 @@
+"""How old a click is when it can be used, told of every real click once its vector is stored.
+
+What is read again is no click of this moment: what was produced longer ago than ``MOST_MS`` is left out, and counted.
+So are a test's events. Times are those of three clocks (the producer's, the log's, this process'), so a stage may come
+out below zero; it counts as none.
+"""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nearline.sequences import Cause
+from nearline.telemetry import FINE_BUCKETS_S, counter, seconds
+from nearline.tracing import About, Spans, note
+from services.user_tower.documents import Arrived, News
+
+MOST_MS = 300_000
+
+_STAGES = seconds(
+    "click_stage_seconds",
+    "Of a click's way: produced to appended, appended to its sequence appended, that to its vector stored",
+    "stage",
+    known=("append", "sequence", "vector"),
+    buckets=FINE_BUCKETS_S,
+)
+APPEND, SEQUENCE, VECTOR = (_STAGES.labels(stage) for stage in ("append", "sequence", "vector"))
+SERVABLE = seconds(
+    "click_to_servable_seconds", "From a click's produced_ms to its vector stored", buckets=FINE_BUCKETS_S
+)
+_LEFT_OUT = counter(
+    "click_delays_left_out_total", "Clicks that are in no delay, by why", "reason", known=("synthetic", "old")
+)
+SYNTHETIC, OLD = (_LEFT_OUT.labels(reason) for reason in ("synthetic", "old"))
+
+
+class Laps:
+    """When each step of a batch ended, in ns; the first began when this was made."""
+
+    def __init__(self) -> None:
+        self.started_ns = time.time_ns()
+        self.ended_ns: list[tuple[str, int]] = []
+
+    def end(self, step: str) -> None:
+        """*step* ended now."""
+        self.ended_ns.append((step, time.time_ns()))
+
+
+class Freshness:
+    """Tells the delays of clicks, and notes in *spans* those that are traced."""
+
+    def __init__(self, spans: Spans | None = None) -> None:
+        self._spans = spans
+
+    def stored(
+        self, chunk: Mapping[str, News], vectors: Mapping[str, NDArray[np.float32]], laps: Laps
+    ) -> dict[str, Cause]:
+        """The store has the *vectors* of *chunk* now; of each of its users the click to tell of.
+
+        Each click is told once: what was told leaves its news.
+        """
+        now_ns = time.time_ns()
+        told: dict[str, Cause] = {}
+        for user_id in vectors:
+            arrived = chunk[user_id].arrived
+            if arrived:
+                told[user_id] = self._tell(arrived, now_ns, laps)
+                chunk[user_id].arrived = []
+        return told
+
+    def _tell(self, arrived: Sequence[Arrived], now_ns: int, laps: Laps) -> Cause:
+        for cause, appended_ms in arrived:
+            _observe(cause, appended_ms, now_ns // 1_000_000)
+        newest = arrived[-1].cause
+        traced = self._noted(arrived, now_ns, laps) if self._spans is not None else None
+        return traced or (replace(newest, traceparent="") if newest.traceparent else newest)
+
+    def _noted(self, arrived: Iterable[Arrived], now_ns: int, laps: Laps) -> Cause | None:
+        """The newest click that is traced, its traceparent that of its vector; its own way is noted."""
+        newest = None
+        for cause, appended_ms in arrived:
+            if cause.traceparent:
+                newest = replace(cause, traceparent=self._note(cause, appended_ms, now_ns, laps))
+        return newest
+
+    def _note(self, cause: Cause, appended_ms: int, now_ns: int, laps: Laps) -> str:
+        assert self._spans is not None
+        appended_ns = appended_ms * 1_000_000
+        about: dict[str, About] = {"event_id": cause.event_id, "synthetic": cause.synthetic}
+        # The job has no tracer of its own: its span is made of the times that its records have in the log.
+        job = note(self._spans, "last_n", cause.appended_ms * 1_000_000, appended_ns, cause.traceparent, **about)
+        tower = self._spans.begin("user_tower", appended_ns, job)
+        started_ns = laps.started_ns
+        for step, ended_ns in laps.ended_ns:
+            note(self._spans, step, started_ns, ended_ns, tower.traceparent)
+            started_ns = ended_ns
+        tower.end(now_ns, **about)
+        return tower.traceparent
+
+
+def _observe(cause: Cause, appended_ms: int, now_ms: int) -> None:
+    if cause.synthetic:
+        SYNTHETIC.inc()
+    elif now_ms - cause.produced_ms > MOST_MS:
+        OLD.inc()
+    else:
+        APPEND.observe(max(0, cause.appended_ms - cause.produced_ms) / 1000)
+        SEQUENCE.observe(max(0, appended_ms - cause.appended_ms) / 1000)
+        VECTOR.observe(max(0, now_ms - appended_ms) / 1000)
+        SERVABLE.observe(max(0, now_ms - cause.produced_ms) / 1000)

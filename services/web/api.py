@@ -1,0 +1,69 @@
+"""Which routes the page has, who may open them, and what it says when something is wrong.
+
+Whoever comes from this machine (``NEARLINE_OPEN_TO``) needs no key: the page asks with the operator's, and shows any
+user's row to anybody who may open it. So from elsewhere it wants a key itself: ``read`` for the shop, ``events`` for a
+click, ``admin`` for the operator's page.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from nearline.errors import BadInput, Unavailable
+from nearline.guard import STATUS_RULES, Rule
+from nearline.keys import Permission
+from services.web.assets import Assets
+from services.web.operator_routes import OperatorRoutes
+from services.web.shop_routes import ShopRoutes
+from services.web.showing import Pages
+from services.web.strict import Strict
+
+_READ = (
+    "/", "/product/{item_id:path}", "/category/{category:path}", "/search", "/row", "/used", "/why", "/stream",
+    "/static/{path:path}",
+)  # fmt: skip
+_OPERATOR = (
+    "/operator", "/operator/stream", "/operator/users", "/operator/users/{of_user:path}", "/operator/items",
+    "/operator/items/{item_id:path}", "/operator/letters", "/operator/rules",
+)  # fmt: skip
+RULES = (
+    *(Rule("GET", path, Permission.READ, near=True) for path in _READ),
+    *(Rule("POST", path, Permission.EVENTS, near=True) for path in ("/click", "/measured")),
+    *(Rule("GET", path, Permission.ADMIN, near=True) for path in _OPERATOR),
+    *(rule for rule in STATUS_RULES if rule.template in ("/healthz", "/readyz", "/metrics")),
+)
+_NOT_FOUND = "not_found"
+
+
+def create_app(
+    shop: ShopRoutes,
+    operator: OperatorRoutes,
+    pages: Pages,
+    assets: Assets,
+    status: Sequence[BaseRoute],
+    *,
+    names: Iterable[str] = (),
+) -> Strict:
+    """The application; *status* are /healthz, /readyz and /metrics, *names* the page's own beside this machine's."""
+
+    async def problem(request: Request, error: Exception) -> Response:
+        status, words = _problem_of(error)
+        if request.headers.get("hx-request") or request.method == "POST":
+            return Response(words, status, media_type="text/plain")
+        return pages.page("problem.html", {"words": words, "title": "Not here"}, status=status)
+
+    handlers = dict.fromkeys((BadInput, Unavailable, HTTPException), problem)
+    routes = [*shop.routes(), *operator.routes(), Route("/static/{path:path}", assets.serve), *status]
+    return Strict(Starlette(routes=routes, exception_handlers=handlers), names)
+
+
+def _problem_of(error: Exception) -> tuple[int, str]:
+    if isinstance(error, BadInput):
+        return (404 if error.reason == _NOT_FOUND else 422), str(error)
+    if isinstance(error, HTTPException):
+        return error.status_code, "There is no such page."
+    return 503, f"A part of the system is away: {error}"

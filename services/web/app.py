@@ -1,0 +1,185 @@
+"""The page's service: puts its parts together, serves until it is told to stop, and closes what it opened."""
+
+import asyncio
+import contextlib
+import signal
+import sys
+from collections.abc import Mapping
+
+import uvicorn
+import uvloop
+
+from nearline.adapters.doors import Doors
+from nearline.adapters.http import bind, status_routes
+from nearline.adapters.kafka import TableReader, log_extent, newest_of
+from nearline.adapters.parts import PartsMetrics
+from nearline.adapters.services import ServiceName, Services
+from nearline.errors import NearlineError
+from nearline.followers import Follower
+from nearline.guard import App
+from nearline.key_file import key_headers
+from nearline.log import Record
+from nearline.process import open_within
+from nearline.settings import Settings, load_settings
+from nearline.telemetry import configure_logs, get_logger
+from nearline.topics import CLICKS_DLQ, ITEMS_DLQ, USER_SEQUENCES, USER_SEQUENCES_DLQ, user_updates_topic
+from nearline.topics import RULES as RULES_TOPIC
+from services.web.api import RULES, create_app
+from services.web.assets import Assets
+from services.web.clicks import Clicks
+from services.web.histories import Histories
+from services.web.letters import NEWEST, RuleList
+from services.web.operator_routes import OperatorRoutes
+from services.web.pulse import Pulse
+from services.web.shop import Shop
+from services.web.shop_routes import ShopRoutes
+from services.web.showing import Pages
+from services.web.watching import Watchers
+
+_SWITCH_S = 0.0005  # how long a client's thread may keep the interpreter from a page
+_QUEUES = (CLICKS_DLQ, ITEMS_DLQ, USER_SEQUENCES_DLQ)
+_GRACE_S = 1  # pages that are told of changes never end by themselves
+
+
+class Service:
+    """The parts of one page process."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        addresses: dict[ServiceName, str] = {"retrieval": settings.retrieval, "ingest": settings.ingest}
+        self._services = Services(addresses, lambda: key_headers(settings))
+        self._histories = Histories(self._find)
+        watchers = Watchers()
+        updates = user_updates_topic(settings.embedding_space)
+        self._updates = Follower(updates, lambda: TableReader(settings.brokers, updates), watchers.hear)
+        self._sequences = Follower(USER_SEQUENCES, self._newest_sequences, self._histories.take_in)
+        self._is_answered = False
+        shop = Shop(self._services, self._histories)
+        assets = Assets()
+        pages = Pages(assets, currency=settings.web_currency)
+        rules = RuleList()
+        self._rules = Follower(RULES_TOPIC, lambda: TableReader(settings.brokers, RULES_TOPIC), rules.take_in)
+        self._metrics = PartsMetrics.of(settings)
+        self._pulse = Pulse(self._metrics.read)
+        clicks, users = Clicks(), _words(settings.web_users)
+        shop_routes = ShopRoutes(shop, pages, watchers, clicks, self._pulse, users)
+        operator_routes = OperatorRoutes(shop, pages, watchers, clicks, self._pulse, rules, self._letters, users)
+        app = create_app(
+            shop_routes,
+            operator_routes,
+            pages,
+            assets,
+            status_routes(self.readiness),
+            names=(settings.host, *_words(settings.web_hosts)),
+        )
+        self._doors = Doors(settings)
+        self._app = self._doors.before(app, RULES)
+
+    def readiness(self) -> Mapping[str, bool]:
+        """What has to be true before requests should come here."""
+        followed = {"updates": self._updates.caught_up, "sequences": self._sequences.caught_up}
+        return {"services": self._is_answered, **followed, **self._doors.readiness()}
+
+    async def serve(self) -> None:
+        """Serve until SIGTERM or SIGINT; raise the error of a part that failed."""
+        settings = self._settings
+        listener = bind(settings.host, settings.web_port)
+        try:
+            async with contextlib.AsyncExitStack() as stack:
+                stack.push_async_callback(self._services.close)
+                stack.push_async_callback(self._metrics.close)
+                self._start_at = await self._ends(settings.startup_deadline_s)
+                server = _server(self._app)
+                loop = asyncio.get_running_loop()
+                for number in (signal.SIGTERM, signal.SIGINT):
+                    loop.add_signal_handler(number, setattr, server, "should_exit", True)
+                async with asyncio.TaskGroup() as parts:
+                    follows = [
+                        each.run() for each in (self._updates, self._sequences, self._rules, self._doors, self._pulse)
+                    ]
+                    background = [parts.create_task(part) for part in (*follows, self._ask_once())]
+                    get_logger().info("serving", port=listener.getsockname()[1])
+                    await server.serve(sockets=[listener])
+                    for task in background:
+                        task.cancel()
+        finally:
+            listener.close()
+
+    async def _ends(self, deadline_s: float) -> dict[int, int]:
+        """Where the sequences end now: older ones are looked for when somebody asks."""
+        found: dict[int, int] = {}
+
+        async def look() -> None:
+            extent = await log_extent(self._settings.brokers, [USER_SEQUENCES])
+            found.update(extent.topics[USER_SEQUENCES].end)
+
+        await open_within(deadline_s, f"topic {USER_SEQUENCES}", look)
+        return found
+
+    def _newest_sequences(self) -> TableReader:
+        return TableReader(
+            self._settings.brokers, USER_SEQUENCES, start_at={**self._start_at, **self._sequences.positions()}
+        )
+
+    async def _find(self, user_id: str) -> bytes | None:
+        record = await newest_of(self._settings.brokers, USER_SEQUENCES, user_id.encode())
+        return None if record is None else record.value
+
+    async def _letters(self) -> list[Record]:
+        """The newest dead letters of each queue."""
+        extent = await log_extent(self._settings.brokers, _QUEUES)
+        records: list[Record] = []
+        for queue in _QUEUES:
+            topic = extent.topics[queue]
+            start = {part: max(topic.first[part], end - NEWEST) for part, end in topic.end.items()}
+            async with TableReader(self._settings.brokers, queue, start_at=start) as reader:
+                while not reader.caught_up:
+                    records += await reader.poll()
+        return records
+
+    async def _ask_once(self) -> None:
+        """Ask both services until they answer once: then there is something to show."""
+
+        async def ask() -> None:
+            await self._services.ask("retrieval", "GET", "/trending", params={"k": 1})
+
+        await open_within(self._settings.startup_deadline_s, "retrieval", ask)
+        self._is_answered = True
+
+
+def _words(told: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in told.split(",") if word.strip())
+
+
+def _server(app: App) -> uvicorn.Server:
+    config = uvicorn.Config(
+        app,
+        http="httptools",
+        loop="uvloop",
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=_GRACE_S,
+        timeout_keep_alive=75,
+    )
+    server = uvicorn.Server(config)
+    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]
+    return server
+
+
+def main() -> int:
+    """Run the service; the exit status says whether it ended as it was told to."""
+    status = 0
+    try:
+        settings = load_settings()
+        configure_logs("web", level=settings.log_level, style=settings.log_format)
+        sys.setswitchinterval(_SWITCH_S)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(Service(settings).serve())
+    except* NearlineError as problems:
+        status = 2
+        for problem in problems.exceptions:
+            print(f"web: {problem}", file=sys.stderr)
+    return status

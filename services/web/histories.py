@@ -1,0 +1,73 @@
+"""What users did, as the topic ``user-sequences`` tells it: that of a few users at a time, for people to look at."""
+
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+from nearline.log import Record
+from nearline.sequences import Sequence, decode_sequence
+
+MOST = 2_000  # users of whom the newest sequence is kept; some 10 MB
+_COLUMNS = ("items", "times_ms", "types", "values", "event_ids", "contexts")
+
+
+class Histories:
+    """The newest sequence of those users who clicked last or were looked at last.
+
+    What comes in while this process runs is taken in as it comes; *find* looks for the rest in the log, which may take
+    a second, and raises ``Unavailable`` without it.
+    """
+
+    def __init__(self, find: Callable[[str], Awaitable[bytes | None]], *, most: int = MOST) -> None:
+        self._find = find
+        self._most = most
+        self._kept: OrderedDict[str, bytes] = OrderedDict()
+
+    def __len__(self) -> int:
+        """Of how many users something is kept."""
+        return len(self._kept)
+
+    def take_in(self, record: Record) -> None:
+        """A user's sequence changed, or (an empty value) is gone."""
+        self._keep((record.key or b"").decode(), record.value or b"")
+
+    async def of(self, user_id: str) -> Sequence | None:
+        """The user's events, oldest first; ``None`` for a user without any."""
+        raw = self._kept.get(user_id)
+        if raw is None:
+            found = await self._find(user_id) or b""
+            raw = self._kept.get(user_id, found)  # what came meanwhile is newer
+            self._keep(user_id, raw)
+        sequence = decode_sequence(raw) if raw else None
+        return None if sequence is None or sequence.erased else sequence
+
+    def _keep(self, user_id: str, raw: bytes) -> None:
+        self._kept[user_id] = raw
+        self._kept.move_to_end(user_id)
+        while len(self._kept) > self._most:
+            self._kept.popitem(last=False)
+
+
+def until(sequence: Sequence, end_ms: int) -> Sequence:
+    """The events that happened before *end_ms*; what is declared of the user stays."""
+    count = sum(1 for time_ms in sequence.times_ms if time_ms < end_ms)
+    return replace(sequence, **{name: getattr(sequence, name)[:count] for name in _COLUMNS})
+
+
+def session_events(sequence: Sequence) -> list[dict[str, object]]:
+    """The events as ``POST /recommend`` takes those of a session: without a user."""
+    contexts = sequence.contexts or [None] * len(sequence.items)
+    columns = zip(
+        sequence.items, sequence.types, sequence.times_ms, sequence.values, sequence.event_ids, contexts, strict=True
+    )
+    return [
+        {"item_id": item, "type": kind, "time_ms": time_ms, "value": value, "event_id": event_id}
+        | ({"context": context} if context else {})
+        for item, kind, time_ms, value, event_id, context in columns
+    ]
+
+
+def now_ms() -> int:
+    """The wall clock, UTC milliseconds."""
+    return time.time_ns() // 1_000_000

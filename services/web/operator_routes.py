@@ -1,0 +1,144 @@
+"""The operator's pages: live figures, users with their history beside their answer, items, dead letters, rules."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from urllib.parse import quote
+
+import orjson
+from sse_starlette import EventSourceResponse, ServerSentEvent
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from nearline.errors import NearlineError
+from nearline.ids import check_id
+from nearline.log import Record
+from services.web.clicks import Clicks
+from services.web.histories import now_ms
+from services.web.letters import RuleList, about, by_reason, deed, letters_in, moment
+from services.web.pulse import Pulse
+from services.web.shop import Answer, Did, Shop
+from services.web.showing import Pages
+from services.web.watching import Watchers
+
+_ANSWERED = 20
+_HISTORY = 50
+_CLICKS = 12
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorRoutes:
+    """What the routes need; *letters* reads the newest records of the dead-letter topics."""
+
+    shop: Shop
+    pages: Pages
+    watchers: Watchers
+    clicks: Clicks
+    pulse: Pulse
+    rules: RuleList
+    letters: Callable[[], Awaitable[list[Record]]]
+    users: tuple[str, ...]
+
+    def routes(self) -> list[Route]:
+        """All of them."""
+        return [
+            Route("/operator", self.overview),
+            Route("/operator/stream", self.stream),
+            Route("/operator/users", self.all_users),
+            Route("/operator/users/{of_user:path}", self.one_user),
+            Route("/operator/items", self.all_items),
+            Route("/operator/items/{item_id:path}", self.one_item),
+            Route("/operator/letters", self.dead_letters),
+            Route("/operator/rules", self.all_rules),
+        ]
+
+    async def overview(self, request: Request) -> Response:
+        """Charts of the last ten minutes, and the page's own clicks."""
+        clicks = self.clicks.newest[:_CLICKS]
+        items = await self.shop.items(click.item_id for click in clicks)
+        rows = [(click, items[click.item_id]) for click in clicks]
+        return self.pages.page("operator/overview.html", {"here": "overview", "clicks": rows})
+
+    async def stream(self, request: Request) -> Response:
+        """Server-sent events: ``history`` once, then a ``point`` for each reading."""
+        return EventSourceResponse(self._points(), ping=15)
+
+    async def _points(self) -> AsyncIterator[ServerSentEvent]:
+        yield ServerSentEvent(orjson.dumps(list(self.pulse.points)).decode(), event="history")
+        while True:
+            yield ServerSentEvent(orjson.dumps(await self.pulse.next()).decode(), event="point")
+
+    async def all_users(self, request: Request) -> Response:
+        """Users who were active last, and a way to any other."""
+        if wanted := request.query_params.get("id", "").strip():
+            return RedirectResponse(f"/operator/users/{quote(check_id('id', wanted), safe='')}", 303)
+        shoppers = await self.shop.shoppers(self.users)
+        told = {"here": "users", "recent": self.watchers.recent, "shoppers": shoppers}
+        return self.pages.page("operator/users.html", told)
+
+    async def one_user(self, request: Request) -> Response:
+        """What a user did, beside what the user is shown for it."""
+        user_id = check_id("user", request.path_params["of_user"])
+        answer, known, profile, near = await asyncio.gather(
+            self.shop.row(user_id, _ANSWERED),
+            self.shop.known(user_id),
+            self.shop.profile(user_id),
+            self.shop.people(f"/users/{quote(user_id, safe='')}/similar"),
+        )
+        history = await self.shop.used(user_id, answer["newest_event_id"], _HISTORY)
+        told = {"here": "users", "user": user_id, "answer": answer, "known": known, "profile": profile}
+        shares = taste(history), taste_of_answer(answer)
+        return self.pages.page("operator/user.html", told | {"near": near, "history": history, "shares": shares})
+
+    async def all_items(self, request: Request) -> Response:
+        """Items by their words, else what trends."""
+        words = request.query_params.get("q", "")[:200]
+        items = await (self.shop.search(words) if words.strip() else self.shop.trending(50))
+        return self.pages.page("operator/items.html", {"here": "items", "items": items, "words": words})
+
+    async def one_item(self, request: Request) -> Response:
+        """An item as it is listed, those like it, and the users to whom it is nearest."""
+        item_id = check_id("item", request.path_params["item_id"])
+        item, similar, audience = await asyncio.gather(
+            self.shop.item(item_id),
+            self.shop.similar(item_id),
+            self.shop.people(f"/items/{quote(item_id, safe='')}/audience"),
+        )
+        told = {"here": "items", "item": item, "similar": similar, "audience": audience}
+        return self.pages.page("operator/item.html", told)
+
+    async def dead_letters(self, request: Request) -> Response:
+        """What was refused, and why."""
+        try:
+            letters = letters_in(await self.letters())
+            problem = ""
+        except NearlineError as error:
+            letters, problem = [], str(error)
+        told = {"here": "letters", "letters": letters[:100], "counts": by_reason(letters), "problem": problem}
+        return self.pages.page("operator/letters.html", told)
+
+    async def all_rules(self, request: Request) -> Response:
+        """The rules and scenarios that answers obey."""
+        rules = [
+            (rule, deed(rule), about(rule), moment(rule.from_ms), moment(rule.until_ms), rule.holds_at(now_ms()))
+            for rule in self.rules.rules
+        ]
+        return self.pages.page(
+            "operator/rules.html", {"here": "rules", "rules": rules, "scenarios": self.rules.scenarios}
+        )
+
+
+def taste(history: list[Did]) -> list[tuple[str, int]]:
+    """How many of the events are of each category, most first."""
+    return _counted([did.category for did in history])
+
+
+def taste_of_answer(answer: Answer) -> list[tuple[str, int]]:
+    """How many of the answer's items are of each category, most first."""
+    return _counted([item["category"] for item in answer["items"]])
+
+
+def _counted(categories: list[str]) -> list[tuple[str, int]]:
+    counts = {category or "none": categories.count(category) for category in dict.fromkeys(categories)}
+    return sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:6]

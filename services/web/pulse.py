@@ -1,0 +1,97 @@
+"""The system's live figures: read every two seconds, kept for ten minutes, and told to the pages that listen."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from nearline.live import Delay, LiveFigures, LiveWindow
+from nearline.live import Pages as MetricsPages
+from services.web.histories import now_ms
+from services.web.showing import milliseconds
+
+EVERY_S = 2.0
+KEPT = 300  # readings: ten minutes
+
+
+class Pulse:
+    """Follows the parts' metrics, which *read* gets; a part that is away is named in the figures."""
+
+    def __init__(
+        self,
+        read: Callable[[], Awaitable[MetricsPages]],
+        *,
+        every_s: float = EVERY_S,
+        wall_ms: Callable[[], int] = now_ms,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._read = read
+        self._every_s = every_s
+        self._wall_ms = wall_ms
+        self._clock = clock
+        self._window = LiveWindow()
+        self.figures: LiveFigures | None = None
+        self.points: deque[dict[str, Any]] = deque(maxlen=KEPT)
+        self._beat = asyncio.Condition()
+
+    async def run(self) -> None:
+        """Read until cancelled."""
+        while True:
+            await self.beat()
+            await asyncio.sleep(self._every_s)
+
+    async def beat(self) -> None:
+        """Read once, and tell those who listen."""
+        self.figures = self._window.add(self._clock(), await self._read())
+        self.points.append(point_of(self.figures, self._wall_ms()))
+        async with self._beat:
+            self._beat.notify_all()
+
+    async def next(self) -> dict[str, Any]:
+        """The next reading's point."""
+        async with self._beat:
+            await self._beat.wait()
+        return self.points[-1]
+
+    def words(self) -> Mapping[str, str]:
+        """What the shop's page says of the system: figures of the last minute that anybody can say something of."""
+        figures = self.figures
+        if figures is None:
+            return {}
+        told = {
+            "click → answer, p50 of the last minute": _p50(figures.canary),
+            "click → vector stored, p50": _p50(figures.freshness),
+            "an answer takes, p50": _p50(figures.answers),
+            "answers a second": _number(figures.answers_per_s),
+            "live recall@10": _share(figures.recall.get(10)),
+        }
+        return {name: words for name, words in told.items() if words is not None}
+
+
+def point_of(figures: LiveFigures, at_ms: int) -> dict[str, Any]:
+    """One moment of the charts, in milliseconds where it is a delay; ``None`` for what nobody can say."""
+    delays = {"freshness": figures.freshness, "answers": figures.answers, "canary": figures.canary}
+    point: dict[str, Any] = {"at_ms": at_ms}
+    for name, delay in delays.items():
+        point |= {f"{name}_p50": None, f"{name}_p99": None}
+        if delay is not None:
+            point |= {f"{name}_p50": delay.p50_s * 1000, f"{name}_p99": delay.p99_s * 1000}
+    point |= {"stages": {stage: delay.p50_s * 1000 for stage, delay in figures.stages.items()}}
+    wanted = ("clicks_per_s", "events_per_s", "answers_per_s", "fallback_share", "lag", "recall", "index_items",
+              "delta_rows", "cache_hit_rate", "dead_letters", "canary_up", "down")  # fmt: skip
+    told = asdict(figures)
+    return point | {name: told[name] for name in wanted} | {"recall": {str(k): v for k, v in figures.recall.items()}}
+
+
+def _p50(delay: Delay | None) -> str | None:
+    return None if delay is None else milliseconds(delay.p50_s)
+
+
+def _number(value: float | None) -> str | None:
+    return None if value is None else f"{value:,.1f}"
+
+
+def _share(value: float | None) -> str | None:
+    return None if value is None else f"{value:.3f}"

@@ -1,0 +1,130 @@
+"""docs/metrics.md: every metric that the parts declare, as a page.
+
+    .venv/services/bin/python -m tools.metrics_docs          # writes docs/metrics.md (make docs)
+
+Each part is imported in a process of its own, so that what is listed is what its /metrics shows. A test compares the
+page with what this would write; metrics_page.md holds the text around the tables.
+"""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from nearline.telemetry import BATCH_BUCKETS, LATENCY_BUCKETS_S, Declared, declared
+
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "metrics.md"
+# The modules whose import declares all that a part counts: its composition root, and what that imports later.
+PARTS: Mapping[str, tuple[str, ...]] = {
+    "retrieval": ("services.retrieval.app", "services.retrieval.in_process.parts"),
+    "retrieval on Milvus": ("services.retrieval.app", "services.retrieval.in_engine.parts"),
+    "ingest": ("services.ingest.app",),
+    "user_tower": ("services.user_tower.app",),
+    "item_tower": ("services.item_tower.app",),
+    "canary": ("services.canary.app",),
+    "last_n": ("flink_jobs.last_n.metrics", "nearline.adapters.kafka"),
+}
+_KINDS = {"counter": "counters", "gauge": "gauges", "histogram": "histograms"}
+_MOST_VALUES = 16  # of a label, in one cell
+_TEXT = Path(__file__).with_name("metrics_page.md")  # what the page says around the tables
+
+
+def of_part(modules: Sequence[str]) -> list[Declared]:
+    """What a process that imports *modules* declares; run in this process."""
+    for module in modules:
+        __import__(module)
+    return declared()
+
+
+def asked(modules: Sequence[str]) -> list[Declared]:
+    """What a process that imports *modules* declares; run in a process of its own."""
+    command = [sys.executable, "-m", "tools.metrics_docs", "--of", *modules]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"{', '.join(modules)} cannot be imported:\n{done.stderr[-2000:]}")
+    return [
+        Declared(**{**one, "labels": tuple(one["labels"]), "known": [tuple(values) for values in one["known"]]})
+        for one in json.loads(done.stdout)
+    ]
+
+
+def page(parts: Mapping[str, Sequence[Declared]], of_flink: Mapping[str, str]) -> str:
+    """The page, of what each part declares; *of_flink* says the operator's counters."""
+    found: dict[str, Declared] = {}
+    where: dict[str, list[str]] = {}
+    for part, metrics in parts.items():
+        for metric in metrics:
+            found[metric.name] = metric
+            where.setdefault(metric.name, []).append(part)
+    before, after = _TEXT.read_text().split("<!-- the tables -->")
+    sections = [before.strip()]
+    for kind, title in _KINDS.items():
+        rows = [_row(found[name], where[name]) for name in sorted(found) if found[name].kind == kind]
+        sections.append("\n".join([f"## {title.capitalize()}", "", *_buckets(kind), *_HEAD, *rows]))
+    sections += [_flink(of_flink), after.strip()]
+    return "\n\n".join(sections) + "\n"
+
+
+_HEAD = ("| name | part | labels | meaning |", "|---|---|---|---|")
+
+
+def _buckets(kind: str) -> list[str]:
+    if kind != "histogram":
+        return []
+    durations, sizes = (", ".join(f"{bound:g}" for bound in bounds) for bounds in (LATENCY_BUCKETS_S, BATCH_BUCKETS))
+    return [f"Bounds of durations, unless the meaning says others: {durations}. Of sizes: {sizes}.", ""]
+
+
+def _row(metric: Declared, parts: Sequence[str]) -> str:
+    return f"| `{metric.name}` | {_parts(parts)} | {_labels(metric)} | {_sentence(metric.about)} |"
+
+
+def _parts(parts: Sequence[str]) -> str:
+    """Both retrievals are one, where both have it."""
+    both = {"retrieval", "retrieval on Milvus"} <= set(parts)
+    return ", ".join(part for part in parts if not (both and part == "retrieval on Milvus"))
+
+
+def _labels(metric: Declared) -> str:
+    said = []
+    for place, label in enumerate(metric.labels):
+        values = sorted({known[place] for known in metric.known}, key=_natural)
+        shown = ", ".join(f"`{value}`" for value in values[:_MOST_VALUES]) or "*as set up*"
+        more = f" and {len(values) - _MOST_VALUES} more" if len(values) > _MOST_VALUES else ""
+        said.append(f"**{label}**: {shown}{more}")
+    return "<br>".join(said)
+
+
+def _natural(value: str) -> tuple[int, str]:
+    return (int(value), "") if value.isdigit() else (-1, value)
+
+
+def _sentence(about: str) -> str:
+    text = re.sub(r"\s+", " ", about.strip()).replace("|", "\\|")
+    return text if text.endswith(".") else f"{text}."
+
+
+def _flink(of_flink: Mapping[str, str]) -> str:
+    rows = [f"| `{name}` | {about} |" for name, about in of_flink.items()]
+    intro = "Counted inside Flink by the job's Python operator, which Flink shows as gauges on port 9249:"
+    return "\n".join(["## The job's operator", "", intro, "", "| name | meaning |", "|---|---|", *rows])
+
+
+def written() -> str:
+    """The page as it should be."""
+    from flink_jobs.last_n.metrics import ABOUT, flink_name
+
+    of_flink = {flink_name(count): about for count, about in ABOUT.items()}
+    return page({part: asked(modules) for part, modules in PARTS.items()}, of_flink)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--of"]:
+        print(json.dumps([asdict(metric) for metric in of_part(sys.argv[2:])]))
+    else:
+        PAGE.write_text(written())
+        print(f"wrote {PAGE.relative_to(ROOT)}")
