@@ -1,11 +1,16 @@
 """Freshness, measured on every real click: what the job says of a click, and what user_tower tells of its delay."""
 
 import time
+from collections.abc import Mapping
 from itertools import pairwise
+from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from nearline.adapters.memory import MemoryStore
+from nearline.errors import Unavailable
 from nearline.events import Event
 from nearline.log import Record
 from nearline.seen import parse_seen_policy
@@ -14,7 +19,7 @@ from nearline.telemetry import FINE_BUCKETS_S
 from nearline.tracing import is_in_share, is_traced
 from nearline.user_commands import Erase, Merge, Remove
 from services.user_tower import freshness
-from services.user_tower.worker import Worker
+from services.user_tower.worker import CHUNK, Worker
 from tests.fakes import Outbox, ScriptedReader, ScriptedTowers
 from tests.unit.test_user_rule import Job
 from tests.unit.test_user_tower import SPACE, sequence, table_of
@@ -62,6 +67,14 @@ def test_what_a_merge_brings_was_measured_before() -> None:
     assert job.sequences["u"][-1].cause is None
 
 
+def test_a_late_click_that_is_sent_on_was_measured_before_too() -> None:
+    job = Job()
+    job.append(click(1, produced_ms=40, user="session"), Merge("c", "session", "u", 0), append_ms=42)
+    job.append(click(2, produced_ms=41, user="session"), append_ms=43)
+    assert job.items() == ["i1", "i2"]
+    assert [each.cause for each in job.sequences["u"]] == [None, None]
+
+
 @pytest.mark.parametrize("told", [UNTRACED, "x" * 1000, "", TRACEPARENT.upper(), "00-" + "0" * 32 + TRACEPARENT[35:]])
 def test_a_context_that_is_not_traced_is_not_carried_along(told: str) -> None:
     job = Job()
@@ -100,8 +113,8 @@ def arrival(user_id: str, cause: Cause | None, *, version: int = 1, sequence_ms:
 class Tower:
     """user_tower's worker among fakes; it notes what was announced of whom."""
 
-    def __init__(self, *polls: list[Record]) -> None:
-        self.towers = ScriptedTowers()
+    def __init__(self, *polls: list[Record], towers: ScriptedTowers | None = None) -> None:
+        self.towers = towers or ScriptedTowers()
         self.reader = ScriptedReader(*polls)
         self.announced: list[tuple[str, Cause | None]] = []
         self.worker = Worker(
@@ -164,6 +177,30 @@ async def test_while_triton_is_away_a_click_is_not_servable_and_it_is_told_once(
     await tower.worker.step()
     await tower.worker.step()
     assert told_of(freshness.SERVABLE) - before == 1
+
+
+class HalfAway(ScriptedTowers):
+    """Towers that are away for whoever comes alone."""
+
+    away = True
+
+    async def encode_users(self, batch: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        if self.away and len(batch["vectors"]) == 1:
+            raise Unavailable("away for one")
+        return await super().encode_users(batch)
+
+
+@pytest.mark.anyio
+async def test_a_click_whose_neighbours_have_to_wait_is_told_once() -> None:
+    now_ms = time.time_ns() // 1_000_000
+    causes = [Cause(f"e{n}", now_ms, now_ms) for n in range(CHUNK + 1)]
+    tower = Tower([arrival(f"u{n}", cause) for n, cause in enumerate(causes)], [], towers=HalfAway())
+    before = told_of(freshness.SERVABLE)
+    await tower.worker.step()
+    assert told_of(freshness.SERVABLE) - before == CHUNK
+    tower.towers.away = False  # type: ignore[attr-defined]
+    await tower.worker.step()
+    assert told_of(freshness.SERVABLE) - before == CHUNK + 1
 
 
 @pytest.mark.anyio

@@ -180,6 +180,21 @@ async def test_only_an_answer_that_used_the_click_ends_its_trace() -> None:
     assert collector.noted["answer"].attributes["nearline.request_id"] == "r-1"
 
 
+async def test_an_answer_of_the_document_before_does_not_end_the_waiting() -> None:
+    collector = Collector()
+    door = door_of(ClickTraces(collector.spans, 1.0))
+    await door.send(CLICK)
+    retrieval, _ = await walked(collector, door)
+    assert retrieval.traced is not None
+    update = retrieval.traced._waiting["u"]
+    retrieval.traced.heard("u", replace(update, vector_version=update.vector_version + 1))
+    await retrieval.answer("u", "r-0")
+    assert len(retrieval.traced) == 1
+    retrieval.traced.heard("u", update)
+    await retrieval.answer("u", "r-1")
+    assert collector.noted["answer"].attributes["nearline.request_id"] == "r-1"
+
+
 def test_the_users_that_are_waited_for_are_bounded() -> None:
     traced = TracedClicks(Collector().spans, most=2)
     for n in range(5):
