@@ -26,6 +26,7 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "user_tower": ("services.user_tower.app",),
     "item_tower": ("services.item_tower.app",),
     "canary": ("services.canary.app",),
+    "web": ("services.web.app",),
     "last_n": ("flink_jobs.last_n.metrics", "nearline.adapters.kafka"),
 }
 _KINDS = {"counter": "counters", "gauge": "gauges", "histogram": "histograms"}

@@ -156,9 +156,12 @@ def _newest_of_each(seen: SeenItems) -> SeenItems:
 
 
 def _newest(seen: SeenItems, most: int) -> SeenItems:
-    """The pairs that are not older than the item on the border: the last of the *most* newest."""
+    """The pairs that are not older than the item on the border: the last of the *most* newest.
+
+    With exactly *most* items there is a border too: nobody knows any more whether there were others below it.
+    """
     starts = _starts(seen.items)
-    if len(starts) <= most:
+    if len(starts) < most:
         return seen
     newest_ms, items = np.maximum.reduceat(seen.times_ms, starts), seen.items[starts]
     border = np.lexsort((items, newest_ms))[-most]

@@ -104,7 +104,7 @@ async def test_who_asks_for_an_event_gets_an_answer_that_used_it(system: System,
     for nth in range(1, 6):
         question = {"after": f"e{nth}", "wait_ms": 5_000, "k": 3}
         asking = asyncio.create_task(client.get("/recommend/u", params=question))
-        waits = f"nearline_recommend_waiting {1.0}"
+        waits = f"nearline_recommend_waiting_requests {1.0}"
         async with asyncio.timeout(DEADLINE_S):
             while waits not in (await client.get("/metrics")).text:
                 assert not asking.done()

@@ -317,7 +317,7 @@ def test_no_click_is_lost_when_it_is_killed(job: Job, log: Log, victim: str) -> 
     starts = starts_of(job)
     job.start()
     wait_for_sequences(log, reference(events))
-    assert job.metric("nearline_job_restored_checkpoint") == 1
+    assert job.metric("nearline_job_restored_checkpoint_info") == 1
     assert job.metric("nearline_job_starts_total") == starts + 1
 
 

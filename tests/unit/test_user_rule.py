@@ -646,6 +646,15 @@ def test_the_same_log_gives_the_same_bytes(records: list[Record], keep: int) -> 
     assert (one.states, one.seen) == (other.states, other.seen)
 
 
+def test_what_lies_below_the_border_is_dropped_even_when_it_comes_after_the_items_that_drew_it() -> None:
+    times = {"i0": 0, "i2": 0, "i3": 0, "i4": 0, "i5": 0}
+    told = [("i1", "purchase", 1, "e1"), *((item, "view", at, f"e{item}") for item, at in times.items())]
+    late = ("i1", "view", 0, "e5")
+    at_once = fold(decode_seen_items(None), [*told, late], POLICY, most=5)
+    after = fold(fold(decode_seen_items(None), told, POLICY, most=5), [late], POLICY, most=5)
+    assert len(at_once) == len(after) == 5
+
+
 @unhurried
 @given(
     st.lists(st.tuples(st.integers(0, 40), st.integers(0, 60), st.sampled_from(["view", "purchase"])), max_size=60),
