@@ -65,7 +65,7 @@ def highest_within(
             tried.append(run(rate, short_s))
         return any(is_within(one, bound_ms) for one in tried)
 
-    rate = highest_passing(passes, first=first) or 0.0
+    rate = highest_passing(passes, first=first, most_trials=8) or 0.0
     for share in _CONFIRMATIONS if rate else ():
         confirmed = run(rate * share, long_s)
         if is_within(confirmed, bound_ms):

@@ -32,6 +32,7 @@ JOBS: Mapping[str, str] = {
     "user_tower": "user_tower",
     "item_tower": "item_tower",
     "canary": "canary",
+    "web": "web",
     "last_n": "job",
     "flink": "flink_metrics",
     "kafka": "kafka_metrics",

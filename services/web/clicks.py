@@ -10,7 +10,7 @@ _LONGEST_MS = 60_000.0  # beyond it a browser slept, and nobody waited
 
 _USED = seconds("web_click_to_answer_seconds", "From a click's arrival at the page's server to the answer that used it")
 _SHOWN = seconds("web_click_to_row_seconds", "From a click to the changed row on screen, by the browser's clock")
-_CLICKS = counter("web_clicks_total", "Clicks on the page", "outcome")
+_CLICKS = counter("web_clicks_total", "Clicks on the page", "outcome", known=("used", "late"))
 
 
 @dataclass(frozen=True, slots=True)

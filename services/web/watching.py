@@ -11,7 +11,7 @@ from nearline.user_updates import decode_user_update
 
 MOST_RECENT = 50  # users active last, for the operator to look at
 
-_WATCHING = gauge("web_streams_open", "Pages that are told of changes by server-sent events")
+_WATCHING = gauge("web_watching_requests", "Pages that are told of changes by server-sent events")
 
 
 class Watchers:

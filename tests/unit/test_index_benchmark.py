@@ -248,7 +248,7 @@ def test_the_long_comparison_is_asked_for_by_name() -> None:
     words = [sys.executable, "-m", "benchmarks.index_bench", "--only", "speed"]
     refused = subprocess.run(words, capture_output=True, text=True, check=False)
     assert refused.returncode == 2
-    assert "no measurement speed; there are quiet, memory, served, reads, churn, peers" in refused.stderr
+    assert "no measurement speed; there are quiet, memory, served, reads, overdriven, churn, peers" in refused.stderr
 
 
 def test_cycles_of_different_numbers_differ(changes: Changes) -> None:
