@@ -1,18 +1,25 @@
-"""The small HTTP server beside a service's loop: /healthz, /readyz and /metrics, by starlette and uvicorn."""
+"""HTTP servers by uvicorn: a service's own, and the small one beside another's loop (/healthz, /readyz, /metrics)."""
 
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from typing import Any
 
 import uvicorn
+import uvloop
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from nearline.errors import Misconfigured
+from nearline.errors import Misconfigured, NearlineError
+from nearline.settings import Settings, load_settings
+from nearline.telemetry import configure_logs
+
+_SWITCH_S = 0.0005  # how long another thread (a client's, a builder's) may keep the interpreter from an answer
 
 Readiness = Callable[[], Mapping[str, bool]]
 
@@ -64,3 +71,28 @@ def bind(host: str, port: int) -> socket.socket:
             f"cannot listen on {host}:{port} ({error.strerror}); stop what uses it or set another port"
         ) from None
     return listener
+
+
+def server_of(app: Any, **more: Any) -> uvicorn.Server:
+    """The server of a service's own *app*, whose signals and logs are the service's; *more* is for uvicorn's Config."""
+    usual = {"http": "httptools", "loop": "uvloop", "log_config": None, "access_log": False, "lifespan": "off"}
+    config = uvicorn.Config(app, **{**usual, "server_header": False, "proxy_headers": False, **more})
+    server = uvicorn.Server(config)
+    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]
+    return server
+
+
+def run_service(name: str, serve: Callable[[Settings], Coroutine[Any, Any, None]]) -> int:
+    """Run *serve* on a loop of its own; the exit status says whether it ended as it was told to."""
+    status = 0
+    try:
+        settings = load_settings()
+        configure_logs(name, **settings.log_options)
+        sys.setswitchinterval(_SWITCH_S)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(serve(settings))
+    except* NearlineError as problems:
+        status = 2
+        for problem in problems.exceptions:
+            print(f"{name}: {problem}", file=sys.stderr)
+    return status

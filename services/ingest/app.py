@@ -3,25 +3,23 @@
 import asyncio
 import contextlib
 import signal
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
 import uvicorn
-import uvloop
 
 from nearline.adapters.doors import Doors
-from nearline.adapters.http import bind, status_routes
+from nearline.adapters.http import bind, run_service, server_of, status_routes
 from nearline.adapters.kafka import Producer, TableReader
 from nearline.adapters.spans import spans_for
-from nearline.errors import Misconfigured, NearlineError
+from nearline.errors import Misconfigured
 from nearline.guard import App
 from nearline.items import decode_item
 from nearline.process import follow, open_within, until
 from nearline.profiles import decode_profile
-from nearline.settings import Settings, load_settings
-from nearline.telemetry import configure_logs, get_logger
+from nearline.settings import Settings
+from nearline.telemetry import get_logger
 from nearline.topics import CLICKS, ITEMS, USERS
 from nearline.tracing import ClickTraces
 from services.ingest.api import RULES, create_api
@@ -32,7 +30,6 @@ from services.ingest.listing import Listing
 from services.ingest.observed import Observed
 from services.ingest.users import Users
 
-_SWITCH_S = 0.0005  # how long a client's thread may keep the interpreter from the requests
 _SLICE = 200  # records of a table that are taken in at once: 2 ms
 
 
@@ -142,36 +139,15 @@ def bounds_of(settings: Settings) -> Bounds:
 
 
 def _server(app: App, grace_s: float) -> uvicorn.Server:
-    config = uvicorn.Config(
+    return server_of(
         app,
-        http="httptools",
-        loop="uvloop",
-        log_config=None,
-        access_log=False,
-        lifespan="off",
-        server_header=False,
-        proxy_headers=False,
         date_header=False,
         timeout_graceful_shutdown=round(grace_s) + 1,
         # Longer than callers and balancers keep idle connections (60 s): who hangs up first loses no request.
         timeout_keep_alive=75,
     )
-    server = uvicorn.Server(config)
-    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]
-    return server
 
 
 def main() -> int:
     """Run the service; the exit status says whether it ended as it was told to."""
-    status = 0
-    try:
-        settings = load_settings()
-        configure_logs("ingest", **settings.log_options)
-        sys.setswitchinterval(_SWITCH_S)
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(Service(settings).serve())
-    except* NearlineError as problems:
-        status = 2
-        for problem in problems.exceptions:
-            print(f"ingest: {problem}", file=sys.stderr)
-    return status
+    return run_service("ingest", lambda settings: Service(settings).serve())

@@ -1,33 +1,30 @@
 """The retrieval service: puts its parts together, serves until it is told to stop, and closes what it opened."""
 
 import asyncio
-import contextlib
 import gc
 import signal
-import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import uvicorn
-import uvloop
 
 from nearline.adapters.doors import Doors
-from nearline.adapters.http import bind, status_routes
+from nearline.adapters.http import bind, run_service, server_of, status_routes
 from nearline.adapters.indexes import engine_for
 from nearline.adapters.kafka import TableReader, log_extent
 from nearline.adapters.queueing import queueing
 from nearline.adapters.seals import Seal, secret_of
 from nearline.adapters.spans import spans_for
 from nearline.adapters.stores import store_for
-from nearline.errors import NearlineError, Unavailable
+from nearline.errors import Unavailable
 from nearline.followers import Follower
 from nearline.process import RETRY_S
 from nearline.reasons import reasons_of
 from nearline.request_counts import Counted
-from nearline.settings import Settings, load_settings
+from nearline.settings import Settings
 from nearline.shedding import Gate
-from nearline.telemetry import configure_logs, get_logger
+from nearline.telemetry import get_logger
 from nearline.topics import user_updates_topic
 from services.retrieval.api import RULES, create_app
 from services.retrieval.item_index import ItemIndex
@@ -39,8 +36,6 @@ from services.retrieval.session_vectors import KnownItems
 from services.retrieval.store_guard import GuardedStore
 from services.retrieval.text_index import TextIndex
 from services.retrieval.traced import TracedClicks
-
-_SWITCH_S = 0.0005  # how long another thread (Kafka's, the builder's) may keep the interpreter from an answer
 
 
 class Items(Protocol):
@@ -179,22 +174,13 @@ def _items_for(settings: Settings) -> Items:
 
 def _server(app: object) -> uvicorn.Server:
     loop = asyncio.get_running_loop()
-    config = uvicorn.Config(
-        app,  # type: ignore[arg-type]
+    return server_of(
+        app,
         # Not the loop's own clock: uvloop's stands still for a turn and counts milliseconds.
-        http=queueing(lambda: Gate(loop.call_soon, time.perf_counter)),  # type: ignore[arg-type]
-        loop="uvloop",
-        log_config=None,
-        access_log=False,
-        lifespan="off",
-        server_header=False,
-        proxy_headers=False,
+        http=queueing(lambda: Gate(loop.call_soon, time.perf_counter)),
         date_header=False,
         timeout_graceful_shutdown=3,
     )
-    server = uvicorn.Server(config)
-    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]
-    return server
 
 
 async def _settle_memory(loaded: Callable[[], bool]) -> None:
@@ -208,15 +194,4 @@ async def _settle_memory(loaded: Callable[[], bool]) -> None:
 
 def main() -> int:
     """Run the service; the exit status says whether it ended as it was told to."""
-    status = 0
-    try:
-        settings = load_settings()
-        configure_logs("retrieval", **settings.log_options)
-        sys.setswitchinterval(_SWITCH_S)
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(Service(settings).serve())
-    except* NearlineError as problems:
-        status = 2
-        for problem in problems.exceptions:
-            print(f"retrieval: {problem}", file=sys.stderr)
-    return status
+    return run_service("retrieval", lambda settings: Service(settings).serve())

@@ -3,25 +3,22 @@
 import asyncio
 import contextlib
 import signal
-import sys
 from collections.abc import Mapping
 
 import uvicorn
-import uvloop
 
 from nearline.adapters.doors import Doors
-from nearline.adapters.http import bind, status_routes
+from nearline.adapters.http import bind, run_service, server_of, status_routes
 from nearline.adapters.kafka import TableReader, log_extent, newest_of
 from nearline.adapters.parts import PartsMetrics
 from nearline.adapters.services import ServiceName, Services
-from nearline.errors import NearlineError
 from nearline.followers import Follower
 from nearline.guard import App
 from nearline.key_file import key_headers
 from nearline.log import Record
 from nearline.process import open_within
-from nearline.settings import Settings, load_settings
-from nearline.telemetry import configure_logs, get_logger
+from nearline.settings import Settings
+from nearline.telemetry import get_logger
 from nearline.topics import CLICKS_DLQ, ITEMS_DLQ, USER_SEQUENCES, USER_SEQUENCES_DLQ, user_updates_topic
 from nearline.topics import RULES as RULES_TOPIC
 from services.web.api import RULES, create_app
@@ -36,7 +33,6 @@ from services.web.shop_routes import ShopRoutes
 from services.web.showing import Pages
 from services.web.watching import Watchers
 
-_SWITCH_S = 0.0005  # how long a client's thread may keep the interpreter from a page
 _QUEUES = (CLICKS_DLQ, ITEMS_DLQ, USER_SEQUENCES_DLQ)
 _GRACE_S = 1  # pages that are told of changes never end by themselves
 
@@ -152,34 +148,13 @@ def _words(told: str) -> tuple[str, ...]:
 
 
 def _server(app: App) -> uvicorn.Server:
-    config = uvicorn.Config(
+    return server_of(
         app,
-        http="httptools",
-        loop="uvloop",
-        log_config=None,
-        access_log=False,
-        lifespan="off",
-        server_header=False,
-        proxy_headers=False,
         timeout_graceful_shutdown=_GRACE_S,
         timeout_keep_alive=75,
     )
-    server = uvicorn.Server(config)
-    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]
-    return server
 
 
 def main() -> int:
     """Run the service; the exit status says whether it ended as it was told to."""
-    status = 0
-    try:
-        settings = load_settings()
-        configure_logs("web", level=settings.log_level, style=settings.log_format)
-        sys.setswitchinterval(_SWITCH_S)
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(Service(settings).serve())
-    except* NearlineError as problems:
-        status = 2
-        for problem in problems.exceptions:
-            print(f"web: {problem}", file=sys.stderr)
-    return status
+    return run_service("web", lambda settings: Service(settings).serve())
