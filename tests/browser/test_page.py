@@ -68,6 +68,27 @@ def test_hurried_clicks_all_arrive_and_the_row_ends_with_the_last(open_page: Any
     assert known["events"] == 5
 
 
+def test_a_click_that_another_overtook_is_measured_too(open_page: Any) -> None:
+    page = open_page()
+    page.route("**/stream?*", lambda route: None)  # never answered: the clicks' own answers bring the row
+    page.reload()
+    listen(page)
+    held: list[Any] = []
+
+    def second_before_first(route: Any) -> None:
+        held.append(route)
+        if len(held) == 2:
+            answers = [each.fetch() for each in reversed(held)]
+            for each, answer in zip(held, reversed(answers), strict=True):
+                each.fulfill(response=answer)
+
+    page.route("**/click", second_before_first)
+    items = [link.get_attribute("data-click") for link in page.locator(SHELF).all()[:2]]
+    page.evaluate("ids => ids.forEach(id => document.querySelector(`#stage [data-click='${id}']`).click())", items)
+    until(lambda: changes(page), "the change by the second click, in a row that the first is the newest of")
+    assert not set(items) & set(row(page))
+
+
 def test_as_of_yesterday_is_the_row_without_todays_clicks(open_page: Any) -> None:
     page = open_page()
     listen(page)

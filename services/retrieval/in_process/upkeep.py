@@ -67,7 +67,6 @@ class Upkeep:
         self._measure_at = ASKED_ENOUGH
         self._waited_s = 0.0  # for how long requests kept measuring waiting lately
         self._is_guess = True  # the widths were not measured with queries that came
-        self._is_leisurely = False  # what is measured is enough as far as anybody knows
         self._is_folding, self._folded_at = False, 0.0
         self._stopping = threading.Event()
         self._builder = Background("index-build")
@@ -91,9 +90,7 @@ class Upkeep:
         elif self.recall.has_fallen:
             await self._restore_recall()
         elif self._is_measure_due():
-            self._is_leisurely = not self._is_guess
-            await self._measure()
-            self._is_leisurely = False
+            await self._measure(self._pause_s if self._is_guess else _LEISURE * self._pause_s)
         else:
             return False
         return True
@@ -153,17 +150,18 @@ class Upkeep:
         _BUILDS.inc()
         get_logger().info("built a graph", rows=len(build.slots), took_s=round(took_s, 1))
 
-    async def _measure(self) -> None:
+    async def _measure(self, pause_s: float | None = None) -> None:
         """Settle on the least widths that find enough of the truth; left at what they were if a build becomes due."""
+        pause_s = self._pause_s if pause_s is None else pause_s
         real = self._index.asks >= ASKED_ENOUGH
         self._measure_at = _MORE * self._index.asks + ASKED_ENOUGH
         queries = self._index.queries()
-        near = await self._roughly(queries[:: max(1, len(queries) // _ROUGHLY)])
+        near = await self._roughly(queries[:: max(1, len(queries) // _ROUGHLY)], pause_s)
         if self._is_guess:
             self._index.widths = near
         settling = {k: Settling(near.of(k), enough) for k, enough in ENOUGH.items()}
         while asking := [(k, width) for k, one in settling.items() for width in one.untried() if one.width is None]:
-            recalls = await self._recalls(queries, asking)
+            recalls = await self._recalls(queries, asking, pause_s)
             for k, one in settling.items():
                 one.learn({width: recall for (of, width), recall in recalls.items() if of == k})
             if self._is_build_due():
@@ -174,18 +172,17 @@ class Upkeep:
         self.recall.forget()
         get_logger().info("measured the graph", width_of_10=found[10], width_of_50=found[50], queries=len(queries))
 
-    async def _roughly(self, queries: Vectors) -> Widths:
+    async def _roughly(self, queries: Vectors, pause_s: float) -> Widths:
         """Near what is enough, from few queries: searching twice as wide as is needed may be all that is too slow."""
-        recalls = await self._recalls(queries, [(k, width) for k in ENOUGH for width in ROUGH])
+        recalls = await self._recalls(queries, [(k, width) for k in ENOUGH for width in ROUGH], pause_s)
         found = {
             k: rough_width({width: recall for (of, width), recall in recalls.items() if of == k}, enough)
             for k, enough in ENOUGH.items()
         }
         return Widths(found[10], found[50])
 
-    async def _recalls(self, queries: Vectors, asking: Sequence[Asking]) -> dict[Asking, float]:
+    async def _recalls(self, queries: Vectors, asking: Sequence[Asking], pause_s: float) -> dict[Asking, float]:
         """The mean recall of each *asking*; a query now and then, or more at once where requests leave no time."""
-        pause_s = _LEISURE * self._pause_s if self._is_leisurely else self._pause_s
         sums = dict.fromkeys(asking, 0.0)
         done = 0
         while done < len(queries):

@@ -37,8 +37,9 @@
       const html = await response.text();
       if (!response.ok) throw new Error(html.slice(0, 160));
       click.used = /used;dur=([\d.]+)/.exec(response.headers.get("Server-Timing") || "")?.[1];
-      if (isOld(html)) showDelays();
-      else put(html);
+      if (!isOld(html)) put(html);
+      else if (click.used && click === waiting && !click.hadChanged) showed(click);
+      else showDelays();
     } catch (problem) {
       if (click === waiting) delays.textContent = "That click did not arrive: " + problem.message;
     }
@@ -91,25 +92,26 @@
     const shown = answer();
     if (!shown) return;
     press(shown.dataset.mode);
-    const isOurs = waiting && !waiting.hadChanged && shown.dataset.newest === waiting.event;
     move();
-    if (isOurs) {
-      const click = waiting;
-      click.hadChanged = true;
-      // After the frame that shows it: the callback runs before that frame is drawn, its message after.
-      requestAnimationFrame(() => {
-        const drawn = new MessageChannel();
-        drawn.port1.onmessage = () => {
-          click.ms = performance.now() - click.start;
-          showDelays();
-          click.goOn?.();
-          navigator.sendBeacon("/measured", JSON.stringify({ event: click.event, ms: click.ms }));
-          document.body.dispatchEvent(new CustomEvent("nearline:changed", { detail: click }));
-        };
-        drawn.port2.postMessage(null);
-      });
-    }
+    // Clicks of one moment may overtake each other: then the row that used ours names another as the newest.
+    if (waiting && !waiting.hadChanged && (waiting.used || shown.dataset.newest === waiting.event)) showed(waiting);
     if (usedDetails.open) showUsed();
+  }
+
+  // The row shows what the click did. Told after the frame: its callback runs before that is drawn, the message after.
+  function showed(click) {
+    click.hadChanged = true;
+    requestAnimationFrame(() => {
+      const drawn = new MessageChannel();
+      drawn.port1.onmessage = () => {
+        click.ms = performance.now() - click.start;
+        showDelays();
+        click.goOn?.();
+        navigator.sendBeacon("/measured", JSON.stringify({ event: click.event, ms: click.ms }));
+        document.body.dispatchEvent(new CustomEvent("nearline:changed", { detail: click }));
+      };
+      drawn.port2.postMessage(null);
+    });
   }
 
   function showDelays() {
