@@ -16,11 +16,14 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar, cast
 
 import structlog
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
 from structlog.typing import EventDict, Processor
 
 from nearline.hashing import pseudonym
 from nearline.tracing import is_traced, trace_id_of
+
+# Nobody asks when a series was born, and it would be a line of its own for each.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 LATENCY_BUCKETS_S = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 30.0, 300.0)
 # The E12 series from 1 ms to 1 s: no bound is more than a quarter above the one before, so a percentile that is read

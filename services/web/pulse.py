@@ -1,4 +1,4 @@
-"""The system's live figures: read every two seconds, kept for ten minutes, and told to the pages that listen."""
+"""The system's live figures: read every two seconds while somebody looks, kept, and told to the pages that listen."""
 
 import asyncio
 import time
@@ -13,7 +13,8 @@ from services.web.histories import now_ms
 from services.web.showing import milliseconds
 
 EVERY_S = 2.0
-KEPT = 300  # readings: ten minutes
+UNWATCHED_S = 20.0  # between two readings that nobody waits for: each costs every part some 20 ms of its time
+KEPT = 300  # readings: ten minutes that somebody looked at
 
 
 class Pulse:
@@ -35,28 +36,34 @@ class Pulse:
         self.figures: LiveFigures | None = None
         self.points: deque[dict[str, Any]] = deque(maxlen=KEPT)
         self._beat = asyncio.Condition()
+        self._read_at = -UNWATCHED_S
+        self._is_watched = False  # since the last reading somebody asked for figures, or waits for the next
 
     async def run(self) -> None:
         """Read until cancelled."""
         while True:
-            await self.beat()
+            if self._is_watched or self._clock() - self._read_at >= UNWATCHED_S:
+                await self.beat()
             await asyncio.sleep(self._every_s)
 
     async def beat(self) -> None:
         """Read once, and tell those who listen."""
-        self.figures = self._window.add(self._clock(), await self._read())
+        self._is_watched, self._read_at = False, self._clock()
+        self.figures = self._window.add(self._read_at, await self._read())
         self.points.append(point_of(self.figures, self._wall_ms()))
         async with self._beat:
             self._beat.notify_all()
 
     async def next(self) -> dict[str, Any]:
         """The next reading's point."""
+        self._is_watched = True
         async with self._beat:
             await self._beat.wait()
         return self.points[-1]
 
     def words(self) -> Mapping[str, str]:
         """What the shop's page says of the system: figures of the last minute that anybody can say something of."""
+        self._is_watched = True
         figures = self.figures
         if figures is None:
             return {}

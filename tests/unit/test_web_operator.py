@@ -14,7 +14,7 @@ from nearline.log import Record
 from nearline.rules import Action, Rule, Scenario, encode_rule, encode_scenario
 from services.web.letters import RuleList, by_reason, letters_in
 from services.web.operator_routes import taste
-from services.web.pulse import point_of
+from services.web.pulse import Pulse, point_of
 from tests.web_shop import HOUR_MS, NOW_MS, USER, Page, history
 
 PAST = history(("e-0", "1", 30), ("e-1", "2", 26), ("e-2", "4", 2))
@@ -158,6 +158,29 @@ def test_the_page_tells_what_anybody_can_say_of_the_last_minute() -> None:
     assert page.pulse.words()["an answer takes, p50"] == "1.5 ms"
     assert not any("canary" in name for name in page.pulse.words())
     assert "1.5 ms" in page.get(f"/?user={USER}").text
+
+
+def test_the_parts_are_asked_every_time_only_while_somebody_looks() -> None:
+    asked: list[float] = []
+    clock = [0.0]
+
+    async def read() -> dict[str, None]:
+        asked.append(clock[0])
+        return {}
+
+    async def story() -> None:
+        pulse = Pulse(read, every_s=0, clock=lambda: clock[0])
+        running = asyncio.create_task(pulse.run())
+        for second in range(60):
+            clock[0] = second
+            if 30 <= second < 40:
+                pulse.words()
+            for _ in range(5):
+                await asyncio.sleep(0)
+        running.cancel()
+
+    asyncio.run(story())
+    assert asked == [0, 20, *range(30, 40), 59]
 
 
 def test_a_point_of_the_charts_is_in_milliseconds_and_plain_json() -> None:
