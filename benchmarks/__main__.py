@@ -9,7 +9,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from benchmarks import (
 )
 from benchmarks.about import about, load_average
 from benchmarks.catalogue import bench_items
+from benchmarks.floor import RATES, Floor, floor_server
 from benchmarks.neighbours import watch
 from benchmarks.probe import Probe
 from benchmarks.stage import QUICK, Scale, Stage, prepare
@@ -80,16 +81,28 @@ def run(names: list[str], scale: Scale, seed: int, data: Path, *, keep: Callable
             stage = Stage(system, probe, scale, seed, say, bench_items(scale.items, seed))
             prepare(stage)
             progress.advance(bar)
-            for name in names:
-                others, started, before = watch(), time.monotonic(), load_average()
-                found = MEASUREMENTS[name](stage)
-                took_s = round(time.monotonic() - started)
-                keep(
-                    name, found, {"took_s": took_s, "load_average": [before, load_average()], "others_cores": others()}
-                )
-                results = merged(results, found)
-                progress.advance(bar)
+            with floor_server() as floor:
+                for name in names:
+                    found, taken = _measured(name, stage, floor)
+                    keep(name, found, taken)
+                    results = merged(results, found)
+                    progress.advance(bar)
     return results
+
+
+def _measured(name: str, stage: Stage, floor: Callable[[], Floor]) -> tuple[Found, Found]:
+    """What the measurement found, and what the machine was like meanwhile."""
+    stage.say(f"{name}: what an empty answer takes now")
+    floors = [floor()]
+    others, started, before = watch(), time.monotonic(), load_average()
+    found = MEASUREMENTS[name](stage)
+    taken: Found = {
+        "took_s": round(time.monotonic() - started),
+        "load_average": [before, load_average()],
+        "others_cores": others(),
+    }
+    floors.append(floor())
+    return found, taken | {"empty_answer_p99_ms": floors}
 
 
 def merged(known: Mapping[str, Any], found: Mapping[str, Any]) -> Found:
@@ -143,6 +156,13 @@ def _neighbours(others: Mapping[str, float]) -> str:
     return f"[red]others used up to {others[busiest]:.2f} cores ({busiest}): the figures are of what was left[/red]"
 
 
+def _floor(floors: Sequence[Floor]) -> str:
+    """A line for people: what the machine itself added to every latency, at best and at worst."""
+    ranges = {rate: sorted(floor[str(rate)] for floor in floors) for rate in RATES}
+    told = "; ".join(f"{low:.1f} to {high:.1f} ms at {rate:,}/s" for rate, (low, *_, high) in ranges.items())
+    return f"an empty answer's p99 before and after each: {told}"
+
+
 def measurements_named(text: str) -> list[str]:
     """The measurements that *text* names, in the order in which they are taken; ``a`` stands for every ``a.b``."""
     known = {
@@ -183,6 +203,7 @@ def main() -> None:
         sys.exit(130)
     console.print(table_of(results))
     console.print(_neighbours({name: kept["taken"][name]["others_cores"] for name in given.only}))
+    console.print(_floor([each for name in given.only for each in kept["taken"][name]["empty_answer_p99_ms"]]))
     console.print(f"everything measured: {given.out}")
 
 

@@ -1,0 +1,56 @@
+"""What an empty answer takes at this moment: the floor below which no figure of this machine can be.
+
+A server that does nothing but answer, a process of its own, asked by the same generator. On a machine that is shared
+(a virtual one's cores are somebody else's too) the floor moves from minute to minute, and nothing inside says so: no
+other process runs, no time is told as stolen. A p99 of 20 ms means one thing over a floor of 1 ms, another over 10.
+"""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import uvicorn
+
+from benchmarks.load import get, open_loop
+from local.layout import ROOT
+from local.ports import HOST, free_ports
+from local.processes import wait_until
+from local.system import http_ok
+
+RATES = (30, 1_000)  # a second: where a core goes to sleep between two requests, and where it does not
+_SECONDS = 4.0
+_START_S = 20.0
+_ANSWER = b"x" * 5_000  # about as long as fifty items
+
+Floor = dict[str, float]
+
+
+@contextmanager
+def floor_server() -> Iterator[Callable[[], Floor]]:
+    """The server, for as long as the block runs; what is given measures: p99 in ms by rate."""
+    (port,) = free_ports(1)
+    with subprocess.Popen([sys.executable, "-m", "benchmarks.floor", str(port)], cwd=ROOT) as server:
+        try:
+            wait_until(http_ok(port, "/"), _START_S)
+            yield lambda: _measure(f"http://{HOST}:{port}")
+        finally:
+            server.terminate()
+
+
+def _measure(url: str) -> Floor:
+    requests = [get(f"{url}/", "")]
+    return {str(rate): round(open_loop(url, requests, rate, _SECONDS).p99_ms, 2) for rate in RATES}
+
+
+async def _answer(scope: Any, _: Any, send: Any) -> None:
+    headers = [(b"content-length", str(len(_ANSWER)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": _ANSWER})
+
+
+if __name__ == "__main__":
+    uvicorn.run(
+        _answer, host=HOST, port=int(sys.argv[1]), log_config=None, loop="uvloop", http="httptools", lifespan="off"
+    )
