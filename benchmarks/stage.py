@@ -40,7 +40,7 @@ class Scale:
     steady_s: float = 20.0
     seen_users: int = 100
     waits: int = 300
-    canary_clicks: int = 2_000
+    canary_clicks: int = 2_050
     pairs: int = 20
 
 

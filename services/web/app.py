@@ -34,6 +34,8 @@ from services.web.showing import Pages
 from services.web.watching import Watchers
 
 _QUEUES = (CLICKS_DLQ, ITEMS_DLQ, USER_SEQUENCES_DLQ)
+_PAUSE_S = 0.1  # other people's clicks may show a moment later: one by one they would cost this process 2 ms each
+_BATCH_S = 0.01  # a sequence is here before the vector that comes of it, and the answer that used both
 _GRACE_S = 1  # pages that are told of changes never end by themselves
 
 
@@ -47,8 +49,10 @@ class Service:
         self._histories = Histories(self._find)
         watchers = Watchers()
         updates = user_updates_topic(settings.embedding_space)
-        self._updates = Follower(updates, lambda: TableReader(settings.brokers, updates), watchers.hear)
-        self._sequences = Follower(USER_SEQUENCES, self._newest_sequences, self._histories.take_in)
+        self._updates = Follower(
+            updates, lambda: TableReader(settings.brokers, updates), watchers.hear, pause_s=_PAUSE_S
+        )
+        self._sequences = Follower(USER_SEQUENCES, self._newest_sequences, self._histories.take_in, pause_s=_BATCH_S)
         self._is_answered = False
         shop = Shop(self._services, self._histories)
         assets = Assets()
