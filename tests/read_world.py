@@ -85,7 +85,7 @@ class World:
         reads = Reads(SPACE, self.catalogue, self.guard, self.sessions, self.texts, self.users)
         self.app = create_app(recommender, status_routes(dict), reads)
         self.run(self.guard.probe())
-        self.run(self.vectors._open())
+        self.run(self.vectors.probe())
 
     def run(self, work: Awaitable[Any]) -> Any:
         """What *work* gives."""

@@ -28,15 +28,14 @@ class Breaker:
         self._what = what
         self._question = probe
         self._up, self._failed = up, failed
-        self._is_closed = False
+        self.is_closed = False  # what it stands before answers, as far as anybody knows
         self._failures = 0
         self._reason = f"{what} has not answered yet"
         self.answered = False  # once, ever
 
     async def ask(self, question: Callable[[], Awaitable[T]]) -> T:
         """The answer to *question*; ``Unavailable``, at once if what is asked is known to be away."""
-        if not self._is_closed:
-            raise Unavailable(self._reason)
+        self.check()
         try:
             answer = await question()
         except Unavailable as error:
@@ -45,16 +44,21 @@ class Breaker:
         self._failures = 0
         return answer
 
+    def check(self) -> None:
+        """``Unavailable`` while it is open."""
+        if not self.is_closed:
+            raise Unavailable(self._reason)
+
     async def watch(self, every_s: float = 0.25) -> None:
         """Ask again and again while it is away; runs until cancelled."""
         while True:
-            if not self._is_closed:
+            if not self.is_closed:
                 await self.probe()
             await asyncio.sleep(every_s)
 
     def open(self) -> None:
         """Refuse everything from now on: what is behind it is being closed."""
-        self._is_closed = False
+        self.is_closed = False
 
     async def probe(self) -> None:
         """Ask whether it answers, and close if it does."""
@@ -63,7 +67,7 @@ class Breaker:
         except Unavailable as error:
             self._reason = str(error)
             return
-        self._is_closed = self.answered = True
+        self.is_closed = self.answered = True
         self._failures = 0
         self._up.set(1)
         get_logger().info(f"{self._what} answers")
@@ -71,7 +75,7 @@ class Breaker:
     def _note_failure(self, error: Unavailable) -> None:
         self._failed.inc()
         self._failures += 1
-        if self._failures >= _FAILURES and self._is_closed:
-            self._is_closed, self._reason = False, str(error)
+        if self._failures >= _FAILURES and self.is_closed:
+            self.is_closed, self._reason = False, str(error)
             self._up.set(0)
             get_logger().warning(f"{self._what} is away; answers are degraded", reason=self._reason)

@@ -2,7 +2,7 @@
 
 As long as a request is with Triton, sessions that come wait for the next one, which takes up to 64 of them: so they
 cost no window of waiting when few come, and few requests when many do. Triton that is away costs a session nothing: a
-few failures in a row close the path, and ``watch`` alone asks until it answers, as with the store (breaker.py).
+few failures in a row open its breaker (breaker.py), and ``watch`` alone asks until it answers.
 """
 
 import asyncio
@@ -18,11 +18,11 @@ from nearline.features import Features
 from nearline.salvage import salvage
 from nearline.sequences import Sequence
 from nearline.telemetry import counter, gauge, get_logger, seconds
+from services.retrieval.breaker import Breaker
 
 IN_FLIGHT = 2  # requests with Triton
 BATCH = 64
 MOST_WAITING = 512  # sessions
-_FAILURES = 3
 
 _UP = gauge("session_tower_up", "1 while the user tower answers sessions")
 _ENCODED = counter("sessions_encoded_total", "Sessions whose vector the user tower gave")
@@ -79,9 +79,8 @@ class SessionVectors:
         self._waiting: list[tuple[Sequence, asyncio.Future[Vector | None]]] = []
         self._in_flight: set[asyncio.Task[None]] = set()
         self._is_starting = False
-        self._up = False
-        self._failures = 0
-        self._reason = "the user tower has not answered yet"
+        self._breaker = Breaker("the user tower", self._connect, up=_UP, failed=_FAILED)
+        self._misfit = ""  # what was logged of towers that never fit
 
     async def vector(self, session: Sequence) -> Vector | None:
         """The session's vector, (dimension,), or ``None`` if nothing of it is known to the tower.
@@ -89,8 +88,7 @@ class SessionVectors:
         ``Unavailable`` at once if the tower is known to be away, ``Overloaded`` if too many wait, ``BadAnswer`` if it
         answers nonsense for this session.
         """
-        if not self._up:
-            raise Unavailable(self._reason)
+        self._breaker.check()
         if len(self._waiting) >= self._most_waiting:
             raise Overloaded(f"{len(self._waiting)} sessions wait for the user tower")
         loop = asyncio.get_running_loop()
@@ -104,25 +102,23 @@ class SessionVectors:
     async def watch(self, every_s: float = 0.25) -> None:
         """Open the towers, and try again and again while they are away; runs until cancelled."""
         try:
-            while True:
-                if not self._up:
-                    await self._open()
-                await asyncio.sleep(every_s)
+            await self._breaker.watch(every_s)
         finally:
-            self._up = False
+            self._breaker.open()
             await self._towers.close()
 
-    async def _open(self) -> None:
+    async def probe(self) -> None:
+        """Ask whether they answer."""
+        await self._breaker.probe()
+
+    async def _connect(self) -> None:
         try:
             await self._towers.open()
-        except NearlineError as error:
-            if isinstance(error, Misconfigured) and str(error) != self._reason:
-                get_logger().error("sessions get no vectors", reason=str(error))
-            self._reason = str(error)
-            return
-        self._up, self._failures = True, 0
-        _UP.set(1)
-        get_logger().info("the user tower answers sessions")
+        except Misconfigured as error:
+            if str(error) != self._misfit:
+                self._misfit = str(error)
+                get_logger().error("sessions get no vectors", reason=self._misfit)
+            raise Unavailable(str(error)) from None
 
     def _start(self) -> None:
         self._is_starting = False
@@ -140,10 +136,8 @@ class SessionVectors:
         """Give each of *part* its vector, or the error that there is instead."""
         part = [each for each in part if not each[1].done()]  # nobody waits for the others any more
         try:
-            vectors = await self._encode([session for session, _ in part])
-            self._failures = 0
+            vectors = await self._breaker.ask(lambda: self._encode([session for session, _ in part]))
         except NearlineError as error:
-            self._note_failure(error)
             vectors = [error] * len(part)
         for (_, future), vector in zip(part, vectors, strict=True):
             if not future.done():
@@ -169,14 +163,6 @@ class SessionVectors:
         _ENCODED.inc(len(good))
         found: dict[int, Vector | NearlineError] = {**dict(good), **dict(bad)}
         return [found.get(nth) for nth in range(len(sessions))]
-
-    def _note_failure(self, error: NearlineError) -> None:
-        _FAILED.inc()
-        self._failures += 1
-        if self._failures >= _FAILURES and self._up:
-            self._up, self._reason = False, str(error)
-            _UP.set(0)
-            get_logger().warning("the user tower is away; sessions get what trends", reason=self._reason)
 
 
 def _tell(future: asyncio.Future[Vector | None], vector: Vector | NearlineError | None) -> None:

@@ -110,7 +110,7 @@ def with_shop(triton: RunningTriton, story: Callable[[Shop], Awaitable[T]]) -> T
         watching = asyncio.ensure_future(shop.vectors.watch(every_s=0.02))
         try:
             async with asyncio.timeout(60):
-                while not shop.vectors._up:
+                while not shop.vectors._breaker.is_closed:
                     await asyncio.sleep(0.01)
                 return await story(shop)
         finally:

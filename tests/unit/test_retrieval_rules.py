@@ -564,7 +564,7 @@ def explained(
         retrieval = Retrieval(*entries)
         retrieval.vectors = SessionVectors(towers or ScriptedTowers(4), CATALOGUE)
         await retrieval.open(u=user or document())
-        await retrieval.vectors._open()
+        await retrieval.vectors.probe()
         body = {"user_id": "u", "item_id": item_id, "k": k, **more}
         async with client_of(retrieval) as client:
             told = {} if sequence is None else {"sequence": orjson.loads(encode_sequence(sequence))}

@@ -134,7 +134,7 @@ def test_without_the_tower_a_session_gets_what_trends_in_its_categories_and_mend
         ]
     assert len(world.towers.user_calls) == 3, "a tower that is known to be away is asked no more"
     world.towers.down = False
-    world.run(world.vectors._open())
+    world.run(world.vectors.probe())
     assert world.post("/recommend", body).json()["reason"] is None
 
 
@@ -154,7 +154,7 @@ def test_sessions_that_come_together_are_encoded_together_and_not_mixed_up(world
 
 def test_more_sessions_than_may_wait_get_what_trends_at_once(world: World) -> None:
     few = SessionVectors(world.towers, world.catalogue, most_waiting=5)
-    world.run(few._open())
+    world.run(few.probe())
     world.sessions.vectors = few
 
     async def all_at_once(client: httpx.AsyncClient) -> list[httpx.Response]:
