@@ -18,7 +18,7 @@ from services.retrieval.in_process.graphs import Slots, Vectors
 T = TypeVar("T")
 Asking = tuple[int, int]  # how many results, and how wide
 
-WIDTHS = (10, 16, 24, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 400, 512)
+WIDTHS = (10, 16, 24, 32, 48, 64, 80, 96, 112, 128, 144, 160, 192, 224, 256, 320, 400, 512)
 ROUGH = (16, 48, 80, 112, 160, 256)  # of them: tried at once where nothing is known yet
 ENOUGH: Mapping[int, float] = {10: 0.992, 50: 0.955}  # recall@k of the sample; .99 and .95 are meant to hold live
 K = max(ENOUGH)
