@@ -131,7 +131,7 @@ class ItemTower(nn.Module):  # type: ignore[misc]
 
     def _sum(self, words: Tensor, weights: Tensor | None = None) -> Tensor:
         """The sum of the words' rows; the exporter has no embedding bag, training would crawl without it."""
-        if torch.onnx.is_in_onnx_export():
+        if torch.onnx.is_in_onnx_export() or not words.shape[1]:
             counted = words > 0 if weights is None else weights
             return (F.embedding(words, self.text).float() * counted[:, :, None]).sum(1)
         return F.embedding_bag(words, self.text, mode="sum", padding_idx=0, per_sample_weights=weights)
