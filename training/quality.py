@@ -62,7 +62,7 @@ def quality(given: argparse.Namespace) -> int:
     for stage, figures in found.items():
         print(f"{dataset.name}, {stage}, seeds {_listed(given.seeds)}: {said(figures)}")
     if given.test:
-        path = RESULTS / f"{dataset.name}.json"
+        path = given.results / f"{dataset.name}.json"
         write_results(path, dataset.name, found, given, recipe)
         print(f"wrote {path}")
     return 0
@@ -162,6 +162,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=_seeds, default=(1, 2, 3), metavar="1,2,3")
     parser.add_argument("--test", action="store_true", help="judge on the test too, and write docs/results")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where runs are kept")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where --test writes its file")
     parser.add_argument("--threads", type=int, default=2)
     return parser.parse_args()
 
