@@ -208,7 +208,7 @@ def test_what_a_user_had_before_is_found_for_each_example(log: Log) -> None:
         {"layers": 2, "label_smoothing": 0.1, "epochs": 16},
         {"seen_rivals": False, "softmax": "sampled", "uniform_negatives": 10},
         {"token_weights": IDF, "item_layer": False, "id_start": 0.1, "patience": 12},
-        {"token_count": 1, "id_start": 0.1},
+        {"token_count": 1, "id_start": 0.1, "id_dropout": 0.0},
     ],
     ids=["plain", "layers", "seen", "idf", "no text"],
 )
