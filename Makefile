@@ -9,7 +9,7 @@ WATCHED := tools/panels.py tools/dashboards.py tools/metrics_docs.py
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help doctor machine environments demo up stop status reset test test-model test-milvus observe test-browser screenshots bench-page bench bench-index bench-train train evaluate docs site lint
+.PHONY: help doctor machine environments demo up stop status reset test test-model test-milvus observe test-browser screenshots bench-page bench bench-index bench-train train evaluate quality docs site lint
 
 help:  ## what can be done here
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1\t/' | awk -F '\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -92,6 +92,10 @@ bench-train: python  ## how fast towers learn, and what Triton encodes: two tabl
 evaluate: python  ## towers beside baselines, ablation, cold items: docs/results/<data>.json (DATA=FOLDER; 20 min)
 	@$(PYTHON) -m local.environments train baselines
 	@$(TRAIN)/python -m training.study $(if $(DATA),--data $(DATA)) $(ARGS)
+
+quality: python  ## recall@10 and NDCG@10 as papers report them, DATA=FOLDER; ARGS=--test: on the test, docs/results/<data>.json
+	@$(PYTHON) -m local.environments train
+	@$(TRAIN)/python -m training.quality $(if $(DATA),--data $(DATA)) $(ARGS)
 
 docs: python  ## docs/api.md of the services' OpenAPI documents and docs/api_examples.toml, docs/metrics.md, the dashboards
 	@$(PYTHON) -m local.environments services --dev

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nearline.errors import Misconfigured
-from training.data.examples import Batch, make_batch
+from training.data.examples import Batch, Packed, in_batches, make_batch, make_packed, make_windows, seen_pairs
+from training.evaluation import metrics
+from training.evaluation.evaluate import NEW, Question, answer
 from training.frequency import StreamingFrequency
 from training.loss import (
     basket_loss,
@@ -23,15 +25,19 @@ from training.loss import (
     inclusion,
     is_unwanted,
     kind_weights,
+    next_loss,
     or_uniform,
     recency,
 )
 from training.recipe import BF16, FULL, STREAMING, Recipe
 from training.task import Task, new_towers, warm
 from training.towers import TwoTowers
+from training.vectors import tower_scorer
 
 Floats = NDArray[np.float32]
 CHECKPOINT = "checkpoint.pt"
+WATCHED_K = 10
+MOST_WATCHED = 6_000  # users that an epoch is judged on
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,8 @@ class Fitted:
     examples: int
     seconds: float
     peak_mib: float
+    watched: list[dict[str, float]] = field(default_factory=list)  # recall and NDCG of each epoch, if any was watched
+    best_epoch: int = 0  # whose towers these are, counted from 1; 0: the last one, nothing was watched
 
     def cost(self) -> dict[str, float]:
         """What the training cost, for the model card."""
@@ -74,6 +82,9 @@ class Watcher:
     def epoch(self, epoch: int, loss: float, temperature: float) -> None:
         """An epoch ended with this mean loss."""
 
+    def judged(self, epoch: int, figures: Mapping[str, float]) -> None:
+        """After that epoch the towers reached these figures on what is watched."""
+
 
 def fit(
     task: Task,
@@ -89,8 +100,9 @@ def fit(
     """Train a pair of towers on *task*; the same arguments give the same pair, up to the order of sums.
 
     With *folder* a checkpoint is kept there after each epoch; with *resume* the run goes on from it and ends as if it
-    had never stopped. With *start* the weights begin as those towers' (a warm start). ``Misconfigured`` if the
-    checkpoint is of another recipe, seed or data.
+    had never stopped. With *start* the weights begin as those towers' (a warm start). Where the recipe has patience
+    and the task something to watch, the towers are those of the best epoch. ``Misconfigured`` if the checkpoint is of
+    another recipe, seed or data.
     """
     run = _Run(task, recipe, seed=seed, start=start, world=world or World())
     checkpoint = None if folder is None else folder / CHECKPOINT
@@ -98,8 +110,9 @@ def fit(
         run.restore(torch.load(checkpoint, map_location=run.world.device, weights_only=True))
     watcher = watcher or Watcher()
     began = time.monotonic()
-    while run.epoch < recipe.epochs:
+    while run.epoch < recipe.epochs and not run.out_of_patience():
         run.one_epoch(watcher)
+        run.watch(watcher)
         if checkpoint is not None and run.world.rank == 0:
             _save(run.state(), checkpoint)
     return run.fitted(run.seconds_before + time.monotonic() - began)
@@ -120,6 +133,10 @@ class _Run:
         self.known = np.flatnonzero(counts)  # what nobody has met yet is no negative: it is new, not unwanted
         self.counts = torch.from_numpy(counts)
         self.frequency = StreamingFrequency() if recipe.frequency == STREAMING else None
+        if world.size > 1 and (recipe.packed or recipe.patience):
+            raise Misconfigured(
+                "packed sequences and patience are for one process: leave torchrun out, or set packed=false, patience=0"
+            )
         self.batch_size = min(recipe.batch_size, len(task.examples))
         self.steps = len(task.examples) // self.batch_size
         self.optimizer = _optimizer(self.towers, recipe)
@@ -140,6 +157,8 @@ class _Run:
             self.model = nn.parallel.DistributedDataParallel(self.towers, find_unused_parameters=True)
         self.epoch = 0
         self.losses: list[float] = []
+        self.watched: list[dict[str, float]] = []
+        self.best: dict[str, Tensor] = {}
         self.seconds_before = 0.0
         self._began = time.monotonic()
 
@@ -169,7 +188,41 @@ class _Run:
     def temperature(self) -> float:
         return float(self.towers.log_temperature.detach().exp())
 
-    def _batches(self) -> Iterator[Batch]:
+    def watch(self, watcher: Watcher) -> None:
+        """Judge the towers after an epoch, and keep them if none were better."""
+        asked = self.task.watched
+        if not self.recipe.patience or asked is None:
+            return
+        drawn = np.random.default_rng(0).permutation(len(asked))[:MOST_WATCHED]
+        question = Question(self.task.log, asked.take(np.sort(drawn)), WATCHED_K, (NEW,))
+        towers = self.towers.cpu()
+        answers = answer(tower_scorer(towers, self.task), question)[NEW]
+        self.towers.to(self.world.device)
+        self.watched.append(
+            {
+                f"{name}@{WATCHED_K}": float(metric(answers.ranked, answers.targets).mean())
+                for name, metric in (("recall", metrics.recall), ("ndcg", metrics.ndcg))
+            }
+        )
+        watcher.judged(self.epoch, self.watched[-1])
+        if self._best_epoch() == self.epoch:
+            self.best = {name: value.detach().cpu().clone() for name, value in self.towers.state_dict().items()}
+
+    def _best_epoch(self) -> int:
+        ndcg = [figures[f"ndcg@{WATCHED_K}"] for figures in self.watched]
+        return int(np.argmax(ndcg)) + 1 if ndcg else 0
+
+    def out_of_patience(self) -> bool:
+        """Whether too many epochs went by without a better one."""
+        return bool(self.watched) and self.epoch - self._best_epoch() >= self.recipe.patience
+
+    def _batches(self) -> Iterator[Batch | Packed]:
+        if self.recipe.packed:
+            windows = make_windows(self.task.examples, length=self.recipe.history_length, random=self.order)
+            for batch in in_batches(windows, self.steps, self.order):
+                if len(batch):
+                    yield make_packed(self.task.log, self.task.examples, batch)
+            return
         order = self.order.permutation(len(self.task.examples))
         for step in range(self.steps):
             chosen = self.world.share(order[step * self.batch_size : (step + 1) * self.batch_size])
@@ -182,25 +235,27 @@ class _Run:
                 lose=self.recipe.lose,
             )
 
-    def loss(self, batch: Batch) -> Tensor:
+    def loss(self, batch: Batch | Packed) -> Tensor:
         """The loss of one batch: encode every item that it touches once, then the users from those vectors."""
         candidates, log_inclusion = self._candidates(batch)
         touched = np.union1d(candidates, batch.items[batch.items >= 0])
         place = np.searchsorted(touched, np.maximum(batch.items, 0)).clip(max=len(touched) - 1)
         rows = self._at(touched)
         context = self.contexts[self._at(batch.context)]
+        asked = (self._at(batch.asked),) if isinstance(batch, Packed) else ()
         users, vectors, temperature = self.model(
             tuple(part[rows] for part in self.items),
             self._at(place),
             self._at(batch.ages),
             self._at(batch.types),
             context,
+            *asked,
         )
         row, kind = torch.from_numpy(batch.target_row), torch.from_numpy(batch.target_kind)
         fresh = recency(
             torch.from_numpy(batch.time_ms), newest_ms=self.newest_ms, half_life_days=self.recipe.half_life_days
         )
-        fresh = torch.where(torch.from_numpy(batch.types[:, 0] > 0), fresh, fresh * self.recipe.first_weight)
+        fresh = torch.where(torch.from_numpy(batch.shown), fresh, fresh * self.recipe.first_weight)
         weight = basket_weights(
             row,
             torch.from_numpy(batch.target_new),
@@ -210,19 +265,35 @@ class _Run:
             repeat_weight=self.recipe.repeat_weight,
         )
         unwanted = is_unwanted(kind)
+        scored = vectors[self._at(np.searchsorted(touched, candidates))]
+        target = self._at(np.searchsorted(candidates, batch.target_item))
+        how: dict[str, Any] = {
+            "log_inclusion": log_inclusion,
+            "correction": self.recipe.correction,
+            "seen": None if self.recipe.seen_rivals else self._seen(batch, candidates),
+            "smoothing": self.recipe.label_smoothing,
+        }
+        if isinstance(batch, Packed) and len(row) == len(users) and not bool(unwanted.any()):
+            return next_loss(users, scored, target, weight.to(users.device), temperature, **how)
         return basket_loss(
             users,
-            vectors[self._at(np.searchsorted(touched, candidates))],
+            scored,
             row.to(users.device),
-            self._at(np.searchsorted(candidates, batch.target_item)),
+            target,
             weight.to(users.device),
             temperature,
-            log_inclusion=log_inclusion,
-            correction=self.recipe.correction,
             unwanted=unwanted.to(users.device) if bool(unwanted.any()) else None,
+            **how,
         )
 
-    def _candidates(self, batch: Batch) -> tuple[NDArray[np.int64], Tensor | None]:
+    def _seen(self, batch: Batch | Packed, candidates: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Rows and columns of what each example's user had had before: it is never answered, so it is no rival."""
+        row, item = seen_pairs(self.task.log, batch.chosen)
+        column = np.searchsorted(candidates, item).clip(max=len(candidates) - 1)
+        there = candidates[column] == item
+        return self._at(row[there]), self._at(column[there])
+
+    def _candidates(self, batch: Batch | Packed) -> tuple[NDArray[np.int64], Tensor | None]:
         """The items that are scored, in order, and the logarithm of each one's inclusion."""
         items, uniform = len(self.known), self.recipe.uniform_negatives
         if self.recipe.softmax == FULL:
@@ -246,6 +317,8 @@ class _Run:
             **self._identity(),
             "epoch": self.epoch,
             "losses": list(self.losses),
+            "watched": [dict(figures) for figures in self.watched],
+            "best": self.best,
             "seconds": self.seconds_before + time.monotonic() - self._began,
             "towers": self.towers.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -275,6 +348,7 @@ class _Run:
         if self.frequency is not None:
             self.frequency.restore({name: value.numpy() for name, value in state["frequency"].items()})
         self.epoch, self.losses = int(state["epoch"]), list(state["losses"])
+        self.watched, self.best = [dict(figures) for figures in state["watched"]], dict(state["best"])
         self.seconds_before = float(state["seconds"])
         self._began = time.monotonic()
 
@@ -289,14 +363,18 @@ class _Run:
 
     def fitted(self, seconds: float) -> Fitted:
         """What the run came to."""
+        if self.best:
+            self.towers.load_state_dict(self.best)
         return Fitted(
             towers=self.towers.cpu().eval(),
             losses=self.losses,
             temperature=self.temperature,
-            epochs=self.recipe.epochs,
+            epochs=self.epoch,
             examples=self.steps * self.batch_size,
             seconds=seconds,
             peak_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            watched=self.watched,
+            best_epoch=self._best_epoch(),
         )
 
 

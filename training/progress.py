@@ -1,6 +1,7 @@
 """How a run goes, for people: a bar with the time left on a terminal, lines elsewhere, curves for TensorBoard."""
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -68,3 +69,11 @@ class Shown(Watcher):
                 f"{self._title}: epoch {epoch} of {self._epochs}, loss {loss:.4f}, temperature {temperature:.4f}",
                 flush=True,
             )
+
+    def judged(self, epoch: int, figures: Mapping[str, float]) -> None:
+        """After that epoch the towers reached these figures on what is watched."""
+        if self._curves is not None:
+            for name, value in figures.items():
+                self._curves.add_scalar(f"watched/{name}", value, epoch)
+        said = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
+        print(f"{self._title}: after epoch {epoch} {said}", flush=True)

@@ -8,13 +8,15 @@ from typing import Any, get_args, get_type_hints
 from nearline.errors import Misconfigured
 from nearline.features import DIMENSION, HISTORY_LENGTH, TEXT_BUCKETS, TOKEN_COUNT, Features, TextEncoder
 
-POOLED, TRANSFORMER = "pooled", "transformer"
+POOLED, TRANSFORMER, CAUSAL = "pooled", "transformer", "causal"
 FULL, SAMPLED = "full", "sampled"
 PLAIN, LOGQ, CORRECTED = "plain", "logq", "corrected"
 COUNTS, STREAMING = "counts", "streaming"
 FP32, BF16 = "fp32", "bf16"
+EVEN, IDF = "even", "idf"
 CHOICES: Mapping[str, tuple[str, ...]] = {
-    "user_tower": (POOLED, TRANSFORMER),
+    "user_tower": (POOLED, TRANSFORMER, CAUSAL),
+    "token_weights": (EVEN, IDF),
     "softmax": (FULL, SAMPLED),
     "correction": (PLAIN, LOGQ, CORRECTED),
     "frequency": (COUNTS, STREAMING),
@@ -28,17 +30,21 @@ class Recipe:
 
     # the towers
     user_tower: str = POOLED
-    layers: int = 1  # of the transformer
+    layers: int = 1  # of the transformer and of the causal one
     heads: int = 4
     dimension: int = DIMENSION
     history_length: int = HISTORY_LENGTH
     token_count: int = TOKEN_COUNT
     text_buckets: int = TEXT_BUCKETS
     separate_history: bool = False  # a history vector of its own beside the candidate vector
+    token_weights: str = EVEN  # idf: a word of few items says more of an item than one of many
+    item_layer: bool = True  # a residual layer over an item's sum
+    id_start: float = 0.0  # how large the items' own parts begin; without text (token_count=1) above 0
     id_dropout: float = 0.3
     text_dropout: float = 0.1
     dropout: float = 0.4
     # the histories, while training
+    packed: bool = False  # every event of a sequence is a target, in one pass; then nothing is shortened or lost
     shorten: float = 0.5  # the share that keeps a random number of newest events
     lose: float = 0.5  # the share that loses some of its newest events, as if a click had not arrived yet
     # the loss
@@ -48,6 +54,8 @@ class Recipe:
     frequency: str = COUNTS
     temperature: float = 0.1  # the first one
     learn_temperature: bool = True
+    label_smoothing: float = 0.0  # the share of a target that is spread over all candidates
+    seen_rivals: bool = True  # whether what a user had before competes with the target, as it does where it is answered
     repeat_weight: float = 0.3  # of a target that its user had before
     half_life_days: float = 30.0  # an example's weight halves with its age in this time; 0: all weigh the same
     first_weight: float = 0.2  # of an example without a history
@@ -57,6 +65,7 @@ class Recipe:
     negative_weight: float = 1.0  # of a dislike or a skip as a target to stay away from
     # the run
     epochs: int = 14
+    patience: int = 0  # epochs without a better NDCG@10 on validation after which it ends, and the best counts; 0: all
     batch_size: int = 256
     learning_rate: float = 2e-3
     weight_decay: float = 0.02
@@ -72,6 +81,13 @@ class Recipe:
                 raise Misconfigured(f"recipe: {name} must be at least 1, came {getattr(self, name)!r}")
         if not self.temperature > 0:
             raise Misconfigured(f"recipe: temperature must be above 0, came {self.temperature!r}")
+        if not 0 <= self.label_smoothing < 1:
+            raise Misconfigured(f"recipe: label_smoothing must be from 0 up to 1, came {self.label_smoothing!r}")
+        if self.packed and self.user_tower != CAUSAL:
+            raise Misconfigured(
+                f"recipe: packed sequences need user_tower={CAUSAL}, the one that sees no later event; "
+                f"came {self.user_tower}"
+            )
         if self.dimension % self.heads:
             raise Misconfigured(f"recipe: {self.dimension} dimensions can not be shared by {self.heads} heads")
 

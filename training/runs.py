@@ -14,7 +14,7 @@ from nearline.signals import CONTEXT_KEYS
 from training.data.dataset import Dataset
 from training.data.examples import Baskets, item_counts, together
 from training.data.log import Ints, Log, only
-from training.data.splits import Split, Stage, TimeSplit
+from training.data.splits import TEST, VALIDATION, Split, Stage, TimeSplit, stage_of
 from training.evaluation.evaluate import Report, Scorer, evaluate
 from training.evaluation.metrics import Floats, Mask
 from training.fit import Fitted, Watcher, World, fit
@@ -38,7 +38,16 @@ def make_task(dataset: Dataset, stage: Stage, features: Features, sentences: Flo
         items = (*items, torch.from_numpy(sentences))
     contexts = torch.from_numpy(features.user_context(list(dataset.log.contexts)))
     examples = together(stage.fit, stage.fit_first)
-    return Task(dataset.log, examples, stage.fitted, items, contexts, features, dataset.digest)
+    watched = watched_by(dataset, stage)
+    return Task(dataset.log, examples, stage.fitted, items, contexts, features, dataset.digest, watched)
+
+
+def watched_by(dataset: Dataset, stage: Stage) -> Baskets | None:
+    """What validation judges, or ``None`` where there is nothing or where *stage* is fitted on it."""
+    if stage.name == TEST and dataset.split.refit:
+        return None
+    asked = stage_of(dataset.log, dataset.split, VALIDATION).judge
+    return asked if len(asked) else None
 
 
 def group_of(dataset: Dataset) -> str | None:

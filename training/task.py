@@ -11,7 +11,7 @@ from nearline.errors import Misconfigured
 from nearline.features import Features
 from training.data.examples import Baskets
 from training.data.log import Ints, Log
-from training.recipe import Recipe
+from training.recipe import IDF, Recipe
 from training.towers import TwoTowers
 
 
@@ -26,6 +26,7 @@ class Task:
     contexts: Tensor  # (contexts, 8)
     features: Features
     data_digest: str = ""
+    watched: Baskets | None = None  # what the best epoch is chosen on (``Recipe.patience``); none of it is fitted
 
     def counts(self) -> Ints:
         """How often each item is among the fitted events, (items,)."""
@@ -45,7 +46,10 @@ def new_towers(task: Task, recipe: Recipe, *, seed: int) -> TwoTowers:
     torch.manual_seed(seed)
     sentence_size = task.items[2].shape[1] if len(task.items) > 2 else 0
     towers = TwoTowers(task.features, recipe, sentence_size=sentence_size)
-    towers.item.own_ids(task.items[0][np.flatnonzero(task.counts()), 0])
+    met = task.items[0][np.flatnonzero(task.counts())]
+    towers.item.own_ids(met[:, 0], scale=recipe.id_start)
+    if recipe.token_weights == IDF:
+        towers.item.weigh(met[:, 1:])
     return towers
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nearline.features import CONTEXT_BUCKETS, TYPE_CODES, Features
-from training.recipe import POOLED, Recipe
+from training.recipe import CAUSAL, IDF, POOLED, Recipe
 
 MASKED = -1e4  # a score whose softmax is 0 next to any other, and finite when a whole history is masked
 FADINGS = 3
@@ -32,6 +32,7 @@ class ItemTower(nn.Module):  # type: ignore[misc]
     An item that training never saw has nothing of its own: a projection of its text stands for it, which id dropout
     trains. Trained ids are found by binary search among their hashes, so a new item can not borrow another's part.
     With a text encoder, *sentence* (batch, sentence_size) is the pretrained encoder's vector of the item's text.
+    With *weighed* words each counts as ``weigh`` says; without *layer* the sum is the vector, and nothing follows it.
     """
 
     def __init__(
@@ -42,6 +43,8 @@ class ItemTower(nn.Module):  # type: ignore[misc]
         text_dropout: float,
         separate_history: bool,
         sentence_size: int = 0,
+        weighed: bool = False,
+        layer: bool = True,
     ) -> None:
         super().__init__()
         size = features.dimension
@@ -52,16 +55,32 @@ class ItemTower(nn.Module):  # type: ignore[misc]
         self.numbers = nn.Linear(features.numeric_count, size)
         self.stand_in = nn.Linear(size, size)
         self.sentence = nn.Linear(sentence_size, size) if sentence_size else None
-        self.mix = _mixer(size)
+        self.mix = _mixer(size) if layer else None
         self.history_mix = _mixer(size) if separate_history else None
         self.id_dropout, self.text_dropout = id_dropout, text_dropout
         nn.init.zeros_(self.stand_in.weight)
         nn.init.zeros_(self.stand_in.bias)
+        if not layer:  # what all items share would drown what tells them apart, and no layer could take it out again
+            nn.init.zeros_(self.numbers.weight)
+            nn.init.zeros_(self.numbers.bias)
+        # Only where it is used: towers that were saved without it still load.
+        self.register_buffer("word_weights", torch.ones(features.text_buckets) if weighed else None)
+        self.word_weights: Tensor | None
 
-    def own_ids(self, id_tokens: Tensor) -> None:
-        """Give each of these ids, (ids,) as in ``tokens[:, 0]``, a part of its own."""
+    def own_ids(self, id_tokens: Tensor, *, scale: float = 0.0) -> None:
+        """Give each of these ids, (ids,) as in ``tokens[:, 0]``, a part of its own, drawn at random as *scale* says."""
         self.sorted_ids = torch.unique(id_tokens.int())
-        self.ids = nn.Parameter(torch.zeros(len(self.sorted_ids), self.ids.shape[1]))
+        own = torch.zeros(len(self.sorted_ids), self.ids.shape[1])
+        self.ids = nn.Parameter(torch.randn_like(own) * scale if scale else own)
+
+    def weigh(self, words: Tensor) -> None:
+        """Let a word of few of these items, *words* (items, slots), count more than one of many: log(items / of them).
+
+        A word that none of them has counts as one that a single item has.
+        """
+        assert self.word_weights is not None
+        having = torch.bincount(words[words > 0].long(), minlength=len(self.word_weights))
+        self.word_weights = (len(words) / having.clamp(min=1)).log().clamp(min=0.1).float()
 
     def forward(self, tokens: Tensor, numeric: Tensor, sentence: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Candidate and history vectors, both (batch, dim)."""
@@ -69,10 +88,11 @@ class ItemTower(nn.Module):  # type: ignore[misc]
         place, known = self._place(tokens[:, 0])
         if self.training:
             known = known & (torch.rand(len(tokens), device=tokens.device) >= self.id_dropout)
-            words = words * (torch.rand(words.shape, device=words.device) >= self.text_dropout)
+            if self.text_dropout:
+                words = words * (torch.rand(words.shape, device=words.device) >= self.text_dropout)
         said = self._said(words, numeric, sentence)
         mixed = said + torch.where(known[:, None], F.embedding(place, self.ids).float(), self.stand_in(said))
-        candidate = F.normalize(mixed + self.mix(mixed), dim=1)
+        candidate = F.normalize(mixed if self.mix is None else mixed + self.mix(mixed), dim=1)
         if self.history_mix is None:
             return candidate, candidate
         return candidate, F.normalize(mixed + self.history_mix(mixed), dim=1)
@@ -85,9 +105,16 @@ class ItemTower(nn.Module):  # type: ignore[misc]
 
     def _said(self, words: Tensor, numeric: Tensor, sentence: Tensor | None) -> Tensor:
         """What an item's text, attributes and numbers come to, (batch, dim)."""
-        count = (words > 0).sum(1, keepdim=True).clamp(min=1)
-        said = self._sum(words) / count.sqrt() + self.numbers(numeric)
+        said = self._words(words) + self.numbers(numeric)
         return said if self.sentence is None or sentence is None else said + self.sentence(sentence)
+
+    def _words(self, words: Tensor) -> Tensor:
+        """The words' rows, weighed, over the root of the sum of their squared weights, (batch, dim)."""
+        if self.word_weights is None:
+            count = (words > 0).sum(1, keepdim=True).clamp(min=1)
+            return self._sum(words) / count.sqrt()
+        weights = F.embedding(words, self.word_weights[:, None])[:, :, 0] * (words > 0)
+        return self._sum(words, weights) / weights.square().sum(1, keepdim=True).clamp(min=1e-6).sqrt()
 
     def _place(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Of each id its place in ``sorted_ids``, and whether it is there: halving steps, which any exporter knows."""
@@ -102,11 +129,12 @@ class ItemTower(nn.Module):  # type: ignore[misc]
     def _id_at(self, place: Tensor) -> Tensor:
         return F.embedding(place, self.sorted_ids[:, None])[:, 0]
 
-    def _sum(self, words: Tensor) -> Tensor:
+    def _sum(self, words: Tensor, weights: Tensor | None = None) -> Tensor:
         """The sum of the words' rows; the exporter has no embedding bag, training would crawl without it."""
-        if torch.onnx.is_in_onnx_export():
-            return (F.embedding(words, self.text).float() * (words > 0)[:, :, None]).sum(1)
-        return F.embedding_bag(words, self.text, mode="sum", padding_idx=0)
+        if torch.onnx.is_in_onnx_export() or not words.shape[1]:
+            counted = words > 0 if weights is None else weights
+            return (F.embedding(words, self.text).float() * counted[:, :, None]).sum(1)
+        return F.embedding_bag(words, self.text, mode="sum", padding_idx=0, per_sample_weights=weights)
 
 
 class UserTower(nn.Module):  # type: ignore[misc]
@@ -190,10 +218,79 @@ class TransformerUserTower(UserTower):
         said = history + self.places + self.fading(_fadings(ages)) + F.embedding(types, self.kinds)
         flow = self.dropout(self.enter(said + start[:, None]))  # (batch, history, dim)
         for layer in self.layers[:-1]:
-            flow, _ = layer(flow, flow, loudness)
-        newest, attention = self.layers[-1](flow[:, :1], flow, loudness)
+            flow, _ = layer(flow, flow, loudness[:, None, None, :])
+        newest, attention = self.layers[-1](flow[:, :1], flow, loudness[:, None, None, :])
         attended = (attention.mean(1) * there[:, None]) @ history  # (batch, 1, dim)
         return F.normalize((attended + self.leave(newest))[:, 0] + start, dim=1)
+
+
+class CausalUserTower(UserTower):
+    """Attention in which an event hears itself and what is older, so that one pass answers at every event.
+
+    Where an event lies is told by how far it is from the one that asks, in places and in time, as a bias on each head's
+    scores: what is computed of an event does not depend on who asks, and ``every`` is ``forward`` at each of its
+    places. Serving asks at the newest event only. The answer is a mix of the history's own vectors and what the layers
+    made of them, as in ``TransformerUserTower``.
+    """
+
+    def __init__(self, features: Features, *, heads: int, layers: int, dropout: float) -> None:
+        super().__init__(features)
+        self.kinds = nn.Parameter(torch.zeros(len(TYPE_CODES) + 1, self.size))
+        self.enter = nn.LayerNorm(self.size)
+        self.layers = nn.ModuleList(_Layer(self.size, heads, dropout) for _ in range(layers))
+        self.distances = nn.Parameter(torch.zeros(layers, heads, self.length))  # how far back, in places
+        self.age_scores = nn.Linear(FADINGS, heads, bias=False)  # and in time, for the last layer
+        self.leave = nn.Linear(self.size, self.size)
+        self.dropout = nn.Dropout(dropout)
+        nn.init.zeros_(self.age_scores.weight)
+        nn.init.zeros_(self.leave.weight)  # it begins as a mean of the history, which is far better than noise
+        nn.init.zeros_(self.leave.bias)
+
+    def forward(self, vectors: Tensor, ages: Tensor, types: Tensor, context: Tensor) -> Tensor:
+        """The users' vectors, (batch, dim); finite and of unit norm even when everything is masked."""
+        history, loudness, there = self.events(vectors, types)  # newest first
+        start = self.start(context, there)[:, None]  # (batch, 1, dim)
+        flow = self._flow(history, types, loudness)
+        near = self.distances[-1][:, None, : history.shape[1]]  # (heads, 1, history)
+        fading = self.age_scores(_fadings(ages)).transpose(1, 2)[:, :, None]  # (batch, heads, 1, history)
+        return self._answer(flow[:, :1], flow, start, history, loudness[:, None, None] + near + fading, there)[:, 0]
+
+    def every(self, vectors: Tensor, ages: Tensor, types: Tensor, context: Tensor, asked: Tensor) -> Tensor:
+        """The vectors of those who had done what stands from each *asked* place on, (asked, dim).
+
+        Places count through the flattened (batch, length), newest first. *ages* (batch, length, length) are those of
+        each event before each other one, *context* (asked, slots) is what was declared by then.
+        """
+        history, loudness, there = self.events(vectors, types)
+        own = (F.embedding(context, self.context).float() * (context > 0)[:, :, None]).sum(1)
+        own = own + self.nobody * (types.flatten()[asked] == 0)[:, None]  # only beyond his oldest event nobody is there
+        start = torch.zeros_like(history).flatten(0, 1).index_copy(0, asked, own.to(history.dtype)).view_as(history)
+        flow = self._flow(history, types, loudness)
+        fading = self.age_scores(_fadings(ages)).permute(0, 3, 1, 2)  # (batch, heads, length, length)
+        bias = loudness[:, None, None] + self._behind(-1, history.shape[1]) + fading
+        return self._answer(flow, flow, start, history, bias, there).flatten(0, 1)[asked]
+
+    def _flow(self, history: Tensor, types: Tensor, loudness: Tensor) -> Tensor:
+        flow = self.dropout(self.enter(history + F.embedding(types, self.kinds)))  # (batch, history, dim)
+        for number, layer in enumerate(self.layers[:-1]):
+            flow, _ = layer(flow, flow, loudness[:, None, None] + self._behind(number, history.shape[1]))
+        return flow
+
+    def _answer(
+        self, asking: Tensor, flow: Tensor, start: Tensor, history: Tensor, bias: Tensor, there: Tensor
+    ) -> Tensor:
+        heard, attention = self.layers[-1](asking + start, flow, bias)
+        attended = (attention.mean(1) * there[:, None]) @ history  # (batch, places, dim)
+        return F.normalize(attended + self.leave(heard) + start, dim=2)
+
+    def _behind(self, layer: int, length: int) -> Tensor:
+        """The bias of each place on each, (heads, length, length), newest first.
+
+        What is newer is not heard, not even where all that is older is masked: then empty places are.
+        """
+        places = torch.arange(length, device=self.distances.device)
+        back = places[None, :] - places[:, None]  # (asking, asked)
+        return self.distances[layer][:, back.clamp(min=0)].masked_fill(back < 0, 2 * MASKED)
 
 
 class _Layer(nn.Module):  # type: ignore[misc]
@@ -209,11 +306,14 @@ class _Layer(nn.Module):  # type: ignore[misc]
         self.think = nn.Sequential(nn.Linear(size, 2 * size), nn.GELU(), nn.Linear(2 * size, size))
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, asking: Tensor, flow: Tensor, loudness: Tensor) -> tuple[Tensor, Tensor]:
-        """*asking* (batch, places, dim) after hearing *flow* (batch, history, dim), and each head's attention."""
+    def forward(self, asking: Tensor, flow: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """*asking* (batch, places, dim) after hearing *flow* (batch, history, dim), and each head's attention.
+
+        *bias* is added to the scores, (batch, heads, places, history) or what broadcasts to it.
+        """
         question = self._split(self.question(self.before(asking)))  # (batch, heads, places, part)
         key, value = map(self._split, self.key_value(self.before(flow)).chunk(2, dim=2))
-        scores = question @ key.transpose(2, 3) / question.shape[3] ** 0.5 + loudness[:, None, None, :]
+        scores = question @ key.transpose(2, 3) / question.shape[3] ** 0.5 + bias
         attention = torch.softmax(scores, dim=3)  # (batch, heads, places, history)
         heard = (attention @ value).transpose(1, 2).flatten(2)
         asking = asking + self.dropout(self.answer(heard))
@@ -235,6 +335,8 @@ class TwoTowers(nn.Module):  # type: ignore[misc]
             text_dropout=recipe.text_dropout,
             separate_history=recipe.separate_history,
             sentence_size=sentence_size,
+            weighed=recipe.token_weights == IDF,
+            layer=recipe.item_layer,
         )
         self.user = make_user_tower(features, recipe)
         self.log_temperature = nn.Parameter(
@@ -244,16 +346,20 @@ class TwoTowers(nn.Module):  # type: ignore[misc]
     def forward(self, items: tuple[Tensor, ...], places: Tensor, *signals: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Users, candidates and temperature: *places* (batch, history) are the histories' rows in *items*.
 
-        *signals* are ages, types and context; where a type is 0 the place does not matter.
+        *signals* are ages, types and context; where a type is 0 the place does not matter. Packed sequences bring the
+        asked places as a fourth one (``CausalUserTower.every``).
         """
         candidates, history = self.item(*items)
-        return self.user(F.embedding(places, history), *signals), candidates, self.log_temperature.exp()
+        ask = self.user.every if len(signals) == 4 else self.user
+        return ask(F.embedding(places, history), *signals), candidates, self.log_temperature.exp()
 
 
 def make_user_tower(features: Features, recipe: Recipe) -> UserTower:
     """The user tower that *recipe* names."""
     if recipe.user_tower == POOLED:
         return PooledUserTower(features, heads=recipe.heads, dropout=recipe.dropout)
+    if recipe.user_tower == CAUSAL:
+        return CausalUserTower(features, heads=recipe.heads, layers=recipe.layers, dropout=recipe.dropout)
     return TransformerUserTower(features, heads=recipe.heads, layers=recipe.layers, dropout=recipe.dropout)
 
 
@@ -262,5 +368,5 @@ def _mixer(size: int) -> Any:
 
 
 def _fadings(ages: Tensor) -> Tensor:
-    """An age as it is, and fading at two rates, (batch, history, 3)."""
-    return torch.stack([ages / 5, torch.exp(-ages), torch.exp(-ages / 3)], dim=2)
+    """An age as it is, and fading at two rates, (…, 3)."""
+    return torch.stack([ages / 5, torch.exp(-ages), torch.exp(-ages / 3)], dim=-1)

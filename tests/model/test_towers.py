@@ -23,7 +23,7 @@ from nearline.features import (
 )
 from nearline.items import Item
 from training.export import check_parity, user_examples, write_onnx
-from training.recipe import POOLED, TRANSFORMER, Recipe
+from training.recipe import CAUSAL, POOLED, TRANSFORMER, Recipe
 from training.towers import TYPE_WEIGHTS, ItemTower, TwoTowers, UserTower, make_user_tower
 
 FEATURES = Features()
@@ -38,11 +38,11 @@ def item_tower() -> ItemTower:
     return tower.eval()
 
 
-@pytest.fixture(params=[POOLED, TRANSFORMER, "two layers"])
+@pytest.fixture(params=[(POOLED, 1), (TRANSFORMER, 1), (TRANSFORMER, 2), (CAUSAL, 1), (CAUSAL, 2)])
 def user_tower(request: pytest.FixtureRequest) -> UserTower:
     torch.manual_seed(0)
-    kind = POOLED if request.param == POOLED else TRANSFORMER
-    recipe = Recipe(user_tower=kind, layers=2 if request.param == "two layers" else 1)
+    kind, layers = request.param
+    recipe = Recipe(user_tower=kind, layers=layers)
     tower = make_user_tower(FEATURES, recipe)
     torch.nn.init.normal_(tower.context, std=0.1)
     return tower.eval()
@@ -155,7 +155,7 @@ def test_every_event_type_has_a_weight_and_a_dislike_pushes_where_a_purchase_pul
     assert float(ask(tower, inputs) @ item) < float(bought @ item)
 
 
-@pytest.mark.parametrize("kind", [POOLED, TRANSFORMER])
+@pytest.mark.parametrize("kind", [POOLED, TRANSFORMER, CAUSAL])
 def test_exports_agree_with_their_towers(item_tower: ItemTower, kind: str, tmp_path: Path) -> None:
     trained_on(item_tower, *(str(n) for n in range(15)))
     items = inputs_of(*((str(n), Item(f"lamp number {n}", price=n)) for n in range(30)))
@@ -170,6 +170,31 @@ def test_exports_agree_with_their_towers(item_tower: ItemTower, kind: str, tmp_p
     torch.manual_seed(1)
     with pytest.raises(BadAnswer, match="disagrees"):
         check_parity(make_user_tower(features, recipe), users, tmp_path / "user.onnx")
+
+
+@pytest.mark.parametrize("text", [True, False], ids=["words weighed", "no text"])
+def test_items_of_words_that_weigh_or_of_none_are_exported_too(text: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    features = FEATURES if text else replace(FEATURES, token_count=1)
+    tower = ItemTower(
+        features, id_dropout=0.1, text_dropout=0, separate_history=False, weighed=text, layer=False
+    ).eval()
+    catalogue = [(str(n), Item(f"lamp number {n}", price=n)) for n in range(30)]
+    items = {name: torch.from_numpy(array) for name, array in features.item_inputs(catalogue).items()}
+    tower.own_ids(items[TOKENS][:15, 0], scale=0.1)
+    torch.nn.init.normal_(tower.numbers.weight)  # the price is all that an item without id and words has
+    if text:
+        tower.weigh(items[TOKENS][:, 1:])
+    write_onnx(tower, items, tmp_path / "item.onnx", (CANDIDATE, HISTORY))
+    assert check_parity(tower, items, tmp_path / "item.onnx")["least_cosine"] >= 0.9999
+
+
+def test_a_word_of_few_items_says_more_than_one_of_many() -> None:
+    torch.manual_seed(0)
+    tower = ItemTower(FEATURES, id_dropout=0, text_dropout=0, separate_history=False, weighed=True, layer=False)
+    tower.eval().weigh(inputs_of(*((str(n), Item(f"lamp {'red' if n == 7 else 'blue'}")) for n in range(50)))[TOKENS])
+    red, lamp, both = encode(tower, ("a", Item("red")), ("b", Item("lamp")), ("c", Item("lamp red")))
+    assert float(both @ red) > float(both @ lamp)
 
 
 def test_both_towers_are_asked_in_one_call() -> None:

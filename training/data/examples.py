@@ -57,6 +57,12 @@ class Batch:
     target_kind: Ints
     target_new: NDArray[np.bool_]
     time_ms: Ints  # of the targets, one for each row
+    chosen: Baskets  # the examples
+
+    @property
+    def shown(self) -> NDArray[np.bool_]:
+        """Which rows are shown any event."""
+        return self.types[:, 0] > 0
 
 
 def make_batch(
@@ -93,6 +99,7 @@ def make_batch(
         target_kind=log.kind[event].astype(np.int64),
         target_new=np.asarray(log.first_time[event]),
         time_ms=np.asarray(log.time_ms[chosen.start]),
+        chosen=chosen,
     )
 
 
@@ -124,6 +131,119 @@ def event_pairs(chosen: Baskets) -> tuple[Ints, Ints]:
     row = np.repeat(np.arange(len(chosen)), sizes)
     within = np.arange(len(row)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     return row, chosen.start[row] + within
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Runs of neighbouring examples of one user that one pass can answer: window w is ``first[w]:last[w]`` of them.
+
+    Each example of a window has its newest event in it, and what the window shows begins at ``begin[w]``.
+    """
+
+    first: Ints
+    last: Ints
+    begin: Ints
+    events: Ints  # how many it shows
+
+    def __len__(self) -> int:
+        """The number of windows."""
+        return len(self.first)
+
+    def take(self, chosen: NDArray[Any]) -> "Windows":
+        """The chosen windows, in that order."""
+        return Windows(self.first[chosen], self.last[chosen], self.begin[chosen], self.events[chosen])
+
+
+def make_windows(examples: Baskets, *, length: int, random: np.random.Generator | None = None) -> Windows:
+    """Every one of *examples* (in the order of the log) in one window of at most *length* events before its last.
+
+    Users with more events than that are cut into several windows, from the newest event back; with *random* the first
+    cut is drawn, so that another epoch cuts elsewhere.
+    """
+    if not len(examples):
+        nothing = np.zeros(0, np.int64)
+        return Windows(nothing, nothing, nothing, nothing)
+    same = examples.user_start[1:] == examples.user_start[:-1]
+    ends = np.append(np.flatnonzero(~same), len(examples) - 1)
+    of = np.cumsum(np.append(0, ~same))  # which user's it is
+    back = examples.start[ends][of] - examples.start  # events from the user's last example back
+    drawn = np.zeros(len(ends), np.int64) if random is None else random.integers(0, length, len(ends))
+    drawn = np.where(examples.start[ends] - examples.user_start[ends] > length, drawn, 0)
+    part = (back + drawn[of]) // length
+    begins = np.append(True, ~same | (part[1:] != part[:-1]))
+    first = np.flatnonzero(begins)
+    last = np.append(first[1:], len(examples))
+    newest = examples.start[last - 1]
+    begin = np.maximum(examples.user_start[first], newest - length)
+    return Windows(first, last, begin, newest - begin)
+
+
+def in_batches(windows: Windows, steps: int, random: np.random.Generator) -> list[Windows]:
+    """*windows* in *steps* batches of about as many examples each, of like lengths and in random order."""
+    sizes = windows.last - windows.first
+    order = np.lexsort((random.random(len(windows)), windows.events))
+    before = np.cumsum(sizes[order]) - sizes[order]
+    batch = before * steps // max(1, int(sizes.sum()))
+    return [windows.take(order[batch == number]) for number in random.permutation(steps)]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Windows as rows, newest event first, (batch, length), each example at the place of its newest event.
+
+    Where it has none the place is the one beyond the window's oldest event. Targets are pairs ``(example, item)``.
+    """
+
+    items: Ints  # PADDING where there is none
+    ages: NDArray[np.float32]  # (batch, length, length), of each event before each other one
+    types: NDArray[np.int32]
+    asked: Ints  # (examples,) places in the flattened rows
+    context: Ints  # (examples,)
+    target_row: Ints
+    target_item: Ints
+    target_kind: Ints
+    target_new: NDArray[np.bool_]
+    time_ms: Ints  # (examples,)
+    chosen: Baskets  # the examples
+
+    @property
+    def shown(self) -> NDArray[np.bool_]:
+        """Which examples are shown any event."""
+        return self.types.ravel()[self.asked] > 0
+
+
+def make_packed(log: Log, examples: Baskets, windows: Windows) -> Packed:
+    """The batch of *windows* of *examples*."""
+    sizes = windows.last - windows.first
+    window = np.repeat(np.arange(len(windows)), sizes)
+    chosen = examples.take(windows.first[window] + np.arange(len(window)) - (np.cumsum(sizes) - sizes)[window])
+    newest = examples.start[windows.last - 1]
+    place = newest[window] - chosen.start
+    length = int(max((newest - windows.begin).max(initial=0), place.max(initial=0) + 1))
+    at = newest[:, None] - 1 - np.arange(length)
+    known = at >= windows.begin[:, None]
+    at = np.maximum(at, 0)
+    time_ms = log.time_ms[at]
+    row, event = event_pairs(chosen)
+    return Packed(
+        items=np.where(known, log.item[at], PADDING).astype(np.int64),
+        ages=np.where(known[:, None], ages(time_ms[:, :, None] - time_ms[:, None, :]), 0).astype(np.float32),
+        types=np.where(known, log.kind[at], 0).astype(np.int32),
+        asked=window * length + place,
+        context=_contexts(log, chosen, chosen.start),
+        target_row=row,
+        target_item=log.item[event].astype(np.int64),
+        target_kind=log.kind[event].astype(np.int64),
+        target_new=np.asarray(log.first_time[event]),
+        time_ms=np.asarray(log.time_ms[chosen.start]),
+        chosen=chosen,
+    )
+
+
+def seen_pairs(log: Log, chosen: Baskets) -> tuple[Ints, Ints]:
+    """For every event before each of the chosen baskets the basket's row in *chosen* and the event's item."""
+    row, event = event_pairs(Baskets(chosen.user_start, chosen.start, chosen.user_start))
+    return row, log.item[event].astype(np.int64)
 
 
 def epoch(
