@@ -192,7 +192,8 @@ def test_items_of_words_that_weigh_or_of_none_are_exported_too(text: bool, tmp_p
 def test_a_word_of_few_items_says_more_than_one_of_many() -> None:
     torch.manual_seed(0)
     tower = ItemTower(FEATURES, id_dropout=0, text_dropout=0, separate_history=False, weighed=True, layer=False)
-    tower.eval().weigh(inputs_of(*((str(n), Item(f"lamp {'red' if n == 7 else 'blue'}")) for n in range(50)))[TOKENS][:, 1:])
+    lamps = inputs_of(*((str(n), Item(f"lamp {'red' if n == 7 else 'blue'}")) for n in range(50)))
+    tower.eval().weigh(lamps[TOKENS][:, 1:])
     red, lamp, both = encode(tower, ("a", Item("red")), ("b", Item("lamp")), ("c", Item("lamp red")))
     assert float(both @ red) > float(both @ lamp)
 
