@@ -62,6 +62,7 @@ class Shop:
             "NEARLINE_INDEX": self.url,
             "NEARLINE_AUTH": "off",
             "NEARLINE_INDEX_TIMEOUT_MS": "2000",  # the engine is a slow one, on a machine that does much else
+            "NEARLINE_BUDGET_MS": "2000",
             "NEARLINE_DATA": str(self._folder),
             "NEARLINE_DIMENSION": str(DIMENSION),
             "NEARLINE_RETRIEVAL_PORT": str(self.ports[nth]),
