@@ -47,6 +47,7 @@ TIME_UNITS = ("s", "ms", "us", "ns", "datetime")
 ONLINE_RETAIL = "online-retail"
 TIME, LEAVE_ONE_OUT = "time", "leave-one-out"
 
+EVENT_TEXTS = ("user_id", "item_id", "type", "event_id", *CONTEXT_KEYS)  # read as text, whatever type they have
 EVENT_COLUMNS = ("user_id", "item_id", "time", "type", "value", "event_id", "order", *CONTEXT_KEYS)
 ITEM_COLUMNS = (
     "item_id",

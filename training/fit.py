@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from nearline.errors import Misconfigured
 from training.data.examples import Batch, Packed, in_batches, make_batch, make_packed, make_windows, seen_pairs
-from training.evaluation import metrics
-from training.evaluation.evaluate import NEW, Question, answer
+from training.evaluation.evaluate import headline
 from training.frequency import StreamingFrequency
 from training.loss import (
     basket_loss,
@@ -194,16 +193,10 @@ class _Run:
         if not self.recipe.patience or asked is None:
             return
         drawn = np.random.default_rng(0).permutation(len(asked))[:MOST_WATCHED]
-        question = Question(self.task.log, asked.take(np.sort(drawn)), WATCHED_K, (NEW,))
+        judged = asked.take(np.sort(drawn))
         towers = self.towers.cpu()
-        answers = answer(tower_scorer(towers, self.task), question)[NEW]
+        self.watched.append(headline(tower_scorer(towers, self.task), self.task.log, judged, WATCHED_K))
         self.towers.to(self.world.device)
-        self.watched.append(
-            {
-                f"{name}@{WATCHED_K}": float(metric(answers.ranked, answers.targets).mean())
-                for name, metric in (("recall", metrics.recall), ("ndcg", metrics.ndcg))
-            }
-        )
         watcher.judged(self.epoch, self.watched[-1])
         if self._best_epoch() == self.epoch:
             self.best = {name: value.detach().cpu().clone() for name, value in self.towers.state_dict().items()}

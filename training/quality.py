@@ -24,8 +24,7 @@ import torch
 from nearline.errors import NearlineError
 from training.data.dataset import Dataset, load_dataset
 from training.data.splits import STAGES, VALIDATION
-from training.evaluation import metrics
-from training.evaluation.evaluate import NEW, Question, answer
+from training.evaluation.evaluate import headline
 from training.recipe import Recipe, changed, parsed
 from training.runs import make_task, run_fit
 from training.saved import load_towers, save_towers
@@ -101,9 +100,7 @@ def _fitted(dataset: Dataset, recipe: Recipe, seed: int, stage: str, own: Path) 
 def judge(dataset: Dataset, task: Task, stage: str, folder: Path) -> dict[str, float]:
     """Recall@10 and NDCG@10 of the towers in *folder* on what *stage* asks."""
     asked = dataset.stage(stage).judge
-    answers = answer(tower_scorer(load_towers(folder).towers, task), Question(dataset.log, asked, K, (NEW,)))[NEW]
-    found = {"recall": metrics.recall, "ndcg": metrics.ndcg}
-    return {f"{name}@{K}": float(metric(answers.ranked, answers.targets).mean()) for name, metric in found.items()}
+    return headline(tower_scorer(load_towers(folder).towers, task), dataset.log, asked, K)
 
 
 def averaged(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:

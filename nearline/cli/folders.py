@@ -13,6 +13,7 @@ from nearline.cli import parquet
 from nearline.cli.parquet import Row
 from nearline.dataset_description import (
     EVENT_COLUMNS,
+    EVENT_TEXTS,
     ITEM_COLUMNS,
     USER_COLUMNS,
     Description,
@@ -26,7 +27,6 @@ from nearline.errors import Misconfigured
 from nearline.signals import CONTEXT_KEYS
 from nearline.tables import columns_in, joined, scan, text_id, time_in_ms
 
-_EVENT_TEXTS = ("user_id", "item_id", "type", "event_id", *CONTEXT_KEYS)
 _ITEM_TEXTS = ("title", "description", "category", "locale", "brand")
 _OF_AN_EXPORT = ("more_context", "request_id")
 _TOLD = "time as told"
@@ -59,7 +59,7 @@ def parts_of(folder: Path, description: Path | None, unit: str | None = None) ->
 
 def _texts(about: Description, name: str) -> set[str]:
     """What columns of texts are called in the table *name*: in CSV they are not to be taken for numbers."""
-    ours = {"interactions": _EVENT_TEXTS, "items": ("item_id", *_ITEM_TEXTS), "users": USER_COLUMNS}[name]
+    ours = {"interactions": EVENT_TEXTS, "items": ("item_id", *_ITEM_TEXTS), "users": USER_COLUMNS}[name]
     table: Table = getattr(about, name)
     return {table.columns.get(one, one) for one in ours}
 

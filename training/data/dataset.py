@@ -26,6 +26,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from nearline.dataset_description import (
+    EVENT_TEXTS,
     LEAVE_ONE_OUT,
     USER_COLUMNS,
     Description,
@@ -41,7 +42,6 @@ from nearline.errors import BadInput, Misconfigured, NearlineError
 from nearline.events import EVENT_TYPES
 from nearline.features import TYPE_CODES
 from nearline.items import Item
-from nearline.signals import CONTEXT_KEYS
 from nearline.tables import files_of, scan
 from training.data.catalogue import Catalogue, read_items
 from training.data.events import Survey, declared_by_users, finished, kept_rows, survey, typed
@@ -51,7 +51,6 @@ from training.data.splits import STAGES, LeaveOneOut, Split, Stage, every_basket
 
 MEMORY = Path("build/train/data")
 KNOWN_SETS = Path(__file__).parent / "descriptions"
-EVENT_TEXTS = ("user_id", "item_id", "type", "event_id", *CONTEXT_KEYS)
 ROWS_PER_PART = 2_000_000
 _VERSION = 1  # of the rules that make a log of files: raise it with any change of them, or old logs would be reused
 _MOST_GROUPS = 5

@@ -86,6 +86,14 @@ class Report:
     largest_gap: str  # in words; empty when no group was asked for
 
 
+def headline(scorer: Scorer, log: Log, asked: Baskets, k: int) -> dict[str, float]:
+    """``recall@k`` and ``ndcg@k`` as papers report them: the means over users, what a user had before left out."""
+    answers = answer(scorer, Question(log, asked, k, (NEW,)))[NEW]
+    return {
+        f"{name}@{k}": float(_PER_USER[name](answers.ranked, answers.targets).mean()) for name in ("recall", "ndcg")
+    }
+
+
 def evaluate(
     scorers: Mapping[str, Scorer],
     log: Log,
