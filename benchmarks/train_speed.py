@@ -34,12 +34,12 @@ from training.data.dataset import load_dataset
 from training.data.splits import TEST
 from training.export import export_towers
 from training.fit import Watcher, fit
-from training.recipe import BF16, FP32, POOLED, TRANSFORMER, Recipe
+from training.recipe import BF16, CAUSAL, FP32, POOLED, TRANSFORMER, Recipe
 from training.runs import make_task
 from training.task import Task
 
 OUT = BUILD / "bench-train"
-SIZES, PRECISIONS = (POOLED, TRANSFORMER), (FP32, BF16)
+SIZES, PRECISIONS = (POOLED, TRANSFORMER, CAUSAL), (FP32, BF16)
 EXAMPLES, ROUNDS = 8_192, 5
 QUICK_EXAMPLES, QUICK_ROUNDS = 1_024, 3
 _WIDTH = 140  # where there is no terminal that says how wide it is
@@ -128,7 +128,7 @@ def run_one(given: argparse.Namespace) -> dict[str, Any]:
     """The size and precision of ``--one``."""
     size, precision = given.one
     torch.set_num_threads(given.threads)
-    recipe = Recipe(user_tower=size, precision=precision)
+    recipe = Recipe(user_tower=size, packed=size == CAUSAL, precision=precision)
     data = load_dataset(given.data)
     task = make_task(data, data.stage(TEST), recipe.features())
     count, rounds = (QUICK_EXAMPLES, QUICK_ROUNDS) if given.quick else (EXAMPLES, ROUNDS)

@@ -11,7 +11,6 @@ lies in build/quality/<data set>/, a folder for each recipe and seed, and runs.j
 import argparse
 import hashlib
 import json
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -22,6 +21,7 @@ import numpy as np
 import torch
 
 from nearline.errors import NearlineError
+from training.command_line import SEEDS, listed, make_command, seeds_in, set_again
 from training.data.dataset import Dataset, load_dataset
 from training.data.splits import STAGES, VALIDATION
 from training.evaluation.evaluate import headline
@@ -59,7 +59,7 @@ def quality(given: argparse.Namespace) -> int:
     runs = [one_run(dataset, recipe, seed, stages, given.folder / dataset.name) for seed in given.seeds]
     found = {stage: averaged([run["figures"][stage] for run in runs]) for stage in stages}
     for stage, figures in found.items():
-        print(f"{dataset.name}, {stage}, seeds {_listed(given.seeds)}: {said(figures)}")
+        print(f"{dataset.name}, {stage}, seeds {listed(given.seeds)}: {said(figures)}")
     if given.test:
         path = given.results / f"{dataset.name}.json"
         write_results(path, dataset.name, found, given, recipe)
@@ -124,8 +124,7 @@ def write_results(
     path: Path, name: str, found: Mapping[str, Mapping[str, float]], given: argparse.Namespace, recipe: Recipe
 ) -> None:
     """Write the figures with the command that prints them; the folder's place is the reader's."""
-    arguments = [f"--seeds {_listed(given.seeds)}", *(f"--set {shlex.quote(each)}" for each in given.set), "--test"]
-    command = f'make quality DATA={given.data.name} ARGS="{" ".join(arguments)}"'
+    command = make_command("quality", given.data, [f"--seeds {listed(given.seeds)}", *set_again(given.set), "--test"])
     told = {**found, "seeds": list(given.seeds), "command": command, "recipe": differing(recipe)}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({name: told}, indent=1) + "\n")
@@ -134,17 +133,6 @@ def write_results(
 def said(figures: Mapping[str, float]) -> str:
     """The figures for people."""
     return ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
-
-
-def _listed(seeds: Sequence[int]) -> str:
-    return ",".join(map(str, seeds))
-
-
-def _seeds(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(seed) for seed in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected whole numbers parted by commas, came {text!r}") from None
 
 
 def _arguments() -> argparse.Namespace:
@@ -156,7 +144,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of training/recipe.py"
     )
-    parser.add_argument("--seeds", type=_seeds, default=(1, 2, 3), metavar="1,2,3")
+    parser.add_argument("--seeds", type=seeds_in, default=SEEDS, metavar="1,2,3")
     parser.add_argument("--test", action="store_true", help="judge on the test too, and write docs/results")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where runs are kept")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where --test writes its file")

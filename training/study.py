@@ -1,7 +1,7 @@
 """Everything that there is to know about the towers on one data set, as tables and as one JSON file.
 
-    make evaluate                       # Online Retail: docs/results/online-retail.json
-    make evaluate DATA=FOLDER
+    make evaluate                       # Online Retail: docs/results/online-retail-study.json
+    make evaluate DATA=FOLDER ARGS="--k 10 --only cold_items"
 
 Towers of both sizes and several seeds beside the baselines, all asked the same questions; what each term of the loss
 is worth, each with its own temperature, chosen on validation; items that training never saw; users without a history;
@@ -28,6 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nearline.errors import NearlineError
+from training.command_line import SEEDS, count_in, listed, make_command, seeds_in, set_again
 from training.data.dataset import Dataset, load_dataset
 from training.data.splits import TEST, VALIDATION, Stage
 from training.evaluation.baselines import choices_as_json, choose, fit_chosen
@@ -51,6 +52,7 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
 # What each size of the user tower changes in the recipe beside its name; chosen on validation.
 SIZES: Mapping[str, Mapping[str, Any]] = {POOLED: {}, TRANSFORMER: {"dropout": 0.2}}
 COLD_SHARE = 0.1
+DATA = Path("data/online-retail")
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,7 @@ class Study:
     seeds: tuple[int, ...]
     fits: Fits
     console: Console
+    k: int
 
     def stage(self, name: str) -> Stage:
         """The stage of the data set by that name."""
@@ -134,7 +137,7 @@ class Study:
     def judged(self, stage: str, scorers: Mapping[str, Scorer], **how: Any) -> Mapping[str, Report]:
         """The reports of *scorers* on what *stage* asks."""
         asked = self.stage(stage)
-        return evaluate(scorers, self.dataset.log, asked.fitted, how.pop("asked", asked.judge), **how)
+        return evaluate(scorers, self.dataset.log, asked.fitted, how.pop("asked", asked.judge), k=self.k, **how)
 
     def say(self, *said: Any) -> None:
         """Print for people."""
@@ -267,19 +270,19 @@ def cold(study: Study) -> dict[str, Any]:
                 "among_held_out_items": {name: as_json(report) for name, report in ranked.items()},
             }
         )
-    study.say(_cold_table(found, int(held_out.sum())))
+    study.say(_cold_table(found, int(held_out.sum()), study.k))
     return {"held_out_items": int(held_out.sum()), "by_seed": found}
 
 
-def _cold_table(found: Sequence[Mapping[str, Any]], items: int) -> Table:
-    title = f"{items} held-out items as targets (recall@{K} new, {found[0]['users']} users)"
+def _cold_table(found: Sequence[Mapping[str, Any]], items: int, k: int) -> Table:
+    title = f"{items} held-out items as targets (recall@{k} new, {found[0]['users']} users)"
     table = Table(title=title, title_justify="left")
     names = list(found[0]["in_the_full_catalogue"])
     for name in ("seed", *names, "text alone / full", *(f"{name}, among held-out" for name in names[:2])):
         table.add_column(name, justify="right")
     for each in found:
-        cells = [f"{each['in_the_full_catalogue'][name][f'recall@{K}_new']:.4f}" for name in names]
-        among = [f"{each['among_held_out_items'][name][f'recall@{K}_new']:.4f}" for name in names[:2]]
+        cells = [f"{each['in_the_full_catalogue'][name][f'recall@{k}_new']:.4f}" for name in names]
+        among = [f"{each['among_held_out_items'][name][f'recall@{k}_new']:.4f}" for name in names[:2]]
         table.add_row(str(each["seed"]), *cells, f"{each['text_alone_share']:.2f}", *among)
     return table
 
@@ -335,7 +338,9 @@ def evaluate_all(given: argparse.Namespace) -> int:
     console.print(dataset.report())
     recipe = changed(changed(Recipe(), dataset.recipe), parsed(given.set))
     folder = Path("build/evaluate") / dataset.name
-    study = Study(dataset, recipe, given.seeds, Fits(dataset, folder, jobs=given.jobs, console=console), console)
+    study = Study(
+        dataset, recipe, given.seeds, Fits(dataset, folder, jobs=given.jobs, console=console), console, given.k
+    )
     figures: dict[str, Any] = {
         "data": dataset.name,
         "digest": dataset.digest,
@@ -343,10 +348,10 @@ def evaluate_all(given: argparse.Namespace) -> int:
         "report": [line.strip() for line in dataset.report().splitlines()],
         "recipe": recipe.as_plain(),
         "seeds": list(given.seeds),
-        "command": "make evaluate" + (f" DATA={given.data.name}" if given.data.name != "online-retail" else ""),
+        "command": _command(given),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}",
     }
-    out: Path = given.out or Path("docs/results") / f"{dataset.name}.json"
+    out: Path = given.out or Path("docs/results") / f"{dataset.name}-study.json"
     for name, found in results(study, given.only):
         figures[name] = found
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -355,11 +360,12 @@ def evaluate_all(given: argparse.Namespace) -> int:
     return 0
 
 
-def _seeds(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(seed) for seed in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected whole numbers parted by commas, came {text!r}") from None
+def _command(given: argparse.Namespace) -> str:
+    """What prints these figures."""
+    told = [f"--k {given.k}"] if given.k != K else []
+    told += [f"--only {','.join(given.only)}"] if given.only != tuple(SECTIONS) else []
+    told += [f"--seeds {listed(given.seeds)}"] if given.seeds != SEEDS else []
+    return make_command("evaluate", given.data if given.data != DATA else None, [*told, *set_again(given.set)])
 
 
 def _sections(text: str) -> tuple[str, ...]:
@@ -374,17 +380,18 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="training.study", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, default=Path("data/online-retail"))
+    parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--dataset", type=Path, help="a dataset.toml elsewhere than in that folder")
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of training/recipe.py"
     )
-    parser.add_argument("--seeds", type=_seeds, default=(1, 2, 3), metavar="1,2,3")
+    parser.add_argument("--seeds", type=seeds_in, default=SEEDS, metavar="1,2,3")
     parser.add_argument(
         "--only", type=_sections, default=tuple(SECTIONS), metavar="SECTIONS", help=f"some of {','.join(SECTIONS)}"
     )
+    parser.add_argument("--k", type=count_in, default=K, help="answers that count, 20 by default")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="fits at a time")
-    parser.add_argument("--out", type=Path, help="default docs/results/<data set>.json")
+    parser.add_argument("--out", type=Path, help="default docs/results/<data set>-study.json")
     return parser.parse_args()
 
 

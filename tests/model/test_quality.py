@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.ring import ring
 from training import quality
 from training.quality import averaged
 
@@ -28,14 +29,8 @@ half_life_days = 0
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Thirty users who go once around a ring of ten items, each from another place."""
     torch.set_num_threads(1)
-    rows = [f"u{user},i{(user + step) % 10},{1_700_000_000_000 + step}" for user in range(30) for step in range(6)]
-    data = tmp_path / "ring"
-    data.mkdir()
-    (data / "interactions.csv").write_text("\n".join(["user_id,item_id,time", *rows]) + "\n")
-    (data / "dataset.toml").write_text(DESCRIPTION)
-    return data
+    return ring(tmp_path, DESCRIPTION, users=30, items=10)
 
 
 def given(data: Path, **changes: object) -> Namespace:

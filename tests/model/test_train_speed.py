@@ -21,7 +21,7 @@ def test_the_first_round_warms_up_and_the_others_are_timed() -> None:
     assert spread([1.0, 5.0, 3.0]) == {"median": 3.0, "low": 1.0, "high": 5.0}
 
 
-@pytest.mark.parametrize("size", ["pooled", "transformer"])
+@pytest.mark.parametrize("size", ["pooled", "transformer", "causal"])
 def test_a_size_is_measured_and_its_towers_are_left_for_the_server(size: str, tmp_path: Path) -> None:
     rows = [
         {"user_id": f"u{user}", "item_id": f"i{(user + day) % 12}", "type": "click", "time_ms": day * DAY_MS}
@@ -31,7 +31,7 @@ def test_a_size_is_measured_and_its_towers_are_left_for_the_server(size: str, tm
     log = make_log(pl.DataFrame(rows), [f"i{item}" for item in range(12)])
     items = {item_id: Item(item_id) for item_id in log.item_ids}
     data = Dataset("tiny", items, log, TimeSplit(5 * DAY_MS, 6 * DAY_MS), "", {}, len(log), {})
-    recipe = Recipe(user_tower=size, batch_size=32, dimension=16)
+    recipe = Recipe(user_tower=size, packed=size == "causal", batch_size=32, dimension=16)
     task = make_task(data, data.stage(TEST), recipe.features())
     found = measure(task, recipe, seed=1, rounds=2, towers=tmp_path)
     assert found["examples_per_s"]["low"] > 0
