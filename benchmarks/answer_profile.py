@@ -26,7 +26,7 @@ from benchmarks.rates import answered
 from benchmarks.recall import K
 from benchmarks.seen import seen_users
 from benchmarks.session import sessions
-from benchmarks.stage import QUICK, Stage, prepare
+from benchmarks.stage import DELTA_AT_REST, QUICK, Stage, gauges, prepare
 from benchmarks.traffic import user_id
 from local.addresses import Ports
 from local.layout import BUILD, ROOT
@@ -90,6 +90,10 @@ def _sampled_retrieval(system: System, out: Path) -> Iterator[tuple["subprocess.
         try:
             if not wait_until(http_ok(port, "/readyz"), _READY_S, pause_s=0.5):
                 raise Unavailable(f"the sampled retrieval was not ready within {_READY_S:g} s")
+            if not wait_until(
+                lambda: gauges(port)["nearline_index_delta_rows"] <= DELTA_AT_REST, _READY_S, pause_s=0.5
+            ):
+                raise Unavailable(f"the sampled retrieval had no graph of all items within {_READY_S:g} s")
             yield process, f"http://{HOST}:{port}"
         finally:
             process.terminate()

@@ -18,6 +18,7 @@ from local.layout import ROOT
 from local.ports import HOST, free_ports
 from local.processes import wait_until
 from local.system import http_ok
+from nearline.errors import Unavailable
 
 RATES = (30, 1_000)  # a second: where a core goes to sleep between two requests, and where it does not
 _SECONDS = 4.0
@@ -33,7 +34,8 @@ def floor_server() -> Iterator[Callable[[], Floor]]:
     (port,) = free_ports(1)
     with subprocess.Popen([sys.executable, "-m", "benchmarks.floor", str(port)], cwd=ROOT) as server:
         try:
-            wait_until(http_ok(port, "/"), _START_S)
+            if not wait_until(http_ok(port, "/"), _START_S):
+                raise Unavailable(f"the empty server did not answer within {_START_S:g} s")
             yield lambda: _measure(f"http://{HOST}:{port}")
         finally:
             server.terminate()

@@ -51,7 +51,7 @@ def hot_functions(random: np.random.Generator) -> Mapping[str, Callable[[], obje
     first = Page(vector=_unit(random, 1)[0])
     ninth = Page(first.vector, served=hash64_all([f"before-{n}" for n in range(8 * _K)]), number=8)
     tokens = [_token(pages, page, served) for page in (first, ninth)]
-    traits = Traits(random.integers(0, 20, _POOL).astype(np.uint64), random.random(_POOL), _unit(random, _POOL))
+    traits = Traits(random.integers(0, 20, _POOL).astype(np.uint64), _unit(random, _POOL))
     worth = np.sort(random.random(_POOL))[::-1]
     pool = Picked([f"item-{n}" for n in range(_POOL)], [b""] * _POOL, worth)
     weights = [_boost(f"r-{n}", random) for n in range(_RULES)]

@@ -13,7 +13,7 @@ import random
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,10 @@ def _first_paint(browser: Browser, address: str) -> float:
 
 @contextmanager
 def filled(settings: Mapping[str, str] | None = None) -> Iterator[str]:
-    """The address of the page before a system of its own, with *settings*, that holds the demo's shop."""
+    """The address of the page before a system of its own, with *settings*, that holds the demo's shop.
+
+    To be entered before a browser is: Playwright's loop allows no other.
+    """
     with (
         tempfile.TemporaryDirectory() as folder,
         embedded_system(Path(folder) / "data", settings=settings, say=print) as system,
@@ -108,13 +111,9 @@ def main() -> None:
     parser.add_argument("--loads", type=int, default=10)
     parser.add_argument("--page", default="", help="the address of a page that runs, such as http://127.0.0.1:8090/")
     asked = parser.parse_args()
-    before = load_average()
-    with browsing() as browser:
-        if asked.page:
-            found = measure(browser, asked.page, clicks=asked.clicks, loads=asked.loads)
-        else:
-            with filled() as address:
-                found = measure(browser, address, clicks=asked.clicks, loads=asked.loads)
+    with filled() if not asked.page else nullcontext(asked.page) as address, browsing() as browser:
+        before = load_average()
+        found = measure(browser, address, clicks=asked.clicks, loads=asked.loads)
     print(table(found))
     kept = found | about(SEED, command="make bench-page") | {"load_before": before, "load_after": load_average()}
     OUT.parent.mkdir(parents=True, exist_ok=True)

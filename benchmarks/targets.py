@@ -44,6 +44,7 @@ class Target:
 
 # The bounds on p99 between which the read figures are found: what must be, and what should be (ms).
 READS_P99_MS = (5.0, 2.0)
+DIVERSITY_SEEN_P99_MS = (8.0, 3.0)
 READS_UNDER_LOAD_P99_MS = (20.0, 5.0)
 SESSION_P99_MS = (30.0, 10.0)
 

@@ -40,7 +40,7 @@ from nearline.space import Space
 
 OUT = BUILD / "bench-train"
 BATCH = 64
-SIZES = ("pooled", "transformer")
+SIZES = ("pooled", "transformer", "causal")
 IN_FLIGHT = (1, 2)
 _BATCHES = 16  # different ones, sent in turn
 _TIMEOUT_MS = 10_000
@@ -73,7 +73,7 @@ def _items_per_s(what: str, label: str, in_flight: int, must: float | None, goal
 
 TARGETS = (
     *(_users_per_s("pooled", in_flight, 10_000, 35_000) for in_flight in IN_FLIGHT),
-    *(_users_per_s("transformer", in_flight, 5_000, 14_000) for in_flight in IN_FLIGHT),
+    *(_users_per_s(size, in_flight, 5_000, 14_000) for size in SIZES[1:] for in_flight in IN_FLIGHT),
     *(_items_per_s("items_with_text", "text in", in_flight, 500, 2_000) for in_flight in IN_FLIGHT),
     *(_items_per_s("items", "arrays in", in_flight, None, None) for in_flight in IN_FLIGHT),
 )
@@ -246,7 +246,7 @@ def _timed(call: Callable[[], object], scale: Scale) -> dict[str, float]:
 
 
 def run(repositories: Mapping[str, Path], load: Load, scale: Scale, say: Callable[[str], None]) -> dict[str, Any]:
-    """Both sizes, one server after the other."""
+    """Every size, one server after the other."""
     results: dict[str, Any] = {"load_average_before": load_average()}
     others = watch()
     for size, repository in repositories.items():

@@ -84,6 +84,7 @@ class Gate:
         self._at_once = self._patience.at_once  # as many as begin now before it looks up again
         self._turning = False
         self._looked_s = self._worked_s = 0.0  # when the last look began, and when it was over and work went on
+        self._within_s = 0.0  # of the look, what went to requests that were served as they began
         self._takes_s = 0.0003  # a request, until the loop can look up: the median, followed
 
     def __len__(self) -> int:
@@ -110,13 +111,14 @@ class Gate:
 
     def _begin(self, requests: list[Request]) -> None:
         """Begin *requests*, and look up after them."""
-        first = not self._turning
+        first, began_s = not self._turning, self._now_s()
         if first:
             self._turning = True
-            self._looked_s = self._now_s()
+            self._looked_s, self._within_s = began_s, 0.0
             self._call_soon(self._look_is_over)
         for request in requests:
             request.begin()
+        self._within_s += self._now_s() - began_s
         self._begun += len(requests)
         if first:
             self._call_soon(self._turn)
@@ -129,12 +131,12 @@ class Gate:
         now_s = self._now_s()
         self._turning = False
         if self._begun:
-            takes_s = (now_s - self._worked_s) / self._begun
+            takes_s = (now_s - self._worked_s + self._within_s) / self._begun
             self._takes_s *= _STEP if takes_s > self._takes_s else 1 / _STEP
             self._takes_s = max(_LEAST_TAKES_S, self._takes_s)
         self._judge(now_s)
         self._begun = 0
-        as_long = int((self._worked_s - self._looked_s) / self._takes_s)
+        as_long = int((self._worked_s - self._looked_s - self._within_s) / self._takes_s)
         self._at_once = max(self._patience.at_once, min(as_long, _MOST_AT_ONCE))
         requests = self._next(now_s)
         if requests:

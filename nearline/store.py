@@ -15,6 +15,8 @@ class UserStore(Protocol):
     is never mistaken for "no such user".
     """
 
+    is_remote: bool  # whether a call waits for another process
+
     async def open(self) -> None:
         """Connect; ``Unavailable`` if the engine is away (call again later), ``Misconfigured`` if it never can be."""
 

@@ -16,12 +16,12 @@ ANSWERED, CUT = 0, -1
 
 
 @contextmanager
-def served(app: ASGIApp) -> Iterator[str]:
-    """*app* on a free port of this machine, for as long as the block runs; its base URL."""
+def served(app: ASGIApp, **changed: Any) -> Iterator[str]:
+    """*app* on a free port of this machine, for as long as the block runs; its base URL. *changed*: of uvicorn's."""
     with socket.socket() as listener:
         listener.bind((HOST, 0))
-        config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1)
-        server = uvicorn.Server(config)
+        quiet: dict[str, Any] = {"log_config": None, "access_log": False, "lifespan": "off"}
+        server = uvicorn.Server(uvicorn.Config(app, **quiet, timeout_graceful_shutdown=1, **changed))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         try:

@@ -52,6 +52,8 @@ class CouchbaseStore:
     costs its whole deadline, so callers on a request path put a breaker in front.
     """
 
+    is_remote = True
+
     def __init__(self, url: str, space: Space, *, ttl_ms: int, read_ms: int, tls: Tls | None = None) -> None:
         parts = urlsplit(url)
         if tls is not None and parts.scheme != "couchbases":

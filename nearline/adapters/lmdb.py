@@ -27,6 +27,8 @@ class LmdbStore:
     in the event loop, that uses it.
     """
 
+    is_remote = False
+
     def __init__(
         self,
         folder: Path,

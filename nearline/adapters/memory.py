@@ -10,6 +10,8 @@ from nearline.user_documents import knows_all_of
 class MemoryStore:
     """Keeps documents in a dict; ``down = True`` makes it behave as an engine that does not answer."""
 
+    is_remote = False
+
     def __init__(self, *, ttl_ms: int, now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000) -> None:
         self._ttl_ms = ttl_ms
         self._now_ms = now_ms

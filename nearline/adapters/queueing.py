@@ -1,15 +1,18 @@
 """uvicorn's HTTP protocol (httptools) behind a gate: a request begins when the gate lets it (nearline/shedding.py).
 
-A refusal is written without a task, a cycle of ASGI messages or a line of the application, in some microseconds. It
-also bounds what a request line and its headers may hold, which httptools does not.
+A refusal is written without a task, a cycle of ASGI messages or a line of the application, in some microseconds; an
+answer that comes whole, its head and its body in one piece. It also bounds what a request line and its headers may
+hold, which httptools does not.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+from contextvars import copy_context
 from typing import Any
 
 import orjson
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from nearline.shedding import Gate
 
@@ -27,17 +30,25 @@ _HEAD = (
 _REFUSAL = _HEAD % len(_BODY)
 
 
-def queueing(gate: Callable[[], Gate]) -> Callable[..., asyncio.Protocol]:
+def never(_: Scope) -> bool:
+    """No request is known to wait for nothing."""
+    return False
+
+
+def queueing(
+    gate: Callable[[], Gate], waits_for_nothing: Callable[[Scope], bool] = never
+) -> Callable[..., asyncio.Protocol]:
     """What ``uvicorn.Config`` takes as *http*: connections whose requests pass the gate that *gate* makes, one for all.
 
-    It is made with the first connection, for only then is the loop known.
+    It is made with the first connection, for only then is the loop known. A request that *waits_for_nothing* is
+    answered without a task and a turn of the loop, unless it waits after all: then its task has the rest.
     """
     made: list[Gate] = []
 
     def connect(**given: Any) -> asyncio.Protocol:
         if not made:
             made.append(gate())
-        return _Queueing(made[0], **given)
+        return _Queueing(made[0], waits_for_nothing, **given)
 
     return connect
 
@@ -45,9 +56,10 @@ def queueing(gate: Callable[[], Gate]) -> Callable[..., asyncio.Protocol]:
 class _Queueing(HttpToolsProtocol):
     """One connection."""
 
-    def __init__(self, gate: Gate, **given: Any) -> None:
+    def __init__(self, gate: Gate, waits_for_nothing: Callable[[Scope], bool], **given: Any) -> None:
         super().__init__(**given)
         self._gate = gate
+        self._waits_for_nothing = waits_for_nothing
         self._head_bytes = 0
 
     def on_message_begin(self) -> None:
@@ -78,16 +90,58 @@ class _Queueing(HttpToolsProtocol):
 
     def start(self, cycle: Any, app: Any) -> None:
         """Hand the request to the application."""
-        super()._start_asgi_task(cycle, app)
+        app = _Whole(self, cycle, app)
+        if not self._waits_for_nothing(cycle.scope) or asyncio.current_task(self.loop) is not None:
+            super()._start_asgi_task(cycle, app)
+            return
+        serving, context = cycle.run_asgi(app), copy_context()
+        try:
+            awaited = context.run(serving.send, None)
+        except StopIteration:
+            return
+        task = self.loop.create_task(_rest(serving, awaited), context=context)
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
 
     def refuse(self, cycle: Any) -> None:
         """Answer 503 at once; the connection stays if the caller wants it to."""
-        cycle.response_started = cycle.response_complete = True
         end = b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n"
-        self.transport.write(_REFUSAL + end + (b"" if cycle.scope["method"] == "HEAD" else _BODY))
+        self.answer(cycle, _REFUSAL + end + (b"" if cycle.scope["method"] == "HEAD" else _BODY))
+
+    def answer(self, cycle: Any, whole: bytes) -> None:
+        """Write *whole* as all there is to answer; the connection stays if the caller wants it to."""
+        cycle.response_started = cycle.response_complete = True
+        cycle.message_event.set()
+        self.transport.write(whole)
         if not cycle.keep_alive:
             self.transport.close()
         self.on_response_complete()
+
+
+async def _rest(begun: Coroutine[Any, Any, None], awaited: Any) -> None:
+    """What is left of a coroutine that was *begun* outside of a task and waits for what it *awaited*."""
+    await _Rest(begun, awaited)
+
+
+class _Rest:
+    """What a task can await; as ``yield from`` would go on (PEP 380)."""
+
+    def __init__(self, begun: Coroutine[Any, Any, None], awaited: Any) -> None:
+        self._begun = begun
+        self._awaited = awaited
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        awaited = self._awaited
+        while True:
+            try:
+                try:
+                    given = yield awaited
+                except BaseException as error:
+                    awaited = self._begun.throw(error)
+                else:
+                    awaited = self._begun.send(given)
+            except StopIteration:
+                return
 
 
 class _Request:
@@ -112,3 +166,55 @@ class _Request:
     def refuse(self) -> None:
         """Answer 503."""
         self._protocol.refuse(self._cycle)
+
+
+class _Whole:
+    """The application for one request: an answer of one body is written at once, any other as uvicorn does it."""
+
+    __slots__ = ("_app", "_cycle", "_head", "_protocol")
+
+    def __init__(self, protocol: _Queueing, cycle: Any, app: ASGIApp) -> None:
+        self._protocol = protocol
+        self._cycle = cycle
+        self._app = app
+        self._head: Message | None = None  # held back until its body is there
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        return self._app(scope, receive, self._send)
+
+    async def _send(self, message: Message) -> None:
+        head, self._head = self._head, None
+        if head is None:
+            if message["type"] == "http.response.start" and self._is_plain():
+                self._head = message
+            else:
+                await self._cycle.send(message)
+            return
+        body = message.get("body", b"")
+        headers = [*self._protocol.server_state.default_headers, *head.get("headers", ())]
+        printed = None if message.get("more_body") else _printed(head["status"], headers, len(body))
+        if printed is not None and self._is_plain():
+            self._protocol.answer(self._cycle, printed + body)
+        else:
+            await self._cycle.send(head)
+            await self._cycle.send(message)
+
+    def _is_plain(self) -> bool:
+        cycle = self._cycle
+        return (
+            cycle.keep_alive
+            and not (cycle.response_started or cycle.disconnected or self._protocol.flow.write_paused)
+            and cycle.scope["method"] != "HEAD"
+        )
+
+
+def _printed(status: int, headers: Sequence[tuple[bytes, bytes]], length: int) -> bytes | None:
+    """The head of an answer whose body has *length* bytes; ``None`` for one that takes uvicorn's care."""
+    pieces, told = [STATUS_LINE[status]], False
+    for name, value in headers:
+        if name == b"content-length":
+            told = int(value) == length
+        elif name != b"content-type":  # others may end the connection, or hold what a header must not
+            return None
+        pieces += (name, b": ", value, b"\r\n")
+    return b"".join((*pieces, b"\r\n")) if told else None

@@ -75,7 +75,7 @@ def create_app(
         title="Nearline retrieval",
         version="1",
         description="Recommendations from what a user did a moment ago.",
-        exception_handlers={RequestValidationError: refuse, BadInput: refuse_what_is_not},
+        exception_handlers={RequestValidationError: refuse, BadInput: refuse_what_is_not, 400: refuse_unreadable},
     )
 
     @app.get("/recommend/{user_id:path}", responses=_ANSWERS, summary="Items for a user")
@@ -102,6 +102,12 @@ async def refuse(_: Request, error: Exception) -> Response:
     problems = error.errors() if isinstance(error, RequestValidationError) else []
     detail = [{"field": _field(problem), "came": _came(problem), "problem": problem["msg"]} for problem in problems]
     return JSONResponse({"detail": detail, "allowed": ALLOWED}, 422)
+
+
+async def refuse_unreadable(_: Request, __: Exception) -> Response:
+    """The answer to a body that FastAPI could not even read: its own is of another shape, and not documented."""
+    problem = {"field": "body", "came": "(not repeated here)", "problem": "expected JSON in UTF-8"}
+    return JSONResponse({"detail": [problem], "allowed": ALLOWED}, 422)
 
 
 async def refuse_what_is_not(_: Request, error: Exception) -> Response:

@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import uvicorn
+from starlette.types import Scope
 
 from nearline.adapters.doors import Doors
 from nearline.adapters.http import bind, run_service, server_of, status_routes
 from nearline.adapters.indexes import engine_for
 from nearline.adapters.kafka import TableReader, log_extent
-from nearline.adapters.queueing import queueing
+from nearline.adapters.queueing import never, queueing
 from nearline.adapters.seals import Seal, secret_of
 from nearline.adapters.spans import spans_for
 from nearline.adapters.stores import store_for
@@ -27,6 +28,7 @@ from nearline.shedding import Gate
 from nearline.telemetry import get_logger
 from nearline.topics import user_updates_topic
 from services.retrieval.api import RULES, create_app
+from services.retrieval.fast_path import waits_for_nothing
 from services.retrieval.item_index import ItemIndex
 from services.retrieval.pages import LIVES_S, Pages
 from services.retrieval.recommender import Recommender
@@ -107,6 +109,7 @@ class Service:
         )
         app = create_app(recommender, status_routes(self.readiness), self._reads.reads, rulings=self._rules.rulings)
         self._app = Counted(self._doors.before(app, RULES), RULES)
+        self._waits_for_nothing = never if index.is_remote or self._store.is_remote else waits_for_nothing
 
     def readiness(self) -> Mapping[str, bool]:
         """What has to be true before requests should come here."""
@@ -116,7 +119,7 @@ class Service:
     async def serve(self) -> None:
         """Serve until SIGTERM or SIGINT; raise the error of a part that failed."""
         listener = bind(self._settings.host, self._settings.retrieval_port)
-        server = _server(self._app)
+        server = _server(self._app, self._waits_for_nothing)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, setattr, server, "should_exit", True)
@@ -172,12 +175,12 @@ def _items_for(settings: Settings) -> Items:
     return InEngine(settings, engine)
 
 
-def _server(app: object) -> uvicorn.Server:
+def _server(app: object, waits_for_nothing: Callable[[Scope], bool]) -> uvicorn.Server:
     loop = asyncio.get_running_loop()
     return server_of(
         app,
         # Not the loop's own clock: uvloop's stands still for a turn and counts milliseconds.
-        http=queueing(lambda: Gate(loop.call_soon, time.perf_counter)),
+        http=queueing(lambda: Gate(loop.call_soon, time.perf_counter), waits_for_nothing),
         date_header=False,
         timeout_graceful_shutdown=3,
     )

@@ -43,19 +43,17 @@ class Picked:
 class Traits:
     """What the stages of an answer look at, for each of n items.
 
-    *categories* (n,) are hashes, the same for the same name. *popularity* (n,) is 0-1 on a scale of logarithms: 1 for
-    the most popular item of all, 0 for what has none. *vectors* (n, dimension) are of unit norm; ``None`` if they were
-    not asked for, or the index does not give them.
+    *categories* (n,) are hashes, the same for the same name. *vectors* (n, dimension) are of unit norm; ``None`` if
+    they were not asked for, or the index does not give them.
     """
 
     categories: NDArray[np.uint64]
-    popularity: NDArray[np.float64]
     vectors: NDArray[np.float32] | None = None
 
     def take(self, order: NDArray[np.int64]) -> "Traits":
         """Those at the places *order*, in that order."""
         vectors = None if self.vectors is None else self.vectors[order]
-        return Traits(self.categories[order], self.popularity[order], vectors)
+        return Traits(self.categories[order], vectors)
 
 
 class Rankings(Protocol):

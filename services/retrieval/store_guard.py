@@ -15,6 +15,7 @@ class GuardedStore:
 
     def __init__(self, store: UserStore) -> None:
         self._store = store
+        self.is_remote = store.is_remote
         self._breaker = Breaker("the store", self._ask_anything, up=_UP, failed=_FAILED)
         self.watch, self.probe = self._breaker.watch, self._breaker.probe
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import time
 from urllib.parse import quote, urlencode
 
 import httpx
@@ -13,6 +14,7 @@ from starlette.types import ASGIApp
 from nearline.adapters.http import status_routes
 from nearline.adapters.limits import AddressLimits
 from nearline.adapters.memory import MemoryStore
+from nearline.adapters.queueing import queueing
 from nearline.adapters.seals import Seal
 from nearline.adapters.tokens import UserTokens
 from nearline.filters import MAX_BYTES, parse
@@ -22,10 +24,11 @@ from nearline.item_vectors import ItemVector, Shown
 from nearline.key_ring import KeyRing
 from nearline.keys import encode_key, make_key
 from nearline.log import Record
+from nearline.shedding import Gate
 from nearline.space import Space
 from nearline.user_documents import UserDocument, encode_user_document
 from services.retrieval.api import RULES, create_app
-from services.retrieval.fast_path import FastPath
+from services.retrieval.fast_path import FastPath, waits_for_nothing
 from services.retrieval.in_process.catalogue import Catalogue
 from services.retrieval.in_process.index import LiveIndex
 from services.retrieval.models import Recommendations, Refused
@@ -35,6 +38,7 @@ from services.retrieval.recommender import Recommender
 from services.retrieval.routes.reads import Reads
 from services.retrieval.store_guard import GuardedStore
 from tests.fakes import ExactGraph
+from tests.served import served
 
 SPACE = Space(3, 4)
 NOW_MS = 2_000_000_000_000
@@ -530,3 +534,14 @@ def test_the_guard_stands_in_front_of_the_fast_path(world: World) -> None:
         assert guarded.get(target, {"Authorization": f"Bearer {keys['items']}"}).status_code == 403
         answer = guarded.get(target, {"Authorization": f"Bearer {keys['read']}"})
         assert [item["item_id"] for item in answer.json()["items"]] == ["i1", "i2", "i3"]
+
+
+@pytest.mark.parametrize(
+    ("query", "status"),
+    [("k=3", 200), ("after=e-1&wait_ms=1", 200), ("%61fter=e-1&wait_ms=1", 200), ("k=%203", 200), ("k=0", 422)],
+)
+def test_what_is_begun_without_a_task_is_answered_whatever_it_asks(world: World, query: str, status: int) -> None:
+    """A wait with a deadline wants a task; with LMDB and an index of this process none is made for a request."""
+    http = queueing(lambda: Gate(asyncio.get_running_loop().call_soon, time.perf_counter), waits_for_nothing)
+    with served(world.client._app, http=http) as url:
+        assert httpx.get(f"{url}/recommend/u1?{query}").status_code == status

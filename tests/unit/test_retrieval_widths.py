@@ -42,6 +42,11 @@ def test_few_results_are_searched_as_wide_as_ten_need_and_many_in_proportion() -
     assert [widths.of(results) for results in (1, 10, 30, 50, 100, 500)] == [96, 96, 88, 80, 160, 800]
 
 
+def test_what_may_be_left_out_widens_the_search_by_a_quarter_and_is_found_at_least() -> None:
+    widths = Widths(of_10=96, of_50=80)
+    assert [widths.beside(50, spare) for spare in (0, 32, 40, 228)] == [80, 88, 90, 278]
+
+
 def cut_at(key: int) -> int:
     return key
 

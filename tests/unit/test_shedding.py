@@ -19,9 +19,12 @@ WORK_S = 0.001
 class Loop:
     """An event loop whose clock moves only when a request is served: each takes a millisecond."""
 
-    def __init__(self, patience: Patience = PATIENCE, refusal_s: float = 0.0, work_s: float = WORK_S) -> None:
+    def __init__(
+        self, patience: Patience = PATIENCE, refusal_s: float = 0.0, work_s: float = WORK_S, at_once: bool = False
+    ) -> None:
         self.now_s = 100.0
         self._work_s = work_s
+        self._at_once = at_once  # a request is served as it begins, and not when its task's turn comes
         self.refusal_s = refusal_s
         self._ready: list[Callable[[], None]] = []
         self.gate = Gate(self._ready.append, lambda: self.now_s, patience)
@@ -41,7 +44,10 @@ class Loop:
 
     def begin(self, waited_s: float) -> None:
         self.served.append(waited_s)
-        self._ready.append(self._work)
+        if self._at_once:
+            self._work()
+        else:
+            self._ready.append(self._work)
 
     def _work(self) -> None:
         self.now_s += self._work_s
@@ -130,8 +136,9 @@ def test_below_capacity_nobody_is_refused() -> None:
     assert max(loop.served) < 0.005
 
 
-def test_at_twice_the_capacity_half_is_refused_at_once_and_the_rest_hardly_waits() -> None:
-    loop = Loop()
+@pytest.mark.parametrize("at_once", [False, True])
+def test_at_twice_the_capacity_half_is_refused_at_once_and_the_rest_hardly_waits(at_once: bool) -> None:
+    loop = Loop(at_once=at_once)
     loop.run(2.0, 200)  # until it is known for what it is
     loop.served.clear()
     loop.refused.clear()
@@ -237,27 +244,31 @@ class Served:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[int]:
         loop = asyncio.get_running_loop()
-        config = uvicorn.Config(
-            self.app,
-            http=queueing(lambda: Gate(lambda _: None, loop.time, self.patience)),  # type: ignore[arg-type]
-            lifespan="off",
-            log_config=None,
-            interface="asgi3",
-        )
-        server = uvicorn.Server(config)
-        server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]
-        listener = bind("127.0.0.1", 0)
-        task = asyncio.create_task(server.serve(sockets=[listener]))
-        async with asyncio.timeout(5):
-            while not server.started:
-                await asyncio.sleep(0)
-        try:
-            yield listener.getsockname()[1]
-        finally:
-            self.go.set()
-            server.should_exit = True
-            await task
-            listener.close()
+        ours = queueing(lambda: Gate(lambda _: None, loop.time, self.patience))  # type: ignore[arg-type]
+        async with serving(self.app, ours) as port:
+            try:
+                yield port
+            finally:
+                self.go.set()
+
+
+@contextlib.asynccontextmanager
+async def serving(app: Any, http: Any) -> AsyncIterator[int]:
+    """The port of a uvicorn that says nothing of its own."""
+    quiet: dict[str, Any] = {"lifespan": "off", "log_config": None, "server_header": False, "date_header": False}
+    server = uvicorn.Server(uvicorn.Config(app, http=http, interface="asgi3", **quiet))
+    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]
+    listener = bind("127.0.0.1", 0)
+    task = asyncio.create_task(server.serve(sockets=[listener]))
+    async with asyncio.timeout(5):
+        while not server.started:
+            await asyncio.sleep(0)
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        server.should_exit = True
+        await task
+        listener.close()
 
 
 async def ask(port: int, request: bytes) -> tuple[bytes, bytes]:
@@ -334,3 +345,107 @@ def test_an_endless_request_line_or_head_is_refused(request_: bytes) -> None:
             writer.close()
 
     asyncio.run(story())
+
+
+JSON = [(b"content-type", b"application/json"), (b"content-length", b"5")]
+ANSWERS: dict[str, list[dict[str, Any]]] = {
+    "whole": [{"status": 200, "headers": JSON}, {"body": b"whole"}],
+    "of-one-more-body": [{"status": 200, "headers": JSON}, {"body": b"who", "more_body": True}, {"body": b"le"}],
+    "of-no-told-length": [{"status": 200, "headers": JSON[:1]}, {"body": b"whole"}],
+    "with-more-headers": [{"status": 429, "headers": [*JSON, (b"retry-after", b"1")]}, {"body": b"later"}],
+    "that-hangs-up": [{"status": 200, "headers": [*JSON, (b"connection", b"close")]}, {"body": b"whole"}],
+    "without-headers": [{"status": 204}, {}],
+    "empty": [{"status": 200, "headers": [(b"content-length", b"0")]}, {"body": b""}],
+    "too-short": [{"status": 200, "headers": JSON}, {"body": b"who"}],
+    "too-long": [{"status": 200, "headers": JSON}, {"body": b"wholes"}],
+    "of-two-heads": [{"status": 200, "headers": JSON}, {"status": 200, "headers": JSON}, {"body": b"whole"}],
+    "of-no-body": [{"status": 200, "headers": JSON}],
+    "of-a-smuggler": [{"status": 200, "headers": [*JSON, (b"x", b"y\r\nz: z")]}, {"body": b"whole"}],
+    "of-nothing": [],
+}
+
+
+async def answer_of(scope: Any, receive: Any, send: Any) -> None:
+    """The messages of ANSWERS that the path names, after its request has come; ``/raises`` begins one and fails."""
+    await receive()
+    await answer_at_once(scope, receive, send)
+
+
+async def answer_at_once(scope: Any, _: Any, send: Any) -> None:
+    name = scope["path"].strip("/")
+    for message in ANSWERS.get(name, ANSWERS["whole"][:1]):
+        await send({"type": "http.response.start" if "status" in message else "http.response.body", **message})
+    if name not in ANSWERS:
+        raise ValueError(name)
+
+
+async def said_by(http: Any, requests: bytes, app: Any) -> bytes:
+    """All that a server of *app* says to *requests* on one connection, until it hangs up."""
+    async with serving(app, http) as port, asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(requests)
+        said = await reader.read()
+        writer.close()
+        return said
+
+
+LAST = get("/whole", "Connection: close\r\n")
+
+
+@pytest.mark.parametrize(("app", "at_once"), [(answer_of, False), (answer_of, True), (answer_at_once, True)])
+@pytest.mark.parametrize("name", [*ANSWERS, "raises"])
+def test_behind_the_gate_everything_is_said_as_uvicorn_says_it(name: str, app: Any, at_once: bool) -> None:
+    """Even where requests come one upon the other; an answer that fails before its body is a 500, not half of one."""
+
+    async def story() -> list[bytes]:
+        loop = asyncio.get_running_loop()
+        ours = queueing(lambda: Gate(loop.call_soon, loop.time), lambda _: at_once)
+        asked = [
+            get(f"/{name}"),
+            get(f"/{name}", method="HEAD"),
+            get(f"/{name}", "content-length: 3\r\n", "POST") + b"abc",
+        ]
+        return await asyncio.gather(
+            *(said_by(http, 2 * one + LAST, app) for one in asked for http in (ours, "httptools"))
+        )
+
+    said = asyncio.run(story())
+    for method, ours, uvicorns in zip(("GET", "HEAD", "POST"), said[::2], said[1::2], strict=True):
+        if name in ("of-no-body", "raises") and method != "HEAD":
+            assert ours.startswith(b"HTTP/1.1 500 ")
+            assert uvicorns.startswith(b"HTTP/1.1 200 ")
+        else:
+            assert ours == uvicorns
+
+
+def test_what_waits_for_nothing_has_no_task_and_what_waits_after_all_goes_on_in_one() -> None:
+    had_task: list[bool] = []
+    caught: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        loop = asyncio.get_running_loop()
+        had_task.append(asyncio.current_task() is not None)
+        if scope["path"] == "/waits":
+            await asyncio.sleep(0)
+            had_task.append(asyncio.current_task() is not None)
+            failing = loop.create_future()
+            loop.call_soon(failing.set_exception, ValueError("failed"))
+            try:
+                await failing
+            except ValueError as error:
+                caught.append(str(error))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.01):
+                    await loop.create_future()
+            caught.append("late")
+        await answer_at_once({"path": "/whole"}, receive, send)
+
+    async def story() -> bytes:
+        loop = asyncio.get_running_loop()
+        ours = queueing(lambda: Gate(loop.call_soon, loop.time), lambda _: True)
+        return await said_by(ours, get("/waits-for-nothing") + get("/waits") + LAST, app)
+
+    said = asyncio.run(story())
+    assert said.count(b"HTTP/1.1 200 OK") == 3
+    assert caught == ["failed", "late"]
+    assert had_task == [False, False, True, True], "one that begins as another's task ends is not taken for its part"

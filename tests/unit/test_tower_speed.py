@@ -11,6 +11,7 @@ from rich.console import Console
 from benchmarks.tower_speed import (
     BATCH,
     IN_FLIGHT,
+    SIZES,
     TARGETS,
     Window,
     figures,
@@ -70,7 +71,7 @@ def test_without_trained_towers_the_step_before_is_named(tmp_path: Path) -> None
 
 def test_the_table_holds_every_figure_beside_what_it_must_reach() -> None:
     window = figures([Window([0.004] * 100, 0.4)])  # 16,000 a second
-    parts = ("pooled", "transformer", "items", "items_with_text")
+    parts = (*SIZES, "items", "items_with_text")
     results = {part: {str(n): window for n in IN_FLIGHT} for part in parts}
     results["before_a_request"] = {"ms_for_64_users": {"median": 0.9, "low": 0.8, "high": 1.0}}
     page = io.StringIO()

@@ -63,7 +63,7 @@ class EngineItems:
     async def traits(self, items: Picked, *, vectors: bool = False) -> Traits:
         """What the stages look at, for each of *items*; vectors stay in the engine, likeness is that of categories."""
         categories = hash64_all([str(shown["category"]) for shown in map(shown_fields, items.printed)])
-        return Traits(categories, self.trending.popularity(items.item_ids))
+        return Traits(categories)
 
     def passing(self, wanted: Filter, items: Picked) -> NDArray[np.bool_]:
         """Whether each of *items* passes *wanted*."""

@@ -185,9 +185,7 @@ class Catalogue:
         """What the stages look at, for each of *items*, which are on show."""
         slots = self._slots(items)
         categories: NDArray[np.uint64] = self._columns.words("category", slots)
-        return Traits(
-            categories, self.trending.popularity(items.item_ids), self.index.vectors(slots) if vectors else None
-        )
+        return Traits(categories, self.index.vectors(slots) if vectors else None)
 
     def passing(self, wanted: Filter, items: Picked) -> NDArray[np.bool_]:
         """Whether each of *items*, which are on show, passes *wanted*."""

@@ -140,7 +140,8 @@ class LiveIndex:
     def search(self, vector: Vectors, wanted: int, spare: int = 0, rows: Rows | None = None) -> Found:
         """The *wanted* + *spare* best live slots, of *rows* if given, and their inner products, best first.
 
-        Fewer if there are fewer. Exact in the delta; in the graph as wide as was measured to be enough.
+        Fewer if there are fewer. Exact in the delta; in the graph as wide as was measured to be enough for *wanted* of
+        them, whichever of the others will be left out.
         """
         self._asked[self.asks % _ASKED] = vector
         self.asks += 1
@@ -157,7 +158,7 @@ class LiveIndex:
         reachable = graph.count - graph.removed
         if reachable < self._limits.exact_below:  # most of it was removed: the way through it is longer than past all
             return self._look_at_all(vector, count)
-        labels, scores = graph.search(vector, count, (width or self.widths.of(wanted)) + spare)
+        labels, scores = graph.search(vector, count, width or self.widths.beside(wanted, spare))
         slots = labels % _AGAIN
         if len(slots) < min(count, reachable):
             return self._look_at_all(vector, count)

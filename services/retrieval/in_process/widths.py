@@ -41,6 +41,13 @@ class Widths:
             return max(results * self.of_50 // 50, results)
         return self.of_10 + max(0, results - 10) * (self.of_50 - self.of_10) // 40
 
+    def beside(self, results: int, spare: int) -> int:
+        """The same where *spare* more are found, of which some may take the place of *results* that are left out.
+
+        Half a candidate for each more kept the recall of all of them; a quarter, for few are left out (docs/log.md).
+        """
+        return max(self.of(results) + spare // 4, results + spare)
+
 
 @dataclass(frozen=True, slots=True)
 class Moment:

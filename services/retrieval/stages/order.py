@@ -53,7 +53,7 @@ class _Shaping:
             if self._ruling is not None:
                 pool = await self._ruling.widened(self._index, pool, candidates, room)
             traits = await self._index.traits(pool, vectors=bool(self._work.asked.diversity))
-            order = self._order(self._worth(pool, traits), traits, room)
+            order = self._order(self._worth(pool), traits, room)
             # Too few, and there may be more where these came from.
             is_short = len(order) < room and not is_all and spare < _MOST_SPARE
             if not is_short or self._work.is_late:
@@ -62,9 +62,10 @@ class _Shaping:
                 return pool.take(order)
             spare = min(4 * (spare + room), _MOST_SPARE)
 
-    def _worth(self, pool: Picked, traits: Traits) -> Numbers:
-        scores = pool.scores if self._ruling is None else self._ruling.weighed(self._index, pool)
-        return discounted(worth_of(scores), traits.popularity, self._work.asked.popularity_discount)
+    def _worth(self, pool: Picked) -> Numbers:
+        worth = worth_of(pool.scores if self._ruling is None else self._ruling.weighed(self._index, pool))
+        discount = self._work.asked.popularity_discount
+        return discounted(worth, self._index.trending.popularity(pool.item_ids), discount) if discount else worth
 
     def _order(self, worth: Numbers, traits: Traits, room: int) -> Order:
         diversity, most = self._work.asked.diversity, self._work.asked.max_per_category

@@ -26,4 +26,4 @@ def discounted(worth: Numbers, popularity: Numbers, discount: float) -> Numbers:
 
     With a discount of 1 the most popular item of all is worth nothing.
     """
-    return worth if not discount else np.maximum(worth - discount * popularity, 0.0)
+    return np.maximum(worth - discount * popularity, 0.0)
