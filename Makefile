@@ -89,7 +89,7 @@ bench-train: python  ## how fast towers learn, and what Triton encodes: two tabl
 	@$(TRAIN)/python -m benchmarks.train_speed $(ARGS)
 	@$(SERVICES)/python -m benchmarks.tower_speed $(ARGS)
 
-evaluate: python  ## towers beside baselines, ablation, cold items: docs/results/<data>.json (DATA=FOLDER; 20 min)
+evaluate: python  ## towers beside baselines, ablation, cold items: docs/results/<data>-study.json (DATA=FOLDER; 20 min)
 	@$(PYTHON) -m local.environments train baselines
 	@$(TRAIN)/python -m training.study $(if $(DATA),--data $(DATA)) $(ARGS)
 
