@@ -12,6 +12,7 @@ import uvloop
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, Metric, generate_latest
 from prometheus_client.registry import Collector
 from starlette.applications import Starlette
+from starlette.convertors import PathConvertor
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -24,6 +25,12 @@ _SWITCH_S = 0.0005  # how long another thread (a client's, a builder's) may keep
 _PIECE = 40  # samples of the metrics' page that are printed at once, in less than a millisecond
 
 Readiness = Callable[[], Mapping[str, bool]]
+
+
+class Text(PathConvertor):
+    """The rest of a path, whatever it holds: starlette's own ends at a line break, and a bad id must be called bad."""
+
+    regex = r"[\s\S]*"
 
 
 def status_routes(readiness: Readiness) -> list[Route]:

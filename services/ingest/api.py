@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute
 
+from nearline.adapters.http import Text
 from nearline.errors import NearlineError
 from nearline.guard import STATUS_RULES, Rule, describe
 from nearline.keys import Permission
@@ -19,7 +20,7 @@ from services.ingest.appender import Appender
 from services.ingest.bodies import Bounds, Room
 from services.ingest.catalogue import Catalogue
 from services.ingest.event_routes import add_events
-from services.ingest.exchange import Text, hung_up, refuse, refuse_parameters, refuse_route
+from services.ingest.exchange import hung_up, refuse, refuse_parameters, refuse_route
 from services.ingest.item_routes import add_items
 from services.ingest.schemas import EventIn, EventOfMerge, ItemIn, ItemOfBatch, ItemPatch, MergeIn, ProfileIn
 from services.ingest.user_routes import add_users

@@ -7,7 +7,6 @@ import orjson
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
-from starlette.convertors import PathConvertor
 from starlette.exceptions import HTTPException
 
 from nearline.errors import BadInput, Overloaded, Unavailable
@@ -41,12 +40,6 @@ _REFUSED = counter(
 )
 
 Answers = dict[int | str, dict[str, Any]]
-
-
-class Text(PathConvertor):
-    """The rest of a path, whatever it holds: starlette's own ends at a line break, and a bad id must be called bad."""
-
-    regex = r"[\s\S]*"
 
 
 # --- requests --------------------------------------------------------------------------------------------------------

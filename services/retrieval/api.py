@@ -10,10 +10,13 @@ from typing import Annotated, Any
 from fastapi import FastAPI, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import AfterValidator
+from starlette.convertors import register_url_convertor
+from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
+from nearline.adapters.http import Text
 from nearline.errors import BadInput
 from nearline.filters import FilterError
 from nearline.guard import STATUS_RULES, Rule, describe
@@ -31,7 +34,7 @@ from services.retrieval.rule_book import RuleBook
 
 # What a caller needs for each route; a test refuses a route without a line here.
 RULES = (
-    Rule("GET", "/recommend/{user_id:path}", Permission.READ),
+    Rule("GET", "/recommend/{user_id:text}", Permission.READ),
     *READ_RULES,
     *OPERATOR_RULES,
     *STATUS_RULES,
@@ -71,14 +74,15 @@ def create_app(
 
     *rulings* are those of *recommender*, to be tried beside others.
     """
+    register_url_convertor("text", Text())
     app = FastAPI(
         title="Nearline retrieval",
         version="1",
         description="Recommendations from what a user did a moment ago.",
-        exception_handlers={RequestValidationError: refuse, BadInput: refuse_what_is_not, 400: refuse_unreadable},
+        exception_handlers={RequestValidationError: refuse, BadInput: refuse_what_is_not, HTTPException: refuse_route},
     )
 
-    @app.get("/recommend/{user_id:path}", responses=_ANSWERS, summary="Items for a user")
+    @app.get("/recommend/{user_id:text}", responses=_ANSWERS, summary="Items for a user")
     async def recommend(request: Request, user_id: UserId, query: Annotated[RecommendQuery, Query()]) -> Response:
         """At most *k* items, best first. Unknown users and outages get a fallback, named in *reason* and *source*."""
         check_filters(request.query_params.getlist("filter"))
@@ -104,10 +108,14 @@ async def refuse(_: Request, error: Exception) -> Response:
     return JSONResponse({"detail": detail, "allowed": ALLOWED}, 422)
 
 
-async def refuse_unreadable(_: Request, __: Exception) -> Response:
-    """The answer to a body that FastAPI could not even read: its own is of another shape, and not documented."""
-    problem = {"field": "body", "came": "(not repeated here)", "problem": "expected JSON in UTF-8"}
-    return JSONResponse({"detail": [problem], "allowed": ALLOWED}, 422)
+async def refuse_route(_: Request, error: Exception) -> Response:
+    """The answer to what no route serves, and to a body that FastAPI could not even read."""
+    assert isinstance(error, HTTPException)
+    if error.status_code == 400:
+        problem = {"field": "body", "came": "(not repeated here)", "problem": "expected JSON in UTF-8"}
+        return JSONResponse({"detail": [problem], "allowed": ALLOWED}, 422)
+    problem = {"field": "", "came": "", "problem": str(error.detail)}
+    return JSONResponse({"detail": [problem], "allowed": {}}, error.status_code, error.headers)
 
 
 async def refuse_what_is_not(_: Request, error: Exception) -> Response:

@@ -262,6 +262,7 @@ def test_ids_may_hold_any_printable_character(world: World) -> None:
         ("/recommend/u1?kk=5", "kk", "Extra inputs are not permitted"),
         ("/recommend/" + "x" * 129, "user_id", "1-128 UTF-8 bytes, came 129"),
         ("/recommend/a%00b", "user_id", "control characters"),
+        ("/recommend/a%0Ab", "user_id", "control characters"),
         ("/recommend/a%C2%85b", "user_id", "control characters"),
         ("/recommend/", "user_id", "1-128 UTF-8 bytes, came 0"),
     ],

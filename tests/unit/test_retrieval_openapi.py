@@ -1,12 +1,22 @@
 """retrieval's OpenAPI document and the service agree: whatever is sent, no 5xx, and every answer is documented."""
 
+from collections.abc import Iterator
+
+import pytest
 import schemathesis
 from hypothesis import HealthCheck, settings
 
 from tests.read_world import World
 from tests.unit.test_ingest_openapi import CHECKS
 
-SCHEMA = schemathesis.openapi.from_asgi("/openapi.json", World().app)
+WORLD = World()
+SCHEMA = schemathesis.openapi.from_asgi("/openapi.json", WORLD.app)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ended() -> Iterator[None]:
+    yield
+    WORLD.close()
 
 
 @SCHEMA.parametrize()

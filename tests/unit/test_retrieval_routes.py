@@ -304,6 +304,10 @@ def test_a_user_who_was_forgotten_is_named_to_nobody(world: World) -> None:
         ("/items/a%00b/audience", "item_id", "control characters"),
         ("/users/" + "x" * 129, "user_id", "1-128 UTF-8 bytes, came 129"),
         ("/users/%C2%85/similar", "of_user", "control characters"),
+        ("/users/%0A/similar", "of_user", "control characters"),
+        ("/items/a%0Ab/audience", "item_id", "control characters"),
+        ("/similar/%0A", "item_id", "control characters"),
+        ("/users/a%0Ab", "user_id", "control characters"),
         ("/users/u/similar?q=1", "q", "unknown name"),
     ],
 )
@@ -314,6 +318,13 @@ def test_a_malformed_request_is_told_where_and_what_is_allowed(
     assert told(answer, 422)["field"] == field
     assert problem in told(answer, 422)["problem"]
     assert field in answer.json()["allowed"] or "unknown name" in problem or "mean" in problem or "names" in problem
+
+
+def test_what_no_route_serves_is_refused_in_the_same_shape(world: World) -> None:
+    assert told(world.get("/recommnd/u"), 404)["problem"] == "Not Found"
+    answer = world.get("/rank")
+    assert told(answer, 405)["problem"] == "Method Not Allowed"
+    assert answer.headers["allow"] == "POST"
 
 
 def test_every_route_has_a_rule_in_the_order_in_which_it_is_found(world: World) -> None:
@@ -380,7 +391,7 @@ def test_the_documents_examples_are_valid_and_run(world: World) -> None:
         model.model_validate(schemas[model.__name__]["example"])
     paths = 0
     for rule in READ_RULES:
-        path = rule.template.replace(":path", "")
+        path = rule.template.replace(":text", "")
         operation = described["paths"][path][rule.method.lower()]
         assert operation["x-scope"] == "read"
         if rule.method == "GET":

@@ -10,7 +10,7 @@ from services.retrieval.routes.documents import document_of
 from services.retrieval.routes.forms import ID, Answer, Clock, UserId, example
 from services.retrieval.store_guard import GuardedStore
 
-PATH = "/users/{user_id:path}"
+PATH = "/users/{user_id:text}"
 ALLOWED = {"user_id": ID}
 
 

@@ -17,7 +17,7 @@ from services.retrieval.routes.forms import ALLOWED_K, ID, Answer, Clock, ItemId
 from services.retrieval.routes.refusals import NotAnswered, not_here, not_known
 from services.retrieval.store_guard import GuardedStore
 
-SIMILAR, AUDIENCE = "/users/{of_user:path}/similar", "/items/{item_id:path}/audience"
+SIMILAR, AUDIENCE = "/users/{of_user:text}/similar", "/items/{item_id:text}/audience"
 ALLOWED = {"of_user": ID, "item_id": ID, "k": ALLOWED_K}
 _NEARBY = {"user_id": "u-12583", "score": 0.71, "vector_version": 1732100000123, "as_of_ms": 1732100000000}
 _AMONG = {"among": 4312, "most": 50_000, "users": [_NEARBY]}

@@ -23,7 +23,7 @@ from services.retrieval.routes.forms import (
 )
 from services.retrieval.routes.refusals import not_known
 
-PATH = "/similar/{item_id:path}"
+PATH = "/similar/{item_id:text}"
 ALLOWED = {"item_id": ID} | ALLOWED_LIST
 
 
