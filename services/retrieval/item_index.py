@@ -8,7 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nearline.filters import Filter
+from nearline.telemetry import gauge
 from nearline.user_documents import Hashes
+
+ON_SHOW = gauge("index_items", "Items on show")
 
 
 class Ranked(Protocol):

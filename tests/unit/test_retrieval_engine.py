@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import httpx
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from prometheus_client import REGISTRY
 
 from nearline.adapters.http import status_routes
 from nearline.adapters.indexes import engine_for
@@ -28,6 +30,7 @@ from services.retrieval.in_engine.expressions import translate
 from services.retrieval.in_engine.going_live import GoingLive
 from services.retrieval.in_engine.guard import GuardedEngine
 from services.retrieval.in_engine.items import EngineItems
+from services.retrieval.in_engine.parts import count_items
 from services.retrieval.in_engine.window import Top, Window, popular_records
 from services.retrieval.in_engine.writer import Writer
 from services.retrieval.in_process.catalogue import render
@@ -295,6 +298,22 @@ def test_an_engine_that_is_known_to_be_away_is_not_asked_again() -> None:
     asyncio.run(world.guard.probe())
     assert asyncio.run(world.guard.search(unit(0), 1, "")) == []
     assert world.engine.opened == 1
+
+
+def test_how_many_items_an_engine_shows_is_told_again_and_again(world: World) -> None:
+    def told() -> float | None:
+        return REGISTRY.get_sample_value("nearline_index_items")
+
+    counted = partial(count_items, world.engine, 0.001)
+    world.write([record("a"), record("b")])
+    asyncio.run(until(lambda: told() == 2, counted()))
+    world.engine.down = True
+    with pytest.raises(TimeoutError):
+        asyncio.run(asyncio.wait_for(counted(), 0.02))
+    assert told() == 2, "an engine that is away is not one that is empty"
+    world.engine.down = False
+    world.write([record("a", None), record("b", None)])
+    asyncio.run(until(lambda: told() == 0, counted()))
 
 
 # --- the alias ---

@@ -3,8 +3,10 @@
 import asyncio
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 
 from nearline.adapters.kafka import GroupReader, TableReader, committed, log_extent
+from nearline.errors import Unavailable
 from nearline.followers import Follower
 from nearline.item_engine import ItemEngine
 from nearline.reasons import reasons_of
@@ -15,8 +17,10 @@ from services.retrieval.in_engine.guard import GuardedEngine
 from services.retrieval.in_engine.items import EngineItems
 from services.retrieval.in_engine.window import Window, popular_records
 from services.retrieval.in_engine.writer import Writer
+from services.retrieval.item_index import ON_SHOW
 
 _TRENDING_PAUSE_S = 0.2
+_COUNT_EVERY_S = 15.0
 
 
 class InEngine:
@@ -29,6 +33,7 @@ class InEngine:
         topic = item_vectors_topic(space)
         group = f"retrieval.{space.number}"
         window = Window(engine, lambda: time.time_ns() // 1_000_000)
+        self._engine = engine
         self._guard = GuardedEngine(engine)
         self.index = EngineItems(engine, self._guard, window)
         self._window = window
@@ -60,7 +65,16 @@ class InEngine:
             for part in (self._guard.watch(), self._trending.run(), self._window.run(), self._writer.run()):
                 parts.create_task(part)
             parts.create_task(self._going_live.run())
+            parts.create_task(count_items(self._engine))
 
     async def close(self) -> None:
         """Close the engine."""
         await self._guard.close()
+
+
+async def count_items(engine: ItemEngine, every_s: float = _COUNT_EVERY_S) -> None:
+    """Tell the metrics how many items *engine* shows, again and again; while it is away the last count stands."""
+    while True:
+        with suppress(Unavailable):
+            ON_SHOW.set(await engine.count(""))
+        await asyncio.sleep(every_s)

@@ -18,6 +18,7 @@ from services.retrieval.in_process.index import ASKED_ENOUGH, LiveIndex
 from services.retrieval.in_process.live_recall import LiveRecall
 from services.retrieval.in_process.shares import fold_slice_s, measure_slice_s
 from services.retrieval.in_process.widths import ENOUGH, ROUGH, Asking, Settling, Widths, rough_width
+from services.retrieval.item_index import ON_SHOW
 
 _BETWEEN_S = 0.001  # of two slices, where requests leave time: some 900 rows a second are folded
 _REPORT_S = 0.5
@@ -28,7 +29,6 @@ _ROUGHLY = 32  # queries that tell a width from one twice as large
 _PRUNED = 300  # rows of a slice, about 0.5 ms: 20,000 are removed while 100,000 rows are built at 500 changes/s
 _WORTH_A_BUILD = 0.02  # share of removed rows below which they explain no fall
 
-_ITEMS = gauge("index_items", "Items on show")
 _DELTA = gauge("index_delta_rows", "Rows that are searched exactly, beside the graph")
 _REMOVED = gauge("index_removed_rows", "Removed rows that the graph still carries")
 _WIDTH = gauge(
@@ -212,7 +212,7 @@ class Upkeep:
     async def _report(self) -> None:
         """Tell the gauges twice a second, whatever else is under way."""
         while True:
-            _ITEMS.set(self._index.live)
+            ON_SHOW.set(self._index.live)
             _DELTA.set(self._index.delta_rows)
             _REMOVED.set(self._index.removed_rows)
             for k in ENOUGH:
