@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nearline.errors import Misconfigured
+from training.cold_items import raise_cold_items
 from training.data.examples import Batch, Packed, in_batches, make_batch, make_packed, make_windows, seen_pairs
 from training.evaluation.evaluate import headline
 from training.frequency import StreamingFrequency
@@ -65,6 +66,7 @@ class Fitted:
     peak_mib: float
     watched: list[dict[str, float]] = field(default_factory=list)  # recall and NDCG of each epoch, if any was watched
     best_epoch: int = 0  # whose towers these are, counted from 1; 0: the last one, nothing was watched
+    cold_level: float = 0.0  # what was added to the own part of items that were not met (training/cold_items.py)
 
     def cost(self) -> dict[str, float]:
         """What the training cost, for the model card."""
@@ -358,8 +360,9 @@ class _Run:
         """What the run came to."""
         if self.best:
             self.towers.load_state_dict(self.best)
+        towers = self.towers.cpu().eval()
         return Fitted(
-            towers=self.towers.cpu().eval(),
+            towers=towers,
             losses=self.losses,
             temperature=self.temperature,
             epochs=self.epoch,
@@ -368,6 +371,7 @@ class _Run:
             peak_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             watched=self.watched,
             best_epoch=self._best_epoch(),
+            cold_level=raise_cold_items(towers, self.task, self.recipe.cold_parity),
         )
 
 

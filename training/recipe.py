@@ -63,6 +63,8 @@ class Recipe:
         default_factory=dict, hash=False
     )  # of a target, by event type; 1 where not named
     negative_weight: float = 1.0  # of a dislike or a skip as a target to stay away from
+    # afterwards
+    cold_parity: float = 0.0  # cold items are raised until they fill this many times their share of the catalogue
     # the run
     epochs: int = 14
     patience: int = 0  # epochs without a better NDCG@10 on validation after which it ends, and the best counts; 0: all
@@ -81,6 +83,8 @@ class Recipe:
                 raise Misconfigured(f"recipe: {name} must be at least 1, came {getattr(self, name)!r}")
         if not self.temperature > 0:
             raise Misconfigured(f"recipe: temperature must be above 0, came {self.temperature!r}")
+        if self.cold_parity < 0:
+            raise Misconfigured(f"recipe: cold_parity must be 0 or more, came {self.cold_parity!r}")
         if not 0 <= self.label_smoothing < 1:
             raise Misconfigured(f"recipe: label_smoothing must be from 0 up to 1, came {self.label_smoothing!r}")
         if self.packed and self.user_tower != CAUSAL:

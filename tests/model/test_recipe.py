@@ -29,6 +29,7 @@ def test_a_table_of_weights_is_a_setting_too() -> None:
         ({"softmax": "sampeld"}, "one of full, sampled"),
         ({"learn_temperature": "perhaps"}, "true or false"),
         ({"temperature": 0}, "above 0"),
+        ({"cold_parity": -1}, "0 or more"),
         ({"heads": 3}, "can not be shared by 3 heads"),
         ({"type_weights": 3}, "table of numbers by event type"),
     ],

@@ -1,0 +1,121 @@
+"""The level of cold items, those that no fitted event had: raised until answers hold as many of them as is asked for.
+
+Training ranks cold items well among themselves, and all of them too low beside what it met often enough to know by
+heart. One vector, the users' mean direction, added to what stands for an item's own part, lifts them together.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from nearline.errors import Misconfigured
+from training.data.examples import Baskets, seen_pairs
+from training.task import Task
+from training.towers import TwoTowers
+from training.vectors import Floats, item_vectors, user_vectors
+
+BEST = 10  # answers that count for each user
+MOST_USERS = 1_000
+_CHUNK = 64  # users whose scores of the whole catalogue are held at a time
+_HALVINGS = 12
+_MOST = 16  # times the length of an item's own part: from there on all of them lie in one place
+_NEVER = np.float32(-2)  # below every cosine
+
+
+def raise_cold_items(towers: TwoTowers, task: Task, parity: float) -> float:
+    """Change *towers* so that cold items fill *parity* times their share of the catalogue in users' best answers.
+
+    Judged on what the last example of up to a thousand users had before it, all that its user ever had left out: no
+    target is looked at. They are left as they are where they fill it already, and where no level lets them. Returns
+    the length of what was added to their own part. ``Misconfigured`` if that share would be all there is.
+    """
+    cold = task.counts() == 0
+    wanted = parity * float(cold.mean())
+    if wanted >= 1:
+        raise Misconfigured(
+            f"recipe: cold_parity {parity:g} asks for more answers than there are: {cold.mean():.0%} of the catalogue "
+            f"was never met; it must stay below {1 / cold.mean():.2f}"
+        )
+    if not wanted:
+        return 0.0
+    level = _Level(towers, task, cold)
+    if level.share(0) >= wanted:
+        return 0.0
+    low, high = 0.0, level.size / 8
+    while level.share(high) < wanted:
+        low, high = high, 2 * high
+        if high > _MOST * level.size:
+            level.share(0)
+            return 0.0
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if level.share(middle) < wanted else (low, middle)
+    level.share(high)
+    return high
+
+
+@dataclass(frozen=True)
+class _Best:
+    """The best scores of the items that were met, (users, BEST), and the users' vectors, in chunks."""
+
+    users: Floats
+    scores: Floats
+
+
+class _Level:
+    """What users' best answers come to at any level of the cold items."""
+
+    def __init__(self, towers: TwoTowers, task: Task, cold: NDArray[np.bool_]) -> None:
+        self._towers = towers
+        self._cold = tuple(part[torch.from_numpy(np.flatnonzero(cold))] for part in task.items)
+        self._bias = towers.item.stand_in.bias.detach().clone()
+        self._best = list(_best_met(towers, task, cold))
+        mean = torch.from_numpy(np.concatenate([best.users for best in self._best]).mean(0))
+        self._direction = mean / mean.norm().clamp(min=1e-6)
+        with torch.no_grad():
+            own = towers.item.own_part(*self._cold)
+        self.size = max(1.0, float(own.norm(dim=1).mean()))
+
+    def share(self, level: float) -> float:
+        """Which part of the best answers is cold once *level* is added; the towers keep it."""
+        with torch.no_grad():
+            self._towers.item.stand_in.bias.copy_(self._bias + level * self._direction)
+        vectors, _ = item_vectors(self._towers, self._cold)
+        return float(np.mean(np.concatenate([_cold_share(best, vectors) for best in self._best])))
+
+
+def _best_met(towers: TwoTowers, task: Task, cold: NDArray[np.bool_]) -> list[_Best]:
+    candidates, histories = item_vectors(towers, task.items)
+    half, found = histories.astype(np.float16), []
+    asked = _last_of_each_user(task.examples)
+    for at in range(0, len(asked), _CHUNK):
+        some = asked.take(np.arange(at, min(at + _CHUNK, len(asked))))
+        users = user_vectors(towers, task, half, some)
+        scores = users @ candidates.T
+        scores[seen_pairs(task.log, Baskets(some.end, some.end, some.user_start))] = _NEVER
+        found.append(_Best(users, _top(scores[:, ~cold])))
+    return found
+
+
+def _last_of_each_user(examples: Baskets) -> Baskets:
+    """At most ``MOST_USERS`` of them, spread over the log."""
+    last = np.flatnonzero(np.append(examples.user_start[1:] != examples.user_start[:-1], True))
+    chosen: NDArray[np.int64] = last[np.linspace(0, len(last) - 1, min(len(last), MOST_USERS)).astype(np.int64)]
+    return examples.take(chosen)
+
+
+def _cold_share(best: _Best, vectors: Floats) -> Floats:
+    """Of each user the part of the best answers that is cold."""
+    cold = _top(best.users @ vectors.T)
+    both = np.concatenate([best.scores, cold], axis=1)
+    first = np.argsort(-both, axis=1, kind="stable")[:, : best.scores.shape[1]]
+    share: Floats = (first >= best.scores.shape[1]).mean(axis=1)
+    return share
+
+
+def _top(scores: Floats) -> Floats:
+    most = min(BEST, scores.shape[1])
+    top: Floats = np.sort(np.partition(scores, scores.shape[1] - most, axis=1)[:, -most:], axis=1)
+    return top
