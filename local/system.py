@@ -19,7 +19,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,8 +169,11 @@ def http_ok(port: int, path: str) -> Callable[[], bool]:
     return probe
 
 
-def up(system: System, say: Say, *, end_with_us: bool = False) -> None:
-    """Bring every part up and return when all are ready; nothing is left half started when one cannot be."""
+def up(system: System, say: Say, *, end_with_us: bool = False, held_back: Collection[str] = ()) -> None:
+    """Bring every part up and return when all are ready; nothing is left half started when one cannot be.
+
+    The parts *held_back*, by name, wait for ``start``; those that run already stay.
+    """
     with _alone(system.data):
         running = system.is_up()
         if running:
@@ -181,12 +184,18 @@ def up(system: System, say: Say, *, end_with_us: bool = False) -> None:
         try:
             if not running:
                 _start_supervisor(system, end_with_us=end_with_us)
-            _start_parts(system, say)
+            _start_parts(system, say, held_back)
         except BaseException:
             if not running:
                 say("  stopping what was started")
                 system.supervisor.stop()
             raise
+
+
+def start(system: System, names: Collection[str], say: Say) -> None:
+    """Bring up the parts that ``up`` held back, and return when they are ready; a name that is no part is left out."""
+    with _alone(system.data):
+        _start_wave(system, [part for part in system.parts() if part.name in names], say)
 
 
 def stop(system: System, say: Say) -> None:
@@ -239,14 +248,18 @@ def _start_supervisor(system: System, *, end_with_us: bool) -> None:
     system.supervisor.start(programs, system.environment(), end_with_us=end_with_us)
 
 
-def _start_parts(system: System, say: Say) -> None:
+def _start_parts(system: System, say: Say, held_back: Collection[str]) -> None:
     for wave in system.plan:
         if isinstance(wave, Task):
             _do(system, wave, say)
-            continue
-        for part in wave:
-            system.supervisor.start_program(part.name)
-        _await(system, wave, say)
+        else:
+            _start_wave(system, [part for part in wave if part.name not in held_back], say)
+
+
+def _start_wave(system: System, parts: Sequence[Part], say: Say) -> None:
+    for part in parts:
+        system.supervisor.start_program(part.name)
+    _await(system, parts, say)
 
 
 def _do(system: System, task: Task, say: Say) -> None:

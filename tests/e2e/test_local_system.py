@@ -17,7 +17,7 @@ from local.addresses import Ports
 from local.ports import HOST, is_free
 from local.processes import end_all, processes_of, wait_until
 from local.supervision import Program
-from local.system import Part, Plan, System, Task, http_ok, reset, stop, up
+from local.system import Part, Plan, System, Task, http_ok, reset, start, stop, up
 from nearline.errors import Misconfigured, Unavailable
 
 SERVER = (sys.executable, "-m", "http.server", "--bind", HOST)
@@ -78,6 +78,15 @@ def test_up_while_up_starts_nothing_new(system: System) -> None:
     after = sorted(processes_of(system.data))
     stop(system, nothing)
     assert after == before
+
+
+def test_a_part_that_is_held_back_waits_until_it_is_started(system: System) -> None:
+    up(system, nothing, end_with_us=True, held_back=("second", "no part"))
+    before = system.supervisor.state_of("second")
+    start(system, ("second", "no part"), nothing)
+    ready = http_ok(system.ports.retrieval, "/")()
+    stop(system, nothing)
+    assert (before, ready) == ("STOPPED", True)
 
 
 def test_a_part_that_is_killed_comes_back(system: System) -> None:
