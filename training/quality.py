@@ -94,6 +94,7 @@ def _fitted(dataset: Dataset, recipe: Recipe, seed: int, stage: str, own: Path) 
     fitted = run_fit(task, recipe, seed=seed, title=f"seed {seed}", folder=own / stage, resume=True)
     save_towers(fitted.towers, recipe, task.features, own / stage, newest_ms=0)
     best = {"best_epoch": fitted.best_epoch, "epochs": fitted.epochs, "temperature": round(fitted.temperature, 4)}
+    best |= {"cold_level": round(fitted.cold_level, 4)} if recipe.cold_parity else {}
     return task, {**best, **fitted.cost(), "losses": [round(loss, 4) for loss in fitted.losses]}
 
 

@@ -142,6 +142,8 @@ def stage_run(run: Run, stage: Stage) -> tuple[Fitted, Task, Mapping[str, Any]]:
     )
     if run.world.rank:
         return fitted, task, {}
+    if run.recipe.cold_parity:
+        print(f"cold items: {_raised(fitted.cold_level)}")
     scorers = {TOWERS: tower_scorer(fitted.towers, task), **simple_scorers(run.dataset.log, stage)}
     if run.start is not None:
         before = replace(task, features=run.start.features)
@@ -179,11 +181,16 @@ def _facts(run: Run, results: Mapping[str, tuple[Fitted, Task, Mapping[str, Any]
         "metrics": {
             name: {model: _short(plain) for model, plain in models.items()} for name, (_, _, models) in results.items()
         },
+        "cold_level": fitted.cold_level,
         "cost": fitted.cost(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}",
         "threads": torch.get_num_threads(),
         "limits": limits_of(run.dataset),
     }
+
+
+def _raised(level: float) -> str:
+    return f"raised by {level:.3f}" if level else "as trained; they fill that share already, or at no level"
 
 
 def _short(plain: Mapping[str, Any]) -> dict[str, Any]:
