@@ -12,7 +12,7 @@ import uvloop
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, Metric, generate_latest
 from prometheus_client.registry import Collector
 from starlette.applications import Starlette
-from starlette.convertors import PathConvertor
+from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -31,6 +31,9 @@ class Text(PathConvertor):
     """The rest of a path, whatever it holds: starlette's own ends at a line break, and a bad id must be called bad."""
 
     regex = r"[\s\S]*"
+
+
+register_url_convertor("text", Text())  # for the ids in every service's routes: {item_id:text}
 
 
 def status_routes(readiness: Readiness) -> list[Route]:

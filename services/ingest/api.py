@@ -6,12 +6,10 @@ from collections.abc import Callable, Sequence
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from pydantic.json_schema import models_json_schema
-from starlette.convertors import register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute
 
-from nearline.adapters.http import Text
 from nearline.errors import NearlineError
 from nearline.guard import STATUS_RULES, Rule, describe
 from nearline.keys import Permission
@@ -51,7 +49,6 @@ def create_api(
     traces: ClickTraces | None = None,
 ) -> FastAPI:
     """The routes; *status* are /healthz, /readyz and /metrics. *traces* begins the traces of clicks."""
-    register_url_convertor("text", Text())
     app = FastAPI(
         title="Nearline ingest",
         version="1",

@@ -10,13 +10,11 @@ from typing import Annotated, Any
 from fastapi import FastAPI, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import AfterValidator
-from starlette.convertors import register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
-from nearline.adapters.http import Text
 from nearline.errors import BadInput
 from nearline.filters import FilterError
 from nearline.guard import STATUS_RULES, Rule, describe
@@ -74,7 +72,6 @@ def create_app(
 
     *rulings* are those of *recommender*, to be tried beside others.
     """
-    register_url_convertor("text", Text())
     app = FastAPI(
         title="Nearline retrieval",
         version="1",
