@@ -39,7 +39,7 @@ class Recipe:
     separate_history: bool = False  # a history vector of its own beside the candidate vector
     token_weights: str = EVEN  # idf: a word of few items says more of an item than one of many
     item_layer: bool = True  # a residual layer over an item's sum
-    id_start: float = 0.0  # how large the items' own parts begin; without text (token_count=1) above 0
+    id_start: float = 0.0  # how large the items' own parts begin; for ids alone (token_count=1) .001, not 0
     id_dropout: float = 0.3
     text_dropout: float = 0.1
     dropout: float = 0.4
