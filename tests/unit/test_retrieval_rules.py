@@ -576,6 +576,26 @@ def explained(
     return asyncio.run(ask())
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [{"": -(2**63) - 1}, {"times_ms": [2**64]}, {"times_ms": ["1"]}, {"items": [7]}, {"items": "ab"}, {"items": []}],
+    ids=str,
+)
+def test_a_sequence_that_is_none_is_called_so(wrong: dict[str, object]) -> None:
+    sequence = {"v": 1, "user_id": "u", "version": 1, "items": ["i1"], "times_ms": [1], "types": ["click"]}
+    body = {"user_id": "u", "item_id": "i2", "sequence": {**sequence, "values": [1.0], "event_ids": ["e"], **wrong}}
+
+    async def ask() -> httpx.Response:
+        retrieval = Retrieval()
+        await retrieval.open(u=document())
+        async with client_of(retrieval) as client:
+            return await client.post("/why", json=body)
+
+    response = asyncio.run(ask())
+    assert response.status_code == 422, response.text
+    assert "sequence" in response.text
+
+
 def test_an_item_of_the_answer_is_shown_at_its_place() -> None:
     found = explained(rule("pin", position=1, items=["i7"]), item_id="i7")
     assert (found["place"], found["source"], found["rules"], found["absent"]) == (1, "pinned", ["r"], None)

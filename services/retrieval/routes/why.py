@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import orjson
 from fastapi import FastAPI
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.config import JsonDict
 
 from nearline.errors import BadAnswer, BadInput, Overloaded, Unavailable
@@ -28,6 +28,18 @@ from services.retrieval.store_guard import GuardedStore
 from services.retrieval.why import Cause, Vector, absence, found_on_show, movements
 
 PATH = "/why"
+
+
+class _Columns(BaseModel):
+    """The columns of a sequence, one value for each event."""
+
+    items: list[str] = []
+    times_ms: list[Annotated[int, Field(ge=0, lt=2**53)]] = []
+    types: list[str] = []
+    values: list[float | None] = []
+    event_ids: list[str] = []
+
+
 _REQUEST = "why"
 _EXAMPLE: JsonDict = {"user_id": "u-17850", "item_id": "85123A"}
 _FIELDS = frozenset({"score", "source"})
@@ -118,7 +130,7 @@ class Explainer:
 
     async def why(self, body: WhyBody) -> Why:
         """The answer to *body*; ``BadInput`` if it names a filter, scenario or sequence that is none."""
-        events = None if body.sequence is None else decode_sequence(orjson.dumps(body.sequence))
+        events = None if body.sequence is None else _history(body.sequence)
         given = frozenset({"k"} | ({"filter"} if body.filter is not None else set()))
         wanted = None if body.filter is None else parse(body.filter)
         asked = Asked(body.k, filter=wanted, fields=_FIELDS, scenario=body.scenario, given=given)
@@ -186,6 +198,15 @@ class Explainer:
         except (Unavailable, Overloaded, BadAnswer) as error:
             return None, f"the user tower gives no vectors: {error}"
         return [MovedModel(**asdict(each)) for each in moved], None
+
+
+def _history(told: Mapping[str, Any]) -> Sequence:
+    """The sequence that *told* is; HTTP brings what the job never writes, so its columns are looked at too."""
+    try:
+        _Columns.model_validate(told, strict=True)
+        return decode_sequence(orjson.dumps(told))
+    except (ValidationError, TypeError) as error:
+        raise BadInput("bad_sequence", f"not a record of user-sequences: {error!s:.200}", field="sequence") from None
 
 
 def add(app: FastAPI, explainer: Explainer) -> None:
