@@ -28,6 +28,7 @@ from services.retrieval.parameters import ALLOWED, RecommendQuery, check_filters
 from services.retrieval.recommender import Recommender
 from services.retrieval.routes.operator import OPERATOR_ALLOWED, OPERATOR_RULES, add_operator_routes
 from services.retrieval.routes.reads import READ_RULES, Reads, add_reads, describe_reads
+from services.retrieval.routes.refusals import NotAnswered, answer_of
 from services.retrieval.rule_book import RuleBook
 
 # What a caller needs for each route; a test refuses a route without a line here.
@@ -109,10 +110,10 @@ async def refuse_route(_: Request, error: Exception) -> Response:
     """The answer to what no route serves, and to a body that FastAPI could not even read."""
     assert isinstance(error, HTTPException)
     if error.status_code == 400:
-        problem = {"field": "body", "came": "(not repeated here)", "problem": "expected JSON in UTF-8"}
-        return JSONResponse({"detail": [problem], "allowed": ALLOWED}, 422)
-    problem = {"field": "", "came": "", "problem": str(error.detail)}
-    return JSONResponse({"detail": [problem], "allowed": {}}, error.status_code, error.headers)
+        return answer_of(NotAnswered(422, "body", "(not repeated here)", "expected JSON in UTF-8"), ALLOWED)
+    refusal = answer_of(NotAnswered(error.status_code, "", "", str(error.detail)), {})
+    refusal.headers.update(error.headers or {})
+    return refusal
 
 
 async def refuse_what_is_not(_: Request, error: Exception) -> Response:

@@ -68,7 +68,7 @@ def refuse_with(app: FastAPI, allowed: Mapping[str, Mapping[str, str]]) -> None:
     app.add_exception_handler(Unavailable, unavailable)
 
 
-def answer_of(error: NotAnswered, allowed: Mapping[str, str]) -> Response:
+def answer_of(error: NotAnswered, allowed: Mapping[str, object]) -> Response:
     """The answer that says why there is none."""
     detail = [{"field": error.field, "came": error.came, "problem": str(error)}]
     headers = _RETRY if error.status in _COMES_AGAIN else None

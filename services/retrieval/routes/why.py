@@ -28,18 +28,6 @@ from services.retrieval.store_guard import GuardedStore
 from services.retrieval.why import Cause, Vector, absence, found_on_show, movements
 
 PATH = "/why"
-
-
-class _Columns(BaseModel):
-    """The columns of a sequence, one value for each event."""
-
-    items: list[str] = []
-    times_ms: list[Annotated[int, Field(ge=0, lt=2**53)]] = []
-    types: list[str] = []
-    values: list[float | None] = []
-    event_ids: list[str] = []
-
-
 _REQUEST = "why"
 _EXAMPLE: JsonDict = {"user_id": "u-17850", "item_id": "85123A"}
 _FIELDS = frozenset({"score", "source"})
@@ -68,6 +56,16 @@ class WhyBody(BaseModel):
     filter: str | None = None
     scenario: Id | None = None
     sequence: dict[str, Any] | None = Field(None, description="the user's events, to tell which of them moved the item")
+
+
+class _Columns(BaseModel):
+    """The columns of a sequence, one value for each event."""
+
+    items: list[str] = []
+    times_ms: list[Annotated[int, Field(ge=0, lt=2**53)]] = []
+    types: list[str] = []
+    values: list[float | None] = []
+    event_ids: list[str] = []
 
 
 class MovedModel(BaseModel):
