@@ -9,7 +9,7 @@ from benchmarks.rates import answered
 from benchmarks.recommend import reads
 from benchmarks.stage import Stage
 
-_ASKING = 8  # connections of the closed loop: enough to keep one thread busy, too few to be refused
+_ASKING = 4  # connections of the closed loop: enough to keep one thread busy, too few to be refused
 _CONNECTIONS = 512  # of the open loop: requests wait at the server, not in the generator
 _STEADY, _OVERLOAD = 0.7, 2.0  # of the capacity
 _MIB = 1024 * 1024

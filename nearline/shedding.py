@@ -4,7 +4,8 @@ Requests that came wait in one queue and begin a few at a time, so that between 
 their true time of arrival: an event loop left to itself begins all that came at once and looks up when it is done with
 them. A queue that empties now and then is a burst, and bursts are served. One that has not been empty for a while is
 too much work: from then on nobody is let in who would have to wait for more than a few milliseconds, for a longer
-queue would serve no more of them and all of them later (after CoDel, Nichols and Jacobson 2012).
+queue would serve no more of them and all of them later (after CoDel, Nichols and Jacobson 2012). A queue kept so short
+is empty now and then by chance; that it is over shows in that it is empty often.
 
 To refuse takes time too. Where very many come, as many begin between two looks as take as long as the look did: half of
 the time at least goes to those who are served.
@@ -23,7 +24,6 @@ _SHED = counter(
     "when",
     known=("on_arrival", "waited"),
 )
-_SMOOTHING = 1 / 16
 _ON_ARRIVAL, _WAITED = _SHED.labels("on_arrival"), _SHED.labels("waited")
 
 
@@ -55,6 +55,7 @@ class Patience:
 _LEAST = 4  # of them may wait in any case: a queue that is empty at every look would pass for the end of the overload
 _MOST_AT_ONCE = 64
 _LONGEST_TURN_S = 0.005
+_RELIEF = 8  # an empty queue for a second makes up for so many of a waiting one, for less of them ends no overload
 _LEAST_TAKES_S = 0.00002  # nothing takes less: what waits for others at once, or a clock that stands still, seems to
 _STEP = (
     1.05  # by which the median of what a request takes is followed: a stall of the whole machine moves it no further
@@ -78,8 +79,9 @@ class Gate:
         self._now_s = now_s
         self._patience = patience or Patience()
         self._queue: deque[tuple[float, Request]] = deque()
-        self._pressed_s = 0.0  # for how long the queue was not found empty
+        self._pressed_s = 0.0  # for how long the queue was not found empty; in overload, how far its end is
         self._is_overload = False
+        self._judged_s = 0.0  # when that was looked at last
         self._begun = 0  # since the loop looked up last
         self._at_once = self._patience.at_once  # as many as begin now before it looks up again
         self._turning = False
@@ -93,6 +95,8 @@ class Gate:
 
     def come(self, request: Request) -> None:
         """*request* has come: it begins, waits or is refused."""
+        if self._is_overload and not self._turning:
+            self._judge(self._now_s())  # nothing has come since the last turn
         if not self._queue and self._begun < self._patience.at_once:
             self._begin([request])
         elif self._is_full():
@@ -143,15 +147,21 @@ class Gate:
             self._begin(requests)
 
     def _judge(self, now_s: float) -> None:
-        """Overload begins when the queue was not empty for as long as a burst takes, and ends when it is.
+        """Overload begins when the queue was not empty for as long as a burst takes, and ends when it often is.
 
         A turn counts for a few milliseconds at most: that the whole machine stood still is no overload.
         """
-        if not self._queue:
-            self._pressed_s, self._is_overload = 0.0, False
+        most_s = _RELIEF * self._patience.burst_s
+        if self._queue:
+            self._pressed_s = min(self._pressed_s + min(now_s - self._looked_s, _LONGEST_TURN_S), most_s)
+            if not self._is_overload and self._pressed_s > self._patience.burst_s:
+                self._pressed_s, self._is_overload = most_s, True
+        elif self._is_overload:
+            self._pressed_s -= _RELIEF * (now_s - self._judged_s)
+            self._is_overload = self._pressed_s > 0
         else:
-            self._pressed_s += min(now_s - self._looked_s, _LONGEST_TURN_S)
-            self._is_overload = self._is_overload or self._pressed_s > self._patience.burst_s
+            self._pressed_s = 0.0
+        self._judged_s = now_s
 
     def _next(self, now_s: float) -> list[Request]:
         """The next to begin; who has hung up is passed over, who has waited too long is refused."""

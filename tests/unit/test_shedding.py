@@ -149,6 +149,30 @@ def test_at_twice_the_capacity_half_is_refused_at_once_and_the_rest_hardly_waits
     assert len(loop.gate) < 20, "the queue stays short"
 
 
+def test_callers_who_all_pause_for_a_moment_end_no_overload() -> None:
+    """Else each pause would let a whole burst in, most of which is refused after it has waited."""
+    loop = Loop()
+    loop.run(2.0, 1_000)
+    for _ in range(20):
+        loop.run(0.0, 200)  # 20 ms
+        loop.served.clear()
+        loop.refused.clear()
+        loop.run(2.0, 200)
+        assert max(loop.served) < 2 * PATIENCE.hurried_s
+        assert max(loop.refused) == 0.0, "on arrival"
+
+
+def test_overload_ends_under_a_load_that_fits() -> None:
+    """A tenth of the time nobody waits: too little would be left if that were held against it."""
+    loop = Loop()
+    loop.run(3.0, 1_000)
+    loop.run(0.9, 3_000)
+    loop.refused.clear()
+    for _ in range(30):
+        loop.come()
+    assert loop.refused == []
+
+
 def test_it_serves_as_much_as_it_can_meanwhile() -> None:
     loop = Loop()
     start = loop.now_s
