@@ -55,7 +55,7 @@ class Patience:
 _LEAST = 4  # of them may wait in any case: a queue that is empty at every look would pass for the end of the overload
 _MOST_AT_ONCE = 64
 _LONGEST_TURN_S = 0.005
-_RELIEF = 8  # an empty queue for a second makes up for so many of a waiting one, for less of them ends no overload
+_RELIEF = 8  # in overload, how many seconds of a waiting queue one of an empty queue makes up for
 _LEAST_TAKES_S = 0.00002  # nothing takes less: what waits for others at once, or a clock that stands still, seems to
 _STEP = (
     1.05  # by which the median of what a request takes is followed: a stall of the whole machine moves it no further

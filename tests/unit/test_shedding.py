@@ -163,7 +163,7 @@ def test_callers_who_all_pause_for_a_moment_end_no_overload() -> None:
 
 
 def test_overload_ends_under_a_load_that_fits() -> None:
-    """A tenth of the time nobody waits: too little would be left if that were held against it."""
+    """Nobody has to stop asking for it: nine tenths of the capacity go on being asked for."""
     loop = Loop()
     loop.run(3.0, 1_000)
     loop.run(0.9, 3_000)
