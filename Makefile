@@ -5,7 +5,7 @@ SERVICES := .venv/services/bin
 TRAIN := .venv/train/bin
 RUNTIME := services triton flink
 CODE := $(wildcard nearline nearline_client services flink_jobs training local benchmarks)
-WATCHED := tools/panels.py tools/dashboards.py tools/metrics_docs.py
+WATCHED := tools/panels.py tools/dashboards.py tools/metrics_docs.py tools/type_names.py
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -107,11 +107,12 @@ site: python  ## the documentation as a site, build/site/index.html; a warning o
 	@$(PYTHON) -m local.environments docs
 	@.venv/docs/bin/python -m tools.site
 
-lint: python  ## ruff and mypy
+lint: python  ## ruff, mypy, and that no more type names stand for several things
 	@$(PYTHON) -m local.environments services --dev
 	@$(SERVICES)/ruff check .
 	@$(SERVICES)/ruff format --check .
 	@$(SERVICES)/mypy $(CODE) $(WATCHED)
+	@$(SERVICES)/python -m tools.type_names
 
 .PHONY: python
 python:
