@@ -27,7 +27,7 @@ from local.triton import REPOSITORY, running_triton
 from nearline.adapters.triton import Towers
 from nearline.datasets import Prepared, load_online_retail
 from nearline.features import DIMENSION, HISTORY_LENGTH
-from nearline.sequences import Sequence as UserSequence
+from nearline.sequences import UserSequence
 from nearline.space import Space
 
 Vectors = NDArray[np.float32]

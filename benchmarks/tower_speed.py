@@ -34,7 +34,7 @@ from nearline.datasets import Prepared, load_online_retail
 from nearline.errors import Misconfigured, NearlineError
 from nearline.features import DIMENSION, HISTORY_LENGTH, Arrays, Features
 from nearline.items import Item
-from nearline.sequences import Sequence as UserSequence
+from nearline.sequences import UserSequence
 from nearline.signals import Context
 from nearline.space import Space
 

@@ -28,7 +28,7 @@ from nearline.item_table import ItemTable
 from nearline.item_vectors import ItemVector, Shown
 from nearline.log import Record
 from nearline.seen import FOREVER_S, SeenSnapshot, encode_seen, parse_seen_policy
-from nearline.sequences import Sequence, encode_sequence
+from nearline.sequences import UserSequence, encode_sequence
 from nearline.space import Space
 from nearline.topics import USER_SEEN, USER_SEQUENCES, all_topics
 from nearline.user_documents import UserDocument
@@ -71,7 +71,7 @@ def _sequences(version: int) -> list[Record]:
         items = [f"item-{(number * 31 + version + i) % _ITEMS}" for i in range(50)]
         times = [_NOW_MS + version + i for i in range(50)]
         ids = [f"event-{number}-{version + i}" for i in range(50)]
-        sequence = Sequence(f"user-{number}", version, items, times, ["view"] * 50, [1.0] * 50, ids)
+        sequence = UserSequence(f"user-{number}", version, items, times, ["view"] * 50, [1.0] * 50, ids)
         records.append(Record(USER_SEQUENCES, 0, 0, _NOW_MS, sequence.user_id.encode(), encode_sequence(sequence)))
     return records
 

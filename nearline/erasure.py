@@ -16,7 +16,7 @@ from nearline.exposures import decode_exposures
 from nearline.log import Record
 from nearline.profiles import Profile, decode_profile
 from nearline.seen import SeenSnapshot, decode_seen
-from nearline.sequences import Sequence, decode_sequence
+from nearline.sequences import UserSequence, decode_sequence
 from nearline.topics import CLICKS, CLICKS_DLQ, EXPOSURES, USER_SEEN, USER_SEQUENCES, USER_SEQUENCES_DLQ, USERS
 from nearline.user_commands import Entry, Erase, Merge, decode_entry
 from nearline.user_documents import UserDocument
@@ -124,7 +124,7 @@ class Traces:
         return decode_profile(raw) if raw else None
 
     @property
-    def sequence(self) -> Sequence | None:
+    def sequence(self) -> UserSequence | None:
         """The sequence as it is now; an erased one is the mark that stands in its place."""
         raw = self._newest(USER_SEQUENCES)
         return decode_sequence(raw) if raw else None

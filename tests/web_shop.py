@@ -11,7 +11,7 @@ from nearline.adapters.http import status_routes
 from nearline.errors import BadInput, Unavailable
 from nearline.live import Pages as MetricsPages
 from nearline.log import Record
-from nearline.sequences import Sequence, encode_sequence
+from nearline.sequences import UserSequence, encode_sequence
 from services.web.api import create_app
 from services.web.assets import Assets
 from services.web.clicks import Clicks
@@ -122,9 +122,9 @@ class MemoryShop:
         return self.users[rest]
 
 
-def history(*events: tuple[str, str, int], user_id: str = USER) -> Sequence:
+def history(*events: tuple[str, str, int], user_id: str = USER) -> UserSequence:
     """A sequence of (event id, item id, hours ago), oldest first."""
-    return Sequence(
+    return UserSequence(
         user_id,
         7,
         [item_id for _, item_id, _ in events],
@@ -138,7 +138,7 @@ def history(*events: tuple[str, str, int], user_id: str = USER) -> Sequence:
 class Page:
     """The whole page but for Kafka and the socket."""
 
-    def __init__(self, **sequences: Sequence) -> None:
+    def __init__(self, **sequences: UserSequence) -> None:
         self.api = MemoryShop()
         self.looked_for: list[str] = []
         self.letters: list[Record] = []

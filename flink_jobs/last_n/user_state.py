@@ -5,7 +5,7 @@ Of everything that a command leaves behind only what late records need is kept (
 a few numbers, and what comes late of him is recognized by its time.
 """
 
-from collections.abc import Sequence as Many
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from flink_jobs.last_n.seen_items import SeenItems, encode_seen_items, parts_of,
 from nearline.errors import Misconfigured
 from nearline.events import Event
 from nearline.hashing import hash64
-from nearline.sequences import Sequence, decode_sequence, encode_sequence, erased_sequence
+from nearline.sequences import UserSequence, decode_sequence, encode_sequence, erased_sequence
 from nearline.signals import Context
 from nearline.user_commands import Adopt, Erase, Merge, Remove
 
@@ -57,7 +57,7 @@ class User(NamedTuple):
     that snapshot was made at *snapshot_ms* of the log's clock, 0 if there was none.
     """
 
-    window: Sequence
+    window: UserSequence
     fresh: int = 0
     fresh_from_ms: int = 0
     snapshot_ms: int = 0
@@ -87,7 +87,7 @@ def as_wanted(user: User | None, event: Event) -> Event:
     return blanked(event)
 
 
-def snapshot_due(user: User, left: Many[Met], *, keep: int, append_ms: int, refresh_ms: int) -> bool:
+def snapshot_due(user: User, left: Sequence[Met], *, keep: int, append_ms: int, refresh_ms: int) -> bool:
     """Whether the seen items must be written: *left* fell out of the window and the last snapshot may not have it.
 
     So the newest snapshot and the newest window always hold all. It is written sooner too: after half a window of new
@@ -202,7 +202,7 @@ def _passed(event: Event, into: str) -> Event:
     return replace(event, user_id=into, merged_from=(*event.merged_from, event.user_id))
 
 
-def _events_of(window: Sequence) -> list[Event]:
+def _events_of(window: UserSequence) -> list[Event]:
     contexts = window.contexts or [None] * len(window.items)
     columns = zip(window.event_ids, window.items, window.types, window.times_ms, window.values, contexts, strict=True)
     return [

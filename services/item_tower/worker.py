@@ -1,8 +1,7 @@
 """The loop of ``item_tower``: catalogue changes in, item vectors out, offsets committed after the write."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from collections.abc import Sequence as Many
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -128,7 +127,7 @@ class Worker:
         await self._send(vectors, [])
         return len(gone)
 
-    async def bury(self, item_ids: Many[str]) -> None:
+    async def bury(self, item_ids: Sequence[str]) -> None:
         """Publish tombstones: nothing of these items remains, in no replica."""
         await self._send([], item_ids)
 
@@ -154,7 +153,7 @@ class Worker:
         return change
 
     async def _encode(self, wanted: list[tuple[Encode, Record]]) -> list[ItemVector]:
-        async def encode(part: Many[tuple[Encode, Record]]) -> list[tuple[NDArray[Any], NDArray[Any]]]:
+        async def encode(part: Sequence[tuple[Encode, Record]]) -> list[tuple[NDArray[Any], NDArray[Any]]]:
             inputs = self._read([(change.item_id, change.item) for change, _ in part])
             candidates, histories = await self._towers.encode_items(inputs)
             return list(zip(candidates, histories, strict=True))
@@ -167,7 +166,7 @@ class Worker:
             vectors += [_vector(change, *answer) for (change, _), answer in good]
         return vectors
 
-    async def _send(self, vectors: list[ItemVector], buried: Many[str]) -> None:
+    async def _send(self, vectors: list[ItemVector], buried: Sequence[str]) -> None:
         messages: Messages = [(v.item_id.encode(), encode_item_vector(v, self._space)) for v in vectors]
         messages += [(item_id.encode(), None) for item_id in buried]
         if messages:

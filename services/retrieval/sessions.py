@@ -1,8 +1,7 @@
 """Anonymous sessions: the events come with the request, and nothing of them is kept."""
 
 import time
-from collections.abc import Callable, Mapping
-from collections.abc import Sequence as Many
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +11,7 @@ from nearline.errors import BadAnswer, BadInput, Overloaded, Unavailable
 from nearline.events import Event, EventType, event_of
 from nearline.hashing import hash64_all
 from nearline.seen import SeenPolicy, parse_seen_policy
-from nearline.sequences import Sequence
+from nearline.sequences import UserSequence
 from nearline.signals import Context, kept_context
 from nearline.telemetry import get_logger
 from nearline.user_documents import UserDocument
@@ -26,7 +25,7 @@ MAX_EVENTS = 50
 _NOBODY = "anonymous"  # stands for the user in an event's judgement alone
 
 
-def session_of(events: Many[Mapping[str, Any]], context: Mapping[str, Any], *, now_ms: int) -> Sequence:
+def session_of(events: Sequence[Mapping[str, Any]], context: Mapping[str, Any], *, now_ms: int) -> UserSequence:
     """The sequence that *events* make, in any order; *context* is what the caller says of the moment.
 
     They are judged as ``POST /events`` judges them, but for ``user_id``, which they must not have, and for ``v`` and
@@ -39,7 +38,7 @@ def session_of(events: Many[Mapping[str, Any]], context: Mapping[str, Any], *, n
     told = kept_context(context) or {}
     if told and contexts:
         contexts[-1] = {**(contexts[-1] or {}), **told}
-    return Sequence(
+    return UserSequence(
         user_id=_NOBODY,
         version=ordered[-1].time_ms if ordered else now_ms,
         items=[event.item_id for event in ordered],
@@ -85,7 +84,7 @@ class Sessions:
         self._policy = policy or parse_seen_policy("")
         self.now_ms = now_ms
 
-    async def answer(self, session: Sequence, asked: Asked, request_id: str) -> bytes:
+    async def answer(self, session: UserSequence, asked: Asked, request_id: str) -> bytes:
         """The answer as JSON, as that for a user; what the tower cannot encode gets what trends, with the reason."""
 
         async def read() -> Knowledge:
@@ -94,7 +93,7 @@ class Sessions:
 
         return await self._recommender.answer("", asked, request_id, read=read)
 
-    async def document(self, session: Sequence) -> tuple[UserDocument, Reason | None]:
+    async def document(self, session: UserSequence) -> tuple[UserDocument, Reason | None]:
         """What a store would know of the session's user, and why it has no vector if that is anybody's fault."""
         document = document_of(session, self._policy, now_s=self.now_ms() // 1000)
         try:
@@ -106,7 +105,7 @@ class Sessions:
         return document, Reason.TOWER_UNAVAILABLE
 
 
-def document_of(session: Sequence, policy: SeenPolicy, *, now_s: int) -> UserDocument:
+def document_of(session: UserSequence, policy: SeenPolicy, *, now_s: int) -> UserDocument:
     """What the store would hold of the session at *now_s*, but for the vector: its versions are times of events."""
     seen, bought = set(), set()
     for item_id, kind, time_ms in zip(session.items, session.types, session.times_ms, strict=True):

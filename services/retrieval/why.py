@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nearline.hashing import hash64
-from nearline.sequences import Sequence as Events
+from nearline.sequences import UserSequence
 from nearline.user_documents import Hashes, UserDocument
 from services.retrieval.asked import NO_HASHES, Asked
 from services.retrieval.item_index import ItemIndex, Picked
@@ -20,7 +20,7 @@ from services.retrieval.stages.drops import seen
 MOST_EVENTS = 63  # the newest ones: with the whole history they make one request to the user tower
 
 Vector = NDArray[np.float32]
-Encode = Callable[[Events], Awaitable[Vector | None]]
+Encode = Callable[[UserSequence], Awaitable[Vector | None]]
 
 
 class Cause(StrEnum):
@@ -55,19 +55,19 @@ class Moved:
     moved: float | None
 
 
-def without_each(events: Events) -> list[Events]:
+def without_each(events: UserSequence) -> list[UserSequence]:
     """The history without its newest event, without the one before that, and so on: at most ``MOST_EVENTS`` of them."""
     count = len(events.items)
     return [_without(events, at) for at in range(count - 1, max(-1, count - 1 - MOST_EVENTS), -1)]
 
 
-def _without(events: Events, at: int) -> Events:
+def _without(events: UserSequence, at: int) -> UserSequence:
     columns = ("items", "times_ms", "types", "values", "event_ids", "contexts")
     kept = {name: column[:at] + column[at + 1 :] for name in columns if (column := getattr(events, name))}
     return replace(events, **kept)
 
 
-async def movements(events: Events, item: Vector, encode: Encode) -> list[Moved]:
+async def movements(events: UserSequence, item: Vector, encode: Encode) -> list[Moved]:
     """What each of the newest events did to the score of *item*: the score with all, less that without it.
 
     The most influential come first. The tower reads another vector for each, all in one request.
@@ -78,7 +78,7 @@ async def movements(events: Events, item: Vector, encode: Encode) -> list[Moved]
     return sorted(found, key=lambda each: -abs(each.moved or 0.0))
 
 
-def _moved(events: Events, at: int, item: Vector, whole: Vector | None, other: Vector | None) -> Moved:
+def _moved(events: UserSequence, at: int, item: Vector, whole: Vector | None, other: Vector | None) -> Moved:
     moved = None if whole is None or other is None else float(item @ whole - item @ other)
     return Moved(events.event_ids[at], events.items[at], events.types[at], events.times_ms[at], moved)
 

@@ -8,8 +8,7 @@ stored something meanwhile that it doesn't know, is made again from what is stor
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from collections.abc import Sequence as Many
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,7 +22,7 @@ from nearline.log import Record
 from nearline.reasons import reasons_of
 from nearline.salvage import salvage
 from nearline.seen import SeenPolicy, decode_seen
-from nearline.sequences import Cause, Sequence, decode_sequence
+from nearline.sequences import Cause, UserSequence, decode_sequence
 from nearline.space import Space
 from nearline.store import UserStore
 from nearline.telemetry import counter, gauge, get_logger, seconds, sizes
@@ -291,7 +290,7 @@ class Worker:
         await self._store.delete(user_id)
         return None
 
-    async def _encode(self, sequences: Many[Sequence], laps: Laps) -> dict[str, NDArray[np.float32]]:
+    async def _encode(self, sequences: Sequence[UserSequence], laps: Laps) -> dict[str, NDArray[np.float32]]:
         """The vector of each sequence that has one: something of it must be known, and the answer must be true.
 
         Known is an item that has a vector, or a context that the towers read: a profile alone is enough for them.
@@ -304,7 +303,7 @@ class Worker:
         encodable = np.flatnonzero(events_known | context.any(axis=1))
         laps.end("gather")
 
-        async def encode(part: Many[int]) -> list[NDArray[np.float32]]:
+        async def encode(part: Sequence[int]) -> list[NDArray[np.float32]]:
             picked = np.asarray(part)
             batch = features.user_batch(self._table.history, rows[picked], ages[picked], types[picked], context[picked])
             return list(await self._towers.encode_users(batch))
@@ -315,7 +314,7 @@ class Worker:
             await self._refuse_answer(sequences[index], error)
         return {sequences[index].user_id: vector for index, vector in good}
 
-    async def _refuse_answer(self, sequence: Sequence, error: BadAnswer) -> None:
+    async def _refuse_answer(self, sequence: UserSequence, error: BadAnswer) -> None:
         records = filter(_is_sequence, reversed(self._waiting))
         record = next(record for record in records if record.id == sequence.user_id)
         await self._refuse(record, "bad_answer", str(error))
@@ -341,5 +340,5 @@ def _news(record: Record, value: bytes) -> News:
     return News([sequence], arrived=[] if cause is None else [Arrived(cause, record.append_ms)])
 
 
-def _is_ahead(newest: Sequence, stored: UserDocument | None) -> bool:
+def _is_ahead(newest: UserSequence, stored: UserDocument | None) -> bool:
     return stored is None or newest.version >= stored.vector_version

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from nearline.log import Record
-from nearline.sequences import Sequence, decode_sequence
+from nearline.sequences import UserSequence, decode_sequence
 
 MOST = 2_000  # users of whom the newest sequence is kept; some 10 MB
 _COLUMNS = ("items", "times_ms", "types", "values", "event_ids", "contexts")
@@ -32,7 +32,7 @@ class Histories:
         """A user's sequence changed, or (an empty value) is gone."""
         self._keep((record.key or b"").decode(), record.value or b"")
 
-    async def of(self, user_id: str) -> Sequence | None:
+    async def of(self, user_id: str) -> UserSequence | None:
         """The user's events, oldest first; ``None`` for a user without any."""
         raw = self._kept.get(user_id)
         if raw is None:
@@ -49,13 +49,13 @@ class Histories:
             self._kept.popitem(last=False)
 
 
-def until(sequence: Sequence, end_ms: int) -> Sequence:
+def until(sequence: UserSequence, end_ms: int) -> UserSequence:
     """The events that happened before *end_ms*; what is declared of the user stays."""
     count = sum(1 for time_ms in sequence.times_ms if time_ms < end_ms)
     return replace(sequence, **{name: getattr(sequence, name)[:count] for name in _COLUMNS})
 
 
-def session_events(sequence: Sequence) -> list[dict[str, object]]:
+def session_events(sequence: UserSequence) -> list[dict[str, object]]:
     """The events as ``POST /recommend`` takes those of a session: without a user."""
     contexts = sequence.contexts or [None] * len(sequence.items)
     columns = zip(

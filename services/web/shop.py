@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from urllib.parse import quote
 
 from nearline.errors import BadInput, NearlineError
-from nearline.sequences import Sequence
+from nearline.sequences import UserSequence
 from services.web.histories import Histories, now_ms, session_events, until
 
 OTHER = "other"  # what fits nowhere else stands last
@@ -244,7 +244,7 @@ class Shop:
         while len(self._items) > _MOST_ITEMS:
             self._items.popitem(last=False)
 
-    async def _told(self, sequence: Sequence, start: int, used: set[str]) -> list[Did]:
+    async def _told(self, sequence: UserSequence, start: int, used: set[str]) -> list[Did]:
         """The events from number *start* on, oldest first."""
         about = await self.items(sequence.items[start:])
         rows = zip(sequence.event_ids, sequence.items, sequence.types, sequence.times_ms, strict=True)
@@ -267,7 +267,7 @@ def _refuse_refused(result: Mapping[str, Any]) -> None:
         raise BadInput(result["reason"], result["problem"], field=result["field"])
 
 
-def _record(sequence: Sequence) -> dict[str, Any]:
+def _record(sequence: UserSequence) -> dict[str, Any]:
     """The sequence as ``POST /why`` takes it."""
     body = {"v": 1, "user_id": sequence.user_id, "version": sequence.version}
     body |= {name: getattr(sequence, name) for name in ("items", "times_ms", "types", "values", "event_ids")}

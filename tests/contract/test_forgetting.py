@@ -15,7 +15,7 @@ from nearline.erasure import limits_of
 from nearline.events import Event, encode_event
 from nearline.exposures import Exposure, encode_exposure
 from nearline.profiles import Profile, encode_profile
-from nearline.sequences import Sequence, encode_sequence, erased_sequence
+from nearline.sequences import UserSequence, encode_sequence, erased_sequence
 from nearline.settings import Settings, load_settings
 from nearline.topics import CLICKS, EXPOSURES, USER_SEQUENCES, USERS, all_topics
 from nearline.user_commands import Erase, Merge, decode_entry, encode_command
@@ -86,7 +86,7 @@ async def known(settings: Settings, user_id: str) -> None:
     """A user of whom every part knows something."""
     await append(settings, CLICKS, click(user_id, "e-0"), click(user_id, "e-1"))
     await append(settings, USERS, (user_id, encode_profile(Profile("GB", interests=("tea",)))))
-    sequence = Sequence(user_id, NOW_MS, ["lamp"], [NOW_MS], ["click"], [1.0], ["e-1"])
+    sequence = UserSequence(user_id, NOW_MS, ["lamp"], [NOW_MS], ["click"], [1.0], ["e-1"])
     await append(settings, USER_SEQUENCES, (user_id, encode_sequence(sequence)))
     shown = [
         Exposure(f"r-{who}", who, NOW_MS, 1, ["lamp"], ["personal"], [1.0]) for who in (user_id, "another", user_id)

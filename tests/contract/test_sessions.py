@@ -23,7 +23,7 @@ from nearline.item_vectors import ItemVector, Shown
 from nearline.items import Item
 from nearline.log import Record
 from nearline.seen import parse_seen_policy
-from nearline.sequences import Sequence, encode_sequence
+from nearline.sequences import UserSequence, encode_sequence
 from nearline.space import Space
 from nearline.user_documents import decode_user_document
 from services.retrieval.api import create_app
@@ -67,7 +67,7 @@ class Shop:
         self.towers = towers
         self.vectors = SessionVectors(towers, self.catalogue)
 
-    async def stored_vector(self, session: Sequence) -> Any:
+    async def stored_vector(self, session: UserSequence) -> Any:
         """The vector that ``user_tower`` stores for the same events."""
         store = MemoryStore(ttl_ms=10**15)
         record = Record("user-sequences", 0, 0, NOW_MS, session.user_id.encode(), encode_sequence(session))
@@ -121,7 +121,7 @@ def with_shop(triton: RunningTriton, story: Callable[[Shop], Awaitable[T]]) -> T
         return runner.run(told())
 
 
-def session(*items: int, context: dict[str, Any] | None = None) -> Sequence:
+def session(*items: int, context: dict[str, Any] | None = None) -> UserSequence:
     events = [
         {"item_id": f"i{nth}", "type": ("view", "purchase", "add_to_cart")[nth % 3], "time_ms": NOW_MS - 60_000 * place}
         for place, nth in enumerate(items)

@@ -18,7 +18,7 @@ from nearline.hashing import hash64
 from nearline.popularity import decode_popularity
 from nearline.profiles import Profile, encode_profile
 from nearline.seen import decode_seen
-from nearline.sequences import Sequence, decode_sequence
+from nearline.sequences import UserSequence, decode_sequence
 from nearline.signals import Context
 from nearline.user_commands import Command, Erase, Merge, Remove, encode_command
 
@@ -47,13 +47,13 @@ def obey(log: Log, command: Command) -> None:
     log.send(command.user_id.encode(), encode_command(command))
 
 
-def columns(sequence: Sequence) -> Columns:
+def columns(sequence: UserSequence) -> Columns:
     return sequence.items, sequence.times_ms, sequence.types, sequence.values, sequence.event_ids, sequence.contexts
 
 
 def reference(events: list[Event]) -> dict[str, Columns]:
     """What plain Python makes of the events, each user's in their order and each once."""
-    histories: dict[str, Sequence] = {}
+    histories: dict[str, UserSequence] = {}
     for each in sorted(events, key=lambda e: (e.time_ms, e.event_id)):
         histories[each.user_id] = append(histories.get(each.user_id), each, keep=KEEP, append_ms=0)
     return {user: columns(history) for user, history in histories.items()}
@@ -216,7 +216,7 @@ def test_popularity_follows_the_accepted_events_and_comes_in_five_second_steps(j
     assert all(gap > 2500 for gap in gaps), gaps
 
 
-def newest(log: Log, user: str) -> Sequence | None:
+def newest(log: Log, user: str) -> UserSequence | None:
     found = [decode_sequence(r.value or b"") for r in log.read("user-sequences") if r.id == user]
     return found[-1] if found else None
 

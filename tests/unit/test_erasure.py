@@ -14,7 +14,7 @@ from nearline.events import Event, encode_event
 from nearline.log import Record
 from nearline.profiles import Profile, encode_profile
 from nearline.seen import FOREVER_S, SeenSnapshot, encode_seen, no_seen
-from nearline.sequences import Sequence, encode_sequence, erased_sequence
+from nearline.sequences import UserSequence, encode_sequence, erased_sequence
 from nearline.topics import CLICKS, CLICKS_DLQ, EXPOSURES, USER_SEEN, USER_SEQUENCES, USER_SEQUENCES_DLQ, USERS
 from nearline.user_commands import Command, Erase, Merge, Remove, encode_command
 from nearline.user_documents import UserDocument
@@ -52,7 +52,7 @@ ERASE = command(Erase("c", "u", T), T)
 
 
 def sequence(version: int, key: str = "u") -> Record:
-    body = encode_sequence(Sequence(key, version, ["i"], [version], ["click"], [1.0], ["e"]))
+    body = encode_sequence(UserSequence(key, version, ["i"], [version], ["click"], [1.0], ["e"]))
     return record(USER_SEQUENCES, version, body, key)
 
 

@@ -1,7 +1,7 @@
 """Features must be the same on every machine and in every year: towers on disk were trained on them."""
 
 import json
-from collections.abc import Sequence as Many
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,7 @@ from nearline.features import (
     sentence,
 )
 from nearline.items import Attribute, Item
-from nearline.sequences import Sequence
+from nearline.sequences import UserSequence
 from nearline.signals import Context
 
 FEATURES = Features()
@@ -48,9 +48,9 @@ def sequence(
     times_ms: list[int],
     types: list[str] | None = None,
     contexts: list[Context | None] | None = None,
-) -> Sequence:
+) -> UserSequence:
     kinds, ids = types or ["click"] * len(items), [f"e{i}" for i in range(len(items))]
-    return Sequence("u", 1, items, times_ms, kinds, [1.0] * len(items), ids, contexts or [])
+    return UserSequence("u", 1, items, times_ms, kinds, [1.0] * len(items), ids, contexts or [])
 
 
 def test_tokens_of_yesterday_are_tokens_of_today() -> None:
@@ -124,7 +124,7 @@ def shapes(arrays: dict[str, NDArray[Any]], *, rows: int) -> dict[str, tuple[str
     return {name: (kinds[array.dtype.name], list(array.shape[1:])) for name, array in arrays.items()}
 
 
-def counted(texts: Many[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def counted(texts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Stands for a tokenizer of length 8: as many 7s as a text has words."""
     mask = np.array([[int(at < len(text.split())) for at in range(8)] for text in texts], np.int64)
     return mask * 7, mask

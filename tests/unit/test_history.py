@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from flink_jobs.last_n.history import append, blanked, blanked_in, holds, left_out, published
 from nearline.events import EVENT_TYPES, Event
-from nearline.sequences import Sequence, decode_sequence, erased_sequence
+from nearline.sequences import UserSequence, decode_sequence, erased_sequence
 from nearline.sequences import encode_sequence as encode
 from nearline.signals import CONTEXT_KEYS, Context
 from nearline.topics import MAX_SEQUENCE_BYTES
@@ -31,16 +31,16 @@ def event(
     return Event(event_id, "u", item, kind, time_ms, value, context or {})
 
 
-def run(events: list[Event], keep: int = 3) -> Sequence:
+def run(events: list[Event], keep: int = 3) -> UserSequence:
     """The history after the events, in the order given."""
-    history: Sequence | None = None
+    history: UserSequence | None = None
     for at, each in enumerate(events):
         history = append(history, each, keep=keep, append_ms=1000 + at)
     assert history is not None
     return history
 
 
-def columns(history: Sequence) -> Columns:
+def columns(history: UserSequence) -> Columns:
     return history.items, history.times_ms, history.types, history.values, history.event_ids, history.contexts
 
 
@@ -48,7 +48,7 @@ def columns(history: Sequence) -> Columns:
 
 
 def test_the_first_event_makes_a_history() -> None:
-    assert run([event("a", 10, "shoe", kind="purchase", value=2.5)]) == Sequence(
+    assert run([event("a", 10, "shoe", kind="purchase", value=2.5)]) == UserSequence(
         "u", 1000, ["shoe"], [10], ["purchase"], [2.5], ["a"]
     )
 
@@ -154,7 +154,7 @@ def test_a_telling_that_differs_in_what_is_not_kept_changes_nothing() -> None:
 
 def test_the_longest_history_with_the_longest_contexts_fits_into_its_topic() -> None:
     long = {key: "\0" * 99 for key in CONTEXT_KEYS} | {"interests": [f"{n}" + "\0" * 99 for n in range(9)]}
-    history: Sequence | None = None
+    history: UserSequence | None = None
     for number in range(500):
         quotes = f"{number:04}" + '"' * 124
         each = Event(quotes, '"' * 128, quotes, "add_to_cart", 1_732_100_000_000 + number, -1.2345678901234567e11, long)

@@ -26,8 +26,7 @@ from nearline.item_vectors import ItemVector, Shown
 from nearline.log import Record
 from nearline.process import until
 from nearline.rules import PARAMETERS, Rule, Scenario, encode_rule, rule_of
-from nearline.sequences import Sequence as Events
-from nearline.sequences import encode_sequence
+from nearline.sequences import UserSequence, encode_sequence
 from nearline.space import Space
 from nearline.topics import EXPOSURES, RULES
 from nearline.user_documents import UserDocument, encode_user_document
@@ -556,7 +555,7 @@ def explained(
     item_id: str,
     user: bytes | None = None,
     k: int = 3,
-    sequence: Events | None = None,
+    sequence: UserSequence | None = None,
     towers: ScriptedTowers | None = None,
     **more: object,
 ) -> dict[str, Any]:
@@ -628,11 +627,11 @@ def test_an_item_that_was_taken_away_is_known_but_not_on_show() -> None:
     assert explained(item_id="sold")["absent"]["cause"] == "unknown_item"
 
 
-def history(*items: str, version: int = 7) -> Events:
+def history(*items: str, version: int = 7) -> UserSequence:
     count = len(items)
     times = [NOW_MS - 1_000 * (count - nth) for nth in range(count)]
     ids = [f"e-{nth}" for nth in range(count)]
-    return Events("u", version, list(items), times, ["click"] * count, [1.0] * count, ids)
+    return UserSequence("u", version, list(items), times, ["click"] * count, [1.0] * count, ids)
 
 
 def test_each_event_is_said_to_have_moved_the_item_as_leaving_it_out_does() -> None:

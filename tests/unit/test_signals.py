@@ -13,7 +13,7 @@ from nearline.errors import Misconfigured
 from nearline.features import NUMERIC, TEXT_BUCKETS, VECTORS, Features, context_token, features_of, id_token
 from nearline.hashing import hash64
 from nearline.items import Item
-from nearline.sequences import Sequence
+from nearline.sequences import UserSequence
 from nearline.signals import (
     CONTEXT_KEYS,
     ITEM_SIGNALS,
@@ -80,7 +80,7 @@ def test_the_price_gives_its_size_and_whether_it_is_there() -> None:
 def test_a_users_events_give_their_items_vectors() -> None:
     features = Features(dimension=2, history_length=3)
     matrix = np.array([[1, 0], [0, 1]], np.float16)
-    sequence = Sequence("u", 1, ["a", "b"], [1, 2], ["view", "view"], [1.0, 1.0], ["1", "2"])
+    sequence = UserSequence("u", 1, ["a", "b"], [1, 2], ["view", "view"], [1.0, 1.0], ["1", "2"])
     batch = features.user_batch(
         matrix, *features.user_rows([sequence], {"a": 0, "b": 1}), features.contexts_of([sequence])
     )

@@ -1,6 +1,6 @@
 """What records make of a user: events, commands and profiles, in stories first, then for every story."""
 
-from collections.abc import Sequence as Many
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -18,7 +18,7 @@ from nearline.errors import BadInput, Misconfigured
 from nearline.events import MAX_EVENT_BYTES, Event
 from nearline.hashing import hash64
 from nearline.seen import SeenSnapshot, decode_seen, parse_seen_policy
-from nearline.sequences import Sequence, decode_sequence, encode_sequence, erased_sequence
+from nearline.sequences import UserSequence, decode_sequence, encode_sequence, erased_sequence
 from nearline.user_commands import Adopt, Command, Erase, Merge, Remove, encode_entry
 
 DAY_MS = 24 * 3600 * 1000
@@ -37,7 +37,7 @@ class Job:
     underway: list[Record] = field(default_factory=list)
     states: dict[str, bytes] = field(default_factory=dict)
     seen: dict[str, bytes] = field(default_factory=dict)
-    sequences: dict[str, list[Sequence]] = field(default_factory=dict)
+    sequences: dict[str, list[UserSequence]] = field(default_factory=dict)
     snapshots: dict[str, list[SeenSnapshot]] = field(default_factory=dict)
     late: int = 0
 
@@ -82,7 +82,7 @@ class Job:
         assert found is not None
         return found
 
-    def window(self, user: str = "u") -> Sequence:
+    def window(self, user: str = "u") -> UserSequence:
         """What readers of the sequence would get now."""
         if user not in self.states:
             return erased_sequence(user, 0)
@@ -484,7 +484,7 @@ def test_the_state_of_the_first_release_still_loads_and_goes_on() -> None:
 
 def test_a_window_full_of_the_first_releases_events_is_seen_with_the_next() -> None:
     names = [f"i{n}" for n in range(10)]
-    full = Sequence("u", 1, names, list(range(1, 11)), ["click"] * 10, [1.0] * 10, [f"e{n}" for n in range(10)])
+    full = UserSequence("u", 1, names, list(range(1, 11)), ["click"] * 10, [1.0] * 10, [f"e{n}" for n in range(10)])
     job = Job(keep=10, states={"u": b"1" + encode_sequence(full)})
     job.append(event(10))
     assert job.read_seen() == hashes(*names, "i10")
@@ -533,7 +533,7 @@ keeps = st.integers(1, 6)
 unhurried = settings(deadline=None)  # a crowded machine stops for longer than a test takes
 
 
-def run(records: Many[Record], keep: int, *, prompt: bool = True) -> Job:
+def run(records: Sequence[Record], keep: int, *, prompt: bool = True) -> Job:
     job = Job(keep, prompt=prompt)
     job.append(*records)
     job.settle()

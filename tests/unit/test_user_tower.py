@@ -17,7 +17,7 @@ from nearline.item_table import ItemTable
 from nearline.item_vectors import ItemVector, Shown
 from nearline.log import Record
 from nearline.seen import FOREVER_S, SeenPolicy, SeenSnapshot, encode_seen, no_seen, parse_seen_policy
-from nearline.sequences import Cause, Sequence, encode_sequence, erased_sequence
+from nearline.sequences import Cause, UserSequence, encode_sequence, erased_sequence
 from nearline.signals import USER_SIGNALS, Context, Kind
 from nearline.space import Space
 from nearline.user_documents import UserDocument, decode_user_document, encode_user_document
@@ -32,10 +32,10 @@ FOREVER = parse_seen_policy("")
 pytestmark = pytest.mark.anyio
 
 
-def sequence(user_id: str, *items: str, version: int, kind: str = "click") -> Sequence:
+def sequence(user_id: str, *items: str, version: int, kind: str = "click") -> UserSequence:
     n = len(items)
     times = [NOW_MS + i for i in range(n)]
-    return Sequence(
+    return UserSequence(
         user_id, version, list(items), times, [kind] * n, [1.0] * n, [f"{user_id}-{version}-{i}" for i in range(n)]
     )
 
@@ -469,7 +469,7 @@ async def test_an_erasure_is_carried_out_while_triton_is_away() -> None:
 
 
 async def test_a_profile_alone_is_enough_for_towers_that_read_it() -> None:
-    told = Sequence("u", 3, [], [], [], [], [], profile={"country": "GB"}, profile_ms=NOW_MS - 7)
+    told = UserSequence("u", 3, [], [], [], [], [], profile={"country": "GB"}, profile_ms=NOW_MS - 7)
     stage = Stage([Record("user-sequences", 0, 0, NOW_MS, b"u", encode_sequence(told))])
     document = await stage.run()
     assert document.vector is not None
@@ -478,7 +478,7 @@ async def test_a_profile_alone_is_enough_for_towers_that_read_it() -> None:
 
 
 async def test_towers_that_read_no_context_give_no_vector_of_a_profile_and_the_document_says_so() -> None:
-    told = Sequence("u", 3, [], [], [], [], [], profile={"country": "GB"}, profile_ms=NOW_MS - 7)
+    told = UserSequence("u", 3, [], [], [], [], [], profile={"country": "GB"}, profile_ms=NOW_MS - 7)
     stage = Stage([Record("user-sequences", 0, 0, NOW_MS, b"u", encode_sequence(told))])
     stage.towers.features = Features(user=tuple(signal for signal in USER_SIGNALS if signal.kind is Kind.EVENTS))
     document = await stage.run()

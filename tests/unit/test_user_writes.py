@@ -26,8 +26,7 @@ from nearline.item_table import ItemTable
 from nearline.item_vectors import ItemVector, Shown
 from nearline.log import Record
 from nearline.seen import FOREVER_S, SeenSnapshot, encode_seen, parse_seen_policy
-from nearline.sequences import Sequence as UserSequence
-from nearline.sequences import encode_sequence, erased_sequence
+from nearline.sequences import UserSequence, encode_sequence, erased_sequence
 from nearline.space import Space
 from nearline.store import UserStore
 from nearline.user_commands import Entry, Erase, Remove

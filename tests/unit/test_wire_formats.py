@@ -20,7 +20,7 @@ from nearline.popularity import decode_popularity
 from nearline.profiles import Profile, decode_profile, encode_profile
 from nearline.rules import Scenario, decode, encode_rule, encode_scenario, rule_of
 from nearline.seen import FOREVER_S, SeenSnapshot, decode_seen, encode_seen, no_seen
-from nearline.sequences import Cause, Sequence, decode_sequence, encode_sequence, erased_sequence
+from nearline.sequences import Cause, UserSequence, decode_sequence, encode_sequence, erased_sequence
 from nearline.space import Space
 from nearline.user_commands import Adopt, Erase, Merge, Remove, decode_entry, encode_command
 from nearline.user_documents import (
@@ -38,13 +38,13 @@ SPACE = Space(7, 4)
 NOW_MS = 1_732_100_000_000
 
 EVENT = Event("e-1", "u-1", "i-1", "add_to_cart", NOW_MS, 2.0, {"device": "phone"}, NOW_MS - 5, "r-1")
-SEQUENCE = Sequence(
+SEQUENCE = UserSequence(
     "u-1", NOW_MS + 3, ["i-1", "i-2"], [NOW_MS - 1, NOW_MS], ["click", "purchase"], [1.0, 9.5], ["e-0", "e-1"]
 )
 SAID = replace(SEQUENCE, contexts=[None, {"country": "GB", "device": "phone", "interests": ["tea", "lamps"]}])
 PROFILE = Profile("GB", "phone", "newsletter", ("tea", "lamps"), {"tier": "gold", "orders": 3})
 DECLARED = replace(SAID, profile={"country": "GB", "interests": ["tea"]}, profile_ms=NOW_MS - 7)
-ONLY_DECLARED = Sequence("u-1", NOW_MS, [], [], [], [], [], profile={"country": "GB"}, profile_ms=NOW_MS - 7)
+ONLY_DECLARED = UserSequence("u-1", NOW_MS, [], [], [], [], [], profile={"country": "GB"}, profile_ms=NOW_MS - 7)
 BROUGHT_ALONG = replace(EVENT, merged_from=("s-1", "s-2"))
 COMMANDS = {
     "command_erase.v1.json": Erase("c-1", "u-1", NOW_MS),

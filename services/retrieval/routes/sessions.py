@@ -17,7 +17,7 @@ from nearline.errors import BadInput
 from nearline.events import EVENT_TYPES
 from nearline.filters import parse
 from nearline.hashing import hash64_all
-from nearline.sequences import Sequence
+from nearline.sequences import UserSequence
 from services.retrieval.asked import MAX_EXCLUDED, NO_HASHES, Asked, ExcludeSeen, PageContext
 from services.retrieval.fast_path import request_id_of, send_json
 from services.retrieval.models import EXAMPLE, Recommendations, Refused
@@ -122,7 +122,7 @@ class SessionBody(Strict):
             given=frozenset(self.model_fields_set),
         )
 
-    def session(self, now_ms: int) -> Sequence:
+    def session(self, now_ms: int) -> UserSequence:
         """The session; ``BadInput`` naming the field of an event that is none."""
         return session_of(self.events, {} if self.context is None else self.context.told, now_ms=now_ms)
 

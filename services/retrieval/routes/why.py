@@ -11,7 +11,7 @@ from pydantic.config import JsonDict
 
 from nearline.errors import BadAnswer, BadInput, Overloaded, Unavailable
 from nearline.filters import parse
-from nearline.sequences import Sequence, decode_sequence
+from nearline.sequences import UserSequence, decode_sequence
 from nearline.space import Space
 from nearline.user_documents import UserDocument, decode_user_document
 from services.retrieval.answer import Source
@@ -183,7 +183,9 @@ class Explainer:
         )
         return AbsenceModel(cause=found.cause, rules=list(found.rules), last_score=found.last_score, by=found.by)
 
-    async def _moved(self, events: Sequence | None, item: Vector | None) -> tuple[list[MovedModel] | None, str | None]:
+    async def _moved(
+        self, events: UserSequence | None, item: Vector | None
+    ) -> tuple[list[MovedModel] | None, str | None]:
         """What each event did, or why that cannot be told."""
         if events is None:
             return None, "no events were given"
@@ -198,7 +200,7 @@ class Explainer:
         return [MovedModel(**asdict(each)) for each in moved], None
 
 
-def _history(told: Mapping[str, Any]) -> Sequence:
+def _history(told: Mapping[str, Any]) -> UserSequence:
     """The sequence that *told* is; HTTP brings what the job never writes, so its columns are looked at too."""
     try:
         _Columns.model_validate(told, strict=True)
