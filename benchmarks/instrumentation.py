@@ -2,7 +2,7 @@
 
     .venv/services/bin/python -m benchmarks.instrumentation
 
-A click is what our code does for it: the door's judgement, the job's rule, the tower's round with its store and its
+A click is what our code does for it: the door's judgement, the job's reducer, the tower's round with its store and its
 update. The log's clients, Flink, HTTP and the model are left out, so the share is greater here than it is in the
 system. With: events say when they were produced, delays are told, a hundredth is traced, log lines know their request.
 Without: none of it. Both take turns in one process, the one first, then the other.
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from benchmarks.exposures import SPACE as ANSWERS_SPACE
 from benchmarks.exposures import USERS, K, world
 from benchmarks.stage import Stage
-from flink_jobs.last_n.rule import Rule
+from flink_jobs.last_n.user_reducer import UserReducer
 from flink_jobs.last_n.user_state import decode_state
 from nearline.adapters.memory import MemoryStore
 from nearline.adapters.traces import OtelSpans, to_nowhere
@@ -90,7 +90,7 @@ class _Way:
 
     def __post_init__(self) -> None:
         self.traces = None if self.spans is None else ClickTraces(self.spans, SHARE)
-        self.rule = Rule(_WINDOW, 7 * _DAY_MS, 400 * _DAY_MS, parse_seen_policy(""))
+        self.reducer = UserReducer(_WINDOW, 7 * _DAY_MS, 400 * _DAY_MS, parse_seen_policy(""))
         self.states: dict[str, bytes] = {}
         self.seen: dict[str, bytes] = {}
         self.prepared = _Prepared()
@@ -144,7 +144,7 @@ class _Way:
             event = replace(event, produced_ms=None)
         user = event.user_id
         state = decode_state(self.states.get(user))
-        outcome = self.rule.take(state, event, lambda: self.seen.get(user), append_ms=now_ms)
+        outcome = self.reducer.apply(state, event, lambda: self.seen.get(user), append_ms=now_ms)
         if outcome.state is not None:
             self.states[user] = outcome.state
         if outcome.seen is not None:

@@ -51,7 +51,7 @@ _REFUSED = counter("requests_refused_total", "Requests that the guard refused", 
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class RoutePermission:
     """What calling a route takes: *scope*, or nothing at all if that is ``None``.
 
     *template* is the route's path as its application declares it (``/users/{user_id:path}``). With *near*, callers from
@@ -71,11 +71,11 @@ class Rule:
 
 # Health is for whoever balances the load. Metrics and documentation tell more, and say nothing of any user.
 STATUS_RULES = (
-    Rule("GET", "/healthz", None),
-    Rule("GET", "/readyz", None),
-    Rule("GET", "/metrics", Permission.ADMIN, near=True),
-    *(Rule("GET", f"/{page}", Permission.READ, near=True) for page in ("openapi.json", "docs", "redoc")),
-    Rule("GET", "/docs/oauth2-redirect", Permission.READ, near=True),
+    RoutePermission("GET", "/healthz", None),
+    RoutePermission("GET", "/readyz", None),
+    RoutePermission("GET", "/metrics", Permission.ADMIN, near=True),
+    *(RoutePermission("GET", f"/{page}", Permission.READ, near=True) for page in ("openapi.json", "docs", "redoc")),
+    RoutePermission("GET", "/docs/oauth2-redirect", Permission.READ, near=True),
 )
 
 
@@ -145,12 +145,12 @@ _NOT_YET = Refusal(
 class Routes:
     """Which rule is about a request; the first of the table whose path fits, as the application's router finds it."""
 
-    def __init__(self, rules: Iterable[Rule]) -> None:
-        self._by_method: dict[str, list[tuple[re.Pattern[str], Rule]]] = {}
+    def __init__(self, rules: Iterable[RoutePermission]) -> None:
+        self._by_method: dict[str, list[tuple[re.Pattern[str], RoutePermission]]] = {}
         for rule in rules:
             self._by_method.setdefault(rule.method, []).append((_pattern(rule.template), rule))
 
-    def find(self, method: str, path: str) -> tuple[Rule | None, str | None]:
+    def find(self, method: str, path: str) -> tuple[RoutePermission | None, str | None]:
         """The rule, and the user whom the path names; ``None`` for what there is not."""
         for pattern, rule in self._by_method.get("GET" if method == "HEAD" else method, ()):
             found = pattern.fullmatch(path)
@@ -172,7 +172,7 @@ def _pattern(template: str) -> re.Pattern[str]:
     return re.compile("".join(parts), re.DOTALL)
 
 
-def unruled(routes: Iterable[tuple[str, str]], rules: Sequence[Rule]) -> list[str]:
+def unruled(routes: Iterable[tuple[str, str]], rules: Sequence[RoutePermission]) -> list[str]:
     """What is wrong between an application's *routes*, (method, template) in its order, and its rules, as sentences."""
     served, ruled = list(dict.fromkeys(routes)), [(rule.method, rule.template) for rule in rules]
     wrong = [f"{method} {path} has no rule" for method, path in served if (method, path) not in ruled]
@@ -186,7 +186,7 @@ def unruled(routes: Iterable[tuple[str, str]], rules: Sequence[Rule]) -> list[st
     ]
 
 
-def describe(document: dict[str, Any], rules: Iterable[Rule]) -> None:
+def describe(document: dict[str, Any], rules: Iterable[RoutePermission]) -> None:
     """Say in *document* (an OpenAPI document) what each route takes, and how the guard refuses."""
     schemes = {
         "key": {"type": "http", "scheme": "bearer", "description": "a key, or a token of the user whom the path names"},
@@ -236,7 +236,7 @@ class Guard:
     def __init__(
         self,
         app: App,
-        rules: Iterable[Rule],
+        rules: Iterable[RoutePermission],
         ring: KeyRing,
         *,
         tokens: Tokens,

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, MutableMapping
 from typing import Any
 
-from nearline.guard import App, Message, Receive, Rule, Scope, Send
+from nearline.guard import App, Message, Receive, RoutePermission, Scope, Send
 from nearline.telemetry import begin, counter, seconds
 
 OTHER = "other"
@@ -21,7 +21,7 @@ _TOOK = seconds("request_seconds", "From a request's first byte here to the begi
 class RouteCounts:
     """The counts of one service's routes, those that *rules* are about."""
 
-    def __init__(self, rules: Iterable[Rule]) -> None:
+    def __init__(self, rules: Iterable[RoutePermission]) -> None:
         self._routes = frozenset(_first_word(rule.template) for rule in rules)
         every = sorted({*self._routes, OTHER})
         begin(_REQUESTS, [(route, status) for route in every for status in STATUSES])
@@ -44,7 +44,7 @@ class RouteCounts:
 class Counted:
     """An application whose answers are counted."""
 
-    def __init__(self, app: App, rules: Iterable[Rule]) -> None:
+    def __init__(self, app: App, rules: Iterable[RoutePermission]) -> None:
         self._app = app
         self._counts = RouteCounts(rules)
 

@@ -9,7 +9,7 @@ from starlette.types import ASGIApp
 
 from nearline.adapters.limits import AddressLimits
 from nearline.adapters.tokens import UserTokens
-from nearline.guard import Guard, Rule
+from nearline.guard import Guard, RoutePermission
 from nearline.item_vectors import ItemVector, Shown
 from nearline.key_ring import KeyRing
 from nearline.keys import EVERYTHING, encode_key, make_key
@@ -53,7 +53,7 @@ def shop() -> Iterator[Shop]:
     ring = KeyRing()
     ring.apply(Record("api-keys", 0, 0, 0, kept.id.encode(), encode_key(kept)))
 
-    def guarded(app: ASGIApp, rules: tuple[Rule, ...]) -> Guard:
+    def guarded(app: ASGIApp, rules: tuple[RoutePermission, ...]) -> Guard:
         spend = AddressLimits().spend
         return Guard(app, rules, ring, tokens=UserTokens(), spend=spend, is_near=lambda scope: False)  # type: ignore[arg-type]
 

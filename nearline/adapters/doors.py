@@ -12,7 +12,7 @@ from nearline.adapters.limits import AddressLimits
 from nearline.adapters.tokens import UserTokens
 from nearline.errors import Misconfigured
 from nearline.followers import Follower
-from nearline.guard import App, Guard, Rule, callers_in
+from nearline.guard import App, Guard, RoutePermission, callers_in
 from nearline.key_ring import KeyRing
 from nearline.reasons import reasons_of
 from nearline.settings import Settings
@@ -42,7 +42,7 @@ class Doors:
         """Whether callers need a key."""
         return self._settings.auth == "keys"
 
-    def before(self, app: App, rules: Iterable[Rule]) -> App:
+    def before(self, app: App, rules: Iterable[RoutePermission]) -> App:
         """*app* as it may be served: guarded by *rules*, and outside of that what pages and proxies need."""
         served = app
         if self.are_guarded:

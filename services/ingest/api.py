@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute
 
 from nearline.errors import NearlineError
-from nearline.guard import STATUS_RULES, Rule, describe
+from nearline.guard import STATUS_RULES, RoutePermission, describe
 from nearline.keys import Permission
 from nearline.tracing import ClickTraces
 from services.ingest.appender import Appender
@@ -25,14 +25,17 @@ from services.ingest.user_routes import add_users
 from services.ingest.users import Users
 
 RULES = (
-    Rule("POST", "/events", Permission.EVENTS),
-    Rule("POST", "/items", Permission.ITEMS),
-    *(Rule(method, "/items/{item_id:text}", Permission.ITEMS) for method in ("GET", "PUT", "PATCH", "DELETE")),
-    Rule("POST", "/users/{user_id:text}/merge", Permission.ADMIN),
+    RoutePermission("POST", "/events", Permission.EVENTS),
+    RoutePermission("POST", "/items", Permission.ITEMS),
+    *(
+        RoutePermission(method, "/items/{item_id:text}", Permission.ITEMS)
+        for method in ("GET", "PUT", "PATCH", "DELETE")
+    ),
+    RoutePermission("POST", "/users/{user_id:text}/merge", Permission.ADMIN),
     # Before the user's own: an id may hold slashes.
-    Rule("DELETE", "/users/{user_id:text}/events/{event_id:text}", Permission.ADMIN),
-    Rule("GET", "/users/{user_id:text}", Permission.READ),
-    *(Rule(method, "/users/{user_id:text}", Permission.ADMIN) for method in ("PUT", "DELETE")),
+    RoutePermission("DELETE", "/users/{user_id:text}/events/{event_id:text}", Permission.ADMIN),
+    RoutePermission("GET", "/users/{user_id:text}", Permission.READ),
+    *(RoutePermission(method, "/users/{user_id:text}", Permission.ADMIN) for method in ("PUT", "DELETE")),
     *STATUS_RULES,
 )
 _BODIES = (EventIn, EventOfMerge, ItemIn, ItemOfBatch, ItemPatch, MergeIn, ProfileIn)

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 
 from nearline.errors import BadInput
 from nearline.filters import FilterError
-from nearline.guard import STATUS_RULES, Rule, describe
+from nearline.guard import STATUS_RULES, RoutePermission, describe
 from nearline.ids import check_id
 from nearline.keys import Permission
 from services.retrieval.fast_path import FastPath, request_id_of
@@ -33,7 +33,7 @@ from services.retrieval.rule_book import RuleBook
 
 # What a caller needs for each route; a test refuses a route without a line here.
 RULES = (
-    Rule("GET", "/recommend/{user_id:text}", Permission.READ),
+    RoutePermission("GET", "/recommend/{user_id:text}", Permission.READ),
     *READ_RULES,
     *OPERATOR_RULES,
     *STATUS_RULES,

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from nearline.errors import BadInput, Unavailable
-from nearline.guard import STATUS_RULES, Rule
+from nearline.guard import STATUS_RULES, RoutePermission
 from nearline.keys import Permission
 from services.web.assets import Assets
 from services.web.operator_routes import OperatorRoutes
@@ -31,9 +31,9 @@ _OPERATOR = (
     "/operator/items/{item_id:path}", "/operator/letters", "/operator/rules",
 )  # fmt: skip
 RULES = (
-    *(Rule("GET", path, Permission.READ, near=True) for path in _READ),
-    *(Rule("POST", path, Permission.EVENTS, near=True) for path in ("/click", "/measured")),
-    *(Rule("GET", path, Permission.ADMIN, near=True) for path in _OPERATOR),
+    *(RoutePermission("GET", path, Permission.READ, near=True) for path in _READ),
+    *(RoutePermission("POST", path, Permission.EVENTS, near=True) for path in ("/click", "/measured")),
+    *(RoutePermission("GET", path, Permission.ADMIN, near=True) for path in _OPERATOR),
     *(rule for rule in STATUS_RULES if rule.template in ("/healthz", "/readyz", "/metrics")),
 )
 _NOT_FOUND = "not_found"

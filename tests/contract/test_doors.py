@@ -23,7 +23,7 @@ from nearline.adapters.doors import Doors
 from nearline.adapters.kafka import TableReader, Topics
 from nearline.cli.app import app
 from nearline.errors import BadInput, Misconfigured
-from nearline.guard import Rule
+from nearline.guard import RoutePermission
 from nearline.key_file import own_key, write_key
 from nearline.keys import PATTERN, Permission
 from nearline.settings import Settings, load_settings
@@ -33,7 +33,10 @@ from nearline.topics import API_KEYS, all_topics
 pytestmark = pytest.mark.anyio
 DEADLINE_S = 30.0
 NOBODYS = "nl_" + "0" * 12 + "_" + "0" * 64
-RULES = (Rule("GET", "/recommend/{user_id:path}", Permission.READ), Rule("POST", "/events", Permission.EVENTS))
+RULES = (
+    RoutePermission("GET", "/recommend/{user_id:path}", Permission.READ),
+    RoutePermission("POST", "/events", Permission.EVENTS),
+)
 
 
 @pytest.fixture

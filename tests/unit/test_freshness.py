@@ -21,7 +21,7 @@ from nearline.user_commands import Erase, Merge, Remove
 from services.user_tower import freshness
 from services.user_tower.worker import CHUNK, Worker
 from tests.fakes import Outbox, ScriptedReader, ScriptedTowers
-from tests.unit.test_user_rule import Job
+from tests.unit.test_user_reducer import Job
 from tests.unit.test_user_tower import SPACE, sequence, table_of
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

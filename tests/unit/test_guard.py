@@ -30,8 +30,8 @@ from nearline.guard import (
     STATUS_RULES,
     App,
     Guard,
+    RoutePermission,
     Routes,
-    Rule,
     address_of,
     callers_in,
     unruled,
@@ -43,12 +43,12 @@ from nearline.telemetry import configure_logs, get_logger
 
 PAGE = "https://shop.example"
 RULES = (
-    Rule("POST", "/events", Permission.EVENTS),
-    Rule("GET", "/recommend/{user_id:path}", Permission.READ),
-    Rule("GET", "/users/{user_id}/similar", Permission.READ),
-    Rule("GET", "/trending", Permission.READ),
-    Rule("PUT", "/items/{item_id:path}", Permission.ITEMS),
-    Rule("DELETE", "/users/{user_id:path}", Permission.ADMIN),
+    RoutePermission("POST", "/events", Permission.EVENTS),
+    RoutePermission("GET", "/recommend/{user_id:path}", Permission.READ),
+    RoutePermission("GET", "/users/{user_id}/similar", Permission.READ),
+    RoutePermission("GET", "/trending", Permission.READ),
+    RoutePermission("PUT", "/items/{item_id:path}", Permission.ITEMS),
+    RoutePermission("DELETE", "/users/{user_id:path}", Permission.ADMIN),
     *STATUS_RULES,
 )
 CALLS = [
@@ -157,7 +157,7 @@ def refused(response: httpx.Response, status: int) -> dict[str, Any]:
 @pytest.mark.parametrize(("rule", "method", "path"), CALLS, ids=[f"{m} {p}" for _, m, p in CALLS])
 @pytest.mark.parametrize("scope", list(Permission))
 def test_every_route_opens_for_its_scope_and_for_no_other(
-    world: World, rule: Rule, method: str, path: str, scope: Permission
+    world: World, rule: RoutePermission, method: str, path: str, scope: Permission
 ) -> None:
     response = world.send(method, path, world.key(scope))
     if scope == rule.scope:
@@ -169,7 +169,7 @@ def test_every_route_opens_for_its_scope_and_for_no_other(
 
 
 @pytest.mark.parametrize(("rule", "method", "path"), CALLS, ids=[f"{m} {p}" for _, m, p in CALLS])
-def test_no_route_opens_without_a_key(world: World, rule: Rule, method: str, path: str) -> None:
+def test_no_route_opens_without_a_key(world: World, rule: RoutePermission, method: str, path: str) -> None:
     problem = refused(response := world.send(method, path), 401)
     assert problem["problem"] == "this API wants a key"
     assert response.headers["www-authenticate"] == 'Bearer realm="nearline"'
@@ -245,7 +245,10 @@ def test_a_web_socket_is_closed(world: World) -> None:
 
 
 def test_what_is_wrong_between_routes_and_rules_is_said() -> None:
-    rules = [Rule("GET", "/users/{user_id:path}", None), Rule("GET", "/users/{user_id}/similar", None)]
+    rules = [
+        RoutePermission("GET", "/users/{user_id:path}", None),
+        RoutePermission("GET", "/users/{user_id}/similar", None),
+    ]
     routes = [("GET", "/users/{user_id}/similar"), ("GET", "/users/{user_id:path}")]
     assert unruled(routes, rules[::-1]) == []
     assert "comes before" in unruled(routes, rules)[0]
@@ -257,7 +260,7 @@ def test_an_id_may_hold_slashes_and_newlines_and_is_found_whole() -> None:
     found = Routes(RULES)
     assert found.find("GET", "/recommend/a/b\nc é") == (RULES[1], "a/b\nc é")
     assert found.find("GET", "/users/a/b/similar") == (None, None)
-    listing = Rule("GET", "/items/{item_id:text}/audience", Permission.READ)
+    listing = RoutePermission("GET", "/items/{item_id:text}/audience", Permission.READ)
     assert Routes([listing]).find("GET", "/items/a/b\n/audience") == (listing, None)
     assert found.find("GET", "/recommendx/u1") == (None, None)
     assert found.find("GET", "/trending/") == (None, None)

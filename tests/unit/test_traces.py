@@ -33,7 +33,7 @@ from services.user_tower.updates import Updates
 from services.user_tower.worker import Worker
 from tests.fakes import ExactGraph, Outbox, ScriptedReader, ScriptedTowers
 from tests.ingest_door import CLICK, Door
-from tests.unit.test_user_rule import Job
+from tests.unit.test_user_reducer import Job
 from tests.unit.test_user_tower import SPACE, table_of
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

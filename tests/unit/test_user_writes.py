@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from flink_jobs.last_n.rule import Rule
+from flink_jobs.last_n.user_reducer import UserReducer
 from flink_jobs.last_n.user_state import decode_state
 from nearline.adapters.lmdb import LmdbStore
 from nearline.adapters.memory import MemoryStore
@@ -271,7 +271,7 @@ def test_after_the_loss_of_the_store_both_topics_give_the_same_seen(kinds: list[
 def test_what_the_job_tells_makes_the_same_document_before_and_after_the_loss_of_the_store(
     kinds: list[str], policy: str, chance: random.Random
 ) -> None:
-    """The job's own rule, with events out of order, repeated items, and snapshots that come late."""
+    """The job's own reducer, with events out of order, repeated items, and snapshots that come late."""
     records = told_by_the_job(f"u{next(USERS)}", ["event", *kinds], policy, chance)
 
     async def story() -> None:
@@ -287,13 +287,13 @@ def test_what_the_job_tells_makes_the_same_document_before_and_after_the_loss_of
 
 def told_by_the_job(user_id: str, kinds: list[str], policy: str, chance: random.Random) -> list[Record]:
     """What the job appends for a log of *kinds*: its sequences and snapshots of the user, in their order."""
-    rule = Rule(WINDOW, 7 * DAY_MS, 400 * DAY_MS, parse_seen_policy(policy))
+    reducer = UserReducer(WINDOW, 7 * DAY_MS, 400 * DAY_MS, parse_seen_policy(policy))
     state: bytes | None = None
     seen: list[bytes | None] = [None]
     records: list[Record] = []
     for number, kind in enumerate(kinds):
         append_ms = NOW_MS + 10 * number
-        outcome = rule.take(
+        outcome = reducer.apply(
             decode_state(state), entry(user_id, kind, number, append_ms, chance), lambda: seen[-1], append_ms=append_ms
         )
         state = state if outcome.state is None else outcome.state

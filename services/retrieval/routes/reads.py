@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from nearline.guard import Rule
+from nearline.guard import RoutePermission
 from nearline.keys import Permission
 from nearline.space import Space
 from services.retrieval.active_users import ActiveUsers
@@ -23,7 +23,7 @@ from services.retrieval.text_index import TextIndex
 
 # {of_user} and not {user_id}: what it tells is about other users, and no user's token may open it (nearline/guard.py).
 READ_RULES = tuple(
-    Rule(method, path, Permission.READ)
+    RoutePermission(method, path, Permission.READ)
     for method, path in (
         ("POST", sessions.PATH),
         ("POST", rank.PATH),

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flink_jobs.last_n.history import met_in
+from flink_jobs.last_n.outcome import CLEAR_SEEN, Outcome
 from flink_jobs.last_n.popularity import gain
-from flink_jobs.last_n.rule import CLEARED, Outcome, Rule, Told
 from flink_jobs.last_n.seen_items import decode_adopted, decode_seen_items, fold, snapshot_of
+from flink_jobs.last_n.user_reducer import ProfileChange, UserReducer
 from flink_jobs.last_n.user_state import MOST_REMOVED, User, decode_state, encode_state, sequence_of
 from nearline.errors import BadInput, Misconfigured
 from nearline.events import MAX_EVENT_BYTES, Event
@@ -23,12 +24,12 @@ from nearline.user_commands import Adopt, Command, Erase, Merge, Remove, encode_
 
 DAY_MS = 24 * 3600 * 1000
 POLICY = parse_seen_policy("")
-Record = Event | Command | Told
+Record = Event | Command | ProfileChange
 
 
 @dataclass
 class Job:
-    """The rule with its users' states as bytes, as the operator keeps them, and the topics that it writes."""
+    """The reducer with its users' states as bytes, as the operator keeps them, and the topics that it writes."""
 
     keep: int = 4
     policy: str = ""
@@ -48,7 +49,7 @@ class Job:
             self.clock_ms = append_ms or self.clock_ms + 1
             outcome = self._take(record, self.clock_ms)
             outcomes.append(outcome)
-            self.underway += outcome.sent_on
+            self.underway += outcome.forwarded
             if self.prompt:
                 self.settle(append_ms=append_ms)
         return outcomes
@@ -60,13 +61,13 @@ class Job:
 
     def _take(self, record: Record, append_ms: int) -> Outcome:
         user = record.user_id
-        rule = Rule(self.keep, 7 * DAY_MS, 400 * DAY_MS, parse_seen_policy(self.policy))
-        outcome = rule.take(
+        reducer = UserReducer(self.keep, 7 * DAY_MS, 400 * DAY_MS, parse_seen_policy(self.policy))
+        outcome = reducer.apply(
             decode_state(self.states.get(user)), record, lambda: self.seen.get(user), append_ms=append_ms
         )
         if outcome.state is not None:
             self.states[user] = outcome.state
-        if outcome.seen == CLEARED:
+        if outcome.seen == CLEAR_SEEN:
             self.seen.pop(user, None)
         elif outcome.seen is not None:
             self.seen[user] = outcome.seen
@@ -171,7 +172,7 @@ def test_even_an_unknown_user_is_erased_for_good() -> None:
 
 def test_an_erased_user_holds_nothing_that_was_told_of_him() -> None:
     job = Job()
-    job.append(*[event(n, "secret") for n in range(3)], Told("u", {"country": "GB"}, 0), ERASE)
+    job.append(*[event(n, "secret") for n in range(3)], ProfileChange("u", {"country": "GB"}, 0), ERASE)
     assert b"secret" not in job.states["u"]
     assert b"GB" not in job.states["u"]
 
@@ -253,7 +254,7 @@ def test_what_comes_late_of_a_merged_session_is_sent_on() -> None:
     job = Job()
     job.append(session(2), MERGE)
     (outcome,) = job.append(session(1))
-    assert outcome.sent_on == (replace(session(1), user_id="u", merged_from=("s",)),)
+    assert outcome.forwarded == (replace(session(1), user_id="u", merged_from=("s",)),)
     assert job.items() == ["s1", "s2"]
 
 
@@ -274,7 +275,7 @@ def test_a_later_login_of_somebody_else_gets_nothing_of_the_earlier_one() -> Non
     job = Job()
     job.append(session(1), MERGE, append_ms=3000)
     job.append(session(2, time_ms=4000), Merge("c-other", "s", "w", 0), append_ms=5000)
-    assert job.append(session(3, time_ms=2000))[0].sent_on == ()
+    assert job.append(session(3, time_ms=2000))[0].forwarded == ()
     assert (job.items("u"), job.items("w")) == (["s1"], ["s2"])
     job.append(session(4, time_ms=4500))
     assert job.items("w") == ["s2", "s4"]
@@ -286,7 +287,7 @@ def test_a_merged_session_takes_along_what_it_was_told_but_nothing_removed_and_n
         session(2, time_ms=1_799_999_999_999), value=2.5, type="purchase", context={"device": "phone", "page": "/"}
     )
     outcomes = job.append(session(1), told, Remove("c", "s", "e1", 0), MERGE)
-    passed, *adopted = outcomes[-1].sent_on
+    passed, *adopted = outcomes[-1].forwarded
     assert isinstance(passed, Event)
     assert [type(each) for each in adopted] == [Adopt]
     assert passed == replace(told, user_id="u", context={"device": "phone"}, merged_from=("s",))
@@ -303,9 +304,9 @@ def test_what_a_session_had_seen_before_the_events_that_it_kept_is_adopted() -> 
     job = Job(keep=4)
     job.append(event(50), *[session(n) for n in range(12)])
     *_, merge = job.append(Remove("c", "s", "e1", 0), MERGE)
-    assert [type(each) for each in merge.sent_on] == [Event] * 4 + [Adopt]
+    assert [type(each) for each in merge.forwarded] == [Event] * 4 + [Adopt]
     assert job.read_seen() == hashes("i50", *(f"s{n}" for n in range(12) if n != 1))
-    job.append(Remove("c-too", "u", "e2", 0), *merge.sent_on)
+    job.append(Remove("c-too", "u", "e2", 0), *merge.forwarded)
     assert job.read_seen() == hashes("i50", *(f"s{n}" for n in range(12) if n not in (1, 2)))
 
 
@@ -323,8 +324,8 @@ def test_many_adopted_items_go_in_records_that_the_log_takes() -> None:
     job = Job(keep=4)
     job.append(*[session(n, kind=kind) for n in range(1, 1990) for kind in ("view", "click")])
     (merge,) = job.append(MERGE)
-    assert len(merge.sent_on) == 4 + 3
-    assert max(len(encode_entry(each)) for each in merge.sent_on) < MAX_EVENT_BYTES
+    assert len(merge.forwarded) == 4 + 3
+    assert max(len(encode_entry(each)) for each in merge.forwarded) < MAX_EVENT_BYTES
     assert len(job.read_seen()) == 1989
 
 
@@ -346,42 +347,46 @@ def test_sessions_merged_into_each_other_do_not_send_events_round_for_ever() -> 
 
 def test_a_profile_alone_makes_a_sequence_without_events() -> None:
     job = Job()
-    job.append(Told("u", {"country": "GB"}, 0), append_ms=2000)
+    job.append(ProfileChange("u", {"country": "GB"}, 0), append_ms=2000)
     (only,) = job.sequences["u"]
     assert (only.items, only.profile, only.as_of_ms, only.version) == ([], {"country": "GB"}, 2000, 2000)
 
 
 def test_a_profile_goes_with_the_events_and_leaves_with_its_tombstone() -> None:
     job = Job()
-    job.append(event(1), Told("u", {"country": "GB"}, 0))
+    job.append(event(1), ProfileChange("u", {"country": "GB"}, 0))
     assert (job.items(), job.window().profile) == (["i1"], {"country": "GB"})
-    job.append(Told("u", {}, 1))
+    job.append(ProfileChange("u", {}, 1))
     assert job.window() == replace(job.sequences["u"][0], version=job.clock_ms)
 
 
 def test_without_events_a_profiles_tombstone_leaves_nothing() -> None:
     job = Job()
-    job.append(Told("u", {"country": "GB"}, 0), Told("u", {}, 1))
+    job.append(ProfileChange("u", {"country": "GB"}, 0), ProfileChange("u", {}, 1))
     assert job.sequences["u"][-1].erased
 
 
 def test_a_profile_told_again_is_not_published_again() -> None:
     job = Job()
     job.append(
-        event(1), Told("u", {"country": "GB"}, 0), Told("u", {"country": "GB"}, 1), Told("u", {}, 2), Told("u", {}, 3)
+        event(1),
+        ProfileChange("u", {"country": "GB"}, 0),
+        ProfileChange("u", {"country": "GB"}, 1),
+        ProfileChange("u", {}, 2),
+        ProfileChange("u", {}, 3),
     )
     assert len(job.sequences["u"]) == 3
 
 
 def test_nobody_is_told_of_a_user_who_never_had_a_profile() -> None:
     job = Job()
-    assert job.append(Told("u", {}, 0))[0].sequence is None
+    assert job.append(ProfileChange("u", {}, 0))[0].sequence is None
 
 
 def test_an_older_record_never_replaces_a_newer_profile() -> None:
     job = Job()
-    job.append(Told("u", {"country": "GB"}, 7), append_ms=2000)
-    job.append(Told("u", {"country": "FR"}, 6), append_ms=2000)
+    job.append(ProfileChange("u", {"country": "GB"}, 7), append_ms=2000)
+    job.append(ProfileChange("u", {"country": "FR"}, 6), append_ms=2000)
     assert job.window().profile == {"country": "GB"}
 
 
@@ -389,7 +394,10 @@ def test_an_erasure_takes_the_profile_of_before_and_leaves_the_one_of_after_whic
     """The two topics are read at different speeds."""
     for swapped in (False, True):
         before, after = Job(), Job()
-        told_before, told_after = (Told("u", {"country": "GB"}, 0), 1900), (Told("u", {"country": "GB"}, 0), 2100)
+        told_before, told_after = (
+            (ProfileChange("u", {"country": "GB"}, 0), 1900),
+            (ProfileChange("u", {"country": "GB"}, 0), 2100),
+        )
         for job, told in ((before, told_before), (after, told_after)):
             for record, at in sorted([(ERASE, 2000), told], key=lambda each: each[1], reverse=swapped):
                 job.append(record, append_ms=at)
@@ -499,7 +507,7 @@ def test_a_plain_users_state_is_its_sequence_and_three_numbers() -> None:
 
 def test_a_user_with_marks_is_read_back_as_he_was() -> None:
     job = Job()
-    job.append(event(1), event(2), Remove("c", "u", "e1", 0), Told("u", {"interests": ["tea"]}, 3), event(5))
+    job.append(event(1), event(2), Remove("c", "u", "e1", 0), ProfileChange("u", {"interests": ["tea"]}, 3), event(5))
     user = job.user()
     assert decode_state(encode_state(user, sequence_of(user))) == user
     assert user.window.event_ids == ["e1", "e2", "e5"]
