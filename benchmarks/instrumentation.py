@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from benchmarks.exposures import SPACE as ANSWERS_SPACE
 from benchmarks.exposures import USERS, K, world
-from benchmarks.stage import Stage
+from benchmarks.stage import LoadedSystem
 from flink_jobs.last_n.user_reducer import UserReducer
 from flink_jobs.last_n.user_state import decode_state
 from nearline.adapters.memory import MemoryStore
@@ -32,7 +32,7 @@ from nearline.adapters.traces import OtelSpans, to_nowhere
 from nearline.events import Event, decode_event
 from nearline.features import Features
 from nearline.item_table import ItemTable
-from nearline.item_vectors import ItemVector, Shown
+from nearline.item_vectors import ItemFields, ItemVector
 from nearline.log import Record
 from nearline.seen import parse_seen_policy
 from nearline.space import Space
@@ -45,7 +45,7 @@ from services.retrieval.recommender import Recommender
 from services.retrieval.traced import TracedClicks
 from services.user_tower.freshness import Freshness
 from services.user_tower.updates import Updates
-from services.user_tower.worker import Worker
+from services.user_tower.worker import UserWorker
 
 PAIRS = 20
 SHARE = 0.01
@@ -96,7 +96,7 @@ class _Way:
         self.prepared = _Prepared()
         self.updates = Updates(_SPACE, _to_nobody)
         self.sent = 0
-        self.worker = Worker(
+        self.worker = UserWorker(
             _SPACE,
             reader=self.prepared,
             table=self.table,
@@ -126,13 +126,13 @@ class _Way:
             "context": {"country": "GB"},
         }
         if self.traces is None:
-            (verdict,) = clicks.judge([body], now_ms=now_ms)
+            (verdict,) = clicks.validate([body], now_ms=now_ms)
         else:
             started_ns, traces = time.time_ns(), self.traces
-            (verdict,) = clicks.judge(
+            (verdict,) = clicks.validate(
                 [body], now_ms=now_ms, begin=lambda one, told: traces.begin(one, told, started_ns)
             )
-        assert isinstance(verdict, clicks.Accepted)
+        assert isinstance(verdict, clicks.AcceptedEvent)
         if verdict.span is not None:
             verdict.span.end(time.time_ns(), event_id=verdict.event_id)
         return verdict.value
@@ -158,7 +158,7 @@ def _table() -> ItemTable:
     table, rng = ItemTable(_SPACE), np.random.default_rng(1)
     for number in range(_ITEMS):
         vector = rng.normal(size=64).astype(np.float16)
-        table.put(ItemVector(f"item-{number}", 1, Shown("x"), None, vector, "d"))
+        table.put(ItemVector(f"item-{number}", 1, ItemFields("x"), None, vector, "d"))
     return table
 
 
@@ -240,7 +240,7 @@ async def costs(pairs: int) -> dict[str, Any]:
         await spans.close()
 
 
-def measure(stage: Stage) -> dict[str, Any]:
+def measure(stage: LoadedSystem) -> dict[str, Any]:
     """``{"instrumentation": {"click": …, "answer": …}}``: needs nothing of the system, which rests meanwhile."""
     stage.say(f"what measuring costs: {stage.scale.pairs} pairs")
     return {"instrumentation": asyncio.run(costs(stage.scale.pairs))}

@@ -25,7 +25,7 @@ _NO_PROFILE: Context = {}
 
 
 @dataclass(frozen=True, slots=True)
-class Cause:
+class TriggerEvent:
     """The event that a version of a sequence came of: when it was produced and appended, in UTC ms.
 
     All of it stands in the log, so a job that reads the log again says the same. *synthetic* is a test's event.
@@ -58,7 +58,7 @@ class UserSequence:
     profile: Context = field(default_factory=dict)
     profile_ms: int = 0
     erased: bool = False
-    cause: Cause | None = None
+    cause: TriggerEvent | None = None
 
     @property
     def as_of_ms(self) -> int:
@@ -103,7 +103,7 @@ def encode_sequence(sequence: UserSequence) -> bytes:
     return encoded if sequence.cause is None else with_cause(encoded, sequence.cause)
 
 
-def with_cause(sequence: bytes, cause: Cause) -> bytes:
+def with_cause(sequence: bytes, cause: TriggerEvent) -> bytes:
     """The encoded *sequence* of one who says no cause yet, with *cause*."""
     body: dict[str, Any] = {
         "event_id": cause.event_id,
@@ -153,7 +153,7 @@ def _erased(body: Mapping[str, Any], user_id: str, version: int) -> UserSequence
     return erased_sequence(user_id, version)
 
 
-def _cause(told: Any) -> Cause | None:
+def _cause(told: Any) -> TriggerEvent | None:
     """What is *told* of the cause; a form that is not known here is no reason to refuse a history: ``None``."""
     try:
         event_id, produced_ms, appended_ms = told["event_id"], told["produced_ms"], told["appended_ms"]
@@ -164,7 +164,7 @@ def _cause(told: Any) -> Cause | None:
         return None
     if type(produced_ms) is not int or type(appended_ms) is not int:
         return None
-    return Cause(event_id, produced_ms, appended_ms, traceparent, synthetic is True)
+    return TriggerEvent(event_id, produced_ms, appended_ms, traceparent, synthetic is True)
 
 
 def _profile(body: Mapping[str, Any]) -> tuple[Context, int]:

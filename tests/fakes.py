@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from nearline.errors import BadAnswer, BadInput, Unavailable
 from nearline.features import TOKENS, Features
-from nearline.item_engine import Card, Found, Row
+from nearline.item_engine import Card, EngineHits, EngineRow
 from nearline.log import Record
 from nearline.space import Space
 
@@ -204,7 +204,7 @@ class FakeEngine:
     def __init__(self, space: Space, kept: dict[str, Any] | None = None) -> None:
         self._space = space
         self._kept = kept if kept is not None else {"alias": None}
-        self._rows: dict[str, Row] = self._kept.setdefault(f"items {space.number}", {})
+        self._rows: dict[str, EngineRow] = self._kept.setdefault(f"items {space.number}", {})
         self._gone: dict[str, int] = self._kept.setdefault(f"gone {space.number}", {})
         self.down = False
         self.opened = 0
@@ -220,7 +220,7 @@ class FakeEngine:
     async def close(self) -> None:
         pass
 
-    async def search(self, vector: NDArray[np.float32], limit: int, where: str) -> Found:
+    async def search(self, vector: NDArray[np.float32], limit: int, where: str) -> EngineHits:
         self._answer()
         scored = [(float(row.vector @ vector), row) for row in self._passing(where)]
         scored.sort(key=lambda each: -each[0])
@@ -248,7 +248,7 @@ class FakeEngine:
     async def count(self, where: str) -> int:
         return len(await self.matching(where, 1_000_000))
 
-    async def put(self, rows: Sequence[Row]) -> None:
+    async def put(self, rows: Sequence[EngineRow]) -> None:
         self._answer()
         for row in rows:
             self._rows[row.item_id] = row
@@ -275,14 +275,14 @@ class FakeEngine:
         self._answer()
         self._kept["alias"] = self._space.number
 
-    def _passing(self, where: str) -> list[Row]:
+    def _passing(self, where: str) -> list[EngineRow]:
         return [row for row in self._rows.values() if not where or eval(where, {**_FUNCTIONS, **_names(row)})]
 
 
 _FUNCTIONS = {"array_contains_any": lambda values, sought: not set(values).isdisjoint(sought)}
 
 
-def _names(row: Row) -> dict[str, Any]:
+def _names(row: EngineRow) -> dict[str, Any]:
     nothing = float("nan")
     return {
         "facts": row.facts,
@@ -293,5 +293,5 @@ def _names(row: Row) -> dict[str, Any]:
     }
 
 
-def _card(row: Row) -> Card:
+def _card(row: EngineRow) -> Card:
     return Card(row.item_id, row.version, row.printed)

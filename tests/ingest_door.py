@@ -16,10 +16,10 @@ from nearline.tracing import ClickTraces
 from services.ingest.api import create_api
 from services.ingest.appender import Appender
 from services.ingest.bodies import Bounds
-from services.ingest.catalogue import Catalogue
-from services.ingest.listing import Listing
-from services.ingest.observed import Observed
-from services.ingest.users import Users
+from services.ingest.catalogue_editor import CatalogueEditor
+from services.ingest.request_log import RequestLog
+from services.ingest.table_view import TableView
+from services.ingest.user_editor import UserEditor
 from tests.fakes import Outbox
 
 NOW_MS = 1_800_000_000_000
@@ -39,14 +39,14 @@ class Door:
     ) -> None:
         self.outbox = Outbox()
         self.is_read = True
-        self.listing = Listing(ITEMS, decode_item)
-        self.profiles = Listing(USERS, decode_profile)
+        self.listing = TableView(ITEMS, decode_item)
+        self.profiles = TableView(USERS, decode_profile)
         items, profiles, events = (Appender(topic, self.outbox) for topic in (ITEMS, USERS, CLICKS))
-        catalogue = Catalogue(self.listing, items, is_read=lambda: self.is_read, turn_s=0.2)
-        users = Users(self.profiles, profiles, events, is_read=lambda: self.is_read)
+        catalogue = CatalogueEditor(self.listing, items, is_read=lambda: self.is_read, turn_s=0.2)
+        users = UserEditor(self.profiles, profiles, events, is_read=lambda: self.is_read)
         status = status_routes(lambda: {"items": self.is_read})
         self.api = create_api(events, catalogue, users, status, bounds, now_ms=now_ms, traces=traces)
-        self.app = Observed(self.api)
+        self.app = RequestLog(self.api)
 
     async def ask(self, method: str, target: str, json: Any = None, **more: Any) -> httpx.Response:
         """One request and its answer."""

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp
 from nearline.adapters.http import status_routes
 from nearline.adapters.memory import MemoryStore
 from nearline.hashing import hash64_all
-from nearline.item_vectors import ItemVector, Shown
+from nearline.item_vectors import ItemFields, ItemVector
 from nearline.seen import parse_seen_policy
 from nearline.space import Space
 from nearline.user_documents import UserDocument, encode_user_document
@@ -49,7 +49,9 @@ def item(nth: int, version: int = 1, item_id: str | None = None, **shown: Any) -
         "brand": "Zauber & Söhne" if nth == 7 else "",
     }
     vector = at(nth)
-    return ItemVector(item_id or f"i{nth}", version, Shown(**(about | shown)), vector, vector.astype(np.float16), "d")
+    return ItemVector(
+        item_id or f"i{nth}", version, ItemFields(**(about | shown)), vector, vector.astype(np.float16), "d"
+    )
 
 
 def user(

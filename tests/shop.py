@@ -10,7 +10,7 @@ from starlette.types import ASGIApp
 from nearline.adapters.limits import AddressLimits
 from nearline.adapters.tokens import UserTokens
 from nearline.guard import Guard, RoutePermission
-from nearline.item_vectors import ItemVector, Shown
+from nearline.item_vectors import ItemFields, ItemVector
 from nearline.key_ring import KeyRing
 from nearline.keys import EVERYTHING, encode_key, make_key
 from nearline.log import Record
@@ -39,7 +39,9 @@ def world_of_a_shop() -> World:
     world = World()
     for nth, (item_id, title, category) in enumerate(((MUG, "REGENCY CAKESTAND", "mugs"), (LAMP, "RED LAMP", "lamps"))):
         vector = at(nth + 0.5)
-        shown = Shown(title, category, price=12.5, listed_ms=1_700_000_000_000, brand="", attributes={"colour": "red"})
+        shown = ItemFields(
+            title, category, price=12.5, listed_ms=1_700_000_000_000, brand="", attributes={"colour": "red"}
+        )
         world.catalogue.apply(ItemVector(item_id, 1, shown, vector, vector.astype(np.float16), "d"))
     world.put_users(**{USER: user(0, seen=("i0",)), OTHER_USER: user(2)})
     return world

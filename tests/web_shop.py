@@ -9,19 +9,19 @@ import httpx
 
 from nearline.adapters.http import status_routes
 from nearline.errors import BadInput, Unavailable
-from nearline.live import Pages as MetricsPages
+from nearline.live import MetricsPages
 from nearline.log import Record
 from nearline.sequences import UserSequence, encode_sequence
 from services.web.api import create_app
 from services.web.assets import Assets
 from services.web.clicks import Clicks
-from services.web.histories import Histories
+from services.web.histories import SequenceCache
 from services.web.letters import RuleList
+from services.web.live_metrics import LiveMetrics
 from services.web.operator_routes import OperatorRoutes
-from services.web.pulse import Pulse
 from services.web.shop import Shop
 from services.web.shop_routes import ShopRoutes
-from services.web.showing import Pages
+from services.web.templating import PageTemplates
 from services.web.watching import Watchers
 
 NOW_MS = 1_800_000_000_000
@@ -148,15 +148,15 @@ class Page:
         self.clicks = Clicks()
         self.metrics: MetricsPages = {}
         self._sequences = {name.removeprefix("u"): encode_sequence(value) for name, value in sequences.items()}
-        self.histories = Histories(self._find)
+        self.histories = SequenceCache(self._find)
         self.shop = Shop(self.api, self.histories, wall_ms=lambda: NOW_MS)
-        self.pulse = Pulse(self._read, wall_ms=lambda: NOW_MS)
+        self.live = LiveMetrics(self._read, wall_ms=lambda: NOW_MS)
         assets = Assets()
-        pages = Pages(assets, currency="£", wall_ms=lambda: NOW_MS)
+        pages = PageTemplates(assets, currency="£", wall_ms=lambda: NOW_MS)
         users = (USER, "nobody")
-        self.shop_routes = ShopRoutes(self.shop, pages, self.watchers, self.clicks, self.pulse, users)
+        self.shop_routes = ShopRoutes(self.shop, pages, self.watchers, self.clicks, self.live, users)
         self.operator_routes = OperatorRoutes(
-            self.shop, pages, self.watchers, self.clicks, self.pulse, self.rules, lambda: self.letters_of(), users
+            self.shop, pages, self.watchers, self.clicks, self.live, self.rules, lambda: self.letters_of(), users
         )
         status = status_routes(lambda: {"all": True})
         self.app = create_app(self.shop_routes, self.operator_routes, pages, assets, status, names=("shop.example",))

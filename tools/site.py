@@ -36,7 +36,7 @@ _IN_CSS = re.compile(r"""(?:url\(\s*|@import\s+)["']?((?:https?:)?//[^"')\s]+)""
 
 
 @dataclass
-class Page(HTMLParser):
+class SitePage(HTMLParser):
     """What a page loads, where its links lead, and which anchors it has."""
 
     loads: list[str] = field(default_factory=list)
@@ -57,9 +57,9 @@ class Page(HTMLParser):
         self.loads += _IN_CSS.findall(about.get("style", ""))
 
 
-def read_page(text: str) -> Page:
+def read_page(text: str) -> SitePage:
     """The page in *text*, with what its own style sheets load."""
-    page = Page()
+    page = SitePage()
     page.feed(text)
     for style in re.findall(r"<style[^>]*>(.*?)</style>", text, re.DOTALL):
         page.loads += _IN_CSS.findall(style)
@@ -83,7 +83,7 @@ def faults(site: Path) -> Iterator[str]:
         yield from (f"{file.relative_to(site)} loads {address}" for address in _IN_CSS.findall(file.read_text()))
 
 
-def _leads(link: str, file: Path, pages: dict[Path, Page]) -> bool:
+def _leads(link: str, file: Path, pages: dict[Path, SitePage]) -> bool:
     """Whether *link* of the page *file* leads to a page, and to an anchor of it; other sites are not asked."""
     if urlsplit(link).scheme or _OUTSIDE.match(link):
         return True

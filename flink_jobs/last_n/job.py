@@ -38,7 +38,7 @@ from flink_jobs.last_n.operators import CHANGE, DEAD_LETTERS, FORWARDED, RECORD,
 from flink_jobs.last_n.popularity import FORGOTTEN_AFTER_HALF_LIVES, LANDMARK_MS, check_half_life
 from flink_jobs.last_n.status import StatusServer, job_problem
 from flink_jobs.last_n.user_reducer import UserReducer
-from nearline.adapters.kafka import Topics, wait_for_topics
+from nearline.adapters.kafka.admin import Topics, wait_for_topics
 from nearline.errors import Misconfigured, NearlineError, Unavailable
 from nearline.settings import Settings, load_settings
 from nearline.telemetry import configure_logs, get_logger

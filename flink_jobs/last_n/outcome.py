@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from flink_jobs.last_n.user_state import User, encode_state, is_shown, sequence_of
-from nearline.sequences import Cause, with_cause
+from nearline.sequences import TriggerEvent, with_cause
 from nearline.user_commands import Entry
 
 CLEAR_SEEN = b""  # in place of the seen items' bytes: delete them
@@ -38,7 +38,7 @@ def outcome_of(
     snapshot: bytes | None = None,
     item: str | None = None,
     gain: float = 0.0,
-    cause: Cause | None = None,
+    cause: TriggerEvent | None = None,
 ) -> Outcome:
     """The outcome for the user *after*: the sequence is written only if readers get another one than *before*."""
     sequence = sequence_of(after)

@@ -33,7 +33,7 @@ from flink_jobs.last_n.user_state import (
 )
 from nearline.events import Event
 from nearline.seen import SeenPolicy, encode_seen
-from nearline.sequences import Cause
+from nearline.sequences import TriggerEvent
 from nearline.signals import Context
 from nearline.tracing import is_traced
 from nearline.user_commands import Adopt, Entry, Remove
@@ -121,7 +121,7 @@ class UserReducer:
         return kept, encode_seen(snapshot_of(told, self.policy, after.window.version))
 
 
-def _cause(event: Event, produced_ms: int, append_ms: int) -> Cause:
+def _cause(event: Event, produced_ms: int, append_ms: int) -> TriggerEvent:
     """The event as its user's sequence names it; not for what a merge brought: that was measured in its session."""
     traceparent = event.traceparent if event.traceparent and is_traced(event.traceparent) else ""
-    return Cause(event.event_id, produced_ms, append_ms, traceparent, event.synthetic)
+    return TriggerEvent(event.event_id, produced_ms, append_ms, traceparent, event.synthetic)

@@ -16,13 +16,13 @@ from nearline.keys import Permission
 from nearline.tracing import ClickTraces
 from services.ingest.appender import Appender
 from services.ingest.bodies import Bounds, Room
-from services.ingest.catalogue import Catalogue
+from services.ingest.catalogue_editor import CatalogueEditor
 from services.ingest.event_routes import add_events
-from services.ingest.exchange import hung_up, refuse, refuse_parameters, refuse_route
+from services.ingest.http_io import hung_up, refuse, refuse_parameters, refuse_route
 from services.ingest.item_routes import add_items
 from services.ingest.schemas import EventIn, EventOfMerge, ItemIn, ItemOfBatch, ItemPatch, MergeIn, ProfileIn
+from services.ingest.user_editor import UserEditor
 from services.ingest.user_routes import add_users
-from services.ingest.users import Users
 
 RULES = (
     RoutePermission("POST", "/events", Permission.EVENTS),
@@ -43,8 +43,8 @@ _BODIES = (EventIn, EventOfMerge, ItemIn, ItemOfBatch, ItemPatch, MergeIn, Profi
 
 def create_api(
     events: Appender,
-    catalogue: Catalogue,
-    users: Users,
+    catalogue: CatalogueEditor,
+    users: UserEditor,
     status: Sequence[BaseRoute],
     bounds: Bounds | None = None,
     *,

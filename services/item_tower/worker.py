@@ -12,15 +12,15 @@ from nearline.errors import BadInput, Unavailable
 from nearline.features import Arrays
 from nearline.item_table import ItemTable
 from nearline.item_vectors import ItemVector, encode_item_vector
-from nearline.log import Record
+from nearline.log import GroupLog, Record
 from nearline.reasons import reasons_of
 from nearline.salvage import salvage
 from nearline.space import Space
 from nearline.telemetry import counter, get_logger, seconds, sizes
 from nearline.topics import ITEMS_DLQ, item_vectors_topic
-from services.item_tower.catalogue import (
+from services.item_tower.item_changes import (
     Bury,
-    Change,
+    Decision,
     Encode,
     Ignore,
     ItemInputs,
@@ -47,21 +47,13 @@ PUBLISHED_AFTER = seconds("item_to_published_seconds", "From an item's append to
 Messages = list[tuple[bytes, bytes | None]]
 
 
-class Reader(Protocol):
-    """What the worker needs of the log."""
-
-    async def poll(self) -> list[Record]: ...
-    async def stay(self) -> None: ...
-    def done(self, records: list[Record]) -> None: ...
-
-
-class Encoder(Protocol):
+class ItemEncoder(Protocol):
     """What the worker needs of the item tower."""
 
     async def encode_items(self, inputs: Arrays) -> tuple[NDArray[np.float32], NDArray[np.float32]]: ...
 
 
-class Worker:
+class ItemWorker:
     """Turns items into published vectors; knows what is published from *table*, which it keeps up to date.
 
     *read* gives what the served item tower reads of items.
@@ -71,9 +63,9 @@ class Worker:
         self,
         space: Space,
         *,
-        reader: Reader,
+        reader: GroupLog,
         table: ItemTable,
-        towers: Encoder,
+        towers: ItemEncoder,
         read: ItemInputs,
         publish: Callable[[str, Messages], Awaitable[object]],
         now_ms: Callable[[], int],
@@ -143,7 +135,7 @@ class Worker:
             [change.item_id for change, _ in by_kind[Bury]],
         )
 
-    async def _decide(self, record: Record) -> Change | None:
+    async def _decide(self, record: Record) -> Decision | None:
         try:
             change = decide(record, self._table, self._read)
         except BadInput as error:

@@ -10,13 +10,14 @@ from typing import Protocol
 import uvicorn
 from starlette.types import Scope
 
-from nearline.adapters.doors import Doors
 from nearline.adapters.http import bind, run_service, server_of, status_routes
+from nearline.adapters.http_front import HttpFront
 from nearline.adapters.indexes import engine_for
-from nearline.adapters.kafka import TableReader, log_extent
+from nearline.adapters.kafka.admin import log_extent
+from nearline.adapters.kafka.table_reader import TableReader
 from nearline.adapters.queueing import never, queueing
-from nearline.adapters.seals import Seal, secret_of
-from nearline.adapters.spans import spans_for
+from nearline.adapters.signed_tokens import SignedTokens, secret_of
+from nearline.adapters.span_exporters import spans_for
 from nearline.adapters.stores import store_for
 from nearline.errors import Unavailable
 from nearline.followers import Follower
@@ -81,7 +82,7 @@ class Service:
             tls=settings.store_security,
         )
         self._store = GuardedStore(store)
-        self._doors = Doors(settings)
+        self._doors = HttpFront(settings)
         self._rules = RuleParts(settings)
         secret = secret_of(settings.page_secret.get_secret_value(), settings.data / "page-secret")
         index = self._items.index
@@ -90,7 +91,7 @@ class Service:
             index,
             self._store,
             space,
-            pages=Pages(Seal(secret, "page", lives_s=LIVES_S), space),
+            pages=Pages(SignedTokens(secret, "page", lives_s=LIVES_S), space),
             rulebook=self._rules.rulings,
             exposures=self._rules.exposures,
             budget_ms=settings.budget_ms,

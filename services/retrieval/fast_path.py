@@ -12,7 +12,7 @@ from contextlib import suppress
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from nearline.errors import BadInput
-from nearline.telemetry import Request, get_logger, in_request, logs_requests
+from nearline.telemetry import LoggedRequest, get_logger, in_request, logs_requests
 from services.retrieval.asked import Asked
 from services.retrieval.parameters import asked_in
 from services.retrieval.recommender import Recommender
@@ -38,7 +38,7 @@ class FastPath:
             asked = self._asked(scope["query_string"])
             if asked is not None and _is_plain(user_id):
                 request_id = request_id_of(scope["headers"])
-                in_request(Request(request_id, user_id))
+                in_request(LoggedRequest(request_id, user_id))
                 if asked.after is not None:
                     await asyncio.sleep(0)  # so that it has a task, which a deadline wants
                 with suppress(BadInput):
@@ -80,7 +80,7 @@ def _is_ours(scope: Scope) -> bool:
 def _named(scope: Scope) -> Scope:
     """The request with its id among its headers, so that its log lines and its answer name the same one."""
     request_id = request_id_of(scope["headers"])
-    in_request(Request(request_id))
+    in_request(LoggedRequest(request_id))
     others = [pair for pair in scope["headers"] if pair[0] != b"x-request-id"]
     return {**scope, "headers": [*others, (b"x-request-id", request_id.encode())]}
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from nearline.space import Space
 from nearline.telemetry import counter, gauge
-from nearline.user_documents import Order, UserDocument, decode_user_document
+from nearline.user_documents import DocumentVersions, UserDocument, decode_user_document
 
 _MOST_BYTES = 64 * 1024 * 1024
 _ENTRY_BYTES = 1_000  # of an entry beside the stored bytes
@@ -35,7 +35,7 @@ class HotUsers:
         self._most_bytes = most_bytes
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
         self._bytes = 0
-        self._newest: OrderedDict[str, Order] = OrderedDict()  # that was heard of or read
+        self._newest: OrderedDict[str, DocumentVersions] = OrderedDict()  # that was heard of or read
 
     def __len__(self) -> int:
         """How many are kept."""
@@ -66,14 +66,14 @@ class HotUsers:
         if kept is not None:
             self._bytes -= _size(kept)
 
-    def heard(self, user_id: str, order: Order) -> None:
+    def heard(self, user_id: str, order: DocumentVersions) -> None:
         """The store took a document of *order*: an older one is good for nothing any more."""
         self._learn(user_id, order)
         kept = self._kept.get(user_id)
         if kept is not None and _is_behind(kept.document.order, order):
             self.forget(user_id)
 
-    def _learn(self, user_id: str, order: Order) -> bool:
+    def _learn(self, user_id: str, order: DocumentVersions) -> bool:
         """Note that there is a document of *order*; whether none is known that is newer.
 
         Of two reads that were under way at one time the older may come back last: it must not be what is kept.
@@ -93,7 +93,7 @@ class HotUsers:
         _USERS.set(len(self._kept))
 
 
-def _is_behind(order: Order, heard: Order) -> bool:
+def _is_behind(order: DocumentVersions, heard: DocumentVersions) -> bool:
     return any(own < other for own, other in zip(order, heard, strict=True))
 
 

@@ -38,7 +38,7 @@ class PageError(BadInput):
 
 
 class Seal(Protocol):
-    """Signs what leaves us and comes back (nearline/adapters/seals.py)."""
+    """Signs what leaves us and comes back (nearline/adapters/signed_tokens.py)."""
 
     def sign(self, payload: bytes) -> str:
         """*payload*, signed, as text for an address."""

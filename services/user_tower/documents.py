@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from nearline.events import EventType
 from nearline.hashing import hash64_all
 from nearline.seen import FOREVER_S, MOST_ITEMS, SeenPolicy, SeenSnapshot
-from nearline.sequences import Cause, UserSequence
+from nearline.sequences import TriggerEvent, UserSequence
 from nearline.user_documents import NOTHING_RECENT, Hashes, Recent, Seconds, UserDocument
 
 NONE: Hashes = np.zeros(0, dtype=np.uint64)
@@ -25,7 +25,7 @@ PURCHASE = EventType.PURCHASE.value
 class Arrived(NamedTuple):
     """A click that said when it was produced, and the append time of the sequence that holds it."""
 
-    cause: Cause
+    cause: TriggerEvent
     appended_ms: int
 
 

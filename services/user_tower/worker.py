@@ -18,11 +18,11 @@ from nearline.dead_letters import encode_dead_letter, letter_about
 from nearline.errors import BadAnswer, BadInput, SpaceMismatch, Unavailable
 from nearline.features import Features
 from nearline.item_table import ItemTable
-from nearline.log import Record
+from nearline.log import GroupLog, Record
 from nearline.reasons import reasons_of
 from nearline.salvage import salvage
 from nearline.seen import SeenPolicy, decode_seen
-from nearline.sequences import Cause, UserSequence, decode_sequence
+from nearline.sequences import TriggerEvent, UserSequence, decode_sequence
 from nearline.space import Space
 from nearline.store import UserStore
 from nearline.telemetry import counter, gauge, get_logger, seconds, sizes
@@ -54,18 +54,10 @@ STORED_AFTER = seconds("sequence_to_stored_seconds", "From a sequence's append t
 BATCH = seconds("user_tower_batch_seconds", "One batch from poll to written.")
 BATCH_USERS = sizes("user_tower_batch_users", "Users of one batch.")
 
-Users = dict[str, News]
+NewsByUser = dict[str, News]
 
 
-class Reader(Protocol):
-    """What the worker needs of the log."""
-
-    async def poll(self) -> list[Record]: ...
-    async def stay(self) -> None: ...
-    def done(self, records: list[Record]) -> None: ...
-
-
-class Encoder(Protocol):
+class UserEncoder(Protocol):
     """What the worker needs of the user tower."""
 
     @property
@@ -74,19 +66,19 @@ class Encoder(Protocol):
 
 
 DeadLetters = Callable[[str, list[tuple[bytes, bytes | None]]], Awaitable[object]]
-Announce = Callable[[Mapping[str, UserDocument], Mapping[str, Cause]], None]  # must neither wait nor fail
+Announce = Callable[[Mapping[str, UserDocument], Mapping[str, TriggerEvent]], None]  # must neither wait nor fail
 
 
-class Worker:
+class UserWorker:
     """Turns sequences into stored documents; one instance for each process, fed by one reader."""
 
     def __init__(
         self,
         space: Space,
         *,
-        reader: Reader,
+        reader: GroupLog,
         table: ItemTable,
-        towers: Encoder,
+        towers: UserEncoder,
         store: UserStore,
         dead_letters: DeadLetters,
         announce: Announce,
@@ -108,7 +100,7 @@ class Worker:
         self._retry_s = retry_s
         self._slots = asyncio.Semaphore(IN_FLIGHT)
         self._waiting: list[Record] = []
-        self._waiting_users: Users = {}
+        self._waiting_users: NewsByUser = {}
 
     async def run(self) -> None:
         """Read and deal with sequences until cancelled; rounds that found something start ``ROUND_S`` apart."""
@@ -140,7 +132,7 @@ class Worker:
         WAITING.set(len(self._waiting_users))
         return polled_at
 
-    async def _deal(self, fresh: Users) -> None:
+    async def _deal(self, fresh: NewsByUser) -> None:
         try:
             BATCH_USERS.observe(len(self._waiting_users))
             with BATCH.time():
@@ -154,7 +146,7 @@ class Worker:
         self._reader.done(self._waiting)
         self._waiting, self._waiting_users = [], {}
 
-    async def _hold(self, fresh: Users, error: Unavailable) -> None:
+    async def _hold(self, fresh: NewsByUser, error: Unavailable) -> None:
         """Triton or the store is away: write what was seen if that goes, then give it a moment."""
         AWAY.inc()
         get_logger().warning("waiting", reason=str(error), users=len(self._waiting_users))
@@ -167,7 +159,7 @@ class Worker:
         await asyncio.sleep(self._retry_s)
         await self._reader.stay()
 
-    def _let_go_of_snapshots(self, written: Users) -> None:
+    def _let_go_of_snapshots(self, written: NewsByUser) -> None:
         """They are stored, and 10,000 waiting users' would be 260 MB."""
         for user_id, news in written.items():
             waiting = self._waiting_users[user_id]
@@ -187,8 +179,8 @@ class Worker:
             except Unavailable:
                 continue
 
-    async def _take(self, records: list[Record]) -> Users:
-        users: Users = {}
+    async def _take(self, records: list[Record]) -> NewsByUser:
+        users: NewsByUser = {}
         for record in records:
             (SEQUENCES if _is_sequence(record) else SNAPSHOTS).inc()
             if record.value:
@@ -216,13 +208,13 @@ class Worker:
             except Unavailable as error:
                 await self._outlast_store(error)
 
-    async def _in_chunks(self, users: Users, work: Callable[[Users], Awaitable[None]]) -> None:
+    async def _in_chunks(self, users: NewsByUser, work: Callable[[NewsByUser], Awaitable[None]]) -> None:
         items = list(users.items())
         chunks = [dict(items[start : start + CHUNK]) for start in range(0, len(items), CHUNK)]
 
         failures: list[Unavailable] = []
 
-        async def one(chunk: Users) -> None:
+        async def one(chunk: NewsByUser) -> None:
             async with self._slots:
                 if failures:
                     return  # the dependency is away: do not wait out its deadline once for every chunk
@@ -235,7 +227,7 @@ class Worker:
         if failures:
             raise failures[0]
 
-    async def _encode_and_write(self, chunk: Users) -> None:
+    async def _encode_and_write(self, chunk: NewsByUser) -> None:
         laps = Laps()
         stored = await self._stored(chunk)
         laps.end("read")
@@ -244,12 +236,12 @@ class Worker:
         await self._write(chunk, stored, vectors, laps)
         ENCODED.inc(len(vectors))
 
-    async def _write_seen(self, chunk: Users) -> None:
+    async def _write_seen(self, chunk: NewsByUser) -> None:
         await self._write(chunk, await self._stored(chunk), {}, Laps())
 
     async def _write(
         self,
-        chunk: Users,
+        chunk: NewsByUser,
         stored: Mapping[str, UserDocument | None],
         vectors: Mapping[str, NDArray[np.float32]],
         laps: Laps,
@@ -267,7 +259,7 @@ class Worker:
         raise Unavailable(f"{_ATTEMPTS} writes in a row lost a race; does another replica loop over the same users?")
 
     def _advanced(
-        self, chunk: Users, stored: Mapping[str, UserDocument | None], vectors: Mapping[str, NDArray[np.float32]]
+        self, chunk: NewsByUser, stored: Mapping[str, UserDocument | None], vectors: Mapping[str, NDArray[np.float32]]
     ) -> dict[str, UserDocument]:
         now = self._now_ms()
         return {
@@ -275,7 +267,7 @@ class Worker:
             for user_id, news in chunk.items()
         }
 
-    async def _stored(self, chunk: Users) -> dict[str, UserDocument | None]:
+    async def _stored(self, chunk: NewsByUser) -> dict[str, UserDocument | None]:
         raws = await self._store.get_many(list(chunk))
         return {user_id: await self._decoded(user_id, raw) for user_id, raw in zip(chunk, raws, strict=True)}
 

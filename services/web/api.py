@@ -19,8 +19,8 @@ from nearline.keys import Permission
 from services.web.assets import Assets
 from services.web.operator_routes import OperatorRoutes
 from services.web.shop_routes import ShopRoutes
-from services.web.showing import Pages
-from services.web.strict import Strict
+from services.web.templating import PageTemplates
+from services.web.web_security import WebSecurity
 
 _READ = (
     "/", "/product/{item_id:path}", "/category/{category:path}", "/search", "/row", "/used", "/why", "/stream",
@@ -42,12 +42,12 @@ _NOT_FOUND = "not_found"
 def create_app(
     shop: ShopRoutes,
     operator: OperatorRoutes,
-    pages: Pages,
+    pages: PageTemplates,
     assets: Assets,
     status: Sequence[BaseRoute],
     *,
     names: Iterable[str] = (),
-) -> Strict:
+) -> WebSecurity:
     """The application; *status* are /healthz, /readyz and /metrics, *names* the page's own beside this machine's."""
 
     async def problem(request: Request, error: Exception) -> Response:
@@ -58,7 +58,7 @@ def create_app(
 
     handlers = dict.fromkeys((BadInput, Unavailable, HTTPException), problem)
     routes = [*shop.routes(), *operator.routes(), Route("/static/{path:path}", assets.serve), *status]
-    return Strict(Starlette(routes=routes, exception_handlers=handlers), names)
+    return WebSecurity(Starlette(routes=routes, exception_handlers=handlers), names)
 
 
 def _problem_of(error: Exception) -> tuple[int, str]:

@@ -7,13 +7,14 @@ from collections.abc import Mapping
 
 import uvicorn
 
-from nearline.adapters.doors import Doors
 from nearline.adapters.http import bind, run_service, server_of, status_routes
-from nearline.adapters.kafka import TableReader, log_extent, newest_of
-from nearline.adapters.parts import PartsMetrics
+from nearline.adapters.http_front import HttpFront
+from nearline.adapters.kafka.admin import log_extent
+from nearline.adapters.kafka.table_reader import TableReader, newest_of
+from nearline.adapters.metrics_reader import MetricsReader
 from nearline.adapters.services import ServiceName, Services
 from nearline.followers import Follower
-from nearline.guard import App
+from nearline.guard import AsgiApp
 from nearline.key_file import key_headers
 from nearline.log import Record
 from nearline.process import open_within
@@ -24,13 +25,13 @@ from nearline.topics import RULES as RULES_TOPIC
 from services.web.api import RULES, create_app
 from services.web.assets import Assets
 from services.web.clicks import Clicks
-from services.web.histories import Histories
+from services.web.histories import SequenceCache
 from services.web.letters import NEWEST, RuleList
+from services.web.live_metrics import LiveMetrics
 from services.web.operator_routes import OperatorRoutes
-from services.web.pulse import Pulse
 from services.web.shop import Shop
 from services.web.shop_routes import ShopRoutes
-from services.web.showing import Pages
+from services.web.templating import PageTemplates
 from services.web.watching import Watchers
 
 _QUEUES = (CLICKS_DLQ, ITEMS_DLQ, USER_SEQUENCES_DLQ)
@@ -39,14 +40,14 @@ _BATCH_S = 0.01  # a sequence is here before the vector that comes of it, and th
 _GRACE_S = 1  # pages that are told of changes never end by themselves
 
 
-class Service:
+class WebService:
     """The parts of one page process."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         addresses: dict[ServiceName, str] = {"retrieval": settings.retrieval, "ingest": settings.ingest}
         self._services = Services(addresses, lambda: key_headers(settings))
-        self._histories = Histories(self._find)
+        self._histories = SequenceCache(self._find)
         watchers = Watchers()
         updates = user_updates_topic(settings.embedding_space)
         self._updates = Follower(
@@ -56,14 +57,14 @@ class Service:
         self._is_answered = False
         shop = Shop(self._services, self._histories)
         assets = Assets()
-        pages = Pages(assets, currency=settings.web_currency)
+        pages = PageTemplates(assets, currency=settings.web_currency)
         rules = RuleList()
         self._rules = Follower(RULES_TOPIC, lambda: TableReader(settings.brokers, RULES_TOPIC), rules.take_in)
-        self._metrics = PartsMetrics.of(settings)
-        self._pulse = Pulse(self._metrics.read)
+        self._metrics = MetricsReader.of(settings)
+        self._live = LiveMetrics(self._metrics.read)
         clicks, users = Clicks(), _words(settings.web_users)
-        shop_routes = ShopRoutes(shop, pages, watchers, clicks, self._pulse, users)
-        operator_routes = OperatorRoutes(shop, pages, watchers, clicks, self._pulse, rules, self._letters, users)
+        shop_routes = ShopRoutes(shop, pages, watchers, clicks, self._live, users)
+        operator_routes = OperatorRoutes(shop, pages, watchers, clicks, self._live, rules, self._letters, users)
         app = create_app(
             shop_routes,
             operator_routes,
@@ -72,13 +73,13 @@ class Service:
             status_routes(self.readiness),
             names=(settings.host, *_words(settings.web_hosts)),
         )
-        self._doors = Doors(settings)
-        self._app = self._doors.before(app, RULES)
+        self._front = HttpFront(settings)
+        self._app = self._front.before(app, RULES)
 
     def readiness(self) -> Mapping[str, bool]:
         """What has to be true before requests should come here."""
         followed = {"updates": self._updates.caught_up, "sequences": self._sequences.caught_up}
-        return {"services": self._is_answered, **followed, **self._doors.readiness()}
+        return {"services": self._is_answered, **followed, **self._front.readiness()}
 
     async def serve(self) -> None:
         """Serve until SIGTERM or SIGINT; raise the error of a part that failed."""
@@ -95,7 +96,7 @@ class Service:
                     loop.add_signal_handler(number, setattr, server, "should_exit", True)
                 async with asyncio.TaskGroup() as parts:
                     follows = [
-                        each.run() for each in (self._updates, self._sequences, self._rules, self._doors, self._pulse)
+                        each.run() for each in (self._updates, self._sequences, self._rules, self._front, self._live)
                     ]
                     background = [parts.create_task(part) for part in (*follows, self._ask_once())]
                     get_logger().info("serving", port=listener.getsockname()[1])
@@ -151,7 +152,7 @@ def _words(told: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in told.split(",") if word.strip())
 
 
-def _server(app: App) -> uvicorn.Server:
+def _server(app: AsgiApp) -> uvicorn.Server:
     return server_of(
         app,
         timeout_graceful_shutdown=_GRACE_S,
@@ -161,4 +162,4 @@ def _server(app: App) -> uvicorn.Server:
 
 def main() -> int:
     """Run the service; the exit status says whether it ended as it was told to."""
-    return run_service("web", lambda settings: Service(settings).serve())
+    return run_service("web", lambda settings: WebService(settings).serve())

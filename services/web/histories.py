@@ -12,7 +12,7 @@ MOST = 2_000  # users of whom the newest sequence is kept; some 10 MB
 _COLUMNS = ("items", "times_ms", "types", "values", "event_ids", "contexts")
 
 
-class Histories:
+class SequenceCache:
     """The newest sequence of those users who clicked last or were looked at last.
 
     What comes in while this process runs is taken in as it comes; *find* looks for the rest in the log, which may take

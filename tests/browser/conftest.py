@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, BrowserContext, Page
 from local.browsing import browsing
 from local.processes import wait_until
 from local.system import System, embedded_system
-from nearline.adapters.kafka import Producer
+from nearline.adapters.kafka.producer import Producer
 from nearline.items import Item, encode_item
 from nearline.topics import ITEMS
 from tests.e2e.test_whole_system import shown

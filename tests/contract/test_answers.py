@@ -17,10 +17,11 @@ from local.layout import ROOT
 from local.ports import HOST, free_ports
 from local.processes import wait_until
 from local.system import http_ok
-from nearline.adapters.kafka import Producer, Topics
+from nearline.adapters.kafka.admin import Topics
+from nearline.adapters.kafka.producer import Producer
 from nearline.adapters.lmdb import LmdbStore
 from nearline.hashing import hash64_all
-from nearline.item_vectors import ItemVector, Shown, encode_item_vector
+from nearline.item_vectors import ItemFields, ItemVector, encode_item_vector
 from nearline.space import Space
 from nearline.topics import all_topics, item_vectors_topic, user_updates_topic
 from nearline.user_documents import UserDocument, encode_user_document
@@ -67,7 +68,7 @@ async def with_items(kafka: str) -> None:
     messages = []
     for nth in range(100):
         vector = np.array([np.cos(nth / 100), np.sin(nth / 100), 0, 0], np.float32)
-        item = ItemVector(f"i{nth}", nth + 1, Shown(f"Item {nth}"), vector, vector.astype(np.float16), "d")
+        item = ItemVector(f"i{nth}", nth + 1, ItemFields(f"Item {nth}"), vector, vector.astype(np.float16), "d")
         messages.append((item.item_id.encode(), encode_item_vector(item, SPACE)))
     async with Producer(kafka) as producer:
         await producer.send_all(item_vectors_topic(SPACE), messages)

@@ -16,10 +16,10 @@ from local.layout import ROOT
 from local.ports import HOST, free_ports
 from local.processes import wait_until
 from local.system import http_ok
-from nearline.adapters.kafka import Producer
+from nearline.adapters.kafka.producer import Producer
 from nearline.cli import parquet
 from nearline.cli.app import app
-from nearline.cli.everyone import known_users
+from nearline.cli.batch import known_users
 from nearline.settings import load_settings
 from nearline.topics import USER_SEQUENCES
 from nearline_client import Client, Item, event

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from nearline.adapters.kafka import Producer, TableReader, Topics
+from nearline.adapters.kafka.admin import Topics
+from nearline.adapters.kafka.producer import Producer
+from nearline.adapters.kafka.table_reader import TableReader
 from nearline.adapters.lmdb import LmdbStore
 from nearline.cli.app import app
-from nearline.erasure import limits_of
+from nearline.erasure import retention_of
 from nearline.events import Event, encode_event
 from nearline.exposures import Exposure, encode_exposure
 from nearline.profiles import Profile, encode_profile
@@ -170,7 +172,7 @@ def test_every_topic_of_users_has_an_end(broker: str, tmp_path: Path, monkeypatc
     try:
         names = [topic.name for topic in all_topics(settings.embedding_space, history_ttl_ms=400 * DAY)]
         topics.ensure(all_topics(settings.embedding_space, history_ttl_ms=400 * DAY))
-        limits = {name: limits_of(config) for name, config in topics.settings_of(names).items()}
+        limits = {name: retention_of(config) for name, config in topics.settings_of(names).items()}
     finally:
         topics.close()
     for name in (CLICKS, EXPOSURES, "clicks-dlq", "user-sequences-dlq"):

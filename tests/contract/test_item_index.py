@@ -27,7 +27,7 @@ from nearline.errors import BadInput, Misconfigured, SpaceMismatch, Unavailable
 from nearline.filters import AllOf, AnyOf, Compared, Filter, Missing, Node, Not, Same, Value, parse
 from nearline.hashing import hash64
 from nearline.item_engine import ItemEngine
-from nearline.item_vectors import ItemVector, Shown
+from nearline.item_vectors import ItemFields, ItemVector
 from nearline.space import Space
 from services.retrieval.in_engine.guard import GuardedEngine
 from services.retrieval.in_engine.items import EngineItems
@@ -155,7 +155,9 @@ def at(angle: float) -> NDArray[np.float32]:
 
 
 def item(item_id: str, angle: float = 0.0, version: int = 1, **shown: Any) -> ItemVector:
-    return ItemVector(item_id, version, Shown(**({"title": "T"} | shown)), at(angle), at(angle).astype(np.float16), "d")
+    return ItemVector(
+        item_id, version, ItemFields(**({"title": "T"} | shown)), at(angle), at(angle).astype(np.float16), "d"
+    )
 
 
 def hashes(*item_ids: str) -> NDArray[np.uint64]:

@@ -7,7 +7,10 @@ from itertools import count
 
 import pytest
 
-from nearline.adapters.kafka import GroupReader, Producer, TableReader, Topics, committed, log_extent, wait_for_topics
+from nearline.adapters.kafka.admin import Topics, committed, log_extent, wait_for_topics
+from nearline.adapters.kafka.group_reader import GroupReader
+from nearline.adapters.kafka.producer import Producer
+from nearline.adapters.kafka.table_reader import TableReader
 from nearline.errors import BadInput, Misconfigured, Unavailable
 from nearline.log import Record
 from nearline.space import Space

@@ -15,7 +15,7 @@ from starlette.routing import Mount, Route
 
 from local.layout import ROOT
 from local.processes import wait_until
-from nearline.adapters.doors import _for_pages
+from nearline.adapters.http_front import _for_pages
 from nearline.adapters.limits import AddressLimits
 from nearline.adapters.tokens import UserTokens
 from nearline.guard import Guard

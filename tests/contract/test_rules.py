@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from nearline.adapters.kafka import Producer, TableReader, Topics, newest_of
+from nearline.adapters.kafka.admin import Topics
+from nearline.adapters.kafka.producer import Producer
+from nearline.adapters.kafka.table_reader import TableReader, newest_of
 from nearline.cli.app import app
 from nearline.exposures import decode_exposures
 from nearline.followers import Follower

@@ -15,11 +15,11 @@ from local.triton import REPOSITORY, RunningTriton, running_triton
 from nearline.adapters.hnsw import HnswGraph
 from nearline.adapters.http import status_routes
 from nearline.adapters.memory import MemoryStore
-from nearline.adapters.triton import Towers
+from nearline.adapters.triton import TritonTowers
 from nearline.errors import Misconfigured, Unavailable
 from nearline.features import DIMENSION, USER_TOWER, features_of
 from nearline.item_table import ItemTable
-from nearline.item_vectors import ItemVector, Shown
+from nearline.item_vectors import ItemFields, ItemVector
 from nearline.items import Item
 from nearline.log import Record
 from nearline.seen import parse_seen_policy
@@ -34,7 +34,7 @@ from services.retrieval.routes.reads import Reads
 from services.retrieval.session_vectors import SessionVectors
 from services.retrieval.sessions import Sessions, session_of
 from services.retrieval.store_guard import GuardedStore
-from services.user_tower.worker import Worker
+from services.user_tower.worker import UserWorker
 from tests.fakes import Outbox, ScriptedReader
 
 FEATURES = features_of(json.loads((REPOSITORY / USER_TOWER / "1" / "config.json").read_text())["features"])
@@ -58,7 +58,7 @@ def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningTriton]:
 class Shop:
     """Sixty items as the item tower encodes them, known to a retrieval process and to a user tower."""
 
-    def __init__(self, towers: Towers, items: list[ItemVector]) -> None:
+    def __init__(self, towers: TritonTowers, items: list[ItemVector]) -> None:
         self.catalogue = Catalogue(DIMENSION, LiveIndex(DIMENSION, lambda capacity: HnswGraph(DIMENSION, capacity)))
         self.table = ItemTable(SPACE)
         for item in items:
@@ -71,7 +71,7 @@ class Shop:
         """The vector that ``user_tower`` stores for the same events."""
         store = MemoryStore(ttl_ms=10**15)
         record = Record("user-sequences", 0, 0, NOW_MS, session.user_id.encode(), encode_sequence(session))
-        worker = Worker(
+        worker = UserWorker(
             SPACE,
             reader=ScriptedReader([record]),
             table=self.table,
@@ -88,7 +88,7 @@ class Shop:
 
 
 async def shop_at(url: str) -> Shop:
-    towers = Towers(url, SPACE, kept=FEATURES.history_length, timeout_ms=5_000)
+    towers = TritonTowers(url, SPACE, kept=FEATURES.history_length, timeout_ms=5_000)
     await towers.open()
     words = ("lamp", "mug", "red lantern", "tea cup", "wooden frame", "paper bag")
     given = [(f"i{nth}", Item(f"{words[nth % 6]} number {nth}", price=float(nth))) for nth in range(ITEMS)]
@@ -96,7 +96,7 @@ async def shop_at(url: str) -> Shop:
     return Shop(
         towers,
         [
-            ItemVector(item_id, 1, Shown(item.title), candidate, history.astype(np.float16), "d")
+            ItemVector(item_id, 1, ItemFields(item.title), candidate, history.astype(np.float16), "d")
             for (item_id, item), candidate, history in zip(given, candidates, histories, strict=True)
         ],
     )

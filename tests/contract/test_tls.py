@@ -14,9 +14,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from local.ports import HOST
 from nearline.adapters.couchbase import CouchbaseStore
-from nearline.adapters.kafka import Producer, TableReader, Topics, connection
+from nearline.adapters.kafka.admin import Topics
+from nearline.adapters.kafka.client import connection
+from nearline.adapters.kafka.producer import Producer
+from nearline.adapters.kafka.table_reader import TableReader
 from nearline.adapters.stores import store_for
-from nearline.adapters.triton import Towers
+from nearline.adapters.triton import TritonTowers
 from nearline.errors import Misconfigured, Unavailable
 from nearline.settings import load_settings
 from nearline.space import Space
@@ -133,7 +136,7 @@ def test_triton_is_asked_over_tls_and_a_strange_one_is_refused(
     ca = authority.ca if trusted else stranger.ca
 
     async def opened(port: int) -> str:
-        towers = Towers(f"{HOST}:{port}", SPACE, timeout_ms=2_000, tls=Tls(ca))
+        towers = TritonTowers(f"{HOST}:{port}", SPACE, timeout_ms=2_000, tls=Tls(ca))
         try:
             with pytest.raises(Unavailable) as refused:
                 await towers.open()

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from local.layout import environment_python
 from local.processes import wait_until
 from local.triton import REPOSITORY, RunningTriton, is_ready, running_triton
-from nearline.adapters.triton import Towers
+from nearline.adapters.triton import TritonTowers
 from nearline.errors import Misconfigured, SpaceMismatch, Unavailable
 from nearline.features import (
     AGES,
@@ -91,7 +91,7 @@ def ask(url: str, question: Callable[[Any], Awaitable[T]], space: Space = SPACE,
     async def asked() -> T:
         if not url:
             return await question(ScriptedTowers(space.dimension))
-        towers = Towers(url, space, kept=FEATURES.history_length, timeout_ms=timeout_ms)
+        towers = TritonTowers(url, space, kept=FEATURES.history_length, timeout_ms=timeout_ms)
         try:
             await towers.open()
             return await question(towers)
@@ -236,7 +236,7 @@ def test_another_dimension_is_refused_with_both_numbers(triton: RunningTriton) -
 
 def test_towers_that_read_more_events_than_the_job_keeps_are_refused(triton: RunningTriton) -> None:
     async def asked() -> None:
-        towers = Towers(triton.url, SPACE, kept=20)
+        towers = TritonTowers(triton.url, SPACE, kept=20)
         try:
             await towers.open()
         finally:
@@ -260,7 +260,7 @@ def test_a_history_without_a_known_item_still_gets_a_unit_vector(triton: Running
 
 
 def test_a_server_that_hangs_is_unavailable_within_the_timeout(triton: RunningTriton) -> None:
-    async def paused(towers: Towers) -> None:
+    async def paused(towers: TritonTowers) -> None:
         os.kill(triton.process.pid, signal.SIGSTOP)
         status = Path(f"/proc/{triton.process.pid}/status")
         try:
@@ -278,7 +278,7 @@ def test_a_killed_server_is_unavailable_and_one_that_came_back_answers_on_the_sa
 ) -> None:
     batch = users(4)
 
-    async def story(towers: Towers) -> tuple[Any, Any]:
+    async def story(towers: TritonTowers) -> tuple[Any, Any]:
         before = await towers.encode_users(batch)
         assert await towers.ready()
         triton.kill()

@@ -25,7 +25,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from local.processes import wait_until
 from local.system import System, http_ok
-from nearline.adapters.kafka import Producer, TableReader, Topics
+from nearline.adapters.kafka.admin import Topics
+from nearline.adapters.kafka.producer import Producer
+from nearline.adapters.kafka.table_reader import TableReader
 from nearline.errors import Unavailable
 from nearline.events import Event, encode_event
 from nearline.items import Item, encode_item

@@ -17,7 +17,7 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from local.broker import running_broker
 from local.layout import ROOT, environment_python
 from local.ports import HOST, free_ports
-from nearline.adapters.kafka import Topics
+from nearline.adapters.kafka.admin import Topics
 from nearline.log import Record
 from nearline.space import Space
 from nearline.topics import all_topics

@@ -19,7 +19,7 @@ from training.data.dataset import Dataset, load_dataset
 from training.data.events import kept_rows, survey, typed
 from training.data.examples import make_batch
 from training.data.log import Log
-from training.data.parts import build_log, part_of, read_notes
+from training.data.log_building import build_log, part_of, read_notes
 from training.data.splits import LeaveOneOut, TimeSplit
 
 REPOSITORY = Path(__file__).parents[2]

@@ -9,10 +9,10 @@ import polars as pl
 import pytest
 
 from nearline.errors import BadAnswer, Misconfigured
+from training.arrays import Floats
 from training.data.examples import Baskets
 from training.data.log import Log, make_log
 from training.evaluation.evaluate import ALL, NEW, Report, Scorer, as_json, difference, evaluate
-from training.evaluation.metrics import Floats
 from training.evaluation.slices import deciles, held_out_items, pooled, user_groups
 from training.evaluation.tables import all_tables, as_text
 

@@ -7,7 +7,7 @@ import numpy as np
 import orjson
 import pytest
 
-from nearline.attribution import Line, Rate, attribute
+from nearline.attribution import Rate, SourceRates, attribute
 from nearline.cli.report import Told, as_plain, said, shown_in, table_of
 from nearline.errors import BadInput
 from nearline.events import Event, encode_event
@@ -43,9 +43,9 @@ def test_what_was_shown_and_done_is_counted_by_source_and_scenario() -> None:
     ]
     report = attribute(shown, done)
     assert report.lines == [
-        Line("", "trending", Rate(1, 2), Rate(0, 2)),
-        Line("home", "personal", Rate(1, 2), Rate(1, 2)),
-        Line("home", "pinned", Rate(0, 1), Rate(0, 1)),
+        SourceRates("", "trending", Rate(1, 2), Rate(0, 2)),
+        SourceRates("home", "personal", Rate(1, 2), Rate(1, 2)),
+        SourceRates("home", "pinned", Rate(0, 1), Rate(0, 1)),
     ]
     assert (report.exposures, report.events, report.with_request, report.met) == (2, 4, 4, 4)
 
@@ -60,7 +60,7 @@ def test_an_event_counts_only_for_the_answer_item_and_user_that_it_names() -> No
         event("e", "a", synthetic=True),
     ):
         report = attribute(shown, [stranger])
-        assert report.lines == [Line("", "personal", Rate(0, 1), Rate(0, 1))]
+        assert report.lines == [SourceRates("", "personal", Rate(0, 1), Rate(0, 1))]
         assert report.met == 0
     assert attribute([exposure("r", ["a"], user_id="")], [event("e", "a", user_id="v")]).lines[0].clicked == Rate(1, 1)
 

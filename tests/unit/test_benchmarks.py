@@ -11,10 +11,9 @@ import orjson
 import pytest
 
 from benchmarks.__main__ import known, measurements_named, merged
-from benchmarks.catalogue import bench_items
 from benchmarks.hot import hot_functions
 from benchmarks.ingest import requests
-from benchmarks.load import Counted, Result
+from benchmarks.load import LoadCounts, Result
 from benchmarks.overload import figures
 from benchmarks.probe import percentiles_ms
 from benchmarks.rates import answered, highest_within, is_within
@@ -24,11 +23,12 @@ from benchmarks.sampled import Samples
 from benchmarks.search import highest_passing
 from benchmarks.seen import SEEN, clicks_of, tastes_of
 from benchmarks.session import EVENTS, bodies
+from benchmarks.synthetic_items import bench_items
 from benchmarks.targets import TARGETS, Target
 from benchmarks.traffic import clicks, pairs, zipf
 from nearline.errors import Unavailable
 from nearline.events import decode_event
-from services.ingest.clicks import Accepted, judge
+from services.ingest.clicks import AcceptedEvent, validate
 from services.retrieval.routes.sessions import SessionBody
 
 NOW_MS = 1_763_000_000_000
@@ -104,8 +104,8 @@ def test_the_load_on_the_door_is_whole_requests_of_events_that_it_accepts(batch:
         head, _, body = request.partition(b"\r\n\r\n")
         assert b"Content-Length: %d" % len(body) in head
         sent = orjson.loads(body)
-        verdicts = judge(sent if batch > 1 else [sent], now_ms=4_000_000_000_000)
-        assert [type(verdict) for verdict in verdicts] == [Accepted] * batch
+        verdicts = validate(sent if batch > 1 else [sent], now_ms=4_000_000_000_000)
+        assert [type(verdict) for verdict in verdicts] == [AcceptedEvent] * batch
 
 
 def test_recall_counts_true_neighbours_and_what_ties_with_the_last() -> None:
@@ -118,7 +118,7 @@ def test_recall_counts_true_neighbours_and_what_ties_with_the_last() -> None:
 
 def ran(rate: float, p99_s: float, *, refused: int = 0, errors: int = 0) -> Result:
     """A run at *rate* in which every answer took *p99_s*."""
-    counted = Counted(latencies=[p99_s] * 100, refusals=[0.004] * refused, errors=errors)
+    counted = LoadCounts(latencies=[p99_s] * 100, refusals=[0.004] * refused, errors=errors)
     return counted.result(rate, 100 / rate, 0.1)
 
 
@@ -128,7 +128,7 @@ def test_a_rate_is_within_its_bound_only_if_everything_was_answered_in_time() ->
     assert not is_within(ran(500, 0.005, refused=1), 5.0)
     assert not is_within(ran(500, 0.005, errors=1), 5.0)
     assert not is_within(replace(ran(500, 0.005), degraded=1), 5.0)
-    assert not is_within(Counted(latencies=[0.001] * 90).result(500, 0.2, 0.1), 5.0)
+    assert not is_within(LoadCounts(latencies=[0.001] * 90).result(500, 0.2, 0.1), 5.0)
 
 
 def test_the_rate_found_in_short_runs_is_confirmed_by_a_long_one_and_one_pause_does_not_decide() -> None:
@@ -165,7 +165,7 @@ def test_overload_compares_the_kept_with_the_steady_and_says_how_long_the_refuse
 
 def test_overload_in_which_nobody_is_refused_or_nobody_served_has_no_such_figure() -> None:
     assert figures(1_000, ran(700, 0.004), ran(2_000, 0.010), [1.0, 1.0, 1.0])["shed_ms"]["p99"] is None
-    nobody = Counted(refusals=[0.001]).result(2_000, 1, 0.1)
+    nobody = LoadCounts(refusals=[0.001]).result(2_000, 1, 0.1)
     assert figures(1_000, ran(700, 0.004), nobody, [1.0, 1.0, 1.0])["kept_over_steady_p99"] is None
 
 
@@ -197,7 +197,7 @@ def test_sessions_are_seeded_and_hold_five_clicks_that_the_route_accepts() -> No
 
 
 def test_a_run_of_errors_alone_ends_a_measurement_with_the_first_of_them() -> None:
-    failed = Counted(errors=3, first_error="HTTP/1.1 422 …").result(10, 1, 0)
+    failed = LoadCounts(errors=3, first_error="HTTP/1.1 422 …").result(10, 1, 0)
     with pytest.raises(Unavailable, match="3 requests, and none was answered; the first: HTTP"):
         answered(failed)
     assert answered(ran(10, 0.001, errors=1)).errors == 1

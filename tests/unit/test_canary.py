@@ -14,8 +14,8 @@ from nearline.adapters.api import Api
 from nearline.errors import Unavailable
 from nearline.events import decode_event
 from nearline.topics import CLICKS
-from services.canary.canary import CLICK_TO_ANSWER, COUNTED, USERS, Canary, Outcome, click_for_ever
-from services.canary.shop import Row, Shop
+from services.canary.canary import CLICK_TO_ANSWER, COUNTED, USERS, Canary, ClickOutcome, click_for_ever
+from services.canary.shop import CanaryShop, RecommendedRow
 from tests.ingest_door import Door
 from tests.served import CUT, Weather, served
 
@@ -36,13 +36,13 @@ class Row10:
             raise Unavailable("the shop was told to be down")
         self.clicks.append((user_id, item_id, event_id))
 
-    def look(self, user_id: str, after: str = "", wait_ms: int = 0) -> Row:
+    def look(self, user_id: str, after: str = "", wait_ms: int = 0) -> RecommendedRow:
         if self.down:
             raise Unavailable("the shop was told to be down")
         self.looks.append((user_id, after))
         looked = sum(asked == after for _, asked in self.looks)
         self.waiting.set()
-        return Row(self.items, bool(after) and looked >= self.used_after)
+        return RecommendedRow(self.items, bool(after) and looked >= self.used_after)
 
 
 def counts() -> dict[str, float]:
@@ -57,7 +57,7 @@ def test_a_round_clicks_on_what_is_shown_and_times_the_answer_that_used_it() -> 
     shop = Row10(used_after=3)
     before, timed = counts(), CLICK_TO_ANSWER._sum.get()
     started = time.perf_counter()
-    assert Canary(shop).click() is Outcome.USED
+    assert Canary(shop).click() is ClickOutcome.USED
     took = time.perf_counter() - started
     ((user_id, item_id, event_id),) = shop.clicks
     assert item_id in shop.items
@@ -79,7 +79,7 @@ def test_its_users_take_turns_and_no_two_clicks_are_the_same_event() -> None:
 
 def test_a_click_that_no_answer_uses_in_time_is_late_and_in_no_percentile() -> None:
     before, timed = counts(), CLICK_TO_ANSWER._sum.get()
-    assert Canary(Row10(used_after=10**6), deadline_s=0.1).click() is Outcome.LATE
+    assert Canary(Row10(used_after=10**6), deadline_s=0.1).click() is ClickOutcome.LATE
     assert grown(before) == {"used": 0, "late": 1, "refused": 0}
     assert CLICK_TO_ANSWER._sum.get() == timed
 
@@ -88,9 +88,9 @@ def test_while_the_shop_is_down_clicks_are_refused_and_afterwards_it_goes_on() -
     shop = Row10()
     canary, before = Canary(shop), counts()
     shop.down = True
-    assert canary.click() is Outcome.REFUSED
+    assert canary.click() is ClickOutcome.REFUSED
     shop.down = False
-    assert canary.click() is Outcome.USED
+    assert canary.click() is ClickOutcome.USED
     assert grown(before) == {"used": 1, "late": 0, "refused": 1}
 
 
@@ -156,8 +156,8 @@ class Answers:
 def test_its_clicks_come_through_the_real_door_as_synthetic_events() -> None:
     door, answers = Door(), Answers(items=[{"item_id": "i-1"}], fresh=True)
     with served(door.app) as ingest, served(answers) as retrieval:
-        shop = Shop(Api(ingest, timeout_s=5), Api(retrieval, timeout_s=5), lambda: {"Authorization": "Bearer k"})
-        assert Canary(shop).click() is Outcome.USED
+        shop = CanaryShop(Api(ingest, timeout_s=5), Api(retrieval, timeout_s=5), lambda: {"Authorization": "Bearer k"})
+        assert Canary(shop).click() is ClickOutcome.USED
     ((key, value),) = door.outbox.sent[CLICKS]
     event = decode_event(value, append_ms=2_000_000_000_000)
     assert (key, event.item_id, event.synthetic) == (b"canary:0", "i-1", True)
@@ -172,7 +172,7 @@ def test_its_clicks_come_through_the_real_door_as_synthetic_events() -> None:
 def test_what_is_refused_or_away_is_unavailable() -> None:
     answers = Answers(503)
     with served(answers) as retrieval:
-        shop = Shop(Api("http://127.0.0.1:1", timeout_s=1), Api(retrieval, timeout_s=5), dict)
+        shop = CanaryShop(Api("http://127.0.0.1:1", timeout_s=1), Api(retrieval, timeout_s=5), dict)
         with pytest.raises(Unavailable, match="503"):
             shop.look("canary:0")
         with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1"):

@@ -20,7 +20,7 @@ from typer.core import TyperGroup
 
 from local.addresses import Ports
 from local.broker import server_properties
-from local.system import System, Task
+from local.system import OneTimeTask, System
 from nearline.cli.app import app
 from nearline.settings import PREFIX, Settings, load_settings
 
@@ -224,8 +224,8 @@ def test_the_check_sees_its_defect(check: Check, defect: Callable[[Compose], Non
 def test_the_parts_are_the_programs_that_run_without_containers(compose: Compose, tmp_path: Path) -> None:
     """What the compose file starts of ours is what ``local.system`` starts."""
     plan = System(tmp_path, Ports()).plan
-    commands = [[*step.command] for step in plan if isinstance(step, Task)]
-    commands += [[*part.program.command] for step in plan if not isinstance(step, Task) for part in step]
+    commands = [[*step.command] for step in plan if isinstance(step, OneTimeTask)]
+    commands += [[*part.program.command] for step in plan if not isinstance(step, OneTimeTask) for part in step]
     without = {" ".join(words[words.index("-m") + 1 :]) for words in commands}
     ours = {" ".join(s["command"][2:]) for _, s in services(compose) if s.get("command", [])[:2] == ["python", "-m"]}
     job = re.search(r'JOB_MODULE = "(.+)"', (ROOT / "deploy/flink/jobmanager.py").read_text())

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from nearline.errors import BadAnswer, Misconfigured, SpaceMismatch, Unavailable
 from nearline.events import Event, encode_event
 from nearline.item_table import ItemTable
-from nearline.item_vectors import ItemVector, Shown, encode_item_vector
+from nearline.item_vectors import ItemFields, ItemVector, encode_item_vector
 from nearline.log import Record
 from nearline.replay import load_recording, messages, shift_of
 from nearline.salvage import salvage
@@ -60,7 +60,7 @@ def test_every_topic_uses_the_logs_clock_and_dead_letters_can_hold_any_record() 
 
 def vector(item_id: str, version: int, value: float = 1.0) -> ItemVector:
     return ItemVector(
-        item_id, version, Shown(item_id), np.full(8, value, np.float32), np.full(8, value, np.float16), "d"
+        item_id, version, ItemFields(item_id), np.full(8, value, np.float32), np.full(8, value, np.float16), "d"
     )
 
 

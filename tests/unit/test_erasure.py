@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from nearline.dead_letters import encode_dead_letter, letter_about
-from nearline.erasure import Limits, Remains, Traces, elsewhere, events_of, limits_of, remains
+from nearline.erasure import Remains, Retention, Traces, elsewhere, events_of, remains, retention_of
 from nearline.events import Event, encode_event
 from nearline.log import Record
 from nearline.profiles import Profile, encode_profile
@@ -21,15 +21,15 @@ from nearline.user_documents import UserDocument
 
 T = 1_800_000_000_000  # when the user is erased
 DAY = 24 * 3600 * 1000
-MONTH = Limits(31 * DAY, None, DAY)
-KEPT = Limits(400 * DAY, 2 * DAY, 7 * DAY)
+MONTH = Retention(31 * DAY, None, DAY)
+KEPT = Retention(400 * DAY, 2 * DAY, 7 * DAY)
 LIMITS = {
     CLICKS: MONTH,
     CLICKS_DLQ: MONTH,
     EXPOSURES: MONTH,
     USER_SEQUENCES_DLQ: MONTH,
-    "user-updates.1": Limits(DAY // 24, None, DAY),
-    USERS: Limits(None, 2 * DAY, 7 * DAY),
+    "user-updates.1": Retention(DAY // 24, None, DAY),
+    USERS: Retention(None, 2 * DAY, 7 * DAY),
     USER_SEQUENCES: KEPT,
     USER_SEEN: KEPT,
 }
@@ -164,7 +164,7 @@ def test_a_dead_letter_is_the_users_by_its_key_or_by_what_it_holds() -> None:
 
 
 def test_what_a_topic_never_deletes_has_no_end_and_says_so() -> None:
-    for_ever = {**LIMITS, CLICKS: Limits(None, None, DAY), USERS: Limits(None, None, DAY)}
+    for_ever = {**LIMITS, CLICKS: Retention(None, None, DAY), USERS: Retention(None, None, DAY)}
     told, gone = record(USERS, T - 9, encode_profile(Profile("GB"))), record(USERS, T - 1, None)
     rows = remains(traces_of(click(T - 4), ERASE, told, gone), for_ever, None, space=1, document_ttl_ms=DAY)
     assert {row.where: (row.until_ms, row.note) for row in rows} == {
@@ -185,16 +185,16 @@ def config(**changed: Any) -> Mapping[str, str]:
 
 def test_limits_come_from_the_settings_of_the_topic() -> None:
     five_minutes = 5 * 60 * 1000
-    assert limits_of(config()) == Limits(31 * DAY + five_minutes, None, DAY)
-    assert limits_of(config(retention_ms=-1)).deleted_ms is None
+    assert retention_of(config()) == Retention(31 * DAY + five_minutes, None, DAY)
+    assert retention_of(config(retention_ms=-1)).deleted_ms is None
     compacted = config(cleanup_policy="compact", max_compaction_lag_ms=DAY)
-    assert limits_of(compacted) == Limits(None, DAY + five_minutes, DAY)
-    both = limits_of(config(cleanup_policy="compact,delete", retention_ms=400 * DAY, max_compaction_lag_ms=DAY))
+    assert retention_of(compacted) == Retention(None, DAY + five_minutes, DAY)
+    both = retention_of(config(cleanup_policy="compact,delete", retention_ms=400 * DAY, max_compaction_lag_ms=DAY))
     assert (both.superseded_ms, replace(both, compacted_ms=None).superseded_ms) == (
         DAY + five_minutes,
         401 * DAY + five_minutes,
     )
-    assert limits_of(config(cleanup_policy="compact")).superseded_ms is None
+    assert retention_of(config(cleanup_policy="compact")).superseded_ms is None
 
 
 def test_where_nobody_can_look_the_limit_is_told() -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from nearline.cli import parquet
 from nearline.cli.exporting import export_events, export_items, export_users, said
-from nearline.cli.importing import Outcome, deliver
+from nearline.cli.importing import ImportOutcome, deliver
 from nearline.errors import Misconfigured
 from nearline.events import Event, encode_event, event_of
 from nearline.exports import Newest
@@ -170,7 +170,7 @@ def test_an_export_is_read_by_training(tmp_path: Path) -> None:
     """``make train DATA=`` reads the folder as it is; torch is not needed to look."""
     from nearline.dataset_description import Description
     from nearline.tables import scan
-    from training.data.catalogue import read_items
+    from training.data.dataset_items import read_items
     from training.data.events import declared_by_users, typed
 
     export_events(tmp_path, Topic(CLICKS, sent(VIEW)).look)
@@ -272,4 +272,4 @@ def test_rows_go_through_the_door_and_each_refusal_is_counted_with_its_reason() 
     assert outcomes["items"].accepted == 1
     assert outcomes["items"].refused == {"refused: item_id wrong_type": 1, "refused: title no_title": 1}
     assert (outcomes["users"].accepted, outcomes["users"].refused) == (1, {"refused: country wrong_type": 1})
-    assert Outcome().count == 0
+    assert ImportOutcome().count == 0

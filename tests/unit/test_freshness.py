@@ -14,12 +14,12 @@ from nearline.errors import Unavailable
 from nearline.events import Event
 from nearline.log import Record
 from nearline.seen import parse_seen_policy
-from nearline.sequences import Cause, encode_sequence, with_cause
+from nearline.sequences import TriggerEvent, encode_sequence, with_cause
 from nearline.telemetry import FINE_BUCKETS_S
 from nearline.tracing import is_in_share, is_traced
 from nearline.user_commands import Erase, Merge, Remove
 from services.user_tower import freshness
-from services.user_tower.worker import CHUNK, Worker
+from services.user_tower.worker import CHUNK, UserWorker
 from tests.fakes import Outbox, ScriptedReader, ScriptedTowers
 from tests.unit.test_user_reducer import Job
 from tests.unit.test_user_tower import SPACE, sequence, table_of
@@ -38,9 +38,9 @@ def click(number: int, *, produced_ms: int | None = None, user: str = "u", **mor
 def test_a_sequence_names_the_click_that_it_came_of() -> None:
     job = Job()
     job.append(click(1, produced_ms=40, traceparent=TRACEPARENT), append_ms=42)
-    assert job.sequences["u"][-1].cause == Cause("e1", 40, 42, TRACEPARENT)
+    assert job.sequences["u"][-1].cause == TriggerEvent("e1", 40, 42, TRACEPARENT)
     job.append(click(2, produced_ms=50, synthetic=True), append_ms=51)
-    assert job.sequences["u"][-1].cause == Cause("e2", 50, 51, "", True)
+    assert job.sequences["u"][-1].cause == TriggerEvent("e2", 50, 51, "", True)
 
 
 def test_a_click_that_says_no_time_of_its_own_is_no_cause() -> None:
@@ -79,7 +79,7 @@ def test_a_late_click_that_is_sent_on_was_measured_before_too() -> None:
 def test_a_context_that_is_not_traced_is_not_carried_along(told: str) -> None:
     job = Job()
     job.append(click(1, produced_ms=40, traceparent=told), append_ms=42)
-    assert job.sequences["u"][-1].cause == Cause("e1", 40, 42)
+    assert job.sequences["u"][-1].cause == TriggerEvent("e1", 40, 42)
     assert not is_traced(told)
 
 
@@ -104,7 +104,7 @@ def told_of(metric: object) -> float:
     )
 
 
-def arrival(user_id: str, cause: Cause | None, *, version: int = 1, sequence_ms: int | None = None) -> Record:
+def arrival(user_id: str, cause: TriggerEvent | None, *, version: int = 1, sequence_ms: int | None = None) -> Record:
     value = encode_sequence(sequence(user_id, "a", version=version))
     value = value if cause is None else with_cause(value, cause)
     return Record("user-sequences", 0, 0, sequence_ms or time.time_ns() // 1_000_000, user_id.encode(), value)
@@ -116,8 +116,8 @@ class Tower:
     def __init__(self, *polls: list[Record], towers: ScriptedTowers | None = None) -> None:
         self.towers = towers or ScriptedTowers()
         self.reader = ScriptedReader(*polls)
-        self.announced: list[tuple[str, Cause | None]] = []
-        self.worker = Worker(
+        self.announced: list[tuple[str, TriggerEvent | None]] = []
+        self.worker = UserWorker(
             SPACE,
             reader=self.reader,
             table=table_of("a", "b"),
@@ -133,7 +133,7 @@ class Tower:
 @pytest.mark.anyio
 async def test_each_stage_of_a_click_is_told_once_its_vector_is_stored() -> None:
     now_ms = time.time_ns() // 1_000_000
-    tower = Tower([arrival("u", Cause("e", now_ms - 1_000, now_ms - 990), sequence_ms=now_ms - 960)])
+    tower = Tower([arrival("u", TriggerEvent("e", now_ms - 1_000, now_ms - 990), sequence_ms=now_ms - 960)])
     before = {stage: told_of(freshness._STAGES.labels(stage)) for stage in ("append", "sequence", "vector")}
     sums = [each._sum.get() for each in (freshness.APPEND, freshness.SEQUENCE, freshness.VECTOR, freshness.SERVABLE)]
     await tower.worker.step()
@@ -149,14 +149,14 @@ async def test_each_stage_of_a_click_is_told_once_its_vector_is_stored() -> None
     assert took[:2] == pytest.approx([0.010, 0.030])
     assert 0.96 <= took[2] < 5
     assert took[3] == pytest.approx(sum(took[:3]))
-    assert tower.announced == [("u", Cause("e", now_ms - 1_000, now_ms - 990))]
+    assert tower.announced == [("u", TriggerEvent("e", now_ms - 1_000, now_ms - 990))]
 
 
 @pytest.mark.anyio
 async def test_a_tests_click_and_one_that_is_read_again_are_in_no_delay() -> None:
     now_ms = time.time_ns() // 1_000_000
     old = now_ms - freshness.MOST_MS - 1_000
-    causes = [Cause("s", now_ms, now_ms, synthetic=True), Cause("o", old, old), None]
+    causes = [TriggerEvent("s", now_ms, now_ms, synthetic=True), TriggerEvent("o", old, old), None]
     tower = Tower([arrival(f"u{n}", cause) for n, cause in enumerate(causes)])
     before = told_of(freshness.SERVABLE), told_of(freshness.SYNTHETIC), told_of(freshness.OLD)
     await tower.worker.step()
@@ -168,7 +168,7 @@ async def test_a_tests_click_and_one_that_is_read_again_are_in_no_delay() -> Non
 @pytest.mark.anyio
 async def test_while_triton_is_away_a_click_is_not_servable_and_it_is_told_once() -> None:
     now_ms = time.time_ns() // 1_000_000
-    tower = Tower([arrival("u", Cause("e", now_ms, now_ms))], [], [])
+    tower = Tower([arrival("u", TriggerEvent("e", now_ms, now_ms))], [], [])
     before = told_of(freshness.SERVABLE)
     tower.towers.down = True
     await tower.worker.step()
@@ -193,7 +193,7 @@ class HalfAway(ScriptedTowers):
 @pytest.mark.anyio
 async def test_a_click_whose_neighbours_have_to_wait_is_told_once() -> None:
     now_ms = time.time_ns() // 1_000_000
-    causes = [Cause(f"e{n}", now_ms, now_ms) for n in range(CHUNK + 1)]
+    causes = [TriggerEvent(f"e{n}", now_ms, now_ms) for n in range(CHUNK + 1)]
     tower = Tower([arrival(f"u{n}", cause) for n, cause in enumerate(causes)], [], towers=HalfAway())
     before = told_of(freshness.SERVABLE)
     await tower.worker.step()
@@ -206,7 +206,7 @@ async def test_a_click_whose_neighbours_have_to_wait_is_told_once() -> None:
 @pytest.mark.anyio
 async def test_of_a_burst_each_click_is_told_and_the_newest_is_announced() -> None:
     now_ms = time.time_ns() // 1_000_000
-    causes = [Cause(f"e{n}", now_ms - 5, now_ms - 4) for n in range(3)]
+    causes = [TriggerEvent(f"e{n}", now_ms - 5, now_ms - 4) for n in range(3)]
     tower = Tower([arrival("u", cause, version=n + 1) for n, cause in enumerate(causes)])
     before = told_of(freshness.SERVABLE)
     await tower.worker.step()

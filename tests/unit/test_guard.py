@@ -28,7 +28,7 @@ from nearline.errors import BadInput, Misconfigured
 from nearline.guard import (
     _REMEMBERED,
     STATUS_RULES,
-    App,
+    AsgiApp,
     Guard,
     RoutePermission,
     Routes,
@@ -582,5 +582,5 @@ def test_lifespans_pass() -> None:
 
 
 def test_the_guard_is_an_application() -> None:
-    app: App = World().guard
+    app: AsgiApp = World().guard
     assert callable(app)

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from benchmarks.index_asking import ANSWER, Asked, Trial, as_plain
+from benchmarks.index_asking import ANSWER, AskingProcess, Trial, as_plain
 from benchmarks.index_bench import MEASUREMENTS, TARGETS, USUAL, beside_table, peers_table, table_of
-from benchmarks.index_changes import Changes, Replay, Seen, judge, lowest_mean, recall
+from benchmarks.index_changes import Changes, ReplayAnswer, ReplayedVectors, judge, lowest_mean, recall
 from benchmarks.index_churn import ratios
 from benchmarks.index_peers import width_for
-from benchmarks.index_vectors import DIMENSION, Source, nearest_cosine, noise_for
+from benchmarks.index_vectors import DIMENSION, TowerVectors, nearest_cosine, noise_for
 from benchmarks.index_wired import Wired, item_id, number_of, record_maker, shown
 from nearline.errors import Unavailable
 from nearline.item_vectors import decode_item_vector
@@ -29,24 +29,24 @@ def unit(random: np.random.Generator, count: int, dimension: int = DIMENSION) ->
 
 
 @pytest.fixture(scope="module")
-def towers() -> Source:
+def towers() -> TowerVectors:
     random = np.random.default_rng(0)
-    return Source(unit(random, 40), unit(random, 60))
+    return TowerVectors(unit(random, 40), unit(random, 60))
 
 
 @pytest.fixture
-def changes(towers: Source) -> Changes:
+def changes(towers: TowerVectors) -> Changes:
     return Changes(towers, 1, ITEMS, DIMENSION)
 
 
-def test_the_same_seed_draws_the_same_vectors_of_unit_norm(towers: Source) -> None:
+def test_the_same_seed_draws_the_same_vectors_of_unit_norm(towers: TowerVectors) -> None:
     first = towers.draw(np.random.default_rng(1), 100)
     assert np.array_equal(first, towers.draw(np.random.default_rng(1), 100))
     assert not np.array_equal(first, towers.draw(np.random.default_rng(2), 100))
     assert np.linalg.norm(first, axis=1) == pytest.approx(1, abs=1e-5)
 
 
-def test_twice_the_dimensions_are_two_halves_of_the_same_weight(towers: Source) -> None:
+def test_twice_the_dimensions_are_two_halves_of_the_same_weight(towers: TowerVectors) -> None:
     wide = towers.draw(np.random.default_rng(1), 100, dimension=2 * DIMENSION)
     assert np.linalg.norm(wide, axis=1) == pytest.approx(1, abs=1e-5)
     assert np.linalg.norm(wide[:, :DIMENSION], axis=1) == pytest.approx(0.5**0.5, abs=1e-5)
@@ -71,7 +71,7 @@ def test_the_first_cycle_lists_every_item_and_the_next_replaces_each_once(change
 
 def test_a_replay_holds_what_single_changes_would(changes: Changes) -> None:
     by_hand: dict[int, np.ndarray] = {}
-    replay, done = Replay(changes), 0
+    replay, done = ReplayedVectors(changes), 0
     for to in (ITEMS, ITEMS + 3, 2 * ITEMS, 3 * ITEMS + 7):
         for number in range(done, to):
             item, vector = changes.of(number)
@@ -82,17 +82,17 @@ def test_a_replay_holds_what_single_changes_would(changes: Changes) -> None:
         replay.to(ITEMS)
 
 
-def test_an_answer_is_judged_by_what_was_live_when_it_was_given(changes: Changes, towers: Source) -> None:
+def test_an_answer_is_judged_by_what_was_live_when_it_was_given(changes: Changes, towers: TowerVectors) -> None:
     queries = towers.queries(4)
 
     def best(change: int) -> list[int]:
-        scores = Replay(changes).to(change) @ queries[1]
+        scores = ReplayedVectors(changes).to(change) @ queries[1]
         return np.argsort(scores)[-10:].tolist()
 
     early, late = best(ITEMS), best(2 * ITEMS)
-    right = [Seen(2 * ITEMS, 1, {10: late}), Seen(ITEMS, 1, {10: early})]
+    right = [ReplayAnswer(2 * ITEMS, 1, {10: late}), ReplayAnswer(ITEMS, 1, {10: early})]
     assert judge(changes, queries, right) == {10: [1.0, 1.0]}
-    stale = judge(changes, queries, [Seen(2 * ITEMS, 1, {10: early})])[10][0]
+    stale = judge(changes, queries, [ReplayAnswer(2 * ITEMS, 1, {10: early})])[10][0]
     assert stale < 0.5
 
 
@@ -152,7 +152,7 @@ for line in sys.stdin:
 
 
 def test_questions_are_asked_no_faster_than_their_rate_and_latency_counts_from_when_they_were_due() -> None:
-    with Asked([sys.executable, "-c", ECHO], queries=10) as asked:
+    with AskingProcess([sys.executable, "-c", ECHO], queries=10) as asked:
         assert asked.tell("something") == {"did": "something"}
         trial = asked.trial(200, 0.5)
     assert 0 < trial.per_s < 210
@@ -163,7 +163,7 @@ def test_questions_are_asked_no_faster_than_their_rate_and_latency_counts_from_w
 
 def test_once_answers_are_too_late_nothing_more_is_asked_and_no_bound_is_passed() -> None:
     seconds, rate, behind_s = 3.0, 2_000, 0.25
-    with Asked([sys.executable, "-c", ECHO], queries=100_000) as asked:
+    with AskingProcess([sys.executable, "-c", ECHO], queries=100_000) as asked:
         asked.tell("start")
         asked.trial(rate, 0.4)  # 800 questions; number 1,000 takes a second
         late = asked.trial(rate, seconds, behind_s=behind_s)
@@ -174,7 +174,7 @@ def test_once_answers_are_too_late_nothing_more_is_asked_and_no_bound_is_passed(
 
 def test_a_process_that_ends_is_named_with_what_it_should_do() -> None:
     with (
-        Asked([sys.executable, "-c", ECHO], queries=10) as asked,
+        AskingProcess([sys.executable, "-c", ECHO], queries=10) as asked,
         pytest.raises(Unavailable, match="while it should die"),
     ):
         asked.tell("die")

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from nearline.adapters.hnsw import HnswGraph
 from nearline.followers import Follower
-from nearline.item_vectors import ItemVector, Shown, encode_item_vector
+from nearline.item_vectors import ItemFields, ItemVector, encode_item_vector
 from nearline.log import Extent, Record, TopicExtent
 from nearline.space import Space
 from services.retrieval.in_process import snapshots
@@ -93,7 +93,7 @@ class Shop(RuleBasedStateMachine):
     def publish(self, item_id: str, seed: int, *, available: bool = True, retired_ms: int | None = None) -> None:
         vector = unit(seed)
         candidate = vector if retired_ms is None else None
-        shown = Shown(f"Title {seed}", "c", available=available)
+        shown = ItemFields(f"Title {seed}", "c", available=available)
         item = ItemVector(item_id, self.offset, shown, candidate, vector.astype(np.float16), "d", retired_ms)
         self.append(item_id, encode_item_vector(item, SPACE))
 

@@ -13,7 +13,7 @@ from nearline.events import EVENT_TYPES, MAX_AHEAD_MS, MAX_EVENT_BYTES, Event, d
 from nearline.settings import load_settings
 from services.ingest.app import bounds_of
 from services.ingest.bodies import LEAST, Bounds
-from services.ingest.clicks import AHEAD_MS, Accepted, Refused, judge
+from services.ingest.clicks import AHEAD_MS, AcceptedEvent, RefusedEvent, validate
 from services.ingest.schemas import EventIn, EventResults, Problems
 from tests.ingest_door import CLICK, NOW_MS, Door, in_pieces
 
@@ -195,8 +195,8 @@ def test_what_the_door_accepts_the_job_accepts_even_with_its_clock_a_minute_behi
         body = orjson.loads(orjson.dumps({**CLICK, "type": kind, "time_ms": time_ms, **change}))
     except TypeError:
         return  # no JSON can say this
-    (verdict,) = judge([body], now_ms=NOW_MS)
-    if isinstance(verdict, Accepted):
+    (verdict,) = validate([body], now_ms=NOW_MS)
+    if isinstance(verdict, AcceptedEvent):
         event = decode_event(verdict.value, append_ms=NOW_MS + log_ahead_ms)
         assert (event.event_id, event.user_id.encode()) == (verdict.event_id, verdict.key)
 
@@ -304,16 +304,16 @@ def test_the_documented_event_has_the_fields_of_the_real_one() -> None:
 
 
 def test_no_caller_can_say_that_an_event_came_by_a_merge() -> None:
-    (verdict,) = judge([{**CLICK, "merged_from": ["s-1"]}], now_ms=NOW_MS)
-    assert isinstance(verdict, Refused)
+    (verdict,) = validate([{**CLICK, "merged_from": ["s-1"]}], now_ms=NOW_MS)
+    assert isinstance(verdict, RefusedEvent)
     assert verdict.problem.field == "merged_from"
 
 
 def test_the_doors_reason_is_the_jobs() -> None:
     """One set of rules: what is refused here would be dead there, in the same words."""
     body = {"v": 1, "event_id": "e", "time_ms": 5, **CLICK}
-    (verdict,) = judge([body], now_ms=NOW_MS)
+    (verdict,) = validate([body], now_ms=NOW_MS)
     with pytest.raises(BadInput) as refused:
         decode_event(orjson.dumps(body), append_ms=NOW_MS)
-    assert not isinstance(verdict, Accepted)
+    assert not isinstance(verdict, AcceptedEvent)
     assert (verdict.problem.reason, str(verdict.problem)) == (refused.value.reason, str(refused.value))

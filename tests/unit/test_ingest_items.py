@@ -8,9 +8,9 @@ import pytest
 from nearline.items import MAX_ITEM_BYTES, PURGE, decode_item
 from nearline.log import Record
 from nearline.topics import ITEMS
-from services.ingest.catalogue import merged
-from services.ingest.listing import Listing
+from services.ingest.catalogue_editor import merged
 from services.ingest.schemas import ItemAnswer, ItemResults, Problems
+from services.ingest.table_view import TableView
 from tests.ingest_door import LAMP, NOW_MS, Door
 
 pytestmark = pytest.mark.anyio
@@ -222,7 +222,7 @@ def record(offset: int, value: bytes | None, item_id: str = "a") -> Record:
 
 
 def test_records_that_come_back_do_not_undo_what_this_process_changed_since() -> None:
-    listing = Listing(ITEMS, decode_item)
+    listing = TableView(ITEMS, decode_item)
     listing.apply([record(0, b'{"v":1,"title":"old"}')])
     listing.note("a", 2, None)
     listing.apply([record(1, b'{"v":1,"title":"somebody else\'s"}')])
@@ -236,7 +236,7 @@ def test_records_that_come_back_do_not_undo_what_this_process_changed_since() ->
 
 
 def test_a_record_that_is_no_item_changes_nothing_as_everywhere_else() -> None:
-    listing = Listing(ITEMS, decode_item)
+    listing = TableView(ITEMS, decode_item)
     listing.apply([record(0, b'{"v":1,"title":"good"}'), record(1, b"{"), record(2, b'{"v":1}')])
     listed = listing.get("a")
     assert listed is not None

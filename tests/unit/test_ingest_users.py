@@ -12,7 +12,7 @@ from nearline.profiles import MAX_PROFILE_BYTES, Profile, decode_profile
 from nearline.topics import CLICKS, USERS
 from nearline.user_commands import Entry, Erase, Merge, Remove, decode_entry
 from services.ingest.schemas import Erased, EventRemoved, MergeResults, Problems, ProfileAnswer
-from services.ingest.users import user_and_event
+from services.ingest.user_editor import user_and_event
 from tests.ingest_door import CLICK, NOW_MS, Door
 
 pytestmark = pytest.mark.anyio

@@ -13,8 +13,8 @@ from nearline.item_vectors import ItemVector, decode_item_vector
 from nearline.items import PURGE, Item, encode_item
 from nearline.log import Record
 from nearline.space import Space
-from services.item_tower.catalogue import ItemInputs, input_digest
-from services.item_tower.worker import Worker
+from services.item_tower.item_changes import ItemInputs, input_digest
+from services.item_tower.worker import ItemWorker
 from tests.fakes import Outbox, ScriptedReader, ScriptedTowers
 
 SPACE = Space(1, 64)
@@ -43,7 +43,7 @@ class Stage:
         self.towers = ScriptedTowers()
         self.outbox = Outbox()
         self.table = ItemTable(SPACE, keep_candidates=True)
-        self.worker = Worker(
+        self.worker = ItemWorker(
             SPACE,
             reader=self.reader,
             table=self.table,

@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 
-from nearline.live import Delay, LiveWindow, Pages, figures_between, metrics_urls, quantile, read_page
+from nearline.live import Delay, LiveWindow, MetricsPages, figures_between, metrics_urls, quantile, read_page
 from nearline.telemetry import FINE_BUCKETS_S
 
 
-def _pages(**texts: str) -> Pages:
+def _pages(**texts: str) -> MetricsPages:
     return {part: read_page(text) for part, text in texts.items()}
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from benchmarks.load import Counted, Schedule, closed_loop, get, open_loop, post
+from benchmarks.load import LoadCounts, Schedule, closed_loop, get, open_loop, post
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 DEGRADED = b'HTTP/1.1 200 OK\r\ncontent-length: 17\r\n\r\n{"degraded":true}'
@@ -61,7 +61,7 @@ def test_requests_are_due_at_even_times_whatever_became_of_those_before() -> Non
 
 
 def test_refusals_degraded_answers_and_errors_are_told_apart() -> None:
-    counted = Counted()
+    counted = LoadCounts()
     for answer, latency_s in ((OK, 0.010), (DEGRADED, 0.030), (BUSY, 0.002), (SLOWER, 0.004), (BROKEN, 0.5)):
         counted.answer(answer, latency_s)
     result = counted.result(wanted_rps=5, took_s=2, cpu_s=0.5)
@@ -72,7 +72,7 @@ def test_refusals_degraded_answers_and_errors_are_told_apart() -> None:
 
 
 def test_who_is_not_served_makes_no_run_look_quicker() -> None:
-    served = Counted(latencies=[0.001] * 995)
+    served = LoadCounts(latencies=[0.001] * 995)
     assert served.result(1, 1, 0).p99_of_all_ms == pytest.approx(1)
     served.refusals = [0.002] * 4
     assert served.result(1, 1, 0).p99_of_all_ms == pytest.approx(1)
@@ -81,7 +81,7 @@ def test_who_is_not_served_makes_no_run_look_quicker() -> None:
 
 
 def test_without_any_answer_there_is_no_latency() -> None:
-    result = Counted().result(wanted_rps=5, took_s=1, cpu_s=0)
+    result = LoadCounts().result(wanted_rps=5, took_s=1, cpu_s=0)
     assert math.isnan(result.p99_ms)
     assert math.isnan(result.refused_p99_ms)
 

@@ -10,7 +10,7 @@ import structlog
 
 from nearline.hashing import pseudonym
 from nearline.log import Record
-from nearline.telemetry import Request, configure_logs, get_logger, in_request
+from nearline.telemetry import LoggedRequest, configure_logs, get_logger, in_request
 from tests.ingest_door import CLICK, Door
 from tests.unit.test_retrieval_reading import Replica, Store, run
 from tests.unit.test_user_tower import Stage
@@ -38,7 +38,7 @@ def lines():  # type: ignore[no-untyped-def]
 
 def test_a_line_tells_the_request_the_trace_and_a_hash_of_the_user(lines: Any) -> None:
     async def story() -> None:
-        in_request(Request("r-1", "maria@example.org", TRACEPARENT))
+        in_request(LoggedRequest("r-1", "maria@example.org", TRACEPARENT))
         get_logger().info("something")
 
     asyncio.run(story())
@@ -83,7 +83,7 @@ def test_a_damaged_document_is_told_of_without_its_user(lines: Any) -> None:
         replica = Replica(Store())
         await replica.open()
         replica.store._values["maria@example.org"] = (10**16, b"NU damaged")
-        in_request(Request("r-2", "maria@example.org"))
+        in_request(LoggedRequest("r-2", "maria@example.org"))
         await replica.ask("maria@example.org")
 
     run(ask())

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from nearline.errors import BadInput, SpaceMismatch
 from nearline.hashing import hash64
-from nearline.item_vectors import ItemVector, Shown
+from nearline.item_vectors import ItemFields, ItemVector
 from nearline.user_documents import UserDocument
 from services.retrieval.answer import Group, Source
 from services.retrieval.asked import Asked, ExcludeSeen
@@ -33,11 +33,11 @@ def catalogue() -> Catalogue:
 
 def item(item_id: str, angle: float = 0.0, version: int = 1, **shown: object) -> ItemVector:
     fields = {"title": f"Title of {item_id}", "category": "mugs", "listed_ms": 1_000} | shown
-    return ItemVector(item_id, version, Shown(**fields), vector(angle), vector(angle).astype(np.float16), "d")  # type: ignore[arg-type]
+    return ItemVector(item_id, version, ItemFields(**fields), vector(angle), vector(angle).astype(np.float16), "d")  # type: ignore[arg-type]
 
 
 def retired(item_id: str, version: int) -> ItemVector:
-    return ItemVector(item_id, version, Shown("gone"), None, vector(0).astype(np.float16), "d", retired_ms=5)
+    return ItemVector(item_id, version, ItemFields("gone"), None, vector(0).astype(np.float16), "d", retired_ms=5)
 
 
 def hashes(*item_ids: str) -> NDArray[np.uint64]:
@@ -179,10 +179,10 @@ def test_a_new_vector_moves_the_item_and_new_words_do_not(shop: Catalogue) -> No
 
 
 def test_a_vector_of_another_dimension_is_refused_with_both_numbers(shop: Catalogue) -> None:
-    wrong = ItemVector("a", 9, Shown("wrong"), np.ones(3, np.float32), np.ones(3, np.float16), "d")
+    wrong = ItemVector("a", 9, ItemFields("wrong"), np.ones(3, np.float32), np.ones(3, np.float16), "d")
     with pytest.raises(SpaceMismatch, match="3 dimensions; the index has 4"):
         shop.apply(wrong)
-    broken = ItemVector("a", 9, Shown("wrong"), np.full(4, np.nan, np.float32), np.ones(4, np.float16), "d")
+    broken = ItemVector("a", 9, ItemFields("wrong"), np.full(4, np.nan, np.float32), np.ones(4, np.float16), "d")
     with pytest.raises(BadInput, match="not finite"):
         shop.apply(broken)
     assert chosen(shop, user(), 1) == [("personal", "a")]
@@ -234,7 +234,7 @@ def test_favourite_categories_are_those_of_most_seen_items(shop: Catalogue) -> N
 
 
 def test_what_is_printed_of_an_item_is_json_whatever_its_words() -> None:
-    start = render('q"\\é', Shown('He said "hi",\n{"x":1}', "ca,te", "fr", None, "b"))
+    start = render('q"\\é', ItemFields('He said "hi",\n{"x":1}', "ca,te", "fr", None, "b"))
     printed = orjson.loads(start[1:] + b"0.5}")
     assert printed["item_id"] == 'q"\\é'
     assert printed["title"] == 'He said "hi",\n{"x":1}'

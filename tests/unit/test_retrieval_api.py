@@ -15,12 +15,12 @@ from nearline.adapters.http import status_routes
 from nearline.adapters.limits import AddressLimits
 from nearline.adapters.memory import MemoryStore
 from nearline.adapters.queueing import queueing
-from nearline.adapters.seals import Seal
+from nearline.adapters.signed_tokens import SignedTokens
 from nearline.adapters.tokens import UserTokens
 from nearline.filters import MAX_BYTES, parse
 from nearline.guard import Guard, callers_in, unruled
 from nearline.hashing import hash64
-from nearline.item_vectors import ItemVector, Shown
+from nearline.item_vectors import ItemFields, ItemVector
 from nearline.key_ring import KeyRing
 from nearline.keys import encode_key, make_key
 from nearline.log import Record
@@ -84,10 +84,10 @@ class World:
         self.catalogue = Catalogue(4, LiveIndex(4, lambda capacity: ExactGraph(4, capacity)))
         for nth in range(40):
             attributes = {"colour": "red" if nth % 2 else "Red", "two words": nth}
-            shown = Shown(f"Item {nth}", "mugs", price=1.5, listed_ms=nth, attributes=attributes)
+            shown = ItemFields(f"Item {nth}", "mugs", price=1.5, listed_ms=nth, attributes=attributes)
             self.catalogue.apply(ItemVector(f"i{nth}", 1, shown, unit(nth), unit(nth).astype(np.float16), "d"))
         self.catalogue.trending.score("i39", 3.0)
-        self.seal = Seal(b"a secret of the tests", "page", lives_s=60)
+        self.seal = SignedTokens(b"a secret of the tests", "page", lives_s=60)
         self.pages = Pages(self.seal, SPACE)
         recommender = Recommender(self.catalogue, self.guard, SPACE, pages=self.pages, now_ms=lambda: NOW_MS)
         self.ready = {"item_vectors": False}
@@ -294,7 +294,7 @@ def items_of(world: World, target: str) -> list[str]:
 def test_the_caller_excludes_ids_whatever_they_hold(world: World) -> None:
     vector = unit(1).astype(np.float32)
     for item_id in ("a/b", "ü€😀", "é" * 64, "a,b", "a&b=c"):
-        world.catalogue.apply(ItemVector(item_id, 1, Shown("x"), vector, vector.astype(np.float16), "d"))
+        world.catalogue.apply(ItemVector(item_id, 1, ItemFields("x"), vector, vector.astype(np.float16), "d"))
     query = urlencode([("k", 2), ("exclude", "i1"), *[("exclude", one) for one in ("a/b", "ü€😀", "é" * 64, "a,b")]])
     for user_id in ("u1", "u%2F2%20%C3%A9"):  # by the fast path and past it
         assert items_of(world, f"/recommend/{user_id}?{query}") == ["a&b=c", "i2"]
@@ -302,7 +302,7 @@ def test_the_caller_excludes_ids_whatever_they_hold(world: World) -> None:
 
 def test_answers_are_shaped_as_asked(world: World) -> None:
     vector = unit(30).astype(np.float32)
-    world.catalogue.apply(ItemVector("lamp", 1, Shown("x", "lamps"), vector, vector.astype(np.float16), "d"))
+    world.catalogue.apply(ItemVector("lamp", 1, ItemFields("x", "lamps"), vector, vector.astype(np.float16), "d"))
     assert items_of(world, "/recommend/u1?k=3&max_per_category=1") == ["i1", "lamp"]
     assert items_of(world, "/recommend/u1?k=2&diversity=0.9")[0] == "i1"
     assert items_of(world, "/recommend/nobody?k=2&context.category=mugs") == ["i39", "i38"]
@@ -441,9 +441,11 @@ def test_an_attribute_is_known_as_long_as_an_item_on_show_has_it(world: World) -
     """Whether a query was answered before makes no difference."""
     target, vector = filtered("u1", "attributes.rare = true"), unit(3).astype(np.float32)
     assert world.client.get(target).status_code == 422
-    world.catalogue.apply(ItemVector("x", 1, Shown("x", attributes={"rare": True}), vector, vector.astype("f2"), "d"))
+    world.catalogue.apply(
+        ItemVector("x", 1, ItemFields("x", attributes={"rare": True}), vector, vector.astype("f2"), "d")
+    )
     assert [item["item_id"] for item in world.client.get(target).json()["items"]] == ["x"]
-    world.catalogue.apply(ItemVector("x", 2, Shown("x"), vector, vector.astype("f2"), "d"))
+    world.catalogue.apply(ItemVector("x", 2, ItemFields("x"), vector, vector.astype("f2"), "d"))
     assert world.client.get(target).status_code == 422
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from nearline.filters import FilterError, Node, parse
-from nearline.item_vectors import Shown
+from nearline.item_vectors import ItemFields
 from services.retrieval.in_process import columns as module
 from services.retrieval.in_process.columns import Columns, Journal
 from services.retrieval.in_process.masks import Masks
@@ -29,7 +29,7 @@ class Shelf:
 
     def put(self, slot: int, item: dict[str, Any]) -> None:
         self.clear(slot)
-        self.columns.put(slot, Shown("title", **item))
+        self.columns.put(slot, ItemFields("title", **item))
         self.items[slot] = item
 
     def clear(self, slot: int) -> None:
@@ -185,7 +185,7 @@ def test_many_rare_attributes_cost_what_few_common_ones_do() -> None:
         columns.reserve(4_000)
         for slot in range(4_000):
             names = random.integers(0, 6_400, 64).tolist()
-            columns.put(slot, Shown("t", attributes={f"a{name}": slot for name in names}))
+            columns.put(slot, ItemFields("t", attributes={f"a{name}": slot for name in names}))
         held = tracemalloc.get_traced_memory()[0]
     finally:
         tracemalloc.stop()

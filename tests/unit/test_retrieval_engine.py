@@ -21,7 +21,7 @@ from nearline.adapters.memory import MemoryStore
 from nearline.errors import Misconfigured, Unavailable
 from nearline.filters import Filter, Same, parse
 from nearline.item_engine import Card
-from nearline.item_vectors import ItemVector, Shown, encode_item_vector
+from nearline.item_vectors import ItemFields, ItemVector, encode_item_vector
 from nearline.log import Record
 from nearline.space import Space
 from nearline.user_documents import UserDocument, encode_user_document
@@ -51,7 +51,7 @@ def record(item_id: str, version: int | None = 1, *, offset: int = 0, on_show: b
     """An item's record; a tombstone without a *version*."""
     if version is None:
         return Record("t", 0, offset, 0, item_id.encode(), None)
-    fields = Shown(**({"title": f"{item_id} {version}"} | shown))
+    fields = ItemFields(**({"title": f"{item_id} {version}"} | shown))
     vector = ItemVector(item_id, version, fields, unit(version) if on_show else None, unit(0).astype(np.float16), "d")
     return Record("t", 0, offset, 0, item_id.encode(), encode_item_vector(vector, SPACE))
 
@@ -136,7 +136,7 @@ def test_what_is_retired_unavailable_or_purged_is_not_on_show(world: World) -> N
 def test_a_record_that_makes_no_sense_costs_its_neighbours_nothing(world: World) -> None:
     """Damaged, of another space, too large to be printed, and under a key that is no id."""
     foreign = encode_item_vector(
-        ItemVector("y", 1, Shown("T"), np.ones(5, np.float32), np.ones(5, np.float16), "d"), Space(2, 5)
+        ItemVector("y", 1, ItemFields("T"), np.ones(5, np.float32), np.ones(5, np.float16), "d"), Space(2, 5)
     )
     records = [
         record("a"),
@@ -220,7 +220,7 @@ def test_favourite_categories_are_those_of_the_items_that_the_window_holds(world
 def test_the_window_ranks_only_what_it_can_print(changes: list[tuple[str, str]]) -> None:
     window = Window(FakeEngine(SPACE), lambda: 0, popular=2, newest=2)
     for nth, (item_id, change) in enumerate(changes):
-        shown = Shown("T", "mugs", listed_ms=nth)
+        shown = ItemFields("T", "mugs", listed_ms=nth)
         match change:
             case "score":
                 window.score(item_id, float(nth))

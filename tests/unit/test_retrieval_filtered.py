@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from nearline.adapters.hnsw import HnswGraph
 from nearline.filters import parse
 from nearline.hashing import hash64
-from nearline.item_vectors import ItemVector, Shown
+from nearline.item_vectors import ItemFields, ItemVector
 from nearline.user_documents import UserDocument
 from services.retrieval.asked import Asked
 from services.retrieval.in_process.catalogue import Catalogue
@@ -60,7 +60,7 @@ class Shop:
 
     def put(self, item_id: str, seed: int, fields: dict[str, Any]) -> None:
         self._apply(
-            ItemVector(item_id, self._next(), Shown("t", **fields), unit(seed), unit(0).astype(np.float16), "d")
+            ItemVector(item_id, self._next(), ItemFields("t", **fields), unit(seed), unit(0).astype(np.float16), "d")
         )
         self.items[item_id] = PLAIN | fields, unit(seed)
 
@@ -68,16 +68,16 @@ class Shop:
         """New fields and the vector that it has."""
         if item_id in self.items:
             vector = self.items[item_id][1]
-            shown = Shown("t", **fields)
+            shown = ItemFields("t", **fields)
             self._apply(ItemVector(item_id, self._next(), shown, vector, vector.astype(np.float16), "d"))
             self.items[item_id] = PLAIN | fields, vector
 
     def retire(self, item_id: str, *_: Any) -> None:
-        self._apply(ItemVector(item_id, self._next(), Shown(""), None, unit(0).astype(np.float16), "d", 5))
+        self._apply(ItemVector(item_id, self._next(), ItemFields(""), None, unit(0).astype(np.float16), "d", 5))
         self.items.pop(item_id, None)
 
     def withdraw(self, item_id: str, seed: int, fields: dict[str, Any]) -> None:
-        shown = Shown("t", available=False, **fields)
+        shown = ItemFields("t", available=False, **fields)
         self._apply(ItemVector(item_id, self._next(), shown, unit(seed), unit(0).astype(np.float16), "d"))
         self.items.pop(item_id, None)
 
@@ -100,7 +100,7 @@ class Shop:
         records = list(self.catalogue.records())
         self.catalogue = self._empty()
         self.catalogue.index.restore(state, graph)
-        self.catalogue.restore((*known, shown and Shown(**shown)) for *known, shown in records)  # type: ignore[misc,arg-type]
+        self.catalogue.restore((*known, shown and ItemFields(**shown)) for *known, shown in records)  # type: ignore[misc,arg-type]
 
     def _next(self) -> int:
         self.version += 1

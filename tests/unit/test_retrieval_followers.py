@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from nearline.errors import Unavailable
 from nearline.followers import Follower
-from nearline.item_vectors import ItemVector, Shown, encode_item_vector
+from nearline.item_vectors import ItemFields, ItemVector, encode_item_vector
 from nearline.log import Record
 from nearline.space import Space
 from services.retrieval.in_process.catalogue import Catalogue
@@ -39,7 +39,9 @@ def record(item_id: str, offset: int, value: bytes | None, partition: int = 0) -
 
 def item(item_id: str, offset: int, *, space: Space = SPACE, version: int = 1, title: str = "T") -> Record:
     vector = unit(offset, space.dimension)
-    raw = encode_item_vector(ItemVector(item_id, version, Shown(title), vector, vector.astype(np.float16), "d"), space)
+    raw = encode_item_vector(
+        ItemVector(item_id, version, ItemFields(title), vector, vector.astype(np.float16), "d"), space
+    )
     return record(item_id, offset, raw)
 
 

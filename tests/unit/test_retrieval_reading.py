@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from nearline.adapters.memory import MemoryStore
-from nearline.adapters.seals import Seal
+from nearline.adapters.signed_tokens import SignedTokens
 from nearline.errors import BadInput, Unavailable
 from nearline.hashing import hash64, hash64_all
-from nearline.item_vectors import ItemVector, Shown
+from nearline.item_vectors import ItemFields, ItemVector
 from nearline.log import Record
 from nearline.space import Space
 from nearline.user_documents import Hashes, UserDocument, encode_user_document
@@ -83,7 +83,7 @@ def catalogue(many: int = 12) -> Catalogue:
     """Items i0 and so on, i0 the nearest; each of them trends, the last most."""
     shop = Catalogue(4, LiveIndex(4, lambda capacity: ExactGraph(4, capacity)))
     for nth in range(many):
-        shown = Shown(f"Item {nth}", "mugs", listed_ms=nth)
+        shown = ItemFields(f"Item {nth}", "mugs", listed_ms=nth)
         shop.apply(ItemVector(f"i{nth}", 1, shown, unit(nth), unit(nth).astype(np.float16), "d"))
         shop.trending.score(f"i{nth}", 1.0 + nth)
     return shop
@@ -104,7 +104,7 @@ class Replica:
             catalogue(),
             self.guard,
             SPACE,
-            pages=Pages(Seal(b"s" * 16, "page", lives_s=LIVES_S), SPACE),
+            pages=Pages(SignedTokens(b"s" * 16, "page", lives_s=LIVES_S), SPACE),
             waiting=self.waiting,
             is_hearing=lambda: self.hearing,
             now_ms=lambda: int(self.clock_s[0] * 1000),
@@ -482,8 +482,8 @@ def test_what_is_no_page_is_refused(paged: tuple[Replica, str], token: str) -> N
 
 def test_a_page_signed_with_another_secret_or_for_another_purpose_is_refused(paged: tuple[Replica, str]) -> None:
     replica, token = paged
-    payload = Seal(b"s" * 16, "page", lives_s=60).open(token)
-    for seal in (Seal(b"t" * 16, "page", lives_s=60), Seal(b"s" * 16, "login", lives_s=60)):
+    payload = SignedTokens(b"s" * 16, "page", lives_s=60).open(token)
+    for seal in (SignedTokens(b"t" * 16, "page", lives_s=60), SignedTokens(b"s" * 16, "login", lives_s=60)):
         assert not refused(replica, seal.sign(payload)).is_gone
 
 
@@ -491,14 +491,14 @@ def test_an_old_page_is_gone(paged: tuple[Replica, str]) -> None:
     replica, token = paged
     later = Replica(replica.store)
     later.recommender = Recommender(
-        catalogue(), replica.guard, SPACE, pages=Pages(Seal(b"s" * 16, "page", lives_s=-1), SPACE)
+        catalogue(), replica.guard, SPACE, pages=Pages(SignedTokens(b"s" * 16, "page", lives_s=-1), SPACE)
     )
     assert refused(later, token).is_gone
 
 
 def test_a_page_of_a_space_that_is_not_served_any_more_is_gone(paged: tuple[Replica, str]) -> None:
     _, token = paged
-    pages = Pages(Seal(b"s" * 16, "page", lives_s=60), Space(4, 4))
+    pages = Pages(SignedTokens(b"s" * 16, "page", lives_s=60), Space(4, 4))
     with pytest.raises(PageError, match="space 3") as caught:
         pages.open(token, "u")
     assert caught.value.is_gone
@@ -513,7 +513,7 @@ def test_a_page_of_a_user_who_was_erased_is_gone_even_if_he_came_back(paged: tup
 
 
 def test_a_list_ends_before_its_token_grows_too_long() -> None:
-    pages = Pages(Seal(b"s" * 16, "page", lives_s=60), Space(1, 128))
+    pages = Pages(SignedTokens(b"s" * 16, "page", lives_s=60), Space(1, 128))
     page, longest = pages.open(FIRST, "u").begun(document(1, "e" * 128, vector=np.ones(128, np.float32))), ""
     for nth in range(0, 1_000, 20):
         token = pages.next(page, "u", [f"i{nth + more}" for more in range(20)])

@@ -17,7 +17,7 @@ from nearline.adapters.http import status_routes
 from nearline.adapters.limits import AddressLimits
 from nearline.adapters.tokens import UserTokens
 from nearline.guard import Guard, callers_in, unruled
-from nearline.item_vectors import Shown
+from nearline.item_vectors import ItemFields
 from nearline.key_ring import KeyRing
 from nearline.keys import encode_key, make_key
 from nearline.log import Record
@@ -250,7 +250,7 @@ def test_a_user_whom_nobody_knows_is_not_found_and_a_store_that_is_down_is_said_
 def test_a_search_that_takes_too_long_is_told_to_say_more(world: World) -> None:
     assert world.texts is not None
     for nth in range(3_000):
-        world.texts.put(f"x{nth}", Shown(f"thing number{nth}"))
+        world.texts.put(f"x{nth}", ItemFields(f"thing number{nth}"))
     world.texts._deadline_s = -1.0
     assert "give more words" in told(world.get("/search?q=thing"), 503)["problem"]
 

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from nearline.adapters.http import status_routes
 from nearline.adapters.memory import MemoryStore
-from nearline.adapters.seals import Seal
+from nearline.adapters.signed_tokens import SignedTokens
 from nearline.errors import BadInput
 from nearline.exposures import RECORD_BYTES, Exposure, decode_exposures, records_of
 from nearline.filters import FilterError, parse
 from nearline.followers import Follower
 from nearline.hashing import hash64, hash64_all
-from nearline.item_vectors import ItemVector, Shown
+from nearline.item_vectors import ItemFields, ItemVector
 from nearline.log import Record
 from nearline.process import until
 from nearline.rules import PARAMETERS, Rule, Scenario, encode_rule, rule_of
@@ -63,7 +63,9 @@ def shop() -> Catalogue:
     for nth in range(30):
         listed_ms = NOW_MS - DAY_MS if nth >= 20 else NOW_MS - 100 * DAY_MS - nth
         category = ("mugs", "lamps", "vases")[nth % 3]
-        shown = Shown(f"Item {nth}", category, price=float(nth), listed_ms=listed_ms, attributes={"even": nth % 2 == 0})
+        shown = ItemFields(
+            f"Item {nth}", category, price=float(nth), listed_ms=listed_ms, attributes={"even": nth % 2 == 0}
+        )
         catalogue.apply(ItemVector(f"i{nth}", 1, shown, unit(nth), unit(nth).astype(np.float16), "d"))
     for nth in range(10):
         catalogue.trending.score(f"i{nth}", 10.0 + nth)
@@ -96,7 +98,7 @@ class Retrieval:
             CATALOGUE,
             self.guard,
             SPACE,
-            pages=Pages(Seal(b"k" * 32, "page", lives_s=60), SPACE),
+            pages=Pages(SignedTokens(b"k" * 32, "page", lives_s=60), SPACE),
             rulebook=self.rulings,
             exposures=self.exposures,
             budget_ms=60_000.0,
@@ -621,7 +623,9 @@ def test_an_item_that_is_below_is_so_by_a_number() -> None:
 
 
 def test_an_item_that_was_taken_away_is_known_but_not_on_show() -> None:
-    CATALOGUE.apply(ItemVector("sold", 1, Shown("Sold", available=False), unit(0), unit(0).astype(np.float16), "d"))
+    CATALOGUE.apply(
+        ItemVector("sold", 1, ItemFields("Sold", available=False), unit(0), unit(0).astype(np.float16), "d")
+    )
     assert explained(item_id="sold")["absent"]["cause"] == "not_on_show"
     CATALOGUE.purge("sold")
     assert explained(item_id="sold")["absent"]["cause"] == "unknown_item"

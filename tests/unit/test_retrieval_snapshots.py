@@ -21,7 +21,7 @@ from nearline.errors import Unavailable
 from nearline.filters import parse
 from nearline.followers import Follower
 from nearline.hashing import hash64
-from nearline.item_vectors import ItemVector, Shown, encode_item_vector
+from nearline.item_vectors import ItemFields, ItemVector, encode_item_vector
 from nearline.log import Extent, Record, TopicExtent
 from nearline.space import Space
 from nearline.topics import all_topics
@@ -62,7 +62,7 @@ def unit(seed: int) -> NDArray[np.float32]:
 
 def item(number: int, version: int = 1, *, seed: int | None = None, retired: bool = False) -> ItemVector:
     vector = unit(number if seed is None else seed)
-    shown = Shown(f"Title {number}", f"c{number % 3}", "en", number + 0.5, "brand", 1_000 + number)
+    shown = ItemFields(f"Title {number}", f"c{number % 3}", "en", number + 0.5, "brand", 1_000 + number)
     candidate = None if retired else vector
     return ItemVector(f"i{number}", version, shown, candidate, vector.astype(np.float16), "d", 5 if retired else None)
 
@@ -356,9 +356,9 @@ def test_the_golden_snapshot_whose_slots_were_used_again_loads() -> None:
 
 
 def test_all_that_an_item_shows_is_in_its_snapshot() -> None:
-    shown = Shown("T", "c", "en", 1.0, "b", 5)
-    assert shown_fields(render("i", shown)).keys() | {"available"} == {field.name for field in fields(Shown)}
-    assert Shown(**shown_fields(render("i", shown))) == shown  # type: ignore[arg-type]
+    shown = ItemFields("T", "c", "en", 1.0, "b", 5)
+    assert shown_fields(render("i", shown)).keys() | {"available"} == {field.name for field in fields(ItemFields)}
+    assert ItemFields(**shown_fields(render("i", shown))) == shown  # type: ignore[arg-type]
 
 
 class Running:

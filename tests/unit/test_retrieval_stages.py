@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from nearline.hashing import hash64
-from nearline.item_vectors import ItemVector, Shown
+from nearline.item_vectors import ItemFields, ItemVector
 from nearline.rules import rule_of
 from nearline.user_documents import Hashes, UserDocument
 from services.retrieval.answer import Course, Group, Source, Step
@@ -51,7 +51,7 @@ def user(*, seen: tuple[str, ...] = (), purchased: tuple[str, ...] = (), has_vec
 
 
 def put(shop: Catalogue, item_id: str, vector: NDArray[np.float32], category: str, listed_ms: int = 1) -> None:
-    shown = Shown(item_id, category, listed_ms=listed_ms)
+    shown = ItemFields(item_id, category, listed_ms=listed_ms)
     shop.apply(ItemVector(item_id, 1, shown, vector, vector.astype(np.float16), "d"))
 
 

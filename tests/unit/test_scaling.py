@@ -2,9 +2,9 @@
 
 import pytest
 
-from benchmarks.scaling import Measured, Nodes, engine_bytes, needs, read_measured, record_bytes, table
+from benchmarks.scaling import MeasuredProcess, Nodes, engine_bytes, needs, read_measured, record_bytes, table
 
-MEASURED = Measured(mib=100.0, build_s=10.0, searches_per_s=1_000.0)
+MEASURED = MeasuredProcess(mib=100.0, build_s=10.0, searches_per_s=1_000.0)
 
 
 def test_an_item_in_an_engine_is_its_vector_its_links_and_its_columns() -> None:

@@ -13,7 +13,7 @@ from benchmarks.tower_speed import (
     IN_FLIGHT,
     SIZES,
     TARGETS,
-    Window,
+    AnsweredWindow,
     figures,
     full_histories,
     keep_asking,
@@ -44,7 +44,9 @@ def test_so_many_requests_are_in_flight_and_each_has_a_number_of_its_own(in_flig
 
 
 def test_a_rate_is_vectors_over_the_windows_time_and_percentiles_are_of_all_requests() -> None:
-    found = figures([Window([0.001] * 100, 1.0), Window([0.001] * 200, 1.0), Window([0.003] * 100, 0.5)])
+    found = figures(
+        [AnsweredWindow([0.001] * 100, 1.0), AnsweredWindow([0.001] * 200, 1.0), AnsweredWindow([0.003] * 100, 0.5)]
+    )
     assert found["per_s"] == {"median": 200 * BATCH, "low": 100 * BATCH, "high": 200 * BATCH}
     assert (found["p50_ms"], found["p99_ms"], found["requests"]) == (1.0, 3.0, 400)
 
@@ -70,7 +72,7 @@ def test_without_trained_towers_the_step_before_is_named(tmp_path: Path) -> None
 
 
 def test_the_table_holds_every_figure_beside_what_it_must_reach() -> None:
-    window = figures([Window([0.004] * 100, 0.4)])  # 16,000 a second
+    window = figures([AnsweredWindow([0.004] * 100, 0.4)])  # 16,000 a second
     parts = (*SIZES, "items", "items_with_text")
     results = {part: {str(n): window for n in IN_FLIGHT} for part in parts}
     results["before_a_request"] = {"ms_for_64_users": {"median": 0.9, "low": 0.8, "high": 1.0}}

@@ -11,10 +11,10 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import format_span_id, format_trace_id
 
 from nearline.adapters.memory import MemoryStore
-from nearline.adapters.spans import spans_for
+from nearline.adapters.span_exporters import spans_for
 from nearline.adapters.traces import OtelSpans, to_collector
 from nearline.events import decode_event
-from nearline.item_vectors import ItemVector, Shown
+from nearline.item_vectors import ItemFields, ItemVector
 from nearline.log import Record
 from nearline.seen import parse_seen_policy
 from nearline.sequences import encode_sequence
@@ -30,7 +30,7 @@ from services.retrieval.store_guard import GuardedStore
 from services.retrieval.traced import TracedClicks
 from services.user_tower.freshness import Freshness
 from services.user_tower.updates import Updates
-from services.user_tower.worker import Worker
+from services.user_tower.worker import UserWorker
 from tests.fakes import ExactGraph, Outbox, ScriptedReader, ScriptedTowers
 from tests.ingest_door import CLICK, Door
 from tests.unit.test_user_reducer import Job
@@ -75,7 +75,7 @@ class Retrieval:
         table = table_of("i", "j")
         for nth, item in enumerate(("i", "j")):
             vector = table.history[table.row_of[item]]
-            shop.apply(ItemVector(item, 1, Shown(item, listed_ms=nth), vector.astype("float32"), vector, "d"))
+            shop.apply(ItemVector(item, 1, ItemFields(item, listed_ms=nth), vector.astype("float32"), vector, "d"))
         self.recommender = Recommender(shop, self.guard, SPACE, traced=self.traced)
 
     async def answer(self, user_id: str, request_id: str) -> None:
@@ -93,7 +93,7 @@ async def walked(collector: Collector, door: Door) -> tuple[Retrieval, MemorySto
     sequence = Record("user-sequences", 0, 0, at_ms, b"u", encode_sequence(job.sequences["u"][-1]))
     store, log = MemoryStore(ttl_ms=10**9), Outbox()
     updates = Updates(SPACE, log)
-    worker = Worker(
+    worker = UserWorker(
         SPACE,
         reader=ScriptedReader([sequence]),
         table=table_of("i", "j"),

@@ -14,15 +14,15 @@ from nearline.dead_letters import decode_dead_letter
 from nearline.features import TYPE_CODES, Features, context_token
 from nearline.hashing import hash64
 from nearline.item_table import ItemTable
-from nearline.item_vectors import ItemVector, Shown
+from nearline.item_vectors import ItemFields, ItemVector
 from nearline.log import Record
 from nearline.seen import FOREVER_S, SeenPolicy, SeenSnapshot, encode_seen, no_seen, parse_seen_policy
-from nearline.sequences import Cause, UserSequence, encode_sequence, erased_sequence
+from nearline.sequences import TriggerEvent, UserSequence, encode_sequence, erased_sequence
 from nearline.signals import USER_SIGNALS, Context, Kind
 from nearline.space import Space
 from nearline.user_documents import UserDocument, decode_user_document, encode_user_document
 from services.user_tower.documents import News, advance
-from services.user_tower.worker import CHUNK, Worker
+from services.user_tower.worker import CHUNK, UserWorker
 from tests.fakes import Outbox, ScriptedReader, ScriptedTowers
 
 SPACE = Space(1, 64)
@@ -70,7 +70,9 @@ def table_of(*items: str) -> ItemTable:
     table = ItemTable(SPACE)
     for item in items:
         vector = np.random.default_rng(hash64(item)).normal(size=64)
-        table.put(ItemVector(item, 1, Shown(item), None, (vector / np.linalg.norm(vector)).astype(np.float16), "d"))
+        table.put(
+            ItemVector(item, 1, ItemFields(item), None, (vector / np.linalg.norm(vector)).astype(np.float16), "d")
+        )
     return table
 
 
@@ -85,9 +87,9 @@ class Stage:
         self.store = MemoryStore(ttl_ms=1_000_000, now_ms=lambda: NOW_MS)
         self.outbox = Outbox()
         self.announced: list[dict[str, UserDocument]] = []
-        self.causes: list[dict[str, Cause]] = []
+        self.causes: list[dict[str, TriggerEvent]] = []
         self.table = table_of(*items)
-        self.worker = Worker(
+        self.worker = UserWorker(
             SPACE,
             reader=self.reader,
             table=self.table,
@@ -100,7 +102,7 @@ class Stage:
             retry_s=0.0,
         )
 
-    def _announce(self, documents: Mapping[str, UserDocument], causes: Mapping[str, Cause]) -> None:
+    def _announce(self, documents: Mapping[str, UserDocument], causes: Mapping[str, TriggerEvent]) -> None:
         self.announced.append(dict(documents))
         self.causes.append(dict(causes))
 

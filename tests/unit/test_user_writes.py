@@ -23,7 +23,7 @@ from nearline.adapters.memory import MemoryStore
 from nearline.events import Event
 from nearline.hashing import hash64
 from nearline.item_table import ItemTable
-from nearline.item_vectors import ItemVector, Shown
+from nearline.item_vectors import ItemFields, ItemVector
 from nearline.log import Record
 from nearline.seen import FOREVER_S, SeenSnapshot, encode_seen, parse_seen_policy
 from nearline.sequences import UserSequence, encode_sequence, erased_sequence
@@ -31,7 +31,7 @@ from nearline.space import Space
 from nearline.store import UserStore
 from nearline.user_commands import Entry, Erase, Remove
 from nearline.user_documents import UserDocument, decode_user_document
-from services.user_tower.worker import Worker
+from services.user_tower.worker import UserWorker
 from tests.fakes import Outbox, ScriptedReader, ScriptedTowers
 
 SPACE = Space(1, 64)
@@ -49,7 +49,7 @@ def known_items() -> ItemTable:
     table = ItemTable(SPACE)
     for number in range(200):
         vector = np.random.default_rng(number).normal(size=64).astype(np.float16)
-        table.put(ItemVector(f"i{number}", 1, Shown(f"i{number}"), None, vector, "d"))
+        table.put(ItemVector(f"i{number}", 1, ItemFields(f"i{number}"), None, vector, "d"))
     return table
 
 
@@ -107,8 +107,8 @@ def log_of(kinds: Sequence[str]) -> Job:
     return job
 
 
-def worker_on(store: UserStore, polls: list[list[Record]], policy: str = "") -> Worker:
-    return Worker(
+def worker_on(store: UserStore, polls: list[list[Record]], policy: str = "") -> UserWorker:
+    return UserWorker(
         SPACE,
         reader=ScriptedReader(*polls),
         table=TABLE,

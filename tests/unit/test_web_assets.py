@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from services.web.assets import FOLDER, Assets
-from services.web.showing import TEMPLATES
+from services.web.templating import TEMPLATES
 
 VENDOR = FOLDER / "vendor"
 PACKAGES: list[dict[str, Any]] = tomllib.loads((VENDOR / "vendor.toml").read_text())["package"]

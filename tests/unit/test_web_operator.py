@@ -13,8 +13,8 @@ from nearline.live import Delay, LiveFigures, read_page
 from nearline.log import Record
 from nearline.rules import Action, Rule, Scenario, encode_rule, encode_scenario
 from services.web.letters import RuleList, by_reason, letters_in
+from services.web.live_metrics import LiveMetrics, point_of
 from services.web.operator_routes import taste
-from services.web.pulse import Pulse, point_of
 from tests.web_shop import HOUR_MS, NOW_MS, USER, Page, history
 
 PAST = history(("e-0", "1", 30), ("e-1", "2", 26), ("e-2", "4", 2))
@@ -151,12 +151,12 @@ def test_the_page_tells_what_anybody_can_say_of_the_last_minute() -> None:
     async def story() -> None:
         for text in (BEFORE, AFTER):
             page.metrics = {"retrieval": read_page(text)}
-            await page.pulse.beat()
+            await page.live.beat()
 
-    assert page.pulse.words() == {}
+    assert page.live.words() == {}
     asyncio.run(story())
-    assert page.pulse.words()["an answer takes, p50"] == "1.5 ms"
-    assert not any("canary" in name for name in page.pulse.words())
+    assert page.live.words()["an answer takes, p50"] == "1.5 ms"
+    assert not any("canary" in name for name in page.live.words())
     assert "1.5 ms" in page.get(f"/?user={USER}").text
 
 
@@ -169,7 +169,7 @@ def test_the_parts_are_asked_every_time_only_while_somebody_looks() -> None:
         return {}
 
     async def story() -> None:
-        pulse = Pulse(read, every_s=0, clock=lambda: clock[0])
+        pulse = LiveMetrics(read, every_s=0, clock=lambda: clock[0])
         running = asyncio.create_task(pulse.run())
         for second in range(60):
             clock[0] = second
@@ -196,12 +196,12 @@ def test_who_listens_is_told_of_the_next_reading_and_first_of_those_before() -> 
     page = Page()
 
     async def story() -> list[str]:
-        await page.pulse.beat()
+        await page.live.beat()
         points = page.operator_routes._points()
         first = await anext(points)
         following = asyncio.ensure_future(anext(points))
         while not following.done():
-            await page.pulse.beat()
+            await page.live.beat()
             await asyncio.sleep(0)
         await points.aclose()  # type: ignore[attr-defined]
         return [str(first.event), str((await following).event)]

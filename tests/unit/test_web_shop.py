@@ -13,8 +13,8 @@ from nearline.log import Record
 from nearline.sequences import encode_sequence
 from nearline.user_updates import UserUpdate, encode_user_update
 from services.web.api import RULES
-from services.web.histories import Histories, session_events, until
-from services.web.showing import ago, milliseconds, name_of
+from services.web.histories import SequenceCache, session_events, until
+from services.web.templating import ago, milliseconds, name_of
 from tests.web_shop import ADDRESS, HOUR_MS, ITEMS, NOW_MS, USER, Page, history
 
 TWO_DAYS = history(("e-0", "1", 30), ("e-1", "2", 26), ("e-2", "3", 2))
@@ -195,7 +195,7 @@ def test_without_events_it_says_why_nothing_can_be_told() -> None:
 
 def test_what_comes_in_is_newer_than_what_is_found() -> None:
     async def story() -> None:
-        histories = Histories(found)
+        histories = SequenceCache(found)
         newer = encode_sequence(history(("e-9", "2", 0)))
 
         async def look_while_it_comes() -> None:
@@ -224,7 +224,7 @@ def test_only_so_many_users_are_kept_and_an_erased_one_has_no_events() -> None:
         return None
 
     async def story() -> None:
-        histories = Histories(nothing, most=2)
+        histories = SequenceCache(nothing, most=2)
         for user_id in ("a", "b", "c"):
             raw = encode_sequence(replace(TWO_DAYS, user_id=user_id))
             histories.take_in(Record("user-sequences", 0, 1, NOW_MS, user_id.encode(), raw))

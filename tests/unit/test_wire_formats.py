@@ -13,14 +13,14 @@ from nearline.dead_letters import DeadLetter, decode_dead_letter, encode_dead_le
 from nearline.errors import BadInput, SpaceMismatch
 from nearline.events import Event, decode_event, encode_event
 from nearline.exposures import Exposure, decode_exposures, encode_exposure
-from nearline.item_vectors import ItemVector, Shown, decode_item_vector, encode_item_vector
+from nearline.item_vectors import ItemFields, ItemVector, decode_item_vector, encode_item_vector
 from nearline.items import Item, decode_item, encode_item
 from nearline.keys import Key, Permission, decode_key, encode_key, revoked
 from nearline.popularity import decode_popularity
 from nearline.profiles import Profile, decode_profile, encode_profile
 from nearline.rules import Scenario, decode, encode_rule, encode_scenario, rule_of
 from nearline.seen import FOREVER_S, SeenSnapshot, decode_seen, encode_seen, no_seen
-from nearline.sequences import Cause, UserSequence, decode_sequence, encode_sequence, erased_sequence
+from nearline.sequences import TriggerEvent, UserSequence, decode_sequence, encode_sequence, erased_sequence
 from nearline.space import Space
 from nearline.user_commands import Adopt, Erase, Merge, Remove, decode_entry, encode_command
 from nearline.user_documents import (
@@ -62,14 +62,14 @@ ITEM = Item("Mug", "for tea", "mugs", "en", 1.25, "ACME", NOW_MS, True, {"colour
 VECTOR = ItemVector(
     "i-1",
     42,
-    Shown("Mug", "mugs", "en", 1.25, "ACME", NOW_MS, True),
+    ItemFields("Mug", "mugs", "en", 1.25, "ACME", NOW_MS, True),
     np.array([0.5, -0.5, 0.5, 0.5], np.float32),
     np.array([1, 0, 0, 0], np.float16),
     "0123456789abcdef",
 )
 ATTRIBUTES = {"colour": "red|green", "dishwasher": True, "litres": 0.5, "pieces": 6}
 DESCRIBED = replace(VECTOR, shown=replace(VECTOR.shown, attributes=ATTRIBUTES))
-RETIRED = ItemVector("i-1", 43, Shown(""), None, np.array([1, 0, 0, 0], np.float16), "0123456789abcdef", NOW_MS)
+RETIRED = ItemVector("i-1", 43, ItemFields(""), None, np.array([1, 0, 0, 0], np.float16), "0123456789abcdef", NOW_MS)
 DOCUMENT = UserDocument(
     np.array([0, 1, 0, 0], np.float32),
     NOW_MS + 3,
@@ -147,7 +147,7 @@ EXPOSURE = Exposure(
     "r-1", "u-1", NOW_MS, 1, ["i-1", "i-2"], ["pinned", "personal"], [0.5, 0.25], "home", [None, 0.95], ["gifts"], 0
 )
 
-CAUSED = replace(SEQUENCE, cause=Cause("e-1", NOW_MS + 1, NOW_MS + 3, TRACEPARENT, True))
+CAUSED = replace(SEQUENCE, cause=TriggerEvent("e-1", NOW_MS + 1, NOW_MS + 3, TRACEPARENT, True))
 
 FORMATS = {
     "rule.v1.json": encode_rule(RULE),

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from nearline.errors import BadInput, SpaceMismatch
 from nearline.filters import Filter
 from nearline.hashing import hash64
-from nearline.item_vectors import ItemVector, Shown
+from nearline.item_vectors import ItemFields, ItemVector
 from nearline.items import Attribute
 from nearline.user_documents import Hashes
 from services.retrieval.in_process.columns import Columns
@@ -127,7 +127,7 @@ class Catalogue:
             yield listing.item_id, listing.version, listing.slot, shown
 
     def restore(
-        self, records: Iterable[tuple[str, int, int, Shown | None]], rows: NDArray[np.int64] | None = None
+        self, records: Iterable[tuple[str, int, int, ItemFields | None]], rows: NDArray[np.int64] | None = None
     ) -> None:
         """Know what another catalogue knew, whose index is restored already; for one that is still empty.
 
@@ -330,7 +330,7 @@ def _allowances(excluded: int) -> Iterator[int]:
     yield excluded
 
 
-def render(item_id: str, shown: Shown) -> bytes:
+def render(item_id: str, shown: ItemFields) -> bytes:
     """What an answer prints of an item, made once and not for each answer: its JSON up to the score, after a comma."""
     fields = {
         "item_id": item_id,
@@ -352,7 +352,7 @@ def attributes_of(printed: bytes) -> Mapping[str, Attribute]:
 
 
 def shown_fields(printed: bytes) -> dict[str, object]:
-    """What ``Shown`` holds, from what ``render`` made of it; such an item is available."""
+    """What ``ItemFields`` holds, from what ``render`` made of it; such an item is available."""
     fields: dict[str, object] = orjson.loads(printed[1 : -len(_SCORE)] + b"}")
     del fields["item_id"]
     return fields

@@ -34,7 +34,7 @@ from nearline.filters import (
     Same,
 )
 from nearline.hashing import hash64
-from nearline.item_vectors import Shown
+from nearline.item_vectors import ItemFields
 from nearline.items import Attribute
 from services.retrieval.in_process.rows import Mask, Slots
 
@@ -222,7 +222,7 @@ class Columns:
                 kinds[kind] = self._fitting(column)
                 kinds[kind].reserve(self.slots)
 
-    def put(self, slot: int, shown: Shown) -> None:
+    def put(self, slot: int, shown: ItemFields) -> None:
         """An item is on show at *slot*, where none is."""
         self.reserve(slot + 1)
         fields = self._fields

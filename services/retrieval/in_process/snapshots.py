@@ -22,7 +22,7 @@ import numpy as np
 import orjson
 import xxhash
 
-from nearline.item_vectors import Shown
+from nearline.item_vectors import ItemFields
 from nearline.log import Extent, TopicExtent
 from nearline.space import Space
 from nearline.telemetry import counter, get_logger
@@ -189,7 +189,7 @@ def restore(snapshot: Snapshot, catalogue: Catalogue, load_graph: LoadGraph) -> 
         rows = np.frombuffer(parts[_ROWS], "<i8")
         catalogue.histories.restore(np.frombuffer(parts[_HISTORIES], "<f2").reshape(-1, dimension), rows)
     items = orjson.loads(parts["items"])
-    catalogue.restore(((*item[:3], item[3] and Shown(**item[3])) for item in items), rows)
+    catalogue.restore(((*item[:3], item[3] and ItemFields(**item[3])) for item in items), rows)
 
 
 def _labels(parts: Mapping[str, bytes]) -> Slots:

@@ -68,7 +68,7 @@ class ReadParts:
 
 def _towers(settings: Settings) -> Towers:
     """The user tower; where items are in an engine there is none, and no client of Triton is needed."""
-    from nearline.adapters.triton import Towers as TritonTowers
+    from nearline.adapters.triton import TritonTowers
 
     return TritonTowers(
         settings.triton,

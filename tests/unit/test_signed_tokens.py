@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from nearline.adapters.seals import Seal, secret_of
+from nearline.adapters.signed_tokens import SignedTokens, secret_of
 from nearline.errors import BadInput, Misconfigured
 
 
 def test_what_was_signed_comes_back() -> None:
-    seal = Seal(b"s" * 32, "page", lives_s=60)
+    seal = SignedTokens(b"s" * 32, "page", lives_s=60)
     for payload in (b"", b"\x00\xff.-_", bytes(range(256)) * 20):
         assert seal.open(seal.sign(payload)) == payload
 
@@ -19,14 +19,14 @@ def test_what_was_signed_comes_back() -> None:
 @pytest.mark.parametrize("token", ["", ".", "..", "a.b.c", "é", "\ud800"])
 def test_what_was_not_is_forged(token: str) -> None:
     with pytest.raises(BadInput) as caught:
-        Seal(b"s" * 32, "page", lives_s=60).open(token)
+        SignedTokens(b"s" * 32, "page", lives_s=60).open(token)
     assert caught.value.reason == "forged"
 
 
 def test_what_is_too_old_has_expired() -> None:
-    token = Seal(b"s" * 32, "page", lives_s=60).sign(b"x")
+    token = SignedTokens(b"s" * 32, "page", lives_s=60).sign(b"x")
     with pytest.raises(BadInput) as caught:
-        Seal(b"s" * 32, "page", lives_s=-1).open(token)
+        SignedTokens(b"s" * 32, "page", lives_s=-1).open(token)
     assert caught.value.reason == "expired"
 
 

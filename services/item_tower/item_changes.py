@@ -9,7 +9,7 @@ from nearline.errors import BadInput
 from nearline.features import Arrays
 from nearline.ids import check_id
 from nearline.item_table import ItemTable
-from nearline.item_vectors import ItemVector, Shown
+from nearline.item_vectors import ItemFields, ItemVector
 from nearline.items import PURGE, Item, decode_item
 from nearline.log import Record
 
@@ -47,7 +47,7 @@ class Ignore:
     """Nothing to do: a replay, or a delete of what never was."""
 
 
-Change = Encode | Publish | Bury | Ignore
+Decision = Encode | Publish | Bury | Ignore
 
 
 def newest_of_each(records: list[Record]) -> list[Record]:
@@ -55,7 +55,7 @@ def newest_of_each(records: list[Record]) -> list[Record]:
     return list({(record.partition, record.key): record for record in records}.values())
 
 
-def decide(record: Record, table: ItemTable, read: ItemInputs) -> Change:
+def decide(record: Record, table: ItemTable, read: ItemInputs) -> Decision:
     """What *record* of ``items`` means, given what is published; ``BadInput`` if it is not a valid change.
 
     An item's version is its offset in ``items``, so a record at or behind the published version is a replay.
@@ -82,7 +82,7 @@ def _text(key: bytes | None) -> str:
         raise BadInput("bad_id", f"the record's key, the item id, is not UTF-8: {error}") from None
 
 
-def _deleted(item_id: str, record: Record, table: ItemTable) -> Change:
+def _deleted(item_id: str, record: Record, table: ItemTable) -> Decision:
     if any(name == PURGE[0] for name, _ in record.headers):
         return Bury(item_id)
     known = table.get(item_id)
@@ -96,7 +96,7 @@ def retire(item_id: str, table: ItemTable, *, version: int, now_ms: int) -> Publ
     known = table.get(item_id)
     assert known is not None
     history = table.history[known.row].copy()
-    return Publish(ItemVector(item_id, version, Shown(""), None, history, known.input_digest, now_ms))
+    return Publish(ItemVector(item_id, version, ItemFields(""), None, history, known.input_digest, now_ms))
 
 
 def orphans(table: ItemTable, listed: set[str]) -> set[str]:
@@ -104,9 +104,9 @@ def orphans(table: ItemTable, listed: set[str]) -> set[str]:
     return table.live_ids() - listed
 
 
-def shown(item: Item) -> Shown:
+def shown(item: Item) -> ItemFields:
     """What answers show of the item and requests filter by."""
-    return Shown(
+    return ItemFields(
         item.title,
         item.category,
         item.locale,

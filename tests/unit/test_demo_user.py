@@ -1,7 +1,7 @@
 """The demo's user and click are picked by a rule that can be followed on paper."""
 
 from local.demo import unmet
-from local.story import climbers, most_telling, moves, stories
+from local.demo_user import climbers, demo_users, most_telling, moves
 from nearline.events import Event
 from nearline.items import Item
 
@@ -22,13 +22,13 @@ def purchases(user_id: str, *item_ids: str) -> list[tuple[str, str]]:
 
 
 def test_the_user_has_a_taste_and_the_click_lies_outside_all_that_was_bought() -> None:
-    (story,) = stories([*purchases("a", "thing", "clock", "lamp"), *purchases("fan", *FAN)], ITEMS)
+    (story,) = demo_users([*purchases("a", "thing", "clock", "lamp"), *purchases("fan", *FAN)], ITEMS)
     assert (story.user_id, story.taste, story.share) == ("fan", "bags", 0.75)
     assert story.clicked in ("clock", "lamp")
 
 
 def test_a_category_that_the_user_knows_is_nothing_else() -> None:
-    (story,) = stories([*purchases("a", "clock", "lamp"), *purchases("fan", *FAN, "clock")], ITEMS)
+    (story,) = demo_users([*purchases("a", "clock", "lamp"), *purchases("fan", *FAN, "clock")], ITEMS)
     assert story.clicked == "lamp"
 
 
@@ -40,16 +40,16 @@ def test_an_item_whose_buyers_own_more_of_its_kind_tells_more() -> None:
 
 def test_the_clearest_tastes_come_first_and_a_single_one_is_left_out() -> None:
     clear, mixed, single = purchases("clear", *FAN), purchases("mixed", *FAN, "clock"), purchases("single", *BAGS)
-    told = stories([*mixed, *clear, *single, *purchases("x", "lamp")], ITEMS)
+    told = demo_users([*mixed, *clear, *single, *purchases("x", "lamp")], ITEMS)
     assert [story.user_id for story in told] == ["clear", "mixed"]
 
 
 def test_a_short_history_is_no_taste() -> None:
-    assert stories([*purchases("new", *FAN[3:]), *purchases("x", "lamp")], ITEMS) == []
+    assert demo_users([*purchases("new", *FAN[3:]), *purchases("x", "lamp")], ITEMS) == []
 
 
 def test_what_was_bought_twice_counts_once() -> None:
-    assert stories([*purchases("again", *FAN[3:], *FAN[3:]), *purchases("x", "lamp")], ITEMS) == []
+    assert demo_users([*purchases("again", *FAN[3:], *FAN[3:]), *purchases("x", "lamp")], ITEMS) == []
 
 
 def test_moves_are_told_as_ranks() -> None:

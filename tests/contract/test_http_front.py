@@ -19,8 +19,9 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 from typer.testing import CliRunner
 
-from nearline.adapters.doors import Doors
-from nearline.adapters.kafka import TableReader, Topics
+from nearline.adapters.http_front import HttpFront
+from nearline.adapters.kafka.admin import Topics
+from nearline.adapters.kafka.table_reader import TableReader
 from nearline.cli.app import app
 from nearline.errors import BadInput, Misconfigured
 from nearline.guard import RoutePermission
@@ -71,7 +72,7 @@ async def replica(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
         return JSONResponse({})
 
     routes = [Route("/recommend/{user_id:path}", say), Route("/events", say, methods=["POST"])]
-    doors = Doors(settings)
+    doors = HttpFront(settings)
     following = asyncio.create_task(doors.run())
     transport = httpx.ASGITransport(doors.before(Starlette(routes=routes), RULES))  # type: ignore[arg-type]
     try:
@@ -188,7 +189,7 @@ async def test_doors_that_are_off_let_everybody_in_and_say_so(
 ) -> None:
     monkeypatch.setenv("NEARLINE_AUTH", "off")
     structlog.reset_defaults()
-    doors = Doors(load_settings())
+    doors = HttpFront(load_settings())
     inner = Starlette()
     assert doors.before(inner, RULES) is inner
     assert doors.readiness() == {}
@@ -233,4 +234,4 @@ def test_a_proxy_that_is_no_address_is_refused_at_the_start(
 ) -> None:
     monkeypatch.setenv("NEARLINE_TRUSTED_PROXIES", wrong)
     with pytest.raises(Misconfigured, match="NEARLINE_TRUSTED_PROXIES"):
-        Doors(load_settings()).before(Starlette(), RULES)
+        HttpFront(load_settings()).before(Starlette(), RULES)

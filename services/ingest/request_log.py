@@ -6,11 +6,11 @@ import time
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nearline.request_counts import RouteCounts
-from nearline.telemetry import Request, get_logger, in_request, logs_requests
+from nearline.telemetry import LoggedRequest, get_logger, in_request, logs_requests
 from services.ingest.api import RULES
 
 
-class Observed:
+class RequestLog:
     """Puts an ``x-request-id`` on every answer, the caller's or a new one, and counts the answer."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -24,7 +24,7 @@ class Observed:
             return
         started = time.perf_counter()
         request_id, traceparent = _request_id(scope), _header(scope, b"traceparent")
-        in_request(Request(request_id.decode("latin-1"), traceparent=traceparent))
+        in_request(LoggedRequest(request_id.decode("latin-1"), traceparent=traceparent))
 
         async def send_observed(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -25,14 +25,14 @@ _LISTED = gauge("ingest_listed_records", "Items and profiles that ingest knows, 
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class StoredValue:
     """A value as the log has it; its version is its record's offset."""
 
     version: int
     raw: bytes
 
 
-class Listing:
+class TableView:
     """The newest valid value of each id in *topic*; *check* raises ``BadInput`` for a value that is none.
 
     Takes in the topic's records and, at once, what this process appended itself, whose records come back later.
@@ -41,10 +41,10 @@ class Listing:
     def __init__(self, topic: str, check: Callable[[bytes], object]) -> None:
         self._topic = topic
         self._check = check
-        self._listed: dict[str, Listed] = {}
+        self._listed: dict[str, StoredValue] = {}
         self._ours: dict[str, int] = {}  # newest version of ours that has not come back yet
 
-    def get(self, key: str) -> Listed | None:
+    def get(self, key: str) -> StoredValue | None:
         """What is listed under *key*, or ``None`` if nothing is."""
         return self._listed.get(key)
 
@@ -76,7 +76,7 @@ class Listing:
         if raw is None:
             self._listed.pop(key, None)
         else:
-            self._listed[key] = Listed(version, raw)
+            self._listed[key] = StoredValue(version, raw)
 
 
 class Turns:

@@ -13,7 +13,7 @@ from nearline.errors import BadInput, Overloaded, Unavailable
 from nearline.events import load_json
 from nearline.reasons import reasons_of
 from nearline.telemetry import counter
-from services.ingest.bodies import Place
+from services.ingest.bodies import Reservation
 from services.ingest.schemas import Problems
 
 RETRY_AFTER_S = "1"
@@ -39,13 +39,13 @@ _REFUSED = counter(
     ],
 )
 
-Answers = dict[int | str, dict[str, Any]]
+ResponseDocs = dict[int | str, dict[str, Any]]
 
 
 # --- requests --------------------------------------------------------------------------------------------------------
 
 
-async def json_of(request: Request, place: Place) -> Any:
+async def json_of(request: Request, place: Reservation) -> Any:
     """What the body says; whatever its content type is called, it is read as JSON."""
     announced = request.headers.get("content-length", "")
     raw = await place.read(request.receive, int(announced[:18]) if announced.isdecimal() else 0)
@@ -158,7 +158,7 @@ def _refusal(status: int, *problems: dict[str, str]) -> Response:
 # --- the OpenAPI document --------------------------------------------------------------------------------------------
 
 
-def answers(models: dict[int, Any], *refusals: int) -> Answers:
+def answers(models: dict[int, Any], *refusals: int) -> ResponseDocs:
     """The answers of a route; any may be shed (429) or find the log away (503)."""
     always = {429: "Too much is in flight: come again after Retry-After.", 503: "The log is away: come again."}
     return {

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from nearline.cli.app import app
-from nearline.cli.everyone import Parts, ask_all
+from nearline.cli.batch import Parts, ask_all
 from nearline.errors import BadInput, Misconfigured, Unavailable
 from nearline_client import AsyncClient, RecommendOptions, Retries
 from tests.served import Stage, Weather, staged

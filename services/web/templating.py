@@ -54,7 +54,7 @@ _CAUSES = {
 }
 
 
-class Pages:
+class PageTemplates:
     """Renders the templates; *currency* stands before prices, *users* are those that the page offers to be."""
 
     def __init__(self, assets: Assets, *, currency: str = "", wall_ms: Callable[[], int] = now_ms) -> None:

@@ -38,7 +38,7 @@ _STATUS = {"/healthz", "/readyz", "/metrics"}  # asked by programs, by whatever 
 _OURS = {"127.0.0.1", "localhost", "::1"}
 
 
-class Strict:
+class WebSecurity:
     """Refuses what other sites ask for, and puts the headers on every answer of *app*; *names* are more of our own."""
 
     def __init__(self, app: ASGIApp, names: Iterable[str] = ()) -> None:

@@ -27,7 +27,7 @@ CONTROL = r"[\x00-\x1f\x7f-\x{9f}]"
 
 
 @dataclass(frozen=True)
-class Catalogue:
+class DatasetItems:
     """Items by id in the order of their file, the attributes that they have, and what was dropped or defaulted."""
 
     items: dict[str, Item]
@@ -35,7 +35,7 @@ class Catalogue:
     counted: Mapping[str, int]
 
 
-def read_items(path: Path, table: Table, attributes: tuple[str, ...] | None) -> Catalogue:
+def read_items(path: Path, table: Table, attributes: tuple[str, ...] | None) -> DatasetItems:
     """The items in the file *path*; *attributes* names their columns, by default all that are nothing else.
 
     No id, or one that no key may be, drops the row; of two rows with one id the last counts. A blank title becomes the
@@ -53,7 +53,7 @@ def read_items(path: Path, table: Table, attributes: tuple[str, ...] | None) -> 
     counted: Counter[str] = Counter()
     kept = _with_ids(frame, counted)
     items = {row["item_id"]: _item(row, chosen, counted) for row in kept.iter_rows(named=True)}
-    return Catalogue(items, chosen, counted)
+    return DatasetItems(items, chosen, counted)
 
 
 def texts_of(table: Table) -> set[str]:

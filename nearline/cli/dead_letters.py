@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from nearline.adapters.kafka import Producer, TableReader, Topics
+from nearline.adapters.kafka.admin import Topics
+from nearline.adapters.kafka.producer import Producer
+from nearline.adapters.kafka.table_reader import TableReader
 from nearline.cli.console import console
 from nearline.dead_letters import DeadLetter, decode_dead_letter
 from nearline.errors import BadInput

@@ -1,4 +1,4 @@
-"""Seals, by itsdangerous: bytes that leave us and come back unchanged, and not too late, or not at all."""
+"""Signed, expiring tokens: HMAC-SHA-256 with a timestamp, by itsdangerous."""
 
 import contextlib
 import secrets
@@ -13,7 +13,7 @@ _BYTES = 32
 _LEAST = 16  # characters of a secret that an operator gives
 
 
-class Seal:
+class SignedTokens:
     """Signs for *purpose* with HMAC-SHA-256 of *secret*; what was signed for another purpose is as good as forged."""
 
     def __init__(self, secret: bytes, purpose: str, *, lives_s: int) -> None:

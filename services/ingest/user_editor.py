@@ -17,10 +17,10 @@ from nearline.profiles import MAX_PROFILE_BYTES, Profile, decode_profile, encode
 from nearline.user_commands import Command, Erase, Merge, Remove, encode_command
 from services.ingest import clicks
 from services.ingest.appender import Appender
-from services.ingest.listing import Listing
+from services.ingest.table_view import TableView
 
 _MERGE_FIELDS = frozenset({"session_id", "events"})
-Verdict = clicks.Accepted | clicks.Refused
+Verdict = clicks.AcceptedEvent | clicks.RefusedEvent
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Merging:
     verdicts: list[Verdict]
 
 
-class Users:
+class UserEditor:
     """Users as callers change them.
 
     A profile is replaced as a whole, so nothing is lost but the earlier of two; the log's order is the one that counts,
@@ -42,14 +42,14 @@ class Users:
 
     def __init__(
         self,
-        listing: Listing,
+        table: TableView,
         profiles: Appender,
         events: Appender,
         *,
         is_read: Callable[[], bool],
         new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
     ) -> None:
-        self._listing = listing
+        self._table = table
         self._profiles = profiles
         self._events = events
         self._is_read = is_read
@@ -60,7 +60,7 @@ class Users:
         check_id("user_id", user_id)
         if not self._is_read():
             raise Unavailable("the profiles are still being read from the log; try again when /readyz says so")
-        listed = self._listing.get(user_id)
+        listed = self._table.get(user_id)
         if listed is None:
             raise BadInput("no_profile", f"user {user_id!r:.140} has no profile; tell one with PUT", field="user_id")
         return listed.version, decode_profile(listed.raw)
@@ -89,7 +89,7 @@ class Users:
 
         All of it may be sent again: the events are the same events, and a session that was merged has none left.
         """
-        messages = [(one.key, one.value) for one in merging.verdicts if isinstance(one, clicks.Accepted)]
+        messages = [(one.key, one.value) for one in merging.verdicts if isinstance(one, clicks.AcceptedEvent)]
         command = None
         if merging.session_id is not None:
             await self._tell(merging.session_id, None)
@@ -101,7 +101,7 @@ class Users:
 
     async def _tell(self, user_id: str, raw: bytes | None) -> int:
         (version,) = await self._profiles.append([(check_id("user_id", user_id).encode(), raw)])
-        self._listing.note(user_id, version, raw)
+        self._table.note(user_id, version, raw)
         return version
 
     async def _command(self, command: Command) -> str:
@@ -113,7 +113,7 @@ def _message(command: Command) -> tuple[bytes, bytes]:
     return command.user_id.encode(), encode_command(command)
 
 
-def judge_merge(user_id: str, body: Mapping[str, Any], *, now_ms: int) -> Merging:
+def validate_merge(user_id: str, body: Mapping[str, Any], *, now_ms: int) -> Merging:
     """What of *body* can be merged into the user; ``BadInput`` if it is no such request, a verdict for each event."""
     check_id("user_id", user_id)
     if not body.keys() <= _MERGE_FIELDS:
@@ -129,10 +129,10 @@ def judge_merge(user_id: str, body: Mapping[str, Any], *, now_ms: int) -> Mergin
     if len(events or ()) > clicks.MAX_BATCH:
         most = f"at most {clicks.MAX_BATCH} are accepted; send several requests"
         raise BadInput("wrong_count", f"events has {len(events or ()):,} entries; {most}", field="events")
-    return Merging(session_id, [_judge(each, user_id, session_id, now_ms) for each in events or ()])
+    return Merging(session_id, [_validate(each, user_id, session_id, now_ms) for each in events or ()])
 
 
-def _judge(body: object, user_id: str, session_id: str | None, now_ms: int) -> Verdict:
+def _validate(body: object, user_id: str, session_id: str | None, now_ms: int) -> Verdict:
     """The verdict on one event, which must name neither another user nor leave its id to us."""
     if isinstance(body, dict):
         came = body.get("user_id", user_id)
@@ -143,7 +143,7 @@ def _judge(body: object, user_id: str, session_id: str | None, now_ms: int) -> V
             why = "required field 'event_id' is missing: without it a merge sent again would count twice"
             return clicks.refused(body, BadInput("missing_field", why, field="event_id"))
         body = {**body, "user_id": user_id}
-    return clicks.judge([body], now_ms=now_ms)[0]
+    return clicks.validate([body], now_ms=now_ms)[0]
 
 
 def user_and_event(raw_path: bytes) -> tuple[str, str] | None:

@@ -9,7 +9,7 @@ import httpx
 
 from nearline.errors import Misconfigured
 from nearline.key_file import key_headers
-from nearline.live import Page, Pages, metrics_urls, read_page
+from nearline.live import MetricsPage, MetricsPages, metrics_urls, read_page
 from nearline.settings import Settings
 
 _TIMEOUT_S = 2.0
@@ -34,7 +34,7 @@ def addresses_of(settings: Settings) -> dict[str, str]:
         raise Misconfigured(f"NEARLINE_METRICS_OF: {problem}") from None
 
 
-class PartsMetrics:
+class MetricsReader:
     """Reads the metrics of all parts at once; one connection each is kept."""
 
     def __init__(self, addresses: Mapping[str, str], key: Mapping[str, str] | None = None) -> None:
@@ -48,7 +48,7 @@ class PartsMetrics:
         """Of the system that *settings* describe, with the key that they name."""
         return cls(addresses_of(settings), key_headers(settings))
 
-    async def read(self) -> Pages:
+    async def read(self) -> MetricsPages:
         """The page of every part; ``None`` in place of one that does not answer, or not to us."""
         pages = await asyncio.gather(*(self._page(part, url) for part, url in self._addresses.items()))
         return dict(zip(self._addresses, pages, strict=True))
@@ -65,7 +65,7 @@ class PartsMetrics:
     ) -> None:
         await self.close()
 
-    async def _page(self, part: str, url: str) -> Page | None:
+    async def _page(self, part: str, url: str) -> MetricsPage | None:
         headers = self._key if part in _WANT_A_KEY else {}
         try:
             response = await self._client.get(f"{url}/metrics", headers=headers)

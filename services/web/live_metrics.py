@@ -7,17 +7,16 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from nearline.live import Delay, LiveFigures, LiveWindow
-from nearline.live import Pages as MetricsPages
+from nearline.live import Delay, LiveFigures, LiveWindow, MetricsPages
 from services.web.histories import now_ms
-from services.web.showing import milliseconds
+from services.web.templating import milliseconds
 
 EVERY_S = 2.0
 UNWATCHED_S = 20.0  # between two readings that nobody waits for: each costs every part some 20 ms of its time
 KEPT = 300  # readings: ten minutes that somebody looked at
 
 
-class Pulse:
+class LiveMetrics:
     """Follows the parts' metrics, which *read* gets; a part that is away is named in the figures."""
 
     def __init__(

@@ -13,14 +13,14 @@ from nearline.errors import BadInput, Unavailable
 from nearline.ids import check_id
 from nearline.items import MAX_ITEM_BYTES, PURGE, Item, decode_item, encode_item, item_of
 from services.ingest.appender import Appender
-from services.ingest.listing import Listed, Listing, Turns
+from services.ingest.table_view import StoredValue, TableView, Turns
 
 MAX_BATCH = 500
 ANY = "*"  # as a condition: the item is listed, in whatever version
 
 
 @dataclass(frozen=True, slots=True)
-class Put:
+class AcceptedItem:
     """An item of a batch that was accepted, and the version that it became."""
 
     item_id: str
@@ -28,14 +28,14 @@ class Put:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class RefusedItem:
     """An item of a batch that can never be accepted; its id, if it has one."""
 
     item_id: str | None
     problem: BadInput
 
 
-class Catalogue:
+class CatalogueEditor:
     """The catalogue as callers change it.
 
     Changes of one item take their turn in this process: of two concurrent patches neither loses what the other
@@ -44,8 +44,8 @@ class Catalogue:
     A condition (*if_match*: a version, or ``ANY``) is judged by what this process knows.
     """
 
-    def __init__(self, listing: Listing, items: Appender, *, is_read: Callable[[], bool], turn_s: float = 5.0) -> None:
-        self._listing = listing
+    def __init__(self, table: TableView, items: Appender, *, is_read: Callable[[], bool], turn_s: float = 5.0) -> None:
+        self._table = table
         self._items = items
         self._is_read = is_read
         self._turns = Turns("item_id", turn_s)
@@ -81,24 +81,24 @@ class Catalogue:
             self._check(item_id, if_match)
             return await self._append(item_id, None, purge=purge)
 
-    async def put_many(self, bodies: Sequence[object]) -> list[Put | Refused]:
+    async def put_many(self, bodies: Sequence[object]) -> list[AcceptedItem | RefusedItem]:
         """List or replace many items at once, each judged by itself; one outcome for each body, in their order."""
         checked = [_checked(body) for body in bodies]
         del bodies  # parsed, they take several times their size while the log is waited for
-        messages = [one for one in checked if not isinstance(one, Refused)]
+        messages = [one for one in checked if not isinstance(one, RefusedItem)]
         ids = [key.decode() for key, _ in messages]
         async with self._turns.of(ids):
             offsets = await self._items.append(messages) if messages else []
             for item_id, (_, raw), offset in zip(ids, messages, offsets, strict=True):
-                self._listing.note(item_id, offset, raw)
-        puts = map(Put, ids, offsets)
-        return [one if isinstance(one, Refused) else next(puts) for one in checked]
+                self._table.note(item_id, offset, raw)
+        puts = map(AcceptedItem, ids, offsets)
+        return [one if isinstance(one, RefusedItem) else next(puts) for one in checked]
 
-    def _known(self, item_id: str) -> Listed | None:
+    def _known(self, item_id: str) -> StoredValue | None:
         check_id("item_id", item_id)
         if not self._is_read():
             raise Unavailable("the catalogue is still being read from the log; try again when /readyz says so")
-        return self._listing.get(item_id)
+        return self._table.get(item_id)
 
     def _check(self, item_id: str, if_match: int | str | None) -> None:
         if if_match is None:
@@ -112,7 +112,7 @@ class Catalogue:
 
     async def _append(self, item_id: str, raw: bytes | None, *, purge: bool = False) -> int:
         (version,) = await self._items.append([(item_id.encode(), raw)], (PURGE,) if purge else ())
-        self._listing.note(item_id, version, raw)
+        self._table.note(item_id, version, raw)
         return version
 
 
@@ -134,7 +134,7 @@ def _without_nulls(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _checked(body: object) -> tuple[bytes, bytes] | Refused:
+def _checked(body: object) -> tuple[bytes, bytes] | RefusedItem:
     """The message of one item of a batch, whose id is in its body."""
     item_id = body.get("item_id") if isinstance(body, dict) else None
     try:
@@ -147,7 +147,7 @@ def _checked(body: object) -> tuple[bytes, bytes] | Refused:
         key = check_id("item_id", item_id).encode()
         return key, _encoded(_item({name: value for name, value in body.items() if name != "item_id"}))
     except BadInput as problem:
-        return Refused(item_id if isinstance(item_id, str) else None, problem)
+        return RefusedItem(item_id if isinstance(item_id, str) else None, problem)
 
 
 def _item(body: Mapping[str, Any]) -> Item:

@@ -15,14 +15,14 @@ import polars as pl
 
 from nearline.hashing import hash64_all
 from training.data.events import Survey, finished
-from training.data.log import Columns, Contexts, columns_of, write_log
+from training.data.log import Contexts, LogColumns, columns_of, write_log
 
 _PART = "part"
 _NOTES = "notes.json"
 
 
 @dataclass(frozen=True)
-class Notes:
+class LogNotes:
     """What was found when the log was made: the catalogue in the order of its rows, what was lost, how it came in."""
 
     item_ids: tuple[str, ...]
@@ -78,20 +78,20 @@ def _columns(
     *,
     joint: bool,
     never_ms: int | None,
-) -> Iterator[Columns]:
+) -> Iterator[LogColumns]:
     """The columns of each part in turn; what it held and lost is added to *sizes* and *counted*."""
     for part in parts:
         sizes.append(part.height)
         yield columns_of(finished(part, counted, never_ms=never_ms), item_ids, contexts, joint=joint)
 
 
-def read_notes(folder: Path) -> Notes | None:
+def read_notes(folder: Path) -> LogNotes | None:
     """What is known of the log in *folder*; ``None`` if there is none."""
     path = folder / _NOTES
     if not path.is_file():
         return None
     item_ids, rows, counted, part_rows = json.loads(path.read_text())
-    return Notes(tuple(item_ids), rows, counted, tuple(part_rows))
+    return LogNotes(tuple(item_ids), rows, counted, tuple(part_rows))
 
 
 def part_by_user(events: pl.LazyFrame, folder: Path, parts: int) -> None:

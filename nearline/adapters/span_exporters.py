@@ -1,4 +1,4 @@
-"""Where the spans of a part go: to the collector that the settings name, or to nobody."""
+"""Which exporter takes the spans of a part: the collector that the settings name, or none."""
 
 from typing import TYPE_CHECKING
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from nearline.adapters.kafka import Producer
+from nearline.adapters.kafka.producer import Producer
 from nearline.cli.console import console
 from nearline.errors import BadInput
 from nearline.ids import check_id

@@ -7,12 +7,12 @@ from typing import Any
 from starlette.middleware.cors import CORSMiddleware
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from nearline.adapters.kafka import TableReader
+from nearline.adapters.kafka.table_reader import TableReader
 from nearline.adapters.limits import AddressLimits
 from nearline.adapters.tokens import UserTokens
 from nearline.errors import Misconfigured
 from nearline.followers import Follower
-from nearline.guard import App, Guard, RoutePermission, callers_in
+from nearline.guard import AsgiApp, Guard, RoutePermission, callers_in
 from nearline.key_ring import KeyRing
 from nearline.reasons import reasons_of
 from nearline.settings import Settings
@@ -23,7 +23,7 @@ _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _SHOWN = ("ETag", "Retry-After", "WWW-Authenticate", "X-Request-ID")
 
 
-class Doors:
+class HttpFront:
     """The keys of the log, followed by ``run`` while the guard in front of an application uses them."""
 
     def __init__(self, settings: Settings) -> None:
@@ -38,14 +38,14 @@ class Doors:
         self._is_near = callers_in(settings.open_to)
 
     @property
-    def are_guarded(self) -> bool:
+    def is_guarded(self) -> bool:
         """Whether callers need a key."""
         return self._settings.auth == "keys"
 
-    def before(self, app: App, rules: Iterable[RoutePermission]) -> App:
+    def before(self, app: AsgiApp, rules: Iterable[RoutePermission]) -> AsgiApp:
         """*app* as it may be served: guarded by *rules*, and outside of that what pages and proxies need."""
         served = app
-        if self.are_guarded:
+        if self.is_guarded:
             served = Guard(
                 app,
                 rules,
@@ -59,11 +59,11 @@ class Doors:
 
     def readiness(self) -> Mapping[str, bool]:
         """Whether the keys are read; nothing to wait for where nobody needs one."""
-        return {"keys": self._follower.caught_up} if self.are_guarded else {}
+        return {"keys": self._follower.caught_up} if self.is_guarded else {}
 
     async def run(self) -> None:
         """Follow the keys until cancelled; where callers need none, say so and return."""
-        if self.are_guarded:
+        if self.is_guarded:
             await self._follower.run()
         else:
             get_logger().warning(
@@ -71,7 +71,7 @@ class Doors:
             )
 
 
-def _for_pages(app: Any, origins: str) -> App:
+def _for_pages(app: Any, origins: str) -> AsgiApp:
     """Outermost, so that a page can read a refusal too, and is told before it sends a key what it may send."""
     allowed = [one.strip() for one in origins.split(",") if one.strip()]
     if not allowed:
@@ -81,7 +81,7 @@ def _for_pages(app: Any, origins: str) -> App:
     )
 
 
-def _behind_proxies(app: Any, trusted: str) -> App:
+def _behind_proxies(app: Any, trusted: str) -> AsgiApp:
     proxies = [one.strip() for one in trusted.split(",") if one.strip()]
     for one in proxies:
         try:

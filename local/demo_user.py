@@ -1,4 +1,4 @@
-"""The demo's story: a user with one clear taste, and one click outside it, picked from the data and not by hand."""
+"""The demo's user: somebody with one clear taste, and one click outside it, picked from the data and not by hand."""
 
 import math
 from collections import Counter, defaultdict
@@ -16,8 +16,8 @@ _BEST_SELLERS = 200
 
 
 @dataclass(frozen=True)
-class Story:
-    """Who clicks on what: *taste* is the category of most of the user's items, *clicked* lies in one never bought."""
+class DemoUser:
+    """A user, and the item to click on: most bought items are of the category *taste*, *clicked* is of one never bought."""
 
     user_id: str
     taste: str
@@ -26,8 +26,8 @@ class Story:
     clicked: str
 
 
-def stories(events: Iterable[tuple[str, str]], items: Mapping[str, Item]) -> list[Story]:
-    """All users that make a story, the clearest tastes first; *events* are (user_id, item_id), oldest first.
+def demo_users(events: Iterable[tuple[str, str]], items: Mapping[str, Item]) -> list[DemoUser]:
+    """All users that the demo can show, the clearest tastes first; *events* are (user_id, item_id), oldest first.
 
     The click is on the most telling best seller of all categories that the user never bought from. No user with a taste
     gives an empty list.
@@ -39,8 +39,8 @@ def stories(events: Iterable[tuple[str, str]], items: Mapping[str, Item]) -> lis
         sold[item_id] += 1
     best_sellers = sorted(sold, key=lambda item_id: (-sold[item_id], item_id))[:_BEST_SELLERS]
     telling = most_telling(best_sellers, bought.values(), items)
-    found = [story for user_id, ids in bought.items() if (story := _story(user_id, list(ids), items, telling))]
-    return sorted(found, key=lambda story: (-story.share, story.user_id))
+    found = [user for user_id, ids in bought.items() if (user := _demo_user(user_id, list(ids), items, telling))]
+    return sorted(found, key=lambda user: (-user.share, user.user_id))
 
 
 def most_telling(item_ids: list[str], baskets: Iterable[Iterable[str]], items: Mapping[str, Item]) -> list[str]:
@@ -67,7 +67,7 @@ def most_telling(item_ids: list[str], baskets: Iterable[Iterable[str]], items: M
     return sorted(item_ids, key=lambda item_id: (-lift(item_id), item_id))
 
 
-def _story(user_id: str, bought: list[str], items: Mapping[str, Item], telling: list[str]) -> Story | None:
+def _demo_user(user_id: str, bought: list[str], items: Mapping[str, Item], telling: list[str]) -> DemoUser | None:
     if not _ITEMS_AT_LEAST <= len(bought) <= _ITEMS_AT_MOST:
         return None
     categories = Counter(items[item_id].category for item_id in bought)
@@ -76,7 +76,7 @@ def _story(user_id: str, bought: list[str], items: Mapping[str, Item], telling: 
     foreign = next((item_id for item_id in telling if items[item_id].category not in known), None)
     if taste == OTHER or foreign is None or count / len(bought) > _SHARE_AT_MOST:
         return None
-    return Story(user_id, taste, count / len(bought), tuple(bought), foreign)
+    return DemoUser(user_id, taste, count / len(bought), tuple(bought), foreign)
 
 
 def moves(before: list[str], after: list[str]) -> list[str]:
