@@ -17,7 +17,7 @@ _BEST_SELLERS = 200
 
 @dataclass(frozen=True)
 class DemoUser:
-    """A user, and the item to click on: most bought items are of the category *taste*, *clicked* is of one never bought."""
+    """A user and an item to click on: most items bought are of category *taste*, none is of that of *clicked*."""
 
     user_id: str
     taste: str

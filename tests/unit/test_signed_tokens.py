@@ -1,4 +1,4 @@
-"""Seals, and the secret that they are made with."""
+"""Signed tokens, and the secret that they are made with."""
 
 import stat
 from concurrent.futures import ThreadPoolExecutor
