@@ -27,7 +27,7 @@ from nearline_client import (
     event,
 )
 from nearline_client.answers import EventResults
-from nearline_client.batches import AsyncEventQueue, EventQueue
+from nearline_client.batches import AsyncEventQueue, EventQueue, WaitingEvents
 from nearline_client.calls import MOST_BYTES_IN_A_BATCH
 from nearline_client.retrying import Retries
 from tests.ingest_door import Door
@@ -200,7 +200,7 @@ def test_an_event_that_is_no_json_is_the_callers_mistake_at_once() -> None:
 
 
 def test_a_request_holds_no_more_bytes_than_the_service_takes() -> None:
-    waiting = EventQueue(batch=500, most=500, retries=QUICK, draw=lambda: 0.0)
+    waiting = WaitingEvents(batch=500, most=500, retries=QUICK, draw=lambda: 0.0)
     for n in range(50):
         waiting.add(event("u", str(n), context={"note": "x" * 60_000}))
     batch = waiting.next_batch()
