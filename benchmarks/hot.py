@@ -20,7 +20,7 @@ from nearline.hashing import hash64_all
 from nearline.rules import Action, Rule
 from nearline.space import Space
 from nearline.user_documents import UserDocument, decode_user_document, encode_user_document
-from services.retrieval.item_index import Picked, Traits
+from services.retrieval.items.interface import Picked, Traits
 from services.retrieval.pages import Page, Pages
 from services.retrieval.rules import merged, places, touches, weighed
 from services.retrieval.stages.spread import Chosen, diverse

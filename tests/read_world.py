@@ -21,12 +21,12 @@ from services.retrieval.active_users import ActiveUsers
 from services.retrieval.api import create_app
 from services.retrieval.in_process.catalogue import Catalogue
 from services.retrieval.in_process.index import LiveIndex
+from services.retrieval.items.text_index import TextIndex
 from services.retrieval.recommender import Recommender
 from services.retrieval.routes.reads import Reads
 from services.retrieval.session_vectors import SessionVectors
 from services.retrieval.sessions import Sessions
 from services.retrieval.store_guard import GuardedStore
-from services.retrieval.text_index import TextIndex
 from tests.fakes import ExactGraph, ScriptedTowers
 
 SPACE = Space(3, 4)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from services.retrieval.item_index import Picked
+from services.retrieval.items.interface import Picked
 
 
 class Source(StrEnum):

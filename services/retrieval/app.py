@@ -29,14 +29,14 @@ from nearline.telemetry import get_logger
 from nearline.topics import user_updates_topic
 from services.retrieval.api import RULES, create_app
 from services.retrieval.fast_path import waits_for_nothing
-from services.retrieval.item_index import ItemIndex
+from services.retrieval.items.interface import ItemIndex
+from services.retrieval.items.text_index import TextIndex
 from services.retrieval.pages import LIVES_S, Pages
 from services.retrieval.recommender import Recommender
 from services.retrieval.routes.parts import ReadParts
 from services.retrieval.rule_parts import RuleParts
 from services.retrieval.session_vectors import KnownItems
 from services.retrieval.store_guard import GuardedStore
-from services.retrieval.text_index import TextIndex
 from services.retrieval.traced import TracedClicks
 
 

@@ -3,18 +3,14 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-import numpy as np
-
 from nearline.filters import Filter
-from nearline.user_documents import Hashes
+from nearline.user_documents import NO_HASHES, Hashes
 
 MAX_K = 500
 DEFAULT_K = 20
 MAX_EXCLUDED = 500  # ids that a caller may exclude
 LONGEST_WAIT_MS = 5_000
 DEFAULT_WAIT_MS = 200
-
-NO_HASHES: Hashes = np.empty(0, np.uint64)
 
 
 class ExcludeSeen(StrEnum):

@@ -9,10 +9,10 @@ from nearline.filters import Filter
 from nearline.user_documents import Hashes
 from services.retrieval.answer import Group
 from services.retrieval.asked import Asked, ExcludeSeen
-from services.retrieval.item_index import ItemIndex, Picked
+from services.retrieval.items.interface import CandidateSource, ItemIndex, Picked
 from services.retrieval.placing import NO_NEWCOMERS, Newcomers, Placing, groups_of
 from services.retrieval.rule_book import RuleBook
-from services.retrieval.rules import Scores, Shelf, Standing, touches, weighed, widened
+from services.retrieval.rules import Scores, Standing, touches, weighed, widened
 from services.retrieval.work import Work
 
 _DAY_MS = 24 * 3600 * 1000
@@ -41,9 +41,9 @@ class InForce:
         """*wanted*, and what no block forbids; *wanted* itself if none does."""
         return self._standing.allowed(wanted)
 
-    async def widened(self, index: ItemIndex, pool: Picked, shelf: Shelf, places: int) -> Picked:
-        """*pool*, the best of *shelf* by plain score, with what may be better once it is weighed; in any order."""
-        return await widened(pool, self._standing.weights, shelf, places, index.passing)
+    async def widened(self, index: ItemIndex, pool: Picked, source: CandidateSource, places: int) -> Picked:
+        """*pool*, the best of *source* by plain score, with what may be better once it is weighed; in any order."""
+        return await widened(pool, self._standing.weights, source, places, index.passing)
 
     def weighed(self, index: ItemIndex, items: Picked) -> Scores:
         """The scores of *items* (n,) after boosts and buries."""

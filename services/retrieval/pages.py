@@ -17,8 +17,7 @@ from nearline.erasure import PAGES_LIVE_MS
 from nearline.errors import BadInput
 from nearline.hashing import hash64, hash64_all
 from nearline.space import Space
-from nearline.user_documents import Hashes, UserDocument
-from services.retrieval.asked import NO_HASHES
+from nearline.user_documents import NO_HASHES, Hashes, UserDocument
 
 FIRST = "first"
 LIVES_S = PAGES_LIVE_MS // 1000

@@ -12,13 +12,13 @@ from nearline.errors import BadInput
 from nearline.filters import FilterError, parse
 from nearline.hashing import hash64_all
 from nearline.ids import check_id
+from nearline.user_documents import NO_HASHES
 from services.retrieval.asked import (
     DEFAULT_K,
     DEFAULT_WAIT_MS,
     LONGEST_WAIT_MS,
     MAX_EXCLUDED,
     MAX_K,
-    NO_HASHES,
     Asked,
     ExcludeSeen,
     PageContext,

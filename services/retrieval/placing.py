@@ -12,8 +12,8 @@ from nearline.rules import Rule
 from nearline.user_documents import Hashes
 from services.retrieval.answer import Group, Source
 from services.retrieval.exploration import POOL, explored, lots
-from services.retrieval.item_index import ItemIndex, Picked, Ranked
-from services.retrieval.ranking import Listed
+from services.retrieval.items.interface import ItemIndex, Picked, Ranked
+from services.retrieval.items.popularity import Listed
 from services.retrieval.rules import Place, Standing, merged, places, touches
 from services.retrieval.work import Work
 

@@ -15,7 +15,7 @@ from services.retrieval.answer import TOP_UPS, Course, Group, Reason, Seen, Step
 from services.retrieval.asked import Asked
 from services.retrieval.budget import Budget
 from services.retrieval.exposing import Exposures, Shown
-from services.retrieval.item_index import ItemIndex
+from services.retrieval.items.interface import ItemIndex
 from services.retrieval.pages import Page, PageError, Pages
 from services.retrieval.reading import Knowledge, Reading
 from services.retrieval.rendering import print_answer

@@ -8,7 +8,7 @@ lowers whatever the score is of. Pins come last, and only those whose items the 
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 from nearline.filters import Filter, narrowed, parse
 from nearline.hashing import hash64_all
 from nearline.rules import Action, Rule, Scenario
-from nearline.user_documents import Hashes
-from services.retrieval.item_index import Picked
+from nearline.user_documents import NO_HASHES, Hashes
+from services.retrieval.items.interface import CandidateSource, Picked
 
 Scores = NDArray[np.floating[Any]]
-NOTHING: Hashes = np.empty(0, np.uint64)
 _KEPT = 256  # filters of requests whose joining with what holds is remembered
 
 
@@ -34,7 +33,7 @@ class Standing:
     weights: tuple[Rule, ...] = ()  # boosts and buries
     pins: tuple[Rule, ...] = ()  # by position
     refused: tuple[Filter, ...] = ()  # what passes one of these is blocked
-    refused_items: Hashes = field(default_factory=lambda: NOTHING)  # so are these, sorted
+    refused_items: Hashes = field(default_factory=lambda: NO_HASHES)  # so are these, sorted
     _joined: dict[tuple[str, bool], Filter | None] = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -75,23 +74,13 @@ def standing_of(rules: Sequence[Rule], scenario: Scenario | None) -> Standing:
     )
 
 
-class Shelf(Protocol):
-    """One source of candidates of an answer; what the answer's hard drops forbid is not on it."""
-
-    async def best(
-        self, places: int, to: Filter | None = None, without: Sequence[Filter] = (), left_out: Hashes = NOTHING
-    ) -> Picked:
-        """The best for the *places* that pass *to* and none of *without*, less the items with the hashes *left_out*."""
-
-    async def of(self, item_ids: Sequence[str]) -> Picked:
-        """Those of *item_ids* that are on it."""
-
-
 Passing = Callable[[Filter, Picked], NDArray[np.bool_]]
 
 
-async def widened(pool: Picked, weights: Sequence[Rule], shelf: Shelf, places: int, passing: Passing) -> Picked:
-    """*pool*, the best of *shelf* by plain score, with what may be better once *weights* weigh; in no promised order.
+async def widened(
+    pool: Picked, weights: Sequence[Rule], source: CandidateSource, places: int, passing: Passing
+) -> Picked:
+    """*pool*, the best of *source* by plain score, with what may be better once *weights* weigh; in no promised order.
 
     That is the best of what each boost names and, if something buried is in the pool, the best of what is not. So the
     true ones are among them, unless several rules touch one item.
@@ -99,12 +88,12 @@ async def widened(pool: Picked, weights: Sequence[Rule], shelf: Shelf, places: i
     found = [pool]
     for rule in weights:
         if rule.action is Action.BOOST:
-            found.append(await (shelf.of(rule.items) if rule.filter is None else shelf.best(places, to=rule.filter)))
+            found.append(await (source.of(rule.items) if rule.filter is None else source.best(places, to=rule.filter)))
     buries = [rule for rule in weights if rule.action is Action.BURY]
     if any(touches(rule, pool, passing).any() for rule in buries):
         named = np.unique(hash64_all([item_id for rule in buries for item_id in rule.items]))
         without = [rule.filter for rule in buries if rule.filter is not None]
-        found.append(await shelf.best(places, without=without, left_out=named))
+        found.append(await source.best(places, without=without, left_out=named))
     return together(found)
 
 

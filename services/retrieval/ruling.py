@@ -13,8 +13,8 @@ from nearline.filters import Filter
 from nearline.user_documents import Hashes
 from services.retrieval.answer import Group
 from services.retrieval.asked import Asked
-from services.retrieval.item_index import ItemIndex, Picked
-from services.retrieval.rules import Scores, Shelf
+from services.retrieval.items.interface import CandidateSource, ItemIndex, Picked
+from services.retrieval.rules import Scores
 
 if TYPE_CHECKING:
     from services.retrieval.work import Work
@@ -38,8 +38,8 @@ class Ruling(Protocol):
     def allowed(self, wanted: Filter | None) -> Filter | None:
         """*wanted*, and what no block forbids; *wanted* itself if none does."""
 
-    async def widened(self, index: ItemIndex, pool: Picked, shelf: Shelf, places: int) -> Picked:
-        """*pool*, the best of *shelf* by plain score, with what may be better once it is weighed; in any order."""
+    async def widened(self, index: ItemIndex, pool: Picked, source: CandidateSource, places: int) -> Picked:
+        """*pool*, the best of *source* by plain score, with what may be better once it is weighed; in any order."""
 
     def weighed(self, index: ItemIndex, items: Picked) -> Scores:
         """The scores of *items* (n,) after boosts and buries; those of *items* itself stay as they are."""

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from nearline.hashing import hash64
 from nearline.sequences import Sequence as Events
-from nearline.user_documents import Hashes, UserDocument
-from services.retrieval.asked import NO_HASHES, Asked
-from services.retrieval.item_index import ItemIndex, Picked
-from services.retrieval.ranking import Listed
+from nearline.user_documents import NO_HASHES, Hashes, UserDocument
+from services.retrieval.asked import Asked
+from services.retrieval.items.interface import ItemIndex, Picked
+from services.retrieval.items.popularity import Listed
 from services.retrieval.rules import Standing, touches
 from services.retrieval.stages.drops import seen
 

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, field
 
-from nearline.user_documents import Hashes, UserDocument
+from nearline.user_documents import NO_HASHES, Hashes, UserDocument
 from services.retrieval.answer import Course
-from services.retrieval.asked import NO_HASHES, Asked
+from services.retrieval.asked import Asked
 from services.retrieval.budget import Budget
 from services.retrieval.ruling import Ruling
 

@@ -36,8 +36,8 @@ from services.retrieval.in_engine.window import Window
 from services.retrieval.in_engine.writer import Writer
 from services.retrieval.in_process.catalogue import Catalogue
 from services.retrieval.in_process.index import LiveIndex
-from services.retrieval.item_index import ItemIndex, Picked
-from services.retrieval.ranking import Ranking
+from services.retrieval.items.interface import ItemIndex, Picked
+from services.retrieval.items.popularity import Ranking
 from tests.fakes import FakeEngine, ScriptedReader
 
 T = TypeVar("T")

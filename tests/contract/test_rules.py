@@ -17,7 +17,7 @@ from nearline.space import Space
 from nearline.topics import EXPOSURES, RULES, all_topics
 from services.retrieval.answer import Group, Source
 from services.retrieval.exposing import Exposures, Shown
-from services.retrieval.item_index import Picked
+from services.retrieval.items.interface import Picked
 from services.retrieval.rule_book import RuleBook
 
 DEADLINE_S = 30.0

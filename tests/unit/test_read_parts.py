@@ -7,10 +7,10 @@ from nearline.log import Record
 from nearline.settings import Settings, load_settings
 from services.retrieval.in_process.catalogue import Catalogue
 from services.retrieval.in_process.index import LiveIndex
+from services.retrieval.items.text_index import TextIndex
 from services.retrieval.recommender import Recommender
 from services.retrieval.routes.parts import ReadParts
 from services.retrieval.store_guard import GuardedStore
-from services.retrieval.text_index import TextIndex
 from tests.fakes import ExactGraph
 from tests.read_world import SPACE, at, item, user
 

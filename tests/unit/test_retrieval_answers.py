@@ -14,9 +14,10 @@ from nearline.item_vectors import ItemVector, Shown
 from nearline.user_documents import UserDocument
 from services.retrieval.answer import Group, Source
 from services.retrieval.asked import Asked, ExcludeSeen
-from services.retrieval.in_process.catalogue import Catalogue, render
+from services.retrieval.in_process.catalogue import Catalogue
 from services.retrieval.in_process.index import Limits, LiveIndex
-from services.retrieval.ranking import Ranking, Trending
+from services.retrieval.items.popularity import Ranking, Trending
+from services.retrieval.items.printed import render
 from services.retrieval.stages.order import choose
 from services.retrieval.work import Work
 from tests.fakes import ExactGraph

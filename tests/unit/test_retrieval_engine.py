@@ -33,7 +33,7 @@ from services.retrieval.in_engine.items import EngineItems
 from services.retrieval.in_engine.parts import count_items
 from services.retrieval.in_engine.window import Top, Window, popular_records
 from services.retrieval.in_engine.writer import Writer
-from services.retrieval.in_process.catalogue import render
+from services.retrieval.items.printed import render
 from services.retrieval.recommender import Recommender
 from services.retrieval.routes.reads import Reads
 from services.retrieval.store_guard import GuardedStore

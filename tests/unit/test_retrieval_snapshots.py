@@ -26,7 +26,7 @@ from nearline.log import Extent, Record, TopicExtent
 from nearline.space import Space
 from nearline.topics import all_topics
 from services.retrieval.in_process import snapshots
-from services.retrieval.in_process.catalogue import Catalogue, render, shown_fields
+from services.retrieval.in_process.catalogue import Catalogue
 from services.retrieval.in_process.forking import in_fork
 from services.retrieval.in_process.graphs import SavedGraph
 from services.retrieval.in_process.index import Limits, LiveIndex
@@ -35,6 +35,7 @@ from services.retrieval.in_process.records import item_records
 from services.retrieval.in_process.snapshots import Refused, Taken
 from services.retrieval.in_process.upkeep import Upkeep
 from services.retrieval.in_process.widths import Widths
+from services.retrieval.items.printed import render, shown_fields
 from tests.fakes import FakeTable
 
 SPACE = Space(2, 8)

@@ -21,8 +21,8 @@ from services.retrieval.budget import Budget
 from services.retrieval.in_force import InForce
 from services.retrieval.in_process.catalogue import Catalogue
 from services.retrieval.in_process.index import LiveIndex
-from services.retrieval.item_index import Traits
-from services.retrieval.ranking import Trending
+from services.retrieval.items.interface import Traits
+from services.retrieval.items.popularity import Trending
 from services.retrieval.rules import standing_of
 from services.retrieval.stages.drops import dropped
 from services.retrieval.stages.order import choose

@@ -28,10 +28,10 @@ from nearline.rules import (
     scenario_key,
     scenario_of,
 )
-from nearline.user_documents import Hashes
-from services.retrieval.item_index import Picked
+from nearline.user_documents import NO_HASHES, Hashes
+from services.retrieval.items.interface import Picked
 from services.retrieval.rule_book import RuleBook
-from services.retrieval.rules import NOTHING, Place, merged, places, standing_of, together, touches, weighed, widened
+from services.retrieval.rules import Place, merged, places, standing_of, together, touches, weighed, widened
 
 NOW_MS = 1_732_100_000_000
 BODY = {"rule_id": "a", "action": "block", "items": ["x"]}
@@ -371,7 +371,7 @@ class Shop:
         self.asked = 0
 
     async def best(
-        self, places: int, to: Filter | None = None, without: Sequence[Filter] = (), left_out: Hashes = NOTHING
+        self, places: int, to: Filter | None = None, without: Sequence[Filter] = (), left_out: Hashes = NO_HASHES
     ) -> Picked:
         self.asked += 1
         wanted, refused = narrowed(None, to=to, without=without), set(left_out.tolist())

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from nearline.errors import BadInput, Overloaded, Unavailable
 from nearline.item_vectors import Shown
-from services.retrieval.text_index import TextIndex, words_of
+from services.retrieval.items.text_index import TextIndex, words_of
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ from nearline.user_documents import Hashes
 from services.retrieval.in_engine.expressions import both, excluding, passes, translate
 from services.retrieval.in_engine.guard import GuardedEngine
 from services.retrieval.in_engine.window import Known, Window, known_from
-from services.retrieval.in_process.catalogue import shown_fields
-from services.retrieval.item_index import Picked, Ranked, Traits
-from services.retrieval.ranking import Ranking, Trending
+from services.retrieval.items.interface import Picked, Ranked, Traits
+from services.retrieval.items.popularity import Ranking, Trending
+from services.retrieval.items.printed import shown_fields
 
 _SPARE = 32  # seen items that one search allows for; a second search leaves out all of them itself
 _CHUNK = 500  # ranked items that are looked up at once

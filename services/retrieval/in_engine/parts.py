@@ -17,7 +17,7 @@ from services.retrieval.in_engine.guard import GuardedEngine
 from services.retrieval.in_engine.items import EngineItems
 from services.retrieval.in_engine.window import Window, popular_records
 from services.retrieval.in_engine.writer import Writer
-from services.retrieval.item_index import ON_SHOW
+from services.retrieval.items.interface import ON_SHOW
 
 _TRENDING_PAUSE_S = 0.2
 _COUNT_EVERY_S = 15.0

@@ -18,8 +18,8 @@ from nearline.item_vectors import Shown
 from nearline.log import Record
 from nearline.popularity import decode_popularity
 from nearline.telemetry import gauge, get_logger
-from services.retrieval.in_process.catalogue import shown_fields
-from services.retrieval.ranking import Ranking, Trending
+from services.retrieval.items.popularity import Ranking, Trending
+from services.retrieval.items.printed import shown_fields
 
 POPULAR, NEWEST = 5_000, 500
 _CHUNK = 500  # items of one question

@@ -4,35 +4,32 @@ The newest version of an item wins, whatever order records arrive in; a record t
 item that is retired, unavailable or purged is in no answer from that moment on.
 """
 
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import repeat
 from typing import Any
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
 from nearline.errors import BadInput, SpaceMismatch
 from nearline.filters import Filter
 from nearline.hashing import hash64
 from nearline.item_vectors import ItemVector, Shown
-from nearline.items import Attribute
 from nearline.user_documents import Hashes
 from services.retrieval.in_process.columns import Columns
 from services.retrieval.in_process.histories import NO_ROW, Histories
 from services.retrieval.in_process.index import LiveIndex
 from services.retrieval.in_process.masks import Masks
 from services.retrieval.in_process.rows import Rows, Slots
-from services.retrieval.item_index import Picked, Ranked, Traits
-from services.retrieval.ranking import Ranking, Trending
-from services.retrieval.text_index import TextIndex
+from services.retrieval.items.interface import Picked, Ranked, Traits
+from services.retrieval.items.popularity import Ranking, Trending
+from services.retrieval.items.printed import NO_ATTRIBUTES, attributes_of, render, shown_fields
+from services.retrieval.items.text_index import TextIndex
 
 _NOWHERE = -1
 _ALLOWANCES = (32, 128, 512)  # seen items that a search allows for, then those after it; the last allows for all
 _MANY = 256  # seen items: of so many more than 32 are near, as a rule, and two searches take longer than a wide one
-_SCORE = b',"score":'
-_NO_ATTRIBUTES = b'"attributes":{}' + _SCORE
 _NO_HISTORY: NDArray[np.float16] = np.empty(0, np.float16)  # of what is restored: it has its row already
 
 
@@ -308,7 +305,7 @@ class Catalogue:
         if known is None or known.slot == _NOWHERE:
             return
         printed = self._printed[known.slot]
-        attributes = {} if printed.endswith(_NO_ATTRIBUTES) else attributes_of(printed)
+        attributes = {} if printed.endswith(NO_ATTRIBUTES) else attributes_of(printed)
         self._columns.clear(known.slot, attributes)
 
     def _hide(self, known: Listing | None) -> None:
@@ -328,31 +325,3 @@ def _allowances(excluded: int) -> Iterator[int]:
     allowances = _ALLOWANCES if excluded <= _MANY else _ALLOWANCES[1:]
     yield from (allowed for allowed in allowances if allowed < excluded)
     yield excluded
-
-
-def render(item_id: str, shown: Shown) -> bytes:
-    """What an answer prints of an item, made once and not for each answer: its JSON up to the score, after a comma."""
-    fields = {
-        "item_id": item_id,
-        "title": shown.title,
-        "category": shown.category,
-        "price": shown.price,
-        "brand": shown.brand,
-        "locale": shown.locale,
-        "listed_ms": shown.listed_ms,
-        "attributes": shown.attributes,
-    }
-    return b"," + orjson.dumps(fields)[:-1] + _SCORE
-
-
-def attributes_of(printed: bytes) -> Mapping[str, Attribute]:
-    """The attributes in what ``render`` made of an item."""
-    attributes: Mapping[str, Attribute] = orjson.loads(printed[1 : -len(_SCORE)] + b"}")["attributes"]
-    return attributes
-
-
-def shown_fields(printed: bytes) -> dict[str, object]:
-    """What ``Shown`` holds, from what ``render`` made of it; such an item is available."""
-    fields: dict[str, object] = orjson.loads(printed[1 : -len(_SCORE)] + b"}")
-    del fields["item_id"]
-    return fields

@@ -18,7 +18,7 @@ from services.retrieval.in_process.keeping import Keeper
 from services.retrieval.in_process.live_recall import LiveRecall
 from services.retrieval.in_process.records import item_records, popularity_records
 from services.retrieval.in_process.upkeep import Upkeep
-from services.retrieval.text_index import TextIndex
+from services.retrieval.items.text_index import TextIndex
 
 TRENDING_PAUSE_S = 0.2  # trending may be this late; a poll for each click would cost answers their time
 

@@ -18,7 +18,7 @@ from services.retrieval.in_process.index import ASKED_ENOUGH, LiveIndex
 from services.retrieval.in_process.live_recall import LiveRecall
 from services.retrieval.in_process.shares import fold_slice_s, measure_slice_s
 from services.retrieval.in_process.widths import ENOUGH, ROUGH, Asking, Settling, Widths, rough_width
-from services.retrieval.item_index import ON_SHOW
+from services.retrieval.items.interface import ON_SHOW
 
 _BETWEEN_S = 0.001  # of two slices, where requests leave time: some 900 rows a second are folded
 _REPORT_S = 0.5

@@ -13,7 +13,7 @@ from pydantic.config import JsonDict
 from nearline.errors import BadInput
 from nearline.filters import AllOf, Filter, FilterError, Same, parse
 from nearline.ids import MAX_ID_BYTES, check_id
-from services.retrieval.item_index import ItemIndex, Picked
+from services.retrieval.items.interface import ItemIndex, Picked
 
 MAX_K = 500
 DEFAULT_K = 20

@@ -4,7 +4,7 @@ from fastapi import FastAPI, Request, Response
 from pydantic import Field
 
 from nearline.space import Space
-from services.retrieval.item_index import ItemIndex
+from services.retrieval.items.interface import ItemIndex
 from services.retrieval.models import Refused
 from services.retrieval.routes.documents import document_of
 from services.retrieval.routes.forms import ID, Answer, Clock, UserId, example

@@ -1,10 +1,10 @@
 """``GET /trending`` and ``GET /latest``: what is popular now, and what was listed last."""
 
-import numpy as np
 from fastapi import FastAPI, Request, Response
 from pydantic import Field
 
-from services.retrieval.item_index import ItemIndex
+from nearline.user_documents import NO_HASHES
+from services.retrieval.items.interface import ItemIndex
 from services.retrieval.models import Refused
 from services.retrieval.routes.forms import (
     ALLOWED_LIST,
@@ -19,7 +19,6 @@ from services.retrieval.routes.forms import (
 
 TRENDING, LATEST = "/trending", "/latest"
 ALLOWED = ALLOWED_LIST
-_NOTHING = np.empty(0, np.uint64)
 
 
 class ListedItems(Items):
@@ -44,7 +43,7 @@ def add(app: FastAPI, items: ItemIndex) -> None:
         """
         clock = Clock(request)
         ranked = items.trending.top_of(query.category) if query.category else items.trending.top()
-        found = await items.pick(ranked, query.k, (), _NOTHING, wanted_in(request, items))
+        found = await items.pick(ranked, query.k, (), NO_HASHES, wanted_in(request, items))
         return clock.answer({"category": query.category}, found)
 
     @app.get(
@@ -58,5 +57,5 @@ def add(app: FastAPI, items: ItemIndex) -> None:
         """
         clock = Clock(request)
         wanted = in_categories(wanted_in(request, items), query.category)
-        found = await items.pick(items.newest(), query.k, (), _NOTHING, wanted)
+        found = await items.pick(items.newest(), query.k, (), NO_HASHES, wanted)
         return clock.answer({"category": query.category}, found)

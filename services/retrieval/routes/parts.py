@@ -6,13 +6,13 @@ from collections.abc import Callable, Coroutine
 from nearline.log import Record
 from nearline.settings import Settings
 from services.retrieval.active_users import ActiveUsers
-from services.retrieval.item_index import ItemIndex
+from services.retrieval.items.interface import ItemIndex
+from services.retrieval.items.text_index import TextIndex
 from services.retrieval.recommender import Recommender
 from services.retrieval.routes.reads import Reads
 from services.retrieval.session_vectors import KnownItems, SessionVectors, Towers
 from services.retrieval.sessions import Sessions
 from services.retrieval.store_guard import GuardedStore
-from services.retrieval.text_index import TextIndex
 
 Hear = Callable[[Record], None]
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 
 from nearline.space import Space
 from services.retrieval.active_users import ActiveUsers, Found
-from services.retrieval.item_index import ItemIndex
+from services.retrieval.items.interface import ItemIndex
 from services.retrieval.models import Refused
 from services.retrieval.routes.documents import document_of
 from services.retrieval.routes.forms import ALLOWED_K, ID, Answer, Clock, ItemId, K, Strict, example, id_named

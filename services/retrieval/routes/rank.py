@@ -14,7 +14,7 @@ from nearline.space import Space
 from nearline.telemetry import get_logger
 from nearline.user_documents import decode_user_document
 from services.retrieval.answer import Reason
-from services.retrieval.item_index import ItemIndex
+from services.retrieval.items.interface import ItemIndex
 from services.retrieval.models import Refused
 from services.retrieval.parameters import Id
 from services.retrieval.routes.forms import ID, Answer, Clock, Strict, example

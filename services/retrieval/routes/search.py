@@ -3,12 +3,13 @@
 from collections.abc import Iterable, Iterator
 from typing import Annotated
 
-import numpy as np
 from fastapi import FastAPI, Query, Request, Response
 from pydantic import Field
 
 from nearline.errors import BadInput, Unavailable
-from services.retrieval.item_index import ItemIndex
+from nearline.user_documents import NO_HASHES
+from services.retrieval.items.interface import ItemIndex
+from services.retrieval.items.text_index import MAX_FOUND, MAX_WORDS, Match, TextIndex
 from services.retrieval.models import Refused
 from services.retrieval.routes.forms import (
     ALLOWED_LIST,
@@ -21,12 +22,10 @@ from services.retrieval.routes.forms import (
     wanted_in,
 )
 from services.retrieval.routes.refusals import NotAnswered, not_here, refused
-from services.retrieval.text_index import MAX_FOUND, MAX_WORDS, Match, TextIndex
 
 PATH = "/search"
 MAX_TEXT = 500
 ALLOWED = {"q": f"1-{MAX_WORDS} words, at most {MAX_TEXT} characters"} | ALLOWED_LIST
-_NOTHING = np.empty(0, np.uint64)
 
 
 class SearchQuery(ListQuery):
@@ -86,7 +85,7 @@ def add(app: FastAPI, items: ItemIndex, texts: TextIndex | None) -> None:
             raise not_here("text search", "it needs NEARLINE_INDEX=hnsw:// and NEARLINE_SEARCH=on")
         wanted = in_categories(wanted_in(request, items), query.category)
         full, some = await _matches(texts, query.q, query.k if wanted is None else MAX_FOUND)
-        found = await items.pick(Matches(full + some), query.k, (), _NOTHING, wanted)
+        found = await items.pick(Matches(full + some), query.k, (), NO_HASHES, wanted)
         with_all = {item_id for item_id, _ in full}
         about = {"q": query.q, "with_all_words": sum(item_id in with_all for item_id in found.item_ids)}
         return clock.answer(about, found)

@@ -18,7 +18,8 @@ from nearline.events import EVENT_TYPES
 from nearline.filters import parse
 from nearline.hashing import hash64_all
 from nearline.sequences import Sequence
-from services.retrieval.asked import MAX_EXCLUDED, NO_HASHES, Asked, ExcludeSeen, PageContext
+from nearline.user_documents import NO_HASHES
+from services.retrieval.asked import MAX_EXCLUDED, Asked, ExcludeSeen, PageContext
 from services.retrieval.fast_path import request_id_of, send_json
 from services.retrieval.models import EXAMPLE, Recommendations, Refused
 from services.retrieval.parameters import ALLOWED as ALLOWED_OF_A_USER

@@ -7,7 +7,7 @@ from fastapi import FastAPI, Query, Request, Response
 from pydantic import Field
 
 from nearline.hashing import hash64
-from services.retrieval.item_index import ItemIndex
+from services.retrieval.items.interface import ItemIndex
 from services.retrieval.models import Refused
 from services.retrieval.routes.forms import (
     ALLOWED_LIST,

@@ -17,7 +17,7 @@ from nearline.user_documents import UserDocument, decode_user_document
 from services.retrieval.answer import Source
 from services.retrieval.asked import DEFAULT_K, MAX_K, Asked
 from services.retrieval.in_force import Rulings
-from services.retrieval.item_index import ItemIndex, Picked
+from services.retrieval.items.interface import ItemIndex, Picked
 from services.retrieval.models import Refused
 from services.retrieval.parameters import Id
 from services.retrieval.recommender import Recommender

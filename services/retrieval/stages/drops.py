@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from nearline.user_documents import Hashes, UserDocument
-from services.retrieval.asked import NO_HASHES, ExcludeSeen
+from nearline.user_documents import NO_HASHES, Hashes, UserDocument
+from services.retrieval.asked import ExcludeSeen
 from services.retrieval.work import Work
 
 

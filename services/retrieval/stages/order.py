@@ -5,7 +5,7 @@ shaped is chosen from more candidates than there are places.
 """
 
 from services.retrieval.answer import Group, Step
-from services.retrieval.item_index import ItemIndex, Picked, Traits
+from services.retrieval.items.interface import ItemIndex, Picked, Traits
 from services.retrieval.stages.drops import dropped
 from services.retrieval.stages.sources import Candidates, sources
 from services.retrieval.stages.spread import Chosen, Order, by_worth, diverse

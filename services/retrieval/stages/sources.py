@@ -9,15 +9,14 @@ from typing import Protocol
 import numpy as np
 
 from nearline.filters import Filter, narrowed
-from nearline.user_documents import Hashes, UserDocument
+from nearline.user_documents import NO_HASHES, Hashes, UserDocument
 from services.retrieval.answer import Source, Step
-from services.retrieval.item_index import ItemIndex, Picked, Ranked
-from services.retrieval.ranking import Listed
-from services.retrieval.rules import NOTHING, Shelf
+from services.retrieval.items.interface import CandidateSource, ItemIndex, Picked, Ranked
+from services.retrieval.items.popularity import Listed
 from services.retrieval.work import Work
 
 
-class Candidates(Shelf, Protocol):
+class Candidates(CandidateSource, Protocol):
     """One source: what of it an answer may hold, best first."""
 
     async def fetch(self, places: int, spare: int) -> Picked:
@@ -49,7 +48,7 @@ class _Near:
         return await self._index.nearest(self._vector, places, self._excluded, self._wanted, spare)
 
     async def best(
-        self, places: int, to: Filter | None = None, without: Sequence[Filter] = (), left_out: Hashes = NOTHING
+        self, places: int, to: Filter | None = None, without: Sequence[Filter] = (), left_out: Hashes = NO_HASHES
     ) -> Picked:
         wanted = narrowed(self._wanted, to=to, without=without)
         return await self._index.nearest(self._vector, places, _both(self._excluded, left_out), wanted)
@@ -80,7 +79,7 @@ class _Ranked:
         return await self.best(places + spare)
 
     async def best(
-        self, places: int, to: Filter | None = None, without: Sequence[Filter] = (), left_out: Hashes = NOTHING
+        self, places: int, to: Filter | None = None, without: Sequence[Filter] = (), left_out: Hashes = NO_HASHES
     ) -> Picked:
         wanted = narrowed(self._wanted, to=to, without=without)
         return await self._index.pick(self._ranked, places, self._taken, _both(self._excluded, left_out), wanted)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from services.retrieval.item_index import Traits
+from services.retrieval.items.interface import Traits
 
 Order = NDArray[np.int64]
 Numbers = NDArray[np.floating[Any]]

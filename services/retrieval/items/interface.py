@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from nearline.filters import Filter
 from nearline.telemetry import gauge
-from nearline.user_documents import Hashes
+from nearline.user_documents import NO_HASHES, Hashes
 
 ON_SHOW = gauge("index_items", "Items on show")
 
@@ -120,3 +120,15 @@ class ItemIndex(Protocol):
 
     def favourite_categories(self, seen: Iterable[int]) -> list[str]:
         """The categories that hold most of the items with the hashes *seen*, most first."""
+
+
+class CandidateSource(Protocol):
+    """One source of an answer's candidates, less what the answer's hard exclusions forbid."""
+
+    async def best(
+        self, places: int, to: Filter | None = None, without: Sequence[Filter] = (), left_out: Hashes = NO_HASHES
+    ) -> Picked:
+        """The best for the *places* that pass *to* and none of *without*, less the items with the hashes *left_out*."""
+
+    async def of(self, item_ids: Sequence[str]) -> Picked:
+        """Those of *item_ids* that the source has."""
