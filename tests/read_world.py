@@ -17,16 +17,17 @@ from nearline.item_vectors import ItemVector, Shown
 from nearline.seen import parse_seen_policy
 from nearline.space import Space
 from nearline.user_documents import UserDocument, encode_user_document
-from services.retrieval.active_users import ActiveUsers
 from services.retrieval.api import create_app
 from services.retrieval.in_process.catalogue import Catalogue
 from services.retrieval.in_process.index import LiveIndex
 from services.retrieval.items.text_index import TextIndex
 from services.retrieval.recommender import Recommender
 from services.retrieval.routes.reads import Reads
-from services.retrieval.session_vectors import SessionVectors
 from services.retrieval.sessions import Sessions
-from services.retrieval.store_guard import GuardedStore
+from services.retrieval.users.active_users import ActiveUsers
+from services.retrieval.users.reader import UserReader
+from services.retrieval.users.session_vectors import SessionVectors
+from services.retrieval.users.store_guard import GuardedStore
 from tests.fakes import ExactGraph, ScriptedTowers
 
 SPACE = Space(3, 4)
@@ -80,7 +81,9 @@ class World:
         self.towers = ScriptedTowers(4)
         self.vectors = SessionVectors(self.towers, self.catalogue)
         self.users = ActiveUsers(self.guard, SPACE, most=most_users)
-        recommender = Recommender(self.catalogue, self.guard, SPACE, now_ms=lambda: NOW_MS)
+        recommender = Recommender(
+            self.catalogue, UserReader(self.guard, SPACE, now_ms=lambda: NOW_MS), SPACE, now_ms=lambda: NOW_MS
+        )
         self.sessions = Sessions(recommender, self.vectors, parse_seen_policy(seen), now_ms=lambda: NOW_MS)
         reads = Reads(SPACE, self.catalogue, self.guard, self.sessions, self.texts, self.users)
         self.app = create_app(recommender, status_routes(dict), reads)

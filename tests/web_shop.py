@@ -104,7 +104,7 @@ class MemoryShop:
         items = [each | {"source": source} for each in ITEMS if each["item_id"] not in seen]
         return {"user_id": None, "space": 1, "vector_version": version or None, "history_version": version or None,
                 "newest_event_id": newest, "as_of_ms": NOW_MS, "age_ms": 41 if newest else None, "seen": "known",
-                "degraded": False, "reason": reason, "steps": [], "rules": [], "took_ms": 0.62,
+                "degraded": False, "reason": reason, "degradations": [], "steps": [], "rules": [], "took_ms": 0.62,
                 "request_id": f"r-{version}", "items": items}  # fmt: skip
 
     def _why(self, body: dict[str, Any]) -> Any:

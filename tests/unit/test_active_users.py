@@ -9,8 +9,8 @@ import pytest
 from nearline.adapters.memory import MemoryStore
 from nearline.errors import Unavailable
 from nearline.log import Record
-from services.retrieval.active_users import ActiveUsers
-from services.retrieval.store_guard import GuardedStore
+from services.retrieval.users.active_users import ActiveUsers
+from services.retrieval.users.store_guard import GuardedStore
 from tests.read_world import SPACE, at, user
 
 

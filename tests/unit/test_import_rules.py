@@ -41,7 +41,7 @@ ONE_FILE_EACH = {
 }
 # What app.py puts together in one of two ways.
 RETRIEVAL_KINDS = {
-    "services/retrieval/rule_parts.py",
+    "services/retrieval/merchandising/wiring.py",
     *(f"services/retrieval/{folder}/parts.py" for folder in ("in_process", "in_engine", "routes")),
 }
 # What ours is compared with: libraries as somebody without us would use them, in an environment of their own.

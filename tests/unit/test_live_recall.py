@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from services.retrieval.in_process.background import Background
 from services.retrieval.in_process.index import Limits, LiveIndex
 from services.retrieval.in_process.live_recall import LiveRecall
-from services.retrieval.in_process.upkeep import Upkeep
+from services.retrieval.in_process.maintenance import IndexMaintenance
 from services.retrieval.in_process.widths import WIDTHS, Widths
 from tests.fakes import ExactGraph
 
@@ -115,7 +115,7 @@ def test_a_fall_is_answered_by_searching_wider() -> None:
 
     index = index_of(300, Widening)
     index.widths = Widths(10, 50)
-    upkeep = Upkeep(index, lambda: True, LiveRecall(index, window=20), rest_s=0, pause_s=0)
+    upkeep = IndexMaintenance(index, lambda: True, LiveRecall(index, window=20), rest_s=0, pause_s=0)
 
     async def main() -> None:
         await sampled(upkeep.recall, index, 20)
@@ -132,7 +132,7 @@ def test_where_no_width_helps_the_graph_is_built_anew() -> None:
     index.widths = Widths(WIDTHS[-1], WIDTHS[-1])
     for slot in range(10):
         index.remove(slot)
-    upkeep = Upkeep(index, lambda: True, LiveRecall(index, window=20), rest_s=0, pause_s=0)
+    upkeep = IndexMaintenance(index, lambda: True, LiveRecall(index, window=20), rest_s=0, pause_s=0)
 
     async def main() -> None:
         await sampled(upkeep.recall, index, 20)

@@ -10,7 +10,8 @@ from services.retrieval.in_process.index import LiveIndex
 from services.retrieval.items.text_index import TextIndex
 from services.retrieval.recommender import Recommender
 from services.retrieval.routes.parts import ReadParts
-from services.retrieval.store_guard import GuardedStore
+from services.retrieval.users.reader import UserReader
+from services.retrieval.users.store_guard import GuardedStore
 from tests.fakes import ExactGraph
 from tests.read_world import SPACE, at, item, user
 
@@ -30,8 +31,10 @@ async def _story() -> None:
     guard, texts = GuardedStore(store), TextIndex()
     catalogue = Catalogue(4, LiveIndex(4, lambda capacity: ExactGraph(4, capacity)), texts)
     catalogue.apply(item(7))
-    recommender = Recommender(catalogue, guard, SPACE)
-    parts = ReadParts(settings_with(active_users=10), catalogue, guard, recommender, known=catalogue, texts=texts)
+    recommender = Recommender(catalogue, UserReader(guard, SPACE), SPACE)
+    parts = ReadParts(
+        settings_with(active_users=10), SPACE, catalogue, guard, recommender, known=catalogue, texts=texts
+    )
     assert parts.reads.users is not None
     await guard.probe()
     await store.put_many_if_newer({"silent": user(1), "active": user(2)})
@@ -54,8 +57,8 @@ async def _story() -> None:
 def test_what_is_not_wanted_is_not_there() -> None:
     guard = GuardedStore(MemoryStore(ttl_ms=1))
     catalogue = Catalogue(4, LiveIndex(4, lambda capacity: ExactGraph(4, capacity)))
-    recommender = Recommender(catalogue, guard, SPACE)
-    parts = ReadParts(settings_with(active_users=0), catalogue, guard, recommender, known=None, texts=None)
+    recommender = Recommender(catalogue, UserReader(guard, SPACE), SPACE)
+    parts = ReadParts(settings_with(active_users=0), SPACE, catalogue, guard, recommender, known=None, texts=None)
     assert parts.reads.users is parts.reads.texts is parts.reads.sessions is None
     heard: list[Record] = []
     assert parts.hearing(heard.append) == heard.append

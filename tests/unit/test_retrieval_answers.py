@@ -12,14 +12,13 @@ from nearline.errors import BadInput, SpaceMismatch
 from nearline.hashing import hash64
 from nearline.item_vectors import ItemVector, Shown
 from nearline.user_documents import UserDocument
-from services.retrieval.answer import Group, Source
-from services.retrieval.asked import Asked, ExcludeSeen
 from services.retrieval.in_process.catalogue import Catalogue
 from services.retrieval.in_process.index import Limits, LiveIndex
-from services.retrieval.items.popularity import Ranking, Trending
+from services.retrieval.items.popularity import Leaderboard, Trending
 from services.retrieval.items.printed import render
-from services.retrieval.stages.order import choose
-from services.retrieval.work import Work
+from services.retrieval.pipeline.selection import select
+from services.retrieval.request import ExcludeSeen, RecommendRequest, RequestContext
+from services.retrieval.result import Group, Source
 from tests.fakes import ExactGraph
 
 
@@ -60,7 +59,7 @@ def user(*, seen: tuple[str, ...] = (), purchased: tuple[str, ...] = (), has_vec
 
 
 def groups_of(shop: Catalogue, document: UserDocument | None, k: int, **asked: Any) -> list[Group]:
-    return asyncio.run(choose(shop, Work(Asked(k, **asked), document)))
+    return asyncio.run(select(shop, RequestContext(RecommendRequest(k, **asked), document)))
 
 
 def chosen(
@@ -217,7 +216,7 @@ def test_several_categories_are_ranked_together() -> None:
 
 
 def test_a_ranking_follows_its_scores() -> None:
-    ranking = Ranking()
+    ranking = Leaderboard()
     for item_id, score in (("a", 1.0), ("b", 2.0), ("c", 2.0), ("a", 3.0), ("a", 3.0)):
         ranking.put(item_id, score)
     assert list(ranking) == [("a", 3.0), ("b", 2.0), ("c", 2.0)]

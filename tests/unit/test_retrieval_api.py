@@ -32,11 +32,12 @@ from services.retrieval.fast_path import FastPath, waits_for_nothing
 from services.retrieval.in_process.catalogue import Catalogue
 from services.retrieval.in_process.index import LiveIndex
 from services.retrieval.models import Recommendations, Refused
-from services.retrieval.pages import Pages
+from services.retrieval.pages import PageTokens
 from services.retrieval.parameters import ALLOWED
 from services.retrieval.recommender import Recommender
 from services.retrieval.routes.reads import Reads
-from services.retrieval.store_guard import GuardedStore
+from services.retrieval.users.reader import UserReader
+from services.retrieval.users.store_guard import GuardedStore
 from tests.fakes import ExactGraph
 from tests.served import served
 
@@ -88,8 +89,14 @@ class World:
             self.catalogue.apply(ItemVector(f"i{nth}", 1, shown, unit(nth), unit(nth).astype(np.float16), "d"))
         self.catalogue.trending.score("i39", 3.0)
         self.seal = Seal(b"a secret of the tests", "page", lives_s=60)
-        self.pages = Pages(self.seal, SPACE)
-        recommender = Recommender(self.catalogue, self.guard, SPACE, pages=self.pages, now_ms=lambda: NOW_MS)
+        self.pages = PageTokens(self.seal, SPACE)
+        recommender = Recommender(
+            self.catalogue,
+            UserReader(self.guard, SPACE, now_ms=lambda: NOW_MS),
+            SPACE,
+            pages=self.pages,
+            now_ms=lambda: NOW_MS,
+        )
         self.ready = {"item_vectors": False}
         self.client = Client(
             create_app(recommender, status_routes(lambda: self.ready), Reads(SPACE, self.catalogue, self.guard))
@@ -153,6 +160,7 @@ def test_an_answer_says_what_it_used(world: World) -> None:
         "age_ms": 850,
         "degraded": False,
         "reason": None,
+        "degradations": [],
         "steps": [],
         "rules": [],
         "seen": "known",

@@ -29,14 +29,15 @@ from services.retrieval.api import create_app
 from services.retrieval.in_engine.expressions import translate
 from services.retrieval.in_engine.going_live import GoingLive
 from services.retrieval.in_engine.guard import GuardedEngine
+from services.retrieval.in_engine.head_items import HeadItems, Top, popular_records
 from services.retrieval.in_engine.items import EngineItems
 from services.retrieval.in_engine.parts import count_items
-from services.retrieval.in_engine.window import Top, Window, popular_records
 from services.retrieval.in_engine.writer import Writer
 from services.retrieval.items.printed import render
 from services.retrieval.recommender import Recommender
 from services.retrieval.routes.reads import Reads
-from services.retrieval.store_guard import GuardedStore
+from services.retrieval.users.reader import UserReader
+from services.retrieval.users.store_guard import GuardedStore
 from tests.fakes import FakeEngine, ScriptedReader
 
 SPACE = Space(2, 4)
@@ -61,7 +62,7 @@ class World:
 
     def __init__(self) -> None:
         self.engine = FakeEngine(SPACE)
-        self.window = Window(self.engine, lambda: 2_000)
+        self.window = HeadItems(self.engine, lambda: 2_000)
         self.writer = Writer(SPACE, ScriptedReader, self.engine, self.window, retry_s=0.001)
         self.guard = GuardedEngine(self.engine)
         self.items = EngineItems(self.engine, self.guard, self.window)
@@ -185,7 +186,7 @@ def test_the_top_keeps_the_greatest_scores_whatever_order_they_come_in() -> None
 
 
 def test_the_window_holds_the_most_popular_with_their_details_and_no_more(world: World) -> None:
-    window = Window(world.engine, lambda: 2_000, popular=2, newest=1)
+    window = HeadItems(world.engine, lambda: 2_000, popular=2, newest=1)
     world.write([record(item_id, category="mugs", listed_ms=nth) for nth, item_id in enumerate("abcde")])
     apply = popular_records(window)
     for item_id, score in {"a": 1.0, "b": 2.0, "c": 3.0, "nowhere": 2.5}.items():
@@ -218,7 +219,7 @@ def test_favourite_categories_are_those_of_the_items_that_the_window_holds(world
     st.lists(st.tuples(st.sampled_from("abcdef"), st.sampled_from(["score", "unscore", "show", "hide"])), max_size=60)
 )
 def test_the_window_ranks_only_what_it_can_print(changes: list[tuple[str, str]]) -> None:
-    window = Window(FakeEngine(SPACE), lambda: 0, popular=2, newest=2)
+    window = HeadItems(FakeEngine(SPACE), lambda: 0, popular=2, newest=2)
     for nth, (item_id, change) in enumerate(changes):
         shown = Shown("T", "mugs", listed_ms=nth)
         match change:
@@ -248,7 +249,7 @@ class Service(World):
         self.window.score("b", 3.0)
         user = UserDocument(unit(0), 7, 7, "e", 1, 1, EMPTY, EMPTY, EMPTY)
         self._guarded = GuardedStore(self.store)
-        recommender = Recommender(self.items, self._guarded, SPACE)
+        recommender = Recommender(self.items, UserReader(self._guarded, SPACE), SPACE)
         self._app = create_app(recommender, status_routes(dict), Reads(SPACE, self.items, self._guarded))
         asyncio.run(self.store.put_many_if_newer({"u": encode_user_document(user, SPACE)}))
         asyncio.run(until(lambda: self._guarded.answered, self._guarded.watch()))

@@ -14,12 +14,11 @@ from nearline.filters import parse
 from nearline.hashing import hash64
 from nearline.item_vectors import ItemVector, Shown
 from nearline.user_documents import UserDocument
-from services.retrieval.asked import Asked
 from services.retrieval.in_process.catalogue import Catalogue
 from services.retrieval.in_process.index import Limits, LiveIndex
 from services.retrieval.in_process.rows import Rows
-from services.retrieval.stages.order import choose
-from services.retrieval.work import Work
+from services.retrieval.pipeline.selection import select
+from services.retrieval.request import RecommendRequest, RequestContext
 from tests.expressions import FIELDS, FILTERS, Meaning
 from tests.fakes import ExactGraph
 
@@ -122,7 +121,9 @@ class Shop:
 
     def _check_answer(self, expression: str, passing: Any, seed: int, k: int, seen: tuple[str, ...]) -> None:
         for document in (user(seed, *seen), None):
-            groups = asyncio.run(choose(self.catalogue, Work(Asked(k, filter=parse(expression)), document)))
+            groups = asyncio.run(
+                select(self.catalogue, RequestContext(RecommendRequest(k, filter=parse(expression)), document))
+            )
             ids = [item_id for group in groups for item_id in group.items.item_ids]
             among = passing if document is not None or not seen else {*passing} | {*ids}
             assert set(ids) <= set(among)
@@ -198,7 +199,9 @@ def test_top_ups_pass_too_however_far_down_they_are() -> None:
         shop.put(f"n{nth}", nth, {"price": float(nth - 60), "listed_ms": nth, "category": "d"})
 
     def answer(document: UserDocument | None, expression: str, k: int) -> list[tuple[str, list[str]]]:
-        groups = asyncio.run(choose(shop.catalogue, Work(Asked(k, filter=parse(expression)), document)))
+        groups = asyncio.run(
+            select(shop.catalogue, RequestContext(RecommendRequest(k, filter=parse(expression)), document))
+        )
         return [(group.source.value, group.items.item_ids) for group in groups]
 
     assert answer(None, "price < 3", 4) == [("trending", ["n2", "n1", "n0"]), ("newest", ["n62"])]

@@ -16,8 +16,8 @@ from nearline.log import Record
 from nearline.space import Space
 from services.retrieval.in_process.catalogue import Catalogue
 from services.retrieval.in_process.index import Limits, LiveIndex
+from services.retrieval.in_process.maintenance import IndexMaintenance
 from services.retrieval.in_process.records import item_records, popularity_records
-from services.retrieval.in_process.upkeep import Upkeep
 from services.retrieval.in_process.widths import WIDTHS, Moment, Widths
 from tests.fakes import ExactGraph, FakeTable
 
@@ -150,7 +150,7 @@ def test_requests_are_answered_in_the_middle_of_a_burst() -> None:
 def test_upkeep_builds_once_loaded_then_folds_what_comes() -> None:
     shop = catalogue(Limits(exact_below=50, fold_above=10, bulk=1_000))
     loaded = False
-    upkeep = Upkeep(shop.index, lambda: loaded, rest_s=0, pause_s=0)
+    upkeep = IndexMaintenance(shop.index, lambda: loaded, rest_s=0, pause_s=0)
 
     async def main() -> None:
         nonlocal loaded
@@ -201,7 +201,7 @@ def test_the_delta_does_not_grow_while_requests_take_all_the_time() -> None:
     async def main() -> None:
         for nth in range(50):
             index.insert(unit(nth))
-        upkeep = Upkeep(index, lambda: True, rest_s=0, pause_s=0, clock=clock)
+        upkeep = IndexMaintenance(index, lambda: True, rest_s=0, pause_s=0, clock=clock)
         await upkeep.step()
         keeping = asyncio.create_task(upkeep.run(idle_s=0))
         await asyncio.create_task(requests())
@@ -215,7 +215,7 @@ def test_the_delta_does_not_grow_while_requests_take_all_the_time() -> None:
 def test_a_new_graph_is_measured_and_searched_no_wider_than_it_needs() -> None:
     """An exact graph finds everything at the least width; real queries are measured with once 200 came."""
     shop = catalogue(Limits(exact_below=50))
-    upkeep = Upkeep(shop.index, lambda: True, rest_s=0, pause_s=0)
+    upkeep = IndexMaintenance(shop.index, lambda: True, rest_s=0, pause_s=0)
 
     async def main() -> None:
         await follower(shop).apply_all([item(f"i{nth}", nth) for nth in range(300)])
@@ -268,7 +268,7 @@ def test_a_width_is_measured_though_requests_take_all_the_time() -> None:
     async def main() -> None:
         for nth in range(300):
             index.insert(unit(nth))
-        upkeep = Upkeep(index, lambda: True, rest_s=0, pause_s=0, clock=clock)
+        upkeep = IndexMaintenance(index, lambda: True, rest_s=0, pause_s=0, clock=clock)
         await upkeep.step()
         for nth in range(200):
             index.search(unit(nth), 5)
@@ -297,7 +297,7 @@ def test_a_graph_that_finds_too_little_is_searched_wider() -> None:
 
     async def main() -> None:
         await follower(shop).apply_all([item(f"i{nth}", nth) for nth in range(300)])
-        await Upkeep(index, lambda: True, rest_s=0, pause_s=0).step()
+        await IndexMaintenance(index, lambda: True, rest_s=0, pause_s=0).step()
 
     asyncio.run(main())
     assert index.widths == Widths(32, 128)
@@ -314,7 +314,7 @@ def test_a_build_under_way_is_called_off_when_the_service_stops() -> None:
 
         slow = Catalogue(4, LiveIndex(4, lambda capacity: SlowGraph(4, capacity), Limits(exact_below=50)))
         await follower(slow).apply_all([item(f"i{nth}", nth) for nth in range(1_000)])
-        running = asyncio.create_task(Upkeep(slow.index, lambda: True).run(idle_s=0))
+        running = asyncio.create_task(IndexMaintenance(slow.index, lambda: True).run(idle_s=0))
         await building.wait()
         running.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -26,16 +26,16 @@ from nearline.log import Record
 from nearline.space import Space
 from nearline.user_documents import Hashes, UserDocument, encode_user_document
 from nearline.user_updates import UserUpdate, encode_user_update
-from services.retrieval.answer import Seen, Step
-from services.retrieval.asked import Asked
-from services.retrieval.hot_users import HotUsers
 from services.retrieval.in_process.catalogue import Catalogue
 from services.retrieval.in_process.index import LiveIndex
-from services.retrieval.pages import FIRST, LIVES_S, PageError, Pages
-from services.retrieval.reading import Reading
+from services.retrieval.pages import FIRST, LIVES_S, PageError, PageTokens
 from services.retrieval.recommender import Recommender
-from services.retrieval.store_guard import GuardedStore
-from services.retrieval.waiting import Waiting
+from services.retrieval.request import RecommendRequest
+from services.retrieval.result import Degradation, Seen
+from services.retrieval.users.cache import UserCache
+from services.retrieval.users.reader import UserReader
+from services.retrieval.users.store_guard import GuardedStore
+from services.retrieval.users.waiters import Waiters
 from tests.fakes import ExactGraph
 
 T = TypeVar("T")
@@ -99,22 +99,20 @@ class Replica:
 
     def __post_init__(self) -> None:
         self.guard = GuardedStore(self.store)
-        self.waiting = Waiting(most=2)
-        self.recommender = Recommender(
-            catalogue(),
-            self.guard,
-            SPACE,
-            pages=Pages(Seal(b"s" * 16, "page", lives_s=LIVES_S), SPACE),
-            waiting=self.waiting,
-            is_hearing=lambda: self.hearing,
-            now_ms=lambda: int(self.clock_s[0] * 1000),
-        )
+        self.waiting = Waiters(most=2)
+
+        def now_ms() -> int:
+            return int(self.clock_s[0] * 1000)
+
+        users = UserReader(self.guard, SPACE, waiters=self.waiting, is_hearing=lambda: self.hearing, now_ms=now_ms)
+        pages = PageTokens(Seal(b"s" * 16, "page", lives_s=LIVES_S), SPACE)
+        self.recommender = Recommender(catalogue(), users, SPACE, pages=pages, now_ms=now_ms)
 
     async def open(self) -> None:
         await self.guard.probe()
 
     async def ask(self, user_id: str = "u", **asked: Any) -> dict[str, Any]:
-        body = await self.recommender.answer(user_id, Asked(**({"k": 3} | asked)), "r-1")
+        body = await self.recommender.answer(user_id, RecommendRequest(**({"k": 3} | asked)), "r-1")
         answer: dict[str, Any] = orjson.loads(body)
         return answer
 
@@ -141,7 +139,7 @@ async def opened(store: Store | None = None) -> Replica:
 
 
 def test_a_document_is_decoded_once_for_the_same_bytes() -> None:
-    hot, raw = HotUsers(SPACE), stored(1, "e1")
+    hot, raw = UserCache(SPACE), stored(1, "e1")
     first = hot.decoded("u", raw)
     assert hot.decoded("u", bytes(bytearray(raw))) is first
     assert hot.decoded("u", stored(2, "e1", "e2")) is not first
@@ -149,14 +147,14 @@ def test_a_document_is_decoded_once_for_the_same_bytes() -> None:
 
 def test_other_bytes_of_the_same_versions_are_decoded_anew() -> None:
     """A rewrite of the same versions may say more: only the same bytes are the same document."""
-    hot = HotUsers(SPACE)
+    hot = UserCache(SPACE)
     hot.decoded("u", stored(1, "e1"))
     assert hot.decoded("u", stored(1, "e1", "e2")).seen.tolist() == sorted([hash64("i1"), hash64("i2")])
 
 
 def test_the_cache_is_bounded_and_forgets_who_asked_longest_ago() -> None:
     raw = stored(1, "e1")
-    hot = HotUsers(SPACE, most_bytes=3 * (len(raw) + 1_000))
+    hot = UserCache(SPACE, most_bytes=3 * (len(raw) + 1_000))
     for user_id in ("a", "b", "c"):
         hot.decoded(user_id, raw)
     hot.decoded("a", raw)
@@ -166,7 +164,7 @@ def test_the_cache_is_bounded_and_forgets_who_asked_longest_ago() -> None:
 
 
 def test_what_was_written_since_is_not_remembered() -> None:
-    hot = HotUsers(SPACE)
+    hot = UserCache(SPACE)
     hot.decoded("u", stored(5, "e1"))
     hot.heard("u", (5, 5, 0))
     assert hot.remembered("u") is not None
@@ -175,7 +173,7 @@ def test_what_was_written_since_is_not_remembered() -> None:
 
 
 def test_an_older_read_that_comes_back_last_is_not_what_is_remembered() -> None:
-    hot = HotUsers(SPACE)
+    hot = UserCache(SPACE)
     hot.decoded("u", stored(2, "e1", "e2"))
     assert hot.decoded("u", stored(1, "e1")).history_version == 1
     assert hot.remembered("u") is not None
@@ -186,7 +184,7 @@ def test_an_older_read_that_comes_back_last_is_not_what_is_remembered() -> None:
 
 
 def test_damaged_bytes_are_refused_and_not_kept() -> None:
-    hot = HotUsers(SPACE)
+    hot = UserCache(SPACE)
     with pytest.raises(BadInput):
         hot.decoded("u", stored(1, "e1")[:-1] + b"x")
     assert hot.remembered("u") is None
@@ -205,7 +203,7 @@ def test_while_the_store_is_down_what_was_seen_is_remembered_and_said() -> None:
         for _ in range(5):
             poor = await replica.ask()
             assert (poor["seen"], poor["reason"], poor["degraded"]) == ("cached", "store_unavailable", True)
-            assert poor["steps"] == ["store_unavailable"]
+            assert poor["degradations"] == ["store_unavailable"]
             assert ids(poor) == ["i2", "i3", "i4"]
             assert poor["newest_event_id"] == "e1"
 
@@ -217,7 +215,7 @@ def test_a_user_of_whom_something_newer_was_heard_is_unknown_while_the_store_is_
         replica = await opened()
         await replica.store.put_many_if_newer({"u": stored(1, "e0")})
         await replica.ask()
-        replica.recommender.reading.hear(update("u", 2))
+        replica.recommender.users.hear(update("u", 2))
         replica.store.down = True
         answer = await replica.ask()
         assert (answer["seen"], answer["newest_event_id"]) == ("unknown", None)
@@ -288,10 +286,10 @@ def test_who_waits_is_woken_by_the_write_and_does_not_poll() -> None:
         for _ in range(20):
             await asyncio.sleep(0)
         assert (replica.store.reads, asking.done()) == (before, False)
-        replica.recommender.reading.hear(update("somebody else", 2))
+        replica.recommender.users.hear(update("somebody else", 2))
         await replica.store.put_many_if_newer({"u": stored(2, "e1", "e2")})
         before = replica.store.reads
-        replica.recommender.reading.hear(update("u", 2))
+        replica.recommender.users.hear(update("u", 2))
         answer = await asking
         assert (answer["fresh"], answer["newest_event_id"]) == (True, "e2")
         assert "i2" not in ids(answer)
@@ -310,7 +308,7 @@ def test_another_write_of_the_user_does_not_end_the_wait() -> None:
         for version, events in ((1, ("e1",)), (2, ("e1", "e2")), (3, ("e1", "e2", "e9"))):
             assert not asking.done()
             await replica.store.put_many_if_newer({"u": stored(version, *events)})
-            replica.recommender.reading.hear(update("u", version))
+            replica.recommender.users.hear(update("u", version))
             for _ in range(20):
                 await asyncio.sleep(0)
         assert (await asking)["fresh"] is True
@@ -350,7 +348,11 @@ def test_when_too_many_wait_the_next_is_answered_at_once_and_told() -> None:
         while len(replica.waiting) < 2:
             await asyncio.sleep(0)
         answer = await replica.ask("u3", after="e1", wait_ms=5_000)
-        assert (answer["fresh"], answer["steps"], answer["degraded"]) == (False, [Step.WAIT_SKIPPED], True)
+        assert (answer["fresh"], answer["degradations"], answer["degraded"]) == (
+            False,
+            [Degradation.WAIT_SKIPPED],
+            True,
+        )
         for task in waiting:
             task.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
@@ -370,7 +372,7 @@ def test_while_the_store_is_down_a_wait_ends_without_freshness() -> None:
 
 
 def test_a_record_that_is_no_update_is_refused() -> None:
-    reading = Reading(GuardedStore(Store()), SPACE)
+    reading = UserReader(GuardedStore(Store()), SPACE)
     for value in (b"", None, b"{}", b'{"v":2}'):
         with pytest.raises(BadInput):
             reading.hear(Record("user-updates.3", 0, 0, 1, b"u", value))
@@ -491,14 +493,17 @@ def test_an_old_page_is_gone(paged: tuple[Replica, str]) -> None:
     replica, token = paged
     later = Replica(replica.store)
     later.recommender = Recommender(
-        catalogue(), replica.guard, SPACE, pages=Pages(Seal(b"s" * 16, "page", lives_s=-1), SPACE)
+        catalogue(),
+        UserReader(replica.guard, SPACE),
+        SPACE,
+        pages=PageTokens(Seal(b"s" * 16, "page", lives_s=-1), SPACE),
     )
     assert refused(later, token).is_gone
 
 
 def test_a_page_of_a_space_that_is_not_served_any_more_is_gone(paged: tuple[Replica, str]) -> None:
     _, token = paged
-    pages = Pages(Seal(b"s" * 16, "page", lives_s=60), Space(4, 4))
+    pages = PageTokens(Seal(b"s" * 16, "page", lives_s=60), Space(4, 4))
     with pytest.raises(PageError, match="space 3") as caught:
         pages.open(token, "u")
     assert caught.value.is_gone
@@ -513,7 +518,7 @@ def test_a_page_of_a_user_who_was_erased_is_gone_even_if_he_came_back(paged: tup
 
 
 def test_a_list_ends_before_its_token_grows_too_long() -> None:
-    pages = Pages(Seal(b"s" * 16, "page", lives_s=60), Space(1, 128))
+    pages = PageTokens(Seal(b"s" * 16, "page", lives_s=60), Space(1, 128))
     page, longest = pages.open(FIRST, "u").begun(document(1, "e" * 128, vector=np.ones(128, np.float32))), ""
     for nth in range(0, 1_000, 20):
         token = pages.next(page, "u", [f"i{nth + more}" for more in range(20)])
@@ -552,7 +557,7 @@ class World:
     def hear(self, which: int) -> None:
         """A replica hears of the oldest write that it has not heard of."""
         if self.untold[which]:
-            self.replicas[which].recommender.reading.hear(update("u", self.untold[which].pop(0)))
+            self.replicas[which].recommender.users.hear(update("u", self.untold[which].pop(0)))
 
     async def fall(self) -> None:
         """The store goes down once all that was written is heard of."""

@@ -23,14 +23,15 @@ from nearline.keys import encode_key, make_key
 from nearline.log import Record
 from services.retrieval.api import RULES, create_app
 from services.retrieval.in_engine.guard import GuardedEngine
+from services.retrieval.in_engine.head_items import HeadItems
 from services.retrieval.in_engine.items import EngineItems
 from services.retrieval.in_engine.rows import row_of
-from services.retrieval.in_engine.window import Window
 from services.retrieval.in_engine.writer import Writer
 from services.retrieval.models import Refused
 from services.retrieval.recommender import Recommender
 from services.retrieval.routes import known_user, lists, people, rank, search, similar
 from services.retrieval.routes.reads import READ_RULES, Reads
+from services.retrieval.users.reader import UserReader
 from tests.fakes import FakeEngine, ScriptedReader
 from tests.read_world import NOW_MS, SPACE, World, at, exchange, ids, item, user
 
@@ -419,12 +420,12 @@ class OnEngine(World):
         super().__init__(searchable=False)
         self.engine = FakeEngine(SPACE)
         self.guard_of_engine = GuardedEngine(self.engine)
-        window = Window(self.engine, lambda: NOW_MS)
+        window = HeadItems(self.engine, lambda: NOW_MS)
         self.items = EngineItems(self.engine, self.guard_of_engine, window)
         writer = Writer(SPACE, ScriptedReader, self.engine, window)  # type: ignore[arg-type]
         self.run(writer.write({f"i{nth}": row_of(item(nth), at(nth), 4) for nth in range(10)}))
         window.score("i3", 2.0)
-        recommender = Recommender(self.items, self.guard, SPACE)
+        recommender = Recommender(self.items, UserReader(self.guard, SPACE), SPACE)
         self.app = create_app(recommender, status_routes(dict), Reads(SPACE, self.items, self.guard, users=self.users))
         self.run(self.guard_of_engine.probe())
 

@@ -32,21 +32,22 @@ from nearline.space import Space
 from nearline.topics import EXPOSURES, RULES
 from nearline.user_documents import UserDocument, encode_user_document
 from services.retrieval.api import create_app
-from services.retrieval.asked import Asked, ExcludeSeen
-from services.retrieval.exposing import Exposures, line_of
-from services.retrieval.exposing import Shown as Noted
-from services.retrieval.in_force import Rulings
+from services.retrieval.exposure_log import ExposureLog, PendingExposure, line_of
 from services.retrieval.in_process.catalogue import Catalogue
 from services.retrieval.in_process.index import LiveIndex
-from services.retrieval.pages import Pages
+from services.retrieval.merchandising.active_rules import RuleResolver
+from services.retrieval.merchandising.rule_table import RuleTable
+from services.retrieval.pages import PageTokens
 from services.retrieval.parameters import RecommendQuery
 from services.retrieval.recommender import Recommender
+from services.retrieval.request import ExcludeSeen, RecommendRequest
 from services.retrieval.routes.reads import Reads
-from services.retrieval.rule_book import RuleBook
-from services.retrieval.session_vectors import SessionVectors
 from services.retrieval.sessions import Sessions
-from services.retrieval.store_guard import GuardedStore
+from services.retrieval.users.reader import UserReader
+from services.retrieval.users.session_vectors import SessionVectors
+from services.retrieval.users.store_guard import GuardedStore
 from tests.fakes import ExactGraph, FakeTable, Outbox, ScriptedTowers
+from tests.provenances import provenance
 
 SPACE = Space(3, 4)
 DAY_MS = 24 * 3600 * 1000
@@ -90,15 +91,15 @@ class Retrieval:
         self.store = MemoryStore(ttl_ms=10**15)
         self.guard = GuardedStore(self.store)
         self.outbox = Outbox()
-        self.rulings = Rulings(RuleBook(entries), share=share, now_ms=lambda: NOW_MS)
-        self.exposures = Exposures(SPACE, exposed, self.outbox)
+        self.rules = RuleResolver(RuleTable(entries), share=share, now_ms=lambda: NOW_MS)
+        self.exposures = ExposureLog(exposed, self.outbox)
         self.vectors: SessionVectors | None = None
         self.recommender = Recommender(
             CATALOGUE,
-            self.guard,
+            UserReader(self.guard, SPACE, now_ms=lambda: NOW_MS),
             SPACE,
-            pages=Pages(Seal(b"k" * 32, "page", lives_s=60), SPACE),
-            rulebook=self.rulings,
+            pages=PageTokens(Seal(b"k" * 32, "page", lives_s=60), SPACE),
+            rules=self.rules,
             exposures=self.exposures,
             budget_ms=60_000.0,
             now_ms=lambda: NOW_MS,
@@ -110,20 +111,20 @@ class Retrieval:
         await asyncio.wait_for(until(lambda: self.guard.answered), 5)
         watch.cancel()
 
-    async def answer(self, user_id: str, asked: Asked, request_id: str = "r-1") -> dict[str, Any]:
+    async def answer(self, user_id: str, asked: RecommendRequest, request_id: str = "r-1") -> dict[str, Any]:
         found: dict[str, Any] = orjson.loads(await self.recommender.answer(user_id, asked, request_id))
         return found
 
 
 def answered(
-    *entries: Rule | Scenario, asked: Asked | None = None, user: bytes | None = None, share: float = 0.0
+    *entries: Rule | Scenario, asked: RecommendRequest | None = None, user: bytes | None = None, share: float = 0.0
 ) -> dict[str, Any]:
     """One answer to a user with a vector who has seen nothing."""
 
     async def ask() -> dict[str, Any]:
         retrieval = Retrieval(*entries, share=share)
         await retrieval.open(u=user or document())
-        return await retrieval.answer("u", asked or Asked(5))
+        return await retrieval.answer("u", asked or RecommendRequest(5))
 
     return asyncio.run(ask())
 
@@ -149,7 +150,7 @@ def test_without_rules_an_answer_is_as_ever() -> None:
 @pytest.mark.parametrize("has_vector", [True, False])
 def test_what_is_blocked_is_in_no_answer_from_any_source(has_vector: bool) -> None:
     blocks = [rule("block", "by id", items=["i1", "i9"]), rule("block", "by filter", filter='category = "mugs"')]
-    answer = answered(*blocks, asked=Asked(500), user=document(has_vector=has_vector))
+    answer = answered(*blocks, asked=RecommendRequest(500), user=document(has_vector=has_vector))
     expected = {f"i{nth}" for nth in range(30) if nth % 3} - {"i1", "i9"}
     assert set(ids(answer)) == expected
     assert answer["rules"] == ["by filter", "by id"]
@@ -183,7 +184,7 @@ def test_boosts_and_buries_by_id_hold_for_sources_without_a_vector_too() -> None
 
 
 def test_a_boost_shares_its_stage_with_diversity_and_caps() -> None:
-    asked = Asked(6, diversity=0.3, max_per_category=2)
+    asked = RecommendRequest(6, diversity=0.3, max_per_category=2)
     answer = answered(rule("boost", factor=3, filter='category = "vases"'), asked=asked)
     kinds = [item["category"] for item in answer["items"]]
     assert kinds[:1] == ["vases"]
@@ -210,7 +211,7 @@ def test_a_pin_by_filter_takes_what_is_best_for_the_user(has_vector: bool) -> No
 def test_pins_obey_every_hard_drop() -> None:
     pin = rule("pin", position=1, items=["seen", "i1", "i2", "i3", "i4", "gone", "i12"])
     block = rule("block", "b", items=["i2"])
-    asked = Asked(3, exclude=hash64_all(["i3"]), filter=parse("price != 4"))
+    asked = RecommendRequest(3, exclude=hash64_all(["i3"]), filter=parse("price != 4"))
     answer = answered(pin, block, asked=asked, user=document(seen=["i1"]))
     assert ids(answer) == ["i12", "i0", "i5"]
 
@@ -219,8 +220,8 @@ def test_pins_are_for_the_first_page() -> None:
     async def pages() -> list[dict[str, Any]]:
         retrieval = Retrieval(rule("pin", position=1, items=["i29", "i28", "i27", "i26"]))
         await retrieval.open(u=document())
-        first = await retrieval.answer("u", Asked(3, page="first"))
-        return [first, await retrieval.answer("u", Asked(3, page=first["next_page"]))]
+        first = await retrieval.answer("u", RecommendRequest(3, page="first"))
+        return [first, await retrieval.answer("u", RecommendRequest(3, page=first["next_page"]))]
 
     first, second = asyncio.run(pages())
     assert ids(first) == ["i29", "i28", "i27"]
@@ -267,7 +268,7 @@ def test_whatever_the_rules_say_the_hard_drops_hold(
 ) -> None:
     rules = [rule_of({"rule_id": f"r{nth}", **does, **about}) for nth, (does, about) in enumerate(bodies)]
     wanted = None if expression is None else parse(expression)
-    asked = Asked(k, exclude_seen=exclude_seen, exclude=np.unique(hash64_all(excluded)), filter=wanted)
+    asked = RecommendRequest(k, exclude_seen=exclude_seen, exclude=np.unique(hash64_all(excluded)), filter=wanted)
     user = document(seen, bought, has_vector=has_vector)
     answer = answered(*rules, asked=asked, user=user, share=share)
     found = ids(answer)
@@ -304,19 +305,19 @@ def _is_about(each: Rule, nth: int) -> bool:
 
 
 def test_new_items_come_by_lot_and_say_so() -> None:
-    answer = answered(asked=Asked(10), share=0.5)
+    answer = answered(asked=RecommendRequest(10), share=0.5)
     drawn = [item for item in answer["items"] if item["source"] == "exploration"]
     assert 1 <= len(drawn) <= 9
     assert {item["item_id"] for item in drawn} <= {f"i{nth}" for nth in range(20, 30)}
     assert {item["propensity"] for item in drawn} == {0.05}, "a half by one in ten"
     assert {item["propensity"] for item in answer["items"] if item not in drawn} == {0.5}
-    assert answer == answered(asked=Asked(10), share=0.5) | {"took_ms": answer["took_ms"]}, (
+    assert answer == answered(asked=RecommendRequest(10), share=0.5) | {"took_ms": answer["took_ms"]}, (
         "drawn from the request's id"
     )
 
 
 def test_exploration_leaves_pins_where_they_are() -> None:
-    answer = answered(rule("pin", position=2, items=["i25"]), asked=Asked(5), share=1.0)
+    answer = answered(rule("pin", position=2, items=["i25"]), asked=RecommendRequest(5), share=1.0)
     assert ids(answer)[1] == "i25"
     assert [item["source"] for item in answer["items"]] == ["exploration", "pinned", *["exploration"] * 3]
     assert "propensity" not in answer["items"][1]
@@ -328,31 +329,35 @@ def test_exploration_leaves_pins_where_they_are() -> None:
 def test_a_scenario_gives_what_the_caller_does_not() -> None:
     home = Scenario("home", {"k": 3, "filter": 'category = "mugs"', "exclude_seen": "none"}, ())
     own = rule("block", scenario="home", items=["i0"])
-    asked = Asked(scenario="home")
+    asked = RecommendRequest(scenario="home")
     assert ids(answered(home, own, asked=asked, user=document(seen=["i3"]))) == ["i3", "i6", "i9"]
-    asked = Asked(2, scenario="home", filter=parse("price > 3"), given=frozenset({"k", "filter", "scenario"}))
+    asked = RecommendRequest(
+        2, scenario="home", filter=parse("price > 3"), given=frozenset({"k", "filter", "scenario"})
+    )
     assert ids(answered(home, own, asked=asked)) == ["i6", "i9"], "filters are joined, the caller's k goes first"
     assert ids(answered(home, own)) == ["i0", "i1", "i2", "i3", "i4"], "without its name it does nothing"
 
 
 def test_a_scenarios_own_filter_may_outlive_its_items_and_a_callers_not() -> None:
     home = Scenario("home", {"filter": 'attributes.colour = "red"'})
-    assert ids(answered(home, asked=Asked(scenario="home"))) == []
+    assert ids(answered(home, asked=RecommendRequest(scenario="home"))) == []
     with pytest.raises(FilterError, match="no item has the attribute"):
-        answered(home, asked=Asked(scenario="home", filter=parse('attributes.colour = "red"')))
+        answered(home, asked=RecommendRequest(scenario="home", filter=parse('attributes.colour = "red"')))
 
 
 def test_a_scenario_may_explore_where_nothing_else_does() -> None:
     home = Scenario("home", {"explore": 1.0})
-    assert {item["source"] for item in answered(home, asked=Asked(5, scenario="home"))["items"]} == {"exploration"}
+    assert {item["source"] for item in answered(home, asked=RecommendRequest(5, scenario="home"))["items"]} == {
+        "exploration"
+    }
     home = Scenario("home", {"explore": 0.0})
-    answer = answered(home, asked=Asked(5, scenario="home"), share=1.0)
+    answer = answered(home, asked=RecommendRequest(5, scenario="home"), share=1.0)
     assert {item["source"] for item in answer["items"]} == {"personal"}
 
 
 def test_a_scenario_that_there_is_not_is_refused() -> None:
     with pytest.raises(BadInput, match="there is no scenario 'hmoe'; did you mean 'home'"):
-        answered(Scenario("home"), asked=Asked(scenario="hmoe"))
+        answered(Scenario("home"), asked=RecommendRequest(scenario="hmoe"))
 
 
 def test_every_parameter_of_a_scenario_is_one_of_a_request() -> None:
@@ -371,7 +376,7 @@ def test_an_answer_to_a_synthetic_user_leaves_none() -> None:
         retrieval = Retrieval(share=1.0)
         await retrieval.open(u=document())
         for user_id in ("canary:3", "u"):
-            await retrieval.answer(user_id, Asked(5), f"r-{user_id}")
+            await retrieval.answer(user_id, RecommendRequest(5), f"r-{user_id}")
         await retrieval.exposures.drain()
         return retrieval
 
@@ -382,7 +387,7 @@ def test_an_answer_leaves_an_exposure_that_says_the_same() -> None:
     async def ask() -> tuple[dict[str, Any], Retrieval]:
         retrieval = Retrieval(rule("pin", position=1, items=["i29"]), Scenario("home"), share=0.4)
         await retrieval.open(u=document())
-        answer = await retrieval.answer("u", Asked(5, scenario="home"), "r-77")
+        answer = await retrieval.answer("u", RecommendRequest(5, scenario="home"), "r-77")
         await retrieval.exposures.drain()
         return answer, retrieval
 
@@ -397,14 +402,14 @@ def test_an_answer_leaves_an_exposure_that_says_the_same() -> None:
     assert exposure.propensities == [item.get("propensity") for item in items]
 
 
-def noted(request_id: str) -> Noted:
-    return Noted(request_id, "u", NOW_MS, [])
+def noted(request_id: str) -> PendingExposure:
+    return PendingExposure(provenance(request_id, "u", SPACE), NOW_MS, [])
 
 
 def test_a_share_of_the_answers_is_exposed_and_the_request_decides_which() -> None:
     async def note(share: float) -> int:
         outbox = Outbox()
-        exposures = Exposures(SPACE, share, outbox)
+        exposures = ExposureLog(share, outbox)
         for nth in range(1_000):
             exposures.note(noted(f"r-{nth}"))
         await exposures.drain()
@@ -420,7 +425,7 @@ def test_a_share_of_the_answers_is_exposed_and_the_request_decides_which() -> No
 def test_a_full_queue_drops_and_a_log_that_is_away_loses_without_a_wait() -> None:
     async def fill() -> int:
         outbox = Outbox()
-        exposures = Exposures(SPACE, 1.0, outbox, most=10)
+        exposures = ExposureLog(1.0, outbox, most=10)
         for nth in range(25):
             exposures.note(noted(f"r-{nth}"))
         await exposures.drain()
@@ -431,7 +436,7 @@ def test_a_full_queue_drops_and_a_log_that_is_away_loses_without_a_wait() -> Non
     async def away() -> list[Exposure]:
         outbox = Outbox()
         outbox.down = True
-        exposures = Exposures(SPACE, 1.0, outbox, retry_s=0.0)
+        exposures = ExposureLog(1.0, outbox, retry_s=0.0)
         exposures.note(noted("lost"))
         await exposures.drain()
         outbox.down = False
@@ -446,7 +451,7 @@ def test_a_full_queue_drops_and_a_log_that_is_away_loses_without_a_wait() -> Non
 def test_exposures_are_sent_while_answers_are_given() -> None:
     async def run() -> int:
         outbox = Outbox()
-        exposures = Exposures(SPACE, 1.0, outbox)
+        exposures = ExposureLog(1.0, outbox)
         running = asyncio.create_task(exposures.run())
         for nth in range(120):
             exposures.note(noted(f"r-{nth}"))
@@ -460,7 +465,7 @@ def test_exposures_are_sent_while_answers_are_given() -> None:
 
 
 def test_records_hold_many_exposures_and_a_damaged_line_costs_no_other() -> None:
-    lines = [line_of(noted(f"r-{nth}"), SPACE) for nth in range(20_000)]
+    lines = [line_of(noted(f"r-{nth}")) for nth in range(20_000)]
     records = list(records_of(lines))
     assert 1 < len(records) < 10
     assert all(len(record) <= RECORD_BYTES for record in records)
@@ -479,7 +484,7 @@ def client_of(retrieval: Retrieval) -> httpx.AsyncClient:
     reads = Reads(SPACE, CATALOGUE, retrieval.guard, known=CATALOGUE, now_ms=lambda: NOW_MS)
     if retrieval.vectors is not None:
         reads = replace(reads, sessions=Sessions(retrieval.recommender, retrieval.vectors, now_ms=lambda: NOW_MS))
-    app = create_app(retrieval.recommender, status_routes(dict), reads, rulings=retrieval.rulings)
+    app = create_app(retrieval.recommender, status_routes(dict), reads, rules=retrieval.rules)
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://retrieval")
 
 
@@ -504,7 +509,7 @@ def test_a_dry_run_shows_before_and_after_and_changes_nothing() -> None:
     assert [item["item_id"] for item in u["after"]] == ["i27", "i28", "i29"]
     assert u["after"][0]["rules"] == ["r"]
     assert [item["item_id"] for item in v["before"]] == ["i2", "i3", "i4"]
-    assert retrieval.rulings.book.standing(None, NOW_MS).weights == (), "nothing was put into force"
+    assert retrieval.rules.table.rule_set(None, NOW_MS).weights == (), "nothing was put into force"
     assert not retrieval.exposures.waiting, "nobody was shown anything"
 
 
@@ -681,12 +686,12 @@ def test_rules_of_the_log_hold_from_the_moment_they_are_read() -> None:
     async def follow() -> list[list[str]]:
         retrieval = Retrieval()
         await retrieval.open(u=document())
-        follower = Follower(RULES, lambda: FakeTable(), retrieval.rulings.book.apply)
-        found = [ids(await retrieval.answer("u", Asked(2)))]
+        follower = Follower(RULES, lambda: FakeTable(), retrieval.rules.table.apply)
+        found = [ids(await retrieval.answer("u", RecommendRequest(2)))]
         for records in ([put, bad], [gone]):
             await follower.apply_all(records)
-            found.append(ids(await retrieval.answer("u", Asked(2))))
+            found.append(ids(await retrieval.answer("u", RecommendRequest(2))))
         return found
 
     assert asyncio.run(follow()) == [["i0", "i1"], ["i1", "i2"], ["i0", "i1"]]
-    assert hash64("i0") in RuleBook([block]).standing(None, NOW_MS).refused_items.tolist()
+    assert hash64("i0") in RuleTable([block]).rule_set(None, NOW_MS).blocked_items.tolist()

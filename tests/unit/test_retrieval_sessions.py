@@ -12,8 +12,8 @@ import pytest
 from services.retrieval.models import Refused
 from services.retrieval.routes.bodies import BoundedBodies
 from services.retrieval.routes.sessions import SessionPath, SessionRecommendations
-from services.retrieval.session_vectors import BATCH, SessionVectors
 from services.retrieval.sessions import session_of
+from services.retrieval.users.session_vectors import BATCH, SessionVectors
 from tests.read_world import NOW_MS, World, at, exchange, ids
 
 
@@ -125,7 +125,7 @@ def test_without_the_tower_a_session_gets_what_trends_in_its_categories_and_mend
     for _ in range(5):
         answer = world.post("/recommend", body).json()
         assert (answer["degraded"], answer["reason"]) == (True, "tower_unavailable")
-        assert answer["steps"] == ["tower_unavailable"]
+        assert answer["degradations"] == ["tower_unavailable"]
         assert answer["vector_version"] is None
         assert [(each["item_id"], each["source"]) for each in answer["items"]] == [
             ("i38", "trending_category"),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.retrieval.in_process.shares import EASY_ROWS, MOST_ROWS, SLICE_S, fold_slice_s, measure_slice_s
+from services.retrieval.in_process.loop_budget import EASY_ROWS, MOST_ROWS, SLICE_S, fold_slice_s, measure_slice_s
 
 FOLD_S = 0.0005  # of one row, beside a build
 

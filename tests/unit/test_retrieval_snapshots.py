@@ -30,10 +30,10 @@ from services.retrieval.in_process.catalogue import Catalogue
 from services.retrieval.in_process.forking import in_fork
 from services.retrieval.in_process.graphs import SavedGraph
 from services.retrieval.in_process.index import Limits, LiveIndex
-from services.retrieval.in_process.keeping import Keeper
+from services.retrieval.in_process.maintenance import IndexMaintenance
 from services.retrieval.in_process.records import item_records
-from services.retrieval.in_process.snapshots import Refused, Taken
-from services.retrieval.in_process.upkeep import Upkeep
+from services.retrieval.in_process.snapshot_schedule import SnapshotSchedule
+from services.retrieval.in_process.snapshots import SnapshotRefused, Taken
 from services.retrieval.in_process.widths import Widths
 from services.retrieval.items.printed import render, shown_fields
 from tests.fakes import FakeTable
@@ -229,14 +229,14 @@ def test_every_flipped_bit_and_every_cut_is_refused(tmp_path: Path) -> None:
         else:
             del content[place:]
         file.write_bytes(content)
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(SnapshotRefused) as refused:
             snapshots.read(bad)
         assert refused.value.reason == "damaged"
     for file in sorted(good.iterdir()):
         bad = tmp_path / f"without-{file.name}"
         shutil.copytree(good, bad)
         (bad / file.name).unlink()
-        with pytest.raises(Refused):
+        with pytest.raises(SnapshotRefused):
             snapshots.read(bad)
 
 
@@ -252,7 +252,7 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     manifest = folder / "manifest.json"
     text = manifest.read_bytes().partition(b"\n")[2].replace(b'"format": 2', b'"format": 3')
     manifest.write_bytes(xxhash.xxh3_128_hexdigest(text).encode() + b"\n" + text)
-    with pytest.raises(Refused, match="format 3; this build reads 1 and 2"):
+    with pytest.raises(SnapshotRefused, match="format 3; this build reads 1 and 2"):
         snapshots.read(folder)
 
 
@@ -274,7 +274,7 @@ def extent(topic_id: str = "topic-a", first: int = 0, end: int = 1_000) -> Exten
 )
 def test_what_is_foreign_is_refused_with_the_reason(space: Space, log: Extent, now_ms: int, words: str) -> None:
     snapshots.check(taken(), SPACE, LOG, NOW)
-    with pytest.raises(Refused, match=words):
+    with pytest.raises(SnapshotRefused, match=words):
         snapshots.check(taken(), space, log, now_ms)
 
 
@@ -369,12 +369,14 @@ class Running:
         self.shop = catalogue()
         self.table = FakeTable(*polls)
         self.items = Follower(TOPIC, lambda: self.table, item_records(self.shop, SPACE))
-        self.upkeep = Upkeep(self.shop.index, lambda: self.items.caught_up)
+        self.upkeep = IndexMaintenance(self.shop.index, lambda: self.items.caught_up)
 
         async def extent() -> Extent:
             return log()
 
-        self.keeper = Keeper(folder, SPACE, self.shop, (self.items,), extent, load, lambda: self.upkeep.builds)
+        self.keeper = SnapshotSchedule(
+            folder, SPACE, self.shop, (self.items,), extent, load, lambda: self.upkeep.builds
+        )
 
     async def until(self, condition: Callable[[], bool], *, clean: bool = True) -> bool:
         """Resume, follow until *condition*, and end; the last snapshot is written only if *clean*."""

@@ -15,20 +15,18 @@ from nearline.hashing import hash64
 from nearline.item_vectors import ItemVector, Shown
 from nearline.rules import rule_of
 from nearline.user_documents import Hashes, UserDocument
-from services.retrieval.answer import Course, Group, Source, Step
-from services.retrieval.asked import Asked, ExcludeSeen, PageContext
-from services.retrieval.budget import Budget
-from services.retrieval.in_force import InForce
 from services.retrieval.in_process.catalogue import Catalogue
 from services.retrieval.in_process.index import LiveIndex
-from services.retrieval.items.interface import Traits
+from services.retrieval.items.interface import ItemFeatures
 from services.retrieval.items.popularity import Trending
-from services.retrieval.rules import standing_of
-from services.retrieval.stages.drops import dropped
-from services.retrieval.stages.order import choose
-from services.retrieval.stages.spread import Chosen, by_worth, diverse
-from services.retrieval.stages.worth import discounted, worth_of
-from services.retrieval.work import Work
+from services.retrieval.merchandising.active_rules import ActiveRules
+from services.retrieval.merchandising.effects import rule_set_of
+from services.retrieval.pipeline.diversity import Selected, mmr, top_by_score
+from services.retrieval.pipeline.exclusions import excluded_hashes
+from services.retrieval.pipeline.scoring import less_popularity, normalized
+from services.retrieval.pipeline.selection import select
+from services.retrieval.request import Budget, ExcludeSeen, PageContext, RecommendRequest, RequestContext
+from services.retrieval.result import Degradation, Group, Source, Trace
 from tests.fakes import ExactGraph
 
 DIMENSION = 8
@@ -70,7 +68,7 @@ def ids(groups: list[Group]) -> list[str]:
 
 
 def answer(shop: Catalogue, document: UserDocument | None, k: int, **asked: Any) -> list[str]:
-    return ids(asyncio.run(choose(shop, Work(Asked(k, **asked), document))))
+    return ids(asyncio.run(select(shop, RequestContext(RecommendRequest(k, **asked), document))))
 
 
 # --- drops ---
@@ -78,18 +76,21 @@ def answer(shop: Catalogue, document: UserDocument | None, k: int, **asked: Any)
 
 def test_drops_are_what_was_seen_what_the_caller_excludes_and_what_was_served() -> None:
     document = user(seen=("a", "b"), purchased=("b",))
-    asked = Asked(exclude=hashes("c", "a"))
-    assert dropped(Work(asked, document, served=hashes("d"))).tolist() == hashes("a", "b", "c", "d").tolist()
+    asked = RecommendRequest(exclude=hashes("c", "a"))
+    assert (
+        excluded_hashes(RequestContext(asked, document, served=hashes("d"))).tolist()
+        == hashes("a", "b", "c", "d").tolist()
+    )
     bought = replace(asked, exclude_seen=ExcludeSeen.PURCHASE)
-    assert dropped(Work(bought, document)).tolist() == hashes("a", "b", "c").tolist()
+    assert excluded_hashes(RequestContext(bought, document)).tolist() == hashes("a", "b", "c").tolist()
     nothing = replace(asked, exclude_seen=ExcludeSeen.NONE)
-    assert dropped(Work(nothing, document)).tolist() == hashes("a", "c").tolist()
-    assert dropped(Work(Asked(), None)).tolist() == []
+    assert excluded_hashes(RequestContext(nothing, document)).tolist() == hashes("a", "c").tolist()
+    assert excluded_hashes(RequestContext(RecommendRequest(), None)).tolist() == []
 
 
 def test_a_plain_request_does_not_copy_what_was_seen() -> None:
     document = user(seen=("a", "b"))
-    assert dropped(Work(Asked(), document)) is document.seen
+    assert excluded_hashes(RequestContext(RecommendRequest(), document)) is document.seen
 
 
 @pytest.mark.parametrize("has_vector", [True, False])
@@ -103,15 +104,15 @@ def test_what_the_caller_excludes_comes_from_no_source(shop: Catalogue, has_vect
 
 
 def test_worth_runs_from_the_last_to_the_best_whatever_the_scores_are() -> None:
-    assert worth_of(np.array([3.0, 1.0, 2.0])).tolist() == [1.0, 0.0, 0.5]
-    assert worth_of(np.array([-1.0, -3.0])).tolist() == [1.0, 0.0]
-    assert worth_of(np.array([5.0, 5.0])).tolist() == [1.0, 1.0]
-    assert worth_of(np.empty(0)).tolist() == []
+    assert normalized(np.array([3.0, 1.0, 2.0])).tolist() == [1.0, 0.0, 0.5]
+    assert normalized(np.array([-1.0, -3.0])).tolist() == [1.0, 0.0]
+    assert normalized(np.array([5.0, 5.0])).tolist() == [1.0, 1.0]
+    assert normalized(np.empty(0)).tolist() == []
 
 
 def test_a_discount_takes_off_its_share_of_popularity_and_never_more_than_there_is() -> None:
     worth = np.array([1.0, 0.5, 0.1])
-    assert discounted(worth, np.array([1.0, 0.0, 0.5]), 0.5).tolist() == pytest.approx([0.5, 0.5, 0.0])
+    assert less_popularity(worth, np.array([1.0, 0.0, 0.5]), 0.5).tolist() == pytest.approx([0.5, 0.5, 0.0])
 
 
 def test_popularity_is_a_matter_of_ratios_not_of_when_the_decay_began() -> None:
@@ -164,8 +165,8 @@ def test_a_cap_looks_further_when_one_category_fills_the_neighbourhood() -> None
 # --- diversity ---
 
 
-def traits(vectors: NDArray[np.float32] | None, categories: list[int]) -> Traits:
-    return Traits(np.array(categories, np.uint64), vectors)
+def traits(vectors: NDArray[np.float32] | None, categories: list[int]) -> ItemFeatures:
+    return ItemFeatures(np.array(categories, np.uint64), vectors)
 
 
 def plain_mmr(worth: list[float], likeness: NDArray[Any], places: int, diversity: float) -> list[int]:
@@ -185,7 +186,7 @@ def test_diversity_is_maximal_marginal_relevance(seed: int, many: int, places: i
     vectors = random.standard_normal((many, DIMENSION)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     worth = random.random(many)
-    found = diverse(worth, traits(vectors, [1] * many), Chosen(), places, diversity).tolist()
+    found = mmr(worth, traits(vectors, [1] * many), Selected(), places, diversity).tolist()
     expected = plain_mmr(worth.tolist(), vectors.astype(np.float64) @ vectors.T.astype(np.float64), places, diversity)
     assert found == expected
 
@@ -199,32 +200,32 @@ def test_diversity_brings_other_kinds_forward_and_the_best_stays_first(shop: Cat
 
 def test_diversity_minds_what_an_earlier_source_chose(shop: Catalogue) -> None:
     """All mugs are personal, and the trending list begins with another mug: a lamp goes before it."""
-    chosen = Chosen()
+    chosen = Selected()
     chosen.add(traits(np.stack([at(0.8)]), [1]))
     vectors = np.stack([at(0.8), at(1.2, 2)])
-    assert diverse(np.array([1.0, 0.8]), traits(vectors, [1, 2]), chosen, 2, 0.5).tolist() == [1, 0]
-    assert diverse(np.array([1.0, 0.8]), traits(vectors, [1, 2]), Chosen(), 2, 0.5).tolist() == [0, 1]
+    assert mmr(np.array([1.0, 0.8]), traits(vectors, [1, 2]), chosen, 2, 0.5).tolist() == [1, 0]
+    assert mmr(np.array([1.0, 0.8]), traits(vectors, [1, 2]), Selected(), 2, 0.5).tolist() == [0, 1]
 
 
 def test_without_vectors_likeness_is_that_of_categories() -> None:
     worth = np.array([1.0, 0.9, 0.5])
-    assert diverse(worth, traits(None, [1, 1, 2]), Chosen(), 3, 0.5).tolist() == [0, 2, 1]
+    assert mmr(worth, traits(None, [1, 1, 2]), Selected(), 3, 0.5).tolist() == [0, 2, 1]
 
 
 def test_diversity_and_caps_hold_together(shop: Catalogue) -> None:
     found = answer(shop, user(), 6, diversity=0.3, max_per_category=2)
     assert sorted(item_id[0] for item_id in found) == ["l", "l", "m", "m", "v", "v"]
     worth, same = np.array([1.0, 0.9, 0.5]), traits(None, [1, 1, 1])
-    chosen = Chosen()
+    chosen = Selected()
     chosen.add(traits(None, [1]))
-    assert diverse(worth, same, chosen, 3, 0.5, most=1).tolist() == []
-    assert by_worth(worth, same, chosen, 3, 2).tolist() == [0]
+    assert mmr(worth, same, chosen, 3, 0.5, most=1).tolist() == []
+    assert top_by_score(worth, same, chosen, 3, 2).tolist() == [0]
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.floats(0, 1)), max_size=30), st.integers(1, 4), st.integers(1, 30))
 def test_a_cap_keeps_the_best_of_each_category(rows: list[tuple[int, float]], most: int, places: int) -> None:
     worth = np.array([score for _, score in rows], np.float64)
-    found = by_worth(worth, traits(None, [kind for kind, _ in rows]), Chosen(), places, most).tolist()
+    found = top_by_score(worth, traits(None, [kind for kind, _ in rows]), Selected(), places, most).tolist()
     counts: dict[int, int] = {}
     expected = []
     for nth in sorted(range(len(rows)), key=lambda nth: -rows[nth][1]):
@@ -249,21 +250,21 @@ def test_the_category_of_the_page_goes_first_where_not_all_is_personal(shop: Cat
 
 def test_over_the_budget_an_answer_goes_without_diversity_and_says_so(shop: Catalogue) -> None:
     spent = Budget(1.0, time.perf_counter_ns() - 2_000_000)
-    work = Work(Asked(6, diversity=0.9, max_per_category=2), user(), budget=spent)
-    found = ids(asyncio.run(choose(shop, work)))
+    context = RequestContext(RecommendRequest(6, diversity=0.9, max_per_category=2), user(), budget=spent)
+    found = ids(asyncio.run(select(shop, context)))
     assert found == ["m0", "m1", "l0", "l1", "v0", "v1"], "a cap is a promise, diversity is not"
-    assert work.course.steps == [Step.DIVERSITY_SKIPPED]
-    work = Work(Asked(6), user(seen=("m0",), has_vector=False), budget=spent)
-    groups = asyncio.run(choose(shop, work))
+    assert context.trace.degradations == [Degradation.DIVERSITY_SKIPPED]
+    context = RequestContext(RecommendRequest(6), user(seen=("m0",), has_vector=False), budget=spent)
+    groups = asyncio.run(select(shop, context))
     assert {group.source for group in groups} == {Source.NEWEST}
-    assert work.course.steps == [Step.CATEGORIES_SKIPPED]
+    assert context.trace.degradations == [Degradation.CATEGORIES_SKIPPED]
 
 
 def test_a_step_is_named_once() -> None:
-    course = Course()
-    course.without(Step.DIVERSITY_SKIPPED)
-    course.without(Step.DIVERSITY_SKIPPED)
-    assert course.steps == ["diversity_skipped"]
+    trace = Trace()
+    trace.degrade(Degradation.DIVERSITY_SKIPPED)
+    trace.degrade(Degradation.DIVERSITY_SKIPPED)
+    assert trace.degradations == ["diversity_skipped"]
 
 
 def test_a_plain_request_asks_for_no_more_than_it_has_places(shop: Catalogue) -> None:
@@ -292,11 +293,12 @@ def test_rules_block_weigh_and_place_at_their_points_of_the_order(shop: Catalogu
         {"rule_id": "r-boost", "action": "boost", "factor": 2, "filter": 'category = "lamps"'},
         {"rule_id": "r-pin", "action": "pin", "position": 1, "items": ["new", "v0"]},
     ]
-    work = Work(Asked(3), user(), ruling=InForce(standing_of([rule_of(rule) for rule in rules], None), "request"))
-    groups = asyncio.run(choose(shop, work))
+    context = RequestContext(RecommendRequest(3), user())
+    active = ActiveRules(rule_set_of([rule_of(rule) for rule in rules], None), "request")
+    groups = asyncio.run(select(shop, context, active))
     assert ids(groups) == ["new", "l0", "l1"], "the boosted lamps are nearer now than the mugs"
     assert [(group.source, list(group.notes)) for group in groups] == [
         (Source.PINNED, [b',"rules":["r-pin"]']),
         (Source.PERSONAL, [b',"rules":["r-boost"]'] * 2),
     ]
-    assert work.course.rules == ["r-block", "r-name", "r-boost", "r-pin"]
+    assert context.trace.rules == ["r-block", "r-name", "r-boost", "r-pin"]

@@ -29,9 +29,18 @@ from nearline.rules import (
     scenario_of,
 )
 from nearline.user_documents import NO_HASHES, Hashes
-from services.retrieval.items.interface import Picked
-from services.retrieval.rule_book import RuleBook
-from services.retrieval.rules import Place, merged, places, standing_of, together, touches, weighed, widened
+from services.retrieval.items.interface import Candidates
+from services.retrieval.merchandising.effects import (
+    PinPosition,
+    pin_positions,
+    rule_set_of,
+    together,
+    touches,
+    weighted,
+    widened,
+    with_pins,
+)
+from services.retrieval.merchandising.rule_table import RuleTable
 
 NOW_MS = 1_732_100_000_000
 BODY = {"rule_id": "a", "action": "block", "items": ["x"]}
@@ -217,15 +226,15 @@ def record(entry: Rule | Scenario | None, key: bytes = b"") -> Record:
     return Record("rules", 0, 0, NOW_MS, scenario_key(entry.name), encode_scenario(entry))
 
 
-def book(*entries: Rule | Scenario) -> RuleBook:
-    found = RuleBook()
+def book(*entries: Rule | Scenario) -> RuleTable:
+    found = RuleTable()
     for entry in entries:
         found.apply(record(entry))
     return found
 
 
-def blocking(found: RuleBook, scenario: str | None = None, now_ms: int = NOW_MS) -> list[str]:
-    return [rule.rule_id for rule in found.standing(scenario, now_ms).blocks]
+def blocking(found: RuleTable, scenario: str | None = None, now_ms: int = NOW_MS) -> list[str]:
+    return [rule.rule_id for rule in found.rule_set(scenario, now_ms).blocks]
 
 
 def test_a_rule_holds_in_its_window_and_not_a_millisecond_longer() -> None:
@@ -270,16 +279,16 @@ def test_deleting_a_scenario_lets_none_of_its_rules_loose() -> None:
 
 def test_an_unknown_scenario_is_refused_with_the_names_near_it() -> None:
     with pytest.raises(BadInput, match="there is no scenario 'hmoe'; did you mean 'home'"):
-        book(Scenario("home"), Scenario("cart")).standing("hmoe", NOW_MS)
+        book(Scenario("home"), Scenario("cart")).rule_set("hmoe", NOW_MS)
 
 
 def test_a_newer_record_replaces_and_a_tombstone_deletes() -> None:
     found = book(block("a"), Scenario("a"))
     found.apply(record(block("a", filter="price < 3")))
-    assert len(found.standing(None, NOW_MS).refused) == 1
+    assert len(found.rule_set(None, NOW_MS).blocked_filters) == 1
     found.apply(record(None, b"a"))
     assert blocking(found) == []
-    assert found.standing("a", NOW_MS).scenario == Scenario("a"), "the scenario of that name is another entry"
+    assert found.rule_set("a", NOW_MS).scenario == Scenario("a"), "the scenario of that name is another entry"
 
 
 def test_a_record_that_is_no_rule_takes_the_old_one_with_it_and_is_refused() -> None:
@@ -293,9 +302,9 @@ def test_a_book_with_more_leaves_the_book_as_it_is() -> None:
     found = book(block("a"), block("b"))
     tried = found.with_also([block("b", filter="price < 3"), block("c")])
     assert blocking(tried) == ["a", "b", "c"]
-    assert len(tried.standing(None, NOW_MS).refused) == 1
+    assert len(tried.rule_set(None, NOW_MS).blocked_filters) == 1
     assert blocking(found) == ["a", "b"]
-    assert len(found.standing(None, NOW_MS).refused) == 0
+    assert len(found.rule_set(None, NOW_MS).blocked_filters) == 0
 
 
 # What rules do
@@ -306,8 +315,8 @@ def hashes(*item_ids: str) -> Hashes:
 
 
 def test_what_is_blocked_is_left_out_by_hash_or_by_filter() -> None:
-    standing = standing_of([block("a", items=["x", "y"]), block("b", filter="price < 3")], None)
-    np.testing.assert_array_equal(standing.refused_items, hashes("x", "y"))
+    standing = rule_set_of([block("a", items=["x", "y"]), block("b", filter="price < 3")], None)
+    np.testing.assert_array_equal(standing.blocked_items, hashes("x", "y"))
     assert standing.allowed(None) == narrowed(None, without=[parse("price < 3")])
     wanted = standing.allowed(parse("category = 'a'"))
     assert wanted is not None
@@ -317,15 +326,15 @@ def test_what_is_blocked_is_left_out_by_hash_or_by_filter() -> None:
 
 def test_without_blocks_a_filter_stays_as_it_is() -> None:
     wanted = parse("price < 3")
-    assert standing_of([], None).allowed(wanted) is wanted
-    assert standing_of([], None).on_shelf(wanted) is wanted
-    assert standing_of([boost(2, "a")], None).allowed(None) is None
+    assert rule_set_of([], None).allowed(wanted) is wanted
+    assert rule_set_of([], None).within_base_filter(wanted) is wanted
+    assert rule_set_of([boost(2, "a")], None).allowed(None) is None
 
 
 def test_a_filter_is_joined_with_the_scenarios_and_the_blocks_each_once() -> None:
-    standing = standing_of([block(filter="price < 3")], Scenario("home", {"filter": "brand = 'A'"}))
+    standing = rule_set_of([block(filter="price < 3")], Scenario("home", {"filter": "brand = 'A'"}))
     for asked in (None, "category = 'a'"):
-        wanted = standing.on_shelf(None if asked is None else parse(asked))
+        wanted = standing.within_base_filter(None if asked is None else parse(asked))
         assert wanted is not None
         found = standing.allowed(wanted)
         parts = [f"({asked})"] * bool(asked) + ["brand = 'A'", "not price < 3"]
@@ -333,17 +342,19 @@ def test_a_filter_is_joined_with_the_scenarios_and_the_blocks_each_once() -> Non
         assert found.key == parse(" and ".join(parts)).key
 
 
-def picked(**scores: float) -> Picked:
-    return Picked(list(scores), [f",{name}".encode() for name in scores], np.array(list(scores.values()), np.float32))
+def picked(**scores: float) -> Candidates:
+    return Candidates(
+        list(scores), [f",{name}".encode() for name in scores], np.array(list(scores.values()), np.float32)
+    )
 
 
-def masks(pool: Picked) -> list[NDArray[np.bool_]]:
+def masks(pool: Candidates) -> list[NDArray[np.bool_]]:
     return [np.isin(pool.item_ids, ["b", "d"]), np.isin(pool.item_ids, ["a", "c"])]
 
 
 def test_a_boost_raises_and_a_bury_lowers_whatever_the_sign() -> None:
     pool = picked(a=0.4, b=0.3, c=-0.2, d=-0.3)
-    found = weighed(pool.scores, [boost(2, "b", "d"), boost(0.5, "a", "c", rule_id="down")], masks(pool))
+    found = weighted(pool.scores, [boost(2, "b", "d"), boost(0.5, "a", "c", rule_id="down")], masks(pool))
     np.testing.assert_allclose(found, [0.2, 0.6, -0.4, -0.15], rtol=1e-6)
     np.testing.assert_allclose(pool.scores, [0.4, 0.3, -0.2, -0.3], rtol=1e-6, err_msg="an answer shows plain scores")
 
@@ -351,7 +362,7 @@ def test_a_boost_raises_and_a_bury_lowers_whatever_the_sign() -> None:
 def test_a_rule_is_about_the_items_that_it_names() -> None:
     pool = picked(a=0.4, b=0.3)
 
-    def passing(wanted: Filter, items: Picked) -> NDArray[np.bool_]:
+    def passing(wanted: Filter, items: Candidates) -> NDArray[np.bool_]:
         return np.array([item_id == "a" for item_id in items.item_ids])
 
     assert touches(boost(2, "b", "z"), pool, passing).tolist() == [False, True]
@@ -370,22 +381,25 @@ class Shop:
         self.scores = {f"i{nth}": 1.0 - nth / 100 for nth in range(100)}
         self.asked = 0
 
+    async def fetch(self, places: int, oversample: int) -> Candidates:
+        return await self.best(places + oversample)
+
     async def best(
         self, places: int, to: Filter | None = None, without: Sequence[Filter] = (), left_out: Hashes = NO_HASHES
-    ) -> Picked:
+    ) -> Candidates:
         self.asked += 1
         wanted, refused = narrowed(None, to=to, without=without), set(left_out.tolist())
         keep = [i for i in self.scores if hash64(i) not in refused and self._passes(wanted, i)]
         return self._picked(sorted(keep, key=lambda item_id: -self.scores[item_id])[:places])
 
-    async def of(self, item_ids: Sequence[str]) -> Picked:
+    async def of(self, item_ids: Sequence[str]) -> Candidates:
         return self._picked([item_id for item_id in item_ids if item_id in self.scores])
 
-    def passing(self, wanted: Filter, found: Picked) -> NDArray[np.bool_]:
+    def passing(self, wanted: Filter, found: Candidates) -> NDArray[np.bool_]:
         return np.array([self._passes(wanted, item_id) for item_id in found.item_ids], bool)
 
-    def _picked(self, ids: list[str]) -> Picked:
-        return Picked(ids, [b""] * len(ids), np.array([self.scores[item_id] for item_id in ids]))
+    def _picked(self, ids: list[str]) -> Candidates:
+        return Candidates(ids, [b""] * len(ids), np.array([self.scores[item_id] for item_id in ids]))
 
     def _passes(self, wanted: Filter | None, item_id: str) -> bool:
         even = int(item_id[1:]) % 2 == 0
@@ -396,11 +410,11 @@ class Shop:
 def best_by(shop: Shop, rule: Rule) -> list[str]:
     """The ten best of what was found for *rule*, weighed."""
 
-    async def find() -> Picked:
+    async def find() -> Candidates:
         return await widened(await shop.best(10), [rule], shop, 10, shop.passing)
 
     pool = asyncio.run(find())
-    scores = weighed(pool.scores, [rule], [touches(rule, pool, shop.passing)])
+    scores = weighted(pool.scores, [rule], [touches(rule, pool, shop.passing)])
     return [pool.item_ids[at] for at in np.argsort(-scores)[:10]]
 
 
@@ -431,36 +445,45 @@ def test_a_bury_of_what_is_not_near_costs_no_search() -> None:
 
 
 def test_a_pin_puts_its_items_one_after_the_other() -> None:
-    assert places([pin(2, "x", "y")], {}, {"x", "y"}, 10) == [Place(1, "x", "pin"), Place(2, "y", "pin")]
+    assert pin_positions([pin(2, "x", "y")], {}, {"x", "y"}, 10) == [
+        PinPosition(1, "x", "pin"),
+        PinPosition(2, "y", "pin"),
+    ]
 
 
 def test_a_pin_of_what_was_dropped_leaves_its_place_to_the_next() -> None:
-    assert places([pin(2, "blocked", "y")], {}, {"y"}, 10) == [Place(1, "y", "pin")]
+    assert pin_positions([pin(2, "blocked", "y")], {}, {"y"}, 10) == [PinPosition(1, "y", "pin")]
 
 
 def test_a_pin_by_filter_takes_the_best_that_passes() -> None:
     rule = rule_of({"rule_id": "ad", "action": "pin", "position": 3, "filter": "brand = 'A'"})
-    assert places([rule], {"ad": ["best", "next"]}, {"best", "next"}, 10) == [Place(2, "best", "ad")]
-    assert places([rule], {}, {"best"}, 10) == []
-    both = places([pin(1, "best"), rule], {"ad": ["best", "next"]}, {"best", "next"}, 10)
-    assert both == [Place(0, "best", "pin"), Place(2, "next", "ad")]
+    assert pin_positions([rule], {"ad": ["best", "next"]}, {"best", "next"}, 10) == [PinPosition(2, "best", "ad")]
+    assert pin_positions([rule], {}, {"best"}, 10) == []
+    both = pin_positions([pin(1, "best"), rule], {"ad": ["best", "next"]}, {"best", "next"}, 10)
+    assert both == [PinPosition(0, "best", "pin"), PinPosition(2, "next", "ad")]
 
 
 def test_two_pins_of_one_place_follow_each_other_and_no_item_comes_twice() -> None:
-    found = places([pin(1, "x", "y"), pin(1, "y", "z", rule_id="second")], {}, {"x", "y", "z"}, 10)
+    found = pin_positions([pin(1, "x", "y"), pin(1, "y", "z", rule_id="second")], {}, {"x", "y", "z"}, 10)
     assert [(place.at, place.item_id, place.rule_id) for place in found] == [
         (0, "x", "pin"), (1, "y", "pin"), (2, "z", "second"),
     ]  # fmt: skip
 
 
 def test_a_pin_beyond_the_answer_is_none() -> None:
-    assert places([pin(4, "x")], {}, {"x"}, 3) == []
+    assert pin_positions([pin(4, "x")], {}, {"x"}, 3) == []
 
 
 def test_pins_stand_where_they_should_and_the_others_around_them() -> None:
-    assert merged(["a", "b", "c", "d"], [Place(1, "x", "r"), Place(3, "y", "r")], 5) == ["a", "x", "b", "y", "c"]
-    assert merged(["a", "x", "b"], [Place(0, "x", "r")], 3) == ["x", "a", "b"]
-    assert merged([], [Place(4, "x", "r")], 5) == ["x"], "no gaps in a short answer"
+    assert with_pins(["a", "b", "c", "d"], [PinPosition(1, "x", "r"), PinPosition(3, "y", "r")], 5) == [
+        "a",
+        "x",
+        "b",
+        "y",
+        "c",
+    ]
+    assert with_pins(["a", "x", "b"], [PinPosition(0, "x", "r")], 3) == ["x", "a", "b"]
+    assert with_pins([], [PinPosition(4, "x", "r")], 5) == ["x"], "no gaps in a short answer"
 
 
 @given(
@@ -475,8 +498,8 @@ def test_whatever_is_pinned_an_answer_holds_each_item_once_and_nothing_that_was_
     others: list[str], wanted: list[tuple[int, list[str]]], allowed: set[str], k: int
 ) -> None:
     rules = [pin(at, *dict.fromkeys(items), rule_id=f"r{nth}") for nth, (at, items) in enumerate(wanted)]
-    pinned = places(sorted(rules, key=lambda rule: rule.position or 0), {}, allowed, k)
-    found = merged(others, pinned, k)
+    pinned = pin_positions(sorted(rules, key=lambda rule: rule.position or 0), {}, allowed, k)
+    found = with_pins(others, pinned, k)
     assert len(set(found)) == len(found) <= k
     assert set(found) <= set(others) | allowed
     assert len(found) == min(k, len(set(others) | {place.item_id for place in pinned}))

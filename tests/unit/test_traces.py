@@ -22,12 +22,13 @@ from nearline.settings import Settings
 from nearline.topics import CLICKS
 from nearline.tracing import ClickTraces, is_traced, trace_id_of
 from nearline.user_updates import UserUpdate, decode_user_update
-from services.retrieval.asked import Asked
 from services.retrieval.in_process.catalogue import Catalogue
 from services.retrieval.in_process.index import LiveIndex
 from services.retrieval.recommender import Recommender
-from services.retrieval.store_guard import GuardedStore
-from services.retrieval.traced import TracedClicks
+from services.retrieval.request import RecommendRequest
+from services.retrieval.users.reader import UserReader
+from services.retrieval.users.store_guard import GuardedStore
+from services.retrieval.users.trace_ends import TracedClicks
 from services.user_tower.freshness import Freshness
 from services.user_tower.updates import Updates
 from services.user_tower.worker import Worker
@@ -76,12 +77,14 @@ class Retrieval:
         for nth, item in enumerate(("i", "j")):
             vector = table.history[table.row_of[item]]
             shop.apply(ItemVector(item, 1, Shown(item, listed_ms=nth), vector.astype("float32"), vector, "d"))
-        self.recommender = Recommender(shop, self.guard, SPACE, traced=self.traced)
+        self.recommender = Recommender(
+            shop, UserReader(self.guard, SPACE, traced=self.traced), SPACE, traced=self.traced
+        )
 
     async def answer(self, user_id: str, request_id: str) -> None:
         if not self.guard.answered:
             await self.guard.probe()
-        await self.recommender.answer(user_id, Asked(2), request_id)
+        await self.recommender.answer(user_id, RecommendRequest(2), request_id)
 
 
 async def walked(collector: Collector, door: Door) -> tuple[Retrieval, MemoryStore]:
@@ -108,7 +111,7 @@ async def walked(collector: Collector, door: Door) -> tuple[Retrieval, MemorySto
     await updates.send()
     retrieval = Retrieval(store, collector)
     for key, update in log.sent["user-updates.1"]:
-        retrieval.recommender.reading.hear(Record("user-updates.1", 0, 0, at_ms, key, update))
+        retrieval.recommender.users.hear(Record("user-updates.1", 0, 0, at_ms, key, update))
     return retrieval, store
 
 

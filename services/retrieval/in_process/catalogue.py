@@ -22,8 +22,8 @@ from services.retrieval.in_process.histories import NO_ROW, Histories
 from services.retrieval.in_process.index import LiveIndex
 from services.retrieval.in_process.masks import Masks
 from services.retrieval.in_process.rows import Rows, Slots
-from services.retrieval.items.interface import Picked, Ranked, Traits
-from services.retrieval.items.popularity import Ranking, Trending
+from services.retrieval.items.interface import Candidates, ItemFeatures, OrderedItems
+from services.retrieval.items.popularity import Leaderboard, Trending
 from services.retrieval.items.printed import NO_ATTRIBUTES, attributes_of, render, shown_fields
 from services.retrieval.items.text_index import TextIndex
 
@@ -62,7 +62,7 @@ class Catalogue:
         self.trending = Trending()
         self.histories = Histories(dimension)
         self._dimension = dimension
-        self._newest = Ranking()
+        self._newest = Leaderboard()
         self._by_id: dict[str, Listing] = {}
         self._by_hash: dict[int, Listing] = {}
         self._ids: list[str] = []  # by slot
@@ -148,9 +148,9 @@ class Catalogue:
             self.texts.clear()
         Catalogue.__init__(self, self._dimension, self.index, self.texts)
 
-    def check(self, wanted: Filter) -> None:
+    def check(self, filter: Filter) -> None:
         """``FilterError`` if it names an attribute that no item on show has, or has as another type."""
-        self._columns.check(wanted)
+        self._columns.check(filter)
 
     @property
     def generation(self) -> int:
@@ -158,10 +158,10 @@ class Catalogue:
         return self._columns.changes.end
 
     async def nearest(
-        self, vector: NDArray[np.float32], k: int, excluded: Hashes, wanted: Filter | None, spare: int = 0
-    ) -> Picked:
+        self, vector: NDArray[np.float32], k: int, excluded: Hashes, filter: Filter | None, spare: int = 0
+    ) -> Candidates:
         """The *k* best by inner product with *vector*, fewer only if there are fewer; and some *spare* more."""
-        rows = None if wanted is None else self._masks.rows(wanted)
+        rows = None if filter is None else self._masks.rows(filter)
         for allowed in _allowances(len(excluded)):
             slots, scores = self._nearest(vector, k, spare + allowed, excluded, rows)
             if len(slots) >= k:
@@ -178,29 +178,29 @@ class Catalogue:
             slots, scores = slots[kept], scores[kept]
         return slots, scores
 
-    async def traits(self, items: Picked, *, vectors: bool = False) -> Traits:
+    async def features(self, items: Candidates, *, vectors: bool = False) -> ItemFeatures:
         """What the stages look at, for each of *items*, which are on show."""
         slots = self._slots(items)
         categories: NDArray[np.uint64] = self._columns.words("category", slots)
-        return Traits(categories, self.index.vectors(slots) if vectors else None)
+        return ItemFeatures(categories, self.index.vectors(slots) if vectors else None)
 
-    def passing(self, wanted: Filter, items: Picked) -> NDArray[np.bool_]:
-        """Whether each of *items*, which are on show, passes *wanted*."""
-        passing: NDArray[np.bool_] = self._masks.rows(wanted).passing[self._slots(items)]
+    def passing(self, filter: Filter, items: Candidates) -> NDArray[np.bool_]:
+        """Whether each of *items*, which are on show, passes *filter*."""
+        passing: NDArray[np.bool_] = self._masks.rows(filter).passing[self._slots(items)]
         return passing
 
-    def _slots(self, items: Picked) -> Slots:
+    def _slots(self, items: Candidates) -> Slots:
         by_id = self._by_id
         return np.array([by_id[item_id].slot for item_id in items.item_ids], np.int64)
 
     async def pick(
-        self, ranked: Ranked, places: int, taken: Container[str], excluded: Hashes, wanted: Filter | None
-    ) -> Picked:
+        self, ranked: OrderedItems, places: int, taken: Container[str], excluded: Hashes, filter: Filter | None
+    ) -> Candidates:
         """The first *places* of *ranked* that are on show and not *taken*, in their order and with their scores."""
         refused = set(excluded.tolist())
         slots: list[int] = []
         scores: list[float] = []
-        for item_id, score in ranked if wanted is None else self._passing(ranked, self._masks.rows(wanted)):
+        for item_id, score in ranked if filter is None else self._passing(ranked, self._masks.rows(filter)):
             if len(slots) == places:
                 break
             listing = self.get(item_id)
@@ -209,7 +209,7 @@ class Catalogue:
                 scores.append(score)
         return self._picked(slots, np.array(scores))
 
-    def _passing(self, ranked: Ranked, rows: Rows) -> Iterator[tuple[str, float]]:
+    def _passing(self, ranked: OrderedItems, rows: Rows) -> Iterator[tuple[str, float]]:
         """What passes of *ranked*, in order; after as many as pass in all, the others are looked up, not waited for."""
         met = set()
         for nth, (item_id, score) in enumerate(ranked):
@@ -224,9 +224,9 @@ class Catalogue:
         ids = self._ids
         yield from ranked.among(ids[slot] for slot in rows.slots.tolist() if ids[slot] not in met)
 
-    def _picked(self, slots: list[int], scores: NDArray[np.floating[Any]]) -> Picked:
+    def _picked(self, slots: list[int], scores: NDArray[np.floating[Any]]) -> Candidates:
         ids, printed = self._ids, self._printed
-        return Picked([ids[slot] for slot in slots], [printed[slot] for slot in slots], scores)
+        return Candidates([ids[slot] for slot in slots], [printed[slot] for slot in slots], scores)
 
     def get(self, item_id: str) -> Listing | None:
         """The item, if it is on show."""
@@ -243,7 +243,7 @@ class Catalogue:
         found = ((item_id, self._by_id.get(item_id)) for item_id in item_ids)
         return {item_id: listing.row for item_id, listing in found if listing is not None and listing.row != NO_ROW}
 
-    def newest(self) -> Ranking:
+    def newest(self) -> Leaderboard:
         """``(id, listed_ms)`` of every item on show, latest first; without a listing time an item comes last."""
         return self._newest
 

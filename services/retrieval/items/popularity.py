@@ -14,7 +14,7 @@ from sortedcontainers import SortedList
 _LEAST = 2.0**-16  # of the most popular item's score: less counts as none
 
 
-class Ranking:
+class Leaderboard:
     """Ids by score, greatest first; equal scores by id."""
 
     def __init__(self) -> None:
@@ -55,7 +55,7 @@ class Ranking:
             self._order.remove((-score, item_id))
 
 
-class Listed:
+class ItemList:
     """Items in an order of their own, each with a score."""
 
     def __init__(self, scored: Iterable[tuple[str, float]]) -> None:
@@ -71,10 +71,10 @@ class Listed:
         return (pair for pair in self._scored.items() if pair[0] in asked)
 
 
-class Together:
+class MergedLeaderboards:
     """Several rankings as one; no item is in two of them."""
 
-    def __init__(self, rankings: Sequence[Ranking]) -> None:
+    def __init__(self, rankings: Sequence[Leaderboard]) -> None:
         self._rankings = rankings
 
     def __iter__(self) -> Iterator[tuple[str, float]]:
@@ -101,8 +101,8 @@ class Trending:
     def __init__(self) -> None:
         self._scores: dict[str, float] = {}
         self._category_of: dict[str, str] = {}
-        self._all = Ranking()
-        self._by_category: dict[str, Ranking] = {}
+        self._all = Leaderboard()
+        self._by_category: dict[str, Leaderboard] = {}
 
     def score(self, item_id: str, score: float) -> None:
         """The item's popularity is *score* now."""
@@ -133,7 +133,7 @@ class Trending:
         self._unrank(item_id)
         self._category_of.pop(item_id, None)
 
-    def top(self) -> Ranking:
+    def top(self) -> Leaderboard:
         """``(id, score)`` of every ranked item, most popular first."""
         return self._all
 
@@ -151,14 +151,14 @@ class Trending:
         shares: NDArray[np.float64] = np.clip(1.0 + np.log2(np.maximum(ratios, _LEAST)) / -np.log2(_LEAST), 0.0, 1.0)
         return shares
 
-    def top_of(self, categories: Iterable[str]) -> Together:
+    def top_of(self, categories: Iterable[str]) -> MergedLeaderboards:
         """``(id, score)`` of the ranked items of *categories* together, most popular first."""
-        return Together([self._by_category[c] for c in dict.fromkeys(categories) if c in self._by_category])
+        return MergedLeaderboards([self._by_category[c] for c in dict.fromkeys(categories) if c in self._by_category])
 
     def _rank(self, item_id: str) -> None:
         score, category = self._scores[item_id], self._category_of[item_id]
         self._all.put(item_id, score)
-        self._by_category.setdefault(category, Ranking()).put(item_id, score)
+        self._by_category.setdefault(category, Leaderboard()).put(item_id, score)
 
     def _unrank(self, item_id: str) -> None:
         category = self._category_of.get(item_id)

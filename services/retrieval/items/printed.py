@@ -1,11 +1,13 @@
 """An item as answers print it: made once when the item changes, and not again for each answer."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import orjson
 
 from nearline.item_vectors import Shown
 from nearline.items import Attribute
+from services.retrieval.items.interface import Candidates, Scores
 
 BEFORE_SCORE = b',"score":'  # a payload ends with this
 NO_ATTRIBUTES = b'"attributes":{}' + BEFORE_SCORE
@@ -37,3 +39,19 @@ def shown_fields(printed: bytes) -> dict[str, object]:
     fields: dict[str, object] = orjson.loads(printed[1 : -len(BEFORE_SCORE)] + b"}")
     del fields["item_id"]
     return fields
+
+
+def print_scores(scores: Scores) -> bytes:
+    """*scores* as JSON, between commas."""
+    return orjson.dumps(np.ascontiguousarray(scores), option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
+
+
+def print_items(items: Candidates) -> bytes:
+    """*items* with their scores as JSON, joined by commas."""
+    return closed(items.printed, print_scores(items.scores).split(b",")) if len(items) else b""
+
+
+def closed(starts: Sequence[bytes], scores: Sequence[bytes], end: bytes = b"", notes: Sequence[bytes] = ()) -> bytes:
+    """Items from their pieces, joined by commas; *notes*, if there are any, are one for each item."""
+    pieces = zip(starts, scores, notes or [b""] * len(starts), strict=True)
+    return b"".join([b"%b%b%b%b}" % (start, score, end, note) for start, score, note in pieces])[1:]

@@ -14,9 +14,9 @@ from services.retrieval.models import Refused
 from services.retrieval.routes.forms import (
     ALLOWED_LIST,
     EXAMPLE_ITEMS,
-    Clock,
-    Items,
+    ItemsAnswer,
     ListQuery,
+    RequestClock,
     example,
     in_categories,
     wanted_in,
@@ -39,7 +39,7 @@ class SearchQuery(ListQuery):
     )
 
 
-class FoundItems(Items):
+class FoundItems(ItemsAnswer):
     """Items with all words first, then those with some; the score is BM25, a word of the title counting most."""
 
     model_config = example(EXAMPLE_ITEMS, q="t-light hol", with_all_words=1)
@@ -80,12 +80,12 @@ def add(app: FastAPI, items: ItemIndex, texts: TextIndex | None) -> None:
         """Items on show whose title, category, brand or attributes have these words, an item that was put or deleted a
         moment ago included. With a filter, the best 2,000 matches are looked at.
         """
-        clock = Clock(request)
+        clock = RequestClock(request)
         if texts is None:
             raise not_here("text search", "it needs NEARLINE_INDEX=hnsw:// and NEARLINE_SEARCH=on")
-        wanted = in_categories(wanted_in(request, items), query.category)
-        full, some = await _matches(texts, query.q, query.k if wanted is None else MAX_FOUND)
-        found = await items.pick(Matches(full + some), query.k, (), NO_HASHES, wanted)
+        filter = in_categories(wanted_in(request, items), query.category)
+        full, some = await _matches(texts, query.q, query.k if filter is None else MAX_FOUND)
+        found = await items.pick(Matches(full + some), query.k, (), NO_HASHES, filter)
         with_all = {item_id for item_id, _ in full}
         about = {"q": query.q, "with_all_words": sum(item_id in with_all for item_id in found.item_ids)}
         return clock.answer(about, found)

@@ -7,19 +7,19 @@ from nearline.errors import BadInput
 from nearline.log import Record
 from nearline.rules import SCENARIO_PREFIX, Rule, Scenario, decode
 from nearline.telemetry import gauge
-from services.retrieval.rules import Standing, standing_of
+from services.retrieval.merchandising.effects import RuleSet, rule_set_of
 
 _RULES = gauge("rules", "Merchandising rules that are known, whether their window is open or not")
 _NEVER_MS = 1 << 62
 
 
-class RuleBook:
-    """Rules and scenarios by id; what holds for a scenario is made ready once, and again when that changes."""
+class RuleTable:
+    """Rules and scenarios by id; the rule set of a scenario is prepared once, and again when that changes."""
 
     def __init__(self, entries: Iterable[Rule | Scenario] = ()) -> None:
         self._rules: dict[str, Rule] = {}
         self._scenarios: dict[str, Scenario] = {}
-        self._ready: dict[str | None, tuple[int, int, Standing]] = {}  # scenario -> from, until, what holds
+        self._ready: dict[str | None, tuple[int, int, RuleSet]] = {}  # scenario -> from, until, rule set
         for entry in entries:
             self._put(entry)
 
@@ -42,12 +42,12 @@ class RuleBook:
             self._put(decode(record.id, record.value))
         _RULES.set(len(self._rules))
 
-    def with_also(self, entries: Iterable[Rule | Scenario]) -> "RuleBook":
-        """Another book that holds *entries* too, in the place of those with their ids; this one stays as it is."""
-        return RuleBook([*self._rules.values(), *self._scenarios.values(), *entries])
+    def with_also(self, entries: Iterable[Rule | Scenario]) -> "RuleTable":
+        """Another table that holds *entries* too, in the place of those with their ids; this one stays as it is."""
+        return RuleTable([*self._rules.values(), *self._scenarios.values(), *entries])
 
-    def standing(self, scenario: str | None, now_ms: int) -> Standing:
-        """What holds now for an answer in *scenario*, or in none; ``BadInput`` with near names if there is no such."""
+    def rule_set(self, scenario: str | None, now_ms: int) -> RuleSet:
+        """The rules that hold now in *scenario*, or in none; ``BadInput`` with near names if there is no such one."""
         ready = self._ready.get(scenario)
         if ready is None or not ready[0] <= now_ms < ready[1]:
             ready = self._ready[scenario] = self._make(scenario, now_ms)
@@ -59,7 +59,7 @@ class RuleBook:
         else:
             self._scenarios[entry.name] = entry
 
-    def _make(self, name: str | None, now_ms: int) -> tuple[int, int, Standing]:
+    def _make(self, name: str | None, now_ms: int) -> tuple[int, int, RuleSet]:
         scenario = None if name is None else self._scenarios.get(name)
         if name is not None and scenario is None:
             raise self._unknown(name)
@@ -68,14 +68,14 @@ class RuleBook:
         since = max((edge for edge in edges if edge <= now_ms), default=0)
         until = min((edge for edge in edges if edge > now_ms), default=_NEVER_MS)
         holding = sorted((rule for rule in meant if rule.holds_at(now_ms)), key=lambda rule: rule.rule_id)
-        return since, until, standing_of(holding, scenario)
+        return since, until, rule_set_of(holding, scenario)
 
     def _unknown(self, name: str) -> BadInput:
         near = difflib.get_close_matches(name, self._scenarios, n=3, cutoff=0.5)
         guess = (
             f"did you mean {' or '.join(map(repr, near))}?" if near else "`nearline rules list` shows those there are"
         )
-        return BadInput("unknown_scenario", f"there is no scenario {name!r:.80}; {guess}")
+        return BadInput("unknown_scenario", f"there is no scenario {name!r:.80}; {guess}", field="scenario")
 
 
 def _is_meant(rule: Rule, scenario: Scenario | None) -> bool:

@@ -13,7 +13,7 @@ from nearline.telemetry import counter, gauge, get_logger
 from services.retrieval.in_process import snapshots
 from services.retrieval.in_process.catalogue import Catalogue
 from services.retrieval.in_process.forking import in_fork
-from services.retrieval.in_process.snapshots import LoadGraph, Offsets, Refused, Snapshot, Taken
+from services.retrieval.in_process.snapshots import LoadGraph, Offsets, Snapshot, SnapshotRefused, Taken
 
 _RETRY_S = 1.0
 _LAST_S = 5.0  # a snapshot at the end that takes longer is given up: whoever stops us may kill us
@@ -35,7 +35,7 @@ class Followed(Protocol):
         """Take what lies before *positions* for read."""
 
 
-class Keeper:
+class SnapshotSchedule:
     """Takes snapshots of a catalogue and of how far its topics were read, and fills it from the newest good one."""
 
     def __init__(
@@ -92,7 +92,7 @@ class Keeper:
         try:
             snapshots.restore(snapshot, self._catalogue, self._load_graph)
         except (ValueError, KeyError, TypeError, IndexError, NearlineError) as error:
-            snapshots.refuse(snapshot.folder, Refused("damaged", f"it cannot be restored: {error!r:.200}"))
+            snapshots.refuse(snapshot.folder, SnapshotRefused("damaged", f"it cannot be restored: {error!r:.200}"))
             self._catalogue.clear()
             return False
         if not snapshot.has_histories:  # what it lacks is in the log, all of it; until that is read nobody is answered

@@ -15,7 +15,7 @@ POOL = 200  # new items that take part at most
 
 
 @dataclass(frozen=True, slots=True)
-class Explored:
+class ExploredItems:
     """An answer's ids and, of each, the probability with which it came to its place; *drawn* are those by lot."""
 
     item_ids: list[str]
@@ -23,15 +23,15 @@ class Explored:
     drawn: frozenset[str]
 
 
-def lots(request_id: str, k: int, share: float) -> list[int]:
+def opened_places(request_id: str, k: int, share: float) -> list[int]:
     """Which of *k* places, from 0, the lot of this request opens to new items."""
     lot = random.Random(f"places {request_id}")
     return [at for at in range(k) if lot.random() < share]
 
 
-def explored(
+def explore(
     item_ids: Sequence[str], opened: Sequence[int], pool: Sequence[str], *, share: float, request_id: str
-) -> Explored:
+) -> ExploredItems:
     """*item_ids* with the *opened* places given to items of *pool*, which holds none of them.
 
     An item that loses its place is not in the answer; pages after it may bring it.
@@ -40,7 +40,7 @@ def explored(
     drawn = random.Random(f"items {request_id}").sample(range(size), min(len(opened), size))
     new = {at: pool[nth] for at, nth in zip(opened, drawn, strict=False) if nth < len(pool) and at < len(item_ids)}
     stays = 1.0 - share * len(pool) / size
-    return Explored(
+    return ExploredItems(
         [new.get(at, item_id) for at, item_id in enumerate(item_ids)],
         [share / size if at in new else stays for at in range(len(item_ids))],
         frozenset(new.values()),

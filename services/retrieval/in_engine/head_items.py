@@ -18,7 +18,7 @@ from nearline.item_vectors import Shown
 from nearline.log import Record
 from nearline.popularity import decode_popularity
 from nearline.telemetry import gauge, get_logger
-from services.retrieval.items.popularity import Ranking, Trending
+from services.retrieval.items.popularity import Leaderboard, Trending
 from services.retrieval.items.printed import shown_fields
 
 POPULAR, NEWEST = 5_000, 500
@@ -31,7 +31,7 @@ _ITEMS = gauge("window_items", "Items that this replica knows itself, on show")
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class HeadItem:
     """An item on show that the window holds."""
 
     version: int
@@ -40,10 +40,10 @@ class Known:
     shown: Shown
 
 
-def known_from(card: Card) -> Known:
+def known_from(card: Card) -> HeadItem:
     """What *card* says, read."""
     shown = Shown(**shown_fields(card.printed))  # type: ignore[arg-type]
-    return Known(card.version, hash64(card.item_id), card.printed, shown)
+    return HeadItem(card.version, hash64(card.item_id), card.printed, shown)
 
 
 class Top:
@@ -80,20 +80,20 @@ class Top:
             self._order.remove((score, item_id))
 
 
-class Window:
+class HeadItems:
     """Popular and new items of *engine*, with all that an answer prints of them; one thread uses it."""
 
     def __init__(
         self, engine: ItemEngine, now_ms: Callable[[], int], *, popular: int = POPULAR, newest: int = NEWEST
     ) -> None:
         self.trending = Trending()
-        self.newest = Ranking()
+        self.newest = Leaderboard()
         self._engine = engine
         self._now_ms = now_ms
         self._popular = Top(popular)
         self._new = Top(newest)
         self._most_new = newest
-        self._known: dict[str, Known] = {}
+        self._known: dict[str, HeadItem] = {}
         self._by_hash: dict[int, str] = {}
         self.changes = 0  # items that came, changed or left
 
@@ -101,7 +101,7 @@ class Window:
         """How many items on show it holds."""
         return len(self._known)
 
-    def get(self, item_id: str) -> Known | None:
+    def get(self, item_id: str) -> HeadItem | None:
         """The item, if it is on show and in the window."""
         return self._known.get(item_id)
 
@@ -183,7 +183,7 @@ class Window:
         known = self._known.get(item_id)
         return -1 if known is None else known.version
 
-    def _keep(self, item_id: str, known: Known, listed_ms: float) -> None:
+    def _keep(self, item_id: str, known: HeadItem, listed_ms: float) -> None:
         self.changes += 1
         self._known[item_id] = known
         self._by_hash[known.item_hash] = item_id
@@ -204,7 +204,7 @@ class Window:
             del self._by_hash[known.item_hash]
 
 
-def popular_records(window: Window) -> Callable[[Record], None]:
+def popular_records(window: HeadItems) -> Callable[[Record], None]:
     """What a record of ``item-popularity`` does to *window*."""
 
     def apply(record: Record) -> None:

@@ -33,7 +33,7 @@ _TOOK = seconds("session_encode_seconds", "One request to the user tower for ses
 Vector = NDArray[np.float32]
 
 
-class Towers(Protocol):
+class SessionEncoder(Protocol):
     """The towers of this space (nearline/adapters/triton.py)."""
 
     @property
@@ -72,7 +72,7 @@ class KnownItems(Protocol):
 class SessionVectors:
     """Sequences to vectors, those that come together in one request; ``watch`` has to run."""
 
-    def __init__(self, towers: Towers, items: KnownItems, *, most_waiting: int = MOST_WAITING) -> None:
+    def __init__(self, towers: SessionEncoder, items: KnownItems, *, most_waiting: int = MOST_WAITING) -> None:
         self._towers = towers
         self._items = items
         self._most_waiting = most_waiting

@@ -18,7 +18,7 @@ from nearline.log import Record
 from nearline.space import Space
 from nearline.telemetry import counter, gauge, get_logger
 from nearline.user_documents import UserDocument, decode_user_document
-from services.retrieval.store_guard import GuardedStore
+from services.retrieval.users.store_guard import GuardedStore
 
 MOST = 50_000
 _ROUND_S = 0.25  # between two rounds of reading: what a user does meanwhile costs one read

@@ -16,9 +16,9 @@ from services.retrieval.in_process.background import Background, give_back
 from services.retrieval.in_process.graphs import Build, Vectors
 from services.retrieval.in_process.index import ASKED_ENOUGH, LiveIndex
 from services.retrieval.in_process.live_recall import LiveRecall
-from services.retrieval.in_process.shares import fold_slice_s, measure_slice_s
+from services.retrieval.in_process.loop_budget import fold_slice_s, measure_slice_s
 from services.retrieval.in_process.widths import ENOUGH, ROUGH, Asking, Settling, Widths, rough_width
-from services.retrieval.items.interface import ON_SHOW
+from services.retrieval.items.interface import AVAILABLE_ITEMS
 
 _BETWEEN_S = 0.001  # of two slices, where requests leave time: some 900 rows a second are folded
 _REPORT_S = 0.5
@@ -40,7 +40,7 @@ _WIDTH = gauge(
 _BUILDS = counter("index_builds_total", "Graphs that were built and adopted")
 
 
-class Upkeep:
+class IndexMaintenance:
     """Folds the delta, builds graphs anew and measures them, whenever the index or its live recall says that it is due.
 
     Nothing is built before *loaded* says that the catalogue is there: it would be built again and again.
@@ -212,7 +212,7 @@ class Upkeep:
     async def _report(self) -> None:
         """Tell the gauges twice a second, whatever else is under way."""
         while True:
-            ON_SHOW.set(self._index.live)
+            AVAILABLE_ITEMS.set(self._index.live)
             _DELTA.set(self._index.delta_rows)
             _REMOVED.set(self._index.removed_rows)
             for k in ENOUGH:

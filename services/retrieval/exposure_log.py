@@ -14,10 +14,10 @@ import numpy as np
 from nearline.errors import NearlineError
 from nearline.exposures import Exposure, encode_exposure, records_of
 from nearline.hashing import hash64
-from nearline.space import Space
 from nearline.telemetry import counter, gauge, get_logger
 from nearline.topics import EXPOSURES
-from services.retrieval.answer import Group
+from services.retrieval.provenance import Provenance
+from services.retrieval.result import Group
 
 MOST = 20_000  # exposures that wait: some 20 MB
 _BATCH = 1_000  # sent together, in a handful of records
@@ -39,43 +39,40 @@ Send = Callable[[str, list[Message]], Awaitable[object]]
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
-    """What one answer showed, as it was put together; nothing of it is changed afterwards."""
+class PendingExposure:
+    """One answer as it was made, to be encoded later; nothing of it changes meanwhile."""
 
-    request_id: str
-    user_id: str | None  # None: an anonymous session's
+    about: Provenance
     time_ms: int
     groups: Sequence[Group]
     scenario: str | None = None
     propensities: Sequence[float | None] = ()
-    rules: Sequence[str] = ()
     page: int = 0
 
 
-class Exposures:
-    """The exposures of a *share* of all answers of *space*, sent by *send* while ``run`` runs."""
+class ExposureLog:
+    """The exposures of a *share* of all answers, sent by *send* while ``run`` runs."""
 
-    def __init__(self, space: Space, share: float, send: Send, *, most: int = MOST, retry_s: float = _RETRY_S) -> None:
-        self._space = space
+    def __init__(self, share: float, send: Send, *, most: int = MOST, retry_s: float = _RETRY_S) -> None:
         self._below = int(share * 2**64)
         self._send = send
         self._most = most
         self._retry_s = retry_s
-        self._waiting: deque[Shown] = deque()
+        self._waiting: deque[PendingExposure] = deque()
 
     @property
     def waiting(self) -> int:
         """How many are noted and not sent."""
         return len(self._waiting)
 
-    def note(self, shown: Shown) -> None:
-        """Have *shown* sent, if its request is of the share; whether it is depends on the request's id alone."""
-        if self._below < 2**64 and hash64(shown.request_id) >= self._below:
+    def note(self, pending: PendingExposure) -> None:
+        """Have *pending* sent, if its request is of the share; whether it is depends on the request's id alone."""
+        if self._below < 2**64 and hash64(pending.about.request_id) >= self._below:
             return
         if len(self._waiting) >= self._most:
             _DROPPED.labels("queue_full").inc()
             return
-        self._waiting.append(shown)
+        self._waiting.append(pending)
 
     async def run(self) -> None:
         """Send what is noted until cancelled, with rests: what came while one batch was sent would be a few."""
@@ -99,8 +96,8 @@ class Exposures:
         taken = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
         _WAITING.set(len(self._waiting))
         lines = []
-        for nth, shown in enumerate(taken, start=1):
-            lines.append(line_of(shown, self._space))
+        for nth, pending in enumerate(taken, start=1):
+            lines.append(line_of(pending))
             if nth % _AT_ONCE == 0:
                 await asyncio.sleep(0)
         try:
@@ -113,25 +110,26 @@ class Exposures:
             _SENT.inc(len(taken))
 
 
-def line_of(shown: Shown, space: Space) -> bytes:
-    """What a record says of *shown*."""
+def line_of(pending: PendingExposure) -> bytes:
+    """The line of *pending* in a record of ``exposures``."""
+    about = pending.about
     items: list[str] = []
     sources: list[str] = []
-    for group in shown.groups:
+    for group in pending.groups:
         items += group.items.item_ids
         sources += [group.source.value] * len(group.items)
-    scores = [group.items.scores.astype(np.float32) for group in shown.groups]
+    scores = [group.items.scores.astype(np.float32) for group in pending.groups]
     exposure = Exposure(
-        request_id=shown.request_id,
-        user_id=shown.user_id or "",
-        time_ms=shown.time_ms,
-        space=space.number,
+        request_id=about.request_id,
+        user_id=about.user_id or "",
+        time_ms=pending.time_ms,
+        space=about.space,
         items=items,
         sources=sources,
         scores=np.concatenate(scores) if scores else (),
-        scenario=shown.scenario,
-        propensities=shown.propensities,
-        rules=shown.rules,
-        page=shown.page,
+        scenario=pending.scenario,
+        propensities=pending.propensities,
+        rules=about.rules,
+        page=pending.page,
     )
     return encode_exposure(exposure)

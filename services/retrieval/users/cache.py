@@ -27,7 +27,7 @@ class _Kept:
     document: UserDocument
 
 
-class HotUsers:
+class UserCache:
     """Decoded documents of *space*, the least lately asked for forgotten first."""
 
     def __init__(self, space: Space, *, most_bytes: int = _MOST_BYTES) -> None:

@@ -1,10 +1,10 @@
-"""The parts of an answer: groups of items by where they came from, and the words for what went otherwise."""
+"""The parts of an answer: groups of items by their source, and the names of what went wrong or was left out."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from services.retrieval.items.interface import Picked
+from services.retrieval.items.interface import Candidates
 
 
 class Source(StrEnum):
@@ -33,8 +33,8 @@ class Reason(StrEnum):
     TOWER_UNAVAILABLE = "tower_unavailable"  # of a session: it has no vector for that
 
 
-class Step(StrEnum):
-    """What an answer went without; it is poorer for each, and says so."""
+class Degradation(StrEnum):
+    """What an answer went without because a part was down or time was short."""
 
     STORE_UNAVAILABLE = "store_unavailable"
     BAD_DOCUMENT = "bad_document"
@@ -43,6 +43,7 @@ class Step(StrEnum):
     DIVERSITY_SKIPPED = "diversity_skipped"
     CATEGORIES_SKIPPED = "categories_skipped"
     WAIT_SKIPPED = "wait_skipped"
+    RERANKER_SKIPPED = "reranker_skipped"
 
 
 class Seen(StrEnum):
@@ -61,18 +62,18 @@ class Group:
     """
 
     source: Source
-    items: Picked
+    items: Candidates
     notes: Sequence[bytes] = ()
 
 
 @dataclass(slots=True)
-class Course:
-    """What happened on the way to one answer: the steps that it went without, and the rules that touched it."""
+class Trace:
+    """What happened while one answer was made: what it went without, and the ids of the rules that touched it."""
 
-    steps: list[Step] = field(default_factory=list)
+    degradations: list[Degradation] = field(default_factory=list)
     rules: list[str] = field(default_factory=list)
 
-    def without(self, step: Step) -> None:
-        """The answer goes without *step*; said once."""
-        if step not in self.steps:
-            self.steps.append(step)
+    def degrade(self, degradation: Degradation) -> None:
+        """Note that the answer goes without this; once, however often it is said."""
+        if degradation not in self.degradations:
+            self.degradations.append(degradation)

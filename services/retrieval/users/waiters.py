@@ -11,7 +11,7 @@ MOST = 1_000
 _WAITING = gauge("recommend_waiting_requests", "Requests that wait for an event to be used")
 
 
-class Waiting:
+class Waiters:
     """At most *most* requests wait at one time; those that come then are told that there is no room."""
 
     def __init__(self, most: int = MOST) -> None:

@@ -8,26 +8,26 @@ from nearline.followers import Follower
 from nearline.reasons import reasons_of
 from nearline.settings import Settings
 from nearline.topics import RULES
-from services.retrieval.exposing import Exposures
-from services.retrieval.in_force import Rulings
-from services.retrieval.rule_book import RuleBook
+from services.retrieval.exposure_log import ExposureLog
+from services.retrieval.merchandising.active_rules import RuleResolver
+from services.retrieval.merchandising.rule_table import RuleTable
 
 
-class RuleParts:
+class Merchandising:
     """The rules of the log, followed, and the way of exposures into it."""
 
     def __init__(self, settings: Settings) -> None:
-        book = RuleBook()
-        self.rulings = Rulings(book, share=settings.explore, new_days=settings.explore_days)
+        table = RuleTable()
+        self.resolver = RuleResolver(table, share=settings.explore, new_days=settings.explore_days)
         self._follower = Follower(
             RULES,
             lambda: TableReader(settings.brokers, RULES),
-            book.apply,
+            table.apply,
             reasons=reasons_of("rules", "events", "ids"),
         )
         self._producer = Producer(settings.brokers)
         share = settings.exposures
-        self.exposures = Exposures(settings.embedding_space, share, self._producer.send_all) if share else None
+        self.exposures = ExposureLog(share, self._producer.send_all) if share else None
 
     def readiness(self) -> Mapping[str, bool]:
         """Whether the rules are read: before that an answer might show what is blocked."""
