@@ -123,15 +123,23 @@ def test_what_stands_before_the_examples_runs(tmp_path: Path, monkeypatch: pytes
     assert said.stdout == "nl_1\n"
 
 
-def test_the_readme_of_the_client_runs(open_shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+GUIDES_WITH_PYTHON = ("README.md", "nearline_client/README.md", "docs/quick-start.md", "docs/sending.md")
+
+
+@pytest.mark.parametrize("page", GUIDES_WITH_PYTHON)
+def test_the_python_example_of_a_guide_runs_and_its_event_is_about_an_item_of_the_answer(
+    page: str, open_shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / ".nearline").mkdir()
     (tmp_path / ".nearline" / "key").write_text(open_shop.key)
     monkeypatch.chdir(tmp_path)
-    readme = (Path(nearline_client.__file__).parent / "README.md").read_text()
-    (code,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    before = len(open_shop.asked["ingest"].asked)
+    (code,) = re.findall(r"```python\n(.*?)```", (PAGE.parent.parent / page).read_text(), re.DOTALL)
     where = f"Client(retrieval={open_shop.retrieval!r}, ingest={open_shop.ingest!r}, "
-    exec(code.replace("Client(", where), {})
-    assert open_shop.asked["ingest"].asked[-1]["path"] == "/events"
+    made: dict[str, Any] = {}
+    exec(code.replace("Client(", where), made)
+    assert made["answer"]["items"], "an example without an item shows nothing"
+    assert asked_of(open_shop, "ingest", before) == [("POST", "/events")]
 
 
 @pytest.mark.parametrize("nth", [0, 1])
@@ -148,7 +156,7 @@ def test_what_a_call_of_personalize_becomes_is_a_call_of_ours(open_shop: Shop, n
 def test_every_route_that_the_guides_name_is_one(declared: dict[str, Any]) -> None:
     """In the columns that are ours: a route is a method and a path in backquotes, not one below /api."""
     known = {(route.method, re.sub(r"\{[^}]*\}", "{}", route.path)) for route in routes(declared)}
-    for name in ("coming-from-gorse", "coming-from-personalize", "your-own-data"):
+    for name in ("coming-from-gorse", "coming-from-personalize", "your-own-data", "sending"):
         text = (PAGE.parent / f"{name}.md").read_text()
         named = re.findall(r"`(GET|POST|PUT|PATCH|DELETE) (/(?!api/)[^`?]*)", text)
         assert named, name

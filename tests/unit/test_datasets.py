@@ -1,5 +1,6 @@
 """The demo's data: every figure that README, design and docs state of it is checked against the file itself."""
 
+import re
 from pathlib import Path
 
 import polars as pl
@@ -41,6 +42,20 @@ def test_users_and_items_are_as_many_as_documented(prepared: Prepared) -> None:
 
 def test_the_readme_beside_the_data_says_what_the_report_says(prepared: Prepared) -> None:
     assert prepared.report() in (FOLDER / "README.md").read_text()
+
+
+def test_a_filter_that_a_guide_sends_to_the_demo_names_categories_that_it_has(prepared: Prepared) -> None:
+    there = {item.category for item in prepared.items.values()}
+    pages = ("README.md", "docs/quick-start.md", "docs/sending.md", "docs/filters.md")
+    examples = "".join(part for page in pages for part in shell_blocks((FOLDER.parents[1] / page).read_text()))
+    filters = re.findall(r"category (?:= |in \()([^)']*)", examples)
+    named = {category for wanted in filters for category in re.findall(r'^"([^"]+)|, "([^"]+)', wanted)}
+    assert filters
+    assert {one or other for one, other in named} <= there
+
+
+def shell_blocks(page: str) -> list[str]:
+    return re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
 
 
 def test_an_event_is_one_users_purchase_of_one_item_in_one_invoice(prepared: Prepared) -> None:
