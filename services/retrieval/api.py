@@ -30,7 +30,7 @@ from services.retrieval.routes.forms import UserId
 from services.retrieval.routes.operator import OPERATOR_ALLOWED, OPERATOR_RULES, add_operator_routes
 from services.retrieval.routes.reads import READ_RULES, Reads, add_reads, describe_reads
 from services.retrieval.routes.refusals import NotAnswered, answer_of
-from services.retrieval.spaces import Answers
+from services.retrieval.spaces import Answering
 
 # What a caller needs for each route; a test refuses a route without a line here.
 RULES = (
@@ -64,7 +64,7 @@ def create_app(
     reads: Reads,
     *,
     rules: RuleResolver | None = None,
-    answers: Answers | None = None,
+    answers: Answering | None = None,
 ) -> ASGIApp:
     """The application; *status* are the routes /healthz, /readyz and /metrics, *reads* is for those of routes/.
 

@@ -34,8 +34,8 @@ _DROPPED = counter(
 )
 _WAITING = gauge("waiting_exposures", "Exposures that are noted and not sent yet")
 
-Message = tuple[bytes | None, bytes | None]
-Send = Callable[[str, list[Message]], Awaitable[object]]
+KeylessRecord = tuple[bytes | None, bytes | None]
+SendRecords = Callable[[str, list[KeylessRecord]], Awaitable[object]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class PendingExposure:
 class ExposureLog:
     """The exposures of a *share* of all answers, sent by *send* while ``run`` runs."""
 
-    def __init__(self, share: float, send: Send, *, most: int = MOST, retry_s: float = _RETRY_S) -> None:
+    def __init__(self, share: float, send: SendRecords, *, most: int = MOST, retry_s: float = _RETRY_S) -> None:
         self._below = int(share * 2**64)
         self._send = send
         self._most = most

@@ -14,7 +14,7 @@ from nearline.request_ids import HEADER, request_id_of
 from nearline.telemetry import Request, get_logger, in_request, logs_requests
 from services.retrieval.parameters import request_in
 from services.retrieval.request import RecommendRequest
-from services.retrieval.spaces import Answers
+from services.retrieval.spaces import Answering
 
 _PREFIX = "/recommend/"
 _KEPT = 1_000  # query strings
@@ -24,7 +24,7 @@ _KEPT_BYTES = 256 * 1024  # of them; a parsed filter takes some twenty times its
 class FastPath:
     """Answers well-formed ``GET /recommend/…`` requests and passes everything else on."""
 
-    def __init__(self, app: ASGIApp, answers: Answers) -> None:
+    def __init__(self, app: ASGIApp, answers: Answering) -> None:
         self._app = app
         self._answers = answers
         self._queries: dict[bytes, RecommendRequest | None] = {}

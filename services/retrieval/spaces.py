@@ -16,14 +16,14 @@ from services.retrieval.sessions import Sessions
 Choose = Callable[[str, RecommendRequest], int]  # who asks (a session: its request id) and what for -> a space's number
 
 
-class Answers(Protocol):
+class Answering(Protocol):
     """Answers requests for recommendations: a ``Recommender``, or several behind a ``SpaceSwitch``."""
 
     async def answer(self, user_id: str, request: RecommendRequest, request_id: str) -> bytes:
         """The answer as JSON; ``BadInput`` if *request* names what does not exist."""
 
 
-class SessionAnswers(Protocol):
+class AnsweringSessions(Protocol):
     """Answers anonymous sessions: ``Sessions`` of one space, or of several behind a ``SessionSwitch``."""
 
     now_ms: Callable[[], int]

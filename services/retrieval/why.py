@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nearline.hashing import hash64
+from nearline.item_vectors import Vector
 from nearline.sequences import Sequence as Events
 from nearline.user_documents import NO_HASHES, Hashes, UserDocument
 from services.retrieval.items.interface import Candidates, ItemIndex
@@ -19,7 +19,6 @@ from services.retrieval.request import RecommendRequest
 
 MOST_EVENTS = 63  # the newest ones: with the whole history they make one request to the user tower
 
-Vector = NDArray[np.float32]
 EncodeSequence = Callable[[Events], Awaitable[Vector | None]]
 
 

@@ -24,7 +24,7 @@ from nearline.space import Space
 from services.retrieval.in_process import snapshots
 from services.retrieval.in_process.catalogue import Catalogue
 from services.retrieval.in_process.graphs import Build, SavedGraph
-from services.retrieval.in_process.index import Limits, LiveIndex
+from services.retrieval.in_process.index import IndexLimits, LiveIndex
 from services.retrieval.in_process.records import item_records
 from services.retrieval.in_process.snapshots import Taken
 from tests.fakes import FakeTable
@@ -35,7 +35,7 @@ TOPIC = "item-vectors.3"
 NOW_MS = 1_800_000_000_000
 RECALL = 0.95
 NOTHING = np.empty(0, np.uint64)
-LIMITS = Limits(exact_below=15, fold_above=4, bulk=12, removed_share=0.25, headroom=4)
+LIMITS = IndexLimits(exact_below=15, fold_above=4, bulk=12, removed_share=0.25, headroom=4)
 
 item_ids = st.integers(0, 40).map("i{}".format)
 seeds = st.integers(0, 10_000)

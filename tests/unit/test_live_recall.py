@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from services.retrieval.in_process.background import Background
-from services.retrieval.in_process.index import Limits, LiveIndex
+from services.retrieval.in_process.index import IndexLimits, LiveIndex
 from services.retrieval.in_process.live_recall import LiveRecall
 from services.retrieval.in_process.maintenance import IndexMaintenance
 from services.retrieval.in_process.widths import WIDTHS, Widths
@@ -35,7 +35,9 @@ def unit(seed: int) -> NDArray[np.float32]:
 
 
 def index_of(rows: int, graph: type[ExactGraph]) -> LiveIndex:
-    index = LiveIndex(DIMENSION, lambda capacity: graph(DIMENSION, capacity), Limits(exact_below=50, fold_above=10))
+    index = LiveIndex(
+        DIMENSION, lambda capacity: graph(DIMENSION, capacity), IndexLimits(exact_below=50, fold_above=10)
+    )
     for seed in range(rows):
         index.insert(unit(seed))
     build = index.start_build()

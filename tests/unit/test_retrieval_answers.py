@@ -13,7 +13,7 @@ from nearline.hashing import hash64
 from nearline.item_vectors import ItemVector, Shown
 from nearline.user_documents import UserDocument
 from services.retrieval.in_process.catalogue import Catalogue
-from services.retrieval.in_process.index import Limits, LiveIndex
+from services.retrieval.in_process.index import IndexLimits, LiveIndex
 from services.retrieval.items.popularity import Leaderboard, Trending
 from services.retrieval.items.printed import render
 from services.retrieval.pipeline.selection import select
@@ -28,7 +28,7 @@ def vector(angle: float) -> NDArray[np.float32]:
 
 
 def catalogue() -> Catalogue:
-    return Catalogue(4, LiveIndex(4, lambda capacity: ExactGraph(4, capacity), Limits()))
+    return Catalogue(4, LiveIndex(4, lambda capacity: ExactGraph(4, capacity), IndexLimits()))
 
 
 def item(item_id: str, angle: float = 0.0, version: int = 1, **shown: object) -> ItemVector:

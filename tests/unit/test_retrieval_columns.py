@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from nearline.filters import FilterError, Node, parse
 from nearline.item_vectors import Shown
 from services.retrieval.in_process import columns as module
-from services.retrieval.in_process.columns import Columns, Journal
+from services.retrieval.in_process.columns import FieldColumns, Journal
 from services.retrieval.in_process.masks import Masks
 from tests.expressions import FIELDS, FILTERS, Meaning
 
@@ -22,8 +22,8 @@ SLOTS = [*range(12), 1_023, 1_024, 2_500]
 class Shelf:
     """Items by slot in a plain dict, and the same in columns."""
 
-    def __init__(self, columns: Columns | None = None) -> None:
-        self.columns = columns or Columns()
+    def __init__(self, columns: FieldColumns | None = None) -> None:
+        self.columns = columns or FieldColumns()
         self.masks = Masks(self.columns, most=3)
         self.items: dict[int, dict[str, Any]] = {}
 
@@ -115,7 +115,7 @@ def test_case_and_type_make_values_different() -> None:
     assert passing("attributes.a >= 0") == [3, 4]
 
 
-class Counted(Columns):
+class Counted(FieldColumns):
     """Columns that remember how many slots they looked at, each time."""
 
     def __init__(self) -> None:
@@ -181,7 +181,7 @@ def test_many_rare_attributes_cost_what_few_common_ones_do() -> None:
     random = np.random.default_rng(3)
     tracemalloc.start()
     try:
-        columns = Columns()
+        columns = FieldColumns()
         columns.reserve(4_000)
         for slot in range(4_000):
             names = random.integers(0, 6_400, 64).tolist()

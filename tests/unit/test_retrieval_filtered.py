@@ -15,7 +15,7 @@ from nearline.hashing import hash64
 from nearline.item_vectors import ItemVector, Shown
 from nearline.user_documents import UserDocument
 from services.retrieval.in_process.catalogue import Catalogue
-from services.retrieval.in_process.index import Limits, LiveIndex
+from services.retrieval.in_process.index import IndexLimits, LiveIndex
 from services.retrieval.in_process.rows import Rows
 from services.retrieval.pipeline.selection import select
 from services.retrieval.request import RecommendRequest, RequestContext
@@ -23,10 +23,10 @@ from tests.expressions import FIELDS, FILTERS, Meaning
 from tests.fakes import ExactGraph
 
 DIMENSION = 4
-SMALL = Limits(exact_below=8, fold_above=3, bulk=6, removed_share=0.25, headroom=1.2)
-ALWAYS_GRAPH = Limits(exact_below=8, fold_above=3, bulk=6, candidate_rows=0, fetch_rows=1)
-ALWAYS_ROWS = Limits(exact_below=8, fold_above=3, bulk=6, candidate_rows=10**9, fetch_rows=1)
-ALWAYS_ALL = Limits(exact_below=8, fold_above=3, bulk=6, candidate_rows=10**9, fetch_rows=10**9)
+SMALL = IndexLimits(exact_below=8, fold_above=3, bulk=6, removed_share=0.25, headroom=1.2)
+ALWAYS_GRAPH = IndexLimits(exact_below=8, fold_above=3, bulk=6, candidate_rows=0, fetch_rows=1)
+ALWAYS_ROWS = IndexLimits(exact_below=8, fold_above=3, bulk=6, candidate_rows=10**9, fetch_rows=1)
+ALWAYS_ALL = IndexLimits(exact_below=8, fold_above=3, bulk=6, candidate_rows=10**9, fetch_rows=10**9)
 IDS = [f"i{nth}" for nth in range(30)]
 PLAIN = {"category": "", "locale": "", "brand": "", "price": None, "listed_ms": None, "attributes": {}}
 NOTHING: NDArray[np.uint64] = np.empty(0, np.uint64)
@@ -48,7 +48,7 @@ def user(seed: int, *seen: str) -> UserDocument:
 class Shop:
     """A catalogue, and beside it a plain dict of what is on show; does to both what a step says."""
 
-    def __init__(self, limits: Limits = SMALL) -> None:
+    def __init__(self, limits: IndexLimits = SMALL) -> None:
         self.limits = limits
         self.catalogue = self._empty()
         self.items: dict[str, tuple[dict[str, Any], NDArray[np.float32]]] = {}
@@ -147,7 +147,7 @@ STEPS = st.lists(
 @given(st.lists(FILTERS, min_size=1, max_size=4), STEPS, st.lists(st.sampled_from(IDS), max_size=10))
 @settings(max_examples=100, deadline=None)
 def test_an_answer_is_the_best_of_what_passes(
-    limits: Limits, filters: list[Meaning], steps: list[Any], seen: list[str]
+    limits: IndexLimits, filters: list[Meaning], steps: list[Any], seen: list[str]
 ) -> None:
     """Whatever is listed, changed, withdrawn, purged, folded, built and restored, in whatever order."""
     shop = Shop(limits)
@@ -259,7 +259,7 @@ def test_recall_holds_with_a_filter(share: float, kind: str) -> None:
     random = np.random.default_rng(5)
     vectors = random.standard_normal((4_400, 16)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    index = LiveIndex(16, lambda room: HnswGraph(16, room), Limits(candidate_rows=0))
+    index = LiveIndex(16, lambda room: HnswGraph(16, room), IndexLimits(candidate_rows=0))
     for vector in vectors[:4_000]:
         index.insert(vector)
     build = index.start_build()
@@ -281,7 +281,7 @@ def test_recall_holds_with_a_filter(share: float, kind: str) -> None:
 
 @pytest.mark.parametrize("limits", [ALWAYS_GRAPH, ALWAYS_ROWS, ALWAYS_ALL])
 @pytest.mark.parametrize("leave", ["retire", "withdraw", "purge"])
-def test_what_left_passes_no_filter(limits: Limits, leave: str) -> None:
+def test_what_left_passes_no_filter(limits: IndexLimits, leave: str) -> None:
     """Also in a filter that was asked for before, and after a restart with slots that nothing is at any more."""
     shop = Shop(limits)
     for nth in range(1_400):

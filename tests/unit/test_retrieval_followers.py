@@ -15,7 +15,7 @@ from nearline.item_vectors import ItemVector, Shown, encode_item_vector
 from nearline.log import Record
 from nearline.space import Space
 from services.retrieval.in_process.catalogue import Catalogue
-from services.retrieval.in_process.index import Limits, LiveIndex
+from services.retrieval.in_process.index import IndexLimits, LiveIndex
 from services.retrieval.in_process.maintenance import IndexMaintenance
 from services.retrieval.in_process.records import item_records, popularity_records
 from services.retrieval.in_process.widths import WIDTHS, Moment, Widths
@@ -24,7 +24,7 @@ from tests.fakes import ExactGraph, FakeTable
 SPACE = Space(2, 4)
 
 
-def catalogue(limits: Limits | None = None) -> Catalogue:
+def catalogue(limits: IndexLimits | None = None) -> Catalogue:
     return Catalogue(4, LiveIndex(4, lambda capacity: ExactGraph(4, capacity), limits))
 
 
@@ -148,7 +148,7 @@ def test_requests_are_answered_in_the_middle_of_a_burst() -> None:
 
 
 def test_upkeep_builds_once_loaded_then_folds_what_comes() -> None:
-    shop = catalogue(Limits(exact_below=50, fold_above=10, bulk=1_000))
+    shop = catalogue(IndexLimits(exact_below=50, fold_above=10, bulk=1_000))
     loaded = False
     upkeep = IndexMaintenance(shop.index, lambda: loaded, rest_s=0, pause_s=0)
 
@@ -185,7 +185,7 @@ def test_the_delta_does_not_grow_while_requests_take_all_the_time() -> None:
             super().add(slots, vectors, threads)
 
     clock = Clock()
-    limits = Limits(exact_below=20, fold_above=10, bulk=10_000, headroom=100)
+    limits = IndexLimits(exact_below=20, fold_above=10, bulk=10_000, headroom=100)
     index = LiveIndex(4, lambda capacity: SlowGraph(4, capacity), limits)
     deltas = []
 
@@ -214,7 +214,7 @@ def test_the_delta_does_not_grow_while_requests_take_all_the_time() -> None:
 
 def test_a_new_graph_is_measured_and_searched_no_wider_than_it_needs() -> None:
     """An exact graph finds everything at the least width; real queries are measured with once 200 came."""
-    shop = catalogue(Limits(exact_below=50))
+    shop = catalogue(IndexLimits(exact_below=50))
     upkeep = IndexMaintenance(shop.index, lambda: True, rest_s=0, pause_s=0)
 
     async def main() -> None:
@@ -258,7 +258,7 @@ def test_a_width_is_measured_though_requests_take_all_the_time() -> None:
             self.turns += not self._held
             return super().moment(query)
 
-    index = Counting(4, lambda capacity: SlowGraph(4, capacity), Limits(exact_below=50))
+    index = Counting(4, lambda capacity: SlowGraph(4, capacity), IndexLimits(exact_below=50))
 
     async def requests() -> None:
         while True:
@@ -292,7 +292,7 @@ def test_a_graph_that_finds_too_little_is_searched_wider() -> None:
             step = 1 if width >= 2.5 * count else 2
             return slots[::step][:count], scores[::step][:count]
 
-    index = LiveIndex(4, lambda capacity: ShortSighted(4, capacity), Limits(exact_below=50))
+    index = LiveIndex(4, lambda capacity: ShortSighted(4, capacity), IndexLimits(exact_below=50))
     shop = Catalogue(4, index)
 
     async def main() -> None:
@@ -312,7 +312,7 @@ def test_a_build_under_way_is_called_off_when_the_service_stops() -> None:
                 loop.call_soon_threadsafe(building.set)
                 super().add(slots, vectors, threads)
 
-        slow = Catalogue(4, LiveIndex(4, lambda capacity: SlowGraph(4, capacity), Limits(exact_below=50)))
+        slow = Catalogue(4, LiveIndex(4, lambda capacity: SlowGraph(4, capacity), IndexLimits(exact_below=50)))
         await follower(slow).apply_all([item(f"i{nth}", nth) for nth in range(1_000)])
         running = asyncio.create_task(IndexMaintenance(slow.index, lambda: True).run(idle_s=0))
         await building.wait()

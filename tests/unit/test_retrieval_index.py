@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from services.retrieval.in_process.graphs import Build
-from services.retrieval.in_process.index import Limits, LiveIndex
+from services.retrieval.in_process.index import IndexLimits, LiveIndex
 from tests.fakes import ExactGraph
 
 DIMENSION = 4
-SMALL = Limits(exact_below=8, fold_above=3, bulk=6, removed_share=0.25, headroom=1.2)
+SMALL = IndexLimits(exact_below=8, fold_above=3, bulk=6, removed_share=0.25, headroom=1.2)
 
 
-def index(limits: Limits = SMALL) -> LiveIndex:
+def index(limits: IndexLimits = SMALL) -> LiveIndex:
     return LiveIndex(DIMENSION, lambda capacity: ExactGraph(DIMENSION, capacity), limits)
 
 
@@ -151,7 +151,7 @@ def test_what_comes_during_a_build_goes_into_it_until_little_is_left() -> None:
 
 def test_the_delta_stays_small_while_a_build_is_under_way() -> None:
     """What comes meanwhile goes into the served graph too; the adopted one lacks nothing of it."""
-    live = index(Limits(exact_below=8, fold_above=3, bulk=200, headroom=10))
+    live = index(IndexLimits(exact_below=8, fold_above=3, bulk=200, headroom=10))
     for seed in range(10):
         live.insert(vector(seed))
     rebuild(live)
@@ -170,7 +170,7 @@ def test_the_delta_stays_small_while_a_build_is_under_way() -> None:
 
 
 def test_the_row_of_a_removed_slot_is_used_again_while_the_graph_still_carries_it() -> None:
-    live = index(Limits(exact_below=4, fold_above=3, bulk=200, headroom=100))
+    live = index(IndexLimits(exact_below=4, fold_above=3, bulk=200, headroom=100))
     slots = [live.insert(vector(seed)) for seed in range(10)]
     rebuild(live)
     for seed in range(10, 200):
@@ -319,7 +319,7 @@ def test_a_build_is_adopted_once() -> None:
 
 def test_searches_are_right_while_another_thread_builds() -> None:
     """The builder reads only rows that do not change: churn beside it changes no answer."""
-    live = index(Limits(exact_below=500))
+    live = index(IndexLimits(exact_below=500))
     vectors = {live.insert(vector(seed)): vector(seed) for seed in range(2_000)}
     seed = 10_000
     for _ in range(3):

@@ -29,7 +29,7 @@ from services.retrieval.in_process import snapshots
 from services.retrieval.in_process.catalogue import Catalogue
 from services.retrieval.in_process.forking import in_fork
 from services.retrieval.in_process.graphs import SavedGraph
-from services.retrieval.in_process.index import Limits, LiveIndex
+from services.retrieval.in_process.index import IndexLimits, LiveIndex
 from services.retrieval.in_process.maintenance import IndexMaintenance
 from services.retrieval.in_process.records import item_records
 from services.retrieval.in_process.snapshot_schedule import SnapshotSchedule
@@ -45,7 +45,7 @@ NOW = 1_800_000_000_000
 TOPIC = "item-vectors.2"
 LOG = Extent("cluster-a", {TOPIC: TopicExtent("topic-a", {0: 0, 1: 0}, {0: 1_000, 1: 1_000})})
 NOTHING = np.empty(0, np.uint64)
-LIMITS = Limits(exact_below=20, fold_above=4, bulk=10)
+LIMITS = IndexLimits(exact_below=20, fold_above=4, bulk=10)
 
 
 def catalogue() -> Catalogue:

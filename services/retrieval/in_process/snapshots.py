@@ -38,7 +38,7 @@ KEPT = 2
 MAX_AGE_MS = 6 * 24 * 3600 * 1000
 
 LoadGraph = Callable[[Path, SavedGraph], Graph]
-Offsets = Mapping[str, Mapping[int, int]]  # topic -> partition -> the next offset
+TopicOffsets = Mapping[str, Mapping[int, int]]  # topic -> partition -> the next offset
 
 _HISTORIES, _ROWS = "histories", "history_rows"
 _PREFIX, _UNFINISHED, _MANIFEST, _GRAPH = "snapshot-", ".writing-", "manifest.json", "graph"
@@ -62,7 +62,7 @@ class Taken:
     taken_ms: int
     space: Space
     log: Extent
-    next_offsets: Offsets
+    next_offsets: TopicOffsets
 
 
 @dataclass(frozen=True, slots=True)

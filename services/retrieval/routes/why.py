@@ -11,6 +11,7 @@ from pydantic.config import JsonDict
 
 from nearline.errors import BadAnswer, BadInput, Overloaded, Unavailable
 from nearline.filters import parse
+from nearline.item_vectors import Vector
 from nearline.sequences import Sequence, decode_sequence
 from nearline.space import Space
 from nearline.user_documents import UserDocument, decode_user_document
@@ -25,7 +26,7 @@ from services.retrieval.routes.forms import ALLOWED_FILTER, ALLOWED_K, ID
 from services.retrieval.routes.refusals import refused
 from services.retrieval.users.session_vectors import KnownItems, SessionVectors
 from services.retrieval.users.store_guard import GuardedStore
-from services.retrieval.why import AbsenceCause, Vector, absence, found_on_show, movements
+from services.retrieval.why import AbsenceCause, absence, found_on_show, movements
 
 PATH = "/why"
 _REQUEST = "why"

@@ -10,10 +10,10 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nearline.errors import BadInput, SpaceMismatch, Unavailable
 from nearline.ids import SYNTHETIC_USERS
+from nearline.item_vectors import Vector
 from nearline.log import Record
 from nearline.space import Space
 from nearline.telemetry import counter, gauge, get_logger
@@ -30,8 +30,7 @@ _SPARE = 16  # users that are found and may have gone since
 _USERS = gauge("active_users", "Users whose newest vector this process knows")
 _SKIPPED = counter("active_users_skipped_total", "Changes of users' documents that were not looked at: too many came")
 
-Vector = NDArray[np.float32]
-Found = list[tuple[str, float, UserDocument]]  # the user, the inner product, the document as it is now
+NearUsers = list[tuple[str, float, UserDocument]]  # the user, the inner product, the document as it is now
 
 
 class ActiveUsers:
@@ -88,13 +87,13 @@ class ActiveUsers:
             for user_id, document in zip(reversed(part), reversed(documents), strict=True):
                 self._take_in(user_id, document)
 
-    async def nearest(self, vector: Vector, k: int, but: str | None = None) -> Found:
+    async def nearest(self, vector: Vector, k: int, but: str | None = None) -> NearUsers:
         """The *k* users nearest to *vector*, best first, as the store knows them now; never *but*.
 
         ``Unavailable`` if the store cannot say: who was forgotten must not be named.
         """
         candidates = self._candidates(vector, k + _SPARE, but)
-        found: Found = []
+        found: NearUsers = []
         for user_id, document in zip(candidates, await self._documents(candidates), strict=True):
             self._take_in(user_id, document, is_news=False)
             if document is not None and document.vector is not None:

@@ -22,7 +22,7 @@ _USERS = gauge("user_cache_users", "Users whose decoded document is kept")
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
+class _KeptDocument:
     raw: bytes
     document: UserDocument
 
@@ -33,7 +33,7 @@ class UserCache:
     def __init__(self, space: Space, *, most_bytes: int = _MOST_BYTES) -> None:
         self._space = space
         self._most_bytes = most_bytes
-        self._kept: OrderedDict[str, _Kept] = OrderedDict()
+        self._kept: OrderedDict[str, _KeptDocument] = OrderedDict()
         self._bytes = 0
         self._newest: OrderedDict[str, Order] = OrderedDict()  # that was heard of or read
 
@@ -52,7 +52,7 @@ class UserCache:
         document = decode_user_document(raw, self._space)
         if self._learn(user_id, document.order):
             self.forget(user_id)
-            self._keep(user_id, _Kept(raw, document))
+            self._keep(user_id, _KeptDocument(raw, document))
         return document
 
     def remembered(self, user_id: str) -> UserDocument | None:
@@ -85,7 +85,7 @@ class UserCache:
             self._newest.popitem(last=False)
         return is_newest
 
-    def _keep(self, user_id: str, kept: _Kept) -> None:
+    def _keep(self, user_id: str, kept: _KeptDocument) -> None:
         self._kept[user_id] = kept
         self._bytes += _size(kept)
         while self._bytes > self._most_bytes and len(self._kept) > 1:
@@ -97,5 +97,5 @@ def _is_behind(order: Order, heard: Order) -> bool:
     return any(own < other for own, other in zip(order, heard, strict=True))
 
 
-def _size(kept: _Kept) -> int:
+def _size(kept: _KeptDocument) -> int:
     return len(kept.raw) + _ENTRY_BYTES

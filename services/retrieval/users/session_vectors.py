@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from nearline.errors import BadAnswer, Misconfigured, NearlineError, Overloaded, Unavailable
 from nearline.features import Features
+from nearline.item_vectors import Vector
 from nearline.salvage import salvage
 from nearline.sequences import Sequence
 from nearline.telemetry import counter, gauge, get_logger, seconds
@@ -29,8 +30,6 @@ _ENCODED = counter("sessions_encoded_total", "Sessions whose vector the user tow
 _REQUESTS = counter("session_requests_total", "Requests to the user tower for sessions")
 _FAILED = counter("session_failures_total", "Requests for sessions that failed within or at their deadline")
 _TOOK = seconds("session_encode_seconds", "One request to the user tower for sessions")
-
-Vector = NDArray[np.float32]
 
 
 class SessionEncoder(Protocol):
