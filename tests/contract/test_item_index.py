@@ -38,7 +38,7 @@ from services.retrieval.in_process.catalogue import Catalogue
 from services.retrieval.in_process.index import LiveIndex
 from services.retrieval.items.interface import Candidates, ItemIndex
 from services.retrieval.items.popularity import Leaderboard
-from tests.fakes import FakeEngine, ScriptedReader
+from tests.support.fakes import FakeEngine, ScriptedReader
 
 T = TypeVar("T")
 DIMENSION = 8

@@ -19,7 +19,7 @@ from services.retrieval.exposure_log import ExposureLog, PendingExposure
 from services.retrieval.items.interface import Candidates
 from services.retrieval.merchandising.rule_table import RuleTable
 from services.retrieval.result import Group, Source
-from tests.provenances import provenance
+from tests.support.provenances import provenance
 
 DEADLINE_S = 30.0
 NOW_MS = 1_732_100_000_000

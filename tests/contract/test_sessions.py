@@ -36,7 +36,7 @@ from services.retrieval.users.reader import UserReader
 from services.retrieval.users.session_vectors import SessionVectors
 from services.retrieval.users.store_guard import GuardedStore
 from services.user_tower.worker import Worker
-from tests.fakes import Outbox, ScriptedReader
+from tests.support.fakes import Outbox, ScriptedReader
 
 FEATURES = features_of(json.loads((REPOSITORY / USER_TOWER / "1" / "config.json").read_text())["features"])
 SPACE = Space(1, DIMENSION)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from local.layout import ROOT
+
 PARTS = ("services", "flink_jobs", "training")
 OURS = ("nearline", "nearline_client", *PARTS, "local", "benchmarks")
 

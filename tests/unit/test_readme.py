@@ -11,12 +11,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from typer.testing import CliRunner
 
+from local.layout import ROOT
 from nearline.adapters.tokens import UserTokens
 from nearline.cli.app import app
 from nearline.events import EVENT_TYPES, decode_event
 from nearline.settings import Settings
 
-ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text()
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 SENDING = (ROOT / "docs" / "sending.md").read_text()
