@@ -29,13 +29,14 @@ from nearline.space import Space
 from nearline.telemetry import configure_logs
 from nearline.topics import all_topics
 from nearline.user_documents import UserDocument, encode_user_document
-from services.retrieval.asked import Asked
-from services.retrieval.exposing import Exposures
+from services.retrieval.exposure_log import ExposureLog
 from services.retrieval.in_process.catalogue import Catalogue
 from services.retrieval.in_process.index import LiveIndex
-from services.retrieval.in_process.upkeep import Upkeep
+from services.retrieval.in_process.maintenance import IndexMaintenance
 from services.retrieval.recommender import Recommender
-from services.retrieval.store_guard import GuardedStore
+from services.retrieval.request import RecommendRequest
+from services.retrieval.users.reader import UserReader
+from services.retrieval.users.store_guard import GuardedStore
 
 SPACE = Space(1, 64)
 ITEMS, USERS, K = 20_000, 1_000, 50
@@ -74,7 +75,7 @@ async def world() -> tuple[Catalogue, GuardedStore]:
     for nth, vector in enumerate(vectors):
         shown = ItemFields(f"Item number {nth}", f"kind {nth % 50}", price=float(nth % 90), listed_ms=nth)
         catalogue.apply(ItemVector(f"item-{nth:06}", 1, shown, vector, vector.astype(np.float16), "d"))
-    await Upkeep(index, lambda: True, rest_s=0, pause_s=0).step()
+    await IndexMaintenance(index, lambda: True, rest_s=0, pause_s=0).step()
     store = MemoryStore(ttl_ms=10**15)
     documents = {}
     for nth in range(USERS):
@@ -95,8 +96,8 @@ async def world() -> tuple[Catalogue, GuardedStore]:
 async def _measured(world: tuple[Catalogue, GuardedStore], broker: str, share: float, rate: int, seconds: float) -> str:
     catalogue, guard = world
     async with Producer(broker) as producer:
-        exposures = Exposures(SPACE, share, producer.send_all) if share else None
-        recommender = Recommender(catalogue, guard, SPACE, exposures=exposures)
+        exposures = ExposureLog(share, producer.send_all) if share else None
+        recommender = Recommender(catalogue, UserReader(guard, SPACE), SPACE, exposures=exposures)
         sending = asyncio.create_task(exposures.run()) if exposures else None
         await _answers(recommender, rate, 1.0)
         started_cpu = time.process_time()
@@ -114,7 +115,7 @@ async def _measured(world: tuple[Catalogue, GuardedStore], broker: str, share: f
 
 async def _answers(recommender: Recommender, rate: int, seconds: float) -> list[float]:
     """Seconds from when each answer was due to its last byte."""
-    asked, took = Asked(K), []
+    asked, took = RecommendRequest(K), []
     start = time.perf_counter()
     for nth in range(int(rate * seconds)):
         due = start + nth / rate

@@ -20,10 +20,10 @@ from nearline.hashing import hash64_all
 from nearline.rules import Action, Rule
 from nearline.space import Space
 from nearline.user_documents import UserDocument, decode_user_document, encode_user_document
-from services.retrieval.item_index import Picked, Traits
-from services.retrieval.pages import Page, Pages
-from services.retrieval.rules import merged, places, touches, weighed
-from services.retrieval.stages.spread import Chosen, diverse
+from services.retrieval.items.interface import Candidates, ItemFeatures
+from services.retrieval.merchandising.effects import pin_positions, touches, weighted, with_pins
+from services.retrieval.pages import ListPage, PageTokens
+from services.retrieval.pipeline.diversity import Selected, mmr
 
 _DIMENSION = 64
 _SEEN = 2_000
@@ -46,24 +46,24 @@ def hot_functions(random: np.random.Generator) -> Mapping[str, Callable[[], obje
     """Each hot function, ready to be called."""
     space = Space(1, _DIMENSION)
     stored = encode_user_document(_document(random), space)
-    pages = Pages(SignedTokens(_SECRET, "pages", lives_s=1_800), space)
+    pages = PageTokens(SignedTokens(_SECRET, "pages", lives_s=1_800), space)
     served = [f"item-{n}" for n in range(_K)]
-    first = Page(vector=_unit(random, 1)[0])
-    ninth = Page(first.vector, served=hash64_all([f"before-{n}" for n in range(8 * _K)]), number=8)
+    first = ListPage(vector=_unit(random, 1)[0])
+    ninth = ListPage(first.vector, served=hash64_all([f"before-{n}" for n in range(8 * _K)]), number=8)
     tokens = [_token(pages, page, served) for page in (first, ninth)]
-    traits = Traits(random.integers(0, 20, _POOL).astype(np.uint64), _unit(random, _POOL))
+    traits = ItemFeatures(random.integers(0, 20, _POOL).astype(np.uint64), _unit(random, _POOL))
     worth = np.sort(random.random(_POOL))[::-1]
-    pool = Picked([f"item-{n}" for n in range(_POOL)], [b""] * _POOL, worth)
+    pool = Candidates([f"item-{n}" for n in range(_POOL)], [b""] * _POOL, worth)
     weights = [_boost(f"r-{n}", random) for n in range(_RULES)]
     pins = [Rule(f"p-{n}", Action.PIN, items=(f"item-{100 + n}",), position=1 + 4 * n) for n in range(_RULES // 2)]
     allowed = set(pool.item_ids)
     return {
         "a document of 2,000 seen items, decoded": lambda: decode_user_document(stored, space),
-        "ten boosts over 150 candidates": lambda: weighed(
+        "ten boosts over 150 candidates": lambda: weighted(
             pool.scores, weights, [touches(rule, pool, _no_filter) for rule in weights]
         ),
-        "five pins among 50 items": lambda: merged(served, places(pins, {}, allowed, _K), _K),
-        "diversity: 50 of 150": lambda: diverse(worth, traits, Chosen(), _K, 0.3),
+        "five pins among 50 items": lambda: with_pins(served, pin_positions(pins, {}, allowed, _K), _K),
+        "diversity: 50 of 150": lambda: mmr(worth, traits, Selected(), _K, 0.3),
         "a page's token, written": lambda: pages.next(first, "u", served),
         "the same of a ninth page": lambda: pages.next(ninth, "u", served),
         "a page's token, checked and read": lambda: pages.open(tokens[0], "u"),
@@ -71,7 +71,7 @@ def hot_functions(random: np.random.Generator) -> Mapping[str, Callable[[], obje
     }
 
 
-def _token(pages: Pages, page: Page, served: Sequence[str]) -> str:
+def _token(pages: PageTokens, page: ListPage, served: Sequence[str]) -> str:
     token = pages.next(page, "u", served)
     assert token is not None
     return token
@@ -95,7 +95,7 @@ def _boost(rule_id: str, random: np.random.Generator) -> Rule:
     return Rule(rule_id, Action.BOOST, items=items, factor=1.5)
 
 
-def _no_filter(wanted: Filter, items: Picked) -> NDArray[np.bool_]:
+def _no_filter(wanted: Filter, items: Candidates) -> NDArray[np.bool_]:
     raise NotImplementedError("rules of this benchmark name items")
 
 

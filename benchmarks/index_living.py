@@ -25,7 +25,7 @@ from nearline.features import DIMENSION
 from nearline.space import Space
 from nearline.telemetry import configure_logs
 from services.retrieval.in_process.index import LiveIndex
-from services.retrieval.in_process.upkeep import Upkeep
+from services.retrieval.in_process.maintenance import IndexMaintenance
 
 K = 50
 CUTS = (10, 50)
@@ -212,7 +212,7 @@ class Living:
             fresh.insert(vector)
         for query in self._queries[:300]:
             fresh.search(query, K)
-        upkeep = Upkeep(fresh, lambda: True, pause_s=0.0)
+        upkeep = IndexMaintenance(fresh, lambda: True, pause_s=0.0)
         keeping = asyncio.create_task(upkeep.run())
         await until(lambda: upkeep.builds > 0)
         keeping.cancel()

@@ -23,8 +23,8 @@ from services.retrieval.in_process.catalogue import Catalogue
 from services.retrieval.in_process.graphs import Build
 from services.retrieval.in_process.index import LiveIndex
 from services.retrieval.in_process.live_recall import LiveRecall
+from services.retrieval.in_process.maintenance import IndexMaintenance
 from services.retrieval.in_process.records import item_records
-from services.retrieval.in_process.upkeep import Upkeep
 
 SWITCH_S = 0.0005  # as in services/retrieval/app.py
 _BATCH = 500  # records of one poll, as TableReader's
@@ -115,7 +115,7 @@ class Wired:
 
         self._items = Follower(item_vectors_topic(self.space), lambda: self.feed, counted)
         self.listed = False
-        self.upkeep = Upkeep(self.index, lambda: self.listed, LiveRecall(self.index))
+        self.upkeep = IndexMaintenance(self.index, lambda: self.listed, LiveRecall(self.index))
 
     async def run(self) -> None:
         """Follow and keep up until cancelled."""

@@ -42,7 +42,8 @@ from services.ingest import clicks
 from services.retrieval import fast_path
 from services.retrieval.fast_path import FastPath
 from services.retrieval.recommender import Recommender
-from services.retrieval.traced import TracedClicks
+from services.retrieval.users.reader import UserReader
+from services.retrieval.users.trace_ends import TracedClicks
 from services.user_tower.freshness import Freshness
 from services.user_tower.updates import Updates
 from services.user_tower.worker import UserWorker
@@ -175,8 +176,10 @@ async def _click_pairs(spans: OtelSpans, pairs: int) -> dict[str, float]:
 
 async def _answer_pairs(spans: OtelSpans, pairs: int) -> dict[str, float]:
     catalogue, guard = await world()
-    told = FastPath(_nothing, Recommender(catalogue, guard, ANSWERS_SPACE, traced=TracedClicks(spans)))
-    silent = FastPath(_nothing, Recommender(catalogue, guard, ANSWERS_SPACE))
+    traced = TracedClicks(spans)
+    users = UserReader(guard, ANSWERS_SPACE, traced=traced)
+    told = FastPath(_nothing, Recommender(catalogue, users, ANSWERS_SPACE, traced=traced))
+    silent = FastPath(_nothing, Recommender(catalogue, UserReader(guard, ANSWERS_SPACE), ANSWERS_SPACE))
     names = vars(fast_path)
     in_request = names["in_request"]
 

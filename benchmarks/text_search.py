@@ -13,7 +13,7 @@ import time
 import psutil
 
 from nearline.item_vectors import ItemFields
-from services.retrieval.text_index import TextIndex
+from services.retrieval.items.text_index import TextIndex
 
 COMMON = [f"word{nth}" for nth in range(600)]
 WEIGHTS = [1 / (nth + 1) ** 0.8 for nth in range(600)]

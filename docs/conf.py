@@ -12,10 +12,10 @@ from sphinx.application import Sphinx
 HERE = Path(__file__).parent
 # The order of the site. A page that is not named here is an error; one that is named and not there is left out.
 CHAPTERS = {
-    "Begin": ("quick-start", "your-own-data", "concepts", "coming-from-gorse", "coming-from-personalize"),
-    "Ask": ("api", "filters", "rules"),
+    "Begin": ("quick-start", "your-own-data", "concepts", "comparison", "coming-from-gorse", "coming-from-personalize"),
+    "Call": ("sending", "api", "filters", "rules"),
     "Run": ("operations", "metrics", "scaling"),
-    "Look behind": ("architecture", "model", "benchmarks", "log"),
+    "Look behind": ("architecture", "decisions", "model", "benchmarks", "log", "contributing"),
 }
 
 project = "Nearline"

@@ -35,6 +35,7 @@ _MAGIC = b"NU"
 _HAS_VECTOR, _ERASED, _EXPIRES = 1, 2, 4
 
 Hashes = NDArray[np.uint64]
+NO_HASHES: Hashes = np.empty(0, np.uint64)
 Seconds = NDArray[np.uint32]
 DocumentVersions = tuple[int, int, int]
 

@@ -167,7 +167,8 @@ class Recommendations(TypedDict):
     next_page: NotRequired[str | None]
     fresh: NotRequired[bool]
     seen: NotRequired[Literal["known", "cached", "unknown"]]
-    steps: NotRequired[list[str]]
+    degradations: NotRequired[list[str]]
+    steps: NotRequired[list[str]]  # the same as degradations; goes with 1.0
     rules: NotRequired[list[str]]
     index_generation: NotRequired[int | None]
 

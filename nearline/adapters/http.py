@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
@@ -19,7 +20,7 @@ from starlette.routing import Route
 
 from nearline.errors import Misconfigured, NearlineError
 from nearline.settings import Settings, load_settings
-from nearline.telemetry import configure_logs
+from nearline.telemetry import configure_logs, get_logger
 
 _SWITCH_S = 0.0005  # how long another thread (a client's, a builder's) may keep the interpreter from an answer
 _PIECE = 40  # samples of the metrics' page that are printed at once, in less than a millisecond
@@ -120,6 +121,24 @@ def server_of(app: Any, **more: Any) -> uvicorn.Server:
     server = uvicorn.Server(config)
     server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]
     return server
+
+
+async def serve_app(
+    server: uvicorn.Server, listener: socket.socket, background: Iterable[Coroutine[Any, Any, None]], **about: object
+) -> None:
+    """Serve on *listener* until SIGTERM or SIGINT, while *background* runs; raise the error of a part that failed.
+
+    When it returns or raises, nothing of *background* runs any more: what it used may be closed. *about* is logged.
+    """
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, setattr, server, "should_exit", True)
+    async with asyncio.TaskGroup() as parts:
+        tasks = [parts.create_task(part) for part in background]
+        get_logger().info("serving", port=listener.getsockname()[1], **about)
+        await server.serve(sockets=[listener])
+        for task in tasks:
+            task.cancel()
 
 
 def run_service(name: str, serve: Callable[[Settings], Coroutine[Any, Any, None]]) -> int:

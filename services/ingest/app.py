@@ -2,14 +2,13 @@
 
 import asyncio
 import contextlib
-import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
 import uvicorn
 
-from nearline.adapters.http import bind, run_service, server_of, status_routes
+from nearline.adapters.http import bind, run_service, serve_app, server_of, status_routes
 from nearline.adapters.http_front import HttpFront
 from nearline.adapters.kafka.producer import Producer
 from nearline.adapters.kafka.table_reader import TableReader
@@ -20,7 +19,6 @@ from nearline.items import decode_item
 from nearline.process import follow, open_within, until
 from nearline.profiles import decode_profile
 from nearline.settings import Settings
-from nearline.telemetry import get_logger
 from nearline.topics import CLICKS, ITEMS, USERS
 from nearline.tracing import ClickTraces
 from services.ingest.api import RULES, create_api
@@ -81,23 +79,13 @@ class IngestService:
 
     async def serve(self) -> None:
         """Serve until SIGTERM or SIGINT; raise the error of a part that failed."""
-        listener = bind(self._settings.host, self._settings.ingest_port)
-        try:
-            async with contextlib.AsyncExitStack() as stack:
-                await self._open(stack)
-                server = _server(self._app, self._settings.ingest_ack_timeout_ms / 1000)
-                loop = asyncio.get_running_loop()
-                for number in (signal.SIGTERM, signal.SIGINT):
-                    loop.add_signal_handler(number, setattr, server, "should_exit", True)
-                async with asyncio.TaskGroup() as parts:
-                    follows = [self._follow(table) for table in (self._items, self._users)]
-                    background = [parts.create_task(part) for part in (*follows, self._front.run())]
-                    get_logger().info("serving", port=listener.getsockname()[1])
-                    await server.serve(sockets=[listener])
-                    for task in background:
-                        task.cancel()
-        finally:
-            listener.close()
+        async with contextlib.AsyncExitStack() as stack:
+            listener = bind(self._settings.host, self._settings.ingest_port)
+            stack.callback(listener.close)
+            await self._open(stack)
+            follows = [self._follow(table) for table in (self._items, self._users)]
+            server = _server(self._app, self._settings.ingest_ack_timeout_ms / 1000)
+            await serve_app(server, listener, (*follows, self._front.run()))
 
     async def _open(self, stack: contextlib.AsyncExitStack) -> None:
         deadline_s = self._settings.startup_deadline_s

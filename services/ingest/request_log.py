@@ -1,11 +1,11 @@
 """Every request gets an id and is counted, whatever becomes of it."""
 
-import secrets
 import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nearline.request_counts import RouteCounts
+from nearline.request_ids import HEADER, request_id_of
 from nearline.telemetry import LoggedRequest, get_logger, in_request, logs_requests
 from services.ingest.api import RULES
 
@@ -23,12 +23,12 @@ class RequestLog:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        request_id, traceparent = _request_id(scope), _header(scope, b"traceparent")
-        in_request(LoggedRequest(request_id.decode("latin-1"), traceparent=traceparent))
+        request_id, traceparent = request_id_of(scope["headers"]), _header(scope, b"traceparent")
+        in_request(LoggedRequest(request_id, traceparent=traceparent))
 
         async def send_observed(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id)]
+                message["headers"] = [*message.get("headers", ()), (HEADER, request_id.encode())]
                 took_s = time.perf_counter() - started
                 route = self._counts.note(scope["path"], message["status"], took_s)
                 if logs_requests():
@@ -36,14 +36,6 @@ class RequestLog:
             await send(message)
 
         await self._app(scope, receive, send_observed)
-
-
-def _request_id(scope: Scope) -> bytes:
-    """The caller's id if it is a short printable one, else a new one."""
-    given = _header(scope, b"x-request-id")
-    if 0 < len(given) <= 128 and given.isascii() and given.isprintable():
-        return given.encode()
-    return secrets.token_hex(8).encode()
 
 
 def _header(scope: Scope, wanted: bytes) -> str:

@@ -7,9 +7,8 @@ document come from one declaration. Both call one ``Recommender``.
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Path, Query, Request, Response
+from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic import AfterValidator
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.routing import BaseRoute
@@ -18,18 +17,20 @@ from starlette.types import ASGIApp
 from nearline.errors import BadInput
 from nearline.filters import FilterError
 from nearline.guard import STATUS_RULES, RoutePermission, describe
-from nearline.ids import check_id
 from nearline.keys import Permission
-from services.retrieval.fast_path import FastPath, request_id_of
-from services.retrieval.in_force import Rulings
+from nearline.request_ids import request_id_of
+from services.retrieval.fast_path import FastPath
+from services.retrieval.merchandising.active_rules import RuleResolver
+from services.retrieval.merchandising.rule_table import RuleTable
 from services.retrieval.models import EXAMPLE, EXAMPLE_DEGRADED, EXAMPLE_UNKNOWN, Recommendations, Refused
 from services.retrieval.pages import PageError
 from services.retrieval.parameters import ALLOWED, RecommendQuery, check_filters
 from services.retrieval.recommender import Recommender
+from services.retrieval.routes.forms import UserId
 from services.retrieval.routes.operator import OPERATOR_ALLOWED, OPERATOR_RULES, add_operator_routes
 from services.retrieval.routes.reads import READ_RULES, Reads, add_reads, describe_reads
 from services.retrieval.routes.refusals import NotAnswered, answer_of
-from services.retrieval.rule_book import RuleBook
+from services.retrieval.spaces import Answering
 
 # What a caller needs for each route; a test refuses a route without a line here.
 RULES = (
@@ -39,15 +40,6 @@ RULES = (
     *STATUS_RULES,
 )
 
-
-def _user_id(value: str) -> str:
-    try:
-        return check_id("user_id", value)
-    except BadInput as problem:
-        raise ValueError(str(problem)) from None
-
-
-UserId = Annotated[str, Path(description=str(ALLOWED["user_id"]), examples=["u-17850"]), AfterValidator(_user_id)]
 
 _ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"model": Recommendations},
@@ -67,12 +59,19 @@ _EXAMPLES = {
 
 
 def create_app(
-    recommender: Recommender, status: Sequence[BaseRoute], reads: Reads, *, rulings: Rulings | None = None
+    recommender: Recommender,
+    status: Sequence[BaseRoute],
+    reads: Reads,
+    *,
+    rules: RuleResolver | None = None,
+    answers: Answering | None = None,
 ) -> ASGIApp:
     """The application; *status* are the routes /healthz, /readyz and /metrics, *reads* is for those of routes/.
 
-    *rulings* are those of *recommender*, to be tried beside others.
+    *rules* are those of *recommender*, to be tried beside others. *answers* answers known users in its place, where
+    several spaces are served.
     """
+    answers = answers or recommender
     app = FastAPI(
         title="Nearline retrieval",
         version="1",
@@ -84,11 +83,11 @@ def create_app(
     async def recommend(request: Request, user_id: UserId, query: Annotated[RecommendQuery, Query()]) -> Response:
         """At most *k* items, best first. Unknown users and outages get a fallback, named in *reason* and *source*."""
         check_filters(request.query_params.getlist("filter"))
-        body = await recommender.answer(user_id, query.asked(), request_id_of(request.headers.raw))
+        body = await answers.answer(user_id, query.request(), request_id_of(request.headers.raw))
         return Response(body, media_type="application/json")
 
     add_reads(app, reads, OPERATOR_ALLOWED)
-    add_operator_routes(app, recommender, reads, rulings or Rulings(RuleBook()))
+    add_operator_routes(app, recommender, reads, rules or RuleResolver(RuleTable()))
     app.router.routes.extend(status)
     document = app.openapi()
     describe_reads(document)
@@ -96,7 +95,7 @@ def create_app(
     document["paths"]["/recommend/{user_id}"]["get"]["responses"]["200"]["content"]["application/json"] |= {
         "examples": _EXAMPLES  # put in here because FastAPI leaves every null out of an example
     }
-    return FastPath(app, recommender)
+    return FastPath(app, answers)
 
 
 async def refuse(_: Request, error: Exception) -> Response:
@@ -118,11 +117,12 @@ async def refuse_route(_: Request, error: Exception) -> Response:
 
 async def refuse_what_is_not(_: Request, error: Exception) -> Response:
     """The answer to a well-formed request for what there is not, or not any more."""
-    problem: dict[str, str | int] = {"field": "scenario", "came": "", "problem": str(error)}
+    assert isinstance(error, BadInput)
+    problem: dict[str, str | int] = {"field": error.field, "came": "", "problem": str(error)}
     if isinstance(error, FilterError):
         problem |= {"field": "filter", "came": f"{error.expression:.80}", "position": error.position}
     elif isinstance(error, PageError):
-        problem |= {"field": "page", "came": "(not repeated here)"}
+        problem |= {"came": "(not repeated here)"}
     is_gone = isinstance(error, PageError) and error.is_gone
     return JSONResponse({"detail": [problem], "allowed": ALLOWED}, 410 if is_gone else 422)
 

@@ -1,16 +1,16 @@
 """The retrieval service: puts its parts together, serves until it is told to stop, and closes what it opened."""
 
 import asyncio
+import contextlib
 import gc
-import signal
 import time
-from collections.abc import Callable, Mapping
-from typing import Protocol
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Protocol
 
 import uvicorn
 from starlette.types import Scope
 
-from nearline.adapters.http import bind, run_service, server_of, status_routes
+from nearline.adapters.http import bind, run_service, serve_app, server_of, status_routes
 from nearline.adapters.http_front import HttpFront
 from nearline.adapters.indexes import engine_for
 from nearline.adapters.kafka.admin import log_extent
@@ -26,22 +26,26 @@ from nearline.reasons import reasons_of
 from nearline.request_counts import Counted
 from nearline.settings import Settings
 from nearline.shedding import Gate
+from nearline.space import Space
+from nearline.store import UserStore
 from nearline.telemetry import get_logger
 from nearline.topics import user_updates_topic
+from nearline.tracing import Spans
 from services.retrieval.api import RULES, create_app
 from services.retrieval.fast_path import waits_for_nothing
-from services.retrieval.item_index import ItemIndex
-from services.retrieval.pages import LIVES_S, Pages
+from services.retrieval.items.interface import ItemIndex
+from services.retrieval.items.text_index import TextIndex
+from services.retrieval.merchandising.wiring import Merchandising
+from services.retrieval.pages import LIVES_S, PageTokens
 from services.retrieval.recommender import Recommender
 from services.retrieval.routes.parts import ReadParts
-from services.retrieval.rule_parts import RuleParts
-from services.retrieval.session_vectors import KnownItems
-from services.retrieval.store_guard import GuardedStore
-from services.retrieval.text_index import TextIndex
-from services.retrieval.traced import TracedClicks
+from services.retrieval.users.reader import UserReader
+from services.retrieval.users.session_vectors import KnownItems
+from services.retrieval.users.store_guard import GuardedStore
+from services.retrieval.users.trace_ends import TracedClicks
 
 
-class Items(Protocol):
+class ServedItems(Protocol):
     """Where items are: in this process (in_process/) or in an engine of their own (in_engine/)."""
 
     @property
@@ -66,91 +70,58 @@ class Items(Protocol):
         """Let go of what is open."""
 
 
-class Service:
-    """The parts of one retrieval process."""
+class SpaceParts:
+    """What answers in one embedding space: its items, the view of the store, its tower, and who follows its updates."""
 
-    def __init__(self, settings: Settings) -> None:
-        space = settings.embedding_space
+    def __init__(self, settings: Settings, space: Space, rules: Merchandising, spans: Spans | None) -> None:
         self._settings = settings
-        self._items = _items_for(settings)
-        store = store_for(
-            settings.store_url,
+        self.space = space
+        self.items = _items_for(settings, space)
+        self.store = GuardedStore(_store_for(settings, space))
+        traced = None if spans is None else TracedClicks(spans)
+        users = UserReader(self.store, space, is_hearing=lambda: self._updates.caught_up, traced=traced)
+        self.pages = PageTokens(SignedTokens(_secret_of(settings), "page", lives_s=LIVES_S), space)
+        self.recommender = Recommender(
+            self.items.index,
+            users,
             space,
-            ttl_ms=settings.history_ttl_ms,
-            read_ms=settings.store_timeout_ms,
-            writer=False,
-            tls=settings.store_security,
-        )
-        self._store = GuardedStore(store)
-        self._doors = HttpFront(settings)
-        self._rules = RuleParts(settings)
-        secret = secret_of(settings.page_secret.get_secret_value(), settings.data / "page-secret")
-        index = self._items.index
-        self._spans = spans_for(settings, "retrieval")
-        recommender = Recommender(
-            index,
-            self._store,
-            space,
-            pages=Pages(SignedTokens(secret, "page", lives_s=LIVES_S), space),
-            rulebook=self._rules.rulings,
-            exposures=self._rules.exposures,
+            pages=self.pages,
+            rules=rules.resolver,
+            exposures=rules.exposures,
             budget_ms=settings.budget_ms,
-            is_hearing=lambda: self._updates.caught_up,
-            traced=None if self._spans is None else TracedClicks(self._spans),
+            traced=traced,
         )
-        self._reads = ReadParts(
-            settings, index, self._store, recommender, known=self._items.known, texts=self._items.texts
+        self.reads = ReadParts(
+            settings,
+            space,
+            self.items.index,
+            self.store,
+            self.recommender,
+            known=self.items.known,
+            texts=self.items.texts,
         )
         topic = user_updates_topic(space)
         self._updates = Follower(
             topic,
             lambda: TableReader(settings.brokers, topic, start_at=self._updates.positions()),
-            self._reads.hearing(recommender.reading.hear),
+            self.reads.hearing(users.hear),
             reasons=reasons_of("ids", "user_updates"),
         )
-        app = create_app(recommender, status_routes(self.readiness), self._reads.reads, rulings=self._rules.rulings)
-        self._app = Counted(self._doors.before(app, RULES), RULES)
-        self._waits_for_nothing = never if index.is_remote or self._store.is_remote else waits_for_nothing
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether an answer waits for another process."""
+        return self.items.index.is_remote or self.store.is_remote
 
     def readiness(self) -> Mapping[str, bool]:
         """What has to be true before requests should come here."""
-        store = {"store": self._store.answered}
-        return {**self._items.readiness(), **store, **self._rules.readiness(), **self._doors.readiness()}
+        return {**self.items.readiness(), "store": self.store.answered}
 
-    async def serve(self) -> None:
-        """Serve until SIGTERM or SIGINT; raise the error of a part that failed."""
-        listener = bind(self._settings.host, self._settings.retrieval_port)
-        server = _server(self._app, self._waits_for_nothing)
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, setattr, server, "should_exit", True)
-        try:
-            async with asyncio.TaskGroup() as parts:
-                background = [
-                    parts.create_task(part)
-                    for part in (
-                        self._items.run(),
-                        self._store.watch(),
-                        self._doors.run(),
-                        self._rules.run(),
-                        self._reads.run(),
-                        self._hear(),
-                        _settle_memory(lambda: all(self._items.readiness().values())),
-                    )
-                ]
-                get_logger().info("serving", port=listener.getsockname()[1], space=self._settings.space)
-                await server.serve(sockets=[listener])
-                for task in background:
-                    task.cancel()
-        finally:
-            listener.close()
-            await self._rules.close()
-            await self._store.close()
-            await self._items.close()
-            if self._spans is not None:
-                await self._spans.close()
+    def running(self) -> list[Coroutine[Any, Any, None]]:
+        """What has to run while requests are served."""
+        return [self.items.run(), self.store.watch(), self.reads.run(), self._follow_updates()]
 
-    async def _hear(self) -> None:
+    async def _follow_updates(self) -> None:
         """Follow the users' updates, from now on: what was written before is read with the documents."""
         topic = self._updates.name
         while True:
@@ -158,22 +129,73 @@ class Service:
                 extent = await log_extent(self._settings.brokers, [topic])
                 break
             except Unavailable as error:
-                get_logger().warning("cannot hear of updates yet", reason=str(error))
+                get_logger().warning("cannot follow updates yet", reason=str(error))
                 await asyncio.sleep(RETRY_S)
         self._updates.start_at(dict(extent.topics[topic].end))
         await self._updates.run()
 
 
-def _items_for(settings: Settings) -> Items:
+class RetrievalService:
+    """The parts of one retrieval process."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._front = HttpFront(settings)
+        self._rules = Merchandising(settings)
+        self._spans = spans_for(settings, "retrieval")
+        self._live = live = SpaceParts(settings, settings.embedding_space, self._rules, self._spans)
+        self._spaces = [live]  # more than one: behind a SpaceSwitch (spaces.py)
+        app = create_app(live.recommender, status_routes(self.readiness), live.reads.reads, rules=self._rules.resolver)
+        self._app = Counted(self._front.before(app, RULES), RULES)
+        self._waits_for_nothing = never if any(each.is_remote for each in self._spaces) else waits_for_nothing
+
+    def readiness(self) -> Mapping[str, bool]:
+        """What has to be true before requests should come here."""
+        return {**self._live.readiness(), **self._rules.readiness(), **self._front.readiness()}
+
+    async def serve(self) -> None:
+        """Serve until SIGTERM or SIGINT; raise the error of a part that failed."""
+        async with contextlib.AsyncExitStack() as stack:
+            listener = bind(self._settings.host, self._settings.retrieval_port)
+            if self._spans is not None:
+                stack.push_async_callback(self._spans.close)
+            for each in self._spaces:
+                stack.push_async_callback(each.items.close)
+                stack.push_async_callback(each.store.close)
+            stack.push_async_callback(self._rules.close)
+            stack.callback(listener.close)
+            running = [part for each in self._spaces for part in each.running()]
+            settle = _settle_memory(lambda: all(self._live.items.readiness().values()))
+            background = (*running, self._front.run(), self._rules.run(), settle)
+            server = _server(self._app, self._waits_for_nothing)
+            await serve_app(server, listener, background, space=self._settings.space)
+
+
+def _store_for(settings: Settings, space: Space) -> UserStore:
+    return store_for(
+        settings.store_url,
+        space,
+        ttl_ms=settings.history_ttl_ms,
+        read_ms=settings.store_timeout_ms,
+        writer=False,
+        tls=settings.store_security,
+    )
+
+
+def _secret_of(settings: Settings) -> bytes:
+    return secret_of(settings.page_secret.get_secret_value(), settings.data / "page-secret")
+
+
+def _items_for(settings: Settings, space: Space) -> ServedItems:
     """What ``NEARLINE_INDEX`` names; the libraries of the other kind are not imported."""
-    engine = engine_for(settings.index, settings.embedding_space, read_ms=settings.index_timeout_ms)
+    engine = engine_for(settings.index, space, read_ms=settings.index_timeout_ms)
     if engine is None:
-        from services.retrieval.in_process.parts import InProcess
+        from services.retrieval.in_process.parts import LocalItems
 
-        return InProcess(settings)
-    from services.retrieval.in_engine.parts import InEngine
+        return LocalItems(settings, space)
+    from services.retrieval.in_engine.parts import EngineParts
 
-    return InEngine(settings, engine)
+    return EngineParts(settings, space, engine)
 
 
 def _server(app: object, waits_for_nothing: Callable[[Scope], bool]) -> uvicorn.Server:
@@ -198,4 +220,4 @@ async def _settle_memory(loaded: Callable[[], bool]) -> None:
 
 def main() -> int:
     """Run the service; the exit status says whether it ended as it was told to."""
-    return run_service("retrieval", lambda settings: Service(settings).serve())
+    return run_service("retrieval", lambda settings: RetrievalService(settings).serve())

@@ -1,10 +1,13 @@
 """What answers and refusals look like: the models of the OpenAPI document, with examples that are valid."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, create_model
 from pydantic.config import JsonDict
 
-from services.retrieval.answer import Reason, Seen, Source, Step
 from services.retrieval.parameters import ALLOWED
+from services.retrieval.provenance import model_fields
+from services.retrieval.result import Source
 
 _EXAMPLE_ITEM: JsonDict = {
     "item_id": "85123A",
@@ -30,6 +33,7 @@ EXAMPLE: JsonDict = {
     "seen": "known",
     "degraded": False,
     "reason": None,
+    "degradations": [],
     "steps": [],
     "rules": [],
     "took_ms": 0.21,
@@ -48,6 +52,7 @@ EXAMPLE_DEGRADED: JsonDict = {
     "user_id": "u-17850",
     "degraded": True,
     "reason": "store_unavailable",
+    "degradations": ["store_unavailable"],
     "steps": ["store_unavailable"],
     "seen": "unknown",
 }
@@ -86,35 +91,16 @@ class RecommendedItem(BaseModel):
     )
 
 
-class Recommendations(BaseModel):
-    """An answer, with which clicks it used and how old it is."""
+def answer_model(name: str, doc: str, example: JsonDict | None = None, **fields: Any) -> type[BaseModel]:
+    """The model of an answer: its provenance and its items, with *fields* in the place of those of the same name."""
+    known: dict[str, Any] = model_fields() | {"items": (list[RecommendedItem], ...)} | fields
+    config = ConfigDict(json_schema_extra=None if example is None else {"example": example})
+    return create_model(name, __doc__=doc, __config__=config, **known)
 
-    user_id: str
-    space: int = Field(description="the embedding space of every vector in this answer")
-    vector_version: int | None = Field(description="version of the user's vector; null if there is none")
-    history_version: int | None = Field(description="version of the history that the vector used")
-    newest_event_id: str | None = Field(description="the newest click that the vector used")
-    as_of_ms: int | None = Field(description="when that click happened, UTC ms")
-    age_ms: int | None = Field(description="how long ago that was when the answer was given")
-    index_generation: int = Field(
-        description="how many changes of items the answering process had taken in; its answers of one number chose "
-        "from the same items"
-    )
-    seen: Seen = Field(
-        description="how surely the answer knows what the user has seen: as stored now (known), as this process last "
-        "read it (cached), or not at all (unknown)"
-    )
-    degraded: bool = Field(description="true when the answer went without something: when there are steps")
-    reason: Reason | None = Field(description="why not every item is personal; null when every one is")
-    steps: list[Step] = Field(description="what the answer went without, because a part was down or time was short")
-    rules: list[str] = Field(description="ids of the rules that touched the answer")
-    fresh: bool | None = Field(None, description="with `after`: whether that event was used; else left out")
-    next_page: str | None = Field(
-        None, description="with `page`: what to ask for next, within 30 minutes; null at the end; else left out"
-    )
-    took_ms: float
-    request_id: str
-    items: list[RecommendedItem]
+
+Recommendations = answer_model(
+    "Recommendations", "An answer, with which clicks it used and how old it is.", user_id=(str, ...)
+)
 
 
 class Problem(BaseModel):

@@ -17,8 +17,7 @@ from nearline.erasure import PAGES_LIVE_MS
 from nearline.errors import BadInput
 from nearline.hashing import hash64, hash64_all
 from nearline.space import Space
-from nearline.user_documents import Hashes, UserDocument
-from services.retrieval.asked import NO_HASHES
+from nearline.user_documents import NO_HASHES, Hashes, UserDocument
 
 FIRST = "first"
 LIVES_S = PAGES_LIVE_MS // 1000
@@ -33,11 +32,11 @@ class PageError(BadInput):
     """A token that gives no page; *is_gone* if it once did."""
 
     def __init__(self, problem: str, *, is_gone: bool) -> None:
-        super().__init__("gone_page" if is_gone else "bad_page", problem)
+        super().__init__("gone_page" if is_gone else "bad_page", problem, field="page")
         self.is_gone = is_gone
 
 
-class Seal(Protocol):
+class TokenSigner(Protocol):
     """Signs what leaves us and comes back (nearline/adapters/signed_tokens.py)."""
 
     def sign(self, payload: bytes) -> str:
@@ -48,7 +47,7 @@ class Seal(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class ListPage:
     """Where a list is: its vector and which clicks that used, what was served, and how many pages came before.
 
     *seen* is the hash of an item that the user's document knew, 0 for none; *served* are hashes, sorted. A document
@@ -77,7 +76,7 @@ class Page:
             newest_event_id=self.newest_event_id,
         )
 
-    def begun(self, document: UserDocument | None) -> "Page":
+    def begun(self, document: UserDocument | None) -> "ListPage":
         """This list, made of *document*, as its next pages are to know it."""
         if document is None:
             return self
@@ -101,17 +100,24 @@ class Page:
 _ANEW = f"begin anew with page={FIRST}"
 
 
-class Pages:
+class PageTokens:
     """Opens and writes tokens for *space*."""
 
-    def __init__(self, seal: Seal, space: Space) -> None:
+    def __init__(self, seal: TokenSigner, space: Space) -> None:
         self._seal = seal
         self._space = space
 
-    def open(self, token: str, user_id: str) -> Page:
+    def space_of(self, token: str) -> int | None:
+        """The number of the space in which the list of *token* began; ``None`` for the first page or a bad token."""
+        try:
+            return None if token == FIRST else int(_HEAD.unpack_from(self._seal.open(token))[1])
+        except BadInput:
+            return None
+
+    def open(self, token: str, user_id: str) -> ListPage:
         """The page that *token* stands for; ``PageError`` if it is none of ours, of another user, or too old."""
         if token == FIRST:
-            return Page()
+            return ListPage()
         try:
             raw = self._seal.open(token)
         except BadInput as error:
@@ -125,9 +131,9 @@ class Pages:
         end = newest_end + 2 * dimension
         vector = np.frombuffer(raw, "<f2", dimension, newest_end).astype(np.float32) if dimension else None
         newest = raw[_HEAD.size : newest_end].decode()
-        return Page(vector, version, as_of_ms, newest, seen, np.frombuffer(raw[end:], "<u8"), number)
+        return ListPage(vector, version, as_of_ms, newest, seen, np.frombuffer(raw[end:], "<u8"), number)
 
-    def next(self, page: Page, user_id: str, served: Iterable[str]) -> str | None:
+    def next(self, page: ListPage, user_id: str, served: Iterable[str]) -> str | None:
         """The token of the page after *page*, which served the items *served*; ``None`` if the list ends here."""
         hashes = np.union1d(page.served, hash64_all(list(served)))
         if len(hashes) == len(page.served) or len(hashes) >= MOST_SERVED:

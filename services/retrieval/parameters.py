@@ -1,6 +1,7 @@
 """What may follow the question mark of a request for recommendations: declared once, for the fast path and FastAPI."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any
 from urllib.parse import parse_qsl
 
@@ -12,42 +13,31 @@ from nearline.errors import BadInput
 from nearline.filters import FilterError, parse
 from nearline.hashing import hash64_all
 from nearline.ids import check_id
-from services.retrieval.asked import (
+from nearline.user_documents import NO_HASHES
+from services.retrieval.pages import FIRST, LONGEST_TOKEN
+from services.retrieval.rendering import SCORE, SOURCE
+from services.retrieval.request import (
     DEFAULT_K,
     DEFAULT_WAIT_MS,
     LONGEST_WAIT_MS,
     MAX_EXCLUDED,
     MAX_K,
-    NO_HASHES,
-    Asked,
     ExcludeSeen,
     PageContext,
+    RecommendRequest,
 )
-from services.retrieval.pages import FIRST, LONGEST_TOKEN
-from services.retrieval.rendering import SCORE, SOURCE
 
 FIELDS = ("title", "category", "price", "brand", "locale", "listed_ms", "attributes", SCORE, SOURCE)
 _FILTERS = ['category in ("holder", "mug") and price < 20', 'attributes.colour = "red" or brand is missing']
+_FILTER = 'an expression such as category in ("mugs", "lamps") and price < 20 (docs/filters.md)'
 _ID = "1-128 UTF-8 bytes without control characters"
 
-ALLOWED: dict[str, JsonValue] = {
-    "user_id": _ID,
-    "k": f"an integer 1-{MAX_K}, {DEFAULT_K} by default",
-    "exclude_seen": f"{', '.join(ExcludeSeen)}; {ExcludeSeen.ALL} by default",
-    "filter": 'an expression such as category in ("mugs", "lamps") and price < 20 (docs/filters.md)',
-    "exclude": f"an item's id, up to {MAX_EXCLUDED} times",
-    "diversity": "a number 0-1; 0, the default, orders by nearness alone, 1 by unlikeness alone",
-    "popularity_discount": "a number 0-1; with 1 the most popular item is worth nothing; 0 by default",
-    "max_per_category": f"an integer 1-{MAX_K}; no limit by default",
-    "fields": f"some of {', '.join(FIELDS)}, between commas; all by default",
-    "page": f"{FIRST}, or the next_page of an answer of the last 30 minutes",
-    "scenario": "the name of a scenario",
-    "after": "the id of an event that the answer should have used",
-    "wait_ms": f"an integer 0-{LONGEST_WAIT_MS}, {DEFAULT_WAIT_MS} by default: how long to wait for that event",
-    "context.device": "up to 64 characters",
-    "context.country": "up to 64 characters",
-    "context.category": "the category of the page that is shown, up to 1,000 characters",
-}
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """Beside a parameter's type: what a refusal says may be given for it."""
+
+    text: str
 
 
 def _id(value: str) -> str:
@@ -67,18 +57,23 @@ def _field_names(value: str) -> str:
 Id = Annotated[str, AfterValidator(_id)]
 
 
-class RecommendQuery(BaseModel):
-    """What may follow the question mark."""
+class SharedParameters(BaseModel):
+    """What may be asked of every answer, for a known user and for a session; each is declared here alone."""
 
     model_config = ConfigDict(extra="forbid")
 
-    k: int = Field(DEFAULT_K, ge=1, le=MAX_K, description="how many items")
-    exclude_seen: ExcludeSeen = Field(
+    k: Annotated[int, Allowed(f"an integer 1-{MAX_K}, {DEFAULT_K} by default")] = Field(
+        DEFAULT_K, ge=1, le=MAX_K, description="how many items"
+    )
+    exclude_seen: Annotated[ExcludeSeen, Allowed(f"{', '.join(ExcludeSeen)}; {ExcludeSeen.ALL} by default")] = Field(
         ExcludeSeen.ALL, description="leave out items that the user has seen, only those bought, or none"
     )
-    filter: str | None = Field(None, description=f"only items that pass: {ALLOWED['filter']}", examples=_FILTERS)
-    exclude: list[Id] = Field([], max_length=MAX_EXCLUDED, description="ids of items to leave out; may come repeatedly")
-    diversity: float = Field(
+    filter: Annotated[str | None, Allowed(_FILTER)] = Field(
+        None, description=f"only items that pass: {_FILTER}", examples=_FILTERS
+    )
+    diversity: Annotated[
+        float, Allowed("a number 0-1; 0, the default, orders by nearness alone, 1 by unlikeness alone")
+    ] = Field(
         0.0,
         ge=0,
         le=1,
@@ -86,20 +81,58 @@ class RecommendQuery(BaseModel):
         description="how much unlikeness to the items before counts against nearness (maximal marginal relevance); "
         "0: not at all, 1: alone",
     )
-    popularity_discount: float = Field(
+    popularity_discount: Annotated[
+        float, Allowed("a number 0-1; with 1 the most popular item is worth nothing; 0 by default")
+    ] = Field(
         0.0,
         ge=0,
         le=1,
         allow_inf_nan=False,
         description="how much popularity takes off an item's worth; with 1 the most popular has none",
     )
-    max_per_category: int | None = Field(None, ge=1, le=MAX_K, description="at most so many items of one category")
-    fields: Annotated[str, AfterValidator(_field_names)] | None = Field(
+    max_per_category: Annotated[int | None, Allowed(f"an integer 1-{MAX_K}; no limit by default")] = Field(
+        None, ge=1, le=MAX_K, description="at most so many items of one category"
+    )
+    scenario: Annotated[Id | None, Allowed("the name of a scenario")] = Field(
+        None, description="a named bundle of parameters and rules; what is given here goes first"
+    )
+
+    def request_for(
+        self, exclude: Sequence[str], fields: Iterable[str] | None, context: PageContext, **more: Any
+    ) -> RecommendRequest:
+        """The request, with what each caller says in a way of its own; ``FilterError`` if the filter is none."""
+        return RecommendRequest(
+            k=self.k,
+            exclude_seen=self.exclude_seen,
+            filter=None if self.filter is None else parse(self.filter),
+            exclude=np.unique(hash64_all(exclude)) if exclude else NO_HASHES,
+            diversity=self.diversity,
+            popularity_discount=self.popularity_discount,
+            max_per_category=self.max_per_category,
+            fields=None if fields is None else frozenset(fields),
+            context=context,
+            scenario=self.scenario,
+            given=frozenset(self.model_fields_set),
+            **more,
+        )
+
+
+class RecommendQuery(SharedParameters):
+    """What may follow the question mark."""
+
+    exclude: Annotated[list[Id], Allowed(f"an item's id, up to {MAX_EXCLUDED} times")] = Field(
+        [], max_length=MAX_EXCLUDED, description="ids of items to leave out; may come repeatedly"
+    )
+    fields: Annotated[
+        str | None,
+        AfterValidator(_field_names),
+        Allowed(f"some of {', '.join(FIELDS)}, between commas; all by default"),
+    ] = Field(
         None,
         description=f"what to say of an item beside its id, between commas: {', '.join(FIELDS)}",
         examples=["title,price"],
     )
-    page: str | None = Field(
+    page: Annotated[str | None, Allowed(f"{FIRST}, or the next_page of an answer of the last 30 minutes")] = Field(
         None,
         min_length=1,
         max_length=LONGEST_TOKEN,
@@ -107,20 +140,20 @@ class RecommendQuery(BaseModel):
         "item comes twice, new clicks only take items away",
         examples=[FIRST],
     )
-    scenario: Id | None = Field(
-        None, description="a named bundle of parameters and rules; what is given here goes first"
-    )
-    after: Id | None = Field(
+    after: Annotated[Id | None, Allowed("the id of an event that the answer should have used")] = Field(
         None, description="the id of an event: wait until the answer can use it, and say in `fresh` whether it does"
     )
-    wait_ms: int = Field(
-        DEFAULT_WAIT_MS, ge=0, le=LONGEST_WAIT_MS, description="with `after`: how long to wait at most"
-    )
-    device: str = Field(
+    wait_ms: Annotated[
+        int,
+        Allowed(f"an integer 0-{LONGEST_WAIT_MS}, {DEFAULT_WAIT_MS} by default: how long to wait for that event"),
+    ] = Field(DEFAULT_WAIT_MS, ge=0, le=LONGEST_WAIT_MS, description="with `after`: how long to wait at most")
+    device: Annotated[str, Allowed("up to 64 characters")] = Field(
         "", alias="context.device", max_length=64, description="what the user holds", examples=["phone"]
     )
-    country: str = Field("", alias="context.country", max_length=64, description="where the user is", examples=["GB"])
-    category: str = Field(
+    country: Annotated[str, Allowed("up to 64 characters")] = Field(
+        "", alias="context.country", max_length=64, description="where the user is", examples=["GB"]
+    )
+    category: Annotated[str, Allowed("the category of the page that is shown, up to 1,000 characters")] = Field(
         "",
         alias="context.category",
         max_length=1_000,
@@ -128,30 +161,33 @@ class RecommendQuery(BaseModel):
         examples=["mug"],
     )
 
-    def asked(self) -> Asked:
+    def request(self) -> RecommendRequest:
         """The request; ``FilterError`` if its filter is none."""
-        return Asked(
-            k=self.k,
-            exclude_seen=self.exclude_seen,
-            filter=None if self.filter is None else parse(self.filter),
-            exclude=np.unique(hash64_all(self.exclude)) if self.exclude else NO_HASHES,
-            diversity=self.diversity,
-            popularity_discount=self.popularity_discount,
-            max_per_category=self.max_per_category,
-            fields=None if self.fields is None else frozenset(self.fields.split(",")),
+        return self.request_for(
+            self.exclude,
+            None if self.fields is None else self.fields.split(","),
+            PageContext(self.device, self.country, self.category),
             page=self.page,
-            context=PageContext(self.device, self.country, self.category),
-            scenario=self.scenario,
             after=self.after,
             wait_ms=self.wait_ms,
-            given=frozenset(self.model_fields_set),
         )
 
 
+def allowed_of(model: type[BaseModel]) -> dict[str, str]:
+    """What may be given for each parameter of *model* that says it (``Allowed``), by the name that callers use."""
+    found = {}
+    for name, field in model.model_fields.items():
+        for said in field.metadata:
+            if isinstance(said, Allowed):
+                found[field.alias or name] = said.text
+    return found
+
+
+ALLOWED: dict[str, JsonValue] = {"user_id": _ID, **allowed_of(RecommendQuery)}
 _SEVERAL = frozenset({"exclude"})
 
 
-def asked_in(raw: bytes) -> Asked | None:
+def request_in(raw: bytes) -> RecommendRequest | None:
     """What a query string asks for; ``None`` if it is not well-formed, for FastAPI to say what is wrong with it."""
     given: dict[str, Any] = {}
     for name, value in parse_qsl(raw.decode("latin-1"), keep_blank_values=True):
@@ -162,7 +198,7 @@ def asked_in(raw: bytes) -> Asked | None:
         else:
             given[name] = value
     try:
-        return RecommendQuery.model_validate(given).asked()
+        return RecommendQuery.model_validate(given).request()
     except (ValidationError, FilterError):
         return None
 

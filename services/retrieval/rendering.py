@@ -5,10 +5,10 @@ from functools import lru_cache
 
 import orjson
 
-from services.retrieval.answer import Group, Source
+from services.retrieval.items.printed import BEFORE_SCORE, closed, print_scores
+from services.retrieval.result import Group, Source
 
 SCORE, SOURCE = "score", "source"
-_BEFORE_SCORE = b',"score":'  # what an index prints of an item ends with this
 _BEFORE_SOURCE = b',"source":'
 _SOURCES = {source: orjson.dumps(source) for source in Source}
 _ITEM_ENDS = {source: _BEFORE_SOURCE + printed + b"}" for source, printed in _SOURCES.items()}
@@ -34,36 +34,25 @@ def _print_all(group: Group) -> bytes:
     end = _ITEM_ENDS[group.source]
     pieces = [b""] * (2 * len(group.items))
     pieces[::2] = group.items.printed
-    pieces[1::2] = _scores(group).replace(b",", end + b"\n").split(b"\n")
+    pieces[1::2] = print_scores(group.items.scores).replace(b",", end + b"\n").split(b"\n")
     return b"".join(pieces)[1:] + end
 
 
 def _print_with_notes(group: Group, starts: Sequence[bytes], end: bytes) -> bytes:
-    return _closed(starts, _scores(group).split(b","), end, group.notes)
+    return closed(starts, print_scores(group.items.scores).split(b","), end, group.notes)
 
 
 def _print_some(group: Group, fields: frozenset[str]) -> bytes:
     starts = [_cut(printed, fields) for printed in group.items.printed]
     end = _BEFORE_SOURCE + _SOURCES[group.source] if SOURCE in fields else b""
     if SCORE in fields:
-        return _print_with_notes(group, [start + _BEFORE_SCORE for start in starts], end)
-    return _closed(starts, [b""] * len(starts), end, group.notes)
-
-
-def _closed(starts: Sequence[bytes], scores: Sequence[bytes], end: bytes, notes: Sequence[bytes]) -> bytes:
-    """Items from their pieces, joined by commas."""
-    pieces = zip(starts, scores, notes or [b""] * len(starts), strict=True)
-    return b"".join([b"%b%b%b%b}" % (start, score, end, note) for start, score, note in pieces])[1:]
-
-
-def _scores(group: Group) -> bytes:
-    """The scores as JSON, between commas."""
-    return orjson.dumps(group.items.scores, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
+        return _print_with_notes(group, [start + BEFORE_SCORE for start in starts], end)
+    return closed(starts, [b""] * len(starts), end, group.notes)
 
 
 @lru_cache(_CUT_ITEMS)
 def _cut(printed: bytes, fields: frozenset[str]) -> bytes:
     """What was printed of an item, of *fields* and its id alone, still open: ``,{"item_id":…``."""
-    item = orjson.loads(printed[1 : -len(_BEFORE_SCORE)] + b"}")
+    item = orjson.loads(printed[1 : -len(BEFORE_SCORE)] + b"}")
     kept = {name: value for name, value in item.items() if name == "item_id" or name in fields}
     return b"," + orjson.dumps(kept)[:-1]

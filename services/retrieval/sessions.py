@@ -15,11 +15,11 @@ from nearline.sequences import UserSequence
 from nearline.signals import Context, kept_context
 from nearline.telemetry import get_logger
 from nearline.user_documents import UserDocument
-from services.retrieval.answer import Reason, Step
-from services.retrieval.asked import Asked
-from services.retrieval.reading import Knowledge
 from services.retrieval.recommender import Recommender
-from services.retrieval.session_vectors import SessionVectors
+from services.retrieval.request import RecommendRequest
+from services.retrieval.result import Degradation, Reason
+from services.retrieval.users.reader import UserState
+from services.retrieval.users.session_vectors import SessionVectors
 
 MAX_EVENTS = 50
 _NOBODY = "anonymous"  # stands for the user in an event's judgement alone
@@ -84,14 +84,16 @@ class Sessions:
         self._policy = policy or parse_seen_policy("")
         self.now_ms = now_ms
 
-    async def answer(self, session: UserSequence, asked: Asked, request_id: str) -> bytes:
+    async def answer(self, session: UserSequence, request: RecommendRequest, request_id: str) -> bytes:
         """The answer as JSON, as that for a user; what the tower cannot encode gets what trends, with the reason."""
 
-        async def read() -> Knowledge:
+        async def read() -> UserState:
             document, reason = await self.document(session)
-            return Knowledge(document, reason=reason, step=None if reason is None else Step.TOWER_UNAVAILABLE)
+            return UserState(
+                document, reason=reason, degradation=None if reason is None else Degradation.TOWER_UNAVAILABLE
+            )
 
-        return await self._recommender.answer("", asked, request_id, read=read)
+        return await self._recommender.answer("", request, request_id, read=read)
 
     async def document(self, session: UserSequence) -> tuple[UserDocument, Reason | None]:
         """What a store would know of the session's user, and why it has no vector if that is anybody's fault."""

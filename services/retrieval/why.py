@@ -6,27 +6,26 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nearline.hashing import hash64
+from nearline.item_vectors import Vector
 from nearline.sequences import UserSequence
-from nearline.user_documents import Hashes, UserDocument
-from services.retrieval.asked import NO_HASHES, Asked
-from services.retrieval.item_index import ItemIndex, Picked
-from services.retrieval.ranking import Listed
-from services.retrieval.rules import Standing, touches
-from services.retrieval.stages.drops import seen
+from nearline.user_documents import NO_HASHES, Hashes, UserDocument
+from services.retrieval.items.interface import Candidates, ItemIndex
+from services.retrieval.items.popularity import ItemList
+from services.retrieval.merchandising.effects import RuleSet, touches
+from services.retrieval.pipeline.exclusions import seen_hashes
+from services.retrieval.request import RecommendRequest
 
 MOST_EVENTS = 63  # the newest ones: with the whole history they make one request to the user tower
 
-Vector = NDArray[np.float32]
-Encode = Callable[[UserSequence], Awaitable[Vector | None]]
+EncodeSequence = Callable[[UserSequence], Awaitable[Vector | None]]
 
 
-class Cause(StrEnum):
+class AbsenceCause(StrEnum):
     """What keeps an item out of an answer; of several, the first of these."""
 
-    UNKNOWN_ITEM = "unknown_item"  # nobody told this process of it
+    UNKNOWN_ITEM = "unknown_item"  # this process has no record of it
     NOT_ON_SHOW = "not_on_show"  # it is known, and unavailable, deleted or without a vector
     BLOCKED = "blocked"
     SEEN = "seen"
@@ -38,7 +37,7 @@ class Cause(StrEnum):
 class Absence:
     """Why an item is not in an answer: *rules* block it, or it is *by* so much below the last that is."""
 
-    cause: Cause
+    cause: AbsenceCause
     rules: tuple[str, ...] = ()
     last_score: float | None = None
     by: float | None = None
@@ -67,7 +66,7 @@ def _without(events: UserSequence, at: int) -> UserSequence:
     return replace(events, **kept)
 
 
-async def movements(events: UserSequence, item: Vector, encode: Encode) -> list[Moved]:
+async def movements(events: UserSequence, item: Vector, encode: EncodeSequence) -> list[Moved]:
     """What each of the newest events did to the score of *item*: the score with all, less that without it.
 
     The most influential come first. The tower reads another vector for each, all in one request.
@@ -83,34 +82,34 @@ def _moved(events: UserSequence, at: int, item: Vector, whole: Vector | None, ot
     return Moved(events.event_ids[at], events.items[at], events.types[at], events.times_ms[at], moved)
 
 
-async def found_on_show(index: ItemIndex, item_id: str) -> Picked:
+async def found_on_show(index: ItemIndex, item_id: str) -> Candidates:
     """The item, if it is on show."""
-    return await index.pick(Listed([(item_id, 0.0)]), 1, (), NO_HASHES, None)
+    return await index.pick(ItemList([(item_id, 0.0)]), 1, (), NO_HASHES, None)
 
 
 def absence(
     index: ItemIndex,
-    item: Picked,
+    item: Candidates,
     score: float | None,
     *,
     is_known: bool,
-    asked: Asked,
-    standing: Standing,
+    request: RecommendRequest,
+    rules: RuleSet,
     document: UserDocument | None,
     scores: Sequence[float],
 ) -> Absence:
-    """Why *item*, one that is on show or none, is not in an answer to *asked* with the personal *scores*."""
+    """Why *item*, one that is on show or none, is not in an answer to *request* with the personal *scores*."""
     if not len(item):
-        return Absence(Cause.NOT_ON_SHOW if is_known else Cause.UNKNOWN_ITEM)
-    blocks = tuple(rule.rule_id for rule in standing.blocks if touches(rule, item, index.passing).any())
+        return Absence(AbsenceCause.NOT_ON_SHOW if is_known else AbsenceCause.UNKNOWN_ITEM)
+    blocks = tuple(rule.rule_id for rule in rules.blocks if touches(rule, item, index.passing).any())
     if blocks:
-        return Absence(Cause.BLOCKED, blocks)
-    if _holds(seen(document, asked.exclude_seen), item.item_ids[0]):
-        return Absence(Cause.SEEN)
-    if asked.filter is not None and not index.passing(asked.filter, item).any():
-        return Absence(Cause.FILTERED)
+        return Absence(AbsenceCause.BLOCKED, blocks)
+    if _holds(seen_hashes(document, request.exclude_seen), item.item_ids[0]):
+        return Absence(AbsenceCause.SEEN)
+    if request.filter is not None and not index.passing(request.filter, item).any():
+        return Absence(AbsenceCause.FILTERED)
     last = min(scores, default=None)
-    return Absence(Cause.BELOW, (), last, None if last is None or score is None else last - score)
+    return Absence(AbsenceCause.BELOW, (), last, None if last is None or score is None else last - score)
 
 
 def _holds(hashes: Hashes, item_id: str) -> bool:

@@ -1,13 +1,11 @@
 """The page's service: puts its parts together, serves until it is told to stop, and closes what it opened."""
 
-import asyncio
 import contextlib
-import signal
 from collections.abc import Mapping
 
 import uvicorn
 
-from nearline.adapters.http import bind, run_service, server_of, status_routes
+from nearline.adapters.http import bind, run_service, serve_app, server_of, status_routes
 from nearline.adapters.http_front import HttpFront
 from nearline.adapters.kafka.admin import log_extent
 from nearline.adapters.kafka.table_reader import TableReader, newest_of
@@ -19,7 +17,6 @@ from nearline.key_file import key_headers
 from nearline.log import Record
 from nearline.process import open_within
 from nearline.settings import Settings
-from nearline.telemetry import get_logger
 from nearline.topics import CLICKS_DLQ, ITEMS_DLQ, USER_SEQUENCES, USER_SEQUENCES_DLQ, user_updates_topic
 from nearline.topics import RULES as RULES_TOPIC
 from services.web.api import RULES, create_app
@@ -84,27 +81,14 @@ class WebService:
     async def serve(self) -> None:
         """Serve until SIGTERM or SIGINT; raise the error of a part that failed."""
         settings = self._settings
-        listener = bind(settings.host, settings.web_port)
-        try:
-            async with contextlib.AsyncExitStack() as stack:
-                stack.push_async_callback(self._services.close)
-                stack.push_async_callback(self._metrics.close)
-                self._start_at = await self._ends(settings.startup_deadline_s)
-                server = _server(self._app)
-                loop = asyncio.get_running_loop()
-                for number in (signal.SIGTERM, signal.SIGINT):
-                    loop.add_signal_handler(number, setattr, server, "should_exit", True)
-                async with asyncio.TaskGroup() as parts:
-                    follows = [
-                        each.run() for each in (self._updates, self._sequences, self._rules, self._front, self._live)
-                    ]
-                    background = [parts.create_task(part) for part in (*follows, self._ask_once())]
-                    get_logger().info("serving", port=listener.getsockname()[1])
-                    await server.serve(sockets=[listener])
-                    for task in background:
-                        task.cancel()
-        finally:
-            listener.close()
+        async with contextlib.AsyncExitStack() as stack:
+            listener = bind(settings.host, settings.web_port)
+            stack.callback(listener.close)
+            stack.push_async_callback(self._services.close)
+            stack.push_async_callback(self._metrics.close)
+            self._start_at = await self._ends(settings.startup_deadline_s)
+            follows = (self._updates, self._sequences, self._rules, self._front, self._live)
+            await serve_app(_server(self._app), listener, (*(each.run() for each in follows), self._ask_once()))
 
     async def _ends(self, deadline_s: float) -> dict[int, int]:
         """Where the sequences end now: older ones are looked for when somebody asks."""

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from services.retrieval.in_process.graphs import Graph
-from tests.fakes import ExactGraph
+from tests.support.fakes import ExactGraph
 
 MakeGraph = Callable[[int, int], Graph]  # dimension, capacity
 

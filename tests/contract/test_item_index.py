@@ -30,15 +30,15 @@ from nearline.item_engine import ItemEngine
 from nearline.item_vectors import ItemFields, ItemVector
 from nearline.space import Space
 from services.retrieval.in_engine.guard import GuardedEngine
+from services.retrieval.in_engine.head_items import HeadItems
 from services.retrieval.in_engine.items import EngineItems
 from services.retrieval.in_engine.rows import row_of
-from services.retrieval.in_engine.window import Window
 from services.retrieval.in_engine.writer import Writer
 from services.retrieval.in_process.catalogue import Catalogue
 from services.retrieval.in_process.index import LiveIndex
-from services.retrieval.item_index import ItemIndex, Picked
-from services.retrieval.ranking import Ranking
-from tests.fakes import FakeEngine, ScriptedReader
+from services.retrieval.items.interface import Candidates, ItemIndex
+from services.retrieval.items.popularity import Leaderboard
+from tests.support.fakes import FakeEngine, ScriptedReader
 
 T = TypeVar("T")
 DIMENSION = 8
@@ -78,7 +78,7 @@ class OnEngine:
         self.engine = engine
         self._runner = runner
         self.guard = GuardedEngine(engine)
-        self.window = Window(engine, lambda: 2_000)
+        self.window = HeadItems(engine, lambda: 2_000)
         self.index = EngineItems(engine, self.guard, self.window)
         self._writer = Writer(Space(1, DIMENSION), ScriptedReader, engine, self.window)  # type: ignore[arg-type]
         self.written: set[str] = set()
@@ -164,7 +164,7 @@ def hashes(*item_ids: str) -> NDArray[np.uint64]:
     return np.array(sorted(map(hash64, item_ids)), np.uint64)
 
 
-def ids_of(picked: Picked) -> list[str]:
+def ids_of(picked: Candidates) -> list[str]:
     """The ids of an answer, which are also what it prints."""
     printed = [orjson.loads(each[1:] + b"0}")["item_id"] for each in picked.printed]
     assert printed == picked.item_ids
@@ -182,7 +182,7 @@ def nearest(
 
 def pick(shop: Shop, ids: str | list[str], places: int, **named: Any) -> list[str]:
     given = {"taken": (), "excluded": NOTHING, "wanted": None} | named
-    ranked, scores = Ranking(), {item_id: 99.0 - nth for nth, item_id in enumerate(ids)}
+    ranked, scores = Leaderboard(), {item_id: 99.0 - nth for nth, item_id in enumerate(ids)}
     for item_id, score in scores.items():
         ranked.put(item_id, score)
     found = shop.run(shop.index.pick(ranked, places, **given))  # type: ignore[arg-type]
@@ -539,7 +539,7 @@ def test_two_replicas_open_one_space(milvus: OnEngine, address: str) -> None:
 def test_the_window_learns_what_is_popular_and_new_and_forgets_what_another_replica_withdrew(milvus: OnEngine) -> None:
     for nth, item_id in enumerate("abcd"):
         milvus.put(item(item_id, 0.1 * nth, category="mugs", listed_ms=1_000 + nth))
-    fresh = Window(milvus.engine, lambda: 2_000, popular=2, newest=2)
+    fresh = HeadItems(milvus.engine, lambda: 2_000, popular=2, newest=2)
     for item_id, score in {"a": 1.0, "b": 3.0, "c": 2.0, "gone": 9.0}.items():
         fresh.score(item_id, score)
     fresh.unscore("gone")

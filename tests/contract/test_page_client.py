@@ -23,8 +23,8 @@ from nearline.key_ring import KeyRing
 from nearline.keys import encode_key, make_key
 from nearline.log import Record
 from services.ingest.api import RULES
-from tests.ingest_door import Door
-from tests.served import served
+from tests.support.ingest_door import Door
+from tests.support.served import served
 
 MODULE = ROOT / "clients" / "js" / "nearline.js"
 NODE = shutil.which("node")

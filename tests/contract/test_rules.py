@@ -17,10 +17,11 @@ from nearline.followers import Follower
 from nearline.process import until
 from nearline.space import Space
 from nearline.topics import EXPOSURES, RULES, all_topics
-from services.retrieval.answer import Group, Source
-from services.retrieval.exposing import Exposures, Shown
-from services.retrieval.item_index import Picked
-from services.retrieval.rule_book import RuleBook
+from services.retrieval.exposure_log import ExposureLog, PendingExposure
+from services.retrieval.items.interface import Candidates
+from services.retrieval.merchandising.rule_table import RuleTable
+from services.retrieval.result import Group, Source
+from tests.support.provenances import provenance
 
 DEADLINE_S = 30.0
 NOW_MS = 1_732_100_000_000
@@ -67,7 +68,7 @@ def test_rules_are_put_listed_followed_and_deleted(system: str, tmp_path: Path) 
     file.write_text(FILE)
 
     async def follow() -> None:
-        book = RuleBook()
+        book = RuleTable()
         follower = Follower(RULES, lambda: TableReader(system, RULES), book.apply)
         running = asyncio.create_task(follower.run())
         try:
@@ -75,7 +76,7 @@ def test_rules_are_put_listed_followed_and_deleted(system: str, tmp_path: Path) 
             output = await asyncio.to_thread(run, "rules", "put", str(file))
             assert output.splitlines() == ["put rule no-wine", "put rule gifts", "put scenario:home"]
             await asyncio.wait_for(until(lambda: "home" in book), DEADLINE_S)
-            standing = book.standing("home", NOW_MS)
+            standing = book.rule_set("home", NOW_MS)
             assert [rule.rule_id for rule in (*standing.blocks, *standing.pins)] == ["no-wine", "gifts"]
             assert standing.scenario is not None
             assert standing.scenario.parameters == {"k": 12}
@@ -84,7 +85,7 @@ def test_rules_are_put_listed_followed_and_deleted(system: str, tmp_path: Path) 
             await asyncio.to_thread(run, "rules", "delete", "no-wine")
             await asyncio.to_thread(run, "rules", "delete", "scenario:home")
             await asyncio.wait_for(until(lambda: "home" not in book), DEADLINE_S)
-            assert book.standing(None, NOW_MS).is_empty
+            assert book.rule_set(None, NOW_MS).is_empty
         finally:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
@@ -98,10 +99,16 @@ def test_rules_are_put_listed_followed_and_deleted(system: str, tmp_path: Path) 
 def test_exposures_of_answers_get_into_the_log(system: str) -> None:
     async def show() -> list[tuple[str, str]]:
         async with Producer(system) as producer, TableReader(system, EXPOSURES) as reader:
-            exposures = Exposures(Space(1, 64), 1.0, producer.send_all)
-            items = Picked(["a", "b"], [b"", b""], np.array([0.5, 0.25], np.float32))
+            exposures = ExposureLog(1.0, producer.send_all)
+            items = Candidates(["a", "b"], [b"", b""], np.array([0.5, 0.25], np.float32))
             for nth in range(120):
-                exposures.note(Shown(f"in-the-log-{nth}", f"u-{nth % 7}", NOW_MS, [Group(Source.PERSONAL, items)]))
+                exposures.note(
+                    PendingExposure(
+                        provenance(f"in-the-log-{nth}", f"u-{nth % 7}", Space(1, 64)),
+                        NOW_MS,
+                        [Group(Source.PERSONAL, items)],
+                    )
+                )
             await exposures.drain(DEADLINE_S)
             found = []
             async with asyncio.timeout(DEADLINE_S):

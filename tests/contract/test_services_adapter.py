@@ -9,7 +9,7 @@ import pytest
 from local.ports import HOST, free_ports
 from nearline.adapters.services import Services
 from nearline.errors import BadInput, Unavailable
-from tests.shop import MUG, USER, Shop, shop
+from tests.support.shop import MUG, USER, Shop, shop
 
 
 @pytest.fixture(scope="module")

@@ -31,11 +31,12 @@ from services.retrieval.in_process.catalogue import Catalogue
 from services.retrieval.in_process.index import LiveIndex
 from services.retrieval.recommender import Recommender
 from services.retrieval.routes.reads import Reads
-from services.retrieval.session_vectors import SessionVectors
 from services.retrieval.sessions import Sessions, session_of
-from services.retrieval.store_guard import GuardedStore
+from services.retrieval.users.reader import UserReader
+from services.retrieval.users.session_vectors import SessionVectors
+from services.retrieval.users.store_guard import GuardedStore
 from services.user_tower.worker import UserWorker
-from tests.fakes import Outbox, ScriptedReader
+from tests.support.fakes import Outbox, ScriptedReader
 
 FEATURES = features_of(json.loads((REPOSITORY / USER_TOWER / "1" / "config.json").read_text())["features"])
 SPACE = Space(1, DIMENSION)
@@ -166,7 +167,7 @@ def test_many_at_once_get_their_own_in_few_requests(triton: RunningTriton) -> No
 def test_a_server_that_dies_costs_sessions_their_vectors_until_it_is_back(triton: RunningTriton) -> None:
     async def story(shop: Shop) -> list[str | None]:
         guard = GuardedStore(MemoryStore(ttl_ms=10**15))
-        recommender = Recommender(shop.catalogue, guard, SPACE)
+        recommender = Recommender(shop.catalogue, UserReader(guard, SPACE), SPACE)
         reads = Reads(SPACE, shop.catalogue, guard, Sessions(recommender, shop.vectors, now_ms=lambda: NOW_MS))
         app = create_app(recommender, status_routes(dict), reads)
         body = {"events": [{"item_id": "i3", "type": "view", "time_ms": NOW_MS}], "k": 5}
@@ -183,7 +184,7 @@ def test_a_server_that_dies_costs_sessions_their_vectors_until_it_is_back(triton
             for _ in range(5):
                 answer = await asked()
                 assert len(answer["items"]) == 5
-                assert answer["steps"] == ["tower_unavailable"]
+                assert answer["degradations"] == answer["steps"] == ["tower_unavailable"]
             reasons.append(answer["reason"])
             with pytest.raises(Unavailable):
                 await shop.vectors.vector(session(3))

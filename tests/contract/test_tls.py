@@ -25,7 +25,7 @@ from nearline.settings import load_settings
 from nearline.space import Space
 from nearline.tls import Brokers, Tls
 from nearline.topics import Topic
-from tests.secured import Authority, secured_broker
+from tests.support.secured import Authority, secured_broker
 
 SPACE = Space(1, 8)
 

@@ -40,7 +40,7 @@ from nearline.features import (
 )
 from nearline.items import Item
 from nearline.space import Space
-from tests.fakes import ScriptedTowers
+from tests.support.fakes import ScriptedTowers
 
 FEATURES = features_of(json.loads((REPOSITORY / USER_TOWER / "1" / "config.json").read_text())["features"])
 T = TypeVar("T")

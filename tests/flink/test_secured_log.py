@@ -16,7 +16,7 @@ from nearline.sequences import decode_sequence
 from nearline.space import Space
 from nearline.tls import Brokers, Tls
 from nearline.topics import CLICKS, USER_SEQUENCES, all_topics
-from tests.secured import Authority, secured_broker
+from tests.support.secured import Authority, secured_broker
 
 from .conftest import new_job
 

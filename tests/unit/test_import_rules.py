@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from local.layout import ROOT
+
 PARTS = ("services", "flink_jobs", "training")
 OURS = ("nearline", "nearline_client", *PARTS, "local", "benchmarks")
 
@@ -41,9 +42,23 @@ ONE_HOME_EACH = {
 }
 # What app.py puts together in one of two ways.
 RETRIEVAL_KINDS = {
-    "services/retrieval/rule_parts.py",
+    "services/retrieval/merchandising/wiring.py",
     *(f"services/retrieval/{folder}/parts.py" for folder in ("in_process", "in_engine", "routes")),
 }
+# An answer's way, from the top: a floor imports those below it, and what stands beside it on its own.
+RETRIEVAL_FLOORS: tuple[set[str], ...] = (
+    {"app", "__main__"},
+    {"api", "routes"},
+    {"fast_path", "models", "parameters", "spaces", "sessions", "why"},
+    {"recommender"},
+    {"pages", "rendering"},
+    {"pipeline"},
+    {"merchandising"},
+    {"exposure_log"},
+    {"provenance", "request", "users"},
+    {"result", "in_engine", "in_process"},
+    {"breaker", "items"},
+)
 # What ours is compared with: libraries as somebody without us would use them, in an environment of their own.
 COMPARED = {"benchmarks/index_peers.py", "benchmarks/index_plain.py"}
 ROOT_NAMES = {"app.py", "job.py", "__main__.py"}
@@ -106,6 +121,23 @@ def is_in(file: str, home: str) -> bool:
     return file.startswith(home) if home.endswith("/") else file == home
 
 
+def floor_of(module: str) -> int | None:
+    """Which floor of retrieval the dotted *module* is on, from the top; ``None`` if on none."""
+    parts = module.split(".")
+    if parts[:2] != ["services", "retrieval"] or len(parts) < 3:
+        return None
+    return next((at for at, names in enumerate(RETRIEVAL_FLOORS) if parts[2] in names), None)
+
+
+def climbs(file: str, source: str) -> Iterator[str]:
+    """The imports of *file* that go up: an answer's way is read downwards."""
+    own = floor_of(file.removesuffix(".py").replace("/", "."))
+    for module in sorted(imports(source)):
+        floor = floor_of(module)
+        if own is not None and floor is not None and floor < own:
+            yield f"{file} imports {module}: that is above it (RETRIEVAL_FLOORS)"
+
+
 def is_the_client(file: str, module: str) -> bool:
     """The command line calls the API as other programs do."""
     return top(module) == "nearline_client" and is_composition_root(file)
@@ -127,6 +159,26 @@ def is_known_to_core(file: str, module: str) -> bool:
 
 def sources() -> list[str]:
     return sorted(str(path.relative_to(ROOT)) for folder in OURS for path in (ROOT / folder).rglob("*.py"))
+
+
+def test_an_answers_way_goes_downwards() -> None:
+    there = {path.stem for path in (ROOT / "services/retrieval").iterdir() if not path.name.startswith("__")}
+    assert there | {"__main__"} == set().union(*RETRIEVAL_FLOORS), "every module and folder is on a floor"
+    files = [file for file in sources() if file.startswith("services/retrieval/")]
+    broken = [line for file in files for line in climbs(file, (ROOT / file).read_text())]
+    assert broken == [], "\n".join(broken)
+
+
+@pytest.mark.parametrize(
+    ("file", "source"),
+    [
+        ("services/retrieval/items/interface.py", "from services.retrieval.result import Group"),
+        ("services/retrieval/request.py", "from services.retrieval.merchandising.active_rules import ActiveRules"),
+        ("services/retrieval/pipeline/pool.py", "from services.retrieval import recommender"),
+    ],
+)
+def test_an_import_upwards_is_seen(file: str, source: str) -> None:
+    assert list(climbs(file, source)) != []
 
 
 def test_every_file_keeps_the_rules() -> None:

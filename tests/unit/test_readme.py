@@ -1,4 +1,4 @@
-"""What the README says can be typed, and what it shows is what the code means."""
+"""The commands, events and answers that the README and the guides show are valid."""
 
 import re
 import shlex
@@ -11,18 +11,26 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from typer.testing import CliRunner
 
+from local.layout import ROOT
 from nearline.adapters.tokens import UserTokens
 from nearline.cli.app import app
 from nearline.events import EVENT_TYPES, decode_event
 from nearline.settings import Settings
 
-ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text()
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
-GUIDES = "\n".join(
-    (ROOT / "docs" / f"{name}.md").read_text()
-    for name in ("quick-start", "your-own-data", "coming-from-gorse", "coming-from-personalize")
+SENDING = (ROOT / "docs" / "sending.md").read_text()
+QUICK_START = (ROOT / "docs" / "quick-start.md").read_text()
+NAMED = (
+    "your-own-data",
+    "comparison",
+    "coming-from-gorse",
+    "coming-from-personalize",
+    "contributing",
+    "filters",
+    "rules",
 )
+GUIDES = "\n".join([SENDING, QUICK_START, *((ROOT / "docs" / f"{name}.md").read_text() for name in NAMED)])
 MAKEFILE = (ROOT / "Makefile").read_text()
 
 
@@ -57,18 +65,39 @@ def test_every_nearline_command_in_the_readme_is_one(words: list[str]) -> None:
     found.make_context(name, list(rest))
 
 
-def test_the_click_in_the_readme_is_a_valid_event() -> None:
-    block = next(b for b in re.findall(r"```json\n(.*?)```", README, re.DOTALL) if '"event_id": "c-1", "user_id"' in b)
+def json_in(page: str, part: str) -> str:
+    """The first JSON block of *page* that holds *part*."""
+    return next(block for block in re.findall(r"```json\n(.*?)```", page, re.DOTALL) if part in block)
+
+
+def test_the_click_that_a_producer_sends_is_a_valid_event() -> None:
+    block = json_in(SENDING, '"event_id": "c-1", "user_id"')
     assert decode_event(block.strip().encode(), append_ms=1_732_100_000_000).user_id == "17850"
-    assert all(kind in README for kind in EVENT_TYPES)
+    assert all(kind in SENDING for kind in EVENT_TYPES)
 
 
-def test_the_answer_in_the_readme_has_the_fields_that_the_service_documents() -> None:
+def documented_fields() -> set[str]:
     from services.retrieval.models import Recommendations
 
-    block = next(b for b in re.findall(r"```json\n(.*?)```", README, re.DOTALL) if '"items"' in b)
-    shown = orjson.loads(block)
-    assert set(shown) == {name for name, field in Recommendations.model_fields.items() if field.is_required()}
+    return {name for name, field in Recommendations.model_fields.items() if field.is_required()}
+
+
+def test_the_answer_in_the_quick_start_has_all_documented_fields() -> None:
+    assert set(orjson.loads(json_in(QUICK_START, '"items"'))) == documented_fields()
+
+
+def test_the_answer_in_the_readme_has_documented_fields_only() -> None:
+    assert set(orjson.loads(json_in(README, '"items"'))) < documented_fields()
+
+
+@pytest.mark.parametrize("target", re.findall(r"\]\(([^)#:]+)\)", README))
+def test_every_file_that_the_readme_links_to_exists(target: str) -> None:
+    assert (ROOT / target).is_file()
+
+
+def test_the_readme_names_the_test_command_that_ci_runs() -> None:
+    assert "make test" in README
+    assert "make test\n" in (ROOT / ".ci" / "run").read_text()
 
 
 def test_the_token_that_the_operations_page_makes_is_a_good_one(

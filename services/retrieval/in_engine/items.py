@@ -15,10 +15,10 @@ from nearline.item_vectors import ItemFields
 from nearline.user_documents import Hashes
 from services.retrieval.in_engine.expressions import both, excluding, passes, translate
 from services.retrieval.in_engine.guard import GuardedEngine
-from services.retrieval.in_engine.window import Known, Window, known_from
-from services.retrieval.in_process.catalogue import shown_fields
-from services.retrieval.item_index import Picked, Ranked, Traits
-from services.retrieval.ranking import Ranking, Trending
+from services.retrieval.in_engine.head_items import HeadItem, HeadItems, known_from
+from services.retrieval.items.interface import Candidates, ItemFeatures, OrderedItems
+from services.retrieval.items.popularity import Leaderboard, Trending
+from services.retrieval.items.printed import shown_fields
 
 _SPARE = 32  # seen items that one search allows for; a second search leaves out all of them itself
 _CHUNK = 500  # ranked items that are looked up at once
@@ -29,7 +29,7 @@ class EngineItems:
 
     is_remote = True
 
-    def __init__(self, engine: ItemEngine, guard: GuardedEngine, window: Window) -> None:
+    def __init__(self, engine: ItemEngine, guard: GuardedEngine, window: HeadItems) -> None:
         self._engine = engine
         self._guard = guard
         self._window = window
@@ -39,7 +39,7 @@ class EngineItems:
         """Items of the window by popularity."""
         return self._window.trending
 
-    def check(self, wanted: Filter) -> None:
+    def check(self, filter: Filter) -> None:
         """Nothing is refused: which attributes there are, an engine does not tell; an unknown one lets nothing pass."""
 
     @property
@@ -48,10 +48,10 @@ class EngineItems:
         return self._window.changes
 
     async def nearest(
-        self, vector: NDArray[np.float32], k: int, excluded: Hashes, wanted: Filter | None, spare: int = 0
-    ) -> Picked:
+        self, vector: NDArray[np.float32], k: int, excluded: Hashes, filter: Filter | None, spare: int = 0
+    ) -> Candidates:
         """The *k* best by inner product with *vector*, and some *spare* more; ``Unavailable`` if the engine is away."""
-        where = translate(wanted)
+        where = translate(filter)
         refused = set(excluded.tolist())
         came = await self._guard.search(vector, min(k + spare + min(len(refused), _SPARE), MAX_RESULTS), where)
         found = [each for each in came if hash64(each[0]) not in refused] if refused else came
@@ -60,19 +60,19 @@ class EngineItems:
             found = await self._guard.search(vector, min(k + spare, MAX_RESULTS), unseen)
         return _picked(found[: k + spare])
 
-    async def traits(self, items: Picked, *, vectors: bool = False) -> Traits:
+    async def features(self, items: Candidates, *, vectors: bool = False) -> ItemFeatures:
         """What the stages look at, for each of *items*; vectors stay in the engine, likeness is that of categories."""
         categories = hash64_all([str(shown["category"]) for shown in map(shown_fields, items.printed)])
-        return Traits(categories)
+        return ItemFeatures(categories)
 
-    def passing(self, wanted: Filter, items: Picked) -> NDArray[np.bool_]:
-        """Whether each of *items* passes *wanted*."""
+    def passing(self, filter: Filter, items: Candidates) -> NDArray[np.bool_]:
+        """Whether each of *items* passes *filter*."""
         shown = (ItemFields(**shown_fields(printed)) for printed in items.printed)  # type: ignore[arg-type]
-        return np.array([passes(wanted.node, each) for each in shown], bool)
+        return np.array([passes(filter.node, each) for each in shown], bool)
 
     async def pick(
-        self, ranked: Ranked, places: int, taken: Container[str], excluded: Hashes, wanted: Filter | None
-    ) -> Picked:
+        self, ranked: OrderedItems, places: int, taken: Container[str], excluded: Hashes, filter: Filter | None
+    ) -> Candidates:
         """The first *places* of *ranked* that are on show and not *taken*, in their order and with their scores."""
         refused = set(excluded.tolist())
         found: EngineHits = []
@@ -83,7 +83,7 @@ class EngineItems:
                 known = self._window.get(item_id) or others.get(item_id)
                 if known is None or item_id in taken or known.item_hash in refused:
                     continue
-                if wanted is None or passes(wanted.node, known.shown):
+                if filter is None or passes(filter.node, known.shown):
                     found.append((item_id, known.printed, score))
         return _picked(found[:places])
 
@@ -91,7 +91,7 @@ class EngineItems:
         """The candidate vectors of those of *item_ids* that are on show; ``Unavailable`` if the engine is away."""
         return await self._guard.vectors(list(item_ids))
 
-    def newest(self) -> Ranking:
+    def newest(self) -> Leaderboard:
         """``(id, listed_ms)`` of the newest items of the window, latest first."""
         return self._window.newest
 
@@ -100,7 +100,7 @@ class EngineItems:
         counts = Counter(category for item_hash in seen if (category := self._window.category_of(item_hash)))
         return sorted(counts, key=lambda category: (-counts[category], category))[:most]
 
-    async def _others(self, item_ids: list[str]) -> dict[str, Known]:
+    async def _others(self, item_ids: list[str]) -> dict[str, HeadItem]:
         """Those of *item_ids* that the window does not hold, if the engine has them and answers.
 
         What ranks comes from the window, so there are none as a rule.
@@ -113,6 +113,6 @@ class EngineItems:
         return {card.item_id: known_from(card) for card in cards}
 
 
-def _picked(found: EngineHits) -> Picked:
+def _picked(found: EngineHits) -> Candidates:
     scores = np.array([score for _, _, score in found], np.float64)
-    return Picked([item_id for item_id, _, _ in found], [printed for _, printed, _ in found], scores)
+    return Candidates([item_id for item_id, _, _ in found], [printed for _, printed, _ in found], scores)

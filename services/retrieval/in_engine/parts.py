@@ -13,28 +13,28 @@ from nearline.followers import Follower
 from nearline.item_engine import ItemEngine
 from nearline.reasons import reasons_of
 from nearline.settings import Settings
+from nearline.space import Space
 from nearline.topics import ITEM_POPULARITY, item_vectors_topic
 from services.retrieval.in_engine.going_live import GoingLive
 from services.retrieval.in_engine.guard import GuardedEngine
+from services.retrieval.in_engine.head_items import HeadItems, popular_records
 from services.retrieval.in_engine.items import EngineItems
-from services.retrieval.in_engine.window import Window, popular_records
 from services.retrieval.in_engine.writer import Writer
-from services.retrieval.item_index import ON_SHOW
+from services.retrieval.items.interface import AVAILABLE_ITEMS
 
 _TRENDING_PAUSE_S = 0.2
 _COUNT_EVERY_S = 15.0
 
 
-class InEngine:
+class EngineParts:
     """The engine's items, this replica's share of the writing, and its window; a graph or snapshots there are not."""
 
     known = texts = None  # nor are the items' history vectors and words
 
-    def __init__(self, settings: Settings, engine: ItemEngine) -> None:
-        space = settings.embedding_space
+    def __init__(self, settings: Settings, space: Space, engine: ItemEngine) -> None:
         topic = item_vectors_topic(space)
         group = f"retrieval.{space.number}"
-        window = Window(engine, lambda: time.time_ns() // 1_000_000)
+        window = HeadItems(engine, lambda: time.time_ns() // 1_000_000)
         self._engine = engine
         self._guard = GuardedEngine(engine)
         self.index = EngineItems(engine, self._guard, window)
@@ -78,5 +78,5 @@ async def count_items(engine: ItemEngine, every_s: float = _COUNT_EVERY_S) -> No
     """Tell the metrics how many items *engine* shows, again and again; while it is away the last count stands."""
     while True:
         with suppress(Unavailable):
-            ON_SHOW.set(await engine.count(""))
+            AVAILABLE_ITEMS.set(await engine.count(""))
         await asyncio.sleep(every_s)

@@ -9,7 +9,7 @@ from nearline.ids import check_id
 from nearline.item_engine import MAX_PRINTED, EngineRow
 from nearline.item_vectors import ItemVector
 from services.retrieval.in_engine.expressions import facts_of, numbers_of
-from services.retrieval.in_process.catalogue import render
+from services.retrieval.items.printed import render
 
 
 def row_of(item: ItemVector, vector: NDArray[np.float32], dimension: int) -> EngineRow:

@@ -15,8 +15,8 @@ from nearline.log import Record
 from nearline.reasons import reasons_of
 from nearline.space import Space
 from nearline.telemetry import counter, get_logger
+from services.retrieval.in_engine.head_items import HeadItems
 from services.retrieval.in_engine.rows import row_of
-from services.retrieval.in_engine.window import Window
 
 _WRITTEN = counter(
     "engine_records_total",
@@ -28,10 +28,10 @@ REASONS = reasons_of("ids", "item_vectors", others=("bad_vector", "too_large", "
 _REFUSED = counter("engine_records_refused_total", "Records that can never be written", "reason", known=REASONS)
 _AWAY = counter("engine_writer_waits_total", "Rounds in which the engine or the log was away")
 
-Change = EngineRow | int | None  # shown, hidden at this version, or to be forgotten
+RowChange = EngineRow | int | None  # shown, hidden at this version, or to be forgotten
 
 
-class Reader(Protocol):
+class VectorReader(Protocol):
     """A group reader (nearline/adapters/kafka/group_reader.py)."""
 
     async def open(self) -> None: ...
@@ -46,7 +46,13 @@ class Writer:
     """Brings *engine* up to the topic, and tells *window* at once what it wrote."""
 
     def __init__(
-        self, space: Space, connect: Callable[[], Reader], engine: ItemEngine, window: Window, *, retry_s: float = 0.5
+        self,
+        space: Space,
+        connect: Callable[[], VectorReader],
+        engine: ItemEngine,
+        window: HeadItems,
+        *,
+        retry_s: float = 0.5,
     ) -> None:
         self._space = space
         self._connect = connect
@@ -69,7 +75,7 @@ class Writer:
                 await asyncio.shield(reader.close())
             await asyncio.sleep(self._retry_s)
 
-    async def step(self, reader: Reader) -> None:
+    async def step(self, reader: VectorReader) -> None:
         """One poll, written; while the engine is away it is tried again, and the group is not left meanwhile."""
         records = await reader.poll()
         if not records:
@@ -81,7 +87,7 @@ class Writer:
             await reader.stay()
         reader.done(records)
 
-    async def _try(self, changes: dict[str, Change]) -> bool:
+    async def _try(self, changes: dict[str, RowChange]) -> bool:
         try:
             await self.write(changes)
         except Unavailable as error:
@@ -90,9 +96,9 @@ class Writer:
             return False
         return True
 
-    def changes_in(self, records: Sequence[Record]) -> dict[str, Change]:
+    def changes_in(self, records: Sequence[Record]) -> dict[str, RowChange]:
         """What *records*, in order, say of each item in the end; those that make no sense are counted and left out."""
-        changes: dict[str, Change] = {}
+        changes: dict[str, RowChange] = {}
         for record in records:
             try:
                 item_id = check_id("item_id", record.id)
@@ -107,7 +113,7 @@ class Writer:
                 changes[item_id] = change
         return changes
 
-    async def write(self, changes: dict[str, Change]) -> None:
+    async def write(self, changes: dict[str, RowChange]) -> None:
         """Write *changes*, but for those older than what the engine has; ``Unavailable`` if some were not written.
 
         The version is looked at and then written, in two steps: of two replicas only one has an item's partition. What
@@ -131,7 +137,7 @@ class Writer:
             _WRITTEN.labels(kind).inc(count)
         _WRITTEN.labels("older").inc(len(changes) - len(news))
 
-    def _change(self, record: Record) -> Change:
+    def _change(self, record: Record) -> RowChange:
         if record.value is None:
             return None
         item = decode_item_vector(record.id, record.value, self._space)

@@ -4,40 +4,38 @@ The newest version of an item wins, whatever order records arrive in; a record t
 item that is retired, unavailable or purged is in no answer from that moment on.
 """
 
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import repeat
 from typing import Any
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
 from nearline.errors import BadInput, SpaceMismatch
 from nearline.filters import Filter
 from nearline.hashing import hash64
 from nearline.item_vectors import ItemFields, ItemVector
-from nearline.items import Attribute
 from nearline.user_documents import Hashes
-from services.retrieval.in_process.columns import Columns
-from services.retrieval.in_process.histories import NO_ROW, Histories
+from services.retrieval.in_process.columns import FieldColumns
+from services.retrieval.in_process.graphs import Slots
+from services.retrieval.in_process.histories import NO_ROW, HistoryVectors
 from services.retrieval.in_process.index import LiveIndex
 from services.retrieval.in_process.masks import Masks
-from services.retrieval.in_process.rows import Rows, Slots
-from services.retrieval.item_index import Picked, Ranked, Traits
-from services.retrieval.ranking import Ranking, Trending
-from services.retrieval.text_index import TextIndex
+from services.retrieval.in_process.rows import Rows
+from services.retrieval.items.interface import Candidates, ItemFeatures, OrderedItems
+from services.retrieval.items.popularity import Leaderboard, Trending
+from services.retrieval.items.printed import NO_ATTRIBUTES, attributes_of, render, shown_fields
+from services.retrieval.items.text_index import TextIndex
 
 _NOWHERE = -1
 _ALLOWANCES = (32, 128, 512)  # seen items that a search allows for, then those after it; the last allows for all
 _MANY = 256  # seen items: of so many more than 32 are near, as a rule, and two searches take longer than a wide one
-_SCORE = b',"score":'
-_NO_ATTRIBUTES = b'"attributes":{}' + _SCORE
 _NO_HISTORY: NDArray[np.float16] = np.empty(0, np.float16)  # of what is restored: it has its row already
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
+class CatalogueRow:
     """One item at one version; *slot* is where its vector is, or -1 when it is not on show.
 
     *row* is where its history vector is, or -1 when that is not known.
@@ -63,15 +61,15 @@ class Catalogue:
         self.index = index
         self.texts = texts
         self.trending = Trending()
-        self.histories = Histories(dimension)
+        self.histories = HistoryVectors(dimension)
         self._dimension = dimension
-        self._newest = Ranking()
-        self._by_id: dict[str, Listing] = {}
-        self._by_hash: dict[int, Listing] = {}
+        self._newest = Leaderboard()
+        self._by_id: dict[str, CatalogueRow] = {}
+        self._by_hash: dict[int, CatalogueRow] = {}
         self._ids: list[str] = []  # by slot
         self._printed: list[bytes] = []  # by slot
         self._hashes: Hashes = np.zeros(1024, np.uint64)  # by slot
-        self._columns = Columns()
+        self._columns = FieldColumns()
         self._masks = Masks(self._columns)
 
     def __len__(self) -> int:
@@ -92,13 +90,13 @@ class Catalogue:
         row = self.histories.put(item.history, NO_ROW if known is None else known.row)
         if item.candidate is None or not item.shown.available:
             self._hide(known)
-            self._by_id[item.item_id] = Listing(item.item_id, item.version, hash64(item.item_id), row=row)
+            self._by_id[item.item_id] = CatalogueRow(item.item_id, item.version, hash64(item.item_id), row=row)
         else:
             self._unlist(known)
             self._show(item, item.candidate, known, row)
         return True
 
-    def _complete(self, item: ItemVector, known: Listing) -> bool:
+    def _complete(self, item: ItemVector, known: CatalogueRow) -> bool:
         """Learn the history vector of an item of which a snapshot of an earlier build knew all the rest."""
         if known.row != NO_ROW or item.version < known.version:
             return False
@@ -139,7 +137,7 @@ class Catalogue:
         self._columns.reserve(slots)
         places = repeat(NO_ROW) if rows is None else iter(rows.tolist())
         for (item_id, version, slot, shown), row in zip(records, places, strict=rows is not None):
-            listing = self._by_id[item_id] = Listing(item_id, version, hash64(item_id), slot, row=row)
+            listing = self._by_id[item_id] = CatalogueRow(item_id, version, hash64(item_id), slot, row=row)
             if shown is not None:
                 vector = self.index.vector(slot)
                 self._show(ItemVector(item_id, version, shown, vector, _NO_HISTORY, ""), vector, listing, row)
@@ -151,9 +149,9 @@ class Catalogue:
             self.texts.clear()
         Catalogue.__init__(self, self._dimension, self.index, self.texts)
 
-    def check(self, wanted: Filter) -> None:
+    def check(self, filter: Filter) -> None:
         """``FilterError`` if it names an attribute that no item on show has, or has as another type."""
-        self._columns.check(wanted)
+        self._columns.check(filter)
 
     @property
     def generation(self) -> int:
@@ -161,10 +159,10 @@ class Catalogue:
         return self._columns.changes.end
 
     async def nearest(
-        self, vector: NDArray[np.float32], k: int, excluded: Hashes, wanted: Filter | None, spare: int = 0
-    ) -> Picked:
+        self, vector: NDArray[np.float32], k: int, excluded: Hashes, filter: Filter | None, spare: int = 0
+    ) -> Candidates:
         """The *k* best by inner product with *vector*, fewer only if there are fewer; and some *spare* more."""
-        rows = None if wanted is None else self._masks.rows(wanted)
+        rows = None if filter is None else self._masks.rows(filter)
         for allowed in _allowances(len(excluded)):
             slots, scores = self._nearest(vector, k, spare + allowed, excluded, rows)
             if len(slots) >= k:
@@ -181,29 +179,29 @@ class Catalogue:
             slots, scores = slots[kept], scores[kept]
         return slots, scores
 
-    async def traits(self, items: Picked, *, vectors: bool = False) -> Traits:
+    async def features(self, items: Candidates, *, vectors: bool = False) -> ItemFeatures:
         """What the stages look at, for each of *items*, which are on show."""
         slots = self._slots(items)
         categories: NDArray[np.uint64] = self._columns.words("category", slots)
-        return Traits(categories, self.index.vectors(slots) if vectors else None)
+        return ItemFeatures(categories, self.index.vectors(slots) if vectors else None)
 
-    def passing(self, wanted: Filter, items: Picked) -> NDArray[np.bool_]:
-        """Whether each of *items*, which are on show, passes *wanted*."""
-        passing: NDArray[np.bool_] = self._masks.rows(wanted).passing[self._slots(items)]
+    def passing(self, filter: Filter, items: Candidates) -> NDArray[np.bool_]:
+        """Whether each of *items*, which are on show, passes *filter*."""
+        passing: NDArray[np.bool_] = self._masks.rows(filter).passing[self._slots(items)]
         return passing
 
-    def _slots(self, items: Picked) -> Slots:
+    def _slots(self, items: Candidates) -> Slots:
         by_id = self._by_id
         return np.array([by_id[item_id].slot for item_id in items.item_ids], np.int64)
 
     async def pick(
-        self, ranked: Ranked, places: int, taken: Container[str], excluded: Hashes, wanted: Filter | None
-    ) -> Picked:
+        self, ranked: OrderedItems, places: int, taken: Container[str], excluded: Hashes, filter: Filter | None
+    ) -> Candidates:
         """The first *places* of *ranked* that are on show and not *taken*, in their order and with their scores."""
         refused = set(excluded.tolist())
         slots: list[int] = []
         scores: list[float] = []
-        for item_id, score in ranked if wanted is None else self._passing(ranked, self._masks.rows(wanted)):
+        for item_id, score in ranked if filter is None else self._passing(ranked, self._masks.rows(filter)):
             if len(slots) == places:
                 break
             listing = self.get(item_id)
@@ -212,7 +210,7 @@ class Catalogue:
                 scores.append(score)
         return self._picked(slots, np.array(scores))
 
-    def _passing(self, ranked: Ranked, rows: Rows) -> Iterator[tuple[str, float]]:
+    def _passing(self, ranked: OrderedItems, rows: Rows) -> Iterator[tuple[str, float]]:
         """What passes of *ranked*, in order; after as many as pass in all, the others are looked up, not waited for."""
         met = set()
         for nth, (item_id, score) in enumerate(ranked):
@@ -227,11 +225,11 @@ class Catalogue:
         ids = self._ids
         yield from ranked.among(ids[slot] for slot in rows.slots.tolist() if ids[slot] not in met)
 
-    def _picked(self, slots: list[int], scores: NDArray[np.floating[Any]]) -> Picked:
+    def _picked(self, slots: list[int], scores: NDArray[np.floating[Any]]) -> Candidates:
         ids, printed = self._ids, self._printed
-        return Picked([ids[slot] for slot in slots], [printed[slot] for slot in slots], scores)
+        return Candidates([ids[slot] for slot in slots], [printed[slot] for slot in slots], scores)
 
-    def get(self, item_id: str) -> Listing | None:
+    def get(self, item_id: str) -> CatalogueRow | None:
         """The item, if it is on show."""
         listing = self._by_id.get(item_id)
         return listing if listing is not None and listing.slot != _NOWHERE else None
@@ -246,7 +244,7 @@ class Catalogue:
         found = ((item_id, self._by_id.get(item_id)) for item_id in item_ids)
         return {item_id: listing.row for item_id, listing in found if listing is not None and listing.row != NO_ROW}
 
-    def newest(self) -> Ranking:
+    def newest(self) -> Leaderboard:
         """``(id, listed_ms)`` of every item on show, latest first; without a listing time an item comes last."""
         return self._newest
 
@@ -259,10 +257,10 @@ class Catalogue:
                 counts[listing.category] = counts.get(listing.category, 0) + 1
         return sorted(counts, key=lambda category: (-counts[category], category))[:most]
 
-    def _show(self, item: ItemVector, vector: NDArray[np.float32], known: Listing | None, row: int) -> None:
+    def _show(self, item: ItemVector, vector: NDArray[np.float32], known: CatalogueRow | None, row: int) -> None:
         slot = self._slot_for(vector, known)
         item_hash = known.item_hash if known is not None else hash64(item.item_id)
-        listing = Listing(item.item_id, item.version, item_hash, slot, item.shown.category, row)
+        listing = CatalogueRow(item.item_id, item.version, item_hash, slot, item.shown.category, row)
         self._by_id[item.item_id] = self._by_hash[item_hash] = listing
         self._place(listing, render(item.item_id, item.shown))
         self._columns.put(slot, item.shown)
@@ -279,7 +277,7 @@ class Catalogue:
         if not np.isfinite(vector @ vector):
             raise BadInput("bad_vector", f"item {item_id!r} has a vector that is not finite")
 
-    def _slot_for(self, vector: NDArray[np.float32], known: Listing | None) -> int:
+    def _slot_for(self, vector: NDArray[np.float32], known: CatalogueRow | None) -> int:
         """A slot with *vector*; the one that the item has, if its vector did not change."""
         if known is not None and known.slot != _NOWHERE:
             if np.array_equal(self.index.vector(known.slot), vector):
@@ -292,7 +290,7 @@ class Catalogue:
         self.index.remove(slot)
         self._printed[slot] = b""
 
-    def _place(self, listing: Listing, printed: bytes) -> None:
+    def _place(self, listing: CatalogueRow, printed: bytes) -> None:
         slot = listing.slot
         if slot == len(self._printed):
             self._ids.append(listing.item_id)
@@ -303,15 +301,15 @@ class Catalogue:
             self._hashes = np.concatenate((self._hashes, np.zeros_like(self._hashes)))
         self._hashes[slot] = listing.item_hash
 
-    def _unlist(self, known: Listing | None) -> None:
+    def _unlist(self, known: CatalogueRow | None) -> None:
         """Let no filter find *known*, as it is, any more."""
         if known is None or known.slot == _NOWHERE:
             return
         printed = self._printed[known.slot]
-        attributes = {} if printed.endswith(_NO_ATTRIBUTES) else attributes_of(printed)
+        attributes = {} if printed.endswith(NO_ATTRIBUTES) else attributes_of(printed)
         self._columns.clear(known.slot, attributes)
 
-    def _hide(self, known: Listing | None) -> None:
+    def _hide(self, known: CatalogueRow | None) -> None:
         if known is None or known.slot == _NOWHERE:
             return
         self._unlist(known)
@@ -328,31 +326,3 @@ def _allowances(excluded: int) -> Iterator[int]:
     allowances = _ALLOWANCES if excluded <= _MANY else _ALLOWANCES[1:]
     yield from (allowed for allowed in allowances if allowed < excluded)
     yield excluded
-
-
-def render(item_id: str, shown: ItemFields) -> bytes:
-    """What an answer prints of an item, made once and not for each answer: its JSON up to the score, after a comma."""
-    fields = {
-        "item_id": item_id,
-        "title": shown.title,
-        "category": shown.category,
-        "price": shown.price,
-        "brand": shown.brand,
-        "locale": shown.locale,
-        "listed_ms": shown.listed_ms,
-        "attributes": shown.attributes,
-    }
-    return b"," + orjson.dumps(fields)[:-1] + _SCORE
-
-
-def attributes_of(printed: bytes) -> Mapping[str, Attribute]:
-    """The attributes in what ``render`` made of an item."""
-    attributes: Mapping[str, Attribute] = orjson.loads(printed[1 : -len(_SCORE)] + b"}")["attributes"]
-    return attributes
-
-
-def shown_fields(printed: bytes) -> dict[str, object]:
-    """What ``ItemFields`` holds, from what ``render`` made of it; such an item is available."""
-    fields: dict[str, object] = orjson.loads(printed[1 : -len(_SCORE)] + b"}")
-    del fields["item_id"]
-    return fields

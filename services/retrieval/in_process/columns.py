@@ -36,17 +36,18 @@ from nearline.filters import (
 from nearline.hashing import hash64
 from nearline.item_vectors import ItemFields
 from nearline.items import Attribute
-from services.retrieval.in_process.rows import Mask, Slots
+from services.retrieval.in_process.graphs import Slots
+from services.retrieval.in_process.rows import SlotMask
 
 Words = NDArray[Any]  # float64 with NaN for none, or uint64 hashes of text with 0 for none
-Check = Callable[[Words], Mask]  # false for none
+Check = Callable[[Words], SlotMask]  # false for none
 
 _FIRST = 1024  # slots
 _DENSE = 4  # a column with a value at more than one slot in so many has one at each
 _PATIENCE = 32  # changes that a sparse column gathers at least before it sorts them in; each takes 100 bytes till then
 _MANY = 1024  # slots to look at, from which on sorting first is quicker
 _JOURNAL = 65_536  # changes that are remembered: two minutes at 500/s
-_SIGNS: dict[str, Callable[[Words, float], Mask]] = {
+_SIGNS: dict[str, Callable[[Words, float], SlotMask]] = {
     "<": operator.lt,
     "<=": operator.le,
     ">": operator.gt,
@@ -102,7 +103,7 @@ class Dense:
         self._values[slot] = self._blank
         self.count -= 1
 
-    def test(self, check: Check, slots: Slots | None) -> Mask:
+    def test(self, check: Check, slots: Slots | None) -> SlotMask:
         """Whether the value passes *check* at each of *slots*, or at every slot."""
         return check(self._values if slots is None else self._values[slots])
 
@@ -144,7 +145,7 @@ class Sparse:
         self.count -= 1
         self._change(slot, None)
 
-    def test(self, check: Check, slots: Slots | None) -> Mask:
+    def test(self, check: Check, slots: Slots | None) -> SlotMask:
         """Whether the value passes *check* at each of *slots*, or at every slot."""
         if slots is not None:
             return check(self._at(slots))
@@ -196,7 +197,7 @@ class Sparse:
         self._changed.clear()
 
 
-class Columns:
+class FieldColumns:
     """The fields of the items on show by slot, and which slots changed when."""
 
     def __init__(self) -> None:
@@ -268,12 +269,12 @@ class Columns:
             if kinds and not kinds & known.keys():
                 raise wanted.mistyped(name, position, known)
 
-    def passing(self, node: Node, slots: Slots | None = None) -> Mask:
+    def passing(self, node: Node, slots: Slots | None = None) -> SlotMask:
         """Whether an item that *node* lets pass is on show at each of *slots*, or at every slot there is room for."""
-        passing: Mask = (self._on_show if slots is None else self._on_show[slots]) & self._true(node, slots)
+        passing: SlotMask = (self._on_show if slots is None else self._on_show[slots]) & self._true(node, slots)
         return passing
 
-    def _true(self, node: Node, slots: Slots | None) -> Mask:
+    def _true(self, node: Node, slots: Slots | None) -> SlotMask:
         match node:
             case Same(name, values):
                 return self._same(name, values, slots)
@@ -293,7 +294,7 @@ class Columns:
             case AnyOf(parts):
                 return reduce(operator.or_, [self._true(part, slots) for part in parts])
 
-    def _same(self, name: str, values: Iterable[Attribute], slots: Slots | None) -> Mask:
+    def _same(self, name: str, values: Iterable[Attribute], slots: Slots | None) -> SlotMask:
         by_kind: dict[type, list[float]] = {}
         for value in values:
             by_kind.setdefault(_kind(value), []).append(_word(value))
@@ -301,7 +302,7 @@ class Columns:
         tests = [known[kind].test(_one_of(kind, words), slots) for kind, words in by_kind.items() if kind in known]
         return self._any(tests, slots)
 
-    def _any(self, masks: list[Mask], slots: Slots | None) -> Mask:
+    def _any(self, masks: list[SlotMask], slots: Slots | None) -> SlotMask:
         return reduce(operator.or_, masks, np.zeros(self.slots if slots is None else len(slots), bool))
 
     def _kinds(self, name: str) -> Mapping[type, Dense | Sparse]:

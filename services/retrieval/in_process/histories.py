@@ -10,7 +10,7 @@ NO_ROW = -1
 _RESERVED = 1 << 20  # rows of address space; memory is taken when one is written, and nothing is copied to grow
 
 
-class Histories:
+class HistoryVectors:
     """History vectors by row; a row stays its item's until it is dropped."""
 
     def __init__(self, dimension: int) -> None:

@@ -11,25 +11,26 @@ from nearline.adapters.kafka.table_reader import TableReader
 from nearline.followers import Follower
 from nearline.reasons import reasons_of
 from nearline.settings import Settings
+from nearline.space import Space
 from nearline.topics import ITEM_POPULARITY, item_vectors_topic
 from services.retrieval.in_process.catalogue import Catalogue
 from services.retrieval.in_process.graphs import SavedGraph
 from services.retrieval.in_process.index import LiveIndex
-from services.retrieval.in_process.keeping import Keeper
 from services.retrieval.in_process.live_recall import LiveRecall
+from services.retrieval.in_process.maintenance import IndexMaintenance
 from services.retrieval.in_process.records import item_records, popularity_records
-from services.retrieval.in_process.upkeep import Upkeep
-from services.retrieval.text_index import TextIndex
+from services.retrieval.in_process.snapshot_schedule import SnapshotSchedule
+from services.retrieval.items.text_index import TextIndex
 
 TRENDING_PAUSE_S = 0.2  # trending may be this late; a poll for each click would cost answers their time
 
 
-class InProcess:
+class LocalItems:
     """The catalogue of this process, and what keeps it true."""
 
-    def __init__(self, settings: Settings) -> None:
-        space = settings.embedding_space
+    def __init__(self, settings: Settings, space: Space) -> None:
         self._settings = settings
+        self._space = space
         index = LiveIndex(
             space.dimension,
             lambda capacity: HnswGraph(space.dimension, capacity),
@@ -52,18 +53,18 @@ class InProcess:
             reasons=reasons_of("ids", "popularity"),
         )
         recall = LiveRecall(index, every_s=settings.recall_every_s)
-        self._upkeep = Upkeep(index, lambda: self._items.caught_up, recall)
+        self._upkeep = IndexMaintenance(index, lambda: self._items.caught_up, recall)
         self._keeper = self._make_keeper(settings.snapshots_folder, self.index)
 
-    def _make_keeper(self, folder: Path | None, catalogue: Catalogue) -> Keeper | None:
+    def _make_keeper(self, folder: Path | None, catalogue: Catalogue) -> SnapshotSchedule | None:
         if folder is None:
             return None
-        settings, space = self._settings, self._settings.embedding_space
+        settings, space = self._settings, self._space
 
         def load(path: Path, saved: SavedGraph) -> HnswGraph:
             return HnswGraph.load(path, space.dimension, saved.capacity, count=saved.count, removed=saved.removed)
 
-        return Keeper(
+        return SnapshotSchedule(
             folder,
             space,
             catalogue,

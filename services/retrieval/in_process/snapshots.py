@@ -38,7 +38,7 @@ KEPT = 2
 MAX_AGE_MS = 6 * 24 * 3600 * 1000
 
 LoadGraph = Callable[[Path, SavedGraph], Graph]
-Offsets = Mapping[str, Mapping[int, int]]  # topic -> partition -> the next offset
+TopicOffsets = Mapping[str, Mapping[int, int]]  # topic -> partition -> the next offset
 
 _HISTORIES, _ROWS = "histories", "history_rows"
 _PREFIX, _UNFINISHED, _MANIFEST, _GRAPH = "snapshot-", ".writing-", "manifest.json", "graph"
@@ -47,7 +47,7 @@ REASONS = ("damaged", "newer_format", "other_log", "other_space", "too_old")
 _REFUSED = counter("index_snapshots_refused_total", "Snapshots that could not be used", "reason", known=REASONS)
 
 
-class Refused(Exception):
+class SnapshotRefused(Exception):
     """A snapshot that must not be used; *reason* is a short code to count by, the message says more."""
 
     def __init__(self, reason: str, message: str) -> None:
@@ -62,7 +62,7 @@ class Taken:
     taken_ms: int
     space: Space
     log: Extent
-    next_offsets: Offsets
+    next_offsets: TopicOffsets
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,53 +120,57 @@ def newest(folder: Path, space: Space, log: Extent, now_ms: int) -> Iterator[Sna
         try:
             snapshot = read(path)
             check(snapshot.taken, space, log, now_ms)
-        except Refused as refusal:
+        except SnapshotRefused as refusal:
             refuse(path, refusal)
         else:
             yield snapshot
 
 
-def refuse(folder: Path, refusal: Refused) -> None:
+def refuse(folder: Path, refusal: SnapshotRefused) -> None:
     """Say and count why the snapshot in *folder* is not used."""
     _REFUSED.labels(refusal.reason).inc()
     get_logger().error("a snapshot was refused", folder=str(folder), reason=refusal.reason, why=str(refusal))
 
 
 def read(folder: Path) -> Snapshot:
-    """The snapshot in *folder*, every byte verified; ``Refused`` if damaged or of a newer format."""
+    """The snapshot in *folder*, every byte verified; ``SnapshotRefused`` if damaged or of a newer format."""
     try:
         manifest = _manifest(folder)
         if manifest["format"] not in _READ:
             reads = " and ".join(map(str, _READ))
-            raise Refused("newer_format", f"it has format {manifest['format']}; this build reads {reads}")
+            raise SnapshotRefused("newer_format", f"it has format {manifest['format']}; this build reads {reads}")
         parts = {name: _part(folder / name, **said) for name, said in manifest["parts"].items()}
         parts.pop(_GRAPH, None)
         graph = SavedGraph(**manifest["graph"]) if manifest["graph"] else None
         return Snapshot(_taken(manifest), folder, parts, manifest["index"], graph)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise Refused("damaged", f"it cannot be read: {error!r:.200}") from None
+        raise SnapshotRefused("damaged", f"it cannot be read: {error!r:.200}") from None
 
 
 def check(taken: Taken, space: Space, log: Extent, now_ms: int) -> None:
-    """``Refused`` unless the snapshot is of this *space* and its offsets mean something in this *log*."""
+    """``SnapshotRefused`` unless the snapshot is of this *space* and its offsets mean something in this *log*."""
     if taken.space != space:
-        raise Refused("other_space", f"it is of {taken.space}; this process serves {space}")
+        raise SnapshotRefused("other_space", f"it is of {taken.space}; this process serves {space}")
     if taken.log.cluster != log.cluster:
-        raise Refused("other_log", f"it is of Kafka cluster {taken.log.cluster!r}; this one is {log.cluster!r}")
+        raise SnapshotRefused("other_log", f"it is of Kafka cluster {taken.log.cluster!r}; this one is {log.cluster!r}")
     if now_ms - taken.taken_ms > MAX_AGE_MS:
         age, most = (now_ms - taken.taken_ms) // 3_600_000, MAX_AGE_MS // 3_600_000
-        raise Refused("too_old", f"it is {age} h old; deletes may have left the log after {most} h")
+        raise SnapshotRefused("too_old", f"it is {age} h old; deletes may have left the log after {most} h")
     for name, extent in log.topics.items():
         _check_topic(name, taken.log.topics.get(name), extent, taken.next_offsets.get(name, {}))
 
 
 def _check_topic(name: str, was: TopicExtent | None, now: TopicExtent, next_offsets: Mapping[int, int]) -> None:
     if was is None or was.topic_id != now.topic_id:
-        raise Refused("other_log", f"topic {name} was created anew: {was and was.topic_id} then, {now.topic_id} now")
+        raise SnapshotRefused(
+            "other_log", f"topic {name} was created anew: {was and was.topic_id} then, {now.topic_id} now"
+        )
     for partition, offset in next_offsets.items():
         first, end = now.first.get(partition, 0), now.end.get(partition, 0)
         if not first <= offset <= end:
-            raise Refused("other_log", f"{name}/{partition} holds {first} to {end}; the snapshot ends at {offset}")
+            raise SnapshotRefused(
+                "other_log", f"{name}/{partition} holds {first} to {end}; the snapshot ends at {offset}"
+            )
 
 
 def restore(snapshot: Snapshot, catalogue: Catalogue, load_graph: LoadGraph) -> None:

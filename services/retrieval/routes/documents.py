@@ -6,7 +6,7 @@ from nearline.errors import BadInput, SpaceMismatch, Unavailable
 from nearline.space import Space
 from nearline.user_documents import UserDocument, decode_user_document
 from services.retrieval.routes.refusals import not_known
-from services.retrieval.store_guard import GuardedStore
+from services.retrieval.users.store_guard import GuardedStore
 
 
 async def document_of(user_id: str, store: GuardedStore, space: Space) -> UserDocument:

@@ -1,6 +1,5 @@
 """What the read routes have in common: parameters, what an item looks like, and how items are printed."""
 
-import secrets
 import time
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -13,7 +12,9 @@ from pydantic.config import JsonDict
 from nearline.errors import BadInput
 from nearline.filters import AllOf, Filter, FilterError, Same, parse
 from nearline.ids import MAX_ID_BYTES, check_id
-from services.retrieval.item_index import ItemIndex, Picked
+from nearline.request_ids import request_id_of
+from services.retrieval.items.interface import Candidates, ItemIndex
+from services.retrieval.items.printed import print_items
 
 MAX_K = 500
 DEFAULT_K = 20
@@ -58,13 +59,13 @@ FilterText = Annotated[
 ]
 
 
-class Strict(BaseModel):
+class StrictModel(BaseModel):
     """Parameters; an unknown one is refused, for it is a misspelt one."""
 
     model_config = ConfigDict(extra="forbid")
 
 
-class FilterQuery(Strict):
+class FilterQuery(StrictModel):
     """How many, and of which items."""
 
     k: K = DEFAULT_K
@@ -91,14 +92,14 @@ class ListedItem(BaseModel):
     score: float = Field(description="comparable within one answer")
 
 
-class Answer(BaseModel):
+class RouteAnswer(BaseModel):
     """What every answer says of itself."""
 
     took_ms: float
     request_id: str
 
 
-class Items(Answer):
+class ItemsAnswer(RouteAnswer):
     """Items on show, best first."""
 
     items: list[ListedItem]
@@ -131,32 +132,24 @@ def in_categories(wanted: Filter | None, categories: list[str]) -> Filter | None
     return Filter("", node, repr(node), () if wanted is None else wanted.compared)
 
 
-class Clock:
+class RequestClock:
     """When a request came and who sent it, for its answer to say."""
 
     def __init__(self, request: Request) -> None:
         self._started_ns = time.perf_counter_ns()
-        given = request.headers.get("x-request-id", "")
-        usable = 0 < len(given) <= 128 and given.isascii() and given.isprintable()
-        self.request_id = given if usable else secrets.token_hex(8)
+        self.request_id = request_id_of(request.headers.raw)
 
     @property
     def took_ms(self) -> float:
         """Since it came."""
         return round((time.perf_counter_ns() - self._started_ns) / 1e6, 3)
 
-    def answer(self, about: Mapping[str, object], items: Picked | None = None) -> Response:
+    def answer(self, about: Mapping[str, object], items: Candidates | None = None) -> Response:
         """*about* and *items*, with what every answer says."""
         said = orjson.dumps({**about, "took_ms": self.took_ms, "request_id": self.request_id})
         if items is not None:
             said = said[:-1] + b',"items":[' + print_items(items) + b"]}"
         return Response(said, media_type="application/json")
-
-
-def print_items(items: Picked) -> bytes:
-    """*items* as JSON, joined by commas."""
-    scores = orjson.dumps(items.scores.tolist())[1:-1].split(b",")
-    return b"".join(b"%b%b}" % each for each in zip(items.printed, scores, strict=True))[1:] if len(items) else b""
 
 
 def example(of: Mapping[str, Any], **more: Any) -> ConfigDict:

@@ -4,17 +4,17 @@ from fastapi import FastAPI, Request, Response
 from pydantic import Field
 
 from nearline.space import Space
-from services.retrieval.item_index import ItemIndex
+from services.retrieval.items.interface import ItemIndex
 from services.retrieval.models import Refused
 from services.retrieval.routes.documents import document_of
-from services.retrieval.routes.forms import ID, Answer, Clock, UserId, example
-from services.retrieval.store_guard import GuardedStore
+from services.retrieval.routes.forms import ID, RequestClock, RouteAnswer, UserId, example
+from services.retrieval.users.store_guard import GuardedStore
 
 PATH = "/users/{user_id:text}"
 ALLOWED = {"user_id": ID}
 
 
-class KnownUser(Answer):
+class KnownUser(RouteAnswer):
     """What is stored of a user. No item's id is: the store holds hashes."""
 
     model_config = example(
@@ -60,7 +60,7 @@ def add(app: FastAPI, items: ItemIndex, store: GuardedStore, space: Space) -> No
         """The document that answers are made from. A profile that the shop declared is told by ingest's route of this
         name.
         """
-        clock = Clock(request)
+        clock = RequestClock(request)
         document = await document_of(user_id, store, space)
         has_vector = document.vector is not None
         return clock.answer(

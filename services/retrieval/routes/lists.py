@@ -1,17 +1,17 @@
 """``GET /trending`` and ``GET /latest``: what is popular now, and what was listed last."""
 
-import numpy as np
 from fastapi import FastAPI, Request, Response
 from pydantic import Field
 
-from services.retrieval.item_index import ItemIndex
+from nearline.user_documents import NO_HASHES
+from services.retrieval.items.interface import ItemIndex
 from services.retrieval.models import Refused
 from services.retrieval.routes.forms import (
     ALLOWED_LIST,
     EXAMPLE_ITEMS,
     CategoryQuery,
-    Clock,
-    Items,
+    ItemsAnswer,
+    RequestClock,
     example,
     in_categories,
     wanted_in,
@@ -19,10 +19,9 @@ from services.retrieval.routes.forms import (
 
 TRENDING, LATEST = "/trending", "/latest"
 ALLOWED = ALLOWED_LIST
-_NOTHING = np.empty(0, np.uint64)
 
 
-class ListedItems(Items):
+class ListedItems(ItemsAnswer):
     """Items of the categories that were asked for, or of all; the score is popularity, or when they were listed."""
 
     model_config = example(EXAMPLE_ITEMS, category=["holder"])
@@ -42,9 +41,9 @@ def add(app: FastAPI, items: ItemIndex) -> None:
         """Items on show by popularity: events weighed by their type, each worth half as much a week later. An item
         without any event does not trend. On Milvus this is the most popular 5,000 of all categories.
         """
-        clock = Clock(request)
+        clock = RequestClock(request)
         ranked = items.trending.top_of(query.category) if query.category else items.trending.top()
-        found = await items.pick(ranked, query.k, (), _NOTHING, wanted_in(request, items))
+        found = await items.pick(ranked, query.k, (), NO_HASHES, wanted_in(request, items))
         return clock.answer({"category": query.category}, found)
 
     @app.get(
@@ -56,7 +55,7 @@ def add(app: FastAPI, items: ItemIndex) -> None:
         """Items on show by listing time (`listed_ms`), newest first; those without one come last, with a score of 0.
         On Milvus this is the newest 500 of all categories.
         """
-        clock = Clock(request)
-        wanted = in_categories(wanted_in(request, items), query.category)
-        found = await items.pick(items.newest(), query.k, (), _NOTHING, wanted)
+        clock = RequestClock(request)
+        filter = in_categories(wanted_in(request, items), query.category)
+        found = await items.pick(items.newest(), query.k, (), NO_HASHES, filter)
         return clock.answer({"category": query.category}, found)

@@ -5,14 +5,15 @@ from collections.abc import Callable, Coroutine
 
 from nearline.log import Record
 from nearline.settings import Settings
-from services.retrieval.active_users import ActiveUsers
-from services.retrieval.item_index import ItemIndex
+from nearline.space import Space
+from services.retrieval.items.interface import ItemIndex
+from services.retrieval.items.text_index import TextIndex
 from services.retrieval.recommender import Recommender
 from services.retrieval.routes.reads import Reads
-from services.retrieval.session_vectors import KnownItems, SessionVectors, Towers
 from services.retrieval.sessions import Sessions
-from services.retrieval.store_guard import GuardedStore
-from services.retrieval.text_index import TextIndex
+from services.retrieval.users.active_users import ActiveUsers
+from services.retrieval.users.session_vectors import KnownItems, SessionEncoder, SessionVectors
+from services.retrieval.users.store_guard import GuardedStore
 
 Hear = Callable[[Record], None]
 
@@ -23,6 +24,7 @@ class ReadParts:
     def __init__(
         self,
         settings: Settings,
+        space: Space,
         items: ItemIndex,
         store: GuardedStore,
         recommender: Recommender,
@@ -30,9 +32,8 @@ class ReadParts:
         known: KnownItems | None,
         texts: TextIndex | None,
     ) -> None:
-        space = settings.embedding_space
         self._texts = texts
-        self._vectors = None if known is None else SessionVectors(_towers(settings), known)
+        self._vectors = None if known is None else SessionVectors(_towers(settings, space), known)
         self._users = ActiveUsers(store, space, most=settings.active_users) if settings.active_users else None
         sessions = None if self._vectors is None else Sessions(recommender, self._vectors, settings.seen_policy)
         self.reads = Reads(space, items, store, sessions, texts, self._users)
@@ -66,13 +67,13 @@ class ReadParts:
         return hear
 
 
-def _towers(settings: Settings) -> Towers:
+def _towers(settings: Settings, space: Space) -> SessionEncoder:
     """The user tower; where items are in an engine there is none, and no client of Triton is needed."""
     from nearline.adapters.triton import TritonTowers
 
     return TritonTowers(
         settings.triton,
-        settings.embedding_space,
+        space,
         kept=settings.history_length,
         timeout_ms=settings.session_timeout_ms,
         tls=settings.triton_security,

@@ -9,13 +9,23 @@ from fastapi import FastAPI, Path, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from nearline.space import Space
-from services.retrieval.active_users import ActiveUsers, Found
-from services.retrieval.item_index import ItemIndex
+from services.retrieval.items.interface import ItemIndex
 from services.retrieval.models import Refused
 from services.retrieval.routes.documents import document_of
-from services.retrieval.routes.forms import ALLOWED_K, ID, Answer, Clock, ItemId, K, Strict, example, id_named
+from services.retrieval.routes.forms import (
+    ALLOWED_K,
+    ID,
+    ItemId,
+    K,
+    RequestClock,
+    RouteAnswer,
+    StrictModel,
+    example,
+    id_named,
+)
 from services.retrieval.routes.refusals import NotAnswered, not_here, not_known
-from services.retrieval.store_guard import GuardedStore
+from services.retrieval.users.active_users import ActiveUsers, NearUsers
+from services.retrieval.users.store_guard import GuardedStore
 
 SIMILAR, AUDIENCE = "/users/{of_user:text}/similar", "/items/{item_id:text}/audience"
 ALLOWED = {"of_user": ID, "item_id": ID, "k": ALLOWED_K}
@@ -25,7 +35,7 @@ _AMONG = {"among": 4312, "most": 50_000, "users": [_NEARBY]}
 OfUser = Annotated[str, Path(description=ID, examples=["u-17850"]), id_named("user_id")]
 
 
-class CountQuery(Strict):
+class CountQuery(StrictModel):
     """How many users."""
 
     k: K = 20
@@ -40,7 +50,7 @@ class NearUser(BaseModel):
     as_of_ms: int = Field(description="when the newest event that the vector used happened, UTC ms")
 
 
-class Users(Answer):
+class UsersAnswer(RouteAnswer):
     """Users, nearest first."""
 
     among: int = Field(description="how many users were looked at: those active last, since this process started")
@@ -48,7 +58,7 @@ class Users(Answer):
     users: list[NearUser]
 
 
-class SimilarUsers(Users):
+class SimilarUsers(UsersAnswer):
     """Users whose taste is nearest to one user's."""
 
     model_config = example(_AMONG, user_id="u-17850")
@@ -56,7 +66,7 @@ class SimilarUsers(Users):
     user_id: str
 
 
-class Audience(Users):
+class Audience(UsersAnswer):
     """Users to whom an item is nearest, whether or not they saw it."""
 
     model_config = example(_AMONG, item_id="85123A")
@@ -72,7 +82,7 @@ def add(app: FastAPI, items: ItemIndex, users: ActiveUsers | None, store: Guarde
         """The *k* users nearest to this one, of those whose documents changed last. It tells of other users: a user's
         own token does not open it.
         """
-        clock, known = Clock(request), _known(users)
+        clock, known = RequestClock(request), _known(users)
         document = await document_of(of_user, store, space)
         if document.vector is None:
             raise NotAnswered(409, "user_id", of_user, "this user has no vector yet: no event of his could be encoded")
@@ -81,7 +91,7 @@ def add(app: FastAPI, items: ItemIndex, users: ActiveUsers | None, store: Guarde
     @app.get(AUDIENCE, summary="Users for an item", responses=_answers(Audience))
     async def audience(request: Request, item_id: ItemId, query: Annotated[CountQuery, Query()]) -> Response:
         """The *k* users nearest to this item, which must be on show, of those whose documents changed last."""
-        clock, known = Clock(request), _known(users)
+        clock, known = RequestClock(request), _known(users)
         vector = (await items.vectors([item_id])).get(item_id)
         if vector is None:
             raise not_known("item_id", item_id, "no item of this id is on show; GET /search finds ids by words")
@@ -94,7 +104,7 @@ def _known(users: ActiveUsers | None) -> ActiveUsers:
     return users
 
 
-def _answer(clock: Clock, about: dict[str, object], known: ActiveUsers, found: Found) -> Response:
+def _answer(clock: RequestClock, about: dict[str, object], known: ActiveUsers, found: NearUsers) -> Response:
     users = [
         {
             "user_id": user_id,
@@ -107,7 +117,7 @@ def _answer(clock: Clock, about: dict[str, object], known: ActiveUsers, found: F
     return clock.answer({**about, "among": len(known), "most": known.most, "users": users})
 
 
-def _answers(model: type[Users]) -> dict[int | str, dict[str, object]]:
+def _answers(model: type[UsersAnswer]) -> dict[int | str, dict[str, object]]:
     return {
         200: {"model": model},
         404: {"model": Refused},

@@ -5,24 +5,24 @@ from typing import Annotated, Any
 
 import numpy as np
 from fastapi import FastAPI, Request, Response
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.config import JsonDict
 
 from nearline.errors import BadInput, SpaceMismatch, Unavailable
+from nearline.item_vectors import Vector
 from nearline.space import Space
 from nearline.telemetry import get_logger
 from nearline.user_documents import decode_user_document
-from services.retrieval.answer import Reason
-from services.retrieval.item_index import ItemIndex
+from services.retrieval.items.interface import ItemIndex
 from services.retrieval.models import Refused
 from services.retrieval.parameters import Id
-from services.retrieval.routes.forms import ID, Answer, Clock, Strict, example
+from services.retrieval.result import Reason
+from services.retrieval.routes.forms import ID, RequestClock, RouteAnswer, StrictModel, example
 from services.retrieval.routes.refusals import not_here, refused
 from services.retrieval.routes.sessions import ALLOWED as ALLOWED_SESSION
 from services.retrieval.routes.sessions import SessionContext
 from services.retrieval.sessions import MAX_EVENTS, Sessions, session_of
-from services.retrieval.store_guard import GuardedStore
+from services.retrieval.users.store_guard import GuardedStore
 
 PATH = "/rank"
 MAX_ITEMS = 1_000
@@ -35,10 +35,8 @@ ALLOWED = {
 _EXAMPLE: JsonDict = {"user_id": "u-17850", "item_ids": ["22423", "85123A", "no-such-item"]}
 _PERSONAL, _TRENDING, _GIVEN, _UNKNOWN = "personal", "trending", "as_given", "unknown"
 
-Vector = NDArray[np.float32]
 
-
-class RankBody(Strict):
+class RankBody(StrictModel):
     """Whose order, of which items."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"example": _EXAMPLE})
@@ -69,7 +67,7 @@ class RankedItem(BaseModel):
     )
 
 
-class RankedItems(Answer):
+class RankedItems(RouteAnswer):
     """All items that were given, each once, best first."""
 
     model_config = example(
@@ -188,5 +186,5 @@ def add(app: FastAPI, items: ItemIndex, store: GuardedStore, space: Space, sessi
         """All of the given items, best first; none is left out, seen or not. Without a vector of the user they are
         ordered by popularity, and *reason* says why.
         """
-        clock = Clock(request)
+        clock = RequestClock(request)
         return clock.answer(await ranker.rank(body))

@@ -11,15 +11,15 @@ from pydantic import BaseModel
 from nearline.guard import RoutePermission
 from nearline.keys import Permission
 from nearline.space import Space
-from services.retrieval.active_users import ActiveUsers
-from services.retrieval.item_index import ItemIndex
+from services.retrieval.items.interface import ItemIndex
+from services.retrieval.items.text_index import TextIndex
 from services.retrieval.routes import known_user, lists, people, rank, search, sessions, similar
 from services.retrieval.routes.bodies import BoundedBodies
 from services.retrieval.routes.refusals import refuse_with
-from services.retrieval.session_vectors import KnownItems
 from services.retrieval.sessions import Sessions
-from services.retrieval.store_guard import GuardedStore
-from services.retrieval.text_index import TextIndex
+from services.retrieval.users.active_users import ActiveUsers
+from services.retrieval.users.session_vectors import KnownItems
+from services.retrieval.users.store_guard import GuardedStore
 
 # {of_user} and not {user_id}: what it tells is about other users, and no user's token may open it (nearline/guard.py).
 READ_RULES = tuple(

@@ -3,30 +3,29 @@
 from collections.abc import Iterable, Iterator
 from typing import Annotated
 
-import numpy as np
 from fastapi import FastAPI, Query, Request, Response
 from pydantic import Field
 
 from nearline.errors import BadInput, Unavailable
-from services.retrieval.item_index import ItemIndex
+from nearline.user_documents import NO_HASHES
+from services.retrieval.items.interface import ItemIndex
+from services.retrieval.items.text_index import MAX_FOUND, MAX_WORDS, Match, TextIndex
 from services.retrieval.models import Refused
 from services.retrieval.routes.forms import (
     ALLOWED_LIST,
     EXAMPLE_ITEMS,
-    Clock,
-    Items,
+    ItemsAnswer,
     ListQuery,
+    RequestClock,
     example,
     in_categories,
     wanted_in,
 )
 from services.retrieval.routes.refusals import NotAnswered, not_here, refused
-from services.retrieval.text_index import MAX_FOUND, MAX_WORDS, Match, TextIndex
 
 PATH = "/search"
 MAX_TEXT = 500
 ALLOWED = {"q": f"1-{MAX_WORDS} words, at most {MAX_TEXT} characters"} | ALLOWED_LIST
-_NOTHING = np.empty(0, np.uint64)
 
 
 class SearchQuery(ListQuery):
@@ -40,7 +39,7 @@ class SearchQuery(ListQuery):
     )
 
 
-class FoundItems(Items):
+class FoundItems(ItemsAnswer):
     """Items with all words first, then those with some; the score is BM25, a word of the title counting most."""
 
     model_config = example(EXAMPLE_ITEMS, q="t-light hol", with_all_words=1)
@@ -81,12 +80,12 @@ def add(app: FastAPI, items: ItemIndex, texts: TextIndex | None) -> None:
         """Items on show whose title, category, brand or attributes have these words, an item that was put or deleted a
         moment ago included. With a filter, the best 2,000 matches are looked at.
         """
-        clock = Clock(request)
+        clock = RequestClock(request)
         if texts is None:
             raise not_here("text search", "it needs NEARLINE_INDEX=hnsw:// and NEARLINE_SEARCH=on")
-        wanted = in_categories(wanted_in(request, items), query.category)
-        full, some = await _matches(texts, query.q, query.k if wanted is None else MAX_FOUND)
-        found = await items.pick(Matches(full + some), query.k, (), _NOTHING, wanted)
+        filter = in_categories(wanted_in(request, items), query.category)
+        full, some = await _matches(texts, query.q, query.k if filter is None else MAX_FOUND)
+        found = await items.pick(Matches(full + some), query.k, (), NO_HASHES, filter)
         with_all = {item_id for item_id, _ in full}
         about = {"q": query.q, "with_all_words": sum(item_id in with_all for item_id in found.item_ids)}
         return clock.answer(about, found)

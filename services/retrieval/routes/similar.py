@@ -7,16 +7,16 @@ from fastapi import FastAPI, Query, Request, Response
 from pydantic import Field
 
 from nearline.hashing import hash64
-from services.retrieval.item_index import ItemIndex
+from services.retrieval.items.interface import ItemIndex
 from services.retrieval.models import Refused
 from services.retrieval.routes.forms import (
     ALLOWED_LIST,
     EXAMPLE_ITEMS,
     ID,
-    Clock,
     ItemId,
-    Items,
+    ItemsAnswer,
     ListQuery,
+    RequestClock,
     example,
     in_categories,
     wanted_in,
@@ -27,7 +27,7 @@ PATH = "/similar/{item_id:text}"
 ALLOWED = {"item_id": ID} | ALLOWED_LIST
 
 
-class SimilarItems(Items):
+class SimilarItems(ItemsAnswer):
     """Items, nearest first; the score is the inner product of unit vectors, 1 at most."""
 
     model_config = example(EXAMPLE_ITEMS, item_id="22423")
@@ -45,10 +45,10 @@ def add(app: FastAPI, items: ItemIndex) -> None:
     )
     async def similar(request: Request, item_id: ItemId, query: Annotated[ListQuery, Query()]) -> Response:
         """The *k* items on show that are nearest to this one, which must be on show itself."""
-        clock = Clock(request)
-        wanted = in_categories(wanted_in(request, items), query.category)
+        clock = RequestClock(request)
+        filter = in_categories(wanted_in(request, items), query.category)
         vector = (await items.vectors([item_id])).get(item_id)
         if vector is None:
             raise not_known("item_id", item_id, "no item of this id is on show; GET /search finds ids by words")
-        found = await items.nearest(vector, query.k, np.array([hash64(item_id)], np.uint64), wanted)
+        found = await items.nearest(vector, query.k, np.array([hash64(item_id)], np.uint64), filter)
         return clock.answer({"item_id": item_id}, found)

@@ -9,11 +9,11 @@ from pydantic.config import JsonDict
 
 from nearline.errors import BadInput
 from nearline.rule_files import rules_in
-from services.retrieval.asked import DEFAULT_K, Asked
-from services.retrieval.in_force import Rulings
+from services.retrieval.merchandising.active_rules import RuleResolver
 from services.retrieval.models import RecommendedItem, Refused
 from services.retrieval.parameters import Id
 from services.retrieval.recommender import Recommender
+from services.retrieval.request import DEFAULT_K, RecommendRequest
 from services.retrieval.routes.refusals import refused
 
 PATH = "/rules/try"
@@ -57,7 +57,7 @@ class Tried(BaseModel):
     users: list[TriedUser]
 
 
-def add(app: FastAPI, recommender: Recommender, rulings: Rulings) -> None:
+def add(app: FastAPI, recommender: Recommender, rules: RuleResolver) -> None:
     """Give *app* the route."""
 
     @app.post(PATH, summary="Try rules without putting them into force", responses={422: {"model": Refused}})
@@ -67,11 +67,13 @@ def add(app: FastAPI, recommender: Recommender, rulings: Rulings) -> None:
             entries = rules_in(body.entries, where="entries")
         except BadInput as error:
             raise refused(error, "entries") from None
-        after = recommender.trying(rulings.of(rulings.book.with_also(entries)))
-        before = recommender.trying(rulings)
-        known = body.scenario is None or body.scenario in rulings.book
-        now = Asked(k=body.k, fields=_FIELDS, scenario=body.scenario if known else None, given=frozenset({"k"}))
-        then = Asked(k=body.k, fields=_FIELDS, scenario=body.scenario, given=frozenset({"k"}))
+        after = recommender.trying(rules.of(rules.table.with_also(entries)))
+        before = recommender.trying(rules)
+        known = body.scenario is None or body.scenario in rules.table
+        now = RecommendRequest(
+            k=body.k, fields=_FIELDS, scenario=body.scenario if known else None, given=frozenset({"k"})
+        )
+        then = RecommendRequest(k=body.k, fields=_FIELDS, scenario=body.scenario, given=frozenset({"k"}))
         found = []
         for user_id in body.users:
             was, is_then = await _items(before, user_id, now), await _items(after, user_id, then)
@@ -79,6 +81,6 @@ def add(app: FastAPI, recommender: Recommender, rulings: Rulings) -> None:
         return Tried(users=found)
 
 
-async def _items(recommender: Recommender, user_id: str, asked: Asked) -> list[RecommendedItem]:
-    answer = orjson.loads(await recommender.answer(user_id, asked, _REQUEST))
+async def _items(recommender: Recommender, user_id: str, request: RecommendRequest) -> list[RecommendedItem]:
+    answer = orjson.loads(await recommender.answer(user_id, request, _REQUEST))
     return [RecommendedItem(**item) for item in answer["items"]]

@@ -11,21 +11,22 @@ from pydantic.config import JsonDict
 
 from nearline.errors import BadAnswer, BadInput, Overloaded, Unavailable
 from nearline.filters import parse
+from nearline.item_vectors import Vector
 from nearline.sequences import UserSequence, decode_sequence
 from nearline.space import Space
 from nearline.user_documents import UserDocument, decode_user_document
-from services.retrieval.answer import Source
-from services.retrieval.asked import DEFAULT_K, MAX_K, Asked
-from services.retrieval.in_force import Rulings
-from services.retrieval.item_index import ItemIndex, Picked
+from services.retrieval.items.interface import Candidates, ItemIndex
+from services.retrieval.merchandising.active_rules import RuleResolver
 from services.retrieval.models import Refused
 from services.retrieval.parameters import Id
 from services.retrieval.recommender import Recommender
+from services.retrieval.request import DEFAULT_K, MAX_K, RecommendRequest
+from services.retrieval.result import Source
 from services.retrieval.routes.forms import ALLOWED_FILTER, ALLOWED_K, ID
 from services.retrieval.routes.refusals import refused
-from services.retrieval.session_vectors import KnownItems, SessionVectors
-from services.retrieval.store_guard import GuardedStore
-from services.retrieval.why import Cause, Vector, absence, found_on_show, movements
+from services.retrieval.users.session_vectors import KnownItems, SessionVectors
+from services.retrieval.users.store_guard import GuardedStore
+from services.retrieval.why import AbsenceCause, absence, found_on_show, movements
 
 PATH = "/why"
 _REQUEST = "why"
@@ -81,7 +82,7 @@ class MovedModel(BaseModel):
 class AbsenceModel(BaseModel):
     """What keeps the item out."""
 
-    cause: Cause
+    cause: AbsenceCause
     rules: list[str] = Field([], description="ids of the rules that block it")
     last_score: float | None = Field(None, description="of the last personal item of the answer")
     by: float | None = Field(None, description="how far below that the item's score is")
@@ -111,7 +112,7 @@ class Explainer:
         store: GuardedStore,
         space: Space,
         recommender: Recommender,
-        rulings: Rulings,
+        rules: RuleResolver,
         vectors: SessionVectors | None = None,
         known: KnownItems | None = None,
         *,
@@ -121,7 +122,7 @@ class Explainer:
         self._store = store
         self._space = space
         self._recommender = recommender
-        self._rulings = rulings
+        self._rules = rules
         self._vectors = vectors
         self._known = known
         self._now_ms = now_ms
@@ -131,11 +132,11 @@ class Explainer:
         events = None if body.sequence is None else _history(body.sequence)
         given = frozenset({"k"} | ({"filter"} if body.filter is not None else set()))
         wanted = None if body.filter is None else parse(body.filter)
-        asked = Asked(body.k, filter=wanted, fields=_FIELDS, scenario=body.scenario, given=given)
-        answer = orjson.loads(await self._recommender.trying(self._rulings).answer(body.user_id, asked, _REQUEST))
+        request = RecommendRequest(body.k, filter=wanted, fields=_FIELDS, scenario=body.scenario, given=given)
+        answer = orjson.loads(await self._recommender.trying(self._rules).answer(body.user_id, request, _REQUEST))
         document = await self._document(body.user_id)
         item = await found_on_show(self._index, body.item_id)
-        vectors = (await self._index.traits(item, vectors=True)).vectors if len(item) else None
+        vectors = (await self._index.features(item, vectors=True)).vectors if len(item) else None
         vector = None if vectors is None else vectors[0]
         score = (
             None if vector is None or document is None or document.vector is None else float(vector @ document.vector)
@@ -151,7 +152,7 @@ class Explainer:
             source=there.get("source"),
             rules=there.get("rules", []),
             score=score,
-            absent=None if place is not None else self._absent(body.item_id, item, score, asked, document, answer),
+            absent=None if place is not None else self._absent(body.item_id, item, score, request, document, answer),
             events=told,
             untold=untold,
             is_current=None if events is None or document is None else events.version == document.vector_version,
@@ -164,20 +165,20 @@ class Explainer:
     def _absent(
         self,
         item_id: str,
-        item: Picked,
+        item: Candidates,
         score: float | None,
-        asked: Asked,
+        request: RecommendRequest,
         document: UserDocument | None,
         answer: Mapping[str, Any],
     ) -> AbsenceModel:
-        meant = self._rulings.expand(asked)
+        meant = self._rules.expand(request)
         found = absence(
             self._index,
             item,
             score,
             is_known=self._known is not None and item_id in self._known.history_rows([item_id]),
-            asked=meant,
-            standing=self._rulings.standing(meant),
+            request=meant,
+            rules=self._rules.rule_set(meant),
             document=document,
             scores=[each["score"] for each in answer["items"] if each["source"] == Source.PERSONAL],
         )

@@ -1,0 +1,166 @@
+"""What the rules in force do to an answer, as functions of its candidates.
+
+Hard drops come first: what is blocked is not looked for at all, by a filter joined to the request's own. Boosts and
+buries then weigh scores: a factor multiplies a score, and divides a negative one, so that a boost raises and a bury
+lowers whatever the score is of. Pins come last, and only those whose items the hard drops let through.
+"""
+
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nearline.filters import Filter, narrowed, parse
+from nearline.hashing import hash64_all
+from nearline.rules import Action, Rule, Scenario
+from nearline.user_documents import NO_HASHES, Hashes
+from services.retrieval.items.interface import Candidates, CandidateSource, Scores
+
+_KEPT = 256  # filters of requests whose joining with what holds is remembered
+
+
+@dataclass(frozen=True, slots=True)
+class RuleSet:
+    """The rules that hold for an answer, prepared once for all answers until a rule changes or its window ends."""
+
+    scenario: Scenario | None = None
+    base_filter: Filter | None = None  # the scenario's own
+    blocks: tuple[Rule, ...] = ()
+    weights: tuple[Rule, ...] = ()  # boosts and buries
+    pins: tuple[Rule, ...] = ()  # by position
+    blocked_filters: tuple[Filter, ...] = ()  # what passes one of these is blocked
+    blocked_items: Hashes = field(default_factory=lambda: NO_HASHES)  # so are these, sorted
+    _joined: dict[tuple[str, bool], Filter | None] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no rule holds."""
+        return not (self.blocks or self.weights or self.pins)
+
+    def within_base_filter(self, filter: Filter | None) -> Filter | None:
+        """What passes *filter* and the scenario's filter; ``None`` if everything does."""
+        return filter if self.base_filter is None else self._remembered(filter, self.base_filter, ())
+
+    def allowed(self, filter: Filter | None) -> Filter | None:
+        """What passes *filter* and no filter of a block; ``None`` if everything does."""
+        return filter if not self.blocked_filters else self._remembered(filter, None, self.blocked_filters)
+
+    def _remembered(self, filter: Filter | None, to: Filter | None, without: Sequence[Filter]) -> Filter | None:
+        key = "" if filter is None else filter.key, to is None
+        if key not in self._joined:
+            if len(self._joined) >= _KEPT:
+                self._joined.clear()
+            self._joined[key] = narrowed(filter, to=to, without=without)
+        return self._joined[key]
+
+
+def rule_set_of(rules: Sequence[Rule], scenario: Scenario | None) -> RuleSet:
+    """*rules*, all of which hold, prepared; of two pins of one position the one with the lesser id comes first."""
+    blocks = tuple(rule for rule in rules if rule.action is Action.BLOCK)
+    pins = [rule for rule in rules if rule.action is Action.PIN]
+    expression = None if scenario is None else scenario.parameters.get("filter")
+    return RuleSet(
+        scenario=scenario,
+        base_filter=None if expression is None else parse(expression),
+        blocks=blocks,
+        weights=tuple(rule for rule in rules if rule.action in (Action.BOOST, Action.BURY)),
+        pins=tuple(sorted(pins, key=lambda pin: (pin.position, pin.rule_id))),
+        blocked_filters=tuple(rule.filter for rule in blocks if rule.filter is not None),
+        blocked_items=np.unique(hash64_all([item_id for rule in blocks for item_id in rule.items])),
+    )
+
+
+Passing = Callable[[Filter, Candidates], NDArray[np.bool_]]
+
+
+async def widened(
+    pool: Candidates, weights: Sequence[Rule], source: CandidateSource, places: int, passing: Passing
+) -> Candidates:
+    """*pool*, the best of *source* by plain score, with what may be better once *weights* apply; in no promised order.
+
+    That is the best of what each boost names and, if something buried is in the pool, the best of what is not. So the
+    true best are among them, unless several rules touch one item.
+    """
+    found = [pool]
+    for rule in weights:
+        if rule.action is Action.BOOST:
+            found.append(await (source.of(rule.items) if rule.filter is None else source.best(places, to=rule.filter)))
+    buries = [rule for rule in weights if rule.action is Action.BURY]
+    if any(touches(rule, pool, passing).any() for rule in buries):
+        named = np.unique(hash64_all([item_id for rule in buries for item_id in rule.items]))
+        without = [rule.filter for rule in buries if rule.filter is not None]
+        found.append(await source.best(places, without=without, left_out=named))
+    return together(found)
+
+
+def touches(rule: Rule, items: Candidates, passing: Passing) -> NDArray[np.bool_]:
+    """Which of *items* (n,) the rule is about."""
+    if rule.filter is not None:
+        return passing(rule.filter, items)
+    named = set(rule.items)
+    return np.fromiter((item_id in named for item_id in items.item_ids), bool, len(items))
+
+
+def weighted(scores: Scores, weights: Sequence[Rule], about: Sequence[NDArray[np.bool_]]) -> Scores:
+    """*scores* (n,) after each of *weights* weighed those that it is *about* (n,)."""
+    found = scores.astype(np.float64)
+    for rule, mine in zip(weights, about, strict=True):
+        factor = rule.factor or 1.0
+        found[mine] = np.where(found[mine] < 0, found[mine] / factor, found[mine] * factor)
+    return found
+
+
+def together(found: Sequence[Candidates]) -> Candidates:
+    """All of *found*, each item once, in the order in which they first come."""
+    if len(found) == 1:
+        return found[0]
+    ids = [item_id for picked in found for item_id in picked.item_ids]
+    first = sorted({item_id: at for at, item_id in reversed(list(enumerate(ids)))}.values())
+    printed = [each for picked in found for each in picked.printed]
+    scores = np.concatenate([picked.scores for picked in found])
+    return Candidates([ids[at] for at in first], [printed[at] for at in first], scores[first])
+
+
+@dataclass(frozen=True, slots=True)
+class PinPosition:
+    """An item that a pin puts at a place, counted from 0."""
+
+    at: int
+    item_id: str
+    rule_id: str
+
+
+def pin_positions(
+    pins: Sequence[Rule], best_of: Mapping[str, Sequence[str]], allowed: Container[str], k: int
+) -> list[PinPosition]:
+    """Where *pins* put which items of an answer of *k*: only *allowed* ones, each once, none beyond the answer's end.
+
+    *best_of* has, by rule, the best items for a pin that names a filter, which takes the first that is free. What a pin
+    of items names comes one after the other; one that is not allowed leaves its place to the next. A place that is
+    taken pushes to the next free one.
+    """
+    taken: dict[int, PinPosition] = {}
+    pinned: set[str] = set()
+    for pin in pins:
+        at = (pin.position or 1) - 1
+        named = pin.items or best_of.get(pin.rule_id, ())
+        for item_id in [each for each in named if each in allowed and each not in pinned][: len(pin.items) or 1]:
+            while at in taken:
+                at += 1
+            if at >= k:
+                break
+            taken[at] = PinPosition(at, item_id, pin.rule_id)
+            pinned.add(item_id)
+    return [taken[at] for at in sorted(taken)]
+
+
+def with_pins(others: Sequence[str], pinned: Sequence[PinPosition], k: int) -> list[str]:
+    """The answer's *k* ids: each pin at its place, *others* around them in their order; no gaps when they are few."""
+    rest = iter([item_id for item_id in others if item_id not in {place.item_id for place in pinned}])
+    found: list[str] = []
+    for place in pinned:
+        found += islice(rest, place.at - len(found))
+        found.append(place.item_id)
+    return [*found, *rest][:k]

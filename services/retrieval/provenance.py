@@ -1,0 +1,114 @@
+"""Where an answer came from: declared here once, for the answer's JSON, its OpenAPI model and its exposure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from enum import Enum
+from typing import Annotated, Any, Literal, get_args, get_type_hints
+
+from pydantic import Field
+
+from nearline.user_documents import UserDocument
+from services.retrieval.result import Degradation, Reason, Seen
+
+
+class Absent(Enum):
+    """For a field that an answer leaves out, which is not the same as null."""
+
+    ABSENT = "absent"
+
+
+ABSENT = Absent.ABSENT
+_Absent = Literal[Absent.ABSENT]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provenance:
+    """What an answer says of itself, in the order of its JSON; a new field is one line here."""
+
+    user_id: str | None
+    space: Annotated[int, Field(description="the embedding space of every vector in this answer")]
+    vector_version: Annotated[int | None, Field(description="version of the user's vector; null if there is none")]
+    history_version: Annotated[int | None, Field(description="version of the history that the vector used")]
+    newest_event_id: Annotated[str | None, Field(description="the newest click that the vector used")]
+    as_of_ms: Annotated[int | None, Field(description="when that click happened, UTC ms")]
+    age_ms: Annotated[int | None, Field(description="how long ago that was when the answer was given")]
+    index_generation: Annotated[
+        int,
+        Field(
+            description="how many changes of items the answering process had taken in; its answers of one number chose "
+            "from the same items"
+        ),
+    ]
+    seen: Annotated[
+        Seen,
+        Field(
+            description="how surely the answer knows what the user has seen: as stored now (known), as this process "
+            "last read it (cached), or not at all (unknown)"
+        ),
+    ]
+    degraded: Annotated[bool, Field(description="true when the answer went without something: see `degradations`")]
+    reason: Annotated[Reason | None, Field(description="why not every item is personal; null when every one is")]
+    degradations: Annotated[
+        Sequence[Degradation],
+        Field(description="what the answer went without, because a part was down or time was short"),
+    ]
+    steps: Annotated[
+        Sequence[Degradation], Field(description="the same as `degradations`; goes with 1.0", deprecated=True)
+    ]
+    rules: Annotated[Sequence[str], Field(description="ids of the rules that touched the answer")]
+    fresh: Annotated[bool | _Absent, Field(description="with `after`: whether that event was used; else left out")] = (
+        ABSENT
+    )
+    next_page: Annotated[
+        str | _Absent | None,
+        Field(
+            description="with `page`: what to ask for next, within 30 minutes; null at the end; else left out",
+        ),
+    ] = ABSENT
+    took_ms: float = 0.0
+    request_id: str = ""
+
+    def as_dict(self) -> dict[str, object]:
+        """The fields of the answer's JSON, without those that are absent."""
+        said = {name: getattr(self, name) for name in _NAMES}
+        for name in _OPTIONAL:
+            if said[name] is ABSENT:
+                del said[name]
+        return said
+
+
+_NAMES = tuple(each.name for each in fields(Provenance))
+_OPTIONAL = tuple(each.name for each in fields(Provenance) if each.default is ABSENT)
+
+
+def model_fields() -> dict[str, Any]:
+    """The fields as ``pydantic.create_model`` takes them: what may be absent is null by default, all else required."""
+    hints = get_type_hints(Provenance, include_extras=True)
+    return {name: _model_field(name, hints[name]) for name in _NAMES}
+
+
+def _model_field(name: str, hint: Any) -> tuple[Any, Any]:
+    if name not in _OPTIONAL:
+        return hint, ...
+    kind, info = get_args(hint)
+    present = [each for each in get_args(kind) if each not in (_Absent, type(None))]
+    return Annotated[present[0] | None, info], None
+
+
+def used_clicks(document: UserDocument | None, now_ms: int) -> Mapping[str, Any]:
+    """The fields that tell which clicks an answer used; all null for a user whom the store does not know."""
+    if document is None:
+        return _NO_CLICKS
+    has_vector = document.vector is not None
+    return {
+        "vector_version": document.vector_version if has_vector else None,
+        "history_version": document.vector_version if has_vector else document.history_version,
+        "newest_event_id": document.newest_event_id,
+        "as_of_ms": document.as_of_ms,
+        "age_ms": now_ms - document.as_of_ms,
+    }
+
+
+_NO_CLICKS: Mapping[str, Any] = dict.fromkeys(
+    ("vector_version", "history_version", "newest_event_id", "as_of_ms", "age_ms")
+)

@@ -1,1 +1,0 @@
-"""The stages of an answer: each a small function over arrays, put in their order by order.py."""

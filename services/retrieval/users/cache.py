@@ -1,0 +1,101 @@
+"""Users who asked lately: their documents, decoded, each good only beside the very bytes that it was decoded from.
+
+Every answer reads the user's bytes, so nobody gets an answer that is older than the store. What is saved is decoding
+them, and while the store is down they are all that is known. Not of a user whose document was written since, as far as
+the updates say: what came after may be an erasure.
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from nearline.space import Space
+from nearline.telemetry import counter, gauge
+from nearline.user_documents import DocumentVersions, UserDocument, decode_user_document
+
+_MOST_BYTES = 64 * 1024 * 1024
+_ENTRY_BYTES = 1_000  # of an entry beside the stored bytes
+_MOST_HEARD = 20_000  # users whose newest version is remembered, for reads that are under way when it is heard
+
+_HITS = counter("user_cache_hits_total", "Documents that were decoded before and did not change")
+_MISSES = counter("user_cache_misses_total", "Documents that were decoded")
+_USERS = gauge("user_cache_users", "Users whose decoded document is kept")
+
+
+@dataclass(frozen=True, slots=True)
+class _KeptDocument:
+    raw: bytes
+    document: UserDocument
+
+
+class UserCache:
+    """Decoded documents of *space*, the least lately asked for forgotten first."""
+
+    def __init__(self, space: Space, *, most_bytes: int = _MOST_BYTES) -> None:
+        self._space = space
+        self._most_bytes = most_bytes
+        self._kept: OrderedDict[str, _KeptDocument] = OrderedDict()
+        self._bytes = 0
+        self._newest: OrderedDict[str, DocumentVersions] = OrderedDict()  # that was heard of or read
+
+    def __len__(self) -> int:
+        """How many are kept."""
+        return len(self._kept)
+
+    def decoded(self, user_id: str, raw: bytes) -> UserDocument:
+        """The document in *raw*, which the store holds now; as ``decode_user_document``, and kept."""
+        kept = self._kept.get(user_id)
+        if kept is not None and kept.raw == raw:
+            self._kept.move_to_end(user_id)
+            _HITS.inc()
+            return kept.document
+        _MISSES.inc()
+        document = decode_user_document(raw, self._space)
+        if self._learn(user_id, document.order):
+            self.forget(user_id)
+            self._keep(user_id, _KeptDocument(raw, document))
+        return document
+
+    def remembered(self, user_id: str) -> UserDocument | None:
+        """What the store held when it was last asked; ``None`` if it took something newer since, or nothing is kept."""
+        kept = self._kept.get(user_id)
+        return None if kept is None else kept.document
+
+    def forget(self, user_id: str) -> None:
+        """The store holds nothing of the user, or something else."""
+        kept = self._kept.pop(user_id, None)
+        if kept is not None:
+            self._bytes -= _size(kept)
+
+    def heard(self, user_id: str, order: DocumentVersions) -> None:
+        """The store took a document of *order*: an older one is good for nothing any more."""
+        self._learn(user_id, order)
+        kept = self._kept.get(user_id)
+        if kept is not None and _is_behind(kept.document.order, order):
+            self.forget(user_id)
+
+    def _learn(self, user_id: str, order: DocumentVersions) -> bool:
+        """Note that there is a document of *order*; whether none is known that is newer.
+
+        Of two reads that were under way at one time the older may come back last: it must not be what is kept.
+        """
+        known = self._newest.pop(user_id, order)
+        is_newest = not _is_behind(order, known)
+        self._newest[user_id] = order if is_newest else known
+        if len(self._newest) > _MOST_HEARD:
+            self._newest.popitem(last=False)
+        return is_newest
+
+    def _keep(self, user_id: str, kept: _KeptDocument) -> None:
+        self._kept[user_id] = kept
+        self._bytes += _size(kept)
+        while self._bytes > self._most_bytes and len(self._kept) > 1:
+            self.forget(next(iter(self._kept)))
+        _USERS.set(len(self._kept))
+
+
+def _is_behind(order: DocumentVersions, heard: DocumentVersions) -> bool:
+    return any(own < other for own, other in zip(order, heard, strict=True))
+
+
+def _size(kept: _KeptDocument) -> int:
+    return len(kept.raw) + _ENTRY_BYTES

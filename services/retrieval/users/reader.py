@@ -1,0 +1,126 @@
+"""Reads the user's document for an answer: as the store holds it, or as it was last read while the store is down."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from nearline.errors import BadInput, SpaceMismatch, Unavailable
+from nearline.hashing import hash64
+from nearline.log import Record
+from nearline.space import Space
+from nearline.telemetry import get_logger
+from nearline.user_documents import UserDocument
+from nearline.user_updates import decode_user_update
+from services.retrieval.result import Degradation, Reason, Seen
+from services.retrieval.users.cache import UserCache
+from services.retrieval.users.store_guard import GuardedStore
+from services.retrieval.users.trace_ends import TracedClicks
+from services.retrieval.users.waiters import Waiters
+
+
+@dataclass(frozen=True, slots=True)
+class UserState:
+    """A user's document, if there is one that may be used; *reason* and *degradation* say what stood in the way of it.
+
+    *fresh* says whether the event that the answer should use was used; ``None`` if none was named.
+    """
+
+    document: UserDocument | None = None
+    seen: Seen = Seen.KNOWN
+    reason: Reason | None = None
+    degradation: Degradation | None = None
+    fresh: bool | None = None
+
+
+class UserReader:
+    """Reads documents for answers, and waits for those that are on their way.
+
+    ``hear`` is given the records of the updates' topic; *is_hearing* says whether they come in now. While they do not,
+    nobody can say that a remembered document is the newest.
+    """
+
+    def __init__(
+        self,
+        store: GuardedStore,
+        space: Space,
+        *,
+        waiters: Waiters | None = None,
+        is_hearing: Callable[[], bool] = lambda: True,
+        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        traced: TracedClicks | None = None,
+    ) -> None:
+        self._store = store
+        self._cache = UserCache(space)
+        self._waiters = Waiters() if waiters is None else waiters
+        self._is_hearing = is_hearing
+        self._now_ms = now_ms
+        self._traced = traced
+
+    def hear(self, record: Record) -> None:
+        """Take in one record of the updates' topic; ``BadInput`` if it is none."""
+        update = decode_user_update(record.value)
+        self._cache.heard(record.id, update.order)
+        if self._traced is not None:
+            self._traced.heard(record.id, update)
+        self._waiters.wake(record.id)
+
+    async def read(self, user_id: str) -> UserState:
+        """What is known of the user now."""
+        try:
+            raw = await self._store.get(user_id)
+            if raw is None:
+                self._cache.forget(user_id)
+                return _NOTHING
+            return UserState(self._cache.decoded(user_id, raw).at(self._now_ms() // 1000))
+        except Unavailable:
+            return self._remembered(user_id)
+        except (BadInput, SpaceMismatch) as error:
+            get_logger().error("a user document was refused", user_id=user_id, reason=str(error))
+            return _DAMAGED
+
+    async def read_after(self, user_id: str, event_id: str, wait_ms: int) -> UserState:
+        """As ``read``, once the document has used the event, or after *wait_ms*; at once if too many wait."""
+        event = np.uint64(hash64(event_id))
+        known = await self.read(user_id)
+        if _has_used(known, event) or not wait_ms:
+            return _state(known, event)
+        if self._waiters.is_full:
+            return _state(known, event, Degradation.WAIT_SKIPPED)
+        with self._waiters.for_user(user_id) as written:
+            try:
+                async with asyncio.timeout(wait_ms / 1000):
+                    known = await self.read(user_id)  # it may have come before anybody listened
+                    while not _has_used(known, event):
+                        await written.wait()
+                        written.clear()
+                        known = await self.read(user_id)
+            except TimeoutError:
+                known = await self.read(user_id)  # the word of it may have been lost
+        return _state(known, event)
+
+    def _remembered(self, user_id: str) -> UserState:
+        document = self._cache.remembered(user_id)
+        if document is None:
+            return _STORE_DOWN
+        seen = Seen.CACHED if self._is_hearing() else Seen.UNKNOWN
+        return UserState(
+            document.at(self._now_ms() // 1000), seen, Reason.STORE_UNAVAILABLE, Degradation.STORE_UNAVAILABLE
+        )
+
+
+_NOTHING = UserState()
+_STORE_DOWN = UserState(None, Seen.UNKNOWN, Reason.STORE_UNAVAILABLE, Degradation.STORE_UNAVAILABLE)
+_DAMAGED = UserState(None, Seen.UNKNOWN, Reason.BAD_DOCUMENT, Degradation.BAD_DOCUMENT)
+
+
+def _has_used(known: UserState, event: np.uint64) -> bool:
+    return known.document is not None and bool((known.document.events == event).any())
+
+
+def _state(known: UserState, event: np.uint64, degradation: Degradation | None = None) -> UserState:
+    return UserState(
+        known.document, known.seen, known.reason, known.degradation or degradation, _has_used(known, event)
+    )

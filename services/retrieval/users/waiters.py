@@ -1,0 +1,53 @@
+"""Requests that wait until a user's document is written anew: woken, they do not poll."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from nearline.telemetry import gauge
+
+MOST = 1_000
+
+_WAITING = gauge("recommend_waiting_requests", "Requests that wait for an event to be used")
+
+
+class Waiters:
+    """At most *most* requests wait at one time; those that come then are told that there is no room."""
+
+    def __init__(self, most: int = MOST) -> None:
+        self._most = most
+        self._by_user: dict[str, list[asyncio.Event]] = {}
+        self._count = 0
+
+    def __len__(self) -> int:
+        """How many wait."""
+        return self._count
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nobody else may wait."""
+        return self._count >= self._most
+
+    @contextmanager
+    def for_user(self, user_id: str) -> Iterator[asyncio.Event]:
+        """An event that is set whenever the user's document was written; for as long as the block runs."""
+        written = asyncio.Event()
+        self._by_user.setdefault(user_id, []).append(written)
+        self._note(+1)
+        try:
+            yield written
+        finally:
+            others = self._by_user[user_id]
+            others.remove(written)
+            if not others:
+                del self._by_user[user_id]
+            self._note(-1)
+
+    def wake(self, user_id: str) -> None:
+        """The user's document was written."""
+        for written in self._by_user.get(user_id, ()):
+            written.set()
+
+    def _note(self, more: int) -> None:
+        self._count += more
+        _WAITING.set(self._count)
