@@ -4,8 +4,7 @@ PYTHON := $(shell for p in python3.11 python3.12 python3; do \
 SERVICES := .venv/services/bin
 TRAIN := .venv/train/bin
 RUNTIME := services triton flink
-CODE := $(wildcard nearline nearline_client services flink_jobs training local benchmarks)
-WATCHED := tools/panels.py tools/dashboards.py tools/metrics_docs.py tools/type_names.py
+CODE := nearline nearline_client services flink_jobs training local benchmarks tools deploy tests
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -111,8 +110,7 @@ lint: python  ## ruff, mypy, and that no more type names stand for several thing
 	@$(PYTHON) -m local.environments services --dev
 	@$(SERVICES)/ruff check .
 	@$(SERVICES)/ruff format --check .
-	@$(SERVICES)/mypy $(CODE) $(WATCHED)
-	@$(SERVICES)/python -m tools.type_names
+	@$(SERVICES)/mypy $(CODE)
 
 .PHONY: python
 python:

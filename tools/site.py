@@ -28,8 +28,10 @@ MERMAID_SHA512 = "PmFr1c5cSfNf5AngLLR98DrbvR4U5KeD7I+hQkGqG5w5Veu3QT4dG0qu9f99cp
 MERMAID_FILES = {"dist/mermaid.tiny.js": KEPT / "mermaid.tiny.js", "LICENSE": KEPT / "mermaid.LICENSE"}
 
 # What a browser fetches by itself. An address in an <a> is only followed by whoever clicks on it.
-_LOADED = {"script": ("src",), "img": ("src",), "iframe": ("src",), "source": ("src",), "link": ("href",)}
-_LOADED |= {"video": ("src", "poster"), "audio": ("src",), "embed": ("src",), "object": ("data",), "use": ("href",)}
+_LOADED: dict[str, tuple[str, ...]] = {
+    **{"script": ("src",), "img": ("src",), "iframe": ("src",), "source": ("src",), "link": ("href",)},
+    **{"video": ("src", "poster"), "audio": ("src",), "embed": ("src",), "object": ("data",), "use": ("href",)},
+}
 _NOT_FETCHED = {"canonical", "search", "index", "next", "prev", "author", "license", "help"}
 _OUTSIDE = re.compile(r"^\s*(?:[a-z]+:)?//", re.IGNORECASE)
 _IN_CSS = re.compile(r"""(?:url\(\s*|@import\s+)["']?((?:https?:)?//[^"')\s]+)""", re.IGNORECASE)

@@ -48,9 +48,11 @@ class System:
             "NEARLINE_DATA": str(folder),
         }
         others = {name: value for name, value in os.environ.items() if not name.upper().startswith("NEARLINE_")}
-        self.start = lambda: subprocess.Popen(
-            [sys.executable, "-m", "services.retrieval"], cwd=ROOT, env={**others, **settings}
-        )
+        self.surroundings = {**others, **settings}
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """Start the retrieval process without waiting for it."""
+        return subprocess.Popen([sys.executable, "-m", "services.retrieval"], cwd=ROOT, env=self.surroundings)
 
     async def write(self, user_id: str, *events: str) -> None:
         """Store the user's document after *events*, each a click on the item of the same number, and tell of it."""
@@ -103,7 +105,7 @@ async def client(system: System) -> AsyncIterator[httpx.AsyncClient]:
 async def test_who_asks_for_an_event_gets_an_answer_that_used_it(system: System, client: httpx.AsyncClient) -> None:
     await system.write("u", "e0")
     for nth in range(1, 6):
-        question = {"after": f"e{nth}", "wait_ms": 5_000, "k": 3}
+        question: dict[str, str | int] = {"after": f"e{nth}", "wait_ms": 5_000, "k": 3}
         asking = asyncio.create_task(client.get("/recommend/u", params=question))
         waits = f"nearline_recommend_waiting_requests {1.0}"
         async with asyncio.timeout(DEADLINE_S):

@@ -66,7 +66,7 @@ async def store(settings: Settings, **documents: UserDocument) -> None:
 
 
 def document(version: int) -> UserDocument:
-    vector, seen = np.ones(64, np.float32) / 8, np.array([3], np.uint64)
+    vector, seen = np.full(64, 0.125, np.float32), np.array([3], np.uint64)
     return UserDocument(vector, version, version, "e-1", version, version, seen, NONE, NONE, version)
 
 

@@ -25,7 +25,8 @@ def make_graph(request: pytest.FixtureRequest) -> MakeGraph:
 
 def unit_vectors(rows: int, dimension: int, seed: int) -> NDArray[np.float32]:
     vectors = np.random.default_rng(seed).standard_normal((rows, dimension)).astype(np.float32)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors
 
 
 def recall(graph: Graph, vectors: NDArray[np.float32], live: NDArray[np.int64], width: int, count: int = 50) -> float:

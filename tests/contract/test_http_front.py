@@ -74,7 +74,7 @@ async def replica(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
     routes = [Route("/recommend/{user_id:path}", say), Route("/events", say, methods=["POST"])]
     doors = HttpFront(settings)
     following = asyncio.create_task(doors.run())
-    transport = httpx.ASGITransport(doors.before(Starlette(routes=routes), RULES))  # type: ignore[arg-type]
+    transport = httpx.ASGITransport(doors.before(Starlette(routes=routes), RULES))
     try:
         async with httpx.AsyncClient(transport=transport, base_url="http://api") as client:
             assert doors.readiness() == {"keys": False}

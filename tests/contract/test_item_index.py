@@ -48,7 +48,8 @@ NOTHING: NDArray[np.uint64] = np.empty(0, np.uint64)
 class Shop(Protocol):
     """An index, and how items get into it."""
 
-    index: ItemIndex
+    @property
+    def index(self) -> ItemIndex: ...
 
     def run(self, work: Awaitable[T]) -> T: ...
     def put(self, item: ItemVector) -> None: ...
@@ -80,7 +81,7 @@ class OnEngine:
         self.guard = GuardedEngine(engine)
         self.window = HeadItems(engine, lambda: 2_000)
         self.index = EngineItems(engine, self.guard, self.window)
-        self._writer = Writer(Space(1, DIMENSION), ScriptedReader, engine, self.window)  # type: ignore[arg-type]
+        self._writer = Writer(Space(1, DIMENSION), ScriptedReader, engine, self.window)
         self.written: set[str] = set()
         self.run(self.guard.probe())
 
@@ -414,14 +415,14 @@ def means(node: Node, fields: dict[str, Any]) -> bool:
     every = texts | {k: v for k, v in fields.items() if k != "attributes"}
     every |= {f"attributes.{name}": value for name, value in fields.get("attributes", {}).items()}
     value = every.get(node.name)
-    kind = {int: float}.get(type(value), type(value))
+    kind = float if type(value) is int else type(value)
     if isinstance(node, Missing):
         return value in (None, "")
     if isinstance(node, Same):
         return any(type(each) is kind and each == value for each in node.values)
     assert isinstance(node, Compared)
     sign = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}[node.sign]
-    return kind is float and bool(sign(value, node.bound))
+    return isinstance(value, int | float) and kind is float and bool(sign(value, node.bound))
 
 
 def filled(shop: Shop) -> Shop:

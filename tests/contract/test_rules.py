@@ -12,7 +12,7 @@ from nearline.adapters.kafka.admin import Topics
 from nearline.adapters.kafka.producer import Producer
 from nearline.adapters.kafka.table_reader import TableReader, newest_of
 from nearline.cli.app import app
-from nearline.exposures import decode_exposures
+from nearline.exposures import Exposure, decode_exposures
 from nearline.followers import Follower
 from nearline.process import until
 from nearline.space import Space
@@ -110,7 +110,7 @@ def test_exposures_of_answers_get_into_the_log(system: str) -> None:
                     )
                 )
             await exposures.drain(DEADLINE_S)
-            found = []
+            found: list[Exposure] = []
             async with asyncio.timeout(DEADLINE_S):
                 while len(found) < 120:
                     ours = [record for record in await reader.poll() if b'"in-the-log-' in (record.value or b"")]

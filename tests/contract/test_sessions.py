@@ -145,7 +145,7 @@ def test_a_session_gets_the_vector_that_a_user_with_its_events_gets(triton: Runn
 
 def test_a_context_alone_gives_a_vector_of_its_own(triton: RunningTriton) -> None:
     async def story(shop: Shop) -> list[Any]:
-        told = ({"country": "United Kingdom"}, {"country": "France"}, {})
+        told: tuple[dict[str, str], ...] = ({"country": "United Kingdom"}, {"country": "France"}, {})
         return [await shop.vectors.vector(session(context=context)) for context in told]
 
     british, french, nothing = with_shop(triton, story)

@@ -8,7 +8,7 @@ import subprocess
 import time
 import urllib.request
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +38,7 @@ class Clock:
 
     def __init__(self) -> None:
         self.ahead_ms = 0
-        self.on_move = lambda seconds: None
+        self.on_move: Callable[[int], object] = lambda seconds: None
 
     def __call__(self) -> int:
         return time.time_ns() // 1_000_000 + self.ahead_ms

@@ -12,6 +12,7 @@ import signal
 import subprocess
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
+from operator import methodcaller
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -189,7 +190,7 @@ def test_requests_in_flight_together_are_not_mixed_up(triton: RunningTriton) -> 
         return list(await asyncio.gather(*map(towers.encode_users, batches)))
 
     for batch, answer in zip(batches, ask(triton.url, all_at_once), strict=True):
-        alone = ask(triton.url, lambda towers, batch=batch: towers.encode_users(batch))
+        alone = ask(triton.url, methodcaller("encode_users", batch))
         np.testing.assert_allclose(answer, alone, atol=1e-5)
 
 

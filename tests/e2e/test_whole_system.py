@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -158,7 +159,7 @@ def test_a_click_that_names_its_answer_is_in_the_report(system: System) -> None:
     def is_counted() -> bool:
         report = json.loads(nearline(system, "report", "--json"))
         lines = {line["source"]: line["clicked"]["hits"] for line in report["lines"]}
-        return report["met"] >= 1 and lines.get(clicked["source"], 0) >= 1
+        return bool(report["met"] >= 1) and lines.get(clicked["source"], 0) >= 1
 
     assert wait_until(is_counted, DEADLINE_S)
 
@@ -368,7 +369,7 @@ def test_a_part_is_killed_and_no_click_is_lost(system: System, part: str) -> Non
     after = [event(user, "teapot-2") for user in users[10:]]
     click(system, *amid[10:], *after)
     for last in (*amid[:10], *after):
-        assert wait_until(lambda last=last: uses(system, last), DEADLINE_S), f"{part} killed: {last.user_id}'s is lost"
+        assert wait_until(partial(uses, system, last), DEADLINE_S), f"{part} killed: {last.user_id}'s is lost"
 
 
 def test_every_part_is_ready_again_after_all_that(system: System) -> None:

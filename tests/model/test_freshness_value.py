@@ -238,7 +238,7 @@ def test_moments_are_the_baskets_of_known_and_new_users() -> None:
 
 
 def test_the_context_of_a_delayed_history_is_what_was_declared_by_then_else_what_the_query_tells() -> None:
-    rows = {
+    rows: dict[str, list[Any]] = {
         "user_id": ["a"] * 4,
         "item_id": ["i0", "i1", "i2", "i3"],
         "type": ["click"] * 4,

@@ -1,7 +1,8 @@
 """Packed sequences: one pass answers what serving would answer at each event, and nothing sees what comes later."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -176,12 +177,15 @@ def test_the_loss_of_single_targets_is_that_of_baskets_of_one(
     """In value and in every gradient."""
     log_q = None if correction is None else torch.linspace(-2, -0.1, 9).double()
     weight = torch.linspace(0.2, 1, 600).double()
-    how = {"log_inclusion": log_q, "correction": correction or CORRECTED, "seen": seen, "smoothing": smoothing}
-    found = []
-    for loss, rows in ((basket_loss, (torch.arange(600),)), (next_loss, ())):
+    how: dict[str, Any] = {"log_inclusion": log_q, "seen": seen, "smoothing": smoothing}
+    how["correction"] = correction or CORRECTED
+    found: list[list[torch.Tensor | None]] = []
+    losses: tuple[tuple[Callable[..., torch.Tensor], tuple[torch.Tensor, ...]], ...]
+    losses = ((basket_loss, (torch.arange(600),)), (next_loss, ()))
+    for loss, rows in losses:
         leaves = [USERS.clone(), ITEMS.clone(), torch.tensor(0.2).double()]
         users, items, temperature = (leaf.requires_grad_() for leaf in leaves)
-        value = loss(users, items, *rows, TARGETS, weight, temperature, **how)  # type: ignore[operator]
+        value: torch.Tensor = loss(users, items, *rows, TARGETS, weight, temperature, **how)
         value.backward()
         found.append([value.detach(), *(leaf.grad for leaf in leaves)])
     for one, other in zip(*found, strict=True):

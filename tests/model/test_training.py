@@ -230,10 +230,10 @@ def test_disliked_things_are_kept_away_from() -> None:
     fitted = fit(task, replace(RECIPE, epochs=20), seed=1)
     judged = stage.judge_all  # also the moments at which a dislike comes next: it is no wish
     scores = tower_scorer(fitted.towers, task)(judged).reshape(len(judged), GROUPS, EACH).mean(2)
-    hates = np.array([TYPE_CODES["dislike"] in log.kind[s - 2 : s] for s in judged.start])
-    assert 0.4 < hates.mean() < 0.6
-    assert (scores[hates, 2] > scores[hates, 1]).mean() > 0.9
-    assert (scores[~hates, 1] > scores[~hates, 2]).mean() > 0.9
+    disliked = np.array([TYPE_CODES["dislike"] in log.kind[s - 2 : s] for s in judged.start])
+    assert 0.4 < disliked.mean() < 0.6
+    assert (scores[disliked, 2] > scores[disliked, 1]).mean() > 0.9
+    assert (scores[~disliked, 1] > scores[~disliked, 2]).mean() > 0.9
 
 
 def test_the_country_alone_tells_newcomers_apart() -> None:

@@ -27,6 +27,9 @@ class ScriptedReader:
         self.lag = 0
         self.settled = 0
 
+    async def open(self) -> None:
+        pass
+
     async def poll(self) -> list[Record]:
         return self.polls.pop(0) if self.polls else []
 
@@ -38,6 +41,9 @@ class ScriptedReader:
 
     def done(self, records: list[Record]) -> None:
         self.dealt_with += records
+
+    async def close(self) -> None:
+        pass
 
 
 class ScriptedTowers:
@@ -96,7 +102,7 @@ class Outbox:
     """
 
     def __init__(self) -> None:
-        self.sent: dict[str, list[tuple[bytes, bytes | None]]] = {}
+        self.sent: dict[str, list[tuple[Any, bytes | None]]] = {}  # keys are bytes; exposures have none
         self.headers: dict[str, list[tuple[tuple[str, bytes], ...]]] = {}
         self.calls: list[int] = []
         self.down = False
@@ -106,7 +112,7 @@ class Outbox:
     async def __call__(
         self,
         topic: str,
-        messages: list[tuple[bytes, bytes | None]],
+        messages: Sequence[tuple[bytes | None, bytes | None]],
         headers: tuple[tuple[str, bytes], ...] = (),
     ) -> list[int]:
         self.calls.append(len(messages))
@@ -203,8 +209,8 @@ class FakeEngine:
 
     def __init__(self, space: Space, kept: dict[str, Any] | None = None) -> None:
         self._space = space
-        self._kept = kept if kept is not None else {"alias": None}
-        self._rows: dict[str, EngineRow] = self._kept.setdefault(f"items {space.number}", {})
+        self._kept: dict[str, Any] = kept if kept is not None else {"alias": None}
+        self._rows: dict[str, Row] = self._kept.setdefault(f"items {space.number}", {})
         self._gone: dict[str, int] = self._kept.setdefault(f"gone {space.number}", {})
         self.down = False
         self.opened = 0

@@ -57,7 +57,7 @@ def shop() -> Iterator[Shop]:
 
     def guarded(app: ASGIApp, rules: tuple[RoutePermission, ...]) -> Guard:
         spend = AddressLimits().spend
-        return Guard(app, rules, ring, tokens=UserTokens(), spend=spend, is_near=lambda scope: False)  # type: ignore[arg-type]
+        return Guard(app, rules, ring, tokens=UserTokens(), spend=spend, is_near=lambda scope: False)
 
     try:
         asked = {

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from rich.console import Console
 
 from benchmarks.index_asking import ANSWER, AskingProcess, Trial, as_plain
@@ -14,18 +15,20 @@ from benchmarks.index_bench import MEASUREMENTS, TARGETS, USUAL, beside_table, p
 from benchmarks.index_changes import Changes, ReplayAnswer, ReplayedVectors, judge, lowest_mean, recall
 from benchmarks.index_churn import ratios
 from benchmarks.index_peers import width_for
-from benchmarks.index_vectors import DIMENSION, TowerVectors, nearest_cosine, noise_for
+from benchmarks.index_vectors import Source, nearest_cosine, noise_for
 from benchmarks.index_wired import Wired, item_id, number_of, record_maker, shown
 from nearline.errors import Unavailable
+from nearline.features import DIMENSION
 from nearline.item_vectors import decode_item_vector
 from nearline.space import Space
 
 ITEMS = 500
 
 
-def unit(random: np.random.Generator, count: int, dimension: int = DIMENSION) -> np.ndarray:
+def unit(random: np.random.Generator, count: int, dimension: int = DIMENSION) -> NDArray[np.float32]:
     drawn = random.standard_normal((count, dimension)).astype(np.float32)
-    return drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
+    drawn /= np.linalg.norm(drawn, axis=1, keepdims=True)
+    return drawn
 
 
 @pytest.fixture(scope="module")
@@ -86,8 +89,8 @@ def test_an_answer_is_judged_by_what_was_live_when_it_was_given(changes: Changes
     queries = towers.queries(4)
 
     def best(change: int) -> list[int]:
-        scores = ReplayedVectors(changes).to(change) @ queries[1]
-        return np.argsort(scores)[-10:].tolist()
+        scores = Replay(changes).to(change) @ queries[1]
+        return [int(item) for item in np.argsort(scores)[-10:]]
 
     early, late = best(ITEMS), best(2 * ITEMS)
     right = [ReplayAnswer(2 * ITEMS, 1, {10: late}), ReplayAnswer(ITEMS, 1, {10: early})]
@@ -118,6 +121,7 @@ def test_the_wired_catalogue_takes_the_records_of_the_changes(changes: Changes) 
     assert record.value is not None
     decoded = decode_item_vector(record.id, record.value, space)
     assert (number_of(decoded.item_id), decoded.version) == (item, ITEMS + 6)
+    assert decoded.candidate is not None
     assert np.array_equal(decoded.candidate, vector)
     assert wired.catalogue.apply(decoded)
     assert number_of(item_id(item)) == item

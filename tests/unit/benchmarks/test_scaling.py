@@ -19,7 +19,9 @@ def test_a_record_holds_both_vectors() -> None:
 
 def test_what_was_measured_is_what_100000_items_need() -> None:
     found = needs(100_000, MEASURED, Nodes(cores=1))
-    assert (found.process_gib * 1024, found.build_s, found.shards) == (pytest.approx(100), pytest.approx(10), 1)
+    assert found.process_gib * 1024 == pytest.approx(100)
+    assert found.build_s == pytest.approx(10)
+    assert found.shards == 1
     assert found.searches_of_a_copy == pytest.approx(1_000)
 
 

@@ -68,8 +68,8 @@ class Line:
 
 
 def queue(send: Callable[[list[Event]], EventResults], **options: Any) -> EventQueue:
-    given = {"batch": 3, "linger_s": 60.0, "most": 10, "retries": QUICK, "close_s": 5.0} | options
-    return EventQueue(send, **given)
+    usual: dict[str, Any] = {"batch": 3, "linger_s": 60.0, "most": 10, "retries": QUICK, "close_s": 5.0}
+    return EventQueue(send, **(usual | options))
 
 
 def click(item_id: object) -> Event:
@@ -286,7 +286,8 @@ def test_the_async_queue_reports_what_it_could_not_send() -> None:
 
 
 def test_tracked_events_reach_the_log_and_refusals_reach_the_caller() -> None:
-    door, refused = Door(), []
+    refused: list[Any] = []
+    door = Door()
     with (
         served(Weather(door.app, 503)) as url,
         Client(ingest=url, on_refused=refused.extend, linger_s=0.0) as client,

@@ -71,8 +71,8 @@ def met(*script: tuple[int, dict[str, str]] | int, **options: Any) -> Iterator[M
     pauses: list[float] = []
     stage = STAGES["one"]
     stage.app = weather
-    options = {"retrieval": stage.url, "ingest": stage.url, "sleep": pauses.append, "draw": lambda: 0.5} | options
-    with Client(**options) as client:
+    usual: dict[str, Any] = {"retrieval": stage.url, "ingest": stage.url, "sleep": pauses.append, "draw": lambda: 0.5}
+    with Client(**(usual | options)) as client:
         yield Met(client, door, weather, pauses)
 
 
@@ -126,7 +126,8 @@ def test_items_are_put_changed_and_taken_away() -> None:
         here.client.delete_item("lamp", purge=True)
         with pytest.raises(NotThere):
             here.client.get_item("lamp")
-        many = here.client.put_items([{"item_id": f"i{n}", "title": "t"} for n in range(600)] + [{"item_id": "x"}])  # type: ignore[typeddict-item]
+        items: list[Any] = [{"item_id": f"i{n}", "title": "t"} for n in range(600)]
+        many = here.client.put_items([*items, {"item_id": "x"}])  # type: ignore[typeddict-item]  # it is to be refused
         assert (many["accepted"], many["refused"]) == (600, 1)
         assert many["results"][-1]["field"] == "title"
 

@@ -265,7 +265,7 @@ def test_kafka_is_configured_as_without_containers(compose: Compose) -> None:
 
 def test_every_part_is_asked_for_its_health_on_the_port_that_it_listens_on(compose: Compose) -> None:
     """Health checks, published ports and Prometheus name the ports that the settings give the parts."""
-    default = Settings()
+    default = load_settings({})
     ports = {"item_tower": default.item_tower_port, "user_tower": default.user_tower_port}
     ports |= {"retrieval": default.retrieval_port, "ingest": default.ingest_port, "web": default.web_port}
     asked = {name: compose["services"][name]["healthcheck"]["test"][-1] for name in ports}
@@ -299,7 +299,7 @@ def test_every_retrieval_is_the_same_program_with_data_of_its_own(compose: Compo
     assert len({str((service["command"], service["healthcheck"])) for service in parts.values()}) == 1
     indexes = {name: service["environment"].get("NEARLINE_INDEX", "hnsw://") for name, service in parts.items()}
     assert indexes.pop("retrieval-milvus") == "milvus://milvus:19530"
-    assert set(indexes.values()) == {Settings().index}
+    assert set(indexes.values()) == {load_settings({}).index}
 
 
 def test_the_proxy_asks_the_replicas_whether_they_are_ready(compose: Compose) -> None:
@@ -307,7 +307,7 @@ def test_the_proxy_asks_the_replicas_whether_they_are_ready(compose: Compose) ->
     said = (ROOT / "deploy/proxy/Caddyfile").read_text()
     upstreams = re.findall(r"reverse_proxy (.+) \{", said)[0].split()
     replicas = [name for name, service in services(compose) if service.get("profiles") == ["replicas"]]
-    assert upstreams == [f"{name}:{Settings().retrieval_port}" for name in replicas if name != "proxy"]
+    assert upstreams == [f"{name}:{load_settings({}).retrieval_port}" for name in replicas if name != "proxy"]
     assert "health_uri /readyz" in said
 
 

@@ -36,7 +36,7 @@ def is_sent(path: str) -> bool:
 
 
 def lint(file: Path) -> subprocess.CompletedProcess[str]:
-    command = [HADOLINT, "--no-color", "--config", ROOT / "deploy" / "hadolint.yaml", file]
+    command = [str(HADOLINT), "--no-color", "--config", str(ROOT / "deploy" / "hadolint.yaml"), str(file)]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
 

@@ -32,7 +32,7 @@ def test_the_job_manager_resumes_from_the_newest_checkpoint(tmp_path: Path) -> N
     flink.write_text('#!/bin/sh\necho "$$ $*"\n')
     flink.chmod(0o755)
     surroundings = {"NEARLINE_DATA": str(tmp_path / "data"), "FLINK_HOME": str(tmp_path / "flink")}
-    script = [sys.executable, ROOT / "deploy/flink/jobmanager.py"]
+    script = [sys.executable, str(ROOT / "deploy/flink/jobmanager.py")]
     environment = {**os.environ, **surroundings, "PYTHONPATH": str(ROOT), "TASK_MANAGERS": "2"}
     with subprocess.Popen(script, env=environment, stdout=subprocess.PIPE, text=True) as started:
         said, _ = started.communicate(timeout=30)

@@ -33,7 +33,7 @@ def test_a_key_of_each_scope_opens_its_own_routes_only() -> None:
     guarded = Guard(door.app, RULES, ring, tokens=UserTokens(), spend=spend, is_near=callers_in(""))
 
     async def status(scope: str, method: str, path: str, body: object) -> int:
-        transport = httpx.ASGITransport(guarded)  # type: ignore[arg-type]
+        transport = httpx.ASGITransport(guarded)
         headers = {"Authorization": f"Bearer {keys[scope]}"} if scope else {}
         async with httpx.AsyncClient(transport=transport, base_url="http://door") as client:
             return (await client.request(method, path, json=body, headers=headers)).status_code

@@ -1,6 +1,7 @@
 """The OpenAPI document and the service agree: whatever is sent, no 5xx, and every answer is one that is documented."""
 
 import asyncio
+from typing import Any
 
 import schemathesis
 from hypothesis import HealthCheck, settings
@@ -27,7 +28,7 @@ SCHEMA = schemathesis.openapi.from_asgi("/openapi.json", DOOR.app)
 
 @SCHEMA.parametrize()
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-def test_every_answer_is_documented_and_none_is_a_failure_of_ours(case: schemathesis.Case) -> None:
+def test_every_answer_is_documented_and_none_is_a_failure_of_ours(case: schemathesis.Case[Any]) -> None:
     """Valid and broken requests alike, drawn from the document."""
     case.call_and_validate(checks=CHECKS)
 

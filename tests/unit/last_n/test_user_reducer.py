@@ -399,7 +399,8 @@ def test_an_erasure_takes_the_profile_of_before_and_leaves_the_one_of_after_whic
             (ProfileChange("u", {"country": "GB"}, 0), 2100),
         )
         for job, told in ((before, told_before), (after, told_after)):
-            for record, at in sorted([(ERASE, 2000), told], key=lambda each: each[1], reverse=swapped):
+            records: list[tuple[Record, int]] = [(ERASE, 2000), told]
+            for record, at in sorted(records, key=lambda each: each[1], reverse=swapped):
                 job.append(record, append_ms=at)
         assert before.window().profile == {}
         assert after.window().profile == {"country": "GB"}

@@ -116,7 +116,7 @@ class World:
 
     def send(self, method: str, path: str, key: str = "", **headers: str) -> httpx.Response:
         async def exchange() -> httpx.Response:
-            transport = httpx.ASGITransport(self.guard, client=(self.address, 1))  # type: ignore[arg-type]
+            transport = httpx.ASGITransport(self.guard, client=(self.address, 1))
             async with httpx.AsyncClient(transport=transport, base_url="http://api") as client:
                 known = {"Authorization": f"Bearer {key}"} if key else {}
                 return await client.request(
@@ -425,7 +425,7 @@ def test_forged_tokens_open_nothing(world: World) -> None:
     raw = public.public_bytes(Encoding.Raw, PublicFormat.Raw)
     good = world.token(kid)
     head, body, signature = good.split(".")
-    none = jwt.encode({"user_id": "u1"}, None, algorithm="none", headers={"kid": kid})
+    none = jwt.encode({"user_id": "u1"}, "", algorithm="none", headers={"kid": kid})
     stored = world.ring.get(kid)
     assert stored is not None
     forged = {

@@ -13,8 +13,8 @@ from nearline.dead_letters import DeadLetter, decode_dead_letter, encode_dead_le
 from nearline.errors import BadInput, SpaceMismatch
 from nearline.events import Event, decode_event, encode_event
 from nearline.exposures import Exposure, decode_exposures, encode_exposure
-from nearline.item_vectors import ItemFields, ItemVector, decode_item_vector, encode_item_vector
-from nearline.items import Item, decode_item, encode_item
+from nearline.item_vectors import ItemVector, Shown, decode_item_vector, encode_item_vector
+from nearline.items import Attribute, Item, decode_item, encode_item
 from nearline.keys import Key, Permission, decode_key, encode_key, revoked
 from nearline.popularity import decode_popularity
 from nearline.profiles import Profile, decode_profile, encode_profile
@@ -22,7 +22,7 @@ from nearline.rules import Scenario, decode, encode_rule, encode_scenario, rule_
 from nearline.seen import FOREVER_S, SeenSnapshot, decode_seen, encode_seen, no_seen
 from nearline.sequences import TriggerEvent, UserSequence, decode_sequence, encode_sequence, erased_sequence
 from nearline.space import Space
-from nearline.user_commands import Adopt, Erase, Merge, Remove, decode_entry, encode_command
+from nearline.user_commands import Adopt, Command, Erase, Merge, Remove, decode_entry, encode_command
 from nearline.user_documents import (
     Recent,
     UserDocument,
@@ -46,7 +46,7 @@ PROFILE = Profile("GB", "phone", "newsletter", ("tea", "lamps"), {"tier": "gold"
 DECLARED = replace(SAID, profile={"country": "GB", "interests": ["tea"]}, profile_ms=NOW_MS - 7)
 ONLY_DECLARED = UserSequence("u-1", NOW_MS, [], [], [], [], [], profile={"country": "GB"}, profile_ms=NOW_MS - 7)
 BROUGHT_ALONG = replace(EVENT, merged_from=("s-1", "s-2"))
-COMMANDS = {
+COMMANDS: dict[str, Command] = {
     "command_erase.v1.json": Erase("c-1", "u-1", NOW_MS),
     "command_remove.v1.json": Remove("c-2", "u-1", "e-1", NOW_MS),
     "command_merge.v1.json": Merge("c-3", "s-1", "u-1", NOW_MS),
@@ -67,7 +67,7 @@ VECTOR = ItemVector(
     np.array([1, 0, 0, 0], np.float16),
     "0123456789abcdef",
 )
-ATTRIBUTES = {"colour": "red|green", "dishwasher": True, "litres": 0.5, "pieces": 6}
+ATTRIBUTES: dict[str, Attribute] = {"colour": "red|green", "dishwasher": True, "litres": 0.5, "pieces": 6}
 DESCRIBED = replace(VECTOR, shown=replace(VECTOR.shown, attributes=ATTRIBUTES))
 RETIRED = ItemVector("i-1", 43, ItemFields(""), None, np.array([1, 0, 0, 0], np.float16), "0123456789abcdef", NOW_MS)
 DOCUMENT = UserDocument(
@@ -400,7 +400,7 @@ def test_columns_of_different_length_are_refused() -> None:
 @pytest.mark.parametrize("empty", [[], [None, None], None])
 def test_a_sequence_without_contexts_has_no_column_for_them(empty: list[None] | None) -> None:
     """What is written is what was written before there were contexts; what is read may say it in other ways."""
-    assert encode_sequence(replace(SEQUENCE, contexts=empty or [])) == golden("sequence.v1.json")
+    assert encode_sequence(replace(SEQUENCE, contexts=list(empty or ()))) == golden("sequence.v1.json")
     body = orjson.loads(golden("sequence.v1.json")) | {"contexts": empty}
     assert encode_sequence(decode_sequence(orjson.dumps(body))) == golden("sequence.v1.json")
 

@@ -535,7 +535,7 @@ def test_the_guard_stands_in_front_of_the_fast_path(world: World) -> None:
     ring = KeyRing()
     spend = AddressLimits().spend
     app = world.client._app
-    guarded = Client(Guard(app, RULES, ring, tokens=UserTokens(), spend=spend, is_near=callers_in("")))  # type: ignore[arg-type]
+    guarded = Client(Guard(app, RULES, ring, tokens=UserTokens(), spend=spend, is_near=callers_in("")))
     keys = {}
     for offset, scope in enumerate(("read", "items")):
         keys[scope], key = make_key(scope, [scope], now_ms=1)

@@ -28,7 +28,7 @@ ALWAYS_GRAPH = IndexLimits(exact_below=8, fold_above=3, bulk=6, candidate_rows=0
 ALWAYS_ROWS = IndexLimits(exact_below=8, fold_above=3, bulk=6, candidate_rows=10**9, fetch_rows=1)
 ALWAYS_ALL = IndexLimits(exact_below=8, fold_above=3, bulk=6, candidate_rows=10**9, fetch_rows=10**9)
 IDS = [f"i{nth}" for nth in range(30)]
-PLAIN = {"category": "", "locale": "", "brand": "", "price": None, "listed_ms": None, "attributes": {}}
+PLAIN: dict[str, Any] = {"category": "", "locale": "", "brand": "", "price": None, "listed_ms": None, "attributes": {}}
 NOTHING: NDArray[np.uint64] = np.empty(0, np.uint64)
 
 

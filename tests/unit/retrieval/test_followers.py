@@ -1,8 +1,8 @@
 """Following the log: every record once, whatever the log does; and an index that is looked after meanwhile."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import orjson
@@ -256,9 +256,11 @@ def test_a_width_is_measured_though_requests_take_all_the_time() -> None:
     class Counting(LiveIndex):
         turns = 0
 
-        def moment(self, query: NDArray[np.float32]) -> AbstractContextManager[Moment]:
+        @contextmanager
+        def moment(self, query: NDArray[np.float32]) -> Iterator[Moment]:
             self.turns += not self._held
-            return super().moment(query)
+            with super().moment(query) as taken:
+                yield taken
 
     index = Counting(4, lambda capacity: SlowGraph(4, capacity), IndexLimits(exact_below=50))
 

@@ -173,7 +173,7 @@ class Shop(RuleBasedStateMachine):
         positions = {TOPIC: self.follower.positions()}
         snapshots.write(self.folder, self.shop, Taken(NOW_MS, SPACE, self.extent(), positions))
 
-    @precondition(lambda self: snapshots.kept(self.folder))
+    @precondition(lambda self: bool(snapshots.kept(self.folder)))
     @rule(seed=seeds)
     def damage_the_newest_snapshot(self, seed: int) -> None:
         files = [path for path in sorted(snapshots.kept(self.folder)[0].iterdir()) if path.stat().st_size]

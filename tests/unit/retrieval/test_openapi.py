@@ -1,6 +1,7 @@
 """retrieval's OpenAPI document and the service agree: whatever is sent, no 5xx, and every answer is documented."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import schemathesis
@@ -21,6 +22,6 @@ def ended() -> Iterator[None]:
 
 @SCHEMA.parametrize()
 @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
-def test_every_answer_is_documented_and_none_is_a_failure_of_ours(case: schemathesis.Case) -> None:
+def test_every_answer_is_documented_and_none_is_a_failure_of_ours(case: schemathesis.Case[Any]) -> None:
     """Valid and broken requests alike, drawn from the document."""
     case.call_and_validate(checks=CHECKS)

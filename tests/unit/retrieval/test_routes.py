@@ -341,7 +341,7 @@ def test_a_users_token_opens_what_is_about_him_alone(world: World) -> None:
     secret, key = make_key("shop", ["read"], now_ms=1, token_key=public)
     ring.apply(Record("api-keys", 0, 0, 0, key.id.encode(), encode_key(key)))
     app = Guard(
-        world.app,  # type: ignore[arg-type]
+        world.app,
         RULES,
         ring,
         tokens=UserTokens(),
@@ -422,7 +422,7 @@ class OnEngine(World):
         self.guard_of_engine = GuardedEngine(self.engine)
         window = HeadItems(self.engine, lambda: NOW_MS)
         self.items = EngineItems(self.engine, self.guard_of_engine, window)
-        writer = Writer(SPACE, ScriptedReader, self.engine, window)  # type: ignore[arg-type]
+        writer = Writer(SPACE, ScriptedReader, self.engine, window)
         self.run(writer.write({f"i{nth}": row_of(item(nth), at(nth), 4) for nth in range(10)}))
         window.score("i3", 2.0)
         recommender = Recommender(self.items, UserReader(self.guard, SPACE), SPACE)

@@ -287,7 +287,7 @@ def test_a_plain_request_asks_for_no_more_than_it_has_places(shop: Catalogue) ->
 
 def test_rules_block_weigh_and_place_at_their_points_of_the_order(shop: Catalogue) -> None:
     put(shop, "new", at(1.5), "mugs", listed_ms=9)
-    rules = [
+    rules: list[dict[str, Any]] = [
         {"rule_id": "r-block", "action": "block", "filter": 'category = "vases"'},
         {"rule_id": "r-name", "action": "block", "items": ["m1"]},
         {"rule_id": "r-boost", "action": "boost", "factor": 2, "filter": 'category = "lamps"'},

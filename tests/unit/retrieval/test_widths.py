@@ -63,7 +63,7 @@ def test_recall_is_measured_against_the_live_rows() -> None:
 
 
 def test_fewer_rows_than_results_can_all_be_found() -> None:
-    vectors = np.diag(np.float32([4, 3, 2, 1]))
+    vectors = np.diag(np.array([4, 3, 2, 1], np.float32))
     moment = Moment(np.ones(4, np.float32), np.array([True, False, True, True]), vectors)
     assert moment.recall({50: np.array([0, 2, 3])}, cut_at) == {50: 1.0}
     assert moment.recall({2: np.array([0, 3])}, cut_at) == {2: 0.5}

@@ -272,9 +272,8 @@ async def test_a_tombstone_forgets_the_user() -> None:
 
 async def test_a_document_of_another_space_is_rebuilt_not_mixed() -> None:
     stage = Stage([record("u", "a", version=1)])
-    foreign = UserDocument(
-        np.ones(64, np.float32), 0, 0, "e", NOW_MS, NOW_MS, *(np.zeros(0, np.uint64) for _ in range(3))
-    )
+    nothing = np.zeros(0, np.uint64)
+    foreign = UserDocument(np.ones(64, np.float32), 0, 0, "e", NOW_MS, NOW_MS, nothing, nothing, nothing)
     await stage.store.put_many_if_newer({"u": encode_user_document(foreign, Space(9, 64))})
     await stage.worker.step()
     document = await stage.document("u")
@@ -451,6 +450,7 @@ async def test_what_an_erased_user_does_later_begins_anew() -> None:
     assert not document.erased
     assert document.seen.tolist() == [hash64("b")]
     assert document.order == (6, 6, 5)
+    assert document.vector is not None
     np.testing.assert_allclose(document.vector, stage.table.history[stage.table.row_of["b"]], atol=1e-3)
 
 

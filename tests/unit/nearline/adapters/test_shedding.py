@@ -268,7 +268,7 @@ class Served:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[int]:
         loop = asyncio.get_running_loop()
-        ours = queueing(lambda: Gate(lambda _: None, loop.time, self.patience))  # type: ignore[arg-type]
+        ours = queueing(lambda: Gate(lambda _: None, loop.time, self.patience))
         async with serving(self.app, ours) as port:
             try:
                 yield port

@@ -139,7 +139,7 @@ def test_an_item_comes_back_as_it_was(tmp_path: Path) -> None:
     items = {"lamp": LAMP, "strange": strange, "plain": plain, "bare": Item("b")}
     export_items(tmp_path, Topic(ITEMS, *((key, encode_item(item)) for key, item in items.items())).look)
     schema = pl.scan_parquet(tmp_path / parquet.ITEMS).collect_schema()
-    assert (schema["colour"], schema["new"]) == (pl.String, pl.Boolean)
+    assert (schema["colour"], schema["new"]) == (pl.String(), pl.Boolean())
     assert not {"watts", "huge"} & set(schema), "of two kinds, and too large for a column"
     bodies = [parquet.item_of_row(row) for row in rows(tmp_path, parquet.ITEMS)]
     back = {body.pop("item_id"): item_of({"v": 1, **body}) for body in bodies}

@@ -10,7 +10,7 @@ from starlette.applications import Starlette
 from nearline.adapters.http import status_routes
 from nearline.cli.watching import line_of, rows_of, screen_of, watching
 from nearline.live import Delay, LiveFigures
-from nearline.settings import Settings
+from nearline.settings import Settings, load_settings
 from tests.support.served import served
 
 BUSY = LiveFigures(
@@ -59,7 +59,7 @@ def test_what_nobody_can_say_is_left_out_of_a_line() -> None:
 
 def _settings(url: str) -> Settings:
     parts = ("ingest", "last_n", "user_tower", "item_tower", "retrieval", "canary")
-    return Settings(metrics_of=",".join(f"{part}={url}" for part in parts))
+    return load_settings({"NEARLINE_METRICS_OF": ",".join(f"{part}={url}" for part in parts)})
 
 
 @pytest.mark.anyio
