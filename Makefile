@@ -8,7 +8,7 @@ CODE := nearline nearline_client services flink_jobs training local benchmarks t
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help doctor machine environments demo up stop status reset test test-model test-milvus observe test-browser screenshots bench-page bench bench-index bench-train train evaluate quality docs site lint
+.PHONY: help doctor machine environments demo up stop status reset test nightly test-model test-milvus observe test-browser screenshots bench-page bench bench-index bench-train train evaluate quality docs site lint
 
 help:  ## what can be done here
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1\t/' | awk -F '\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -38,10 +38,14 @@ status:  ## one line for each of its parts
 reset:  ## stop it and delete its data (YES=1: without asking)
 	@if [ -x $(SERVICES)/python ]; then $(SERVICES)/python -m local.system reset $(if $(YES),--yes); fi
 
-test: python  ## all tests that need no torch
+test: python  ## all tests that need no torch, on two workers (ARGS="-n 0 -x tests/unit": on one, stop at the first failure)
 	@$(PYTHON) -m local.environments $(RUNTIME) --dev
 	@$(SERVICES)/python -m local.downloads --tests
-	@$(SERVICES)/python -m pytest --ignore tests/model --ignore tests/browser $(ARGS)
+	@$(SERVICES)/python -m pytest -n 2 --ignore tests/model --ignore tests/browser $(ARGS)
+
+nightly: python  ## what takes too long for every change: the property tests with ten times the examples
+	@$(PYTHON) -m local.environments $(RUNTIME) --dev
+	@TEST_EXAMPLES=10 $(SERVICES)/python -m pytest -n 2 -m hypothesis tests/unit $(ARGS)
 
 test-model: python  ## the tests of the training code (brings torch: 2.5 GB to download)
 	@$(PYTHON) -m local.environments train baselines

@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 import schemathesis
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck
 from schemathesis.checks import (
     content_type_conformance,
     not_a_server_error,
@@ -14,6 +14,7 @@ from schemathesis.checks import (
 )
 
 from tests.support.ingest_door import LAMP, Door
+from tests.support.properties import examples
 
 CHECKS = [
     not_a_server_error,
@@ -27,7 +28,7 @@ SCHEMA = schemathesis.openapi.from_asgi("/openapi.json", DOOR.app)
 
 
 @SCHEMA.parametrize()
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@examples(30, suppress_health_check=list(HealthCheck))
 def test_every_answer_is_documented_and_none_is_a_failure_of_ours(case: schemathesis.Case[Any]) -> None:
     """Valid and broken requests alike, drawn from the document."""
     case.call_and_validate(checks=CHECKS)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flink_jobs.last_n.history import met_in
@@ -539,7 +539,6 @@ events = st.builds(
 )
 removes = st.builds(lambda number: Remove(f"r{number}", "u", f"e{number}", 0), st.integers(0, 11))
 keeps = st.integers(1, 6)
-unhurried = settings(deadline=None)  # a crowded machine stops for longer than a test takes
 
 
 def run(records: Sequence[Record], keep: int, *, prompt: bool = True) -> Job:
@@ -553,7 +552,6 @@ def bytes_of(job: Job, user: str) -> bytes:
     return encode_sequence(replace(job.window(user), version=1))
 
 
-@unhurried
 @given(st.data(), st.lists(st.one_of(events, events, removes), min_size=1, max_size=25), keeps)
 def test_any_order_and_repetition_of_events_and_removals_gives_the_same_sequence(
     data: st.DataObject, records: list[Record], keep: int
@@ -564,7 +562,6 @@ def test_any_order_and_repetition_of_events_and_removals_gives_the_same_sequence
     assert [bytes_of(one, user) for user in "us"] == [bytes_of(other, user) for user in "us"]
 
 
-@unhurried
 @given(st.data(), st.lists(events, min_size=1, max_size=25), keeps)
 def test_any_order_and_repetition_of_events_gives_the_same_seen_items(
     data: st.DataObject, records: list[Record], keep: int
@@ -577,7 +574,6 @@ def test_any_order_and_repetition_of_events_gives_the_same_seen_items(
         assert one.read_seen(user) == other.read_seen(user)
 
 
-@unhurried
 @given(st.lists(events, min_size=1, max_size=30), keeps)
 def test_the_newest_snapshot_and_the_newest_sequence_always_hold_every_item(records: list[Event], keep: int) -> None:
     job, met = Job(keep), dict[str, set[int]]()
@@ -587,7 +583,6 @@ def test_the_newest_snapshot_and_the_newest_sequence_always_hold_every_item(reco
         assert {user: job.read_seen(user) for user in met} == met
 
 
-@unhurried
 @given(st.data(), st.lists(st.one_of(events, removes), min_size=1, max_size=20), keeps)
 def test_a_merge_gives_the_user_the_same_sequence_wherever_it_stands(
     data: st.DataObject, records: list[Record], keep: int
@@ -607,7 +602,6 @@ def with_merge(data: st.DataObject, records: list[Record]) -> list[Record]:
     return [*records[:at], MERGE, *records[at:]]
 
 
-@unhurried
 @given(
     st.data(),
     st.lists(st.one_of(events, removes), max_size=20),
@@ -627,7 +621,6 @@ def test_an_erased_user_is_never_resurrected(
     assert "u" not in job.seen
 
 
-@unhurried
 @given(
     st.data(),
     st.lists(st.one_of(events, removes, st.just(MERGE), st.just(ERASE)), min_size=1, max_size=25),
@@ -648,7 +641,6 @@ def test_versions_only_grow_and_a_replay_of_the_log_changes_nothing(
     assert {user: len(published) for user, published in job.sequences.items()} == counts
 
 
-@unhurried
 @given(st.lists(st.one_of(events, removes, st.just(MERGE)), min_size=1, max_size=20), keeps)
 def test_the_same_log_gives_the_same_bytes(records: list[Record], keep: int) -> None:
     one, other = run(records, keep), run(records, keep)
@@ -664,7 +656,6 @@ def test_what_lies_below_the_border_is_dropped_even_when_it_comes_after_the_item
     assert len(at_once) == len(after) == 5
 
 
-@unhurried
 @given(
     st.lists(st.tuples(st.integers(0, 40), st.integers(0, 60), st.sampled_from(["view", "purchase"])), max_size=60),
     st.data(),

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from local.layout import ROOT
@@ -20,6 +20,7 @@ from nearline.filters import (
     narrowed,
     parse,
 )
+from tests.support.properties import examples
 
 
 def test_an_expression_becomes_a_tree() -> None:
@@ -95,7 +96,7 @@ def test_the_documented_examples_are_filters() -> None:
     assert f"{MAX_COMPARISONS} comparisons" in page
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(st.text(max_size=60) | st.text("()\"'\\=<>! ,.1aeinorstpc", max_size=60))
 def test_whatever_comes_is_parsed_or_refused(expression: str) -> None:
     place = 0

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -16,6 +16,7 @@ from services.retrieval.in_process import columns as module
 from services.retrieval.in_process.columns import FieldColumns, Journal
 from services.retrieval.in_process.masks import Masks
 from tests.support.expressions import FIELDS, FILTERS, Meaning
+from tests.support.properties import examples
 
 SLOTS = [*range(12), 1_023, 1_024, 2_500]
 
@@ -49,7 +50,7 @@ STEPS = st.lists(st.tuples(st.sampled_from(SLOTS), st.none() | FIELDS, st.intege
 
 
 @given(st.lists(FILTERS, min_size=1, max_size=5), STEPS)
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_what_passes_is_what_the_filter_says_of_each_item(filters: list[Meaning], steps: list[Any]) -> None:
     """Five filters for a cache of three, each asked for now and then; slots are used again, far apart and reordered."""
     shelf = Shelf()

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -21,6 +21,7 @@ from services.retrieval.pipeline.selection import select
 from services.retrieval.request import RecommendRequest, RequestContext
 from tests.support.expressions import FIELDS, FILTERS, Meaning
 from tests.support.fakes import ExactGraph
+from tests.support.properties import examples
 
 DIMENSION = 4
 SMALL = IndexLimits(exact_below=8, fold_above=3, bulk=6, removed_share=0.25, headroom=1.2)
@@ -145,7 +146,7 @@ STEPS = st.lists(
 
 @pytest.mark.parametrize("limits", [SMALL, ALWAYS_GRAPH, ALWAYS_ROWS, ALWAYS_ALL])
 @given(st.lists(FILTERS, min_size=1, max_size=4), STEPS, st.lists(st.sampled_from(IDS), max_size=10))
-@settings(max_examples=100, deadline=None)
+@examples(50)
 def test_an_answer_is_the_best_of_what_passes(
     limits: IndexLimits, filters: list[Meaning], steps: list[Any], seen: list[str]
 ) -> None:

@@ -4,13 +4,14 @@ import threading
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from services.retrieval.in_process.graphs import Build
 from services.retrieval.in_process.index import IndexLimits, LiveIndex
 from tests.support.fakes import ExactGraph
+from tests.support.properties import examples
 
 DIMENSION = 4
 SMALL = IndexLimits(exact_below=8, fold_above=3, bulk=6, removed_share=0.25, headroom=1.2)
@@ -102,7 +103,7 @@ STEPS = st.lists(
 
 
 @given(STEPS)
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_every_search_finds_what_an_exact_search_of_the_live_vectors_finds(steps: list[tuple[str, int]]) -> None:
     """Inserts, updates, removals, folds, builds and swaps in any order change how it is found, never what."""
     model = Model()

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ from services.retrieval.in_process.index import IndexLimits, LiveIndex
 from services.retrieval.in_process.records import item_records
 from services.retrieval.in_process.snapshots import Taken
 from tests.support.fakes import FakeTable
+from tests.support.properties import examples
 
 DIMENSION = 8
 SPACE = Space(3, DIMENSION)
@@ -212,6 +213,4 @@ class Shop(RuleBasedStateMachine):
 
 
 TestShop = Shop.TestCase
-TestShop.settings = settings(
-    max_examples=60, stateful_step_count=60, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
+TestShop.settings = examples(30, stateful_step_count=60, suppress_health_check=[HealthCheck.too_slow])

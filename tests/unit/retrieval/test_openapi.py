@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck
 
+from tests.support.properties import examples
 from tests.support.read_world import World
 from tests.unit.ingest.test_openapi import CHECKS
 
@@ -21,7 +22,7 @@ def ended() -> Iterator[None]:
 
 
 @SCHEMA.parametrize()
-@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@examples(20, suppress_health_check=list(HealthCheck))
 def test_every_answer_is_documented_and_none_is_a_failure_of_ours(case: schemathesis.Case[Any]) -> None:
     """Valid and broken requests alike, drawn from the document."""
     case.call_and_validate(checks=CHECKS)

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -37,6 +37,7 @@ from services.retrieval.users.reader import UserReader
 from services.retrieval.users.store_guard import GuardedStore
 from services.retrieval.users.waiters import Waiters
 from tests.support.fakes import ExactGraph
+from tests.support.properties import examples
 
 T = TypeVar("T")
 SPACE = Space(3, 4)
@@ -619,7 +620,7 @@ STEPS = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(st.lists(STEPS, max_size=40))
 def test_once_an_event_is_shown_as_used_its_item_never_comes_back(steps: list[tuple[Any, ...]]) -> None:
     async def story() -> None:

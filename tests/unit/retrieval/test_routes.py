@@ -43,6 +43,14 @@ def world() -> Iterator[World]:
     world.close()
 
 
+@pytest.fixture(scope="module")
+def same_world() -> Iterator[World]:
+    """For requests that change nothing: a world's routes take a tenth of a second to describe."""
+    world = World()
+    yield world
+    world.close()
+
+
 def told(answer: httpx.Response, status: int) -> dict[str, Any]:
     """The one thing that a refusal tells."""
     assert answer.status_code == status, answer.text
@@ -215,8 +223,8 @@ def test_without_a_vector_popularity_decides_then_the_callers_order(world: World
         ({"item_ids": ["a"], "events": [{"item_id": "i1"}]}, "events.0.type", "'type' is missing"),
     ],
 )
-def test_a_malformed_ranking_is_told_where(world: World, body: Any, field: str, problem: str) -> None:
-    found = told(world.post("/rank", body), 422)
+def test_a_malformed_ranking_is_told_where(same_world: World, body: Any, field: str, problem: str) -> None:
+    found = told(same_world.post("/rank", body), 422)
     assert found["field"] == field
     assert problem in found["problem"]
 
@@ -313,9 +321,9 @@ def test_a_user_who_was_forgotten_is_named_to_nobody(world: World) -> None:
     ],
 )
 def test_a_malformed_request_is_told_where_and_what_is_allowed(
-    world: World, target: str, field: str, problem: str
+    same_world: World, target: str, field: str, problem: str
 ) -> None:
-    answer = world.get(target)
+    answer = same_world.get(target)
     assert told(answer, 422)["field"] == field
     assert problem in told(answer, 422)["problem"]
     assert field in answer.json()["allowed"] or "unknown name" in problem or "mean" in problem or "names" in problem

@@ -10,7 +10,7 @@ import httpx
 import numpy as np
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -46,7 +46,7 @@ from services.retrieval.users.reader import UserReader
 from services.retrieval.users.session_vectors import SessionVectors
 from services.retrieval.users.store_guard import GuardedStore
 from tests.support.fakes import ExactGraph, FakeTable, Outbox, ScriptedTowers
-from tests.support.provenances import provenance
+from tests.support.properties import examples
 
 SPACE = Space(3, 4)
 DAY_MS = 24 * 3600 * 1000
@@ -255,7 +255,7 @@ DOES = st.one_of(
     share=st.sampled_from([0.0, 0.3, 1.0]),
     has_vector=st.booleans(),
 )
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_whatever_the_rules_say_the_hard_drops_hold(
     bodies: list[tuple[dict[str, Any], dict[str, Any]]],
     seen: list[str],

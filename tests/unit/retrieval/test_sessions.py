@@ -24,6 +24,14 @@ def world() -> Iterator[World]:
     world.close()
 
 
+@pytest.fixture(scope="module")
+def same_world() -> Iterator[World]:
+    """For requests that change nothing: a world's routes take a tenth of a second to describe."""
+    world = World()
+    yield world
+    world.close()
+
+
 def event(item_id: str, ago_ms: int = 0, kind: str = "view", **more: Any) -> dict[str, Any]:
     return {"item_id": item_id, "type": kind, "time_ms": NOW_MS - ago_ms, **more}
 
@@ -200,9 +208,9 @@ def test_a_bad_answer_for_one_session_costs_no_other(world: World) -> None:
     ],
 )
 def test_a_malformed_session_is_told_where_and_what_is_allowed(
-    world: World, body: Any, field: str, problem: str
+    same_world: World, body: Any, field: str, problem: str
 ) -> None:
-    response = world.post("/recommend", body)
+    response = same_world.post("/recommend", body)
     assert response.status_code == 422, response.text
     (told,) = Refused.model_validate(response.json()).detail
     assert told.field == field
@@ -220,8 +228,8 @@ def test_a_malformed_session_is_told_where_and_what_is_allowed(
         (b'"\\ud800"', "not JSON"),
     ],
 )
-def test_a_body_that_is_no_json_is_called_so(world: World, content: bytes, problem: str) -> None:
-    response = world.send("POST", "/recommend", content=content)
+def test_a_body_that_is_no_json_is_called_so(same_world: World, content: bytes, problem: str) -> None:
+    response = same_world.send("POST", "/recommend", content=content)
     assert response.status_code == 422
     assert problem in response.json()["detail"][0]["problem"]
     assert response.json()["detail"][0]["field"] == "body"

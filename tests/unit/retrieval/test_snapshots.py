@@ -12,7 +12,7 @@ import numpy as np
 import orjson
 import pytest
 import xxhash
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -38,6 +38,7 @@ from services.retrieval.in_process.snapshots import SnapshotRefused, Taken
 from services.retrieval.in_process.widths import Widths
 from services.retrieval.items.printed import render, shown_fields
 from tests.support.fakes import FakeTable
+from tests.support.properties import examples
 
 SPACE = Space(2, 8)
 GOLDEN = ROOT / "tests" / "golden" / "index_snapshot.v1"
@@ -158,7 +159,7 @@ def test_a_restored_shop_goes_on_as_the_one_that_was_kept(tmp_path: Path) -> Non
 changes = st.lists(st.tuples(st.integers(0, 30), st.sampled_from(["put", "retire", "purge", "build", "fold"])))
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(changes=changes)
 def test_any_history_survives_a_restart(
     tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[int, str]]

@@ -4,12 +4,13 @@ import asyncio
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from nearline.errors import BadInput, Overloaded, Unavailable
-from nearline.item_vectors import ItemFields
-from services.retrieval.items.text_index import TextIndex, words_of
+from nearline.item_vectors import Shown
+from services.retrieval.text_index import TextIndex, words_of
+from tests.support.properties import examples
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ def test_more_changes_than_one_write_takes_are_all_in_the_next_search(texts: Tex
 changes = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["red", "blue", "", None])), max_size=20)
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(changes)
 def test_any_changes_end_in_what_came_last(changes: list[tuple[str, str | None]]) -> None:
     texts = TextIndex()

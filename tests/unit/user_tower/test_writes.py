@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, example, given
 from hypothesis import strategies as st
 
 from flink_jobs.last_n.user_reducer import UserReducer
@@ -33,14 +33,14 @@ from nearline.user_commands import Entry, Erase, Remove
 from nearline.user_documents import UserDocument, decode_user_document
 from services.user_tower.worker import UserWorker
 from tests.support.fakes import Outbox, ScriptedReader, ScriptedTowers
+from tests.support.properties import examples
 
 SPACE = Space(1, 64)
 NOW_MS = 1_732_100_000_000
 DAY_MS = 24 * 3600 * 1000
 WINDOW = 4
-SLOW_WRITERS = settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)  # the fixture is a folder; each example is a user of its own in it
+# The fixture is a folder; each example is a user of its own in it.
+SLOW_WRITERS = examples(300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 USERS = count()
 STEPS = st.lists(st.sampled_from(["event", "event", "erase", "snapshot", "remove"]), min_size=1, max_size=9)
 
@@ -242,7 +242,7 @@ async def race(store: UserStore, job: Job, drawn: Sequence[int], *parts: list[li
     await turnstile.drive([run(Gated(store, who, turnstile, wrote), part) for who, part in enumerate(parts)])
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(STEPS.filter(lambda kinds: "event" in kinds), st.randoms(use_true_random=False))
 def test_after_the_loss_of_the_store_both_topics_give_the_same_seen(kinds: list[str], chance: random.Random) -> None:
     """Compaction left the newest record of each topic, and either may be read first."""
@@ -262,7 +262,7 @@ def test_after_the_loss_of_the_store_both_topics_give_the_same_seen(kinds: list[
     asyncio.run(story())
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(
     st.lists(st.sampled_from(["event"] * 6 + ["remove", "erase"]), min_size=1, max_size=25),
     st.sampled_from(["", "view=1d", "purchase=30d, view=never"]),
@@ -313,7 +313,7 @@ def entry(user_id: str, kind: str, number: int, append_ms: int, chance: random.R
     return Event(f"e{number}", user_id, item, type_, append_ms - chance.randrange(60))
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(st.lists(st.just("event"), min_size=1, max_size=20), st.randoms(use_true_random=False))
 def test_what_a_sequence_showed_is_seen_from_then_on_however_late_snapshots_are(
     kinds: list[str], chance: random.Random
