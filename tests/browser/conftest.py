@@ -1,4 +1,4 @@
-"""A real Chromium before the real local system: started once, with a small catalogue and nobody known."""
+"""A real Chromium with the real local system: started once, with a small catalogue and no users."""
 
 import asyncio
 from collections.abc import Iterator

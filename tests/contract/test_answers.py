@@ -102,7 +102,7 @@ async def client(system: System) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-async def test_who_asks_for_an_event_gets_an_answer_that_used_it(system: System, client: httpx.AsyncClient) -> None:
+async def test_an_answer_waits_for_the_event_that_the_caller_names(system: System, client: httpx.AsyncClient) -> None:
     await system.write("u", "e0")
     for nth in range(1, 6):
         question: dict[str, str | int] = {"after": f"e{nth}", "wait_ms": 5_000, "k": 3}

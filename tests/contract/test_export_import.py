@@ -56,7 +56,7 @@ def run(environment: dict[str, str], *words: str) -> str:
     return result.output
 
 
-def test_what_is_exported_can_be_imported_and_exported_again(environment: dict[str, str], tmp_path: Path) -> None:
+def test_an_export_survives_import_and_a_second_export(environment: dict[str, str], tmp_path: Path) -> None:
     with Client(ingest=environment["NEARLINE_INGEST"]) as client:
         client.put_items({"item_id": f"i{n}", "title": f"Item {n}", "price": float(n)} for n in range(700))
         changed: Item = {"title": "Changed", "attributes": {"colour": "red"}}

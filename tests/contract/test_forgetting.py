@@ -1,4 +1,4 @@
-"""``nearline user`` over a real log and a real store: what is sent, what is found, and until when."""
+"""``nearline user`` with a real broker and store: what it sends, what it finds, and how long data remains."""
 
 import asyncio
 import re
@@ -97,7 +97,7 @@ async def known(settings: Settings, user_id: str) -> None:
     await store(settings, **{user_id: document(NOW_MS)})
 
 
-async def test_what_is_known_of_a_user_is_shown(settings: Settings) -> None:
+async def test_user_show_prints_profile_events_and_vector(settings: Settings) -> None:
     await known(settings, "ü/shown")
     shown = (await typed("user", "show", "ü/shown")).output
     for words in ("'country': 'GB'", "the last 1 events", "2 events", "a vector of version", "lamp", "e-1"):
@@ -123,7 +123,7 @@ async def everything(settings: Settings, topic: str) -> list:  # type: ignore[ty
     return records
 
 
-async def test_the_check_tells_what_is_in_use_until_the_erasure_reached_it(settings: Settings) -> None:
+async def test_user_check_reports_data_in_use_until_the_erasure_arrives(settings: Settings) -> None:
     await known(settings, "u-checked")
     before = await typed("user", "forget", "u-checked", "--check")
     assert before.exit_code == 1

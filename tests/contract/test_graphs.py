@@ -78,7 +78,7 @@ def test_a_removed_slot_is_never_found_and_the_others_still_are(make_graph: Make
     assert (graph.count, graph.removed) == (2_000, 1_000)
 
 
-def test_what_is_added_later_is_found(make_graph: MakeGraph) -> None:
+def test_vectors_added_to_an_existing_graph_are_found(make_graph: MakeGraph) -> None:
     vectors = unit_vectors(500, 16, seed=4)
     graph = make_graph(16, 500)
     graph.add(np.arange(400), vectors[:400])

@@ -1,4 +1,4 @@
-"""Keys over a real log: made by the command line, believed by every replica, gone within a second of a revocation."""
+"""API keys over a real broker: every replica accepts a new key and refuses a revoked one within a second."""
 
 import asyncio
 import re

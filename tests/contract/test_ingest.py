@@ -1,4 +1,4 @@
-"""The door in front of a real broker: acknowledged means in the log, also when the broker is killed amid it all."""
+"""The ingest service with a real broker: acknowledged events are in Kafka, even if the broker was killed meanwhile."""
 
 import asyncio
 import os
@@ -119,7 +119,7 @@ def click(event_id: str, user: int) -> dict[str, Any]:
     return {"event_id": event_id, "user_id": f"ü/{user}", "item_id": "i", "type": "click"}
 
 
-async def test_what_is_answered_is_in_the_log_keyed_as_any_producer_keys_it(log: RunningBroker, door: Door) -> None:
+async def test_accepted_events_and_items_are_in_kafka_under_the_usual_keys(log: RunningBroker, door: Door) -> None:
     async with httpx.AsyncClient(base_url=door.url) as client:
         many = await client.post("/events", json=[click(f"many-{n}", n % 7) for n in range(500)])
         assert (many.status_code, many.json()["accepted"]) == (200, 500)
@@ -143,7 +143,7 @@ async def test_what_is_answered_is_in_the_log_keyed_as_any_producer_keys_it(log:
     assert changes[-1].headers == (PURGE,)
 
 
-async def test_what_is_told_of_users_is_in_the_log_in_the_order_of_the_answers(log: RunningBroker, door: Door) -> None:
+async def test_user_requests_are_in_kafka_in_the_order_of_their_responses(log: RunningBroker, door: Door) -> None:
     async with httpx.AsyncClient(base_url=door.url) as client:
         assert (await client.put("/users/a%2Fb", json={"country": "GB"})).json()["profile"]["country"] == "GB"
         assert (await client.put("/users/gone", json={"device": "phone"})).status_code == 200
@@ -226,9 +226,7 @@ def test_a_port_in_use_is_said_in_one_line(log: RunningBroker, door: Door) -> No
     assert f"ingest: cannot listen on {HOST}:{door.port}" in done.stderr
 
 
-async def test_while_the_log_hangs_callers_are_told_at_once_and_memory_stays_flat(
-    log: RunningBroker, door: Door
-) -> None:
+async def test_while_kafka_hangs_callers_get_503_at_once_and_memory_stays_flat(log: RunningBroker, door: Door) -> None:
     """A broker that is stopped takes connections and says nothing: the worst kind of away."""
     ours = psutil.Process(door.process.pid)
     context = {"note": "x" * 400}

@@ -1,4 +1,4 @@
-"""Rules and exposures through a real broker: what the command line puts holds, and what answers show arrives."""
+"""Rules and exposures through a real broker: rules put by the command line apply, exposures of answers arrive."""
 
 import asyncio
 import os

@@ -138,7 +138,7 @@ def marker(version: int) -> bytes:
     )
 
 
-async def test_what_is_written_is_read(store: UserStore) -> None:
+async def test_a_written_document_is_read_back(store: UserStore) -> None:
     name = user()
     assert await store.put_many_if_newer({name: document(3)}) == 1
     assert await store.get(name) == document(3)

@@ -1,4 +1,4 @@
-"""TLS to the servers: what is refused is said in words, and what is right gets through to a real broker."""
+"""TLS to the servers: mistakes are refused with a clear message, and right settings reach a real broker."""
 
 import asyncio
 import socket
@@ -179,7 +179,7 @@ def test_settings_become_certificates_and_a_login(authority: Authority) -> None:
     assert "secret-word" not in repr(settings) + repr(settings.brokers)
 
 
-def test_without_settings_nothing_is_secured_and_a_word_is_enough() -> None:
+def test_tls_is_off_by_default_and_one_setting_turns_it_on() -> None:
     settings = load_settings({})
     assert (settings.brokers, settings.triton_security, settings.store_security) == (
         Brokers("127.0.0.1:9092"),

@@ -1,4 +1,4 @@
-"""The whole system as processes on free ports: what a click changes, and what kill -9 does not."""
+"""The whole system as processes on free ports: the effects of a click, and recovery from kill -9."""
 
 import asyncio
 import json
@@ -325,7 +325,7 @@ def status_of(system: System, user_id: str, presented: str) -> int:
     return httpx.get(url, headers=bearer(system, presented), timeout=5.0).status_code
 
 
-def test_nobody_is_answered_without_a_key_and_a_revoked_one_ends_within_a_second(system: System) -> None:
+def test_requests_need_a_key_and_a_revoked_key_stops_working_within_a_second(system: System) -> None:
     assert httpx.get(f"{system.retrieval}/recommend/anna", timeout=5.0).status_code == 401
     key = nearline(system, "keys", "create", "--name", "page", "--scope", "read").strip()
     wait_until(lambda: status_of(system, "anna", key) == 200, 1.0, pause_s=0.01)
@@ -372,7 +372,7 @@ def test_a_part_is_killed_and_no_click_is_lost(system: System, part: str) -> Non
         assert wait_until(partial(uses, system, last), DEADLINE_S), f"{part} killed: {last.user_id}'s is lost"
 
 
-def test_every_part_is_ready_again_after_all_that(system: System) -> None:
+def test_every_part_is_ready_after_the_kills(system: System) -> None:
     for part in system.parts():
         assert wait_until(part.is_ready, DEADLINE_S), part.name
     assert http_ok(system.ports.retrieval, "/healthz")()

@@ -280,7 +280,7 @@ def test_a_profile_joins_the_sequence_and_a_bad_one_becomes_a_dead_letter(job: J
     assert [(letter.topic, letter.reason) for letter in refused] == [("users", "unknown_field")]
 
 
-def test_whatever_was_met_is_in_the_newest_snapshot_or_the_newest_sequence(job: Job, log: Log) -> None:
+def test_every_seen_item_is_in_the_newest_snapshot_or_sequence(job: Job, log: Log) -> None:
     at = now_ms() - 600_000
     events = [event("v-1", i, time_ms=at + i, item_id=f"v{i}") for i in range(180)]
     send(log, *shuffled_with_repeats(events, seed=2))
@@ -298,7 +298,7 @@ def test_whatever_was_met_is_in_the_newest_snapshot_or_the_newest_sequence(job: 
 
 
 @pytest.mark.parametrize("victim", ["the JVM", "the process that started it"])
-def test_no_click_is_lost_when_it_is_killed(job: Job, log: Log, victim: str) -> None:
+def test_a_killed_job_loses_no_click(job: Job, log: Log, victim: str) -> None:
     users = f"k{len(victim)}"
     start = now_ms() - 60_000
     events = [event(f"{users}-{i % 40}", i, time_ms=start + i * 10) for i in range(3000)]

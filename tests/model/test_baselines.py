@@ -100,7 +100,7 @@ def pairs(more: Story = (), users: int = 120) -> Log:
     return log_of([*story, *more], 20)
 
 
-def test_what_is_bought_together_is_found_by_neighbours_ease_and_factors() -> None:
+def test_knn_ease_and_factors_find_items_bought_together() -> None:
     """The asked users were not fitted at all: their history at the time of the question is enough."""
     log = pairs()
     asked_from = len(log) - 20

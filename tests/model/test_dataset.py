@@ -133,7 +133,7 @@ def test_a_description_maps_columns_units_types_and_filters(tmp_path: Path) -> N
     assert data.counted["rows left out by the filter"] == 1
 
 
-def test_what_users_declared_once_for_all_is_joined_and_an_event_goes_before_it(tmp_path: Path) -> None:
+def test_user_columns_are_joined_and_event_columns_win(tmp_path: Path) -> None:
     raw: Columns = {**events(users=2, days=2), "country": [None, "Spain", None, None]}
     users: Columns = {"user_id": ["u0", "u9"], "country": ["France", "Italy"], "interests": [["tea", "art"], []]}
     log = load_dataset(write(tmp_path / "shop", raw, users=users)).log
@@ -355,7 +355,7 @@ def test_a_few_impossible_times_are_dropped_and_counted(tmp_path: Path) -> None:
     assert data.counted["rows dropped: no time"] == 1
 
 
-def test_values_that_are_no_numbers_become_one(tmp_path: Path) -> None:
+def test_values_that_are_not_numbers_become_1(tmp_path: Path) -> None:
     raw: Columns = {**events(users=1, days=4), "value": [2.5, None, float("nan"), float("inf")]}
     data = load_dataset(write(tmp_path / "shop", raw))
     assert data.log.value.tolist() == [2.5, 1, 1, 1]
@@ -374,7 +374,7 @@ def test_a_missing_type_is_a_click_and_counted(tmp_path: Path) -> None:
     assert data.counted["types set to click: there was none"] == 1
 
 
-def test_of_a_repeated_event_id_the_latest_counts(tmp_path: Path) -> None:
+def test_the_latest_of_repeated_event_ids_counts(tmp_path: Path) -> None:
     raw: Columns = {**events(users=2, days=3), "event_id": ["a", "b", "a", "a", None, None]}
     data = load_dataset(write(tmp_path / "shop", raw))
     assert len(data.log) == 5  # u0 lost the first of its two "a"; u1 has an "a" of its own
@@ -422,7 +422,7 @@ def test_unseen_categories_and_unknown_countries_are_just_values(tmp_path: Path)
         ("[split", "is not TOML"),
     ],
 )
-def test_what_a_description_can_not_mean_is_refused(tmp_path: Path, toml: str, told: str) -> None:
+def test_an_impossible_description_is_refused(tmp_path: Path, toml: str, told: str) -> None:
     folder = write(tmp_path / "shop", toml=toml)
     with pytest.raises(Misconfigured) as caught:
         load_dataset(folder)
@@ -574,7 +574,7 @@ def test_never_more_than_about_one_part_is_in_memory(tmp_path: Path) -> None:
     assert max(notes.part_rows) < 2 * 300
 
 
-def test_of_two_processes_that_make_one_log_both_have_it(tmp_path: Path) -> None:
+def test_two_processes_may_build_the_same_log_at_once(tmp_path: Path) -> None:
     """The second finds the folder taken when it is done, and uses what is there."""
     folder, memory = shards(tmp_path / "shop"), tmp_path / "memory"
     first = load_dataset(folder, memory=memory, rows_per_part=100)

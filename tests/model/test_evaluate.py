@@ -1,4 +1,4 @@
-"""Judging: who is asked what, how the figures are cut, and that what cannot be known scores no better than chance."""
+"""Evaluation: which users are asked, how figures are computed, and that noise scores at chance."""
 
 import json
 from collections.abc import Sequence

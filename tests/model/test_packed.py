@@ -148,7 +148,7 @@ def test_one_pass_answers_what_serving_answers_at_each_event(log: Log, layers: i
     torch.testing.assert_close(every, alone, atol=1e-5, rtol=1e-5)
 
 
-def test_what_comes_later_changes_no_earlier_answer() -> None:
+def test_the_causal_tower_ignores_later_events() -> None:
     torch.manual_seed(0)
     tower = CausalUserTower(Features(dimension=16, history_length=5), heads=2, layers=2, dropout=0).eval()
     for parameter in tower.parameters():
@@ -198,7 +198,7 @@ def test_smoothing_is_the_cross_entropy_with_smoothed_labels() -> None:
     torch.testing.assert_close(loss, wanted)
 
 
-def test_what_a_user_had_before_is_found_for_each_example(log: Log) -> None:
+def test_seen_pairs_lists_the_items_before_each_example(log: Log) -> None:
     examples = task_of(log).examples
     row, item = seen_pairs(log, examples.take(np.array([3, 0])))
     np.testing.assert_array_equal(row, [0, 0, 0])

@@ -127,7 +127,7 @@ def test_towers_with_an_encoder_are_saved_and_loaded(tmp_path: Path) -> None:
         torch.testing.assert_close(again.towers.item(*items)[0], towers.eval().item(*items)[0])
 
 
-def test_what_is_no_encoder_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_text_encoder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Misconfigured, match=r"a folder with model\.onnx and tokenizer\.json"):
         encode_catalogue(tmp_path, ITEMS, open_tokenizer)
     with pytest.raises(Misconfigured, match=r"takes \['attention_mask', 'wrong'\]; expected input_ids"):

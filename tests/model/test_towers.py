@@ -128,7 +128,7 @@ def test_a_user_of_any_history_has_a_finite_vector_of_unit_norm(user_tower: User
     torch.testing.assert_close(ask(user_tower, history(length)).norm(), torch.tensor(1.0))
 
 
-def test_what_lies_in_padded_rows_does_not_matter(user_tower: UserTower) -> None:
+def test_padded_rows_do_not_change_the_vector(user_tower: UserTower) -> None:
     inputs = history(5)
     clean = ask(user_tower, inputs)
     inputs[VECTORS][:, 5:] = 9.0

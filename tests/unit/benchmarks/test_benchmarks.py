@@ -46,7 +46,7 @@ def test_more_is_better_for_a_rate(value: float, verdict: str) -> None:
     assert RATE.verdict({"rate": value}) == verdict
 
 
-def test_what_was_not_measured_has_no_verdict() -> None:
+def test_a_target_without_a_measurement_has_no_verdict() -> None:
     assert {target.verdict({}) for target in TARGETS} == {"-"}
     assert FRESH.verdict({"freshness_ms": {}}) == "-"
 
@@ -214,9 +214,7 @@ def test_results_of_one_object_stand_side_by_side_and_a_new_one_replaces_the_old
     ("text", "is_kept"),
     [('{"taken": {}, "a": 1}', True), ('{"quick": true, "taken": {}}', False), ('{"a": 1}', False), ('{"a"', False)],
 )
-def test_what_earlier_runs_found_is_kept_unless_it_was_quick_or_is_no_result(
-    text: str, is_kept: bool, tmp_path: Path
-) -> None:
+def test_results_of_earlier_runs_are_kept_unless_quick_or_broken(text: str, is_kept: bool, tmp_path: Path) -> None:
     file = tmp_path / "bench.json"
     assert known(file) == {}
     file.write_text(text)

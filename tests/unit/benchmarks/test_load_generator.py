@@ -71,8 +71,8 @@ def test_refusals_degraded_answers_and_errors_are_told_apart() -> None:
     assert (result.achieved_rps, result.load_cpu) == (1, 0.25)
 
 
-def test_who_is_not_served_makes_no_run_look_quicker() -> None:
-    served = LoadCounts(latencies=[0.001] * 995)
+def test_refused_requests_do_not_improve_the_latency() -> None:
+    served = Counted(latencies=[0.001] * 995)
     assert served.result(1, 1, 0).p99_of_all_ms == pytest.approx(1)
     served.refusals = [0.002] * 4
     assert served.result(1, 1, 0).p99_of_all_ms == pytest.approx(1)
@@ -80,8 +80,8 @@ def test_who_is_not_served_makes_no_run_look_quicker() -> None:
     assert served.result(1, 1, 0).p99_of_all_ms == 5_000
 
 
-def test_without_any_answer_there_is_no_latency() -> None:
-    result = LoadCounts().result(wanted_rps=5, took_s=1, cpu_s=0)
+def test_a_run_without_responses_has_no_latency() -> None:
+    result = Counted().result(wanted_rps=5, took_s=1, cpu_s=0)
     assert math.isnan(result.p99_ms)
     assert math.isnan(result.refused_p99_ms)
 

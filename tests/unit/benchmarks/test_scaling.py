@@ -17,7 +17,7 @@ def test_a_record_holds_both_vectors() -> None:
     assert record_bytes(128) - record_bytes(0) == 128 * 4 + 128 * 2
 
 
-def test_what_was_measured_is_what_100000_items_need() -> None:
+def test_the_estimate_for_100000_items_is_the_measurement() -> None:
     found = needs(100_000, MEASURED, Nodes(cores=1))
     assert found.process_gib * 1024 == pytest.approx(100)
     assert found.build_s == pytest.approx(10)

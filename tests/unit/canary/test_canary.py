@@ -169,7 +169,7 @@ def test_its_clicks_come_through_the_real_door_as_synthetic_events() -> None:
     assert headers[b"authorization"] == b"Bearer k"
 
 
-def test_what_is_refused_or_away_is_unavailable() -> None:
+def test_a_503_and_a_closed_port_are_unavailable() -> None:
     answers = Answers(503)
     with served(answers) as retrieval:
         shop = CanaryShop(Api("http://127.0.0.1:1", timeout_s=1), Api(retrieval, timeout_s=5), dict)

@@ -87,7 +87,7 @@ def test_a_full_batch_goes_out_at_once_and_the_rest_when_it_is_closed() -> None:
     assert line.items == [str(n) for n in range(7)]
 
 
-def test_a_lone_event_lingers_no_longer_than_it_is_told() -> None:
+def test_a_single_event_waits_at_most_the_linger_time() -> None:
     line = Line()
     events = queue(line, linger_s=0.01)
     events.add(click("a"))
@@ -137,7 +137,7 @@ def test_while_the_service_is_away_events_wait_and_then_go_out_in_their_order(ca
     events.close()
 
 
-def test_what_a_full_queue_says_names_the_last_failure() -> None:
+def test_queue_full_names_the_last_failure() -> None:
     line = Line(*[AWAY] * 10_000)
     events = queue(line, most=3, close_s=0.0)
     for n in range(3):
@@ -148,7 +148,7 @@ def test_what_a_full_queue_says_names_the_last_failure() -> None:
     events.close()
 
 
-def test_what_cannot_be_sent_before_the_end_is_reported_as_lost() -> None:
+def test_events_not_sent_before_close_are_reported_as_lost() -> None:
     lost: list[tuple[Sequence[Event], NearlineError | None]] = []
     line = Line(*[AWAY] * 10_000)
     events = queue(line, close_s=0.02, on_lost=lambda left, failure: lost.append((left, failure)))
@@ -164,7 +164,7 @@ def test_what_cannot_be_sent_before_the_end_is_reported_as_lost() -> None:
     assert len(lost) == 1, "to close again changes nothing"
 
 
-def test_what_would_fail_for_ever_makes_room_for_what_would_not() -> None:
+def test_a_batch_that_can_never_succeed_is_dropped_and_the_next_is_sent() -> None:
     lost: list[str] = []
     line = Line(Refused(413, [Problem("", "too large")]), NotLetIn(401, [Problem("authorization", "no such key")]))
     events = queue(line, on_lost=lambda left, failure: lost.extend(one["item_id"] for one in left))
@@ -176,7 +176,7 @@ def test_what_would_fail_for_ever_makes_room_for_what_would_not() -> None:
     events.close()
 
 
-def test_a_listener_that_fails_does_not_end_the_sender(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failing_callback_does_not_stop_the_sender(caplog: pytest.LogCaptureFixture) -> None:
     def listener(*_: object) -> None:
         raise RuntimeError("of the caller's making")
 

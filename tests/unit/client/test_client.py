@@ -106,7 +106,7 @@ def test_many_events_go_out_in_requests_that_the_service_takes() -> None:
 
 
 @pytest.mark.parametrize("item_id", ["a/b", "..", ".", "a b?c#d%2F", "ü/☃", "events"])
-def test_whatever_an_id_holds_it_names_its_item(item_id: str) -> None:
+def test_any_characters_in_an_id_name_its_item(item_id: str) -> None:
     with met() as here:
         here.client.put_item(item_id, {"title": "A lamp"})
         here.door.come_back()
@@ -132,7 +132,7 @@ def test_items_are_put_changed_and_taken_away() -> None:
         assert many["results"][-1]["field"] == "title"
 
 
-def test_users_are_told_of_merged_and_forgotten() -> None:
+def test_the_client_updates_merges_and_deletes_users() -> None:
     with met() as here:
         here.client.put_user("u/1", {"country": "GB", "interests": ["tea"]})
         assert here.client.get_user("u/1")["profile"]["interests"] == ["tea"]
@@ -205,7 +205,7 @@ def test_each_status_is_an_error_that_says_what_to_do(status: int, kind: type[Ne
     assert type(failed.value) is kind
 
 
-def test_an_answer_that_is_no_json_is_said_to_be_none() -> None:
+def test_a_response_that_is_not_json_is_reported() -> None:
     async def proxy(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"<html>Welcome</html>"})
@@ -237,7 +237,7 @@ def test_reads_puts_and_deletes_are_asked_again(weather: int) -> None:
         assert len(here.weather.asked) == 5
 
 
-def test_what_could_be_done_twice_is_not_sent_twice() -> None:
+def test_a_conditional_change_is_not_retried() -> None:
     """A change under a condition is lost: the second of two would fail, and say so of the first."""
     for weather, asked in ((CUT, 1), (503, 1), (429, 2)):
         with met(ANSWERED, weather) as here:
@@ -255,7 +255,7 @@ def test_events_without_ids_would_not_be_repeatable() -> None:
     assert not calls.send_events([CLICK, {"user_id": "u", "item_id": "i", "type": "click"}]).is_repeatable
 
 
-def test_what_never_left_is_sent_again_whatever_it_is() -> None:
+def test_a_request_that_never_left_is_retried() -> None:
     from local.ports import free_ports
 
     pauses: list[float] = []
@@ -350,7 +350,7 @@ def imported(file: Path) -> Iterator[str]:
             yield (node.module or "").partition(".")[0]
 
 
-def test_the_walk_would_see_a_foreign_import(tmp_path: Path) -> None:
+def test_the_check_reports_a_foreign_import(tmp_path: Path) -> None:
     file = tmp_path / "x.py"
     file.write_text("def late():\n    from nearline.events import Event\n    import orjson.x")
     assert set(imported(file)) == {"nearline", "orjson"}

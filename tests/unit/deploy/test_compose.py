@@ -213,7 +213,7 @@ def test_the_compose_file_passes(check: Check, compose: Compose) -> None:
 @pytest.mark.parametrize(
     ("check", "defect"), CHECKS_AND_DEFECTS, ids=[f"{c.__name__}-{i}" for i, (c, _) in enumerate(CHECKS_AND_DEFECTS)]
 )
-def test_the_check_sees_its_defect(check: Check, defect: Callable[[Compose], None]) -> None:
+def test_each_compose_check_reports_its_defect(check: Check, defect: Callable[[Compose], None]) -> None:
     """A check that passes a broken file is worth nothing."""
     assert len(check(defective(defect))) >= 1
 

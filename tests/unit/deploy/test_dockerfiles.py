@@ -71,7 +71,7 @@ def test_hadolint_sees_a_defect(defect: str, rule: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda file: file.parent.name)
-def test_what_is_copied_exists_and_is_sent_to_the_engine(dockerfile: Path) -> None:
+def test_every_copied_path_exists_and_is_not_ignored(dockerfile: Path) -> None:
     """Every COPY that is not from another stage names a path of this repository which .dockerignore lets through."""
     for words in instructions(dockerfile, "COPY"):
         if not any(word.startswith("--from=") for word in words):

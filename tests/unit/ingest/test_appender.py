@@ -1,4 +1,4 @@
-"""The way into the log: who shares a group, who is told what when the log is away, and that nobody waits for ever."""
+"""Appending to Kafka: batching, errors while the broker is down, and that no caller waits for ever."""
 
 import asyncio
 from collections.abc import Sequence
@@ -33,14 +33,12 @@ async def until_called(outbox: Outbox, times: int) -> None:
             await asyncio.sleep(0)
 
 
-async def test_a_lone_message_waits_for_nobody(appender: Appender, outbox: Outbox) -> None:
+async def test_a_single_message_is_sent_without_delay(appender: Appender, outbox: Outbox) -> None:
     assert await appender.append([(b"k", b"1")]) == [0]
     assert outbox.calls == [1]
 
 
-async def test_what_arrives_while_a_group_is_on_its_way_leaves_together_in_order(
-    appender: Appender, outbox: Outbox
-) -> None:
+async def test_messages_that_arrive_during_a_send_go_out_together_in_order(appender: Appender, outbox: Outbox) -> None:
     outbox.held = asyncio.Event()
     first = asyncio.create_task(appender.append([(b"k", b"0")]))
     await until_called(outbox, 1)
@@ -70,14 +68,14 @@ async def test_headers_belong_to_their_own_messages(appender: Appender, outbox: 
     assert outbox.headers["t"] == [(), PURGE, (), PURGE]
 
 
-async def test_nothing_is_acknowledged_that_the_log_did_not_acknowledge(appender: Appender, outbox: Outbox) -> None:
+async def test_an_append_fails_when_kafka_does_not_acknowledge(appender: Appender, outbox: Outbox) -> None:
     outbox.down = True
     with pytest.raises(Unavailable, match="told to be down"):
         await appender.append([(b"k", b"1")])
     assert not appender.is_up
 
 
-async def test_while_the_log_is_away_only_one_tries_and_the_others_are_told_at_once(
+async def test_while_kafka_is_down_one_caller_probes_and_the_others_fail_at_once(
     appender: Appender, outbox: Outbox
 ) -> None:
     outbox.down = True
@@ -95,7 +93,7 @@ async def test_while_the_log_is_away_only_one_tries_and_the_others_are_told_at_o
     assert await appender.append([(b"k", b"4")]) == [1]
 
 
-async def test_who_waits_behind_a_group_that_failed_is_told_with_it(appender: Appender, outbox: Outbox) -> None:
+async def test_callers_queued_behind_a_failed_send_fail_with_it(appender: Appender, outbox: Outbox) -> None:
     outbox.down, outbox.held = True, asyncio.Event()
     calls = [asyncio.create_task(appender.append([(b"k", b"%d" % n)])) for n in range(3)]
     await until_called(outbox, 1)

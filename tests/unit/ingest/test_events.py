@@ -1,4 +1,4 @@
-"""POST /events: what is accepted is in the log and stays good there; what is refused says why, and touches nobody."""
+"""POST /events: accepted events are in Kafka; a refusal gives its reason and affects no other event."""
 
 import asyncio
 from typing import Any
@@ -39,7 +39,7 @@ async def test_one_event_is_in_the_log_under_its_user_when_it_is_answered(door: 
     assert door.clicks[0][0] == b"u"
 
 
-async def test_what_a_shop_leaves_out_is_filled_in_and_told(door: Door) -> None:
+async def test_missing_ids_and_times_are_filled_in_and_returned(door: Door) -> None:
     results = (await door.send([CLICK, CLICK])).json()["results"]
     events = in_log(door)
     assert [event.event_id for event in events] == [result["event_id"] for result in results]
@@ -113,7 +113,7 @@ async def test_a_refusal_names_the_field_what_came_and_what_was_expected(
 
 
 @pytest.mark.parametrize("name", ["user_id", "item_id", "type"])
-async def test_what_cannot_be_filled_in_is_asked_for(door: Door, name: str) -> None:
+async def test_a_missing_required_field_is_named(door: Door, name: str) -> None:
     answer = await door.send({field: value for field, value in CLICK.items() if field != name})
     assert answer.json()["results"][0]["field"] == name
     assert "is missing" in answer.json()["results"][0]["problem"]
@@ -188,7 +188,7 @@ async def test_ids_of_any_script_arrive_as_they_were_sent(door: Door) -> None:
     st.integers(NOW_MS - 10**12, NOW_MS + MAX_AHEAD_MS),
     st.integers(-60_000, 10**9),
 )
-def test_what_the_door_accepts_the_job_accepts_even_with_its_clock_a_minute_behind(
+def test_the_job_accepts_every_event_that_ingest_accepts(
     change: dict[str, Any], kind: str, time_ms: int, log_ahead_ms: int
 ) -> None:
     try:
@@ -201,7 +201,7 @@ def test_what_the_door_accepts_the_job_accepts_even_with_its_clock_a_minute_behi
         assert (event.event_id, event.user_id.encode()) == (verdict.event_id, verdict.key)
 
 
-async def test_a_log_that_is_away_is_said_and_nothing_is_said_to_be_accepted(door: Door) -> None:
+async def test_while_kafka_is_down_requests_get_503_and_nothing_is_accepted(door: Door) -> None:
     door.outbox.down = True
     answer = await door.send([CLICK, {}])
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")

@@ -1,4 +1,4 @@
-"""Who may call the door: every route has a scope, and a key that stands in a page changes no item."""
+"""Access to ingest: every route needs a scope, and the key of a page cannot change items."""
 
 import asyncio
 from collections import Counter

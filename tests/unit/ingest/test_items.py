@@ -1,4 +1,4 @@
-"""The items' routes: the catalogue changes in the order of its callers, and nobody's change is lost to another's."""
+"""The item routes: changes apply in the order of the requests, and concurrent changes are not lost."""
 
 import asyncio
 from typing import Any
@@ -48,7 +48,7 @@ async def test_a_patch_changes_what_it_names_and_null_takes_away(door: Door) -> 
     assert decode_item(door.changes[-1][1] or b"").attributes == {"colour": "red", "socket": "E27"}
 
 
-async def test_of_two_patches_at_once_neither_loses_the_others_change(door: Door) -> None:
+async def test_concurrent_patches_keep_each_others_changes(door: Door) -> None:
     await door.item("PUT", "lamp-1", LAMP)
     changes: list[dict[str, Any]] = [{"price": 9}, {"available": False}, {"brand": "B"}, {"attributes": {"watts": 5}}]
     answers = await asyncio.gather(*(door.item("PATCH", "lamp-1", change) for change in changes))
@@ -85,7 +85,7 @@ async def test_changes_of_other_items_do_not_wait(door: Door) -> None:
     assert [answer.status_code for answer in await asyncio.gather(*both)] == [200, 200]
 
 
-async def test_who_waits_too_long_for_an_earlier_change_is_told_to_come_again(door: Door) -> None:
+async def test_waiting_too_long_for_an_earlier_change_gives_503(door: Door) -> None:
     await door.item("PUT", "a", LAMP)
     door.outbox.held = asyncio.Event()
     first = asyncio.create_task(door.item("PATCH", "a", {"price": 1}))
@@ -205,7 +205,7 @@ async def test_until_the_catalogue_was_read_no_item_is_said_not_to_be_listed(doo
     assert (await door.ask("GET", "/readyz")).status_code == 503
 
 
-async def test_a_log_that_is_away_leaves_the_item_as_it_was(door: Door) -> None:
+async def test_a_failed_append_leaves_the_item_unchanged(door: Door) -> None:
     await door.item("PUT", "a", LAMP)
     door.outbox.down = True
     for method, body in (("PATCH", {"price": 1}), ("PUT", LAMP), ("DELETE", None)):

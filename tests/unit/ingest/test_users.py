@@ -1,4 +1,4 @@
-"""The routes of users: a profile is in the log when it is told, what is to be forgotten has its place among events."""
+"""The user routes: a profile is in Kafka when its PUT is answered; erasures keep their place among events."""
 
 import asyncio
 from typing import Any
@@ -76,7 +76,7 @@ async def test_a_bad_profile_is_refused_by_its_field_and_changes_nothing(
     assert door.told == []
 
 
-async def test_who_has_no_profile_is_not_found_and_nobody_is_while_the_log_is_read(door: Door) -> None:
+async def test_an_unknown_profile_is_404_and_503_until_the_topic_was_read(door: Door) -> None:
     assert (await door.user("GET", "u")).json()["detail"][0]["reason"] == "no_profile"
     assert (await door.user("GET", "u")).status_code == 404
     door.is_read = False
@@ -162,7 +162,7 @@ async def test_an_address_that_can_be_read_in_two_ways_is_refused(door: Door) ->
         ("/users/u/events/" + "x" * 129, "event_id"),
     ],
 )
-async def test_an_id_that_is_none_erases_nobody(door: Door, path: str, field: str) -> None:
+async def test_an_invalid_id_erases_nobody(door: Door, path: str, field: str) -> None:
     answer = await door.ask("DELETE", path)
     assert (answer.status_code, answer.json()["detail"][0]["field"]) == (422, field)
     assert (door.clicks, door.told) == ([], [])
@@ -210,7 +210,7 @@ async def test_events_alone_are_merged_without_a_command(door: Door) -> None:
     assert door.told == []
 
 
-async def test_a_bad_event_is_told_and_the_others_and_the_session_are_merged(door: Door) -> None:
+async def test_a_bad_event_is_reported_and_the_others_are_merged(door: Door) -> None:
     events = [
         {**CLICK, "event_id": "a", "user_id": "somebody-else"},
         {"item_id": "i", "type": "click"},
@@ -249,7 +249,7 @@ async def test_a_merge_that_makes_no_sense_is_refused_whole(door: Door, body: An
     assert (door.clicks, door.told) == ([], [])
 
 
-async def test_nobody_smuggles_a_command_in_as_an_event(door: Door) -> None:
+async def test_a_command_sent_as_an_event_is_refused(door: Door) -> None:
     """A key that stands in a page may send events, and must not be able to have anybody forgotten by one."""
     command = {"v": 1, "command": "erase", "command_id": "c", "user_id": "u", "time_ms": NOW_MS}
     for answer in (await door.send(command), await door.send([{**CLICK, **command}])):
@@ -258,7 +258,7 @@ async def test_nobody_smuggles_a_command_in_as_an_event(door: Door) -> None:
     assert CLICKS not in door.outbox.sent
 
 
-async def test_of_a_put_and_an_erasure_at_once_the_log_has_the_order_that_is_answered(door: Door) -> None:
+async def test_a_concurrent_put_and_erasure_are_logged_in_the_order_of_their_responses(door: Door) -> None:
     door.outbox.held = asyncio.Event()
     put = asyncio.create_task(door.user("PUT", "u", GOLD))
     async with asyncio.timeout(5):

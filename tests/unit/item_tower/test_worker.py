@@ -124,7 +124,7 @@ def test_the_digest_covers_what_a_text_encoder_reads() -> None:
     assert input_digest("i", short, FEATURES.item_inputs) == input_digest("i", long, FEATURES.item_inputs)
 
 
-async def test_of_a_burst_of_changes_only_the_newest_counts() -> None:
+async def test_only_the_newest_of_several_changes_is_published() -> None:
     stage = Stage([listed("i", 1), listed("i", 2, title="TWO"), listed("i", 3, title="THREE")])
     await stage.play()
     assert [v.shown.title for v in stage.published() if v] == ["THREE"]

@@ -1,4 +1,4 @@
-"""What a start of the job finds on disk."""
+"""Which checkpoint the job resumes from."""
 
 import os
 from pathlib import Path

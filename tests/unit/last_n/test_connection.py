@@ -1,4 +1,4 @@
-"""What Flink's Kafka client is told of how to get to the log."""
+"""The settings that Flink's Kafka client gets."""
 
 import stat
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The rule of histories: stories first, then what must hold for every story."""
+"""The history of a user: examples first, then properties."""
 
 import itertools
 from collections.abc import Mapping
@@ -77,18 +77,18 @@ def test_a_repeated_event_changes_nothing() -> None:
     assert append(once, event("a", 10), keep=3, append_ms=9000) is once
 
 
-def test_of_two_tellings_of_an_event_the_later_counts_whichever_comes_first() -> None:
+def test_the_later_version_of_an_event_wins_in_either_order() -> None:
     early, late = event("a", 10, "shoe"), event("a", 20, "boot")
     assert run([early, late]).items == run([late, early]).items == ["boot"]
 
 
-def test_of_two_tellings_at_one_time_the_greater_counts() -> None:
+def test_of_two_versions_with_equal_times_the_greater_wins() -> None:
     """Even where the values are equal as numbers: they are written differently."""
     plus, minus = event("a", 10, value=0.0), event("a", 10, value=-0.0)
     assert encode(replace(run([plus, minus]), version=1)) == encode(replace(run([minus, plus]), version=1))
 
 
-def test_a_later_telling_moves_its_event_without_pushing_another_out() -> None:
+def test_a_later_version_of_an_event_moves_it_without_evicting_another() -> None:
     """keep 3: a(10) b(20) c(30), then a again at 40."""
     assert run([event("a", 10), event("b", 20), event("c", 30), event("a", 40)]).event_ids == ["b", "c", "a"]
 
@@ -137,17 +137,17 @@ def test_a_context_leaves_with_its_event() -> None:
     assert (history.event_ids, history.contexts) == (["b", "c", "d"], [])
 
 
-def test_a_later_telling_brings_its_own_context_or_none() -> None:
+def test_a_later_version_of_an_event_replaces_its_context() -> None:
     assert run([event("a", 10, context=PHONE), event("a", 20, context=DESK)]).contexts == [DESK]
     assert run([event("a", 10, context=PHONE), event("a", 20)]).contexts == []
 
 
-def test_of_two_tellings_at_one_time_the_one_with_a_context_counts() -> None:
+def test_of_two_versions_with_equal_times_the_one_with_a_context_wins() -> None:
     bare, said = event("a", 10), event("a", 10, context=PHONE)
     assert run([bare, said]).contexts == run([said, bare]).contexts == [PHONE]
 
 
-def test_a_telling_that_differs_in_what_is_not_kept_changes_nothing() -> None:
+def test_a_version_that_differs_only_in_ignored_fields_changes_nothing() -> None:
     once = run([event("a", 10, context=PHONE)])
     assert append(once, event("a", 10, context=PHONE | {"page": "/home"}), keep=3, append_ms=9000) is once
 
@@ -179,7 +179,7 @@ def test_an_event_that_is_not_there_cannot_be_removed_nor_one_be_removed_twice()
     assert blanked_in(once, "a", 9001) is once
 
 
-def test_a_blank_is_never_filled_again() -> None:
+def test_a_removed_event_is_not_accepted_again() -> None:
     history = blanked_in(run([event("a", 10), event("b", 20)]), "a", 9000)
     assert append(history, event("a", 10), keep=3, append_ms=9001) is history
     assert append(history, event("a", 99, "boot"), keep=3, append_ms=9001) is history
@@ -205,7 +205,7 @@ def left(records: list[Event], last: Event) -> list[tuple[str, str, int, str]]:
     return left_out(before, append(before, last, keep=3, append_ms=9000), last, known=holds(before, last.event_id))
 
 
-def test_what_falls_out_is_told() -> None:
+def test_events_pushed_out_of_the_window_are_returned() -> None:
     """keep 3: a b c | d pushes a out; an event older than all never gets in."""
     three = [event("a", 10, "shoe"), event("b", 20), event("c", 30)]
     assert left(three, event("d", 40)) == [("shoe", "click", 10, "a")]
@@ -213,7 +213,7 @@ def test_what_falls_out_is_told() -> None:
     assert left(three[:2], event("d", 40)) == []
 
 
-def test_both_tellings_of_an_event_are_told_of_but_never_a_plain_repetition() -> None:
+def test_both_versions_of_an_event_are_reported_but_exact_repeats_are_not() -> None:
     told = event("a", 10, "shoe")
     assert left([told], event("a", 20, "boot")) == [("shoe", "click", 10, "a")]
     assert left([event("a", 20, "boot")], told) == [("shoe", "click", 10, "a")]
@@ -221,7 +221,7 @@ def test_both_tellings_of_an_event_are_told_of_but_never_a_plain_repetition() ->
     assert left([told], told) == []
 
 
-def test_a_blank_tells_nothing() -> None:
+def test_a_removed_event_is_not_reported_as_evicted() -> None:
     three = blanked_in(run([event("a", 10, "shoe"), event("b", 20), event("c", 30)]), "a", 50)
     last = event("d", 40)
     assert left_out(three, append(three, last, keep=3, append_ms=60), last, known=False) == []

@@ -1,4 +1,4 @@
-"""What records make of a user: events, commands and profiles, in stories first, then for every story."""
+"""The state of a user after events, commands and profiles: examples first, then properties."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -129,7 +129,7 @@ def test_an_erased_user_is_gone_from_the_sequence_and_the_seen_items() -> None:
     assert job.snapshots["u"][-1].version == job.clock_ms
 
 
-def test_nothing_comes_back_of_an_erased_user_however_late() -> None:
+def test_late_events_of_an_erased_user_are_dropped() -> None:
     job = Job()
     old = [event(n) for n in range(10)]
     job.append(*old, ERASE)
@@ -138,7 +138,7 @@ def test_nothing_comes_back_of_an_erased_user_however_late() -> None:
     assert job.late == 11
 
 
-def test_what_a_clock_that_ran_ahead_told_stays_out_too() -> None:
+def test_an_erasure_also_removes_events_with_times_after_it() -> None:
     """Told before the command, with a time after it: erased, and its late duplicate is not taken for news."""
     job = Job()
     ahead = event(1, time_ms=5000)
@@ -156,7 +156,7 @@ def test_an_erased_user_who_comes_back_begins_anew_with_a_newer_version() -> Non
     assert versions == sorted(set(versions))
 
 
-def test_an_erasure_told_again_erases_nothing_newer() -> None:
+def test_a_repeated_erasure_removes_nothing_newer() -> None:
     job = Job()
     job.append(event(1), ERASE, event(2, time_ms=5000), ERASE, append_ms=3000)
     assert job.items() == ["i2"]
@@ -170,7 +170,7 @@ def test_even_an_unknown_user_is_erased_for_good() -> None:
     assert job.append(event(1, time_ms=2999), append_ms=3001)[0].late
 
 
-def test_an_erased_user_holds_nothing_that_was_told_of_him() -> None:
+def test_an_erased_user_keeps_no_profile() -> None:
     job = Job()
     job.append(*[event(n, "secret") for n in range(3)], ProfileChange("u", {"country": "GB"}, 0), ERASE)
     assert b"secret" not in job.states["u"]
@@ -250,7 +250,7 @@ def test_a_sessions_events_become_the_users_and_the_session_is_erased() -> None:
     assert job.sequences["s"][-1].erased
 
 
-def test_what_comes_late_of_a_merged_session_is_forwarded() -> None:
+def test_a_late_event_of_a_merged_session_is_forwarded_to_the_user() -> None:
     job = Job()
     job.append(session(2), MERGE)
     (outcome,) = job.append(session(1))
@@ -258,14 +258,14 @@ def test_what_comes_late_of_a_merged_session_is_forwarded() -> None:
     assert job.items() == ["s1", "s2"]
 
 
-def test_what_was_told_after_the_merge_is_of_a_new_session() -> None:
+def test_events_after_a_merge_start_a_new_session() -> None:
     job = Job()
     job.append(session(1), MERGE, append_ms=3000)
     job.append(session(2, time_ms=3001), append_ms=3002)
     assert (job.items("s"), job.items("u")) == (["s2"], ["s1"])
 
 
-def test_a_merge_told_again_moves_nothing_more() -> None:
+def test_a_repeated_merge_changes_nothing() -> None:
     job = Job()
     job.append(session(1), MERGE, session(2, time_ms=3001), MERGE, append_ms=3000)
     assert (job.items("s"), job.items("u")) == (["s2"], ["s1"])
@@ -281,7 +281,7 @@ def test_a_later_login_of_somebody_else_gets_nothing_of_the_earlier_one() -> Non
     assert job.items("w") == ["s2", "s4"]
 
 
-def test_a_merged_session_takes_along_what_it_was_told_but_nothing_removed_and_no_popularity() -> None:
+def test_a_merge_moves_profile_and_events_but_not_removed_events_or_popularity() -> None:
     job = Job(clock_ms=1_800_000_000_000)
     told = replace(
         session(2, time_ms=1_799_999_999_999), value=2.5, type="purchase", context={"device": "phone", "page": "/"}
@@ -300,7 +300,7 @@ def test_an_erased_user_gets_nothing_of_a_session_from_before() -> None:
     assert job.window("u").erased
 
 
-def test_what_a_session_had_seen_before_the_events_that_it_kept_is_adopted() -> None:
+def test_a_merge_also_hands_over_seen_items_older_than_the_window() -> None:
     job = Job(keep=4)
     job.append(event(50), *[session(n) for n in range(12)])
     *_, merge = job.append(Remove("c", "s", "e1", 0), MERGE)
@@ -330,7 +330,7 @@ def test_many_adopted_items_go_in_records_that_the_log_takes() -> None:
 
 
 @pytest.mark.parametrize("told", [b"", b"1", b"2\0\0\0\0", b"1\1\0\0\0", b"1\1\0\0\0" + b"\xff" * 25])
-def test_adopted_items_that_are_none_are_refused(told: bytes) -> None:
+def test_undecodable_adopted_items_are_refused(told: bytes) -> None:
     with pytest.raises(BadInput):
         decode_adopted(told)
 
@@ -366,7 +366,7 @@ def test_without_events_a_profiles_tombstone_leaves_nothing() -> None:
     assert job.sequences["u"][-1].erased
 
 
-def test_a_profile_told_again_is_not_published_again() -> None:
+def test_a_repeated_profile_is_not_published_again() -> None:
     job = Job()
     job.append(
         event(1),
@@ -378,7 +378,7 @@ def test_a_profile_told_again_is_not_published_again() -> None:
     assert len(job.sequences["u"]) == 3
 
 
-def test_nobody_is_told_of_a_user_who_never_had_a_profile() -> None:
+def test_an_empty_profile_of_an_unknown_user_publishes_nothing() -> None:
     job = Job()
     assert job.append(ProfileChange("u", {}, 0))[0].sequence is None
 
@@ -417,7 +417,7 @@ def test_snapshots_come_after_half_a_window_of_new_events() -> None:
     assert len(job.snapshots["u"]) == 4
 
 
-def test_nothing_is_written_for_items_that_were_seen_before() -> None:
+def test_repeated_items_write_no_further_snapshot() -> None:
     job = Job(keep=10)
     job.append(*[event(n, f"i{n % 3}") for n in range(40)])
     assert len(job.snapshots["u"]) == 1
@@ -455,7 +455,7 @@ def test_a_late_event_that_soon_falls_out_again_is_seen_although_no_snapshot_was
     assert len(job.snapshots["u"]) == written + 1
 
 
-def test_what_counts_and_until_when_is_the_policys_word() -> None:
+def test_the_policy_decides_which_event_types_count_as_seen_and_for_how_long() -> None:
     job = Job(keep=2, policy="skip=never, view=30d")
     job.append(event(1, "skipped", kind="skip"), event(2, "viewed", kind="view"))
     job.append(event(3, "bought", kind="purchase"), event(4, "both", kind="purchase"), event(5, "both", kind="view"))
@@ -575,7 +575,7 @@ def test_any_order_and_repetition_of_events_gives_the_same_seen_items(
 
 
 @given(st.lists(events, min_size=1, max_size=30), keeps)
-def test_the_newest_snapshot_and_the_newest_sequence_always_hold_every_item(records: list[Event], keep: int) -> None:
+def test_newest_snapshot_plus_newest_sequence_hold_every_seen_item(records: list[Event], keep: int) -> None:
     job, met = Job(keep), dict[str, set[int]]()
     for record in records:
         job.append(record)
@@ -647,7 +647,7 @@ def test_the_same_log_gives_the_same_bytes(records: list[Record], keep: int) -> 
     assert (one.states, one.seen) == (other.states, other.seen)
 
 
-def test_what_lies_below_the_border_is_dropped_even_when_it_comes_after_the_items_that_drew_it() -> None:
+def test_items_beyond_the_limit_are_dropped_in_any_order() -> None:
     times = {"i0": 0, "i2": 0, "i3": 0, "i4": 0, "i5": 0}
     told = [("i1", "purchase", 1, "e1"), *((item, "view", at, f"e{item}") for item, at in times.items())]
     late = ("i1", "view", 0, "e5")

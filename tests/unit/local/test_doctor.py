@@ -18,7 +18,7 @@ from nearline.errors import Misconfigured
 GIB = 1024**3
 
 
-def test_this_machine_is_examined_with_one_line_for_each_thing() -> None:
+def test_the_doctor_prints_one_line_for_each_check() -> None:
     lines = [finding.line() for finding in doctor.examine()]
     assert [line for line in lines if "\n" in line] == []
     assert {"machine", "python", "headers", "disk", "memory"} <= {line.split()[1] for line in lines}

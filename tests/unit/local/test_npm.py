@@ -32,7 +32,7 @@ def test_a_file_is_taken_only_of_the_package_that_we_know(tmp_path: Path) -> Non
     assert place.read_text() == "a()"
 
 
-def test_what_is_there_needs_no_npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_exist_need_no_npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     assert fetch("tiny@1", "", {"a": tmp_path}) is False
     with pytest.raises(Misconfigured, match="no npm found, which brings tiny@1"):

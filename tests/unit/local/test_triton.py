@@ -56,5 +56,5 @@ def test_the_backend_refuses_the_numpy_that_the_server_cannot_use() -> None:
     assert "this server needs numpy < 2, found 2." in done.stderr
 
 
-def test_nobody_on_the_port_is_not_ready() -> None:
+def test_a_closed_port_is_not_ready() -> None:
     assert not is_ready(1)

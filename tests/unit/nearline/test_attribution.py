@@ -1,4 +1,4 @@
-"""What came of answers: joined by request, item and user, counted once, with an interval that means something."""
+"""Attribution: events are joined with exposures by request, item and user, counted once, with an interval."""
 
 import math
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ def event(
     return Event(event_id, user_id, item_id, kind, NOW_MS + 5, request_id=request_id, **more)  # type: ignore[arg-type]
 
 
-def test_what_was_shown_and_done_is_counted_by_source_and_scenario() -> None:
+def test_exposures_and_clicks_are_counted_by_source_and_scenario() -> None:
     shown = [
         Exposure("r1", "u", NOW_MS, 1, ["a", "b", "c"], ["pinned", "personal", "personal"], [1, 1, 1], "home"),
         exposure("r2", ["a", "d"], user_id="v", source="trending"),
@@ -76,7 +76,7 @@ def test_pages_of_one_list_are_answers_of_their_own() -> None:
     assert (report.exposures, report.lines[0].clicked) == (2, Rate(1, 2))
 
 
-def test_nothing_comes_of_nothing() -> None:
+def test_a_report_without_exposures_is_empty() -> None:
     report = attribute([], [])
     assert (report.exposures, report.lines) == (0, [])
     assert attribute([], [event("e", "a")]).events == 1
@@ -99,7 +99,7 @@ def test_the_interval_holds_the_true_rate_as_often_as_it_says() -> None:
         assert 0.92 <= held <= 0.98
 
 
-def test_of_nothing_shown_nothing_is_known() -> None:
+def test_a_rate_of_zero_exposures_is_unknown() -> None:
     assert math.isnan(Rate(0, 0).share)
     assert Rate(0, 0).interval == (0.0, 1.0)
 
@@ -149,7 +149,7 @@ def test_a_merged_session_is_its_user() -> None:
     assert attribute([shown], [found]).lines[0].clicked == Rate(1, 1)
 
 
-def test_what_is_older_than_asked_is_left_out_and_what_makes_no_sense_too() -> None:
+def test_old_and_undecodable_records_are_left_out() -> None:
     told = told_by(click("e1", "a", 10), Record("clicks", 0, 11, NOW_MS, b"u", b"{"))
     assert list(told.events(NOW_MS + 6)) == []
     assert shown_in(shown_at(5), told, NOW_MS + 1) == []
@@ -175,6 +175,6 @@ def test_a_report_says_what_it_read() -> None:
         b'{"v":1,"request_id":"r","user_id":"u","time_ms":1,"space":1,"items":["a"],"sources":[],"scores":[1],"page":0}',
     ],
 )
-def test_what_is_no_exposure_is_refused(raw: bytes) -> None:
+def test_an_undecodable_exposure_is_refused(raw: bytes) -> None:
     with pytest.raises(BadInput):
         decode_exposure(raw)

@@ -45,7 +45,7 @@ def test_two_spaces_never_share_a_topic() -> None:
         assert topic(Space(1, 8)) != topic(Space(2, 8))
 
 
-def test_what_is_keyed_by_a_user_has_the_partitions_of_the_clicks() -> None:
+def test_topics_keyed_by_user_have_as_many_partitions_as_clicks() -> None:
     topics = {topic.name: topic for topic in all_topics(SPACE, history_ttl_ms=1)}
     names = ["user-sequences", "users", "user-seen", user_updates_topic(SPACE), "exposures"]
     assert {topics[name].partitions for name in names} == {topics["clicks"].partitions}

@@ -75,7 +75,7 @@ def test_every_event_names_the_country_of_its_invoice_where_one_was_given(prepar
     assert events.filter(pl.col("country").is_null())["user_id"].n_unique() == 4
 
 
-def test_what_is_replayed_passes_the_door_of_the_topic_clicks_and_says_its_country() -> None:
+def test_replayed_events_are_valid_and_carry_their_country() -> None:
     recording = load_recording(FOLDER)
     for _, raw in messages(recording.events[:100], shift_ms=0):
         event = decode_event(raw, append_ms=1_400_000_000_000)

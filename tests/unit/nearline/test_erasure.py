@@ -1,4 +1,4 @@
-"""What is left of a user: told by records and the settings of their topics, never more certain than they are."""
+"""What is left of an erased user, judged by records and by the settings of their topics."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -79,7 +79,7 @@ def left(*records: Record, stored: UserDocument | None = None) -> dict[str, Rema
     return {row.where: row for row in rows}
 
 
-def test_of_a_stranger_nothing_is_left() -> None:
+def test_records_of_other_users_are_not_reported() -> None:
     assert left(click(T, "other"), sequence(T, "other")) == {}
 
 
@@ -109,13 +109,13 @@ def test_after_the_erasure_marks_are_left_and_what_the_log_has_not_deleted_yet()
 
 
 @pytest.mark.parametrize("late", [sequence(T - 1), record(USERS, T - 1, encode_profile(Profile("GB")))])
-def test_what_the_erasure_has_not_reached_yet_is_in_use(late: Record) -> None:
+def test_data_that_the_erasure_has_not_reached_is_reported_as_in_use(late: Record) -> None:
     found = left(ERASE, late)
     (row,) = (row for row in found.values() if row.is_known)
     assert "not forgotten yet" in row.note
 
 
-def test_a_document_that_the_erasure_has_not_reached_yet_is_in_use() -> None:
+def test_a_document_older_than_the_erasure_is_reported_as_in_use() -> None:
     assert left(ERASE, marked(), stored=document(T - 1))["document of space 1 (store)"].is_known
 
 
@@ -142,7 +142,7 @@ def test_a_removed_event_is_no_erasure_and_what_names_it_is_left() -> None:
     assert [event.event_id for event in events_of(traces)] == ["e"]
 
 
-def test_a_session_that_became_the_user_is_found_and_is_as_good_as_erased() -> None:
+def test_a_merged_session_is_found_and_counts_as_erased() -> None:
     records = (click(T - 4, "s"), command(Merge("c", "s", "u", T), T), click(T + 1, "u"))
     user, session = traces_of(*records), traces_of(*records, user_id="s")
     assert (user.sessions, user.erased_ms, len(user.held[CLICKS])) == ({"s"}, None, 1)
@@ -163,8 +163,8 @@ def test_a_dead_letter_is_the_users_by_its_key_or_by_what_it_holds() -> None:
     assert left(ERASE, *letters, record(CLICKS_DLQ, T, b"no letter", ""))[CLICKS_DLQ].found == "2 letters"
 
 
-def test_what_a_topic_never_deletes_has_no_end_and_says_so() -> None:
-    for_ever = {**LIMITS, CLICKS: Retention(None, None, DAY), USERS: Retention(None, None, DAY)}
+def test_records_in_a_topic_without_retention_have_no_end_date() -> None:
+    for_ever = {**LIMITS, CLICKS: Limits(None, None, DAY), USERS: Limits(None, None, DAY)}
     told, gone = record(USERS, T - 9, encode_profile(Profile("GB"))), record(USERS, T - 1, None)
     rows = remains(traces_of(click(T - 4), ERASE, told, gone), for_ever, None, space=1, document_ttl_ms=DAY)
     assert {row.where: (row.until_ms, row.note) for row in rows} == {
@@ -197,7 +197,7 @@ def test_limits_come_from_the_settings_of_the_topic() -> None:
     assert retention_of(config(cleanup_policy="compact")).superseded_ms is None
 
 
-def test_where_nobody_can_look_the_limit_is_told() -> None:
+def test_places_that_cannot_be_read_are_reported_with_their_limit() -> None:
     def places(oldest_ms: int | None, *records: Record) -> dict[str, Remains]:
         return {row.where: row for row in elsewhere(traces_of(*records), oldest_checkpoint_ms=oldest_ms)}
 

@@ -1,4 +1,4 @@
-"""Events: the one door into the system, and what it says to those it turns away."""
+"""Events: validation, and the messages of refusals."""
 
 import json
 

@@ -144,7 +144,7 @@ def test_a_text_encoder_without_its_tokenizer_is_refused_by_the_settings_name() 
         Features(text_encoder=TextEncoder("ab" * 32, 8)).item_inputs([("x", LANTERN)])
 
 
-def test_what_comes_last_in_the_declaration_is_cut_first() -> None:
+def test_tokens_of_the_last_declared_signals_are_cut_first() -> None:
     long = Item(
         " ".join(f"first{at}" for at in range(20)),
         category="candles",
@@ -168,7 +168,7 @@ def test_row_0_is_the_newest_event_and_the_rest_is_padding() -> None:
     np.testing.assert_allclose(ages_[0, :4], np.log1p([0, 2, 3, 0]), rtol=1e-6)
 
 
-def test_of_a_longer_history_the_newest_fifty_count() -> None:
+def test_a_long_history_is_cut_to_its_newest_fifty_events() -> None:
     items = [str(number) for number in range(60)]
     rows, _, types = FEATURES.user_rows([sequence(items, list(range(60)))], {item: int(item) for item in items})
     assert rows[0].tolist() == list(range(59, 9, -1))
@@ -235,7 +235,7 @@ def test_a_users_context_is_the_newest_value_of_each_signal() -> None:
     assert tokens.tolist() == [expected + [0] * (CONTEXT_COUNT - 2), [0] * CONTEXT_COUNT]
 
 
-def test_a_context_holds_until_a_newer_one_comes_however_many_events_ago() -> None:
+def test_a_context_applies_until_a_newer_one_arrives() -> None:
     short = Features(history_length=2)
     before: list[Context | None] = [{"device": "phone"}, None, None]
     assert short.contexts_of([sequence(["a", "b", "c"], [1, 2, 3], contexts=before)])[0, 0] > 0

@@ -44,7 +44,7 @@ def test_an_attribute_may_have_any_name() -> None:
         'price>=1 and brand="\\u0078" and price>=1',
     ],
 )
-def test_what_means_the_same_has_one_key(other: str) -> None:
+def test_equivalent_filters_have_the_same_key(other: str) -> None:
     assert parse(other).key == parse('brand = "x" and price >= 1').key
 
 
@@ -98,7 +98,7 @@ def test_the_documented_examples_are_filters() -> None:
 
 @examples(200)
 @given(st.text(max_size=60) | st.text("()\"'\\=<>! ,.1aeinorstpc", max_size=60))
-def test_whatever_comes_is_parsed_or_refused(expression: str) -> None:
+def test_any_text_is_parsed_or_refused(expression: str) -> None:
     place = 0
     try:
         parse(expression)

@@ -1,4 +1,4 @@
-"""The guard: what a key, a token and an origin open, what they do not, and what nobody learns."""
+"""The guard: what keys, tokens and origins may do, and that refusals reveal nothing."""
 
 import asyncio
 import logging
@@ -193,7 +193,7 @@ def test_metrics_and_documentation_are_open_to_neighbours_who_come_themselves(wo
 
 
 @pytest.mark.parametrize("text", ["300.0.0.0/8", "localhost", "10.0.0.1/8"])
-def test_a_network_that_is_none_is_refused_at_the_start(text: str) -> None:
+def test_an_invalid_network_is_refused_at_start(text: str) -> None:
     with pytest.raises(Misconfigured, match="NEARLINE_OPEN_TO"):
         callers_in(text)
 
@@ -244,11 +244,8 @@ def test_a_web_socket_is_closed(world: World) -> None:
     assert sent == [{"type": "websocket.close", "code": 1008}]
 
 
-def test_what_is_wrong_between_routes_and_rules_is_said() -> None:
-    rules = [
-        RoutePermission("GET", "/users/{user_id:path}", None),
-        RoutePermission("GET", "/users/{user_id}/similar", None),
-    ]
+def test_missing_superfluous_and_shadowed_rules_are_reported() -> None:
+    rules = [Rule("GET", "/users/{user_id:path}", None), Rule("GET", "/users/{user_id}/similar", None)]
     routes = [("GET", "/users/{user_id}/similar"), ("GET", "/users/{user_id:path}")]
     assert unruled(routes, rules[::-1]) == []
     assert "comes before" in unruled(routes, rules)[0]
@@ -287,7 +284,7 @@ def test_a_revoked_key_opens_nothing_from_the_record_on(world: World) -> None:
     assert refused(world.get("/trending", forged), 401)["problem"] == "no such key", "only its owner learns that"
 
 
-def test_while_the_keys_are_not_read_nobody_is_told_that_a_key_is_wrong(world: World) -> None:
+def test_until_the_keys_are_read_requests_get_503_instead_of_401(world: World) -> None:
     world.read = False
     response = world.get("/trending", "nl_" + "0" * 12 + "_" + "0" * 64)
     refused(response, 503)
@@ -549,7 +546,7 @@ def test_no_log_and_no_refusal_ever_holds_a_secret(world: World, capfd: pytest.C
 
 
 @given(st.binary(max_size=200))
-def test_nothing_that_is_presented_breaks_the_guard(presented: bytes) -> None:
+def test_no_authorization_header_crashes_the_guard(presented: bytes) -> None:
     sent: list[MutableMapping[str, Any]] = []
 
     async def send(message: MutableMapping[str, Any]) -> None:

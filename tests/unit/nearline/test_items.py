@@ -1,4 +1,4 @@
-"""Items: what the catalogue may say."""
+"""Items: validation."""
 
 import orjson
 import pytest

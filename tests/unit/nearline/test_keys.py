@@ -1,4 +1,4 @@
-"""Keys: what is made, what is kept, what opens."""
+"""API keys: creation, storage, verification."""
 
 import hmac
 import re
@@ -43,7 +43,7 @@ def test_a_key_has_256_random_bits_and_a_form_that_scanners_find() -> None:
         assert re.fullmatch("nl_[0-9a-f]{12}_[0-9a-f]{64}", text)
 
 
-def test_what_is_kept_holds_nothing_of_the_secret() -> None:
+def test_a_stored_key_holds_no_part_of_the_secret() -> None:
     text, key = made()
     secret = text.rpartition("_")[2]
     for kept in (encode_key(key).decode(), repr(key)):
@@ -62,7 +62,7 @@ def test_only_the_whole_key_opens() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "nl_", "nl_0123456789ab_", "Bearer x", "nl_0123456789ab_" + "g" * 64, "ключ"])
-def test_what_has_not_the_form_of_a_key_is_none(text: str) -> None:
+def test_a_malformed_key_is_not_recognised(text: str) -> None:
     assert id_in(text) is None
     assert not is_proven(made()[1], text)
 
@@ -116,7 +116,7 @@ def test_a_key_for_events_is_limited_unless_told_otherwise() -> None:
         ({"v": 2}, "version 1"),
     ],
 )
-def test_a_record_that_makes_no_sense_is_refused_with_what_is_wrong(change: dict[str, object], problem: str) -> None:
+def test_an_invalid_key_record_is_refused_with_the_reason(change: dict[str, object], problem: str) -> None:
     body = orjson.loads(encode_key(made("events")[1])) | change
     with pytest.raises(BadInput, match=problem):
         decode_key(orjson.dumps(body))
@@ -131,7 +131,7 @@ def test_a_record_without_a_field_is_refused(field: str) -> None:
 
 
 @pytest.mark.parametrize("raw", [b"", b"[]", b"null", b"{", b'"nl"'])
-def test_what_is_no_record_is_refused(raw: bytes) -> None:
+def test_an_undecodable_key_record_is_refused(raw: bytes) -> None:
     with pytest.raises(BadInput):
         decode_key(raw)
 

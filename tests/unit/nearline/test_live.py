@@ -1,4 +1,4 @@
-"""Live figures: what two pages of metrics come to."""
+"""Live figures, computed from two pages of metrics."""
 
 import math
 
@@ -48,7 +48,7 @@ def test_a_histogram_that_was_started_anew_is_taken_whole() -> None:
     assert answers.count == 60
 
 
-def test_of_a_part_that_did_not_answer_nothing_is_made_up() -> None:
+def test_a_part_that_did_not_answer_has_no_figures() -> None:
     after = {**_pages(user_tower="nearline_sequences_total 1000\n", retrieval=""), "item_tower": None}
     figures = figures_between({"user_tower": None}, after, 10.0)
     assert figures.clicks_per_s == 0.0  # its thousand may be of any time

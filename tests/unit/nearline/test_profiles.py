@@ -1,4 +1,4 @@
-"""Profiles: what a shop may tell of a user."""
+"""Profiles: validation."""
 
 from typing import Any
 

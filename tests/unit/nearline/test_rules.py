@@ -127,7 +127,7 @@ def test_a_scenario_that_makes_no_sense_is_refused(body: dict[str, object], says
         scenario_of(body)
 
 
-def test_what_is_written_is_read_again() -> None:
+def test_a_rule_survives_encoding_and_decoding() -> None:
     for rule in (
         block(),
         block(filter="price < 3", scenario="home", from_ms=1, until_ms=2),
@@ -139,7 +139,7 @@ def test_what_is_written_is_read_again() -> None:
     assert decode("scenario:home", encode_scenario(scenario)) == scenario
 
 
-def test_a_record_is_about_the_id_that_it_stands_under() -> None:
+def test_a_record_must_name_the_id_of_its_key() -> None:
     with pytest.raises(BadInput, match="the record of 'other' holds 'b'"):
         decode("other", encode_rule(block()))
     with pytest.raises(BadInput, match="the record of 'scenario:other' holds 'scenario:home'"):
@@ -206,7 +206,7 @@ def test_a_file_is_refused_at_the_rule_that_is_wrong(body: object, says: str) ->
         rules_in(body, where="f")
 
 
-def test_a_file_that_is_none_is_said_so(tmp_path: Path) -> None:
+def test_a_missing_or_misnamed_rules_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Misconfigured, match="cannot read"):
         read_rules(tmp_path / "none.toml")
     file = tmp_path / "rules.txt"
@@ -252,7 +252,9 @@ def test_a_rule_holds_in_its_window_and_not_a_millisecond_longer() -> None:
     windows=st.lists(st.tuples(st.none() | st.integers(0, 20), st.none() | st.integers(21, 40)), max_size=5),
     moments=st.lists(st.integers(0, 45), max_size=20),
 )
-def test_what_is_kept_ready_is_what_holds(windows: list[tuple[int | None, int | None]], moments: list[int]) -> None:
+def test_the_cached_rules_are_the_active_rules_at_every_moment(
+    windows: list[tuple[int | None, int | None]], moments: list[int]
+) -> None:
     rules = [block(f"r{nth}", from_ms=since, until_ms=until) for nth, (since, until) in enumerate(windows)]
     found = book(*rules)
     for now_ms in moments:
@@ -314,9 +316,9 @@ def hashes(*item_ids: str) -> Hashes:
     return np.array(sorted(map(hash64, item_ids)), np.uint64)
 
 
-def test_what_is_blocked_is_left_out_by_hash_or_by_filter() -> None:
-    standing = rule_set_of([block("a", items=["x", "y"]), block("b", filter="price < 3")], None)
-    np.testing.assert_array_equal(standing.blocked_items, hashes("x", "y"))
+def test_blocked_items_are_excluded_by_id_or_by_filter() -> None:
+    standing = standing_of([block("a", items=["x", "y"]), block("b", filter="price < 3")], None)
+    np.testing.assert_array_equal(standing.refused_items, hashes("x", "y"))
     assert standing.allowed(None) == narrowed(None, without=[parse("price < 3")])
     wanted = standing.allowed(parse("category = 'a'"))
     assert wanted is not None
@@ -494,7 +496,7 @@ def test_pins_stand_where_they_should_and_the_others_around_them() -> None:
     allowed=st.sets(st.sampled_from("abcdexyz")),
     k=st.integers(1, 8),
 )
-def test_whatever_is_pinned_an_answer_holds_each_item_once_and_nothing_that_was_dropped(
+def test_pins_never_repeat_an_item_or_bring_back_a_dropped_one(
     others: list[str], wanted: list[tuple[int, list[str]]], allowed: set[str], k: int
 ) -> None:
     rules = [pin(at, *dict.fromkeys(items), rule_id=f"r{nth}") for nth, (at, items) in enumerate(wanted)]

@@ -12,7 +12,7 @@ NOW_MS = 1_732_100_000_000
 DAY_S = 24 * 3600
 
 
-def test_without_a_word_everything_counts_for_ever() -> None:
+def test_by_default_every_event_type_counts_as_seen_for_ever() -> None:
     policy = parse_seen_policy("")
     assert {policy.until_s(kind, NOW_MS) for kind in [*EVENT_TYPES, "a type of tomorrow"]} == {FOREVER_S}
 
@@ -49,7 +49,7 @@ def test_the_setting_is_the_policy() -> None:
     assert load_settings({"NEARLINE_SEEN": "like=7d"}).seen_policy.until_s("like", 0) == 7 * DAY_S
 
 
-def test_what_has_run_out_no_longer_counts() -> None:
+def test_expired_items_no_longer_count_as_seen() -> None:
     hashes = np.array([1, 2, 3], np.uint64)
     snapshot = SeenSnapshot(1, hashes, np.array([FOREVER_S, 100, 200], np.uint32), np.zeros(3, bool))
     assert snapshot.in_force(99) is hashes

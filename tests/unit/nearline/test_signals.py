@@ -144,7 +144,7 @@ def test_a_signal_of_an_item_reads_a_field_that_items_have(signal: Signal) -> No
         ({"interests": [[["deep"]], {"x": "y"}]}, None),
     ],
 )
-def test_of_a_context_the_declared_signals_are_kept_and_nonsense_is_left_out(
+def test_a_context_keeps_declared_signals_and_drops_invalid_ones(
     context: dict[str, Any], kept: dict[str, Any] | None
 ) -> None:
     assert kept_context(context) == kept
@@ -266,11 +266,11 @@ def test_another_rule_is_refused_with_both_versions(rule: str) -> None:
         features_of({**SAID, "version": 1, rule: {"view": 5} if rule == "types" else [1]})
 
 
-def test_what_a_build_declares_it_can_serve() -> None:
+def test_a_build_accepts_its_own_declaration() -> None:
     assert features_of(SAID) == Features()
 
 
 @pytest.mark.parametrize("broken", [{}, {**SAID, "item": 3}, {**SAID, "types": {}}, {**SAID, "dimension": "many"}])
-def test_what_is_no_declaration_is_refused(broken: dict[str, Any]) -> None:
+def test_an_undecodable_declaration_is_refused(broken: dict[str, Any]) -> None:
     with pytest.raises(Misconfigured, match="not a declaration of features"):
         features_of(broken)

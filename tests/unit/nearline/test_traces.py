@@ -229,7 +229,7 @@ def test_an_update_of_a_traced_click_names_the_span_of_its_vector() -> None:
     )
 
 
-def test_without_an_endpoint_nobody_is_to_note_anything() -> None:
+def test_without_an_endpoint_no_spans_are_exported() -> None:
     assert spans_for(load_settings({}), "retrieval") is None
 
 

@@ -62,7 +62,7 @@ def test_a_command_needs_all_its_fields(name: str) -> None:
 @pytest.mark.parametrize(
     ("change", "field"), [({"seen": "?"}, "seen"), ({"seen": 7}, "seen"), ({"merged_from": "s"}, "merged_from")]
 )
-def test_what_is_adopted_must_be_bytes_and_say_where_it_was(change: dict[str, object], field: str) -> None:
+def test_an_adopt_command_needs_bytes_and_its_origin(change: dict[str, object], field: str) -> None:
     body = orjson.loads(encode_command(Adopt("c", "u", b"1", ("s",), NOW_MS)))
     with pytest.raises(BadInput) as refused:
         decode_entry(orjson.dumps(body | change), append_ms=NOW_MS)

@@ -293,7 +293,7 @@ def test_all_that_a_document_of_version_1_saw_may_be_newer_than_the_first_snapsh
     assert_recent(decode_user_document(golden("user_document.v1.bin"), SPACE).recent, expected)
 
 
-def test_what_was_seen_counts_until_its_time_is_over() -> None:
+def test_seen_items_count_until_they_expire() -> None:
     loaded = decode_user_document(golden("user_document_expiring.v2.bin"), SPACE)
     assert loaded.seen_at(1_732_149_999).tolist() == [3, 5, 2**63]
     assert loaded.seen_at(1_732_150_000).tolist() == [5, 2**63]
@@ -376,7 +376,7 @@ def test_a_user_document_of_a_later_version_is_refused() -> None:
 
 
 @pytest.mark.parametrize(("name", "decode"), BINARY)
-def test_what_is_not_ours_is_refused(name: str, decode) -> None:  # type: ignore[no-untyped-def]
+def test_bytes_of_another_format_are_refused(name: str, decode) -> None:  # type: ignore[no-untyped-def]
     for raw in (b"", b"NV", b"{}" * 100):
         with pytest.raises(BadInput):
             decode(raw, SPACE)

@@ -44,7 +44,7 @@ def test_the_nearest_come_first_with_what_the_store_says() -> None:
     assert users.nearest(0, but="nobody") == ["a", "b", "c"]
 
 
-def test_nobody_is_near_among_nobody() -> None:
+def test_no_users_are_near_when_none_are_active() -> None:
     assert Users().nearest(0) == []
 
 
@@ -54,7 +54,7 @@ def test_a_synthetic_user_is_near_nobody() -> None:
     assert users.nearest(20) == ["a"]
 
 
-def test_who_was_silent_longest_is_forgotten_first() -> None:
+def test_the_least_recently_active_user_is_evicted_first() -> None:
     users = Users(most=3)
     users.put(a=user(1))
     users.put(b=user(2))
@@ -77,7 +77,7 @@ def test_a_user_who_moves_is_found_where_he_is_now() -> None:
     assert users.nearest(40) == ["b", "a"], "the store is newer than what was read"
 
 
-def test_who_is_gone_or_has_no_vector_any_more_is_not_named() -> None:
+def test_deleted_and_vectorless_users_are_not_returned() -> None:
     users = Users()
     users.put(a=user(1), b=user(2), c=user(3))
     asyncio.run(users.store.delete("a"))
@@ -87,7 +87,7 @@ def test_who_is_gone_or_has_no_vector_any_more_is_not_named() -> None:
     assert len(users.index) == 1
 
 
-def test_while_the_store_is_away_nobody_is_named_and_changes_wait() -> None:
+def test_while_the_store_is_down_no_active_users_are_returned_and_changes_wait() -> None:
     users = Users()
     users.put(a=user(1))
     users.store.down = True
@@ -109,7 +109,7 @@ def test_a_damaged_document_names_nobody() -> None:
     assert users.nearest(0) == []
 
 
-def test_as_many_as_there_is_room_for_are_searched_exactly() -> None:
+def test_the_nearest_of_1500_users_are_exact() -> None:
     users = Users(most=2_000)
     random = np.random.default_rng(1)
     places = {f"u{nth}": float(place) for nth, place in enumerate(random.permutation(1_500) / 20)}

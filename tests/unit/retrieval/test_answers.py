@@ -1,4 +1,4 @@
-"""Answers: what is on show and not seen, topped up source by source, and never more than was asked for."""
+"""Answers: available items that the user has not seen, filled up source by source, at most k."""
 
 import asyncio
 from typing import Any
@@ -92,7 +92,7 @@ def test_a_known_user_gets_the_nearest_items(shop: Catalogue) -> None:
     assert chosen(shop, user(), 3) == [("personal", "a"), ("personal", "b"), ("personal", "c")]
 
 
-def test_what_was_seen_is_left_out_and_still_k_items_come(shop: Catalogue) -> None:
+def test_seen_items_are_left_out_and_k_others_come_instead(shop: Catalogue) -> None:
     assert chosen(shop, user(seen=("a", "c")), 3) == [("personal", "b"), ("personal", "d"), ("personal", "e")]
 
 
@@ -132,7 +132,7 @@ def test_when_all_is_seen_there_is_nothing_to_recommend(shop: Catalogue) -> None
     assert chosen(shop, user(seen=tuple("abcdefgh"))) == []
 
 
-def test_nothing_comes_of_an_empty_catalogue() -> None:
+def test_an_empty_catalogue_gives_an_empty_answer() -> None:
     assert chosen(catalogue(), None) == []
     assert chosen(catalogue(), user(seen=("x",))) == []
 
@@ -233,8 +233,8 @@ def test_favourite_categories_are_those_of_most_seen_items(shop: Catalogue) -> N
     assert shop.favourite_categories([]) == []
 
 
-def test_what_is_printed_of_an_item_is_json_whatever_its_words() -> None:
-    start = render('q"\\é', ItemFields('He said "hi",\n{"x":1}', "ca,te", "fr", None, "b"))
+def test_a_rendered_item_is_valid_json_for_any_text() -> None:
+    start = render('q"\\é', Shown('He said "hi",\n{"x":1}', "ca,te", "fr", None, "b"))
     printed = orjson.loads(start[1:] + b"0.5}")
     assert printed["item_id"] == 'q"\\é'
     assert printed["title"] == 'He said "hi",\n{"x":1}'

@@ -148,7 +148,7 @@ def test_a_user_who_was_erased_is_as_unknown_as_one_who_never_came(world: World)
 
 
 @pytest.mark.parametrize(("ends_s", "first"), [(NOW_MS // 1000, "i0"), (NOW_MS // 1000 + 1, "i1")])
-def test_what_was_seen_comes_back_when_its_time_is_over(world: World, ends_s: int, first: str) -> None:
+def test_a_seen_item_is_recommended_again_after_it_expires(world: World, ends_s: int, first: str) -> None:
     seen = np.array([hash64("i0")], np.uint64)
     until_s = np.array([ends_s], np.uint32)
     document = UserDocument(unit(0), 10, 10, "e-43", NOW_MS, NOW_MS, seen, EMPTY, EMPTY, until_s=until_s)
@@ -371,7 +371,7 @@ def test_an_answer_says_whether_it_used_the_event(world: World) -> None:
     Recommendations.model_validate(answer)
 
 
-def test_what_is_asked_for_once_is_not_kept(world: World) -> None:
+def test_queries_that_occur_once_are_not_cached(world: World) -> None:
     app = world.client._app
     assert isinstance(app, FastPath)
     world.client.get("/recommend/u1?k=3")
@@ -435,7 +435,7 @@ def test_a_filter_answers_as_well_while_the_store_is_down(world: World) -> None:
         ("price = 1\x00", 9, "cannot stand here"),
     ],
 )
-def test_a_filter_that_is_none_is_refused_with_the_place(
+def test_an_invalid_filter_is_refused_with_the_position(
     same_world: World, expression: str, position: int, problem: str
 ) -> None:
     for user_id in ("u1", "u/2 é", "nobody"):  # by the fast path, past it, and without a vector
@@ -468,7 +468,7 @@ def test_an_attribute_is_known_as_long_as_an_item_on_show_has_it(world: World) -
     assert world.client.get(target).status_code == 422
 
 
-def test_while_nothing_is_on_show_any_attribute_may_be_asked_for() -> None:
+def test_an_empty_catalogue_accepts_any_attribute_in_filters() -> None:
     world = World()
     world.catalogue.clear()
     response = world.client.get(filtered("u1", "attributes.anything = true"))
@@ -562,7 +562,7 @@ def test_the_guard_stands_in_front_of_the_fast_path(world: World) -> None:
     ("query", "status"),
     [("k=3", 200), ("after=e-1&wait_ms=1", 200), ("%61fter=e-1&wait_ms=1", 200), ("k=%203", 200), ("k=0", 422)],
 )
-def test_what_is_begun_without_a_task_is_answered_whatever_it_asks(world: World, query: str, status: int) -> None:
+def test_requests_started_without_a_task_are_answered_with_any_query(world: World, query: str, status: int) -> None:
     """A wait with a deadline wants a task; with LMDB and an index of this process none is made for a request."""
     http = queueing(lambda: Gate(asyncio.get_running_loop().call_soon, time.perf_counter), waits_for_nothing)
     with served(world.client._app, http=http) as url:

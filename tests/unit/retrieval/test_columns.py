@@ -51,7 +51,7 @@ STEPS = st.lists(st.tuples(st.sampled_from(SLOTS), st.none() | FIELDS, st.intege
 
 @given(st.lists(FILTERS, min_size=1, max_size=5), STEPS)
 @examples(150)
-def test_what_passes_is_what_the_filter_says_of_each_item(filters: list[Meaning], steps: list[Any]) -> None:
+def test_the_mask_equals_the_filter_applied_to_each_item(filters: list[Meaning], steps: list[Any]) -> None:
     """Five filters for a cache of three, each asked for now and then; slots are used again, far apart and reordered."""
     shelf = Shelf()
     for slot, item, asked in steps:

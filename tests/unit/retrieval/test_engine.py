@@ -105,7 +105,7 @@ async def until(condition: Callable[[], object], *running: Awaitable[None]) -> N
 # --- writing ---
 
 
-def test_of_a_poll_the_newest_version_of_each_item_is_written_and_then_all_of_it_is_dealt_with(world: World) -> None:
+def test_a_poll_writes_the_newest_version_of_each_item_and_commits_all_records(world: World) -> None:
     records = [record("a", 1), record("b", 4), record("a", 3), record("b", 2)]
     reader = world.write(records)
     assert world.shown() == {"a": 3, "b": 4}
@@ -126,7 +126,7 @@ def test_a_write_that_was_cut_off_is_completed_when_it_is_read_again(world: Worl
     assert world.shown() == {}
 
 
-def test_what_is_retired_unavailable_or_purged_is_not_on_show(world: World) -> None:
+def test_retired_unavailable_and_purged_items_are_removed_from_the_engine(world: World) -> None:
     world.write([record("a"), record("b"), record("c"), record("d")])
     world.write([record("a", 2, on_show=False), record("b", 2, available=False), record("c", None)])
     assert world.shown() == {"d": 1}
@@ -134,7 +134,7 @@ def test_what_is_retired_unavailable_or_purged_is_not_on_show(world: World) -> N
     assert world.shown() == {"c": 1, "d": 1}
 
 
-def test_a_record_that_makes_no_sense_costs_its_neighbours_nothing(world: World) -> None:
+def test_an_undecodable_record_does_not_affect_its_neighbours(world: World) -> None:
     """Damaged, of another space, too large to be printed, and under a key that is no id."""
     foreign = encode_item_vector(
         ItemVector("y", 1, ItemFields("T"), np.ones(5, np.float32), np.ones(5, np.float16), "d"), Space(2, 5)
@@ -201,7 +201,7 @@ def test_the_window_holds_the_most_popular_with_their_details_and_no_more(world:
     assert list(window.trending.top()) == []
 
 
-def test_what_this_replica_writes_is_in_its_window_at_once(world: World) -> None:
+def test_items_written_by_this_replica_are_in_its_window_at_once(world: World) -> None:
     world.write([record("a", listed_ms=1, category="mugs"), record("b", listed_ms=2)])
     assert [item_id for item_id, _ in world.window.newest] == ["b", "a"]
     world.write([record("b", 2, on_show=False)])
@@ -378,7 +378,7 @@ def test_not_is_never_said_of_a_comparison_that_a_missing_field_would_leave_open
 
 
 @pytest.mark.parametrize("url", ["faiss://x", "", "http://host:19530", "/a/path", "user:password@host"])
-def test_an_index_that_is_none_of_ours_is_refused_with_what_came_and_what_is_known(url: str) -> None:
+def test_an_unknown_index_url_is_refused_with_the_known_ones(url: str) -> None:
     with pytest.raises(Misconfigured, match=r"hnsw://.*milvus://") as refused:
         engine_for(url, SPACE, read_ms=1)
     assert "password" not in str(refused.value).split(", came")[1]

@@ -180,7 +180,7 @@ def shop() -> Shop:
 
 @pytest.mark.parametrize("below", [0, 1, 5, 20, 100, 195, 200])
 @pytest.mark.parametrize("k", [1, 10, 50, 500])
-def test_none_few_many_and_all_pass(shop: Shop, below: int, k: int) -> None:
+def test_filters_that_none_few_many_and_all_items_pass_are_answered(shop: Shop, below: int, k: int) -> None:
     shop.check(priced(below), 9, k)
 
 
@@ -240,7 +240,7 @@ class Torn(ExactGraph):
         return slots[5:], scores[5:]
 
 
-def test_what_a_graph_cannot_reach_is_looked_at_exactly() -> None:
+def test_items_unreachable_in_the_graph_are_found_by_exact_search() -> None:
     index = LiveIndex(DIMENSION, lambda room: Torn(DIMENSION, room), ALWAYS_GRAPH)
     for seed in range(400):
         index.insert(unit(seed))
@@ -282,7 +282,7 @@ def test_recall_holds_with_a_filter(share: float, kind: str) -> None:
 
 @pytest.mark.parametrize("limits", [ALWAYS_GRAPH, ALWAYS_ROWS, ALWAYS_ALL])
 @pytest.mark.parametrize("leave", ["retire", "withdraw", "purge"])
-def test_what_left_passes_no_filter(limits: IndexLimits, leave: str) -> None:
+def test_removed_items_pass_no_filter(limits: Limits, leave: str) -> None:
     """Also in a filter that was asked for before, and after a restart with slots that nothing is at any more."""
     shop = Shop(limits)
     for nth in range(1_400):

@@ -108,7 +108,7 @@ def test_it_stays_caught_up_while_it_connects_anew() -> None:
 @pytest.mark.parametrize(
     "bad", [b"nonsense", b"", item("x", 0, space=Space(9, 4)).value, item("x", 0, space=Space(2, 8)).value]
 )
-def test_a_record_that_makes_no_sense_stops_nothing(bad: bytes) -> None:
+def test_an_undecodable_record_is_skipped(bad: bytes) -> None:
     shop = catalogue()
     following = follower(shop)
     asyncio.run(following.apply_all([item("a", 0), record("x", 1, bad), item("b", 2)]))

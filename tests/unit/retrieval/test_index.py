@@ -132,7 +132,7 @@ def test_a_removal_during_a_build_holds_after_the_swap() -> None:
     assert live.delta_rows == 1
 
 
-def test_what_comes_during_a_build_goes_into_it_until_little_is_left() -> None:
+def test_rows_inserted_during_a_build_are_folded_into_it() -> None:
     live = index()
     for seed in range(20):
         live.insert(vector(seed))
@@ -202,7 +202,7 @@ def test_a_slot_that_is_used_again_during_a_build_has_its_new_row_in_the_end() -
         assert sorted(live.search(vector(3), 30)[0].tolist()) == sorted(slots)
 
 
-def test_what_is_removed_before_a_build_gets_to_it_is_left_out() -> None:
+def test_rows_removed_before_the_build_reaches_them_are_left_out() -> None:
     live = index()
     slots = [live.insert(vector(seed)) for seed in range(20)]
     build = live.start_build()
@@ -216,7 +216,7 @@ def test_what_is_removed_before_a_build_gets_to_it_is_left_out() -> None:
     assert sorted(live.search(vector(3), 20)[0].tolist()) == slots[13:]
 
 
-def test_what_was_removed_during_a_build_can_leave_it_in_slices() -> None:
+def test_rows_removed_during_a_build_can_be_dropped_in_slices() -> None:
     live = index()
     slots = [live.insert(vector(seed)) for seed in range(20)]
     build = live.start_build()

@@ -64,7 +64,7 @@ def test_an_exact_index_has_recall_one_and_tells_of_how_many() -> None:
     assert recall.report() == {"recall_at_10": 1.0, "recall_at_50": 1.0, "samples": 20}
 
 
-def test_what_the_graph_loses_shows() -> None:
+def test_results_missing_from_the_graph_lower_the_live_recall() -> None:
     """Every fourth of the results is lost: of ten two, of fifty twelve; what is in the delta is never lost."""
     index = index_of(300, Losing)
     recall = LiveRecall(index)
@@ -129,7 +129,7 @@ def test_a_fall_is_answered_by_searching_wider() -> None:
     assert not upkeep.recall.has_fallen
 
 
-def test_where_no_width_helps_the_graph_is_built_anew() -> None:
+def test_the_graph_is_rebuilt_when_no_width_reaches_the_recall() -> None:
     index = index_of(300, Losing)
     index.widths = Widths(WIDTHS[-1], WIDTHS[-1])
     for slot in range(10):

@@ -1,4 +1,4 @@
-"""The parts behind the read routes: they run without Triton, and hear who is active beside those who hear already."""
+"""The parts behind the read routes: they start without Triton, and user updates reach every listener."""
 
 import asyncio
 
@@ -54,7 +54,7 @@ async def _story() -> None:
     await asyncio.gather(running, return_exceptions=True)
 
 
-def test_what_is_not_wanted_is_not_there() -> None:
+def test_disabled_read_routes_have_no_parts() -> None:
     guard = GuardedStore(MemoryStore(ttl_ms=1))
     catalogue = Catalogue(4, LiveIndex(4, lambda capacity: ExactGraph(4, capacity)))
     recommender = Recommender(catalogue, guard, SPACE)

@@ -164,8 +164,8 @@ def test_the_cache_is_bounded_and_forgets_who_asked_longest_ago() -> None:
     assert len(hot) == 3
 
 
-def test_what_was_written_since_is_not_remembered() -> None:
-    hot = UserCache(SPACE)
+def test_a_cached_document_is_dropped_when_a_newer_write_is_announced() -> None:
+    hot = HotUsers(SPACE)
     hot.decoded("u", stored(5, "e1"))
     hot.heard("u", (5, 5, 0))
     assert hot.remembered("u") is not None
@@ -173,8 +173,8 @@ def test_what_was_written_since_is_not_remembered() -> None:
     assert hot.remembered("u") is None
 
 
-def test_an_older_read_that_comes_back_last_is_not_what_is_remembered() -> None:
-    hot = UserCache(SPACE)
+def test_an_older_read_that_finishes_last_is_not_cached() -> None:
+    hot = HotUsers(SPACE)
     hot.decoded("u", stored(2, "e1", "e2"))
     assert hot.decoded("u", stored(1, "e1")).history_version == 1
     assert hot.remembered("u") is not None
@@ -194,7 +194,7 @@ def test_damaged_bytes_are_refused_and_not_kept() -> None:
 # --- store down ---
 
 
-def test_while_the_store_is_down_what_was_seen_is_remembered_and_said() -> None:
+def test_while_the_store_is_down_cached_seen_items_are_used_and_the_answer_says_so() -> None:
     async def story() -> None:
         replica = await opened()
         await replica.store.put_many_if_newer({"u": stored(1, "e0", "e1")})
@@ -211,7 +211,7 @@ def test_while_the_store_is_down_what_was_seen_is_remembered_and_said() -> None:
     run(story())
 
 
-def test_a_user_of_whom_something_newer_was_heard_is_unknown_while_the_store_is_down() -> None:
+def test_a_user_with_an_announced_newer_write_is_unknown_while_the_store_is_down() -> None:
     async def story() -> None:
         replica = await opened()
         await replica.store.put_many_if_newer({"u": stored(1, "e0")})
@@ -225,7 +225,7 @@ def test_a_user_of_whom_something_newer_was_heard_is_unknown_while_the_store_is_
     run(story())
 
 
-def test_while_nothing_is_heard_nobody_says_that_what_is_remembered_is_the_newest() -> None:
+def test_cached_documents_are_not_trusted_while_updates_are_not_followed() -> None:
     async def story() -> None:
         replica = await opened()
         await replica.store.put_many_if_newer({"u": stored(1, "e0")})
@@ -247,7 +247,7 @@ def test_a_user_who_was_never_read_is_unknown_while_the_store_is_down() -> None:
     run(story())
 
 
-def test_what_expired_is_no_longer_seen_though_it_is_remembered() -> None:
+def test_expired_seen_items_do_not_count_in_a_cached_document() -> None:
     async def story() -> None:
         replica = await opened()
         raw = stored(1, "e0", until_s=np.array([1_500], np.uint32))
@@ -274,7 +274,7 @@ def test_an_event_that_was_used_is_fresh_at_once() -> None:
     run(story())
 
 
-def test_who_waits_is_woken_by_the_write_and_does_not_poll() -> None:
+def test_a_waiting_request_is_woken_by_the_write_without_polling() -> None:
     async def story() -> None:
         replica = await opened()
         await replica.store.put_many_if_newer({"u": stored(1, "e1")})
@@ -328,7 +328,7 @@ def test_an_event_that_does_not_come_in_time_is_not_fresh() -> None:
     run(story())
 
 
-def test_a_write_that_nobody_told_of_is_found_at_the_end_of_the_wait() -> None:
+def test_an_unannounced_write_is_found_when_the_wait_ends() -> None:
     async def story() -> None:
         replica = await opened()
         asking = asyncio.create_task(replica.ask(after="e2", wait_ms=50))
@@ -342,7 +342,7 @@ def test_a_write_that_nobody_told_of_is_found_at_the_end_of_the_wait() -> None:
     run(story())
 
 
-def test_when_too_many_wait_the_next_is_answered_at_once_and_told() -> None:
+def test_when_too_many_requests_wait_the_next_is_answered_at_once() -> None:
     async def story() -> None:
         replica = await opened()
         waiting = [asyncio.create_task(replica.ask(f"u{nth}", after="e1", wait_ms=5_000)) for nth in range(2)]
@@ -362,7 +362,7 @@ def test_when_too_many_wait_the_next_is_answered_at_once_and_told() -> None:
     run(story())
 
 
-def test_while_the_store_is_down_a_wait_ends_without_freshness() -> None:
+def test_while_the_store_is_down_a_waiting_request_is_answered_without_freshness() -> None:
     async def story() -> None:
         replica = await opened()
         replica.store.down = True
@@ -479,7 +479,7 @@ def test_a_page_that_was_changed_anywhere_is_refused(paged: tuple[Replica, str],
 
 
 @pytest.mark.parametrize("token", ["x", "a.b.c", "…", "\x00", "." * 50, "Zmlyc3Q.aaaa.bbbb"])
-def test_what_is_no_page_is_refused(paged: tuple[Replica, str], token: str) -> None:
+def test_an_invalid_page_token_is_refused(paged: tuple[Replica, str], token: str) -> None:
     assert not refused(paged[0], token).is_gone
 
 
@@ -622,7 +622,7 @@ STEPS = st.one_of(
 
 @examples(150)
 @given(st.lists(STEPS, max_size=40))
-def test_once_an_event_is_shown_as_used_its_item_never_comes_back(steps: list[tuple[Any, ...]]) -> None:
+def test_an_item_never_returns_after_its_event_was_used(steps: list[tuple[Any, ...]]) -> None:
     async def story() -> None:
         world = World()
         await world.rise()
@@ -652,7 +652,7 @@ class SlowStore(Store):
         return raw
 
 
-def test_a_slow_read_of_before_does_not_undo_what_a_later_one_learnt() -> None:
+def test_a_slow_earlier_read_does_not_overwrite_a_later_one() -> None:
     async def story() -> None:
         store = SlowStore()
         replica = await opened(store)

@@ -84,7 +84,7 @@ def test_an_id_may_hold_slashes_and_any_letter(world: World) -> None:
     assert answer.json()["item_id"] == odd
 
 
-def test_what_is_not_on_show_is_like_nothing(world: World) -> None:
+def test_an_unavailable_item_has_no_similar_items(world: World) -> None:
     assert "no item of this id" in told(world.get("/similar/nothing"), 404)["problem"]
     world.catalogue.apply(item(10, 2, available=False))
     assert told(world.get("/similar/i10"), 404)["field"] == "item_id"
@@ -232,7 +232,7 @@ def test_a_malformed_ranking_is_told_where(same_world: World, body: Any, field: 
 # --- users ---
 
 
-def test_what_is_known_of_a_user_is_told(world: World) -> None:
+def test_the_user_route_returns_vector_version_and_seen_items(world: World) -> None:
     world.put_users(u=user(10, seen=("i1", "i3", "i2")), new=user(10, has_vector=False))
     answer = world.get("/users/u").json()
     known_user.KnownUser.model_validate(answer)
@@ -247,7 +247,7 @@ def test_what_is_known_of_a_user_is_told(world: World) -> None:
     assert world.get("/users/new").json()["vector_version"] is None
 
 
-def test_a_user_whom_nobody_knows_is_not_found_and_a_store_that_is_down_is_said_so(world: World) -> None:
+def test_an_unknown_user_is_404_and_a_store_outage_is_503(world: World) -> None:
     assert told(world.get("/users/nobody"), 404)["came"] == "nobody"
     world.store.down = True
     answer = world.get("/users/nobody")
@@ -264,7 +264,7 @@ def test_a_search_that_takes_too_long_is_told_to_say_more(world: World) -> None:
     assert "give more words" in told(world.get("/search?q=thing"), 503)["problem"]
 
 
-def test_users_near_a_user_are_told_without_himself(world: World) -> None:
+def test_similar_users_do_not_include_the_user(world: World) -> None:
     world.put_users(a=user(10), b=user(12), c=user(30), d=user(11), none=user(1, has_vector=False))
     answer = world.get("/users/a/similar?k=2").json()
     assert [each["user_id"] for each in answer["users"]] == ["d", "b"]
@@ -329,7 +329,7 @@ def test_a_malformed_request_is_told_where_and_what_is_allowed(
     assert field in answer.json()["allowed"] or "unknown name" in problem or "mean" in problem or "names" in problem
 
 
-def test_what_no_route_serves_is_refused_in_the_same_shape(world: World) -> None:
+def test_unknown_routes_and_methods_use_the_same_error_body(world: World) -> None:
     assert told(world.get("/recommnd/u"), 404)["problem"] == "Not Found"
     answer = world.get("/rank")
     assert told(answer, 405)["problem"] == "Method Not Allowed"
@@ -343,7 +343,7 @@ def test_every_route_has_a_rule_in_the_order_in_which_it_is_found(world: World) 
     assert {(rule.method, rule.template) for rule in READ_RULES} <= set(routes)
 
 
-def test_a_users_token_opens_what_is_about_him_alone(world: World) -> None:
+def test_a_user_token_opens_only_that_users_routes(world: World) -> None:
     private = Ed25519PrivateKey.generate()
     ring, public = KeyRing(), private.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
     secret, key = make_key("shop", ["read"], now_ms=1, token_key=public)
@@ -458,7 +458,7 @@ def test_an_engine_answers_the_same_routes(engine: OnEngine) -> None:
     assert [each["item_id"] for each in ranked["items"]] == ["i4", "i9", "x"]
 
 
-def test_what_an_engine_cannot_do_names_what_to_do(engine: OnEngine) -> None:
+def test_routes_that_an_engine_cannot_serve_say_what_to_use_instead(engine: OnEngine) -> None:
     assert "NEARLINE_INDEX=hnsw://" in told(engine.get("/search?q=red"), 501)["problem"]
     assert "GET /recommend/{user_id}" in told(engine.post("/recommend", {}), 501)["problem"]
     events = [{"item_id": "i1", "type": "view", "time_ms": NOW_MS}]

@@ -149,7 +149,7 @@ def test_without_rules_an_answer_is_as_ever() -> None:
 
 
 @pytest.mark.parametrize("has_vector", [True, False])
-def test_what_is_blocked_is_in_no_answer_from_any_source(has_vector: bool) -> None:
+def test_blocked_items_come_from_no_source(has_vector: bool) -> None:
     blocks = [rule("block", "by id", items=["i1", "i9"]), rule("block", "by filter", filter='category = "mugs"')]
     answer = answered(*blocks, asked=RecommendRequest(500), user=document(has_vector=has_vector))
     expected = {f"i{nth}" for nth in range(30) if nth % 3} - {"i1", "i9"}
@@ -256,7 +256,7 @@ DOES = st.one_of(
     has_vector=st.booleans(),
 )
 @examples(150)
-def test_whatever_the_rules_say_the_hard_drops_hold(
+def test_no_rule_brings_back_a_dropped_item(
     bodies: list[tuple[dict[str, Any], dict[str, Any]]],
     seen: list[str],
     excluded: list[str],
@@ -587,7 +587,7 @@ def explained(
     [{"": -(2**63) - 1}, {"times_ms": [2**64]}, {"times_ms": ["1"]}, {"items": [7]}, {"items": "ab"}, {"items": []}],
     ids=str,
 )
-def test_a_sequence_that_is_none_is_called_so(wrong: dict[str, object]) -> None:
+def test_a_value_that_is_not_a_sequence_is_refused(wrong: dict[str, object]) -> None:
     sequence = {"v": 1, "user_id": "u", "version": 1, "items": ["i1"], "times_ms": [1], "types": ["click"]}
     body = {"user_id": "u", "item_id": "i2", "sequence": {**sequence, "values": [1.0], "event_ids": ["e"], **wrong}}
 
@@ -613,24 +613,22 @@ def test_an_item_of_the_answer_is_shown_at_its_place() -> None:
     ("item_id", "cause", "rules"),
     [("nobody's", "unknown_item", []), ("i0", "blocked", ["r"]), ("i1", "seen", []), ("i4", "filtered", [])],
 )
-def test_an_item_that_is_absent_is_so_for_a_reason(item_id: str, cause: str, rules: list[str]) -> None:
+def test_why_gives_the_reason_for_an_absent_item(item_id: str, cause: str, rules: list[str]) -> None:
     block = rule("block", items=["i0"])
     found = explained(block, item_id=item_id, user=document(seen=["i1"]), filter="price != 4")
     assert found["place"] is None
     assert (found["absent"]["cause"], found["absent"]["rules"]) == (cause, rules)
 
 
-def test_an_item_that_is_below_is_so_by_a_number() -> None:
+def test_why_gives_the_score_gap_of_a_lower_ranked_item() -> None:
     absent = explained(item_id="i20")["absent"]
     assert absent["cause"] == "below"
     assert absent["last_score"] == pytest.approx(float(np.cos(2 / 50)), abs=1e-4)
     assert absent["by"] == pytest.approx(float(np.cos(2 / 50) - np.cos(20 / 50)), abs=1e-4)
 
 
-def test_an_item_that_was_taken_away_is_known_but_not_on_show() -> None:
-    CATALOGUE.apply(
-        ItemVector("sold", 1, ItemFields("Sold", available=False), unit(0), unit(0).astype(np.float16), "d")
-    )
+def test_why_tells_unavailable_items_from_unknown_ones() -> None:
+    CATALOGUE.apply(ItemVector("sold", 1, Shown("Sold", available=False), unit(0), unit(0).astype(np.float16), "d"))
     assert explained(item_id="sold")["absent"]["cause"] == "not_on_show"
     CATALOGUE.purge("sold")
     assert explained(item_id="sold")["absent"]["cause"] == "unknown_item"
@@ -669,7 +667,7 @@ def test_without_an_only_event_there_is_nothing_to_compare() -> None:
     assert moved["moved"] is None
 
 
-def test_what_cannot_be_told_is_said_so() -> None:
+def test_a_missing_explanation_says_why_it_is_missing() -> None:
     assert explained(item_id="i0")["untold"] == "no events were given"
     assert "not on show" in explained(item_id="nobody's", sequence=history("i0"))["untold"]
     down = ScriptedTowers(4)

@@ -56,7 +56,7 @@ def test_a_session_gets_what_is_near_its_events_and_says_what_it_used(world: Wor
     SessionRecommendations.model_validate(answer)
 
 
-def test_nothing_of_a_session_is_kept(world: World) -> None:
+def test_a_session_writes_nothing_to_the_store(world: World) -> None:
     world.post("/recommend", {"events": [event("i10")]})
     assert world.store._values == {}
 
@@ -228,7 +228,7 @@ def test_a_malformed_session_is_told_where_and_what_is_allowed(
         (b'"\\ud800"', "not JSON"),
     ],
 )
-def test_a_body_that_is_no_json_is_called_so(same_world: World, content: bytes, problem: str) -> None:
+def test_a_body_that_is_not_json_is_refused_as_such(same_world: World, content: bytes, problem: str) -> None:
     response = same_world.send("POST", "/recommend", content=content)
     assert response.status_code == 422
     assert problem in response.json()["detail"][0]["problem"]

@@ -1,4 +1,4 @@
-"""Where requests leave no time, folding and measuring take a share of it: enough for what comes, and no more."""
+"""The share of time that folding and measuring take while requests keep the service busy."""
 
 import pytest
 
@@ -30,7 +30,7 @@ def test_the_larger_the_delta_the_longer_the_slice() -> None:
     assert slices[0] < slices[-1] / 10
 
 
-def test_where_nobody_waits_a_slice_is_short() -> None:
+def test_an_idle_service_works_in_short_slices() -> None:
     assert fold_slice_s(0.0, 50_000) == SLICE_S
     assert measure_slice_s(0.0) == 0
 

@@ -274,7 +274,9 @@ def extent(topic_id: str = "topic-a", first: int = 0, end: int = 1_000) -> Exten
         (SPACE, LOG, NOW + 7 * 24 * 3_600_000, "168 h old; deletes may have left the log after 144 h"),
     ],
 )
-def test_what_is_foreign_is_refused_with_the_reason(space: Space, log: Extent, now_ms: int, words: str) -> None:
+def test_a_snapshot_of_another_space_log_or_age_is_refused_with_the_reason(
+    space: Space, log: Extent, now_ms: int, words: str
+) -> None:
     snapshots.check(taken(), SPACE, LOG, NOW)
     with pytest.raises(SnapshotRefused, match=words):
         snapshots.check(taken(), space, log, now_ms)

@@ -94,7 +94,7 @@ def test_a_plain_request_does_not_copy_what_was_seen() -> None:
 
 
 @pytest.mark.parametrize("has_vector", [True, False])
-def test_what_the_caller_excludes_comes_from_no_source(shop: Catalogue, has_vector: bool) -> None:
+def test_items_excluded_by_the_caller_come_from_no_source(shop: Catalogue, has_vector: bool) -> None:
     found = answer(shop, user(has_vector=has_vector), 20, exclude=hashes("m0", "l1", "unknown"))
     expected = [f"{kind}{nth}" for kind, many in (("m", 10), ("l", 5), ("v", 5)) for nth in range(many)]
     assert sorted(found) == sorted(set(expected) - {"m0", "l1"})

@@ -71,7 +71,7 @@ changes = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["red", "bl
 
 @examples(40)
 @given(changes)
-def test_any_changes_end_in_what_came_last(changes: list[tuple[str, str | None]]) -> None:
+def test_text_search_finds_the_last_version_of_each_item(changes: list[tuple[str, str | None]]) -> None:
     texts = TextIndex()
     last: dict[str, str | None] = {}
     for nth, (item_id, word) in enumerate(changes):
@@ -87,7 +87,7 @@ def test_any_changes_end_in_what_came_last(changes: list[tuple[str, str | None]]
 
 
 @pytest.mark.parametrize("text", ["", " ", '"*"', "😀", "___"])
-def test_without_a_word_there_is_nothing_to_search(text: str) -> None:
+def test_a_query_without_letters_or_digits_is_refused(text: str) -> None:
     with pytest.raises(BadInput, match="no letter or digit"):
         words_of(text)
 

@@ -24,11 +24,11 @@ def test_the_least_width_that_is_enough_is_found_from_anywhere(start: int, enoug
     assert settled(start, enough_from)[0] == enough_from
 
 
-def test_where_nothing_changed_three_widths_are_tried_in_one_go() -> None:
+def test_an_unchanged_graph_needs_three_widths_in_one_measurement() -> None:
     assert settled(128, 128) == (128, [112, 128, 144])
 
 
-def test_where_nothing_is_enough_the_widest_is_taken() -> None:
+def test_the_widest_search_is_used_when_none_reaches_the_recall() -> None:
     assert settled(128, 1e9)[0] == WIDTHS[-1]
 
 
@@ -42,7 +42,7 @@ def test_few_results_are_searched_as_wide_as_ten_need_and_many_in_proportion() -
     assert [widths.of(results) for results in (1, 10, 30, 50, 100, 500)] == [96, 96, 88, 80, 160, 800]
 
 
-def test_what_may_be_left_out_widens_the_search_by_a_quarter_and_is_found_at_least() -> None:
+def test_possible_exclusions_widen_the_search_by_a_quarter() -> None:
     widths = Widths(of_10=96, of_50=80)
     assert [widths.beside(50, spare) for spare in (0, 32, 40, 228)] == [80, 88, 90, 278]
 

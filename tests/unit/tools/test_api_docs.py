@@ -108,7 +108,7 @@ def test_the_python_example_runs(open_shop: Shop, key: tuple[str, str], example:
     assert reaches(key[1], asked_of(open_shop, key[0], before)), "it calls another route than it is shown for"
 
 
-def test_what_stands_before_the_examples_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_introduction_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / ".nearline").mkdir()
     (tmp_path / ".nearline" / "key").write_text("nl_1\n")
     monkeypatch.chdir(tmp_path)
@@ -143,7 +143,7 @@ def test_the_python_example_of_a_guide_runs_and_its_event_is_about_an_item_of_th
 
 
 @pytest.mark.parametrize("nth", [0, 1])
-def test_what_a_call_of_personalize_becomes_is_a_call_of_ours(open_shop: Shop, nth: int) -> None:
+def test_the_personalize_migration_examples_run(open_shop: Shop, nth: int) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (PAGE.parent / "coming-from-personalize.md").read_text(), re.DOTALL)
     assert len(blocks) == 2
     service = ("ingest", "retrieval")[nth]

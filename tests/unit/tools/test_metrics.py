@@ -73,7 +73,7 @@ def test_every_name_keeps_to_the_convention() -> None:
         ("gauge", "Nearline_items"),
     ],
 )
-def test_a_name_that_breaks_it_is_seen(kind: str, name: str) -> None:
+def test_a_metric_name_outside_the_convention_is_reported(kind: str, name: str) -> None:
     assert problem_of(Declared(name, kind, "something", ())) is not None
 
 
@@ -90,7 +90,7 @@ def test_every_label_has_its_values_from_the_start() -> None:
     assert without - AS_SET_UP == set()
 
 
-def test_what_is_known_is_there_before_anything_is_counted() -> None:
+def test_known_label_values_are_exported_as_zero() -> None:
     refused = counter("of_a_test_total", "Of a test", "topic", "reason", known=[("clicks", "bad_id")])
     begin(refused, [("items", "bad_id")])
     lines = {line for line in generate_latest().decode().splitlines() if line.startswith("nearline_of_a_test_total{")}

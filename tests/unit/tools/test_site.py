@@ -1,4 +1,4 @@
-"""The documentation's site: what it must not have is seen, and its pages have a place in it."""
+"""The documentation site: the check finds foreign assets and dead links, and every page is in the contents."""
 
 import re
 from pathlib import Path
@@ -42,7 +42,7 @@ def test_a_site_of_its_own_files_has_no_fault(tmp_path: Path) -> None:
         ('<a href="#nowhere">', "a.html leads to #nowhere, which is not there"),
     ],
 )
-def test_what_is_loaded_from_elsewhere_or_leads_nowhere_is_named(tmp_path: Path, html: str, told: str) -> None:
+def test_foreign_assets_and_dead_links_are_reported(tmp_path: Path, html: str, told: str) -> None:
     assert list(faults(site(tmp_path, **{"a.html": html}))) == [told]
 
 

@@ -1,4 +1,4 @@
-"""Freshness, measured on every real click: what the job says of a click, and what user_tower tells of its delay."""
+"""Freshness of every real click: the times that the job reports, and the delays that user_tower measures."""
 
 import time
 from collections.abc import Mapping
@@ -59,7 +59,7 @@ def test_the_cause_is_said_and_not_kept() -> None:
     assert job.sequences["u"][-1].cause is None
 
 
-def test_what_a_merge_brings_was_measured_before() -> None:
+def test_merged_events_are_not_measured_again() -> None:
     job = Job()
     job.append(click(1, produced_ms=40, user="session"), Merge("c", "session", "u", 0), append_ms=42)
     assert [each.cause for each in job.sequences["u"]] == [None]
@@ -83,7 +83,7 @@ def test_a_context_that_is_not_traced_is_not_carried_along(told: str) -> None:
     assert not is_traced(told)
 
 
-def test_whether_a_click_is_of_the_share_depends_on_its_id_alone() -> None:
+def test_sampling_of_a_click_depends_on_its_id_alone() -> None:
     chosen = [number for number in range(20_000) if is_in_share(f"e{number}", 0.1)]
     assert 1_800 < len(chosen) < 2_200
     assert all(is_in_share(f"e{number}", 0.2) for number in chosen)
@@ -166,7 +166,7 @@ async def test_a_tests_click_and_one_that_is_read_again_are_in_no_delay() -> Non
 
 
 @pytest.mark.anyio
-async def test_while_triton_is_away_a_click_is_not_servable_and_it_is_told_once() -> None:
+async def test_while_triton_is_down_a_click_is_measured_once_it_is_servable() -> None:
     now_ms = time.time_ns() // 1_000_000
     tower = Tower([arrival("u", TriggerEvent("e", now_ms, now_ms))], [], [])
     before = told_of(freshness.SERVABLE)
@@ -191,7 +191,7 @@ class HalfAway(ScriptedTowers):
 
 
 @pytest.mark.anyio
-async def test_a_click_whose_neighbours_have_to_wait_is_told_once() -> None:
+async def test_a_click_is_measured_once_even_if_its_batch_is_retried() -> None:
     now_ms = time.time_ns() // 1_000_000
     causes = [TriggerEvent(f"e{n}", now_ms, now_ms) for n in range(CHUNK + 1)]
     tower = Tower([arrival(f"u{n}", cause) for n, cause in enumerate(causes)], [], towers=HalfAway())
@@ -204,7 +204,7 @@ async def test_a_click_whose_neighbours_have_to_wait_is_told_once() -> None:
 
 
 @pytest.mark.anyio
-async def test_of_a_burst_each_click_is_told_and_the_newest_is_announced() -> None:
+async def test_every_click_of_a_burst_is_measured_and_the_newest_is_announced() -> None:
     now_ms = time.time_ns() // 1_000_000
     causes = [TriggerEvent(f"e{n}", now_ms - 5, now_ms - 4) for n in range(3)]
     tower = Tower([arrival("u", cause, version=n + 1) for n, cause in enumerate(causes)])

@@ -1,4 +1,4 @@
-"""User updates: each written document is told of once the store has it, and telling never holds up a write."""
+"""User updates: announced once the document is stored, without holding up writes."""
 
 import asyncio
 
@@ -53,7 +53,7 @@ async def test_an_update_names_the_versions_that_the_store_has_now() -> None:
     ]
 
 
-async def test_while_the_log_is_slow_nobody_waits_and_the_newest_of_each_user_is_told_in_the_end() -> None:
+async def test_while_kafka_is_slow_updates_do_not_block_and_the_newest_per_user_is_sent() -> None:
     log = Log()
     log.slow = asyncio.Event()
     told = Updates(SPACE, log)
@@ -69,7 +69,7 @@ async def test_while_the_log_is_slow_nobody_waits_and_the_newest_of_each_user_is
     assert [update.history_version for _, _, update in log.sent] == [1, 3]
 
 
-async def test_what_the_log_refuses_is_counted_and_the_next_goes_on() -> None:
+async def test_an_update_that_kafka_refuses_is_counted_and_the_next_is_sent() -> None:
     log, before = Log(), lost()
     told = Updates(SPACE, log)
     log.down = True
@@ -82,7 +82,7 @@ async def test_what_the_log_refuses_is_counted_and_the_next_goes_on() -> None:
     assert [update.history_version for _, _, update in log.sent] == [2]
 
 
-async def test_no_more_wait_than_fit_and_those_that_do_not_are_counted() -> None:
+async def test_waiting_updates_are_bounded_and_dropped_ones_counted() -> None:
     log, before = Log(), lost()
     told = Updates(SPACE, log, most_waiting=2)
     told.announce({user_id: document(1) for user_id in "abcd"}, {})

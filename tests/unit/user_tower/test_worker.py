@@ -225,7 +225,7 @@ async def test_seen_advances_while_triton_is_away_and_the_vector_follows() -> No
     assert len(stage.reader.dealt_with) == 2
 
 
-async def test_nothing_is_committed_while_the_store_is_away() -> None:
+async def test_no_offset_is_committed_while_the_store_is_down() -> None:
     stage = Stage([record("u", "a", version=1)])
     stage.store.down = True
     stays = 0
@@ -311,7 +311,7 @@ def test_until_a_snapshot_comes_seen_is_the_union_of_every_window(windows: list[
     assert document.history_version == len(windows)
 
 
-async def test_what_was_seen_is_the_snapshot_and_the_windows_after_it() -> None:
+async def test_seen_items_are_the_snapshot_plus_later_windows() -> None:
     """The snapshot of version 2 doesn't know the click of version 3; what it leaves out of before is gone."""
     stage = Stage(
         [record("u", "old", version=1), record("u", "a", "b", version=2), record("u", "b", "c", version=3)],
@@ -420,7 +420,7 @@ async def test_the_longest_time_counts_of_snapshot_and_window() -> None:
     assert set(document.seen_at(day_s - 1).tolist()) == hashes("a", "b")
 
 
-async def test_what_windows_add_is_bounded_even_if_no_snapshot_ever_comes() -> None:
+async def test_items_seen_since_the_snapshot_are_bounded() -> None:
     stage = Stage(*[[record("u", *(f"{n}-{i}" for i in range(50)), version=n)] for n in range(1, 46)])
     document = await stage.run()
     assert len(document.recent.hashes) == 2_000
@@ -428,7 +428,7 @@ async def test_what_windows_add_is_bounded_even_if_no_snapshot_ever_comes() -> N
     assert hash64("1-0") not in document.recent.hashes
 
 
-async def test_an_erased_user_leaves_a_marker_that_older_news_change_nothing_of() -> None:
+async def test_an_erasure_marker_is_not_changed_by_older_records() -> None:
     late = [record("u", "a", "b", version=4)], [seen_record("u", snapshot(4, "a"))], [record("u", "a", version=3)]
     stage = Stage([record("u", "a", "b", version=4)], [seen_record("u", no_seen(5)), erasure("u", 5)], *late)
     document = await stage.run()
@@ -444,7 +444,7 @@ async def test_an_erasure_of_an_unknown_user_leaves_a_marker_too() -> None:
     assert (await Stage([erasure("u", 5)]).run()).erased
 
 
-async def test_what_an_erased_user_does_later_begins_anew() -> None:
+async def test_an_erased_user_who_returns_starts_with_an_empty_history() -> None:
     stage = Stage([record("u", "a", version=4), erasure("u", 5), record("u", "b", version=6)], items=("a", "b"))
     document = await stage.run()
     assert not document.erased

@@ -268,7 +268,7 @@ def test_after_the_loss_of_the_store_both_topics_give_the_same_seen(kinds: list[
     st.sampled_from(["", "view=1d", "purchase=30d, view=never"]),
     st.randoms(use_true_random=False),
 )
-def test_what_the_job_tells_makes_the_same_document_before_and_after_the_loss_of_the_store(
+def test_the_job_output_rebuilds_the_same_document_after_the_store_is_lost(
     kinds: list[str], policy: str, chance: random.Random
 ) -> None:
     """The job's own reducer, with events out of order, repeated items, and snapshots that come late."""
@@ -315,9 +315,7 @@ def entry(user_id: str, kind: str, number: int, append_ms: int, chance: random.R
 
 @examples(200)
 @given(st.lists(st.just("event"), min_size=1, max_size=20), st.randoms(use_true_random=False))
-def test_what_a_sequence_showed_is_seen_from_then_on_however_late_snapshots_are(
-    kinds: list[str], chance: random.Random
-) -> None:
+def test_items_of_a_sequence_stay_seen_however_late_snapshots_come(kinds: list[str], chance: random.Random) -> None:
     job = log_of(kinds)
 
     async def story() -> None:

@@ -1,4 +1,4 @@
-"""What the page brings to a browser: vendored files as their packages have them, and nothing from elsewhere."""
+"""Files of the page: vendored ones are unchanged, and nothing is loaded from other hosts."""
 
 import hashlib
 import re
@@ -37,7 +37,7 @@ def test_no_file_of_ours_asks_for_anything_elsewhere(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", OURS, ids=[path.name for path in OURS])
-def test_nothing_stands_inline_that_the_policy_would_stop(path: Path) -> None:
+def test_no_inline_script_or_style_violates_the_content_policy(path: Path) -> None:
     text = path.read_text()
     if path.suffix == ".html":
         assert not re.search(r"""\s(style|on\w+|hx-on[:\w-]*)\s*=|<style|<script(?![^>]*\ssrc=)|javascript:""", text)

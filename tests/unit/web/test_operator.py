@@ -93,13 +93,13 @@ def test_dead_letters_are_shown_newest_first_with_reason_and_bytes() -> None:
     assert by_reason(letters_in(page.letters)) == [("clicks-dlq", "unknown_field", 2), ("clicks-dlq", "bad_id", 1)]
 
 
-def test_what_is_no_dead_letter_is_left_out() -> None:
+def test_undecodable_dead_letters_are_left_out() -> None:
     strays = [Record("clicks-dlq", 0, n, NOW_MS, b"u", value) for n, value in enumerate((b"", b"no", b"{}", b"[]"))]
     assert letters_in([*strays, letter(b"x")])[0].text == "x"
     assert len(letters_in([*strays, letter(b"x")])) == 1
 
 
-def test_with_the_log_away_the_page_says_so() -> None:
+def test_the_page_says_when_kafka_is_down() -> None:
     page = Page()
 
     async def away() -> list[Record]:
@@ -192,7 +192,7 @@ def test_a_point_of_the_charts_is_in_milliseconds_and_plain_json() -> None:
     assert point["down"] == ["canary"]
 
 
-def test_who_listens_is_told_of_the_next_reading_and_first_of_those_before() -> None:
+def test_a_listener_gets_earlier_readings_first_then_the_next() -> None:
     page = Page()
 
     async def story() -> list[str]:

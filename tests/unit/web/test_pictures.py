@@ -25,7 +25,7 @@ def test_every_category_of_the_demo_has_a_thing_of_its_own(category: str) -> Non
 
 
 @pytest.mark.parametrize("category", [*_KINDS, "shoes"])
-def test_the_numbers_of_every_path_can_be_read(category: str) -> None:
+def test_svg_paths_hold_only_valid_numbers(category: str) -> None:
     for pattern in ("SPOTTY", "STRIPE", "HEART", "STAR", "FLOWER"):
         for path in re.findall(r' d="([^"]*)"', picture("x", category, f"RED {pattern} THING")):
             assert not re.search(r"[^MmLlHhVvCcSsQqTtAaZz0-9 .,-]|\.\d+\.$|[-.]\s|[-.]$", path), path

@@ -27,7 +27,7 @@ def titles(page: str) -> list[str]:
 # --- who comes ---
 
 
-def test_who_does_not_say_who_he_is_becomes_a_new_visitor() -> None:
+def test_a_request_without_a_user_gets_a_new_visitor_id() -> None:
     page = Page()
     first, second = (page.get("/").headers["location"] for _ in range(2))
     assert re.fullmatch(r"/\?user=visitor-[0-9a-f]{10}", first)
@@ -43,13 +43,13 @@ def test_the_page_shows_the_row_the_shelves_and_the_users_who_are_known() -> Non
     assert "Shopper nobody" not in page.text
 
 
-def test_an_id_that_is_none_is_refused_with_the_rule() -> None:
+def test_an_invalid_id_is_refused_with_the_rule() -> None:
     answer = Page().get("/?user=" + "x" * 129)
     assert answer.status_code == 422
     assert "1-128 UTF-8 bytes" in answer.text
 
 
-def test_what_the_catalogue_says_is_text_and_never_markup() -> None:
+def test_catalogue_text_is_escaped() -> None:
     page = Page().get(f"/?user={USER}").text
     assert "<b>bold</b>" not in page
     assert '<b>bold</b> & "quoted"' in [title for title in titles(page)]
@@ -64,7 +64,7 @@ def test_an_odd_id_finds_its_page() -> None:
     assert "Jar with an odd id" in answer.text
 
 
-def test_a_product_that_is_none_says_so() -> None:
+def test_an_unknown_product_page_says_so() -> None:
     assert Page().get(f"/product/nothing?user={USER}").status_code == 404
 
 
@@ -87,7 +87,7 @@ def test_a_category_shows_what_trends_in_it_and_then_the_rest() -> None:
     assert shown == ["Blue lamp"]
 
 
-def test_with_retrieval_away_the_page_says_so() -> None:
+def test_the_page_says_when_retrieval_is_down() -> None:
     page = Page()
     page.api.is_away = True
     answer = page.get(f"/?user={USER}")
@@ -109,7 +109,7 @@ def test_a_click_is_sent_and_answered_with_the_row_that_used_it() -> None:
     assert re.search(r"log;dur=[\d.]+;.*, used;dur=[\d.]+;", answer.headers["server-timing"])
 
 
-def test_the_answer_is_asked_for_after_the_click_and_waits_for_it() -> None:
+def test_the_answer_after_a_click_waits_for_the_click() -> None:
     page = Page()
     page.click("2", "web-1")
     asked = [(method, path) for method, path, _, _ in page.api.asked]
@@ -135,7 +135,7 @@ def test_a_click_that_no_answer_used_in_time_tells_no_delay() -> None:
         ({"request": "x" * 5000}, 422, "at most 4096 bytes"),
     ],
 )
-def test_a_click_that_is_none_is_refused_with_the_reason(told: dict[str, str], status: int, words: str) -> None:
+def test_an_invalid_click_is_refused_with_the_reason(told: dict[str, str], status: int, words: str) -> None:
     answer = Page().click(**told)
     assert answer.status_code == status
     assert words in answer.text
@@ -163,7 +163,7 @@ def test_the_events_are_shown_newest_first_and_those_not_used_yet_are_marked() -
     assert "2 h ago" in page
 
 
-def test_of_a_visitor_without_events_there_are_none() -> None:
+def test_a_visitor_without_events_sees_an_empty_history() -> None:
     assert "nothing is known of this shopper yet" in Page().get("/used?user=visitor-1&newest=").text
 
 
@@ -186,14 +186,14 @@ def test_an_item_tells_which_events_moved_it() -> None:
     assert sent["event_ids"] == ["e-0", "e-1", "e-2"]
 
 
-def test_without_events_it_says_why_nothing_can_be_told() -> None:
+def test_without_events_the_explanation_says_why_it_is_missing() -> None:
     assert "no events were given" in Page().get(f"/why?user={USER}&item=1").text
 
 
 # --- histories ---
 
 
-def test_what_comes_in_is_newer_than_what_is_found() -> None:
+def test_a_sequence_that_arrives_replaces_the_one_being_looked_up() -> None:
     async def story() -> None:
         histories = SequenceCache(found)
         newer = encode_sequence(history(("e-9", "2", 0)))
@@ -319,7 +319,7 @@ def test_every_answer_forbids_what_is_not_served_here(target: str) -> None:
     assert headers["x-content-type-options"] == "nosniff"
 
 
-def test_nobody_keeps_a_page_and_everybody_keeps_an_asset_of_its_address() -> None:
+def test_pages_are_not_cached_and_assets_are_immutable() -> None:
     page = Page()
     whole = page.get(f"/?user={USER}")
     assert whole.headers["cache-control"] == "no-store"

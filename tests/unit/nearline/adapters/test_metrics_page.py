@@ -1,4 +1,4 @@
-"""The metrics' page: what Prometheus would read, printed between answers and not instead of them."""
+"""The metrics page: Prometheus can read it, and printing it does not hold up answers."""
 
 import asyncio
 

@@ -80,7 +80,7 @@ class Asked:
         self._loop.now_s += self._loop.refusal_s
 
 
-def test_who_comes_alone_begins_at_once() -> None:
+def test_a_request_without_a_queue_starts_at_once() -> None:
     loop = Loop()
     for _ in range(50):
         loop.come()
@@ -218,7 +218,7 @@ def test_overload_is_forgotten_once_nobody_was_refused_for_a_while() -> None:
     assert loop.refused == []
 
 
-def test_nobody_is_served_who_waited_too_long() -> None:
+def test_a_request_that_waited_too_long_is_refused() -> None:
     loop = Loop()
     for _ in range(10):
         loop.come()
@@ -237,7 +237,7 @@ def test_the_queue_is_bounded_whatever_comes() -> None:
     assert len(loop.refused) == 5_000 - PATIENCE.most - PATIENCE.at_once
 
 
-def test_who_has_hung_up_is_passed_over() -> None:
+def test_requests_of_closed_connections_are_skipped() -> None:
     loop = Loop()
     asked = [loop.come() for _ in range(6)]
     asked[2].is_gone = asked[3].is_gone = True
@@ -442,7 +442,7 @@ def test_behind_the_gate_everything_is_said_as_uvicorn_says_it(name: str, app: A
             assert ours == uvicorns
 
 
-def test_what_waits_for_nothing_has_no_task_and_what_waits_after_all_goes_on_in_one() -> None:
+def test_an_application_runs_without_a_task_until_it_first_waits() -> None:
     had_task: list[bool] = []
     caught: list[str] = []
 

@@ -1,4 +1,4 @@
-"""Signed tokens, and the secret that they are made with."""
+"""Signed tokens, and the secret that signs them."""
 
 import stat
 from concurrent.futures import ThreadPoolExecutor
@@ -10,21 +10,21 @@ from nearline.adapters.signed_tokens import SignedTokens, secret_of
 from nearline.errors import BadInput, Misconfigured
 
 
-def test_what_was_signed_comes_back() -> None:
-    seal = SignedTokens(b"s" * 32, "page", lives_s=60)
+def test_a_signed_payload_is_returned_unchanged() -> None:
+    seal = Seal(b"s" * 32, "page", lives_s=60)
     for payload in (b"", b"\x00\xff.-_", bytes(range(256)) * 20):
         assert seal.open(seal.sign(payload)) == payload
 
 
 @pytest.mark.parametrize("token", ["", ".", "..", "a.b.c", "é", "\ud800"])
-def test_what_was_not_is_forged(token: str) -> None:
+def test_an_unsigned_token_is_refused_as_forged(token: str) -> None:
     with pytest.raises(BadInput) as caught:
         SignedTokens(b"s" * 32, "page", lives_s=60).open(token)
     assert caught.value.reason == "forged"
 
 
-def test_what_is_too_old_has_expired() -> None:
-    token = SignedTokens(b"s" * 32, "page", lives_s=60).sign(b"x")
+def test_an_old_token_is_refused_as_expired() -> None:
+    token = Seal(b"s" * 32, "page", lives_s=60).sign(b"x")
     with pytest.raises(BadInput) as caught:
         SignedTokens(b"s" * 32, "page", lives_s=-1).open(token)
     assert caught.value.reason == "expired"

@@ -1,4 +1,4 @@
-"""What a tower answers is believed only after these checks."""
+"""The checks of a tower's output."""
 
 import json
 from dataclasses import replace

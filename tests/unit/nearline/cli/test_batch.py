@@ -77,7 +77,7 @@ def test_everybodys_answers_are_one_file_and_few_requests_at_a_time(stage: Stage
     assert [path.name for path in tmp_path.iterdir()] == ["answers.parquet"]
 
 
-def test_what_was_interrupted_goes_on_with_who_is_missing(stage: Stage, tmp_path: Path) -> None:
+def test_an_interrupted_run_continues_with_the_missing_users(stage: Stage, tmp_path: Path) -> None:
     file = tmp_path / "answers.parquet"
     weather = stage.app = Weather(Retrieval(), *[0] * 12, *[503] * 50)
     with pytest.raises(Unavailable, match="goes on where it ended"):
@@ -103,7 +103,7 @@ def test_a_refused_question_says_which_field(stage: Stage, tmp_path: Path) -> No
         ask(stage, tmp_path / "x", ["u", "bad"])
 
 
-def test_a_key_that_is_not_let_in_ends_it(stage: Stage, tmp_path: Path) -> None:
+def test_a_refused_key_stops_the_run(stage: Stage, tmp_path: Path) -> None:
     stage.app = Weather(Retrieval(), 401)
     with pytest.raises(Misconfigured, match="nearline keys ensure"):
         ask(stage, tmp_path / "x", ["u"])

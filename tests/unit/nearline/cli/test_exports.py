@@ -70,7 +70,7 @@ def test_an_event_comes_back_as_it_was(tmp_path: Path) -> None:
     assert [event_of({"v": 1, **body}, append_ms=T + 9_999) for body in bodies] == events
 
 
-def test_what_users_wanted_forgotten_is_not_in_an_export(tmp_path: Path) -> None:
+def test_erased_users_and_removed_events_are_not_exported(tmp_path: Path) -> None:
     """The commands come after the events, so one look would have written them."""
     topic = Topic(
         CLICKS,
@@ -210,12 +210,12 @@ def test_rows_keep_their_order_over_many_groups(tmp_path: Path) -> None:
     assert [row["event_id"] for row in parquet.rows_of(file)] == [str(n) for n in range(60_000)]
 
 
-def test_nothing_is_a_file_too(tmp_path: Path) -> None:
+def test_an_empty_table_is_written_as_a_file(tmp_path: Path) -> None:
     assert parquet.write(tmp_path / "x.parquet", iter(()), parquet.USER_SCHEMA) == 0
     assert rows(tmp_path, "x.parquet") == []
 
 
-def test_what_is_no_parquet_is_said_to_be_none(tmp_path: Path) -> None:
+def test_a_file_that_is_not_parquet_is_refused_by_name(tmp_path: Path) -> None:
     file = tmp_path / "x.parquet"
     file.write_bytes(b"not it")
     for read in (parquet.count_of, lambda file: list(parquet.rows_of(file))):
@@ -243,7 +243,7 @@ def test_times_are_read_in_the_unit_that_is_told(time: Any, unit: str) -> None:
     assert parquet.event_of_row({"user_id": "u", "item_id": "i", "time": time}, unit)["time_ms"] == T
 
 
-def test_numbers_that_are_none_are_left_out() -> None:
+def test_invalid_numbers_are_left_out() -> None:
     nan = float("nan")
     assert parquet.event_of_row({"user_id": "u", "item_id": "i", "time": T, "value": nan})["value"] == 1.0
     body = parquet.item_of_row(

@@ -1,4 +1,4 @@
-"""A shop's own tables become bodies for the doors, and the doors' rules take them."""
+"""A shop's own tables become requests that ingest accepts."""
 
 from pathlib import Path
 from typing import Any
@@ -96,7 +96,7 @@ def test_interests_are_several_values_and_further_columns_are_a_users_attributes
     ]
 
 
-def test_a_time_that_is_none_goes_to_the_door_as_it_was_told(tmp_path: Path) -> None:
+def test_an_invalid_time_is_passed_to_ingest_unchanged(tmp_path: Path) -> None:
     """Left out it would become the time of the import."""
     visits = "user_id,item_id,time\nu,i,1700000000\nu,i,\n"
     shop(tmp_path, interactions=visits)
@@ -125,7 +125,7 @@ def test_numbers_are_read_in_the_unit_that_was_given_or_described(tmp_path: Path
         ),
     ],
 )
-def test_what_does_not_fit_together_is_said_before_anything_is_sent(
+def test_an_inconsistent_folder_is_refused_before_anything_is_sent(
     tmp_path: Path, files: dict[str, str], told: str
 ) -> None:
     with pytest.raises(Misconfigured) as refused:

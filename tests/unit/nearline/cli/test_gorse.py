@@ -106,7 +106,7 @@ def test_other_types_are_what_the_operator_says_or_are_left_out_and_counted() ->
 
 
 @pytest.mark.parametrize("text", ["watch", "watch=", "watch=looked", "=view", "watch>=x=view", "watch>=3"])
-def test_a_rule_that_is_none_is_refused_with_what_was_expected(text: str) -> None:
+def test_an_invalid_type_rule_is_refused_with_what_was_expected(text: str) -> None:
     with pytest.raises(BadInput, match=r"expected NAME=TYPE or NAME>=NUMBER=TYPE.*purchase"):
         type_rules([text])
 
@@ -205,7 +205,7 @@ def test_fields_that_gorse_has_and_we_do_not_use_are_skipped() -> None:
         (frame(-1) + frame(2, b"\xff\xff"), "not what Gorse writes"),
     ],
 )
-def test_what_is_no_dump_is_said_to_be_none(raw: bytes, problem: str) -> None:
+def test_a_file_that_is_not_a_gorse_dump_is_refused(raw: bytes, problem: str) -> None:
     with pytest.raises(BadInput, match=problem):
         list(read_dump(io.BytesIO(raw)))
 

@@ -66,7 +66,7 @@ def test_a_filter_is_sent_as_it_was_written(retrieval: Retrieval) -> None:
     assert second == ("/recommend/u2", {"k": ["5"], "exclude_seen": ["all"]})
 
 
-def test_a_refusal_is_told_in_its_own_words(retrieval: Retrieval) -> None:
+def test_a_refusal_is_printed_as_the_service_worded_it(retrieval: Retrieval) -> None:
     problem = "unknown name 'prize', at character 0:\nprize < 3\n^"
     retrieval.status = 422
     retrieval.said = {"detail": [{"field": "filter", "came": "prize < 3", "problem": problem, "position": 0}]}
@@ -86,7 +86,7 @@ def test_the_key_comes_from_the_variable_or_else_from_the_data_folder(retrieval:
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_a_key_that_is_not_let_in_is_told_with_where_it_came_from(retrieval: Retrieval, status: int) -> None:
+def test_a_refused_key_is_reported_with_its_origin(retrieval: Retrieval, status: int) -> None:
     retrieval.status = status
     retrieval.said = {"detail": [{"field": "authorization", "came": "", "problem": "no such key"}], "allowed": {}}
     with pytest.raises(Misconfigured, match=r"no such key\. The key comes from /nowhere/key; `nearline keys ensure`"):

@@ -1,4 +1,4 @@
-"""``nearline status``: what it makes of the numbers that the parts tell."""
+"""``nearline status``: the summary of the parts' metrics."""
 
 from nearline.cli.status import index_words, ingest_words, of_topic, quantile
 

@@ -1,4 +1,4 @@
-"""``nearline status --watch``: what it makes of live figures, and that it ends cleanly."""
+"""``nearline status --watch``: the live screen, and that it ends cleanly."""
 
 import asyncio
 import io
@@ -51,7 +51,7 @@ def test_every_figure_is_on_the_screen() -> None:
     assert "no metrics of item_tower" in text.getvalue()
 
 
-def test_what_nobody_can_say_is_left_out_of_a_line() -> None:
+def test_unknown_figures_are_left_out_of_the_line() -> None:
     assert line_of(LiveFigures(0.0)) == "dead letters: none"
     assert "canary: click to answer: 20.0 ms (p50)" in line_of(BUSY)
     assert line_of(BUSY).endswith("no metrics: item_tower")
