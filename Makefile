@@ -115,6 +115,7 @@ lint: python  ## ruff, mypy, and that no more type names stand for several thing
 	@$(SERVICES)/ruff check .
 	@$(SERVICES)/ruff format --check .
 	@$(SERVICES)/mypy $(CODE)
+	@$(SERVICES)/python -m tools.type_names
 
 .PHONY: python
 python:

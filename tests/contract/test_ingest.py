@@ -22,7 +22,8 @@ from local.layout import ROOT
 from local.ports import HOST, free_ports
 from local.processes import wait_until
 from local.system import http_ok
-from nearline.adapters.kafka import TableReader, Topics
+from nearline.adapters.kafka.admin import Topics
+from nearline.adapters.kafka.table_reader import TableReader
 from nearline.events import Event
 from nearline.items import PURGE
 from nearline.log import Record

@@ -210,7 +210,7 @@ class FakeEngine:
     def __init__(self, space: Space, kept: dict[str, Any] | None = None) -> None:
         self._space = space
         self._kept: dict[str, Any] = kept if kept is not None else {"alias": None}
-        self._rows: dict[str, Row] = self._kept.setdefault(f"items {space.number}", {})
+        self._rows: dict[str, EngineRow] = self._kept.setdefault(f"items {space.number}", {})
         self._gone: dict[str, int] = self._kept.setdefault(f"gone {space.number}", {})
         self.down = False
         self.opened = 0

@@ -67,7 +67,8 @@ def test_every_nearline_command_in_the_readme_is_one(words: list[str]) -> None:
 
 def json_in(page: str, part: str) -> str:
     """The first JSON block of *page* that holds *part*."""
-    return next(block for block in re.findall(r"```json\n(.*?)```", page, re.DOTALL) if part in block)
+    blocks: list[str] = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    return next(block for block in blocks if part in block)
 
 
 def test_the_click_that_a_producer_sends_is_a_valid_event() -> None:

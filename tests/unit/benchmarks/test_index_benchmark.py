@@ -15,7 +15,7 @@ from benchmarks.index_bench import MEASUREMENTS, TARGETS, USUAL, beside_table, p
 from benchmarks.index_changes import Changes, ReplayAnswer, ReplayedVectors, judge, lowest_mean, recall
 from benchmarks.index_churn import ratios
 from benchmarks.index_peers import width_for
-from benchmarks.index_vectors import Source, nearest_cosine, noise_for
+from benchmarks.index_vectors import TowerVectors, nearest_cosine, noise_for
 from benchmarks.index_wired import Wired, item_id, number_of, record_maker, shown
 from nearline.errors import Unavailable
 from nearline.features import DIMENSION
@@ -89,7 +89,7 @@ def test_an_answer_is_judged_by_what_was_live_when_it_was_given(changes: Changes
     queries = towers.queries(4)
 
     def best(change: int) -> list[int]:
-        scores = Replay(changes).to(change) @ queries[1]
+        scores = ReplayedVectors(changes).to(change) @ queries[1]
         return [int(item) for item in np.argsort(scores)[-10:]]
 
     early, late = best(ITEMS), best(2 * ITEMS)

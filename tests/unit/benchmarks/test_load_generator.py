@@ -72,7 +72,7 @@ def test_refusals_degraded_answers_and_errors_are_told_apart() -> None:
 
 
 def test_refused_requests_do_not_improve_the_latency() -> None:
-    served = Counted(latencies=[0.001] * 995)
+    served = LoadCounts(latencies=[0.001] * 995)
     assert served.result(1, 1, 0).p99_of_all_ms == pytest.approx(1)
     served.refusals = [0.002] * 4
     assert served.result(1, 1, 0).p99_of_all_ms == pytest.approx(1)
@@ -81,7 +81,7 @@ def test_refused_requests_do_not_improve_the_latency() -> None:
 
 
 def test_a_run_without_responses_has_no_latency() -> None:
-    result = Counted().result(wanted_rps=5, took_s=1, cpu_s=0)
+    result = LoadCounts().result(wanted_rps=5, took_s=1, cpu_s=0)
     assert math.isnan(result.p99_ms)
     assert math.isnan(result.refused_p99_ms)
 

@@ -49,7 +49,7 @@ def test_a_short_history_is_no_taste() -> None:
 
 
 def test_an_item_bought_twice_counts_once_in_the_story() -> None:
-    assert stories([*purchases("again", *FAN[3:], *FAN[3:]), *purchases("x", "lamp")], ITEMS) == []
+    assert demo_users([*purchases("again", *FAN[3:], *FAN[3:]), *purchases("x", "lamp")], ITEMS) == []
 
 
 def test_moves_are_told_as_ranks() -> None:

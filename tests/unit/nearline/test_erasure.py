@@ -164,7 +164,7 @@ def test_a_dead_letter_is_the_users_by_its_key_or_by_what_it_holds() -> None:
 
 
 def test_records_in_a_topic_without_retention_have_no_end_date() -> None:
-    for_ever = {**LIMITS, CLICKS: Limits(None, None, DAY), USERS: Limits(None, None, DAY)}
+    for_ever = {**LIMITS, CLICKS: Retention(None, None, DAY), USERS: Retention(None, None, DAY)}
     told, gone = record(USERS, T - 9, encode_profile(Profile("GB"))), record(USERS, T - 1, None)
     rows = remains(traces_of(click(T - 4), ERASE, told, gone), for_ever, None, space=1, document_ttl_ms=DAY)
     assert {row.where: (row.until_ms, row.note) for row in rows} == {

@@ -245,7 +245,8 @@ def test_a_web_socket_is_closed(world: World) -> None:
 
 
 def test_missing_superfluous_and_shadowed_rules_are_reported() -> None:
-    rules = [Rule("GET", "/users/{user_id:path}", None), Rule("GET", "/users/{user_id}/similar", None)]
+    paths = ("/users/{user_id:path}", "/users/{user_id}/similar")
+    rules = [RoutePermission("GET", path, None) for path in paths]
     routes = [("GET", "/users/{user_id}/similar"), ("GET", "/users/{user_id:path}")]
     assert unruled(routes, rules[::-1]) == []
     assert "comes before" in unruled(routes, rules)[0]

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from nearline.live import LiveWindow, Pages, figures_between, metrics_urls, quantile, read_page
+from nearline.live import LiveWindow, MetricsPages, figures_between, metrics_urls, quantile, read_page
 from nearline.telemetry import FINE_BUCKETS_S
 
 

@@ -317,13 +317,13 @@ def hashes(*item_ids: str) -> Hashes:
 
 
 def test_blocked_items_are_excluded_by_id_or_by_filter() -> None:
-    standing = standing_of([block("a", items=["x", "y"]), block("b", filter="price < 3")], None)
-    np.testing.assert_array_equal(standing.refused_items, hashes("x", "y"))
-    assert standing.allowed(None) == narrowed(None, without=[parse("price < 3")])
-    wanted = standing.allowed(parse("category = 'a'"))
+    rules = rule_set_of([block("a", items=["x", "y"]), block("b", filter="price < 3")], None)
+    np.testing.assert_array_equal(rules.blocked_items, hashes("x", "y"))
+    assert rules.allowed(None) == narrowed(None, without=[parse("price < 3")])
+    wanted = rules.allowed(parse("category = 'a'"))
     assert wanted is not None
     assert wanted.key == parse("category = 'a' and not price < 3").key
-    assert standing.allowed(parse("category = 'a'")) is wanted, "joined once"
+    assert rules.allowed(parse("category = 'a'")) is wanted, "joined once"
 
 
 def test_without_blocks_a_filter_stays_as_it_is() -> None:
@@ -334,11 +334,11 @@ def test_without_blocks_a_filter_stays_as_it_is() -> None:
 
 
 def test_a_filter_is_joined_with_the_scenarios_and_the_blocks_each_once() -> None:
-    standing = rule_set_of([block(filter="price < 3")], Scenario("home", {"filter": "brand = 'A'"}))
+    rules = rule_set_of([block(filter="price < 3")], Scenario("home", {"filter": "brand = 'A'"}))
     for asked in (None, "category = 'a'"):
-        wanted = standing.within_base_filter(None if asked is None else parse(asked))
+        wanted = rules.within_base_filter(None if asked is None else parse(asked))
         assert wanted is not None
-        found = standing.allowed(wanted)
+        found = rules.allowed(wanted)
         parts = [f"({asked})"] * bool(asked) + ["brand = 'A'", "not price < 3"]
         assert found is not None
         assert found.key == parse(" and ".join(parts)).key

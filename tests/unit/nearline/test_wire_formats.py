@@ -13,7 +13,7 @@ from nearline.dead_letters import DeadLetter, decode_dead_letter, encode_dead_le
 from nearline.errors import BadInput, SpaceMismatch
 from nearline.events import Event, decode_event, encode_event
 from nearline.exposures import Exposure, decode_exposures, encode_exposure
-from nearline.item_vectors import ItemVector, Shown, decode_item_vector, encode_item_vector
+from nearline.item_vectors import ItemFields, ItemVector, decode_item_vector, encode_item_vector
 from nearline.items import Attribute, Item, decode_item, encode_item
 from nearline.keys import Key, Permission, decode_key, encode_key, revoked
 from nearline.popularity import decode_popularity

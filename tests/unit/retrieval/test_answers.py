@@ -234,7 +234,7 @@ def test_favourite_categories_are_those_of_most_seen_items(shop: Catalogue) -> N
 
 
 def test_a_rendered_item_is_valid_json_for_any_text() -> None:
-    start = render('q"\\é', Shown('He said "hi",\n{"x":1}', "ca,te", "fr", None, "b"))
+    start = render('q"\\é', ItemFields('He said "hi",\n{"x":1}', "ca,te", "fr", None, "b"))
     printed = orjson.loads(start[1:] + b"0.5}")
     assert printed["item_id"] == 'q"\\é'
     assert printed["title"] == 'He said "hi",\n{"x":1}'

@@ -282,7 +282,7 @@ def test_recall_holds_with_a_filter(share: float, kind: str) -> None:
 
 @pytest.mark.parametrize("limits", [ALWAYS_GRAPH, ALWAYS_ROWS, ALWAYS_ALL])
 @pytest.mark.parametrize("leave", ["retire", "withdraw", "purge"])
-def test_removed_items_pass_no_filter(limits: Limits, leave: str) -> None:
+def test_removed_items_pass_no_filter(limits: IndexLimits, leave: str) -> None:
     """Also in a filter that was asked for before, and after a restart with slots that nothing is at any more."""
     shop = Shop(limits)
     for nth in range(1_400):

@@ -57,8 +57,8 @@ async def _story() -> None:
 def test_disabled_read_routes_have_no_parts() -> None:
     guard = GuardedStore(MemoryStore(ttl_ms=1))
     catalogue = Catalogue(4, LiveIndex(4, lambda capacity: ExactGraph(4, capacity)))
-    recommender = Recommender(catalogue, guard, SPACE)
-    parts = ReadParts(settings_with(active_users=0), catalogue, guard, recommender, known=None, texts=None)
+    recommender = Recommender(catalogue, UserReader(guard, SPACE), SPACE)
+    parts = ReadParts(settings_with(active_users=0), SPACE, catalogue, guard, recommender, known=None, texts=None)
     assert (parts.reads.users, parts.reads.texts, parts.reads.sessions) == (None, None, None)
     heard: list[Record] = []
     assert parts.hearing(heard.append) == heard.append

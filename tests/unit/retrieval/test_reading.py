@@ -165,7 +165,7 @@ def test_the_cache_is_bounded_and_forgets_who_asked_longest_ago() -> None:
 
 
 def test_a_cached_document_is_dropped_when_a_newer_write_is_announced() -> None:
-    hot = HotUsers(SPACE)
+    hot = UserCache(SPACE)
     hot.decoded("u", stored(5, "e1"))
     hot.heard("u", (5, 5, 0))
     assert hot.remembered("u") is not None
@@ -174,7 +174,7 @@ def test_a_cached_document_is_dropped_when_a_newer_write_is_announced() -> None:
 
 
 def test_an_older_read_that_finishes_last_is_not_cached() -> None:
-    hot = HotUsers(SPACE)
+    hot = UserCache(SPACE)
     hot.decoded("u", stored(2, "e1", "e2"))
     assert hot.decoded("u", stored(1, "e1")).history_version == 1
     assert hot.remembered("u") is not None

@@ -47,6 +47,7 @@ from services.retrieval.users.session_vectors import SessionVectors
 from services.retrieval.users.store_guard import GuardedStore
 from tests.support.fakes import ExactGraph, FakeTable, Outbox, ScriptedTowers
 from tests.support.properties import examples
+from tests.support.provenances import provenance
 
 SPACE = Space(3, 4)
 DAY_MS = 24 * 3600 * 1000
@@ -628,7 +629,8 @@ def test_why_gives_the_score_gap_of_a_lower_ranked_item() -> None:
 
 
 def test_why_tells_unavailable_items_from_unknown_ones() -> None:
-    CATALOGUE.apply(ItemVector("sold", 1, Shown("Sold", available=False), unit(0), unit(0).astype(np.float16), "d"))
+    sold = ItemFields("Sold", available=False)
+    CATALOGUE.apply(ItemVector("sold", 1, sold, unit(0), unit(0).astype(np.float16), "d"))
     assert explained(item_id="sold")["absent"]["cause"] == "not_on_show"
     CATALOGUE.purge("sold")
     assert explained(item_id="sold")["absent"]["cause"] == "unknown_item"

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nearline.errors import BadInput, Overloaded, Unavailable
-from nearline.item_vectors import Shown
-from services.retrieval.text_index import TextIndex, words_of
+from nearline.item_vectors import ItemFields
+from services.retrieval.items.text_index import TextIndex, words_of
 from tests.support.properties import examples
 
 

@@ -11,7 +11,7 @@ from nearline.errors import BadInput, Misconfigured
 
 
 def test_a_signed_payload_is_returned_unchanged() -> None:
-    seal = Seal(b"s" * 32, "page", lives_s=60)
+    seal = SignedTokens(b"s" * 32, "page", lives_s=60)
     for payload in (b"", b"\x00\xff.-_", bytes(range(256)) * 20):
         assert seal.open(seal.sign(payload)) == payload
 
@@ -24,7 +24,7 @@ def test_an_unsigned_token_is_refused_as_forged(token: str) -> None:
 
 
 def test_an_old_token_is_refused_as_expired() -> None:
-    token = Seal(b"s" * 32, "page", lives_s=60).sign(b"x")
+    token = SignedTokens(b"s" * 32, "page", lives_s=60).sign(b"x")
     with pytest.raises(BadInput) as caught:
         SignedTokens(b"s" * 32, "page", lives_s=-1).open(token)
     assert caught.value.reason == "expired"
