@@ -80,7 +80,7 @@ bench: environments  ## the benchmarks of docs/benchmarks.md
 
 bench-index: environments  ## the index under churn: recall, reads, memory; beside what one would write without us
 	@$(PYTHON) -m local.environments peers
-	@$(SERVICES)/python -m benchmarks.index_bench $(ARGS)
+	@$(SERVICES)/python -m benchmarks.index $(ARGS)
 
 train: python  ## train towers on DATA=FOLDER (default: the demo's; ARGS=--write: serve them) (brings torch)
 	@$(PYTHON) -m local.environments train services triton
