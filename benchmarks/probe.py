@@ -91,16 +91,17 @@ class Probe:
         k: int = 10,
         exclude_seen: str = "all",
         deadline_s: float = _DEADLINE_S,
-    ) -> dict[str, Any]:
+        every_s: float = ASK_EVERY_S,
+    ) -> Answer:
         """The first answer of which *holds* is true; ``Unavailable`` when none comes before the deadline."""
         end = time.monotonic() + deadline_s
         while not holds(answer := self.ask(user_id, k=k, exclude_seen=exclude_seen)):
             if time.monotonic() > end:
                 raise Unavailable(f"no such answer for {user_id} within {deadline_s:g} s; the last: {answer!r:.300}")
-            time.sleep(ASK_EVERY_S)
+            time.sleep(every_s)
         return answer
 
-    def settle(self, item_id: str, *, deadline_s: float = 300.0) -> float:
+    def settle(self, item_id: str, *, deadline_s: float = 300.0, every_s: float = ASK_EVERY_S) -> float:
         """Seconds until every click that is in the log now is in a stored vector: what was sent last comes last.
 
         Sends one click in each partition (of users of its own) and waits until all of them are used.
@@ -114,6 +115,7 @@ class Probe:
                 lambda answer, event=event: answer["newest_event_id"] == event.event_id,  # type: ignore[misc]
                 k=1,
                 deadline_s=deadline_s,
+                every_s=every_s,
             )
         return time.perf_counter() - started
 
