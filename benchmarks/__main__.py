@@ -34,7 +34,8 @@ from benchmarks.floor import RATES, Floor, floor_server
 from benchmarks.neighbours import watch
 from benchmarks.probe import Probe
 from benchmarks.results import Found, Kept, measurements_named, merged, table_of
-from benchmarks.stage import QUICK, Scale, Stage, prepare
+from benchmarks.stage import QUICK, LoadedSystem, Scale, prepare
+from benchmarks.synthetic_items import bench_items
 from benchmarks.targets import TARGETS
 from local.addresses import Ports
 from local.layout import BUILD
@@ -62,12 +63,10 @@ _QUIET_CORES = 0.1
 console = Console(highlight=False)
 
 
-def run(
-    names: list[str], scale: Scale, seed: int, data: Path, *, keep: Callable[[str, Figures, Figures], None]
-) -> Figures:
+def run(names: list[str], scale: Scale, seed: int, data: Path, *, keep: Callable[[str, Found, Found], None]) -> Found:
     """Start a system, load it, take the measurements *names*; *keep* gets each one's name, what it found, and how."""
     reset(System(data, Ports.free()), lambda line: None)
-    results: Figures = {}
+    results: Found = {}
     with _progress() as progress:
         bar = progress.add_task("starting the system", total=len(names) + 1)
 
@@ -89,13 +88,13 @@ def run(
     return results
 
 
-def _measured(name: str, stage: LoadedSystem, floor: Callable[[], Floor]) -> tuple[Figures, Figures]:
+def _measured(name: str, stage: LoadedSystem, floor: Callable[[], Floor]) -> tuple[Found, Found]:
     """What the measurement found, and what the machine was like meanwhile."""
     stage.say(f"{name}: what an empty answer takes now")
     floors = [floor()]
     others, started, before = watch(), time.monotonic(), load_average()
     found = MEASUREMENTS[name](stage)
-    taken: Figures = {
+    taken: Found = {
         "took_s": round(time.monotonic() - started),
         "load_average": [before, load_average()],
         "others_cores": others(),

@@ -23,6 +23,8 @@ _DEADLINE_S = 60.0
 _ANSWER_S = 10.0  # an answer may wait for a click before it comes
 _MARKERS = 64  # enough that every partition of clicks gets some
 
+Answer = dict[str, Any]
+
 
 class Probe:
     """A producer and a keep-alive connection to retrieval; used by one thread, closed by ``with``."""
@@ -51,7 +53,7 @@ class Probe:
         """Append *messages*; returns when they are in the log."""
         self._runner.run(self._producer.send_all(topic, messages))
 
-    def ask(self, user_id: str, *, k: int = 10, exclude_seen: str = "all", **more: str | int) -> dict[str, Any]:
+    def ask(self, user_id: str, *, k: int = 10, exclude_seen: str = "all", **more: str | int) -> Answer:
         """The answer of this moment, with *more* parameters; ``Unavailable`` if it is not a 200."""
         path = f"/recommend/{quote(user_id)}?{urlencode({'k': k, 'exclude_seen': exclude_seen, **more})}"
         try:
@@ -61,7 +63,7 @@ class Probe:
             status, body = self._get(path)
         if status != 200:
             raise Unavailable(f"GET {path} answered {status}: {body[:200]!r}")
-        answer: dict[str, Any] = orjson.loads(body)
+        answer: Answer = orjson.loads(body)
         return answer
 
     def _get(self, path: str) -> tuple[int, bytes]:
@@ -86,7 +88,7 @@ class Probe:
     def ask_until(
         self,
         user_id: str,
-        holds: Callable[[dict[str, Any]], bool],
+        holds: Callable[[Answer], bool],
         *,
         k: int = 10,
         exclude_seen: str = "all",

@@ -20,8 +20,8 @@ from rich.table import Table
 
 from benchmarks.about import about, load_average
 from benchmarks.index import churn, peers, served
-from benchmarks.index.churn import QUICK, Scale
-from benchmarks.index.vectors import Source, source
+from benchmarks.index.churn import QUICK, ChurnScale
+from benchmarks.index.vectors import TowerVectors, source
 from benchmarks.neighbours import watch
 from benchmarks.results import Found, Kept, measurements_named, table_of
 from benchmarks.targets import Target
@@ -44,7 +44,7 @@ class BenchSetup:
     say: Callable[[str], None]
 
 
-MEASUREMENTS: Mapping[str, Callable[[Task], Found]] = {
+MEASUREMENTS: Mapping[str, Callable[[BenchSetup], Found]] = {
     "quiet": lambda task: churn.measure_filter(task.scale, task.seed, task.say),
     "memory": lambda task: churn.measure_memory(task.scale, task.seed, task.say),
     "served": lambda task: served.measure(
@@ -80,9 +80,9 @@ TARGETS = (
 )
 
 
-def run(task: BenchSetup, names: list[str], keep: Callable[[str, BenchResults, BenchResults], None]) -> BenchResults:
+def run(task: BenchSetup, names: list[str], keep: Callable[[str, Found, Found], None]) -> Found:
     """Take the measurements *names*, one after the other; *keep* gets each one's name, what it found, and how."""
-    results: BenchResults = {}
+    results: Found = {}
     for name in names:
         others, started, before = watch(), time.monotonic(), load_average()
         found = MEASUREMENTS[name](task)
@@ -159,7 +159,7 @@ def main() -> None:
     command = " ".join(["python -m benchmarks.index", *sys.argv[1:]])
     kept = Kept(given.out, about(given.seed, command=command), quick=given.quick)
     try:
-        task = Task(source(given.seed), QUICK if given.quick else Scale(), given.seed, given.data, _say)
+        task = BenchSetup(source(given.seed), QUICK if given.quick else ChurnScale(), given.seed, given.data, _say)
         results = run(task, given.only, kept.keep)
     except NearlineError as problem:
         sys.exit(f"bench-index: {problem}")

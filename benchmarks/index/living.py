@@ -23,9 +23,8 @@ from benchmarks.index.asking import ANSWER, QUESTION
 from benchmarks.index.vectors import (
     Changes,
     Lean,
-    Replay,
-    Seen,
-    Vectors,
+    ReplayAnswer,
+    ReplayedVectors,
     item_id,
     judge,
     lowest_mean,
@@ -39,7 +38,7 @@ from benchmarks.index.wired import SWITCH_S, Wired, until
 from nearline.adapters.hnsw import HnswGraph
 from nearline.features import DIMENSION
 from nearline.filters import parse
-from nearline.item_vectors import ItemVector
+from nearline.item_vectors import ItemVector, Vectors
 from nearline.space import Space
 from nearline.telemetry import configure_logs
 from services.retrieval.in_process.catalogue import Catalogue
@@ -335,7 +334,7 @@ async def filtered(seed: int, items: int, dimension: int) -> dict[str, Any]:
     await asyncio.sleep(6)  # the width is measured anew with what came, after the upkeep's rest
     await until(lambda: not (wired.index.fold_due or wired.index.building))
     quiet = await _compare(wired, queries)
-    share = await _recall_filtered(wired, queries[:200], Replay(changes).to(wired.applied))
+    share = await _recall_filtered(wired, queries[:200], ReplayedVectors(changes).to(wired.applied))
     wired.feed.at_rate(_SERVED_PER_S)
     beside = await _compare(wired, queries)
     await _cancel(keeping)

@@ -30,11 +30,11 @@ from numpy.typing import NDArray
 from benchmarks.index.asking import ANSWER, QUESTION, SURROUNDINGS, Pace
 from local.layout import BUILD, ROOT, environment_python
 from nearline.errors import Misconfigured, Unavailable
+from nearline.item_vectors import Vectors
 
 if TYPE_CHECKING:  # it needs libraries that the environment peers does not have
-    from benchmarks.index.vectors import Source
+    from benchmarks.index.vectors import TowerVectors
 
-Vectors = NDArray[np.float32]
 Labels = NDArray[np.int64]
 
 K = 50
@@ -531,7 +531,9 @@ def serve(kind: str, folder: Path, descriptor: int) -> None:
             print(json.dumps({"said": side.told(**json.loads(line))}), flush=True)
 
 
-def compare(source: "Source", *, items: int, queries: int, seed: int, say: Callable[[str], None]) -> dict[str, Any]:
+def compare(
+    source: "TowerVectors", *, items: int, queries: int, seed: int, say: Callable[[str], None]
+) -> dict[str, Any]:
     """What is known of each peer, by its name; each is measured in a process of its own."""
     folder = BUILD / "bench-index" / "peers"
     folder.mkdir(parents=True, exist_ok=True)

@@ -27,28 +27,27 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.catalogue import bench_items
 from benchmarks.documents import Documents
-from benchmarks.index.vectors import Changes, Source, Vectors, record_maker, shown, source
+from benchmarks.index.vectors import Changes, TowerVectors, record_maker, shown, source
 from benchmarks.probe import Probe, percentiles_ms
 from benchmarks.stage import await_items, gauges
+from benchmarks.synthetic_items import bench_items
 from local.addresses import Ports
 from local.layout import ROOT
 from local.processes import wait_until
-from local.system import System, embedded_system, http_ok, reset
-from nearline.adapters.kafka import Message, Producer
+from local.system import Say, System, embedded_system, http_ok, reset
+from nearline.adapters.kafka.producer import Producer
 from nearline.datasets import load_online_retail
 from nearline.errors import Unavailable
 from nearline.events import Event, encode_event
 from nearline.features import DIMENSION
-from nearline.item_vectors import ItemVector, encode_item_vector
+from nearline.item_vectors import ItemVector, Vectors, encode_item_vector
 from nearline.items import Item, encode_item
 from nearline.log import Message, Record
 from nearline.settings import load_settings
 from nearline.space import Space
 from nearline.topics import CLICKS, ITEMS, item_vectors_topic
 
-Say = Callable[[str], None]
 Maker = Callable[[int], Message]
 
 VECTORS_PER_S, ITEMS_PER_S = 500, 200
@@ -66,7 +65,7 @@ _K = 50
 _RESTART_S = 120.0
 
 
-def measure(towers: Source, *, items: int, probes: int, seed: int, data: Path, say: Say) -> dict[str, Any]:
+def measure(towers: TowerVectors, *, items: int, probes: int, seed: int, data: Path, say: Say) -> dict[str, Any]:
     """``{"searchable_ms", "searchable_through_tower_ms", "restart_s"}``."""
     reset(System(data, Ports.free()), lambda line: None)
     with embedded_system(data, say=say) as system, Probe(system.bootstrap, system.retrieval, system.key) as probe:
@@ -94,7 +93,7 @@ class Served:
         self._real: Mapping[str, Item] = {}
         self._vectors: dict[str, Vectors] = {}
 
-    def prepare(self, towers: Source) -> None:
+    def prepare(self, towers: TowerVectors) -> None:
         """List the catalogue and the shop's own items, and give some users a vector."""
         # Under ids that the tower has never met, as a new item's is: of those it met it knows more than their words.
         shop = load_online_retail(ROOT / "data" / "online-retail").items

@@ -25,6 +25,7 @@ from functools import cache, lru_cache
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from benchmarks.tower_speed import user_batch
 from local.layout import BUILD, ROOT
@@ -32,9 +33,9 @@ from local.triton import REPOSITORY, running_triton
 from nearline.adapters.triton import TritonTowers
 from nearline.datasets import Prepared, load_online_retail
 from nearline.features import DIMENSION, HISTORY_LENGTH
-from nearline.item_vectors import ItemVector, Shown, encode_item_vector
+from nearline.item_vectors import ItemFields, ItemVector, Vectors, encode_item_vector
 from nearline.log import Record
-from nearline.sequences import Sequence as UserSequence
+from nearline.sequences import UserSequence
 from nearline.space import Space
 from nearline.topics import item_vectors_topic
 
@@ -168,7 +169,7 @@ def _batches(sequences: list[UserSequence]) -> Iterator[list[UserSequence]]:
 class Changes:
     """The endless sequence of changes of a catalogue of *items*."""
 
-    def __init__(self, source: Source, seed: int, items: int, dimension: int) -> None:
+    def __init__(self, source: TowerVectors, seed: int, items: int, dimension: int) -> None:
         self.items = items
         self._cycle = cache(lambda number: self._draw(source, (seed, number), dimension))
 
@@ -187,7 +188,7 @@ class Changes:
         place = change % self.items
         return int(order[place]), vectors[place]
 
-    def _draw(self, source: Source, seed: tuple[int, int], dimension: int) -> tuple[NDArray[np.int64], Vectors]:
+    def _draw(self, source: TowerVectors, seed: tuple[int, int], dimension: int) -> tuple[NDArray[np.int64], Vectors]:
         random = np.random.default_rng(seed)
         order = random.permutation(self.items) if seed[1] else np.arange(self.items)
         return order, source.draw(random, self.items, dimension=dimension)
@@ -196,7 +197,7 @@ class Changes:
 class Lean:
     """Changes that go over the items in turn for ever, drawn a few hundred at a time: it holds next to nothing."""
 
-    def __init__(self, source: Source, seed: int, items: int, dimension: int) -> None:
+    def __init__(self, source: TowerVectors, seed: int, items: int, dimension: int) -> None:
         self._items = items
         self._chunk = lru_cache(1)(
             lambda number: source.draw(np.random.default_rng((seed, number)), _CHUNK, dimension=dimension)
@@ -207,7 +208,7 @@ class Lean:
         return change % self._items, self._chunk(change // _CHUNK)[change % _CHUNK]
 
 
-class Replay:
+class ReplayedVectors:
     """The vectors of all items after any number of changes; it only goes forward."""
 
     def __init__(self, changes: Changes) -> None:
@@ -229,7 +230,7 @@ class Replay:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class ReplayAnswer:
     """An answer: which query, after how many changes, and the items by the number of results that were asked for."""
 
     change: int
@@ -243,9 +244,9 @@ def recall(scores: Vectors, found: Sequence[int], k: int) -> float:
     return float((scores[list(found)] >= last - _TIED).sum()) / k
 
 
-def judge(changes: Changes, queries: Vectors, answers: Sequence[Seen]) -> dict[int, list[float]]:
+def judge(changes: Changes, queries: Vectors, answers: Sequence[ReplayAnswer]) -> dict[int, list[float]]:
     """Recall of each answer against exact search over what was live when it was given, by k."""
-    replay, recalls = Replay(changes), dict[int, list[float]]()
+    replay, recalls = ReplayedVectors(changes), dict[int, list[float]]()
     for seen in sorted(answers, key=lambda seen: seen.change):
         scores = replay.to(seen.change) @ queries[seen.query]
         for k, found in seen.found.items():
@@ -284,11 +285,11 @@ def number_of(item: str) -> int:
     return int(item[-6:])
 
 
-def shown(number: int) -> Shown:
+def shown(number: int) -> ItemFields:
     """What an answer shows of item *number*: a title like a shop's, prices spread evenly over 0 to 100."""
     price = (number * 7_919 % 10_000) / 100
     category = f"category {number % _CATEGORIES}"
-    return Shown(
+    return ItemFields(
         f"SET OF {number % 12} VINTAGE ITEMS {number}", category, "en", price, listed_ms=1_290_000_000_000 + number
     )
 

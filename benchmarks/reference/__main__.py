@@ -20,7 +20,7 @@ from benchmarks.about import about, load_average
 from benchmarks.floor import floor_server
 from benchmarks.reference.figures import Round, as_plain, important, rows
 from benchmarks.reference.report import floors_table, table_of
-from benchmarks.reference.rounds import MEASUREMENTS, QUICK, Scale, prepare, taken_in_turn
+from benchmarks.reference.rounds import MEASUREMENTS, QUICK, RoundScale, prepare, taken_in_turn
 from benchmarks.reference.running import running
 from benchmarks.reference.trees import commit_of, this_tree, tree_of
 from benchmarks.results import measurements_named
@@ -38,7 +38,7 @@ def say(line: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {line}", file=sys.stderr, flush=True)
 
 
-def compare(reference: str, names: Sequence[str], scale: Scale, seed: int, count: int) -> Iterator[Round]:
+def compare(reference: str, names: Sequence[str], scale: RoundScale, seed: int, count: int) -> Iterator[Round]:
     """Run both systems and give one round after the other; no process is left at the end."""
     with ExitStack() as opened:
         floor = opened.enter_context(floor_server(_FLOOR_S))
@@ -69,7 +69,7 @@ def main() -> None:
     """Compare, write the JSON, print the tables."""
     given = arguments()
     interrupt_on_sigterm()
-    scale, rounds, load = QUICK if given.quick else Scale(), list[Round](), load_average()
+    scale, rounds, load = QUICK if given.quick else RoundScale(), list[Round](), load_average()
     facts = about(given.seed, command=" ".join(["python -m benchmarks.reference", *sys.argv[1:]]))
     try:
         that = commit_of(given.commit)

@@ -28,7 +28,7 @@ class Costs:
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class CostsTaken:
     """One measurement of one tree."""
 
     spent: Costs
@@ -37,7 +37,7 @@ class Taken:
     more: Mapping[tuple[str, str], float]  # by name and unit: what the clock says
 
 
-class Figure(NamedTuple):
+class CostFigure(NamedTuple):
     """What a number is: of which measurement, of what, in which unit."""
 
     measurement: str
@@ -50,22 +50,22 @@ class Figure(NamedTuple):
         return self.unit.startswith(("us ", "cores"))
 
 
-Figures = Mapping[Figure, float]
+Figures = Mapping[CostFigure, float]
 
 
-def figures_of(taken: Mapping[str, Taken], resting: Costs) -> Figures:
+def figures_of(taken: Mapping[str, CostsTaken], resting: Costs) -> Figures:
     """One tree's figures of a round; the processor time that it used *resting* is taken off and stands apart."""
     cores = {part: used / resting.took_s for part, used in resting.used_s.items()}
-    found: dict[Figure, float] = {}
+    found: dict[CostFigure, float] = {}
     for name, one in taken.items():
         unit = f"us {'an' if one.unit[0] in 'aeiou' else 'a'} {one.unit}"
         each = {
             part: (used - cores.get(part, 0.0) * one.spent.took_s) / one.count * 1e6
             for part, used in one.spent.used_s.items()
         }
-        found |= {Figure(name, part, unit): us for part, us in _with_whole(each)}
-        found |= {Figure(name, *what): value for what, value in one.more.items()}
-    return {**found, **{Figure(AT_REST, part, "cores"): share for part, share in _with_whole(cores)}}
+        found |= {CostFigure(name, part, unit): us for part, us in _with_whole(each)}
+        found |= {CostFigure(name, *what): value for what, value in one.more.items()}
+    return {**found, **{CostFigure(AT_REST, part, "cores"): share for part, share in _with_whole(cores)}}
 
 
 def _with_whole(by_part: Mapping[str, float]) -> Iterator[tuple[str, float]]:
@@ -84,10 +84,10 @@ class Round:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class RatioRow:
     """One figure of both trees over all rounds: medians, and the ratio where there is one."""
 
-    figure: Figure
+    figure: CostFigure
     this: float
     that: float
     ratio: Ratio | None
@@ -100,24 +100,24 @@ class Row:
         return "MORE" if self.ratio.costs_more else "not more"
 
 
-def rows(rounds: Sequence[Round]) -> list[Row]:
+def rows(rounds: Sequence[Round]) -> list[RatioRow]:
     """All figures in the order in which they were taken; a part that one of the trees lacks costs it nothing."""
     names = dict.fromkeys(figure for one in rounds for side in (one.this, one.that) for figure in side)
     order = list(dict.fromkeys(figure.measurement for figure in names))
     return [_row(figure, rounds) for figure in sorted(names, key=lambda figure: order.index(figure.measurement))]
 
 
-def _row(figure: Figure, rounds: Sequence[Round]) -> Row:
+def _row(figure: CostFigure, rounds: Sequence[Round]) -> RatioRow:
     these = [one.this.get(figure, 0.0) for one in rounds]
     those = [one.that.get(figure, 0.0) for one in rounds]
-    return Row(figure, statistics.median(these), statistics.median(those), ratio(these, those))
+    return RatioRow(figure, statistics.median(these), statistics.median(those), ratio(these, those))
 
 
-def important(found: Sequence[Row]) -> list[Row]:
+def important(found: Sequence[RatioRow]) -> list[RatioRow]:
     """The rows for people: of parts only those that matter in a measurement, and at rest only the whole."""
     whole = {row.figure.measurement: max(row.this, row.that) for row in found if row.figure.name == ALL_PARTS}
 
-    def matters(row: Row) -> bool:
+    def matters(row: RatioRow) -> bool:
         if not row.figure.is_cost or row.figure.name == ALL_PARTS:
             return True
         share = max(row.this, row.that) / whole[row.figure.measurement]
@@ -143,6 +143,6 @@ def _nested(figures: Figures) -> dict[str, dict[str, float]]:
     return found
 
 
-def _plain_row(row: Row) -> dict[str, Any]:
+def _plain_row(row: RatioRow) -> dict[str, Any]:
     compared = None if row.ratio is None else asdict(row.ratio)
     return {**row.figure._asdict(), "this": row.this, "that": row.that, "ratio": compared, "verdict": row.verdict}

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Sequence
 from rich.table import Table
 
 from benchmarks.floor import RATES
-from benchmarks.reference.figures import Round, Row
+from benchmarks.reference.figures import RatioRow, Round
 
 
-def table_of(found: Sequence[Row], that: str) -> Table:
+def table_of(found: Sequence[RatioRow], that: str) -> Table:
     """A row for each figure: both trees' medians, their ratio with its interval, and the verdict."""
     intervals = [row.ratio for row in found if row.ratio is not None]
     count, coverage = (intervals[0].rounds, intervals[0].interval.coverage) if intervals else (0, 0.0)
@@ -28,7 +28,7 @@ def table_of(found: Sequence[Row], that: str) -> Table:
     return table
 
 
-def _cells(row: Row) -> Iterator[str]:
+def _cells(row: RatioRow) -> Iterator[str]:
     yield from (row.figure.name, row.figure.unit, _amount(row.this), _amount(row.that))
     if row.ratio is None:
         yield from ("-", "")

@@ -11,10 +11,9 @@ from typing import Any
 
 from benchmarks.probe import Probe
 from benchmarks.reference.trees import FOLDER, Tree
+from local.system import Say
 from nearline.errors import Unavailable
 from nearline.settings import PREFIX
-
-Say = Callable[[str], None]
 
 _RUNNER = Path(__file__).with_name("runner.py")
 _STOP_S = 90.0
@@ -49,6 +48,9 @@ def _started(tree: Tree, opened: ExitStack, say: Say) -> "tuple[subprocess.Popen
         process = opened.enter_context(_runner(tree))
         try:
             return process, _address(process, tree, say)
+        except (KeyboardInterrupt, SystemExit):
+            process.terminate()  # it would go on starting until it hears that its input has ended
+            raise
         except Unavailable as problem:
             if not left:
                 raise

@@ -7,15 +7,13 @@ environments where its list of requirements is the same, and builds its own wher
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from local.environments import interpreter
 from local.layout import BUILD, ENVIRONMENTS, ROOT
+from local.system import Say
 from nearline.errors import Misconfigured, Unavailable
-
-Say = Callable[[str], None]
 
 FOLDER = BUILD / "bench-ref"
 _NEEDED = ("services", "triton", "flink")  # the environments that a system runs in

@@ -11,7 +11,6 @@ import orjson
 import pytest
 
 from benchmarks.__main__ import MEASUREMENTS
-from benchmarks.catalogue import bench_items
 from benchmarks.hot import hot_functions
 from benchmarks.ingest import requests
 from benchmarks.load import LoadCounts, Result
