@@ -6,7 +6,7 @@ a reason that helps its producer.
 
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -101,13 +101,8 @@ def event_of(body: Mapping[str, Any], *, append_ms: int, ahead_ms: int = MAX_AHE
         item_id=check_id("item_id", body["item_id"]),
         type=kind,
         time_ms=check_time(body["time_ms"], append_ms=append_ms, ahead_ms=ahead_ms),
-        value=_finite("value", body.get("value", 1.0)),
-        context=_context(body.get("context")),
-        produced_ms=_integer("produced_ms", body.get("produced_ms")),
-        request_id=_text("request_id", body.get("request_id")),
-        traceparent=_text("traceparent", body.get("traceparent")),
-        synthetic=_flag(body.get("synthetic", False)),
-        merged_from=check_ids("merged_from", body["merged_from"]) if "merged_from" in body else (),
+        # Most events have few of the others: what is not there costs nothing and keeps its default.
+        **{name: read(name, body[name]) for name, read in _OPTIONAL.items() if name in body},
     )
 
 
@@ -185,11 +180,11 @@ def _finite(name: str, value: object) -> float:
     return number
 
 
-def _context(value: object) -> Mapping[str, Any]:
+def _context(name: str, value: object) -> Mapping[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise BadInput("wrong_type", f"context must be an object, came {type(value).__name__}", field="context")
+        raise BadInput("wrong_type", f"{name} must be an object, came {type(value).__name__}", field=name)
     return value
 
 
@@ -205,7 +200,18 @@ def _integer(name: str, value: object) -> int | None:
     raise BadInput("wrong_type", f"{name} must be an integer, came {value!r:.80}", field=name)
 
 
-def _flag(value: object) -> bool:
+def _flag(name: str, value: object) -> bool:
     if not isinstance(value, bool):
-        raise BadInput("wrong_type", f"synthetic must be true or false, came {value!r:.80}", field="synthetic")
+        raise BadInput("wrong_type", f"{name} must be true or false, came {value!r:.80}", field=name)
     return value
+
+
+_OPTIONAL: Mapping[str, Callable[[str, object], Any]] = {
+    "value": _finite,
+    "context": _context,
+    "produced_ms": _integer,
+    "request_id": _text,
+    "traceparent": _text,
+    "synthetic": _flag,
+    "merged_from": check_ids,
+}
