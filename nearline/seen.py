@@ -38,6 +38,11 @@ class SeenPolicy:
 
     seconds: Mapping[str, int]
 
+    @property
+    def is_forever(self) -> bool:
+        """Whether every event counts, and for ever."""
+        return all(lasts_s == FOREVER_S for lasts_s in self.seconds.values())
+
     def counts(self, kind: str) -> bool:
         """Whether events of *kind* count at all."""
         return bool(self.seconds.get(kind, FOREVER_S))

@@ -11,6 +11,7 @@ same way is forgotten with it, since only the newest is known.
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,16 +59,21 @@ def fold(seen: SeenItems, met: Iterable[Met], policy: SeenPolicy, *, most: int =
 
 
 def united(seen: SeenItems, more: SeenItems, *, most: int = MOST_ITEMS) -> SeenItems:
-    """*seen* with *more*, which may be in any order, or *seen* itself if that tells nothing new."""
-    both = SeenItems(
-        np.concatenate((seen.items, more.items)),
-        np.concatenate((seen.kinds, more.kinds)),
-        np.concatenate((seen.times_ms, more.times_ms)),
-        np.concatenate((seen.events, more.events)),
-    )
-    if not len(both):
+    """*seen* with *more*, which may be in any order, or *seen* itself if that tells nothing new.
+
+    A window is small beside what is known, so its places are looked up and not everything is sorted anew.
+    """
+    if not len(more):
         return seen
-    after = _newest(_newest_of_each(both), most)
+    more = _newest_of_each(more)
+    if not len(seen):
+        return _newest(more, most)
+    places, known = _places(seen, more)
+    newer = known & _is_newer(more, _chosen(seen, places.clip(max=len(seen) - 1)))
+    if known.all() and not newer.any():
+        return seen
+    after = _inserted(_put(seen, places[newer], _chosen(more, newer)), places[~known], _chosen(more, ~known))
+    after = _newest(after, most)
     return seen if _equal(seen, after) else after
 
 
@@ -107,6 +113,8 @@ def same_for_readers(one: SeenItems, other: SeenItems, policy: SeenPolicy) -> bo
     """
     if len(one) != len(other):
         return False
+    if policy.is_forever and np.array_equal(one.items, other.items) and np.array_equal(one.kinds, other.kinds):
+        return True
     a, b = snapshot_of(one, policy, 0), snapshot_of(other, policy, 0)
     columns = ((a.hashes, b.hashes), (a.until_s, b.until_s), (a.bought, b.bought))
     return all(np.array_equal(mine, yours) for mine, yours in columns)
@@ -147,6 +155,48 @@ def decode_adopted(told: bytes) -> SeenItems:
     return seen
 
 
+def _places(seen: SeenItems, more: SeenItems) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+    """Where in *seen* each pair of *more* lies or belongs, and whether it lies there; neither is empty."""
+    places, ends = seen.items.searchsorted(more.items), seen.items.searchsorted(more.items, "right")
+    last = len(seen) - 1
+    while (behind := (places < ends) & (seen.kinds[places.clip(max=last)] < more.kinds)).any():
+        places = places + behind
+    return places, (places < ends) & (seen.kinds[places.clip(max=last)] == more.kinds)
+
+
+def _is_newer(one: SeenItems, other: SeenItems) -> NDArray[np.bool_]:
+    later: NDArray[np.bool_] = one.times_ms > other.times_ms
+    return later | ((one.times_ms == other.times_ms) & (one.events > other.events))
+
+
+def _put(seen: SeenItems, places: NDArray[np.intp], newer: SeenItems) -> SeenItems:
+    """*seen* with the times and events of *newer* at *places*, where the same pairs lie."""
+    times_ms, events = seen.times_ms.copy(), seen.events.copy()
+    times_ms[places], events[places] = newer.times_ms, newer.events
+    return SeenItems(seen.items, seen.kinds, times_ms, events)
+
+
+def _inserted(seen: SeenItems, places: NDArray[np.intp], new: SeenItems) -> SeenItems:
+    """*seen* with *new* before what lies at *places*."""
+    if not len(new):
+        return seen
+    at = places + np.arange(len(new))
+    old = np.ones(len(seen) + len(new), np.bool_)
+    old[at] = False
+
+    def column(before: NDArray[Any], more: NDArray[Any]) -> NDArray[Any]:
+        joined = np.empty(len(old), before.dtype)
+        joined[old], joined[at] = before, more
+        return joined
+
+    return SeenItems(
+        column(seen.items, new.items),
+        column(seen.kinds, new.kinds),
+        column(seen.times_ms, new.times_ms),
+        column(seen.events, new.events),
+    )
+
+
 def _newest_of_each(seen: SeenItems) -> SeenItems:
     """Each pair of item and kind once, with its newest time; of two events of one time the greater hash."""
     order = np.lexsort((seen.events, seen.times_ms, seen.kinds, seen.items))
@@ -160,8 +210,7 @@ def _newest(seen: SeenItems, most: int) -> SeenItems:
 
     With exactly *most* items there is a border too: nobody knows any more whether there were others below it.
     """
-    starts = _starts(seen.items)
-    if len(starts) < most:
+    if len(seen) < most or len(starts := _starts(seen.items)) < most:
         return seen
     newest_ms, items = np.maximum.reduceat(seen.times_ms, starts), seen.items[starts]
     border = np.lexsort((items, newest_ms))[-most]
