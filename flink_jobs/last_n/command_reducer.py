@@ -73,7 +73,7 @@ def adopt_seen(user: User | None, command: Adopt, seen: SeenBytes, policy: SeenP
     snapshot = encode_seen(snapshot_of(told, policy, after.window.version))
     after = with_snapshot(after, append_ms=append_ms)
     state = encode_state(after, sequence_of(after))
-    return Outcome(state, encode_seen_items(told), snapshot=snapshot, forwarded=passed, late=late)
+    return Outcome(state, encode_seen_items(told), snapshot=snapshot, forwarded=passed, late=late, user=after)
 
 
 def erase_user(user: User | None, command: Erase | Merge, seen: SeenBytes, *, append_ms: int) -> Outcome:
@@ -87,4 +87,4 @@ def erase_user(user: User | None, command: Erase | Merge, seen: SeenBytes, *, ap
         passed = (*forwarded_events(user, command.into), *adopted)
     sequence = sequence_of(after)  # written even of a user who is unknown here: a store may know him still
     snapshot = encode_seen(no_seen(after.window.version))
-    return Outcome(encode_state(after, sequence), CLEAR_SEEN, sequence, snapshot, forwarded=passed)
+    return Outcome(encode_state(after, sequence), CLEAR_SEEN, sequence, snapshot, forwarded=passed, user=after)

@@ -197,15 +197,16 @@ def _place(history: UserSequence, event: Event) -> int:
 
 
 def _inserted(rest: UserSequence, event: Event, place: int, surplus: int, version: int) -> UserSequence:
+    at = place - surplus
     return UserSequence(
         rest.user_id,
         version,
-        [*rest.items[surplus:place], event.item_id, *rest.items[place:]],
-        [*rest.times_ms[surplus:place], event.time_ms, *rest.times_ms[place:]],
-        [*rest.types[surplus:place], event.type, *rest.types[place:]],
-        [*rest.values[surplus:place], event.value, *rest.values[place:]],
-        [*rest.event_ids[surplus:place], event.event_id, *rest.event_ids[place:]],
-        _contexts(rest, kept_context(event.context), place, surplus),
+        _with(rest.items[surplus:], at, event.item_id),
+        _with(rest.times_ms[surplus:], at, event.time_ms),
+        _with(rest.types[surplus:], at, event.type),
+        _with(rest.values[surplus:], at, event.value),
+        _with(rest.event_ids[surplus:], at, event.event_id),
+        _contexts(rest, kept_context(event.context) if event.context else None, place, surplus),
         rest.profile,
         rest.profile_ms,
     )
@@ -218,6 +219,12 @@ def _contexts(rest: UserSequence, context: Context | None, place: int, surplus: 
     column = rest.contexts or [None] * len(rest.items)
     column = [*column[surplus:place], context, *column[place:]]
     return column if any(column) else []
+
+
+def _with(column: list[T], at: int, value: T) -> list[T]:
+    """The *column*, which is nobody else's, with *value* in it."""
+    column.insert(at, value)
+    return column
 
 
 def _put(column: list[T], i: int, value: T) -> list[T]:

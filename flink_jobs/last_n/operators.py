@@ -13,9 +13,9 @@ from pyflink.datastream.state import StateTtlConfig, ValueState, ValueStateDescr
 
 from flink_jobs.last_n.metrics import OTHER, REASON, REASONS, Count
 from flink_jobs.last_n.outcome import CLEAR_SEEN, UNCHANGED, Outcome
+from flink_jobs.last_n.recent_users import RecentUsers
 from flink_jobs.last_n.seen_items import decode_adopted
 from flink_jobs.last_n.user_reducer import ProfileChange, UserReducer
-from flink_jobs.last_n.user_state import decode_state
 from nearline.dead_letters import DeadLetter, encode_dead_letter
 from nearline.errors import BadInput
 from nearline.events import Event
@@ -53,6 +53,7 @@ class LastN(KeyedProcessFunction):  # type: ignore[misc]
         self._state = _bytes_state(context, "history", self._reducer.ttl_ms)
         # The seen items are written up to a quarter of that time less often (user_reducer.py), and must stay as long.
         self._seen = _bytes_state(context, "seen", self._reducer.ttl_ms * 5 // 4)
+        self._recent = RecentUsers()
         metrics = context.get_metrics_group()
         self._unchanged = metrics.counter(Count.UNCHANGED)
         # All of them now, so that the first refused record shows in a rate.
@@ -73,12 +74,14 @@ class LastN(KeyedProcessFunction):  # type: ignore[misc]
             return
         if type(entry) is not Event:
             self._commands.inc()
-        outcome = self._reducer.apply(decode_state(self._state.value()), entry, self._seen.value, append_ms=append_ms)
+        before = self._recent.decoded(user, self._state.value())
+        outcome = self._reducer.apply(before, entry, self._seen.value, append_ms=append_ms)
         if outcome is UNCHANGED:
             self._unchanged.inc()
             return
-        if outcome.state is not None:
+        if outcome.state is not None and outcome.user is not None:
             self._state.update(outcome.state)
+            self._recent.keep(user, outcome.state, outcome.user)
         if outcome.sequence is not None:
             yield Row(user, outcome.sequence, outcome.item, outcome.gain)
         if outcome.seen is not None or outcome.late:

@@ -14,7 +14,7 @@ class Outcome(NamedTuple):
 
     *seen* are the seen items' bytes, ``CLEAR_SEEN`` to delete them. *item* and *gain* are a share in popularity.
     *forwarded* belongs to other users and goes back to ``clicks``. *late* means that the record is of a time that its
-    user had forgotten.
+    user had forgotten. *user* is what *state* decodes to.
     """
 
     state: bytes | None = None
@@ -25,6 +25,7 @@ class Outcome(NamedTuple):
     gain: float = 0.0
     forwarded: tuple[Entry, ...] = ()
     late: bool = False
+    user: User | None = None
 
 
 UNCHANGED = Outcome()
@@ -45,4 +46,4 @@ def outcome_of(
     shown = sequence if is_shown(before, after) else None
     if shown is not None and cause is not None:
         shown = with_cause(shown, cause)
-    return Outcome(encode_state(after, sequence), seen, shown, snapshot, item, gain)
+    return Outcome(encode_state(after, sequence), seen, shown, snapshot, item, gain, user=after)

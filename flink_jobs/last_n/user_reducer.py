@@ -100,8 +100,8 @@ class UserReducer:
             return UNCHANGED
         after = moved_on(user, append_ms=append_ms)
         kept, snapshot = self._folded(after, left, stored, append_ms)
-        state = encode_state(with_snapshot(after, append_ms=append_ms), sequence_of(after))
-        return Outcome(state, kept, snapshot=snapshot)
+        after = with_snapshot(after, append_ms=append_ms)
+        return Outcome(encode_state(after, sequence_of(after)), kept, snapshot=snapshot, user=after)
 
     def _folded(
         self, after: User, left: list[Met], stored: bytes | None, append_ms: int

@@ -65,6 +65,7 @@ class Job:
         outcome = reducer.apply(
             decode_state(self.states.get(user)), record, lambda: self.seen.get(user), append_ms=append_ms
         )
+        assert outcome.user == decode_state(outcome.state), "what the operator remembers is what it would read"
         if outcome.state is not None:
             self.states[user] = outcome.state
         if outcome.seen == CLEAR_SEEN:
