@@ -73,8 +73,11 @@ def advance(
             document = _erased(document, sequence.version)
     if news.snapshot is not None and news.snapshot.version >= document.seen_version:
         document = _replaced(document, news.snapshot)
-    document = _seeing(document, news.sequences, policy)
-    return replace(_describing(document, stored, news.newest, vector), stored_ms=now_ms)
+    # One copy for all changes: each of its own would cost as much as hashing the window.
+    changes = _seeing(document, news.sequences, policy)
+    history_version = changes.get("history_version", document.history_version)
+    changes |= _describing(document, history_version, news.newest, vector)
+    return replace(document, stored_ms=now_ms, **changes)
 
 
 def _erased(document: UserDocument, version: int) -> UserDocument:
@@ -113,72 +116,98 @@ def _replaced(document: UserDocument, snapshot: SeenSnapshot) -> UserDocument:
     )
 
 
-def _seeing(document: UserDocument, sequences: Sequence[UserSequence], policy: SeenPolicy) -> UserDocument:
-    """The document with the windows of those *sequences* that no snapshot speaks for."""
+def _seeing(document: UserDocument, sequences: Sequence[UserSequence], policy: SeenPolicy) -> dict[str, Any]:
+    """What changes of the document with the windows of those *sequences* that no snapshot speaks for."""
     newer = sorted((each for each in sequences if each.version > document.seen_version), key=_version)
     if not newer:
-        return document
-    window = _window(newer, policy)
-    seen, until_s, purchased = _grown(document, window)
+        return {}
+    window, is_forever = _window_of(newer[0], policy) if len(newer) == 1 else _window(newer, policy)
+    seen, until_s, purchased = _grown(document, window, is_forever)
     history_version = max(document.history_version, newer[-1].version)
-    return replace(
-        document,
-        history_version=history_version,
-        seen=seen,
-        until_s=until_s,
-        purchased=purchased,
-        recent=_joined(document.recent, window),
-        erased=document.erased and history_version == document.history_version,
-    )
+    return {
+        "history_version": history_version,
+        "seen": seen,
+        "until_s": until_s,
+        "purchased": purchased,
+        "recent": _joined(document.recent, window),
+        "erased": document.erased and history_version == document.history_version,
+    }
 
 
-def _window(newer: Iterable[UserSequence], policy: SeenPolicy) -> Recent:
-    """What the windows of *newer*, in the order of their versions, hold of items that count as seen."""
+def _window(newer: Iterable[UserSequence], policy: SeenPolicy) -> tuple[Recent, bool]:
+    """What the windows of *newer*, in the order of their versions, hold of items that count as seen.
+
+    And whether all of it counts for ever.
+    """
     until_of: dict[str, int] = {}
     version_of: dict[str, int] = {}
     bought: set[str] = set()
     for sequence in newer:
-        counting = _counting(sequence, policy)
+        counting, _ = _counting(sequence, policy)
         version_of |= dict.fromkeys(counting, sequence.version)
         until_of |= {item: max(until_s, until_of.get(item, 0)) for item, until_s in counting.items()}
-        if PURCHASE in sequence.types:
-            pairs = zip(sequence.items, sequence.types, strict=True)
-            bought.update(item for item, kind in pairs if kind == PURCHASE and item in counting)
+        bought |= _bought(sequence, counting)
     hashes = hash64_all(list(until_of))
     order = hashes.argsort()
     count = len(hashes)
-    return Recent(
+    until_s = np.fromiter(until_of.values(), np.uint32, count)[order]
+    recent = Recent(
         hashes[order],
         np.fromiter(version_of.values(), np.int64, count)[order],
-        np.fromiter(until_of.values(), np.uint32, count)[order],
+        until_s,
         np.fromiter(map(bought.__contains__, until_of), np.bool_, count)[order],
     )
+    return recent, bool((until_s == FOREVER_S).all())
 
 
-def _counting(sequence: UserSequence, policy: SeenPolicy) -> dict[str, int]:
-    """The items of the window that count as seen, and until when; most often all of them, for ever."""
+def _window_of(sequence: UserSequence, policy: SeenPolicy) -> tuple[Recent, bool]:
+    """As ``_window`` of one: nearly all that is read."""
+    counting, is_forever = _counting(sequence, policy)
+    hashes = hash64_all(list(counting))
+    order = hashes.argsort()
+    count = len(hashes)
+    bought = _bought(sequence, counting)
+    until_s, is_bought = np.full(count, FOREVER_S, np.uint32), np.zeros(count, np.bool_)
+    if not is_forever:
+        until_s = np.fromiter(counting.values(), np.uint32, count)[order]
+    if bought:
+        is_bought = np.fromiter(map(bought.__contains__, counting), np.bool_, count)[order]
+    recent = Recent(hashes[order], np.full(count, sequence.version, np.int64), until_s, is_bought)
+    return recent, is_forever
+
+
+def _bought(sequence: UserSequence, counting: Mapping[str, int]) -> set[str]:
+    if PURCHASE not in sequence.types:
+        return set()
+    pairs = zip(sequence.items, sequence.types, strict=True)
+    return {item for item, kind in pairs if kind == PURCHASE and item in counting}
+
+
+def _counting(sequence: UserSequence, policy: SeenPolicy) -> tuple[dict[str, int], bool]:
+    """The items of the window that count as seen, and until when; most often all of them, for ever (then true)."""
     if all(policy.until_s(kind, 0) == FOREVER_S for kind in set(sequence.types)):
-        return dict.fromkeys(sequence.items, FOREVER_S)
+        return dict.fromkeys(sequence.items, FOREVER_S), True
     until_of: dict[str, int] = {}
     for item, kind, time_ms in zip(sequence.items, sequence.types, sequence.times_ms, strict=True):
         until_s = policy.until_s(kind, time_ms)
         if until_s:
             until_of[item] = max(until_s, until_of.get(item, 0))
-    return until_of
+    return until_of, all(until_s == FOREVER_S for until_s in until_of.values())
 
 
-def _grown(document: UserDocument, window: Recent) -> tuple[Hashes, Seconds | None, Hashes]:
+def _grown(document: UserDocument, window: Recent, is_forever: bool) -> tuple[Hashes, Seconds | None, Hashes]:
     """The document's seen, until_s and purchased, with *window*."""
-    if document.until_s is None and (window.until_s == FOREVER_S).all():
+    if document.until_s is None and is_forever:
         seen = _union(document.seen, window.hashes)
-        return seen, None, _union(document.purchased, window.hashes[window.bought])
+        bought = window.hashes[window.bought]
+        return seen, None, _union(document.purchased, bought) if len(bought) else document.purchased
     known = document.seen
     known_until_s = np.full(len(known), FOREVER_S, np.uint32) if document.until_s is None else document.until_s
     known_bought = np.isin(known, document.purchased, assume_unique=True)
-    seen, until_s, bought = _together(
+    seen, until_s, either = _together(
         (known, window.hashes), (known_until_s, window.until_s), (known_bought, window.bought)
     )
-    return seen, until_s, seen[bought]
+    return seen, until_s, seen[either]
 
 
 def _together(
@@ -198,25 +227,34 @@ def _joined(recent: Recent, window: Recent) -> Recent:
     if not len(recent.hashes):
         return window
     old, new = _disagreeing(recent, window)
-    joined = Recent(
-        *(
-            np.concatenate((getattr(old, column), getattr(new, column)))
-            for column in ("hashes", "versions", "until_s", "bought")
-        )
+    if new is not None:
+        window = _picked(window, new)
+    if not len(old) and len(window.hashes) <= MOST_ITEMS:
+        return window
+    hashes = np.concatenate((recent.hashes[old], window.hashes))
+    versions = np.concatenate((recent.versions[old], window.versions))
+    order = hashes.argsort(kind="stable")
+    if len(hashes) > MOST_ITEMS:
+        newest = np.argsort(versions, kind="stable")[-MOST_ITEMS:]
+        order = newest[hashes[newest].argsort()]
+    return Recent(
+        hashes[order],
+        versions[order],
+        np.concatenate((recent.until_s[old], window.until_s))[order],
+        np.concatenate((recent.bought[old], window.bought))[order],
     )
-    if len(joined.hashes) > MOST_ITEMS:
-        joined = _picked(joined, np.argsort(joined.versions, kind="stable")[-MOST_ITEMS:])
-    return _picked(joined, joined.hashes.argsort())
 
 
-def _disagreeing(recent: Recent, window: Recent) -> tuple[Recent, Recent]:
-    """Both without the items that the other tells of at a later version."""
-    place = recent.hashes.searchsorted(window.hashes).clip(max=len(recent.hashes) - 1)
+def _disagreeing(recent: Recent, window: Recent) -> tuple[NDArray[np.intp], NDArray[np.bool_] | None]:
+    """The places in both of what the other does not tell of at a later version; ``None`` for all of *window*."""
+    count = len(recent.hashes)
+    place = np.minimum(recent.hashes.searchsorted(window.hashes), count - 1)
     both = recent.hashes[place] == window.hashes
-    later = ~both | (window.versions >= recent.versions[place])
-    kept = np.ones(len(recent.hashes), np.bool_)
-    kept[place[both & later]] = False
-    return _picked(recent, kept), _picked(window, later)
+    later = window.versions >= recent.versions[place]
+    replaced = both & later
+    kept = np.ones(count, np.bool_)
+    kept[place[replaced]] = False
+    return kept.nonzero()[0], None if later.all() or (replaced == both).all() else ~both | later
 
 
 def _picked(recent: Recent, which: NDArray[Any]) -> Recent:
@@ -226,21 +264,21 @@ def _picked(recent: Recent, which: NDArray[Any]) -> Recent:
 
 
 def _describing(
-    document: UserDocument, stored: UserDocument | None, newest: UserSequence | None, vector: NDArray[np.float32] | None
-) -> UserDocument:
-    """The document with *vector* and the clicks that it used; without one, those of the newest history known."""
+    document: UserDocument, history_version: int, newest: UserSequence | None, vector: NDArray[np.float32] | None
+) -> dict[str, Any]:
+    """What changes with *vector* and the clicks that it used; without one, with those of the newest history known."""
     if newest is None or newest.version < document.vector_version:
-        return document
-    used: Mapping[str, Any] = {
+        return {}
+    if vector is None and (
+        document.vector is not None or not (newest.version >= history_version or newest.as_of_ms >= document.as_of_ms)
+    ):
+        return {}
+    used: dict[str, Any] = {
         "newest_event_id": newest.newest_event_id,
         "as_of_ms": newest.as_of_ms,
         "events": hash64_all(newest.event_ids),
     }
-    if vector is not None:
-        return replace(document, vector=vector, vector_version=newest.version, **used)
-    if document.vector is None and (newest.version >= document.history_version or newest.as_of_ms >= document.as_of_ms):
-        return replace(document, **used)
-    return document
+    return used if vector is None else {"vector": vector, "vector_version": newest.version, **used}
 
 
 def _union(known: Hashes, more: Hashes) -> Hashes:
