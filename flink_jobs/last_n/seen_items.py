@@ -165,8 +165,9 @@ def _places(seen: SeenItems, more: SeenItems) -> tuple[NDArray[np.intp], NDArray
 
 
 def _is_newer(one: SeenItems, other: SeenItems) -> NDArray[np.bool_]:
-    later: NDArray[np.bool_] = one.times_ms > other.times_ms
-    return later | ((one.times_ms == other.times_ms) & (one.events > other.events))
+    newer: NDArray[np.bool_] = one.times_ms > other.times_ms
+    newer |= (one.times_ms == other.times_ms) & (one.events > other.events)
+    return newer
 
 
 def _put(seen: SeenItems, places: NDArray[np.intp], newer: SeenItems) -> SeenItems:
