@@ -6,6 +6,7 @@ it started; those silent longest are forgotten first. All are looked at, exactly
 """
 
 import asyncio
+import time
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
@@ -21,8 +22,10 @@ from nearline.user_documents import UserDocument, decode_user_document
 from services.retrieval.users.store_guard import GuardedStore
 
 MOST = 50_000
-_ROUND_S = 0.25  # between two rounds of reading: what a user does meanwhile costs one read
-_ROUND = 500  # documents of one round, so at most 2,000/s; of more, the newest are read and the others wait
+_ROUND_S = 1.0  # between two rounds of reading: what a user does meanwhile costs one read
+_ASKED_ROUND_S = 0.25  # the same while somebody asks
+_ASKED_S = 60.0  # how long a question counts as that
+_ROUND = 500  # documents of one round, so 500/s or 2,000/s; of more, the newest are read and the others wait
 _MOST_WAITING = 10_000
 _AT_ONCE = 50
 _SPARE = 16  # users that are found and may have gone since
@@ -48,6 +51,7 @@ class ActiveUsers:
         self._user_at: list[str] = []  # by place; "" for nobody
         self._free: list[int] = []
         self._changed: OrderedDict[str, None] = OrderedDict()  # changed longest ago first
+        self._asked_at = -_ASKED_S
 
     def __len__(self) -> int:
         """How many users are known."""
@@ -72,7 +76,8 @@ class ActiveUsers:
         while True:
             await self.read()
             _USERS.set(len(self))
-            await asyncio.sleep(_ROUND_S)
+            is_asked = time.monotonic() - self._asked_at < _ASKED_S
+            await asyncio.sleep(_ASKED_ROUND_S if is_asked else _ROUND_S)
 
     async def read(self) -> None:
         """One round: the documents that changed last."""
@@ -80,18 +85,20 @@ class ActiveUsers:
         for start in range(0, len(user_ids), _AT_ONCE):
             part = user_ids[start : start + _AT_ONCE]
             try:
-                documents = await self._documents(part)
+                raws = await self._store.get_many(part)
             except Unavailable:
                 self._wait_again(user_ids[start:])
                 return
-            for user_id, document in zip(reversed(part), reversed(documents), strict=True):
-                self._take_in(user_id, document)
+            for user_id, raw in zip(reversed(part), reversed(raws), strict=True):
+                self._take_in(user_id, self._decoded(user_id, raw))
+            await asyncio.sleep(0)  # no answer waits for more than a part
 
     async def nearest(self, vector: Vector, k: int, but: str | None = None) -> NearUsers:
         """The *k* users nearest to *vector*, best first, as the store knows them now; never *but*.
 
         ``Unavailable`` if the store cannot say: who was forgotten must not be named.
         """
+        self._asked_at = time.monotonic()
         candidates = self._candidates(vector, k + _SPARE, but)
         found: NearUsers = []
         for user_id, document in zip(candidates, await self._documents(candidates), strict=True):
@@ -112,6 +119,7 @@ class ActiveUsers:
         return [self._user_at[place] for place in places.tolist() if scores[place] > -np.inf]
 
     async def _documents(self, user_ids: Sequence[str]) -> list[UserDocument | None]:
+        """One by one: each within the deadline of a request's own read."""
         raws = await asyncio.gather(*map(self._store.get, user_ids))
         return [self._decoded(user_id, raw) for user_id, raw in zip(user_ids, raws, strict=True)]
 
