@@ -5,6 +5,7 @@ stalls an answer.
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
@@ -15,6 +16,7 @@ from nearline.telemetry import begin, counter, get_logger
 
 _SLICE_S = 0.001
 _SHARE, _LONGEST_SLICE_S = 0.2, 0.02
+_BACKLOG = 1_000  # records of one poll after which there is no rest
 _REPORT_EVERY = 1_000  # refused records between two log lines of one reason
 
 _APPLIED = counter("records_applied_total", "Records of a followed topic that were taken in", "topic")
@@ -39,8 +41,9 @@ class CompactedTopic(Protocol):
 class Follower:
     """Applies every record of a topic once, in order, from its beginning; connects anew when the log was away.
 
-    Once caught up it rests for *pause_s* after each poll that brought something, so that more comes at once. *reasons*
-    are those that *apply* may refuse a record with.
+    Once caught up it rests for *pause_s* after each poll that brought something, so that more comes at once: a poll
+    costs a millisecond or two, a record a hundredth of that. While *is_awaited* it does not rest, and ``hurry`` ends a
+    rest. *reasons* are those that *apply* may refuse a record with.
     """
 
     def __init__(
@@ -50,11 +53,14 @@ class Follower:
         apply: Callable[[Record], None],
         *,
         pause_s: float = 0.0,
+        is_awaited: Callable[[], bool] = lambda: False,
         reasons: Iterable[str] = (),
     ) -> None:
         begin(_APPLIED, [name])
         begin(_REFUSED, [(name, reason) for reason in (*reasons, "space_mismatch")])
         self._pause_s = pause_s
+        self._is_awaited = is_awaited
+        self._hurried = asyncio.Event()
         self.name = self._name = name
         self._connect = connect
         self._apply = apply
@@ -69,6 +75,10 @@ class Follower:
     def start_at(self, positions: dict[int, int]) -> None:
         """Take what lies before *positions* for applied; before the topic is followed."""
         self._applied_to = {partition: offset - 1 for partition, offset in positions.items()}
+
+    def hurry(self) -> None:
+        """Somebody waits for what comes next: end the rest, if there is one."""
+        self._hurried.set()
 
     async def run(self, retry_s: float = 1.0) -> None:
         """Follow the topic until cancelled."""
@@ -89,7 +99,16 @@ class Follower:
             await self.apply_all(records)
             self.caught_up = self.caught_up or table.caught_up
             if records and self.caught_up:
-                await asyncio.sleep(self._pause_s)
+                await self._rest(len(records))
+
+    async def _rest(self, polled: int) -> None:
+        self._hurried.clear()
+        if not self._pause_s or polled >= _BACKLOG or self._is_awaited():
+            await asyncio.sleep(0)
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._pause_s):
+                await self._hurried.wait()
 
     async def apply_all(self, records: Sequence[Record]) -> None:
         """Apply *records* in slices; those applied before change nothing, those that make no sense are counted.

@@ -1,7 +1,7 @@
 """Requests that wait until a user's document is written anew: woken, they do not poll."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from nearline.telemetry import gauge
@@ -12,10 +12,14 @@ _WAITING = gauge("recommend_waiting_requests", "Requests that wait for an event 
 
 
 class Waiters:
-    """At most *most* requests wait at one time; those that come then are told that there is no room."""
+    """At most *most* requests wait at one time; those that come then are told that there is no room.
 
-    def __init__(self, most: int = MOST) -> None:
+    *hurry* is called whenever one begins to wait.
+    """
+
+    def __init__(self, most: int = MOST, *, hurry: Callable[[], None] = lambda: None) -> None:
         self._most = most
+        self._hurry = hurry
         self._by_user: dict[str, list[asyncio.Event]] = {}
         self._count = 0
 
@@ -34,6 +38,7 @@ class Waiters:
         written = asyncio.Event()
         self._by_user.setdefault(user_id, []).append(written)
         self._note(+1)
+        self._hurry()
         try:
             yield written
         finally:

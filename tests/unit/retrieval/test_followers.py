@@ -71,6 +71,48 @@ def follower(shop: Catalogue, *tables: FakeTable) -> Follower:
     return Follower("item-vectors.2", lambda: left.pop(0), item_records(shop, SPACE))
 
 
+class LiveTable(FakeTable):
+    """A table that holds nothing but what comes in now."""
+
+    async def poll(self) -> list[Record]:
+        polled = await super().poll()
+        self.caught_up = True
+        return polled
+
+
+def hearing(*polls: list[Record], awaited: bool = False) -> tuple[Follower, list[str]]:
+    """A follower that rests for an hour after each poll, and what it heard."""
+    heard: list[str] = []
+    table = LiveTable(*polls)
+    following = Follower("t", lambda: table, lambda r: heard.append(r.id), pause_s=3600, is_awaited=lambda: awaited)
+    return following, heard
+
+
+def test_a_rest_ends_when_somebody_waits() -> None:
+    following, heard = hearing([record("a", 0, None)], [record("b", 1, None)], [record("c", 2, None)])
+
+    async def waited() -> None:
+        for known in (["a"], ["a", "b"]):
+            while heard != known:
+                await asyncio.sleep(0)
+            for _ in range(100):
+                await asyncio.sleep(0)
+            assert heard == known, "it rests"
+            following.hurry()
+
+    asyncio.run(until(lambda: len(heard) == 3, following.run(), waited()))
+
+
+def test_while_somebody_waits_there_is_no_rest() -> None:
+    following, heard = hearing([record("a", 0, None)], [record("b", 1, None)], awaited=True)
+    asyncio.run(until(lambda: heard == ["a", "b"], following.run()))
+
+
+def test_there_is_no_rest_before_a_backlog_is_worked_off() -> None:
+    following, heard = hearing([record("a", n, None) for n in range(1_000)], [record("b", 1_000, None)])
+    asyncio.run(until(lambda: heard[-1:] == ["b"], following.run()))
+
+
 def test_it_is_caught_up_once_the_table_is() -> None:
     shop = catalogue()
     table = FakeTable([item("a", 0), item("b", 1)], [item("c", 2)])
