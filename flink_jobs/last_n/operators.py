@@ -79,9 +79,10 @@ class LastN(KeyedProcessFunction):  # type: ignore[misc]
         if outcome is UNCHANGED:
             self._unchanged.inc()
             return
-        if outcome.state is not None and outcome.user is not None:
+        if outcome.state is not None:
             self._state.update(outcome.state)
-            self._recent.keep(user, outcome.state, outcome.user)
+            if outcome.user is not None:
+                self._recent.keep(user, outcome.state, outcome.user)
         if outcome.sequence is not None:
             yield Row(user, outcome.sequence, outcome.item, outcome.gain)
         if outcome.seen is not None or outcome.late:

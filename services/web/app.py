@@ -1,7 +1,7 @@
 """The page's service: puts its parts together, serves until it is told to stop, and closes what it opened."""
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import uvicorn
 
@@ -11,16 +11,19 @@ from nearline.adapters.kafka.admin import log_extent
 from nearline.adapters.kafka.table_reader import TableReader, newest_of
 from nearline.adapters.metrics_reader import MetricsReader
 from nearline.adapters.services import ServiceName, Services
+from nearline.errors import Unavailable
 from nearline.followers import Follower
 from nearline.guard import AsgiApp
 from nearline.key_file import key_headers
 from nearline.log import Record
-from nearline.process import open_within
+from nearline.process import RETRY_S, open_within, until
 from nearline.settings import Settings
+from nearline.telemetry import get_logger
 from nearline.topics import CLICKS_DLQ, ITEMS_DLQ, USER_SEQUENCES, USER_SEQUENCES_DLQ, user_updates_topic
 from nearline.topics import RULES as RULES_TOPIC
 from services.web.api import RULES, create_app
 from services.web.assets import Assets
+from services.web.attention import Attended, Attention
 from services.web.clicks import Clicks
 from services.web.histories import SequenceCache
 from services.web.letters import NEWEST, RuleList
@@ -29,7 +32,7 @@ from services.web.operator_routes import OperatorRoutes
 from services.web.shop import Shop
 from services.web.shop_routes import ShopRoutes
 from services.web.templating import PageTemplates
-from services.web.watching import Watchers
+from services.web.watching import MOST_RECENT, Watchers
 
 _QUEUES = (CLICKS_DLQ, ITEMS_DLQ, USER_SEQUENCES_DLQ)
 _PAUSE_S = 0.1  # other people's clicks may show a moment later: one by one they would cost this process 2 ms each
@@ -44,13 +47,12 @@ class WebService:
         self._settings = settings
         addresses: dict[ServiceName, str] = {"retrieval": settings.retrieval, "ingest": settings.ingest}
         self._services = Services(addresses, lambda: key_headers(settings))
+        self._attention = Attention()
         self._histories = SequenceCache(self._find)
         watchers = Watchers()
         updates = user_updates_topic(settings.embedding_space)
-        self._updates = Follower(
-            updates, lambda: TableReader(settings.brokers, updates), watchers.hear, pause_s=_PAUSE_S
-        )
-        self._sequences = Follower(USER_SEQUENCES, self._newest_sequences, self._histories.take_in, pause_s=_BATCH_S)
+        self._updates = self._follower(updates, watchers.hear, _PAUSE_S)
+        self._sequences = self._follower(USER_SEQUENCES, self._histories.take_in, _BATCH_S)
         self._is_answered = False
         shop = Shop(self._services, self._histories)
         assets = Assets()
@@ -71,7 +73,16 @@ class WebService:
             names=(settings.host, *_words(settings.web_hosts)),
         )
         self._front = HttpFront(settings)
-        self._app = self._front.before(app, RULES)
+        self._app = self._front.before(Attended(app, self._attention), RULES)
+
+    def _follower(self, topic: str, apply: Callable[[Record], None], pause_s: float) -> Follower:
+        """One that goes on from where it was told to start."""
+
+        def connect() -> TableReader:
+            return TableReader(self._settings.brokers, topic, start_at=follower.positions())
+
+        follower = Follower(topic, connect, apply, pause_s=pause_s)
+        return follower
 
     def readiness(self) -> Mapping[str, bool]:
         """What has to be true before requests should come here."""
@@ -86,25 +97,44 @@ class WebService:
             stack.callback(listener.close)
             stack.push_async_callback(self._services.close)
             stack.push_async_callback(self._metrics.close)
-            self._start_at = await self._ends(settings.startup_deadline_s)
-            follows = (self._updates, self._sequences, self._rules, self._front, self._live)
-            await serve_app(_server(self._app), listener, (*(each.run() for each in follows), self._ask_once()))
+            await open_within(settings.startup_deadline_s, f"topic {USER_SEQUENCES}", self._start_at_the_end)
+            running = (each.run() for each in (self._rules, self._front, self._live))
+            await serve_app(_server(self._app), listener, (*running, self._follow_while_attended(), self._ask_once()))
 
-    async def _ends(self, deadline_s: float) -> dict[int, int]:
-        """Where the sequences end now: older ones are looked for when somebody asks."""
-        found: dict[int, int] = {}
+    async def _start_at_the_end(self) -> None:
+        """Both topics are followed from where they end now: older sequences are looked for when somebody asks.
 
-        async def look() -> None:
-            extent = await log_extent(self._settings.brokers, [USER_SEQUENCES])
-            found.update(extent.topics[USER_SEQUENCES].end)
+        Of the updates the newest are read again, for whoever wants to know who was active last.
+        """
+        extent = await log_extent(self._settings.brokers, [USER_SEQUENCES, self._updates.name])
+        self._sequences.start_at(dict(extent.topics[USER_SEQUENCES].end))
+        updates = extent.topics[self._updates.name]
+        newest = {part: max(updates.first[part], end - MOST_RECENT) for part, end in updates.end.items()}
+        self._updates.start_at(newest)
 
-        await open_within(deadline_s, f"topic {USER_SEQUENCES}", look)
-        return found
+    async def _follow_while_attended(self) -> None:
+        """Follow what users do while somebody looks at the page: each click costs a poll of both topics."""
+        while True:
+            self._histories.resume()
+            async with asyncio.TaskGroup() as following:
+                follows = [following.create_task(each.run()) for each in (self._updates, self._sequences)]
+                await until(lambda: self._updates.caught_up and self._sequences.caught_up)
+                await self._attention.end()
+                for follow in follows:
+                    follow.cancel()
+                self._histories.rest()
+            get_logger().info("no open page: users are not followed")
+            await self._attention.begin()
+            await self._start_again()
 
-    def _newest_sequences(self) -> TableReader:
-        return TableReader(
-            self._settings.brokers, USER_SEQUENCES, start_at={**self._start_at, **self._sequences.positions()}
-        )
+    async def _start_again(self) -> None:
+        while True:
+            try:
+                await self._start_at_the_end()
+                return
+            except Unavailable as error:
+                get_logger().warning("cannot follow users yet", reason=str(error))
+            await asyncio.sleep(RETRY_S)
 
     async def _find(self, user_id: str) -> bytes | None:
         record = await newest_of(self._settings.brokers, USER_SEQUENCES, user_id.encode())

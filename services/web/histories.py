@@ -1,32 +1,46 @@
 """What users did, as the topic ``user-sequences`` tells it: that of a few users at a time, for people to look at."""
 
+import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
+from nearline.errors import Unavailable
 from nearline.log import Record
 from nearline.sequences import UserSequence, decode_sequence
 
 MOST = 2_000  # users of whom the newest sequence is kept; some 10 MB
+_START_S = 3.0  # how long whoever looks first waits until the log is followed
 _COLUMNS = ("items", "times_ms", "types", "values", "event_ids", "contexts")
 
 
 class SequenceCache:
     """The newest sequence of those users who clicked last or were looked at last.
 
-    What comes in while this process runs is taken in as it comes; *find* looks for the rest in the log, which may take
-    a second, and raises ``Unavailable`` without it.
+    What comes in while the log is followed is taken in as it comes; *find* looks for the rest in the log, which may
+    take a second, and raises ``Unavailable`` without it. Between ``rest`` and ``resume`` nothing is followed or kept.
     """
 
     def __init__(self, find: Callable[[str], Awaitable[bytes | None]], *, most: int = MOST) -> None:
         self._find = find
         self._most = most
         self._kept: OrderedDict[str, bytes] = OrderedDict()
+        self._followed = asyncio.Event()
+        self._followed.set()
 
     def __len__(self) -> int:
         """Of how many users something is kept."""
         return len(self._kept)
+
+    def rest(self) -> None:
+        """The log is not followed from now on: what is kept would grow old."""
+        self._followed.clear()
+        self._kept.clear()
+
+    def resume(self) -> None:
+        """From where the log ends now on all that comes is taken in."""
+        self._followed.set()
 
     def take_in(self, record: Record) -> None:
         """A user's sequence changed, or (an empty value) is gone."""
@@ -34,6 +48,7 @@ class SequenceCache:
 
     async def of(self, user_id: str) -> UserSequence | None:
         """The user's events, oldest first; ``None`` for a user without any."""
+        await self._until_followed()
         raw = self._kept.get(user_id)
         if raw is None:
             found = await self._find(user_id) or b""
@@ -41,6 +56,14 @@ class SequenceCache:
             self._keep(user_id, raw)
         sequence = decode_sequence(raw) if raw else None
         return None if sequence is None or sequence.erased else sequence
+
+    async def _until_followed(self) -> None:
+        """Or what is looked for could change between the look and the first record that is taken in."""
+        try:
+            async with asyncio.timeout(_START_S):
+                await self._followed.wait()
+        except TimeoutError:
+            raise Unavailable(f"the log could not be followed within {_START_S:g} s") from None
 
     def _keep(self, user_id: str, raw: bytes) -> None:
         self._kept[user_id] = raw

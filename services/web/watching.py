@@ -1,7 +1,6 @@
 """Who looks at whose row: pages that are told when a user's document was written anew, and who clicked lately."""
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -19,23 +18,24 @@ class Watchers:
 
     def __init__(self) -> None:
         self._by_user: dict[str, list[asyncio.Event]] = {}
-        self._recent: OrderedDict[str, int] = OrderedDict()
+        self._recent: dict[str, int] = {}
 
     def hear(self, record: Record) -> None:
         """A record of ``user-updates.<space>``."""
         user_id = (record.key or b"").decode()
         stored_ms = decode_user_update(record.value).stored_ms
+        self._recent.pop(user_id, None)
         self._recent[user_id] = stored_ms
-        self._recent.move_to_end(user_id)
-        while len(self._recent) > MOST_RECENT:
-            self._recent.popitem(last=False)
+        if len(self._recent) > MOST_RECENT:
+            # By time and not by arrival: partitions that are read again come one after the other.
+            del self._recent[min(self._recent, key=self._recent.__getitem__)]
         for changed in self._by_user.get(user_id, ()):
             changed.set()
 
     @property
     def recent(self) -> list[tuple[str, int]]:
         """Users whose documents were written last, newest first, and when that was (UTC ms)."""
-        return list(reversed(self._recent.items()))
+        return sorted(reversed(self._recent.items()), key=lambda each: each[1], reverse=True)
 
     @contextmanager
     def on(self, user_id: str) -> Iterator[asyncio.Event]:

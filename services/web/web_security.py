@@ -34,7 +34,7 @@ HEADERS = {
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
 }
 _READING = {"GET", "HEAD"}
-_STATUS = {"/healthz", "/readyz", "/metrics"}  # asked by programs, by whatever name they know this machine
+STATUS = {"/healthz", "/readyz", "/metrics"}  # asked by programs, by whatever name they know this machine
 _OURS = {"127.0.0.1", "localhost", "::1"}
 
 
@@ -50,7 +50,7 @@ class WebSecurity:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        is_status = scope["path"] in _STATUS
+        is_status = scope["path"] in STATUS
         problem = None if is_status else self.problem_of(scope["method"], Headers(scope=scope))
         answer = self._app if problem is None else PlainTextResponse(problem, 403)
 

@@ -62,4 +62,7 @@ class LogReader(LogClient):
         if self._consumer is not None:
             consumer, self._consumer = self._consumer, None
             await self._call(consumer.close)
+        for part in self._told:
+            _LAG.remove(part.topic, str(part.partition))  # it reads no more: what was left is no lag
+        self._told = set()
         await super().close()
