@@ -112,7 +112,7 @@ class SpaceParts:
             topic,
             lambda: TableReader(settings.brokers, topic, start_at=self._updates.positions()),
             self.reads.hearing(users.hear),
-            # A trace ends with the first answer that used its click: where there are traces, each update is read at once.
+            # A trace ends with the first answer that used its click: with traces, each update is read at once.
             pause_s=_PAUSE_S if spans is None else 0.0,
             is_awaited=lambda: len(waiters) > 0,
             reasons=reasons_of("ids", "user_updates"),

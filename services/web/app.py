@@ -1,5 +1,6 @@
 """The page's service: puts its parts together, serves until it is told to stop, and closes what it opened."""
 
+import asyncio
 import contextlib
 from collections.abc import Callable, Mapping
 

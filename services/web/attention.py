@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from services.web.strict import STATUS
+from services.web.web_security import STATUS
 
 LASTS_S = 60.0  # whoever read a page a minute ago may click yet
 _LOOKED_AT_EVERY_S = 1.0

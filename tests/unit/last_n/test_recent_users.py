@@ -2,11 +2,11 @@
 
 from flink_jobs.last_n.recent_users import RecentUsers
 from flink_jobs.last_n.user_state import User, decode_state, encode_state, sequence_of
-from nearline.sequences import Sequence
+from nearline.sequences import UserSequence
 
 
 def user(version: int) -> User:
-    return User(Sequence("u", version, ["shoe"], [10], ["click"], [1.0], [f"e{version}"]), 1, 10)
+    return User(UserSequence("u", version, ["shoe"], [10], ["click"], [1.0], [f"e{version}"]), 1, 10)
 
 
 def state_of(one: User) -> bytes:

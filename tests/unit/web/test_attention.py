@@ -10,11 +10,11 @@ from starlette.types import Receive, Scope, Send
 
 from nearline.errors import Unavailable
 from nearline.log import Record
-from nearline.sequences import Sequence, encode_sequence
+from nearline.sequences import UserSequence, encode_sequence
 from nearline.user_updates import UserUpdate, encode_user_update
 from services.web import histories as module
 from services.web.attention import Attended, Attention
-from services.web.histories import Histories
+from services.web.histories import SequenceCache
 from services.web.watching import MOST_RECENT, Watchers
 
 
@@ -80,7 +80,7 @@ def test_a_request_is_a_look_unless_it_asks_for_the_state_of_the_service(path: s
 
 
 def sequence(version: int) -> bytes:
-    return encode_sequence(Sequence("u", version, ["i"], [1], ["click"], [1.0], ["e"]))
+    return encode_sequence(UserSequence("u", version, ["i"], [1], ["click"], [1.0], ["e"]))
 
 
 def test_what_was_kept_before_a_rest_is_looked_for_again_once_the_log_is_followed() -> None:
@@ -90,7 +90,7 @@ def test_what_was_kept_before_a_rest_is_looked_for_again_once_the_log_is_followe
         return stored[-1]
 
     async def story() -> None:
-        histories = Histories(find)
+        histories = SequenceCache(find)
         histories.take_in(Record("user-sequences", 0, 0, 0, b"u", sequence(1)))
         histories.rest()
         asked = asyncio.create_task(histories.of("u"))
@@ -112,7 +112,7 @@ def test_without_the_log_whoever_looks_first_is_told_so(monkeypatch: pytest.Monk
         return None
 
     async def story() -> None:
-        histories = Histories(find)
+        histories = SequenceCache(find)
         histories.rest()
         await histories.of("u")
 
