@@ -1,4 +1,4 @@
-"""The page's service: puts its parts together, serves until it is told to stop, and closes what it opened."""
+"""The page's service: builds its parts, serves until a signal stops it, and closes what it opened."""
 
 import contextlib
 from collections.abc import Mapping
@@ -31,9 +31,9 @@ from services.web.showing import Pages
 from services.web.watching import Watchers
 
 _QUEUES = (CLICKS_DLQ, ITEMS_DLQ, USER_SEQUENCES_DLQ)
-_PAUSE_S = 0.1  # other people's clicks may show a moment later: one by one they would cost this process 2 ms each
-_BATCH_S = 0.01  # a sequence is here before the vector that comes of it, and the answer that used both
-_GRACE_S = 1  # pages that are told of changes never end by themselves
+_PAUSE_S = 0.1  # updates are read in batches: one by one each would cost this process 2 ms
+_BATCH_S = 0.01  # short, so that a sequence arrives before the answer that used its vector
+_GRACE_S = 1  # event streams never end by themselves
 
 
 class Service:
@@ -73,7 +73,7 @@ class Service:
         self._app = self._doors.before(app, RULES)
 
     def readiness(self) -> Mapping[str, bool]:
-        """What has to be true before requests should come here."""
+        """The conditions of ``/readyz``: all must hold before this process gets requests."""
         followed = {"updates": self._updates.caught_up, "sequences": self._sequences.caught_up}
         return {"services": self._is_answered, **followed, **self._doors.readiness()}
 
@@ -90,7 +90,7 @@ class Service:
             await serve_app(_server(self._app), listener, (*(each.run() for each in follows), self._ask_once()))
 
     async def _ends(self, deadline_s: float) -> dict[int, int]:
-        """Where the sequences end now: older ones are looked for when somebody asks."""
+        """The current end offsets of the sequences; older ones are searched in the log when a page needs them."""
         found: dict[int, int] = {}
 
         async def look() -> None:
@@ -122,7 +122,7 @@ class Service:
         return records
 
     async def _ask_once(self) -> None:
-        """Ask both services until they answer once: then there is something to show."""
+        """Wait until retrieval has answered once, so that the page has items to show."""
 
         async def ask() -> None:
             await self._services.ask("retrieval", "GET", "/trending", params={"k": 1})
@@ -131,8 +131,8 @@ class Service:
         self._is_answered = True
 
 
-def _words(told: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in told.split(",") if word.strip())
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
 def _server(app: App) -> uvicorn.Server:
@@ -144,5 +144,5 @@ def _server(app: App) -> uvicorn.Server:
 
 
 def main() -> int:
-    """Run the service; the exit status says whether it ended as it was told to."""
+    """Run the service; the exit status is 0 if a signal stopped it."""
     return run_service("web", lambda settings: Service(settings).serve())

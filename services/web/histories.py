@@ -1,4 +1,4 @@
-"""What users did, as the topic ``user-sequences`` tells it: that of a few users at a time, for people to look at."""
+"""The event histories of users, from the topic ``user-sequences``, for display."""
 
 import time
 from collections import OrderedDict
@@ -13,10 +13,10 @@ _COLUMNS = ("items", "times_ms", "types", "values", "event_ids", "contexts")
 
 
 class Histories:
-    """The newest sequence of those users who clicked last or were looked at last.
+    """The newest sequences of the users who clicked or were viewed last.
 
-    What comes in while this process runs is taken in as it comes; *find* looks for the rest in the log, which may take
-    a second, and raises ``Unavailable`` without it.
+    Records that arrive while this process runs are kept; *find* searches the log for other users, which may take a
+    second, and raises ``Unavailable`` while the log is down.
     """
 
     def __init__(self, find: Callable[[str], Awaitable[bytes | None]], *, most: int = MOST) -> None:
@@ -25,11 +25,11 @@ class Histories:
         self._kept: OrderedDict[str, bytes] = OrderedDict()
 
     def __len__(self) -> int:
-        """Of how many users something is kept."""
+        """How many users are kept."""
         return len(self._kept)
 
     def take_in(self, record: Record) -> None:
-        """A user's sequence changed, or (an empty value) is gone."""
+        """Apply a record of ``user-sequences``; an empty value means that the sequence was deleted."""
         self._keep((record.key or b"").decode(), record.value or b"")
 
     async def of(self, user_id: str) -> Sequence | None:
@@ -37,7 +37,7 @@ class Histories:
         raw = self._kept.get(user_id)
         if raw is None:
             found = await self._find(user_id) or b""
-            raw = self._kept.get(user_id, found)  # what came meanwhile is newer
+            raw = self._kept.get(user_id, found)  # a record that arrived meanwhile is newer
             self._keep(user_id, raw)
         sequence = decode_sequence(raw) if raw else None
         return None if sequence is None or sequence.erased else sequence
@@ -50,13 +50,13 @@ class Histories:
 
 
 def until(sequence: Sequence, end_ms: int) -> Sequence:
-    """The events that happened before *end_ms*; what is declared of the user stays."""
+    """The sequence with only the events before *end_ms*; the declared profile stays."""
     count = sum(1 for time_ms in sequence.times_ms if time_ms < end_ms)
     return replace(sequence, **{name: getattr(sequence, name)[:count] for name in _COLUMNS})
 
 
 def session_events(sequence: Sequence) -> list[dict[str, object]]:
-    """The events as ``POST /recommend`` takes those of a session: without a user."""
+    """The events as ``POST /recommend`` takes them: without a user."""
     contexts = sequence.contexts or [None] * len(sequence.items)
     columns = zip(
         sequence.items, sequence.types, sequence.times_ms, sequence.values, sequence.event_ids, contexts, strict=True

@@ -1,4 +1,4 @@
-"""Who looks at whose row: pages that are told when a user's document was written anew, and who clicked lately."""
+"""Notifies open pages when their user's document is written, and lists the most recently active users."""
 
 import asyncio
 from collections import OrderedDict
@@ -9,20 +9,20 @@ from nearline.log import Record
 from nearline.telemetry import gauge
 from nearline.user_updates import decode_user_update
 
-MOST_RECENT = 50  # users active last, for the operator to look at
+MOST_RECENT = 50  # users on the operator's page
 
-_WATCHING = gauge("web_watching_requests", "Pages that are told of changes by server-sent events")
+_WATCHING = gauge("web_watching_requests", "Open event streams, which send changes to pages")
 
 
 class Watchers:
-    """Wakes every page that shows a user when that user's document changed."""
+    """Wakes the event streams of a user when that user's document is written."""
 
     def __init__(self) -> None:
         self._by_user: dict[str, list[asyncio.Event]] = {}
         self._recent: OrderedDict[str, int] = OrderedDict()
 
     def hear(self, record: Record) -> None:
-        """A record of ``user-updates.<space>``."""
+        """Apply a record of ``user-updates.<space>``."""
         user_id = (record.key or b"").decode()
         stored_ms = decode_user_update(record.value).stored_ms
         self._recent[user_id] = stored_ms
@@ -34,12 +34,12 @@ class Watchers:
 
     @property
     def recent(self) -> list[tuple[str, int]]:
-        """Users whose documents were written last, newest first, and when that was (UTC ms)."""
+        """The users whose documents were written last, newest first, each with the time (UTC ms)."""
         return list(reversed(self._recent.items()))
 
     @contextmanager
     def on(self, user_id: str) -> Iterator[asyncio.Event]:
-        """An event that is set whenever the user's document was written; for as long as the block runs."""
+        """An event that is set whenever the user's document is written, while the block runs."""
         changed = asyncio.Event()
         self._by_user.setdefault(user_id, []).append(changed)
         _WATCHING.inc()
