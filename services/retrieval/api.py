@@ -75,7 +75,7 @@ def create_app(
     app = FastAPI(
         title="Nearline retrieval",
         version="1",
-        description="Recommendations that use a user's newest events within milliseconds.",
+        description="Recommendations that use what a user did a moment ago.",
         exception_handlers={RequestValidationError: refuse, BadInput: refuse_what_is_not, HTTPException: refuse_route},
     )
 

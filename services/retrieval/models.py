@@ -42,7 +42,7 @@ EXAMPLE: JsonDict = {
 }
 EXAMPLE_UNKNOWN: JsonDict = {
     **EXAMPLE,
-    "user_id": "nobody-yet",
+    "user_id": "u-unknown",
     **dict.fromkeys(("vector_version", "history_version", "newest_event_id", "as_of_ms", "age_ms")),
     "reason": "unknown_user",
     "items": [{**_EXAMPLE_ITEM, "score": 731.5, "source": "trending"}],

@@ -1,4 +1,4 @@
-"""A real Chromium before the real local system: started once, with a small catalogue and nobody known."""
+"""A real Chromium before the real local system: started once, with a small catalogue and no known user."""
 
 import asyncio
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ CATALOGUE = {
 
 @pytest.fixture(scope="session")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """The whole system with a catalogue that is on show."""
+    """The whole system with a catalogue of available items."""
     with embedded_system(tmp_path_factory.mktemp("browser") / "data", say=print) as running:
         asyncio.run(_list_everything(running))
         assert wait_until(lambda: len(shown(running, "nobody", k=500)) == len(CATALOGUE), DEADLINE_S)

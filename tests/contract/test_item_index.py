@@ -188,7 +188,7 @@ def pick(shop: Shop, ids: str | list[str], places: int, **named: Any) -> list[st
     return ids_of(found)
 
 
-# --- what is on show ---
+# --- available items ---
 
 
 def test_nothing_is_found_among_nothing(shop: Shop) -> None:

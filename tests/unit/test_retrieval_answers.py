@@ -1,4 +1,4 @@
-"""Answers: what is on show and not seen, topped up source by source, and never more than was asked for."""
+"""Answers: available, unseen items, filled up source by source, and never more than requested."""
 
 import asyncio
 from typing import Any
