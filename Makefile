@@ -4,12 +4,11 @@ PYTHON := $(shell for p in python3.11 python3.12 python3; do \
 SERVICES := .venv/services/bin
 TRAIN := .venv/train/bin
 RUNTIME := services triton flink
-CODE := $(wildcard nearline nearline_client services flink_jobs training local benchmarks)
-WATCHED := tools/panels.py tools/dashboards.py tools/metrics_docs.py
+CODE := nearline nearline_client services flink_jobs training local benchmarks tools deploy tests
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help doctor machine environments demo up stop status reset test test-model test-milvus observe test-browser screenshots bench-page bench bench-index bench-train train evaluate quality docs site lint
+.PHONY: help doctor machine environments demo up stop status reset test nightly test-model test-milvus observe test-browser screenshots bench-page bench bench-index bench-train train evaluate quality docs site lint
 
 help:  ## what can be done here
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1\t/' | awk -F '\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -39,10 +38,14 @@ status:  ## one line for each of its parts
 reset:  ## stop it and delete its data (YES=1: without asking)
 	@if [ -x $(SERVICES)/python ]; then $(SERVICES)/python -m local.system reset $(if $(YES),--yes); fi
 
-test: python  ## all tests that need no torch
+test: python  ## all tests that need no torch, on two workers (ARGS="-n 0 -x tests/unit": on one, stop at the first failure)
 	@$(PYTHON) -m local.environments $(RUNTIME) --dev
 	@$(SERVICES)/python -m local.downloads --tests
-	@$(SERVICES)/python -m pytest --ignore tests/model --ignore tests/browser $(ARGS)
+	@$(SERVICES)/python -m pytest -n 2 --ignore tests/model --ignore tests/browser $(ARGS)
+
+nightly: python  ## what takes too long for every change: the property tests with ten times the examples
+	@$(PYTHON) -m local.environments $(RUNTIME) --dev
+	@TEST_EXAMPLES=10 $(SERVICES)/python -m pytest -n 2 -m hypothesis tests/unit $(ARGS)
 
 test-model: python  ## the tests of the training code (brings torch: 2.5 GB to download)
 	@$(PYTHON) -m local.environments train baselines
@@ -107,11 +110,12 @@ site: python  ## the documentation as a site, build/site/index.html; a warning o
 	@$(PYTHON) -m local.environments docs
 	@.venv/docs/bin/python -m tools.site
 
-lint: python  ## ruff and mypy
+lint: python  ## ruff, mypy, and that no more type names stand for several things
 	@$(PYTHON) -m local.environments services --dev
 	@$(SERVICES)/ruff check .
 	@$(SERVICES)/ruff format --check .
-	@$(SERVICES)/mypy $(CODE) $(WATCHED)
+	@$(SERVICES)/mypy $(CODE)
+	@$(SERVICES)/python -m tools.type_names
 
 .PHONY: python
 python:

@@ -31,11 +31,11 @@ from benchmarks import (
     waiting,
 )
 from benchmarks.about import about, load_average
-from benchmarks.catalogue import bench_items
 from benchmarks.floor import RATES, Floor, floor_server
 from benchmarks.neighbours import watch
 from benchmarks.probe import Probe
-from benchmarks.stage import QUICK, Scale, Stage, prepare
+from benchmarks.stage import QUICK, LoadedSystem, Scale, prepare
+from benchmarks.synthetic_items import bench_items
 from benchmarks.targets import TARGETS, Target
 from local.addresses import Ports
 from local.layout import BUILD
@@ -43,7 +43,7 @@ from local.system import System, embedded_system, interrupt_on_sigterm, reset
 from nearline.errors import NearlineError
 
 # In this order: what needs a quiet system first, what leaves a mark on it last, memory at the very end.
-MEASUREMENTS: Mapping[str, Callable[[Stage], dict[str, Any]]] = {
+MEASUREMENTS: Mapping[str, Callable[[LoadedSystem], dict[str, Any]]] = {
     "freshness": freshness.measure,
     "searchable": searchable.measure,
     "after": waiting.measure,
@@ -59,16 +59,18 @@ MEASUREMENTS: Mapping[str, Callable[[Stage], dict[str, Any]]] = {
     "resources": resources.measure,
 }
 
-Found = dict[str, Any]
+Figures = dict[str, Any]
 
 _QUIET_CORES = 0.1
 console = Console(highlight=False)
 
 
-def run(names: list[str], scale: Scale, seed: int, data: Path, *, keep: Callable[[str, Found, Found], None]) -> Found:
+def run(
+    names: list[str], scale: Scale, seed: int, data: Path, *, keep: Callable[[str, Figures, Figures], None]
+) -> Figures:
     """Start a system, load it, take the measurements *names*; *keep* gets each one's name, what it found, and how."""
     reset(System(data, Ports.free()), lambda line: None)
-    results: Found = {}
+    results: Figures = {}
     with _progress() as progress:
         bar = progress.add_task("starting the system", total=len(names) + 1)
 
@@ -78,7 +80,7 @@ def run(names: list[str], scale: Scale, seed: int, data: Path, *, keep: Callable
                 print(f"{time.strftime('%H:%M:%S')} {line}", file=sys.stderr, flush=True)
 
         with embedded_system(data, say=say) as system, Probe(system.bootstrap, system.retrieval, system.key) as probe:
-            stage = Stage(system, probe, scale, seed, say, bench_items(scale.items, seed))
+            stage = LoadedSystem(system, probe, scale, seed, say, bench_items(scale.items, seed))
             prepare(stage)
             progress.advance(bar)
             with floor_server() as floor:
@@ -90,13 +92,13 @@ def run(names: list[str], scale: Scale, seed: int, data: Path, *, keep: Callable
     return results
 
 
-def _measured(name: str, stage: Stage, floor: Callable[[], Floor]) -> tuple[Found, Found]:
+def _measured(name: str, stage: LoadedSystem, floor: Callable[[], Floor]) -> tuple[Figures, Figures]:
     """What the measurement found, and what the machine was like meanwhile."""
     stage.say(f"{name}: what an empty answer takes now")
     floors = [floor()]
     others, started, before = watch(), time.monotonic(), load_average()
     found = MEASUREMENTS[name](stage)
-    taken: Found = {
+    taken: Figures = {
         "took_s": round(time.monotonic() - started),
         "load_average": [before, load_average()],
         "others_cores": others(),
@@ -105,16 +107,16 @@ def _measured(name: str, stage: Stage, floor: Callable[[], Floor]) -> tuple[Foun
     return found, taken | {"empty_answer_p99_ms": floors}
 
 
-def merged(known: Mapping[str, Any], found: Mapping[str, Any]) -> Found:
+def merged(known: Mapping[str, Any], found: Mapping[str, Any]) -> Figures:
     """*known* with what was *found*; where both have an object, its parts stand side by side."""
     both = {name for name in known.keys() & found.keys() if isinstance(known[name], Mapping)}
     return {**known, **found, **{name: {**known[name], **found[name]} for name in both}}
 
 
-def known(path: Path) -> Found:
+def known(path: Path) -> Figures:
     """What earlier runs found; nothing if there was none, or only a quick one, or one that did not say how."""
     try:
-        found: Found = json.loads(path.read_text())
+        found: Figures = json.loads(path.read_text())
     except (FileNotFoundError, ValueError):
         return {}
     return {} if found.get("quick") or "taken" not in found else found
@@ -187,9 +189,9 @@ def main() -> None:
     given = parser.parse_args()
     interrupt_on_sigterm()
     facts = about(given.seed, command=" ".join(["python -m benchmarks", *sys.argv[1:]]))
-    kept: Found = {} if given.quick else known(given.out)
+    kept: Figures = {} if given.quick else known(given.out)
 
-    def keep(name: str, found: Found, taken: Found) -> None:
+    def keep(name: str, found: Figures, taken: Figures) -> None:
         nonlocal kept
         kept = merged(kept, found) | {"taken": kept.get("taken", {}) | {name: taken | facts}, "quick": given.quick}
         given.out.parent.mkdir(parents=True, exist_ok=True)

@@ -19,14 +19,14 @@ from typing import Any
 
 import psutil
 
-from benchmarks.catalogue import bench_items
 from benchmarks.load import get, open_loop
 from benchmarks.probe import Probe
 from benchmarks.rates import answered
 from benchmarks.recall import K
 from benchmarks.seen import seen_users
 from benchmarks.session import sessions
-from benchmarks.stage import DELTA_AT_REST, QUICK, Stage, gauges, prepare
+from benchmarks.stage import DELTA_AT_REST, QUICK, LoadedSystem, gauges, prepare
+from benchmarks.synthetic_items import bench_items
 from benchmarks.traffic import user_id
 from local.addresses import Ports
 from local.layout import BUILD, ROOT
@@ -54,7 +54,7 @@ def main() -> None:
     data, scale = BUILD / "bench-profile", replace(QUICK, items=given.items)
     reset(System(data, Ports.free()), lambda line: None)
     with embedded_system(data) as system, Probe(system.bootstrap, system.retrieval, system.key) as probe:
-        stage = Stage(system, probe, scale, 1, _say, bench_items(scale.items, 1))
+        stage = LoadedSystem(system, probe, scale, 1, _say, bench_items(scale.items, 1))
         prepare(stage)
         with _sampled_retrieval(system, data / "samples.json") as (process, url):
             if given.sessions:

@@ -20,13 +20,13 @@ from urllib.parse import urlsplit
 import numpy as np
 import orjson
 
-from benchmarks.stage import UNTIL_STOPPED_S, Stage
+from benchmarks.stage import UNTIL_STOPPED_S, LoadedSystem
 from local.layout import ROOT, environment_python
 from local.ports import HOST
 from local.processes import wait_until
-from nearline.adapters.parts import PartsMetrics
+from nearline.adapters.metrics_reader import MetricsReader
 from nearline.errors import Unavailable
-from nearline.live import Pages, figures_between
+from nearline.live import MetricsPages, figures_between
 
 EVERY_S = 0.2  # of either: together ten clicks a second, beside the load
 RATE = 100
@@ -37,7 +37,7 @@ _AT_ONCE = 8
 _JSON = {"Content-Type": "application/json"}
 
 
-def measure(stage: Stage) -> dict[str, Any]:
+def measure(stage: LoadedSystem) -> dict[str, Any]:
     """``{"canary": {p50, p99, generator, p50_off, p99_off, …}}``: ms, and by which part the canary's are off."""
     stage.probe.settle(stage.item_of_probe(0))
     stage.say(f"{stage.scale.canary_clicks:,} clicks of the canary beside as many of the load generator")
@@ -64,7 +64,7 @@ def measure(stage: Stage) -> dict[str, Any]:
     }
 
 
-def _clicks(stage: Stage, count: int) -> list[float]:
+def _clicks(stage: LoadedSystem, count: int) -> list[float]:
     """Seconds of each of *count* clicks of the load generator, exactly; one that is slow holds up no other."""
     pause = random.Random(stage.seed)
     shop = _Shop(stage)
@@ -79,7 +79,7 @@ def _clicks(stage: Stage, count: int) -> list[float]:
 class _Shop:
     """Clicks and answers, of each thread over one connection to each service."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: LoadedSystem) -> None:
         self._headers = {"Authorization": f"Bearer {stage.system.key}", **_JSON}
         self._ingest, self._retrieval = (urlsplit(url).netloc for url in (stage.system.ingest, stage.system.retrieval))
         self._mine = threading.local()
@@ -117,7 +117,7 @@ class _Shop:
 
 
 @contextmanager
-def _canary(stage: Stage) -> Iterator[None]:
+def _canary(stage: LoadedSystem) -> Iterator[None]:
     """The canary of the system under test as a process, answering; ended at the end."""
     environment = {**stage.system.environment(), "NEARLINE_CANARY_EVERY_S": str(EVERY_S)}
     command = [str(environment_python("services")), "-m", "services.canary"]
@@ -132,10 +132,10 @@ def _canary(stage: Stage) -> Iterator[None]:
         process.wait(10)
 
 
-def _pages(stage: Stage) -> Pages:
+def _pages(stage: LoadedSystem) -> MetricsPages:
     return asyncio.run(_read({"canary": f"http://{HOST}:{stage.system.ports.canary}"}))
 
 
-async def _read(addresses: dict[str, str]) -> Pages:
-    async with PartsMetrics(addresses) as metrics:
+async def _read(addresses: dict[str, str]) -> MetricsPages:
+    async with MetricsReader(addresses) as metrics:
         return await metrics.read()

@@ -4,7 +4,7 @@ import asyncio
 from types import TracebackType
 from typing import Self
 
-from benchmarks.stage import Stage
+from benchmarks.stage import LoadedSystem
 from nearline.adapters.stores import store_for
 from nearline.errors import Unavailable
 from nearline.user_documents import UserDocument, decode_user_document
@@ -15,7 +15,7 @@ _READ_MS = 1_000  # patient: nothing is timed here
 class Documents:
     """A reader of the store; used by one thread, closed by ``with``."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: LoadedSystem) -> None:
         self._space = stage.settings.embedding_space
         self._store = store_for(
             stage.settings.store_url,

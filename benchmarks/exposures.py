@@ -20,10 +20,11 @@ import uvloop
 
 from local.broker import running_broker
 from nearline.adapters.hnsw import HnswGraph
-from nearline.adapters.kafka import Producer, Topics
+from nearline.adapters.kafka.admin import Topics
+from nearline.adapters.kafka.producer import Producer
 from nearline.adapters.memory import MemoryStore
 from nearline.hashing import hash64_all
-from nearline.item_vectors import ItemVector, Shown
+from nearline.item_vectors import ItemFields, ItemVector
 from nearline.space import Space
 from nearline.telemetry import configure_logs
 from nearline.topics import all_topics
@@ -72,7 +73,7 @@ async def world() -> tuple[Catalogue, GuardedStore]:
     index = LiveIndex(SPACE.dimension, lambda capacity: HnswGraph(SPACE.dimension, capacity))
     catalogue = Catalogue(SPACE.dimension, index)
     for nth, vector in enumerate(vectors):
-        shown = Shown(f"Item number {nth}", f"kind {nth % 50}", price=float(nth % 90), listed_ms=nth)
+        shown = ItemFields(f"Item number {nth}", f"kind {nth % 50}", price=float(nth % 90), listed_ms=nth)
         catalogue.apply(ItemVector(f"item-{nth:06}", 1, shown, vector, vector.astype(np.float16), "d"))
     await IndexMaintenance(index, lambda: True, rest_s=0, pause_s=0).step()
     store = MemoryStore(ttl_ms=10**15)

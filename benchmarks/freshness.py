@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 from benchmarks.probe import percentiles_ms
-from benchmarks.stage import UNTIL_STOPPED_S, Stage
+from benchmarks.stage import UNTIL_STOPPED_S, LoadedSystem
 
 RATES = (100, 500, 2_000)
 _USERS = 10  # of the probe, apart from the load's
@@ -13,12 +13,12 @@ _LEAD_S = 3.0  # the load runs for so long before the first probe
 _PAUSE_S = (0.05, 0.25)  # between two probes, by chance, so that they keep step with nothing
 
 
-def measure(stage: Stage) -> dict[str, Any]:
+def measure(stage: LoadedSystem) -> dict[str, Any]:
     """``{"freshness_ms": {rate: {p50, p99, max}}}``."""
     return {"freshness_ms": {str(rate): _at(stage, rate) for rate in RATES}}
 
 
-def _at(stage: Stage, rate: int) -> dict[str, float]:
+def _at(stage: LoadedSystem, rate: int) -> dict[str, float]:
     stage.say(f"freshness beside {rate:,} clicks/s")
     pause = random.Random(stage.seed)
     took = []

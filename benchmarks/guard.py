@@ -14,14 +14,14 @@ import numpy as np
 
 from nearline.adapters.limits import AddressLimits
 from nearline.adapters.tokens import Signer, UserTokens
-from nearline.guard import STATUS_RULES, Guard, Rule, Scope, callers_in
+from nearline.guard import STATUS_RULES, AsgiScope, Guard, RoutePermission, callers_in
 from nearline.key_ring import KeyRing
 from nearline.keys import Permission, encode_key, make_key
 from nearline.log import Record
 
 _RULES = (
-    Rule("GET", "/recommend/{user_id:path}", Permission.READ),
-    Rule("POST", "/events", Permission.EVENTS),
+    RoutePermission("GET", "/recommend/{user_id:path}", Permission.READ),
+    RoutePermission("POST", "/events", Permission.EVENTS),
     *STATUS_RULES,
 )
 _OTHERS = [(name, b"x") for name in (b"host", b"accept", b"accept-encoding", b"connection", b"user-agent")]
@@ -31,7 +31,7 @@ async def _nothing(*_: object) -> None:
     """Stands for the application, and for who reads its answer."""
 
 
-def _request(presented: str, method: str = "GET", path: str = "/recommend/u1") -> Scope:
+def _request(presented: str, method: str = "GET", path: str = "/recommend/u1") -> AsgiScope:
     headers = [*_OTHERS, (b"authorization", f"Bearer {presented}".encode())]
     return {"type": "http", "method": method, "path": path, "headers": headers, "client": ("203.0.113.5", 1)}
 

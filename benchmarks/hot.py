@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from nearline.adapters.seals import Seal
+from nearline.adapters.signed_tokens import SignedTokens
 from nearline.filters import Filter
 from nearline.hashing import hash64_all
 from nearline.rules import Action, Rule
@@ -46,7 +46,7 @@ def hot_functions(random: np.random.Generator) -> Mapping[str, Callable[[], obje
     """Each hot function, ready to be called."""
     space = Space(1, _DIMENSION)
     stored = encode_user_document(_document(random), space)
-    pages = PageTokens(Seal(_SECRET, "pages", lives_s=1_800), space)
+    pages = PageTokens(SignedTokens(_SECRET, "pages", lives_s=1_800), space)
     served = [f"item-{n}" for n in range(_K)]
     first = ListPage(vector=_unit(random, 1)[0])
     ninth = ListPage(first.vector, served=hash64_all([f"before-{n}" for n in range(8 * _K)]), number=8)

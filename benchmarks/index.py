@@ -19,10 +19,10 @@ from rich.console import Console
 from rich.table import Table
 
 from nearline.adapters.hnsw import HnswGraph
+from nearline.item_vectors import Vectors
 from services.retrieval.in_process.index import LiveIndex
 from services.retrieval.in_process.widths import ENOUGH, Settling, Widths
 
-Vectors = NDArray[np.float32]
 Drawn = tuple[Vectors, Vectors]  # items and queries, unit norm
 
 DIMENSION = 64

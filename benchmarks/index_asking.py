@@ -48,7 +48,7 @@ class Trial:
         return self.p99_ms <= bound_ms and self.per_s >= 0.97 * self.wanted_per_s
 
 
-class Asked:
+class AskingProcess:
     """A process that answers questions and commands; closed by ``with``, which ends it."""
 
     def __init__(self, words: Sequence[str], queries: int) -> None:

@@ -20,31 +20,31 @@ from rich.table import Table
 
 from benchmarks import index_churn, index_quiet, index_rivals, index_served
 from benchmarks.about import about, load_average
-from benchmarks.index_churn import QUICK, Scale
-from benchmarks.index_vectors import Source, source
+from benchmarks.index_churn import QUICK, ChurnScale
+from benchmarks.index_vectors import TowerVectors, source
 from benchmarks.neighbours import watch
 from benchmarks.targets import Target
 from local.layout import BUILD
 from local.system import interrupt_on_sigterm
 from nearline.errors import NearlineError
 
-Found = dict[str, Any]
+BenchResults = dict[str, Any]
 _WIDTH = 150  # where there is no terminal that says how wide it is
 console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
 
 
 @dataclass(frozen=True)
-class Task:
+class BenchSetup:
     """What every measurement gets."""
 
-    source: Source
-    scale: Scale
+    source: TowerVectors
+    scale: ChurnScale
     seed: int
     data: Path
     say: Callable[[str], None]
 
 
-MEASUREMENTS: Mapping[str, Callable[[Task], dict[str, Any]]] = {
+MEASUREMENTS: Mapping[str, Callable[[BenchSetup], dict[str, Any]]] = {
     "quiet": lambda task: index_quiet.measure_filter(task.scale.items, task.seed, task.say),
     "memory": lambda task: index_quiet.measure_memory(task.scale.items, task.seed, task.say),
     "served": lambda task: index_served.measure(
@@ -80,9 +80,9 @@ TARGETS = (
 )
 
 
-def run(task: Task, names: list[str], keep: Callable[[str, Found, Found], None]) -> Found:
+def run(task: BenchSetup, names: list[str], keep: Callable[[str, BenchResults, BenchResults], None]) -> BenchResults:
     """Take the measurements *names*, one after the other; *keep* gets each one's name, what it found, and how."""
-    results: Found = {}
+    results: BenchResults = {}
     for name in names:
         others, started, before = watch(), time.monotonic(), load_average()
         found = MEASUREMENTS[name](task)
@@ -164,10 +164,10 @@ def peers_table(peers: Mapping[str, Any]) -> Table:
     return table
 
 
-def known(path: Path) -> Found:
+def known(path: Path) -> BenchResults:
     """What earlier runs found; nothing if there was none, or only a quick one."""
     try:
-        found: Found = json.loads(path.read_text())
+        found: BenchResults = json.loads(path.read_text())
     except (FileNotFoundError, ValueError):
         return {}
     return {} if found.get("quick") else found
@@ -197,15 +197,15 @@ def main() -> None:
     interrupt_on_sigterm()
     command = " ".join(["python -m benchmarks.index_bench", *sys.argv[1:]])
     facts = about(given.seed, command=command)
-    kept: Found = {} if given.quick else known(given.out)
+    kept: BenchResults = {} if given.quick else known(given.out)
 
-    def keep(name: str, found: Found, taken: Found) -> None:
+    def keep(name: str, found: BenchResults, taken: BenchResults) -> None:
         kept.update(found, taken=kept.get("taken", {}) | {name: taken | facts}, quick=given.quick)
         given.out.parent.mkdir(parents=True, exist_ok=True)
         given.out.write_text(json.dumps(kept, indent=2) + "\n")
 
     try:
-        task = Task(source(given.seed), QUICK if given.quick else Scale(), given.seed, given.data, _say)
+        task = BenchSetup(source(given.seed), QUICK if given.quick else ChurnScale(), given.seed, given.data, _say)
         results = run(task, given.only, keep)
     except NearlineError as problem:
         sys.exit(f"bench-index: {problem}")

@@ -12,7 +12,8 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.index_vectors import Source, Vectors
+from benchmarks.index_vectors import TowerVectors
+from nearline.item_vectors import Vectors
 
 _TIED = 1e-6  # rows as near as the last true one
 
@@ -20,7 +21,7 @@ _TIED = 1e-6  # rows as near as the last true one
 class Changes:
     """The endless sequence of changes of a catalogue of *items*."""
 
-    def __init__(self, source: Source, seed: int, items: int, dimension: int) -> None:
+    def __init__(self, source: TowerVectors, seed: int, items: int, dimension: int) -> None:
         self.items = items
         self._cycle = cache(lambda number: self._draw(source, (seed, number), dimension))
 
@@ -39,13 +40,13 @@ class Changes:
         place = change % self.items
         return int(order[place]), vectors[place]
 
-    def _draw(self, source: Source, seed: tuple[int, int], dimension: int) -> tuple[NDArray[np.int64], Vectors]:
+    def _draw(self, source: TowerVectors, seed: tuple[int, int], dimension: int) -> tuple[NDArray[np.int64], Vectors]:
         random = np.random.default_rng(seed)
         order = random.permutation(self.items) if seed[1] else np.arange(self.items)
         return order, source.draw(random, self.items, dimension=dimension)
 
 
-class Replay:
+class ReplayedVectors:
     """The vectors of all items after any number of changes; it only goes forward."""
 
     def __init__(self, changes: Changes) -> None:
@@ -67,7 +68,7 @@ class Replay:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class ReplayAnswer:
     """An answer: which query, after how many changes, and the items by the number of results that were asked for."""
 
     change: int
@@ -81,9 +82,9 @@ def recall(scores: Vectors, found: Sequence[int], k: int) -> float:
     return float((scores[list(found)] >= last - _TIED).sum()) / k
 
 
-def judge(changes: Changes, queries: Vectors, answers: Sequence[Seen]) -> dict[int, list[float]]:
+def judge(changes: Changes, queries: Vectors, answers: Sequence[ReplayAnswer]) -> dict[int, list[float]]:
     """Recall of each answer against exact search over what was live when it was given, by k."""
-    replay, recalls = Replay(changes), dict[int, list[float]]()
+    replay, recalls = ReplayedVectors(changes), dict[int, list[float]]()
     for seen in sorted(answers, key=lambda seen: seen.change):
         scores = replay.to(seen.change) @ queries[seen.query]
         for k, found in seen.found.items():

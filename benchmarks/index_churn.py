@@ -7,7 +7,7 @@ the same changes and are asked in turn with ours (benchmarks/index_plain.py).
 
 import statistics
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,15 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.index_asking import Asked, Trial, as_plain
-from benchmarks.index_changes import Changes, Seen, judge
-from benchmarks.index_vectors import Source
+from benchmarks.index_asking import AskingProcess, Trial, as_plain
+from benchmarks.index_changes import Changes, ReplayAnswer, judge
+from benchmarks.index_vectors import TowerVectors
 from benchmarks.search import highest_passing
 from local.layout import BUILD, ENVIRONMENTS
+from local.system import Say
 from nearline.errors import Misconfigured
 from nearline.features import DIMENSION
-
-Say = Callable[[str], None]
 
 CHANGES_PER_S = 500
 BOUNDS_MS = {"must": 20.0, "goal": 5.0}
@@ -43,7 +42,7 @@ _FIRST = {"ours": 1_500.0, "locked": 800.0, "flat": 200.0}
 
 
 @dataclass(frozen=True, slots=True)
-class Scale:
+class ChurnScale:
     """How large and how thorough; ``quick`` is for trying the benchmark, not for figures."""
 
     items: int = 100_000
@@ -59,7 +58,7 @@ class Scale:
     probes: int = 200
 
 
-QUICK = Scale(
+QUICK = ChurnScale(
     items=20_000,
     replaced=0.3,
     rounds=3,
@@ -73,7 +72,7 @@ QUICK = Scale(
 )
 
 
-def measure(source: Source, scale: Scale, seed: int, say: Say) -> dict[str, Any]:
+def measure(source: TowerVectors, scale: ChurnScale, seed: int, say: Say) -> dict[str, Any]:
     """``{"churn": …}``: does recall hold while everything is replaced at a steady rate, then in great rounds?"""
     with living(scale, seed) as ours:
         say("listing the catalogue and building its graph")
@@ -101,7 +100,7 @@ def measure(source: Source, scale: Scale, seed: int, say: Say) -> dict[str, Any]
     }
 
 
-def measure_reads(source: Source, scale: Scale, seed: int, say: Say) -> dict[str, Any]:
+def measure_reads(source: TowerVectors, scale: ChurnScale, seed: int, say: Say) -> dict[str, Any]:
     """``{"reads_beside": …, "side_by_side": …}``: how many reads go on beside the changes, ours and without us."""
     with living(scale, seed) as ours:
         say("listing the catalogue and building its graph")
@@ -117,7 +116,7 @@ def measure_reads(source: Source, scale: Scale, seed: int, say: Say) -> dict[str
     }
 
 
-def measure_overdriven(scale: Scale, seed: int, say: Say) -> dict[str, Any]:
+def measure_overdriven(scale: ChurnScale, seed: int, say: Say) -> dict[str, Any]:
     """``{"overdriven": …}``: asked more than can be answered from the first moment on, how soon is it itself again?"""
     with living(scale, seed) as ours:
         say("listing the catalogue and building its graph")
@@ -141,20 +140,20 @@ def measure_overdriven(scale: Scale, seed: int, say: Say) -> dict[str, Any]:
     return {"overdriven": {"delta_rows_max": most, "recovered_after_s": after, "bursts": bursts, "end": end}}
 
 
-def _delta_and_widths(ours: Asked) -> dict[str, Any]:
+def _delta_and_widths(ours: AskingProcess) -> dict[str, Any]:
     state = ours.tell("state")
     return {"delta_rows": state["delta_rows"], "lag": state["lag"], "widths": state["widths"]}
 
 
 @contextmanager
-def living(scale: Scale, seed: int) -> Iterator[Asked]:
+def living(scale: ChurnScale, seed: int) -> Iterator[AskingProcess]:
     """The index under test, ready for commands."""
     words = [sys.executable, "-m", "benchmarks.index_living", "--seed", str(seed), "--items", str(scale.items)]
-    with Asked([*words, "--users", str(_USERS)], _USERS) as asked:
+    with AskingProcess([*words, "--users", str(_USERS)], _USERS) as asked:
         yield asked
 
 
-def _reads_beside(ours: Asked, scale: Scale, say: Say) -> tuple[dict[str, float | None], dict[str, Any]]:
+def _reads_beside(ours: AskingProcess, scale: ChurnScale, say: Say) -> tuple[dict[str, float | None], dict[str, Any]]:
     """The highest rate within each bound: sought in short runs, confirmed by a long one that a build falls into."""
     found: dict[str, float | None] = {}
     confirmed: dict[str, Trial | None] = {}
@@ -173,7 +172,7 @@ def _reads_beside(ours: Asked, scale: Scale, say: Say) -> tuple[dict[str, float 
     return found, {**must, "at_goal": goal}
 
 
-def highest(asked: Asked, bound_ms: float, first: float, seconds: float, say: Say) -> float | None:
+def highest(asked: AskingProcess, bound_ms: float, first: float, seconds: float, say: Say) -> float | None:
     """The highest rate whose p99 is within the bound in one of two short runs."""
 
     def passes(rate: float) -> bool:
@@ -192,7 +191,7 @@ def _told(trial: Trial) -> str:
     return f"{trial.per_s:,.0f} reads/s, {times}, {trial.building:.0%} in a build"
 
 
-def _replace_everything(ours: Asked, scale: Scale, say: Say) -> Trial:
+def _replace_everything(ours: AskingProcess, scale: ChurnScale, say: Say) -> Trial:
     """Ask at a steady rate until as much was replaced as should be, and for long enough that a graph is built."""
     ours.tell("mark")  # the delta of loading says nothing of the delta at this rate
     ours.tell("rate", per_s=CHANGES_PER_S)
@@ -201,7 +200,7 @@ def _replace_everything(ours: Asked, scale: Scale, say: Say) -> Trial:
     return ours.trial(_BESIDE_RPS, seconds, behind_s=_DRAIN_S)
 
 
-def _side_by_side(source: Source, ours: Asked, scale: Scale, seed: int, say: Say) -> dict[str, Any]:
+def _side_by_side(source: TowerVectors, ours: AskingProcess, scale: ChurnScale, seed: int, say: Say) -> dict[str, Any]:
     """Highest rates with p99 within 5 ms beside 500 changes/s, in turn: ours, hnswlib under one lock, faiss flat."""
     python = ENVIRONMENTS / "peers" / "bin" / "python"
     if not python.exists():
@@ -211,7 +210,9 @@ def _side_by_side(source: Source, ours: Asked, scale: Scale, seed: int, say: Say
     words = [str(python), "-m", "benchmarks.index_plain", "--folder", str(folder), "--kind"]
     rates: dict[str, list[float]] = {name: [] for name in ("ours", *_RULES)}
     with ExitStack() as open_ones:
-        sides = {"ours": ours} | {kind: open_ones.enter_context(Asked([*words, kind], _USERS)) for kind in _RULES}
+        sides = {"ours": ours} | {
+            kind: open_ones.enter_context(AskingProcess([*words, kind], _USERS)) for kind in _RULES
+        }
         say("hnswlib under one lock takes in the same changes")
         built = {kind: sides[kind].tell("rate", per_s=0)["said"] for kind in _RULES}
         for kind in _RULES:
@@ -234,7 +235,7 @@ def _side_by_side(source: Source, ours: Asked, scale: Scale, seed: int, say: Say
     }
 
 
-def _write_changes(folder: Path, source: Source, scale: Scale, seed: int) -> Changes:
+def _write_changes(folder: Path, source: TowerVectors, scale: ChurnScale, seed: int) -> Changes:
     folder.mkdir(parents=True, exist_ok=True)
     changes = Changes(source, seed, scale.items, DIMENSION)
     np.save(folder / "queries.npy", source.queries(_USERS))
@@ -245,10 +246,10 @@ def _write_changes(folder: Path, source: Source, scale: Scale, seed: int) -> Cha
     return changes
 
 
-def _recall(changes: Changes, source: Source, samples: list[tuple[int, int, list[int]]]) -> float | None:
+def _recall(changes: Changes, source: TowerVectors, samples: list[tuple[int, int, list[int]]]) -> float | None:
     if not samples:
         return None
-    answers = [Seen(change, query, {K: found}) for change, query, found in samples]
+    answers = [ReplayAnswer(change, query, {K: found}) for change, query, found in samples]
     return round(statistics.fmean(judge(changes, source.queries(_USERS), answers)[K]), 4)
 
 

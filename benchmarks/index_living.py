@@ -17,7 +17,7 @@ import numpy as np
 import uvloop
 
 from benchmarks.index_asking import ANSWER, QUESTION
-from benchmarks.index_changes import Changes, Replay, Seen, judge, lowest_mean, recall
+from benchmarks.index_changes import Changes, ReplayAnswer, ReplayedVectors, judge, lowest_mean, recall
 from benchmarks.index_vectors import source
 from benchmarks.index_wired import SWITCH_S, Wired, number_of, record_maker, until
 from nearline.adapters.hnsw import HnswGraph
@@ -52,7 +52,7 @@ class Living:
         self.over = asyncio.Event()
         self._in, self._out = bytearray(), bytearray()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._answers: list[Seen] = []
+        self._answers: list[ReplayAnswer] = []
         self._sampled = 0.0
         self._most_delta = 0
         self._most_removed = 0.0
@@ -91,7 +91,7 @@ class Living:
 
     def _note(self, change: int, query: int, found: dict[int, list[str]]) -> None:
         numbers = {k: [number_of(item) for item in items] for k, items in found.items()}
-        self._answers.append(Seen(change, query, numbers))
+        self._answers.append(ReplayAnswer(change, query, numbers))
 
     def _flush(self) -> None:
         if self._out:
@@ -188,7 +188,7 @@ class Living:
 
     async def final(self) -> dict[str, Any]:
         """Recall of held-out users now, and of a graph built anew of the same vectors, its width found the same way."""
-        replay = Replay(self.changes).to(self.wired.applied)
+        replay = ReplayedVectors(self.changes).to(self.wired.applied)
         served = {k: [await self._found(query, k) for query in self._held_out] for k in CUTS}
         fresh = await self._fresh(replay)
         live, anew = dict[str, float](), dict[str, float]()

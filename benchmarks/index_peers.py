@@ -21,7 +21,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-Vectors = NDArray[np.float32]
+from nearline.item_vectors import Vectors
+
 Labels = NDArray[np.int64]
 
 K = 50

@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.index_asking import ANSWER, QUESTION
-from benchmarks.index_peers import BUILD_WIDTH, LINKS, Labels, Vectors, width_for
+from benchmarks.index_peers import BUILD_WIDTH, LINKS, Labels, width_for
+from nearline.item_vectors import Vectors
 
 K = 50
 RECALL = 0.955  # as services/retrieval/in_process/widths.py

@@ -11,13 +11,14 @@ import signal
 import time
 from collections.abc import Callable
 
-from benchmarks.catalogue import bench_items
 from benchmarks.index_changes import Changes
 from benchmarks.index_vectors import source
 from benchmarks.index_wired import record_maker
-from nearline.adapters.kafka import Message, Producer
+from benchmarks.synthetic_items import bench_items
+from nearline.adapters.kafka.producer import Producer
 from nearline.features import DIMENSION
 from nearline.items import encode_item
+from nearline.log import Message
 from nearline.space import Space
 from nearline.topics import ITEMS, item_vectors_topic
 

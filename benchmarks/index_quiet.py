@@ -17,7 +17,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -27,22 +26,21 @@ import numpy as np
 import uvloop
 
 from benchmarks.index_asking import SURROUNDINGS
-from benchmarks.index_changes import Changes, Replay, recall
-from benchmarks.index_vectors import Source, Vectors, source
+from benchmarks.index_changes import Changes, ReplayedVectors, recall
+from benchmarks.index_vectors import TowerVectors, source
 from benchmarks.index_wired import SWITCH_S, Wired, item_id, number_of, record_maker, shown, until
 from local.layout import ROOT
+from local.system import Say
 from nearline.adapters.hnsw import HnswGraph
 from nearline.errors import Unavailable
 from nearline.features import DIMENSION
 from nearline.filters import parse
-from nearline.item_vectors import ItemVector, encode_item_vector
+from nearline.item_vectors import ItemVector, Vectors, encode_item_vector
 from nearline.log import Record
 from nearline.space import Space
 from nearline.telemetry import configure_logs
 from services.retrieval.in_process.catalogue import Catalogue
 from services.retrieval.in_process.index import LiveIndex
-
-Say = Callable[[str], None]
 
 K = 50
 FILTER = "price < 5"  # prices lie evenly between 0 and 100: a twentieth passes
@@ -60,7 +58,7 @@ _NOBODY = np.empty(0, np.uint64)
 class Lean:
     """Records of new vectors for ever, drawn a few hundred at a time: it holds next to nothing."""
 
-    def __init__(self, towers: Source, seed: int, items: int, space: Space) -> None:
+    def __init__(self, towers: TowerVectors, seed: int, items: int, space: Space) -> None:
         self._items, self._space = items, space
         self._chunk = lru_cache(1)(
             lambda number: towers.draw(np.random.default_rng((seed, number)), _CHUNK, dimension=space.dimension)
@@ -158,7 +156,7 @@ async def filtered(seed: int, items: int, dimension: int) -> dict[str, Any]:
     await asyncio.sleep(6)  # the width is measured anew with what came, after the upkeep's rest
     await until(lambda: not (wired.index.fold_due or wired.index.building))
     quiet = await _compare(wired, queries)
-    share = await _recall_filtered(wired, queries[:200], Replay(changes).to(wired.applied))
+    share = await _recall_filtered(wired, queries[:200], ReplayedVectors(changes).to(wired.applied))
     wired.feed.at_rate(_SERVED_PER_S)
     beside = await _compare(wired, queries)
     await _cancel(keeping)

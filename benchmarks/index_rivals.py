@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.index_vectors import Source, Vectors
+from benchmarks.index_vectors import TowerVectors
 from local.layout import BUILD, ENVIRONMENTS, ROOT
 from nearline.errors import Misconfigured, Unavailable
+from nearline.item_vectors import Vectors
 
 K = 50
 DIMENSIONS = (64, 128)
@@ -36,7 +37,7 @@ PEERS = (
 _TUNABLE = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1048576"  # as services/retrieval/__main__.py sets it
 
 
-def measure(source: Source, *, items: int, queries: int, seed: int, say: Callable[[str], None]) -> dict[str, Any]:
+def measure(source: TowerVectors, *, items: int, queries: int, seed: int, say: Callable[[str], None]) -> dict[str, Any]:
     """What is known of each peer, by its name."""
     folder = BUILD / "bench-index" / "peers"
     folder.mkdir(parents=True, exist_ok=True)
@@ -53,7 +54,7 @@ def measure(source: Source, *, items: int, queries: int, seed: int, say: Callabl
     return found
 
 
-def _write(folder: Path, dimension: int, source: Source, items: int, queries: int, seed: int) -> None:
+def _write(folder: Path, dimension: int, source: TowerVectors, items: int, queries: int, seed: int) -> None:
     vectors = source.draw(np.random.default_rng(seed), items, dimension=dimension)
     asked = source.queries(queries, dimension=dimension)
     for name, array in (("items", vectors), ("queries", asked), ("truth", truth(vectors, asked, K))):

@@ -22,15 +22,14 @@ from typing import Any
 import numpy as np
 
 from benchmarks.index_changes import Changes
-from benchmarks.index_vectors import Source
+from benchmarks.index_vectors import TowerVectors
 from benchmarks.index_wired import record_maker, shown
 from benchmarks.probe import Probe, percentiles_ms
 from benchmarks.stage import gauges
 from local.addresses import Ports
 from local.layout import ROOT
 from local.processes import wait_until
-from local.system import System, embedded_system, http_ok, reset
-from nearline.adapters.kafka import Message
+from local.system import Say, System, embedded_system, http_ok, reset
 from nearline.adapters.stores import store_for
 from nearline.datasets import load_online_retail
 from nearline.errors import Unavailable
@@ -38,13 +37,11 @@ from nearline.events import Event, encode_event
 from nearline.features import DIMENSION
 from nearline.item_vectors import ItemVector, encode_item_vector
 from nearline.items import Item, encode_item
-from nearline.log import Record
+from nearline.log import Message, Record
 from nearline.settings import load_settings
 from nearline.space import Space
 from nearline.topics import CLICKS, ITEMS, item_vectors_topic
 from nearline.user_documents import decode_user_document
-
-Say = Callable[[str], None]
 
 VECTORS_PER_S, ITEMS_PER_S = 500, 200
 _SPACE = Space(1, DIMENSION)
@@ -58,7 +55,7 @@ _K = 50
 _RESTART_S = 120.0
 
 
-def measure(source: Source, *, items: int, probes: int, seed: int, data: Path, say: Say) -> dict[str, Any]:
+def measure(source: TowerVectors, *, items: int, probes: int, seed: int, data: Path, say: Say) -> dict[str, Any]:
     """``{"searchable_ms", "searchable_through_tower_ms", "restart_s"}``."""
     reset(System(data, Ports.free()), lambda line: None)
     with embedded_system(data, say=say) as system, Probe(system.bootstrap, system.retrieval, system.key) as probe:
@@ -86,7 +83,7 @@ class Served:
         self._real: Mapping[str, Item] = {}
         self._vectors: dict[str, np.ndarray[Any, np.dtype[np.float32]]] = {}
 
-    def prepare(self, source: Source) -> None:
+    def prepare(self, source: TowerVectors) -> None:
         """List the catalogue and the shop's own items, and give some users a vector."""
         # Under ids that the tower has never met, as a new item's is: of those it met it knows more than their words.
         shop = load_online_retail(ROOT / "data" / "online-retail").items

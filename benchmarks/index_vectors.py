@@ -19,18 +19,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from benchmarks.tower_speed import user_batch
 from local.layout import BUILD, ROOT
 from local.triton import REPOSITORY, running_triton
-from nearline.adapters.triton import Towers
+from nearline.adapters.triton import TritonTowers
 from nearline.datasets import Prepared, load_online_retail
 from nearline.features import DIMENSION, HISTORY_LENGTH
-from nearline.sequences import Sequence as UserSequence
+from nearline.item_vectors import Vectors
+from nearline.sequences import UserSequence
 from nearline.space import Space
-
-Vectors = NDArray[np.float32]
 
 # The length of the noise over that of the vector. Found by ``noise_for`` with the towers of space 1, seed 1, 100,000.
 NOISE = 0.66
@@ -44,7 +42,7 @@ _HALVINGS = 12
 
 
 @dataclass(frozen=True)
-class Source:
+class TowerVectors:
     """What the towers gave: unit vectors of the demo's items and of real users, in a seeded order."""
 
     items: Vectors  # (items, 64), no two equal
@@ -63,7 +61,7 @@ class Source:
         return _joined([self.users[row] for row in rows])
 
 
-def source(seed: int) -> Source:
+def source(seed: int) -> TowerVectors:
     """The towers' vectors: from the cache under ``build/`` if the towers are the same, else from Triton (a minute)."""
     folder = _CACHE / _digest()
     if not (folder / "users.npy").exists():
@@ -72,7 +70,7 @@ def source(seed: int) -> Source:
         np.save(folder / "items.npy", items)
         np.save(folder / "users.npy", users)
     items, users = np.load(folder / "items.npy"), np.load(folder / "users.npy")
-    return Source(items, users[np.random.default_rng(seed).permutation(len(users))])
+    return TowerVectors(items, users[np.random.default_rng(seed).permutation(len(users))])
 
 
 def nearest_cosine(vectors: Vectors, looked_at: int = _LOOKED_AT) -> float:
@@ -124,7 +122,7 @@ def _encoded() -> tuple[Vectors, Vectors]:
 
 async def _encode(url: str, prepared: Prepared) -> tuple[Vectors, Vectors]:
     """Candidate vectors of all items (duplicates left out) and vectors of all users."""
-    towers = Towers(url, Space(1, DIMENSION), timeout_ms=_TIMEOUT_MS)
+    towers = TritonTowers(url, Space(1, DIMENSION), timeout_ms=_TIMEOUT_MS)
     await towers.open()
     try:
         pairs = list(prepared.items.items())

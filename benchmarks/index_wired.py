@@ -15,7 +15,7 @@ import numpy as np
 from benchmarks.index_changes import Changes
 from nearline.adapters.hnsw import HnswGraph
 from nearline.followers import Follower
-from nearline.item_vectors import ItemVector, Shown, encode_item_vector
+from nearline.item_vectors import ItemFields, ItemVector, encode_item_vector
 from nearline.log import Record
 from nearline.space import Space
 from nearline.topics import item_vectors_topic
@@ -163,10 +163,10 @@ def number_of(item: str) -> int:
     return int(item[-6:])
 
 
-def shown(number: int) -> Shown:
+def shown(number: int) -> ItemFields:
     """What an answer shows of item *number*: a title like a shop's, prices spread evenly over 0 to 100."""
     price = (number * 7_919 % 10_000) / 100
     category = f"category {number % _CATEGORIES}"
-    return Shown(
+    return ItemFields(
         f"SET OF {number % 12} VINTAGE ITEMS {number}", category, "en", price, listed_ms=1_290_000_000_000 + number
     )

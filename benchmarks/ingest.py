@@ -19,7 +19,7 @@ from typing import Any
 import orjson
 
 from benchmarks.load import closed_loop, post
-from benchmarks.stage import Stage
+from benchmarks.stage import LoadedSystem
 from benchmarks.sustained import held_still
 from benchmarks.traffic import pairs
 from local.layout import ROOT
@@ -30,7 +30,7 @@ _BODIES = 500  # different requests, sent in turn; their events have no ids, so 
 _RUNS = 5
 
 
-def measure(stage: Stage) -> dict[str, Any]:
+def measure(stage: LoadedSystem) -> dict[str, Any]:
     """``{"events": …}``: medians of five runs, in batches of a hundred and one by one."""
     stage.probe.settle(stage.item_of_probe(0))
     job = stage.system.supervisor.pid_of("last_n")
@@ -53,7 +53,7 @@ def _figures(runs: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
     return figures
 
 
-def _runs(stage: Stage, batch: int) -> list[dict[str, float]]:
+def _runs(stage: LoadedSystem, batch: int) -> list[dict[str, float]]:
     seconds = max(1.0, stage.scale.read_s / 2)
     found = []
     for run in range(_RUNS):

@@ -2,7 +2,7 @@
 
     .venv/services/bin/python -m benchmarks.instrumentation
 
-A click is what our code does for it: the door's judgement, the job's rule, the tower's round with its store and its
+A click is what our code does for it: the door's judgement, the job's reducer, the tower's round with its store and its
 update. The log's clients, Flink, HTTP and the model are left out, so the share is greater here than it is in the
 system. With: events say when they were produced, delays are told, a hundredth is traced, log lines know their request.
 Without: none of it. Both take turns in one process, the one first, then the other.
@@ -24,15 +24,15 @@ from numpy.typing import NDArray
 
 from benchmarks.exposures import SPACE as ANSWERS_SPACE
 from benchmarks.exposures import USERS, K, world
-from benchmarks.stage import Stage
-from flink_jobs.last_n.rule import Rule
+from benchmarks.stage import LoadedSystem
+from flink_jobs.last_n.user_reducer import UserReducer
 from flink_jobs.last_n.user_state import decode_state
 from nearline.adapters.memory import MemoryStore
 from nearline.adapters.traces import OtelSpans, to_nowhere
 from nearline.events import Event, decode_event
 from nearline.features import Features
 from nearline.item_table import ItemTable
-from nearline.item_vectors import ItemVector, Shown
+from nearline.item_vectors import ItemFields, ItemVector
 from nearline.log import Record
 from nearline.seen import parse_seen_policy
 from nearline.space import Space
@@ -46,7 +46,7 @@ from services.retrieval.users.reader import UserReader
 from services.retrieval.users.trace_ends import TracedClicks
 from services.user_tower.freshness import Freshness
 from services.user_tower.updates import Updates
-from services.user_tower.worker import Worker
+from services.user_tower.worker import UserWorker
 
 PAIRS = 20
 SHARE = 0.01
@@ -91,13 +91,13 @@ class _Way:
 
     def __post_init__(self) -> None:
         self.traces = None if self.spans is None else ClickTraces(self.spans, SHARE)
-        self.rule = Rule(_WINDOW, 7 * _DAY_MS, 400 * _DAY_MS, parse_seen_policy(""))
+        self.reducer = UserReducer(_WINDOW, 7 * _DAY_MS, 400 * _DAY_MS, parse_seen_policy(""))
         self.states: dict[str, bytes] = {}
         self.seen: dict[str, bytes] = {}
         self.prepared = _Prepared()
         self.updates = Updates(_SPACE, _to_nobody)
         self.sent = 0
-        self.worker = Worker(
+        self.worker = UserWorker(
             _SPACE,
             reader=self.prepared,
             table=self.table,
@@ -127,13 +127,13 @@ class _Way:
             "context": {"country": "GB"},
         }
         if self.traces is None:
-            (verdict,) = clicks.judge([body], now_ms=now_ms)
+            (verdict,) = clicks.validate([body], now_ms=now_ms)
         else:
             started_ns, traces = time.time_ns(), self.traces
-            (verdict,) = clicks.judge(
+            (verdict,) = clicks.validate(
                 [body], now_ms=now_ms, begin=lambda one, told: traces.begin(one, told, started_ns)
             )
-        assert isinstance(verdict, clicks.Accepted)
+        assert isinstance(verdict, clicks.AcceptedEvent)
         if verdict.span is not None:
             verdict.span.end(time.time_ns(), event_id=verdict.event_id)
         return verdict.value
@@ -145,7 +145,7 @@ class _Way:
             event = replace(event, produced_ms=None)
         user = event.user_id
         state = decode_state(self.states.get(user))
-        outcome = self.rule.take(state, event, lambda: self.seen.get(user), append_ms=now_ms)
+        outcome = self.reducer.apply(state, event, lambda: self.seen.get(user), append_ms=now_ms)
         if outcome.state is not None:
             self.states[user] = outcome.state
         if outcome.seen is not None:
@@ -159,7 +159,7 @@ def _table() -> ItemTable:
     table, rng = ItemTable(_SPACE), np.random.default_rng(1)
     for number in range(_ITEMS):
         vector = rng.normal(size=64).astype(np.float16)
-        table.put(ItemVector(f"item-{number}", 1, Shown("x"), None, vector, "d"))
+        table.put(ItemVector(f"item-{number}", 1, ItemFields("x"), None, vector, "d"))
     return table
 
 
@@ -243,7 +243,7 @@ async def costs(pairs: int) -> dict[str, Any]:
         await spans.close()
 
 
-def measure(stage: Stage) -> dict[str, Any]:
+def measure(stage: LoadedSystem) -> dict[str, Any]:
     """``{"instrumentation": {"click": …, "answer": …}}``: needs nothing of the system, which rests meanwhile."""
     stage.say(f"what measuring costs: {stage.scale.pairs} pairs")
     return {"instrumentation": asyncio.run(costs(stage.scale.pairs))}

@@ -69,7 +69,7 @@ class Result:
 
 
 @dataclass(slots=True)
-class Counted:
+class LoadCounts:
     """What has come so far, in seconds."""
 
     latencies: list[float] = field(default_factory=list)
@@ -187,7 +187,7 @@ def _content_length(answer: bytes, head: int) -> int:
     return int(answer[at + 15 : answer.index(b"\r", at)])
 
 
-class _Run:
+class _LoadRun:
     """One run: who is free, who waits for an answer, what came."""
 
     def __init__(self, url: str, connections: int) -> None:
@@ -202,7 +202,7 @@ class _Run:
         for _ in range(connections):
             self._open(_Connection(address))
         self.waiting: deque[tuple[float, bytes]] = deque()  # due, and no connection was free
-        self.counted = Counted()
+        self.counted = LoadCounts()
 
     @property
     def free(self) -> int:
@@ -274,7 +274,7 @@ def open_loop(url: str, requests: Sequence[bytes], rps: float, seconds: float, c
     A request that finds every connection busy waits for one; the wait is in its latency. Anything but 200, 429 and 503
     is an error, and so is what never came.
     """
-    run, in_turn = _Run(url, connections), cycle(requests)
+    run, in_turn = _LoadRun(url, connections), cycle(requests)
     with _uncollected():
         start, cpu = time.perf_counter(), time.process_time()
         end = start + seconds
@@ -296,7 +296,7 @@ def closed_loop(url: str, requests: Sequence[bytes], seconds: float, connections
 
     This finds what a server takes when callers wait for it; latencies count from when a request was sent.
     """
-    run, in_turn = _Run(url, connections), cycle(requests)
+    run, in_turn = _LoadRun(url, connections), cycle(requests)
     with _uncollected():
         start, cpu = time.perf_counter(), time.process_time()
         while (now := time.perf_counter()) < start + seconds or (not run.is_idle and now < start + seconds + _GRACE_S):

@@ -7,7 +7,7 @@ import psutil
 from benchmarks.load import Result, closed_loop, open_loop
 from benchmarks.rates import answered
 from benchmarks.recommend import reads
-from benchmarks.stage import Stage
+from benchmarks.stage import LoadedSystem
 
 _ASKING = 4  # connections of the closed loop: enough to keep one thread busy, too few to be refused
 _CONNECTIONS = 512  # of the open loop: requests wait at the server, not in the generator
@@ -15,7 +15,7 @@ _STEADY, _OVERLOAD = 0.7, 2.0  # of the capacity
 _MIB = 1024 * 1024
 
 
-def measure(stage: Stage) -> dict[str, Any]:
+def measure(stage: LoadedSystem) -> dict[str, Any]:
     """``{"overload": …}``: capacity, the same requests at 70 % of it, then twice at double of it."""
     stage.probe.settle(stage.item_of_probe(0))
     url, requests = reads(stage)

@@ -11,9 +11,10 @@ from urllib.parse import quote, urlencode, urlsplit
 import numpy as np
 import orjson
 
-from nearline.adapters.kafka import Message, Producer
+from nearline.adapters.kafka.producer import Producer
 from nearline.errors import Unavailable
 from nearline.events import Event, encode_event
+from nearline.log import Message
 from nearline.topics import CLICKS
 
 # Between two questions; an answer may be this much older than it seems. Asking costs the cores that are measured.
@@ -21,8 +22,6 @@ ASK_EVERY_S = 0.003
 _DEADLINE_S = 60.0
 _ANSWER_S = 10.0  # an answer may wait for a click before it comes
 _MARKERS = 64  # enough that every partition of clicks gets some
-
-Answer = dict[str, Any]
 
 
 class Probe:
@@ -52,7 +51,7 @@ class Probe:
         """Append *messages*; returns when they are in the log."""
         self._runner.run(self._producer.send_all(topic, messages))
 
-    def ask(self, user_id: str, *, k: int = 10, exclude_seen: str = "all", **more: str | int) -> Answer:
+    def ask(self, user_id: str, *, k: int = 10, exclude_seen: str = "all", **more: str | int) -> dict[str, Any]:
         """The answer of this moment, with *more* parameters; ``Unavailable`` if it is not a 200."""
         path = f"/recommend/{quote(user_id)}?{urlencode({'k': k, 'exclude_seen': exclude_seen, **more})}"
         try:
@@ -62,7 +61,7 @@ class Probe:
             status, body = self._get(path)
         if status != 200:
             raise Unavailable(f"GET {path} answered {status}: {body[:200]!r}")
-        answer: Answer = orjson.loads(body)
+        answer: dict[str, Any] = orjson.loads(body)
         return answer
 
     def _get(self, path: str) -> tuple[int, bytes]:
@@ -87,12 +86,12 @@ class Probe:
     def ask_until(
         self,
         user_id: str,
-        holds: Callable[[Answer], bool],
+        holds: Callable[[dict[str, Any]], bool],
         *,
         k: int = 10,
         exclude_seen: str = "all",
         deadline_s: float = _DEADLINE_S,
-    ) -> Answer:
+    ) -> dict[str, Any]:
         """The first answer of which *holds* is true; ``Unavailable`` when none comes before the deadline."""
         end = time.monotonic() + deadline_s
         while not holds(answer := self.ask(user_id, k=k, exclude_seen=exclude_seen)):

@@ -5,11 +5,11 @@ from typing import Any
 
 from benchmarks.load import Result, open_loop
 from benchmarks.search import highest_passing
-from benchmarks.stage import Stage
+from benchmarks.stage import LoadedSystem
 from nearline.errors import Unavailable
 
 Trials = dict[float, list[Result]]
-Run = Callable[[float, float], Result]  # (requests a second, seconds)
+RunAtRate = Callable[[float, float], Result]  # (requests a second, seconds)
 
 _TRIES = 2
 _KEPT_UP = 0.97  # of the offered rate: less was answered is not that rate
@@ -17,7 +17,7 @@ _CONFIRMATIONS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)  # of the rate found
 
 
 def figures(
-    stage: Stage, what: str, url: str, requests: Sequence[bytes], bounds_ms: tuple[float, float], *, first: float
+    stage: LoadedSystem, what: str, url: str, requests: Sequence[bytes], bounds_ms: tuple[float, float], *, first: float
 ) -> dict[str, Any]:
     """The highest rates of *requests* to *url*'s server with p99 within each of *bounds_ms* (must, goal)."""
 
@@ -50,7 +50,7 @@ def answered(result: Result) -> Result:
 
 
 def highest_within(
-    run: Run, bound_ms: float, trials: Trials, *, first: float, short_s: float, long_s: float
+    run: RunAtRate, bound_ms: float, trials: Trials, *, first: float, short_s: float, long_s: float
 ) -> Result | None:
     """The run at the highest open-loop rate with p99 within the bound, confirmed by a longer one.
 

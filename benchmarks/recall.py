@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.documents import Documents
-from benchmarks.stage import Stage
+from benchmarks.stage import LoadedSystem
 from benchmarks.traffic import user_id
-from nearline.adapters.kafka import TableReader
+from nearline.adapters.kafka.table_reader import TableReader
 from nearline.item_vectors import decode_item_vector
 from nearline.log import Record
 from nearline.space import Space
@@ -21,7 +21,7 @@ _CHECKED = 200  # answers compared with exact search
 _TIE = 1e-5  # items this close to the fiftieth are as good as it
 
 
-def recall_at_50(stage: Stage) -> float:
+def recall_at_50(stage: LoadedSystem) -> float:
     """Share of the true fifty nearest in the answers of many users; ties with the fiftieth count as true."""
     stage.say("recall against exact search")
     ids, vectors = asyncio.run(_catalogue(stage.system.bootstrap, stage.settings.embedding_space))
@@ -35,7 +35,7 @@ def recall_at_50(stage: Stage) -> float:
     return float(np.mean(shares))
 
 
-def _together(stage: Stage, documents: Documents, user: str) -> tuple[NDArray[np.float32], dict[str, Any]]:
+def _together(stage: LoadedSystem, documents: Documents, user: str) -> tuple[NDArray[np.float32], dict[str, Any]]:
     """A user's vector and an answer that used just this one; clicks may come meanwhile."""
     while True:
         document = documents.of(user)

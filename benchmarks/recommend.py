@@ -10,7 +10,7 @@ from benchmarks.load import Result, get, open_loop
 from benchmarks.rates import answered, figures
 from benchmarks.recall import K, recall_at_50
 from benchmarks.seen import SEEN, seen_users
-from benchmarks.stage import UNTIL_STOPPED_S, Stage
+from benchmarks.stage import UNTIL_STOPPED_S, LoadedSystem
 from benchmarks.targets import DIVERSITY_SEEN_P99_MS, READS_P99_MS, READS_UNDER_LOAD_P99_MS
 from benchmarks.traffic import user_id
 
@@ -23,13 +23,13 @@ _WARM_UP_RPS = 300.0
 _RUNS = 3
 
 
-def measure_idle(stage: Stage) -> dict[str, Any]:
+def measure_idle(stage: LoadedSystem) -> dict[str, Any]:
     """``{"recommend": {"idle": …}}``: the write path idle."""
     stage.probe.settle(stage.item_of_probe(0))
     return {"recommend": {"idle": _measure(stage, READS_P99_MS)}}
 
 
-def measure_under_load(stage: Stage) -> dict[str, Any]:
+def measure_under_load(stage: LoadedSystem) -> dict[str, Any]:
     """``{"reads_under_load": …}``: beside 500 clicks/s, all on the same cores."""
     with stage.steady_load(LOAD_PER_S, UNTIL_STOPPED_S) as load:
         found = _measure(stage, READS_UNDER_LOAD_P99_MS)
@@ -37,7 +37,7 @@ def measure_under_load(stage: Stage) -> dict[str, Any]:
     return {"reads_under_load": found}
 
 
-def measure_diversity_seen(stage: Stage) -> dict[str, Any]:
+def measure_diversity_seen(stage: LoadedSystem) -> dict[str, Any]:
     """``{"recommend": {"diversity_seen": …}}``: the write path idle, the median of three runs at one rate.
 
     And ``within``: the highest rate that the bounds hold at.
@@ -71,7 +71,7 @@ def median_run(runs: Sequence[Result]) -> dict[str, Any]:
     }
 
 
-def _measure(stage: Stage, bounds_ms: tuple[float, float]) -> dict[str, Any]:
+def _measure(stage: LoadedSystem, bounds_ms: tuple[float, float]) -> dict[str, Any]:
     url, requests = reads(stage)
     stage.say(f"warming up: {_WARM_UP_RPS:.0f} reads/s for {stage.scale.warm_reads_s:g} s")
     answered(open_loop(url, requests, _WARM_UP_RPS, stage.scale.warm_reads_s))
@@ -80,12 +80,12 @@ def _measure(stage: Stage, bounds_ms: tuple[float, float]) -> dict[str, Any]:
     return found | {"recall_at_50": round(recall, 4)}
 
 
-def reads(stage: Stage) -> tuple[str, list[bytes]]:
+def reads(stage: LoadedSystem) -> tuple[str, list[bytes]]:
     """Requests of many users, in a seeded order; what they have seen is left out of their answers, as by default."""
     numbers = np.random.default_rng(stage.seed).permutation(min(_ASKERS, stage.scale.users))
     urls = _urls(stage, [user_id(number) for number in numbers.tolist()])
     return urls[0], [get(url, stage.system.key) for url in urls]
 
 
-def _urls(stage: Stage, users: Sequence[str], more: str = "") -> list[str]:
+def _urls(stage: LoadedSystem, users: Sequence[str], more: str = "") -> list[str]:
     return [f"{stage.system.retrieval}/recommend/{user}?k={K}{more}" for user in users]

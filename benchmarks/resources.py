@@ -7,7 +7,7 @@ from typing import Any
 import psutil
 
 from benchmarks.recommend import LOAD_PER_S
-from benchmarks.stage import UNTIL_STOPPED_S, Stage
+from benchmarks.stage import UNTIL_STOPPED_S, LoadedSystem
 from local.processes import processes_of
 from local.system import System
 
@@ -16,7 +16,7 @@ _MIB = 1024 * 1024
 GENERATOR = "click load (not of the system)"
 
 
-def measure(stage: Stage) -> dict[str, Any]:
+def measure(stage: LoadedSystem) -> dict[str, Any]:
     """``{"rss_mib", "cpu_us_per_click", "cpu_idle_share"}``; a click's cost has the idle cost taken off."""
     idle = _idle_shares(stage)
     stage.say(f"processor time at {LOAD_PER_S} clicks/s")
@@ -35,7 +35,7 @@ def measure(stage: Stage) -> dict[str, Any]:
     }
 
 
-def _idle_shares(stage: Stage) -> Mapping[str, float]:
+def _idle_shares(stage: LoadedSystem) -> Mapping[str, float]:
     stage.say("processor time with no clicks")
     stage.probe.settle(stage.item_of_probe(0))
     time.sleep(_LEAD_S)

@@ -22,7 +22,7 @@ _MIB, _GIB = 1024**2, 1024**3
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class MeasuredProcess:
     """One process with 100,000 items on this machine, at *dimension*."""
 
     mib: float  # memory of all items
@@ -70,7 +70,7 @@ def record_bytes(dimension: int, *, shown: int = 300) -> int:
     return 36 + shown + 6 * dimension + 30
 
 
-def needs(items: int, measured: Measured, nodes: Nodes) -> Needs:
+def needs(items: int, measured: MeasuredProcess, nodes: Nodes) -> Needs:
     """Memory grows with the items; time to build and to search also with the logarithm of the items in a graph."""
     slower = math.log(items) / math.log(MEASURED_ITEMS)
     engine = items * engine_bytes(measured.dimension)
@@ -89,9 +89,9 @@ def needs(items: int, measured: Measured, nodes: Nodes) -> Needs:
     )
 
 
-def read_measured(found: Mapping[str, Any]) -> Measured:
+def read_measured(found: Mapping[str, Any]) -> MeasuredProcess:
     """What bench-index.json says."""
-    return Measured(found["mib_per_100k"]["steady"], found["build_s"], found["reads_beside"]["rps"])
+    return MeasuredProcess(found["mib_per_100k"]["steady"], found["build_s"], found["reads_beside"]["rps"])
 
 
 def table(rows: Sequence[Needs]) -> str:
@@ -122,7 +122,7 @@ def _round(number: float) -> int:
     return int(round(number, -digits))
 
 
-def _file(path: Path) -> Measured | None:
+def _file(path: Path) -> MeasuredProcess | None:
     return read_measured(json.loads(path.read_text())) if path.exists() else None
 
 
@@ -138,8 +138,8 @@ def main() -> None:
     known = {name: value for name, value in values.items() if value is not None}
     if base is None and not {"mib", "build_s", "searches_per_s"} <= known.keys():
         parser.error(f"{file.name} is not there: run `make bench-index`, or give --mib, --build-s and --searches-per-s")
-    fields = {} if base is None else {name: getattr(base, name) for name in Measured.__slots__}
-    measured = Measured(**{**fields, **known})
+    fields = {} if base is None else {name: getattr(base, name) for name in MeasuredProcess.__slots__}
+    measured = MeasuredProcess(**{**fields, **known})
     print(f"From {measured}, query nodes {Nodes()}:\n")
     print(table([needs(items, measured, Nodes()) for items in SIZES]))
 

@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.probe import percentiles_ms
 from benchmarks.recall import K
 from benchmarks.recommend import LOAD_PER_S
-from benchmarks.stage import UNTIL_STOPPED_S, Stage
+from benchmarks.stage import UNTIL_STOPPED_S, LoadedSystem
 from benchmarks.traffic import user_id
 from nearline.items import encode_item
 from nearline.topics import ITEMS
@@ -18,7 +18,7 @@ from nearline.topics import ITEMS
 _LEAD_S = 3.0
 
 
-def measure(stage: Stage) -> dict[str, Any]:
+def measure(stage: LoadedSystem) -> dict[str, Any]:
     """``{"item_searchable_ms": …, "item_searchable_under_load_ms": …}``: the write path idle, then beside 500/s."""
     stage.say("new items, the write path idle")
     idle = _measure(stage, first=0)
@@ -30,13 +30,13 @@ def measure(stage: Stage) -> dict[str, Any]:
     return {"item_searchable_ms": idle, "item_searchable_under_load_ms": loaded}
 
 
-def _measure(stage: Stage, *, first: int) -> dict[str, float]:
+def _measure(stage: LoadedSystem, *, first: int) -> dict[str, float]:
     # Users with few clicks: the load hardly moves their taste between the look and the answer.
     users = [user_id(stage.scale.users - 1 - first - n) for n in range(stage.scale.probes)]
     return percentiles_ms([_listed_to_answer(stage, user) for user in users])
 
 
-def _listed_to_answer(stage: Stage, user: str) -> float:
+def _listed_to_answer(stage: LoadedSystem, user: str) -> float:
     answer = stage.probe.ask(user, k=K, exclude_seen="none")
     original = next(stage.items[item["item_id"]] for item in answer["items"] if item["item_id"] in stage.items)
     new_id = f"new-{time.time_ns():x}"

@@ -11,12 +11,12 @@ from itertools import islice
 import numpy as np
 
 from benchmarks.documents import Documents
-from benchmarks.stage import Stage
+from benchmarks.stage import LoadedSystem
 from local.processes import wait_until
-from nearline.adapters.kafka import Message
 from nearline.errors import Unavailable
 from nearline.events import Event, encode_event
 from nearline.items import Item
+from nearline.log import Message
 from nearline.topics import CLICKS
 
 SEEN = 2_000
@@ -24,7 +24,7 @@ _CHUNK = 2_000
 _DEADLINE_S = 60.0
 
 
-def seen_users(stage: Stage) -> list[str]:
+def seen_users(stage: LoadedSystem) -> list[str]:
     """Ids of users whose stored seen set holds all ``SEEN`` items that they clicked; ``Unavailable`` if it does not."""
     tastes = {
         f"seen-{n:04d}": taste for n, taste in enumerate(tastes_of(stage.items, stage.scale.seen_users, stage.seed))

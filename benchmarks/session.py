@@ -10,7 +10,7 @@ import orjson
 from benchmarks.load import post
 from benchmarks.rates import figures
 from benchmarks.recall import K
-from benchmarks.stage import Stage
+from benchmarks.stage import LoadedSystem
 from benchmarks.targets import SESSION_P99_MS
 from benchmarks.traffic import pairs
 
@@ -20,14 +20,14 @@ _FIRST_RPS = 300.0
 _APART_MS = 10_000
 
 
-def measure(stage: Stage) -> dict[str, Any]:
+def measure(stage: LoadedSystem) -> dict[str, Any]:
     """``{"session": …}``: POST /recommend with five events each, the write path idle."""
     stage.probe.settle(stage.item_of_probe(0))
     url = stage.system.retrieval
     return {"session": figures(stage, "sessions", url, sessions(stage, url), SESSION_P99_MS, first=_FIRST_RPS)}
 
 
-def sessions(stage: Stage, url: str) -> list[bytes]:
+def sessions(stage: LoadedSystem, url: str) -> list[bytes]:
     """Whole requests of different sessions to the retrieval at *url*."""
     told = bodies(_SESSIONS, stage.scale.items, stage.seed, now_ms=time.time_ns() // 1_000_000)
     return [post(f"{url}/recommend", body, stage.system.key) for body in told]

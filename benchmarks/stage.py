@@ -1,7 +1,7 @@
 """What every measurement gets: the system under test with its catalogue and its users, and how thorough to be."""
 
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -10,13 +10,12 @@ from benchmarks.probe import Probe
 from benchmarks.traffic import Load, at_rate, flat_out, item_id, load
 from local.ports import HOST
 from local.processes import wait_until
-from local.system import System
+from local.system import Say, System
 from nearline.errors import Unavailable
 from nearline.items import Item, encode_item
 from nearline.settings import Settings, load_settings
 from nearline.topics import ITEMS
 
-Say = Callable[[str], None]
 UNTIL_STOPPED_S = 3_600.0  # of a load that the measurement ends itself
 _CHUNK = 2_000
 _CLICKS_EACH = 5  # of every user, before anything is measured
@@ -64,7 +63,7 @@ QUICK = Scale(
 
 
 @dataclass(frozen=True)
-class Stage:
+class LoadedSystem:
     """The running system, loaded; measurements only read this."""
 
     system: System
@@ -98,7 +97,7 @@ class Stage:
         return item_id((number * 7_919) % self.scale.items)
 
 
-def prepare(stage: Stage) -> None:
+def prepare(stage: LoadedSystem) -> None:
     """List the catalogue, give every user a history, and warm every part up; returns when nothing waits any more."""
     _list_items(stage.probe, stage.items, stage.say)
     _await_items(stage)
@@ -119,7 +118,7 @@ def _list_items(probe: Probe, items: Mapping[str, Item], say: Say) -> None:
         probe.send(ITEMS, chunk)
 
 
-def _await_items(stage: Stage) -> None:
+def _await_items(stage: LoadedSystem) -> None:
     """Return when the whole catalogue is known to both its readers, and searched through a graph."""
     ports = stage.system.ports
 

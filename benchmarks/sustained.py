@@ -10,14 +10,14 @@ from typing import Any
 import psutil
 
 from benchmarks.search import highest_passing
-from benchmarks.stage import Stage
+from benchmarks.stage import LoadedSystem
 
 _LAG_S = 1.0  # what the clicks sent last may take after half a minute: more is a lag that grows
 _SENT_SHARE = 0.97  # a generator that was held up did not offer that rate
 _STEP = 100  # rates are tried in whole hundreds
 
 
-def measure(stage: Stage) -> dict[str, Any]:
+def measure(stage: LoadedSystem) -> dict[str, Any]:
     """The drain of a backlog, then the highest offered rate whose lag is small at its end and returns to zero."""
     drained = _drain(stage)
     trials: list[dict[str, float]] = []
@@ -36,7 +36,7 @@ def measure(stage: Stage) -> dict[str, Any]:
     }
 
 
-def _offer(stage: Stage, rate: float) -> dict[str, float]:
+def _offer(stage: LoadedSystem, rate: float) -> dict[str, float]:
     stage.say(f"offering {rate:,.0f} clicks/s for {stage.scale.offer_s:g} s")
     with stage.steady_load(rate, stage.scale.offer_s) as load:
         sent = load.finish()
@@ -44,7 +44,7 @@ def _offer(stage: Stage, rate: float) -> dict[str, float]:
     return {"offered_per_s": rate, "sent_per_s": round(sent.rate, 1), "lag_s": round(lag_s, 3)}
 
 
-def _drain(stage: Stage) -> float:
+def _drain(stage: LoadedSystem) -> float:
     """Clicks a second at which a backlog becomes stored vectors: the job is held still while it builds up."""
     stage.say(f"working off a backlog of {stage.scale.backlog:,} clicks")
     with held_still(stage.system.supervisor.pid_of("last_n")), stage.flood(stage.scale.backlog) as flood:

@@ -12,7 +12,7 @@ import time
 
 import psutil
 
-from nearline.item_vectors import Shown
+from nearline.item_vectors import ItemFields
 from services.retrieval.items.text_index import TextIndex
 
 COMMON = [f"word{nth}" for nth in range(600)]
@@ -20,12 +20,14 @@ WEIGHTS = [1 / (nth + 1) ** 0.8 for nth in range(600)]
 SEARCHES = ("rare77", "word0", "word0 word3", "word9 rare1", "word0 word1 word2 rare5 nothing")
 
 
-def titles(count: int, seed: int = 1) -> list[Shown]:
+def titles(count: int, seed: int = 1) -> list[ItemFields]:
     """Items with six words in the title, a category and a brand."""
     drawn = random.Random(seed)
     rare = [f"rare{nth}" for nth in range(20_000)]
     return [
-        Shown(" ".join(drawn.choices(COMMON, WEIGHTS, k=4) + drawn.choices(rare, k=2)), drawn.choice(COMMON), brand="b")
+        ItemFields(
+            " ".join(drawn.choices(COMMON, WEIGHTS, k=4) + drawn.choices(rare, k=2)), drawn.choice(COMMON), brand="b"
+        )
         for _ in range(count)
     ]
 

@@ -29,12 +29,12 @@ from benchmarks.neighbours import watch
 from benchmarks.targets import Target
 from local.layout import BUILD, ROOT
 from local.triton import running_triton
-from nearline.adapters.triton import Towers
+from nearline.adapters.triton import TritonTowers
 from nearline.datasets import Prepared, load_online_retail
 from nearline.errors import Misconfigured, NearlineError
 from nearline.features import DIMENSION, HISTORY_LENGTH, Arrays, Features
 from nearline.items import Item
-from nearline.sequences import Sequence as UserSequence
+from nearline.sequences import UserSequence
 from nearline.signals import Context
 from nearline.space import Space
 
@@ -49,7 +49,7 @@ _WIDTH = 140  # where there is no terminal that says how wide it is
 
 
 @dataclass(frozen=True, slots=True)
-class Scale:
+class SpeedScale:
     """How thorough; ``quick`` is for trying the benchmark, not for figures."""
 
     windows: int = 5
@@ -58,7 +58,7 @@ class Scale:
     calls: int = 200  # of the micro-benchmark, in each window
 
 
-QUICK = Scale(windows=3, window_s=0.5, warm_up_s=0.5, calls=10)
+QUICK = SpeedScale(windows=3, window_s=0.5, warm_up_s=0.5, calls=10)
 
 
 def _users_per_s(size: str, in_flight: int, must: float, goal: float) -> Target:
@@ -80,14 +80,14 @@ TARGETS = (
 
 
 @dataclass(frozen=True)
-class Window:
+class AnsweredWindow:
     """What was answered in one stretch of time."""
 
     latencies_s: list[float]
     seconds: float
 
 
-async def keep_asking(ask: Callable[[int], Awaitable[object]], *, in_flight: int, seconds: float) -> Window:
+async def keep_asking(ask: Callable[[int], Awaitable[object]], *, in_flight: int, seconds: float) -> AnsweredWindow:
     """Ask for *seconds* with *in_flight* requests at a time; *ask* gets the request's number."""
     numbers, latencies = iter(range(2**62)), list[float]()
     began = time.perf_counter()
@@ -99,10 +99,10 @@ async def keep_asking(ask: Callable[[int], Awaitable[object]], *, in_flight: int
             latencies.append(time.perf_counter() - sent)
 
     await asyncio.gather(*(one_after_the_other() for _ in range(in_flight)))
-    return Window(latencies, time.perf_counter() - began)
+    return AnsweredWindow(latencies, time.perf_counter() - began)
 
 
-def figures(windows: Sequence[Window]) -> dict[str, Any]:
+def figures(windows: Sequence[AnsweredWindow]) -> dict[str, Any]:
     """Rate with its spread over windows, and the percentiles of all requests."""
     latencies = np.concatenate([window.latencies_s for window in windows]) * 1e3
     p50, p99 = np.percentile(latencies, [50, 99])
@@ -119,7 +119,7 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {name: float(f(values)) for name, f in (("median", statistics.median), ("low", min), ("high", max))}
 
 
-def measure(ask: Callable[[int], Awaitable[object]], scale: Scale) -> Callable[[], Awaitable[dict[str, Any]]]:
+def measure(ask: Callable[[int], Awaitable[object]], scale: SpeedScale) -> Callable[[], Awaitable[dict[str, Any]]]:
     """A measurement of *ask* with each number of requests in flight."""
 
     async def measured() -> dict[str, Any]:
@@ -150,7 +150,7 @@ def _sequence(row: Mapping[str, Any]) -> UserSequence:
 
 
 @dataclass(frozen=True)
-class Load:
+class EncodeLoad:
     """What is asked, the same for both sizes."""
 
     sequences: list[UserSequence]
@@ -172,22 +172,22 @@ def user_batch(
     return features.user_batch(matrix, *rows, features.contexts_of(sequences))
 
 
-def make_load(data: Path, seed: int) -> Load:
+def make_load(data: Path, seed: int) -> EncodeLoad:
     """Users and items of Online Retail; the new items have its texts and other ids."""
     prepared = load_online_retail(data)
     items = list(prepared.items.items())
     order = np.random.default_rng(seed).permutation(len(items))
     new = [(f"new-{number}", items[number][1]) for number in order[: _BATCHES * BATCH]]
-    return Load(
+    return EncodeLoad(
         full_histories(prepared, length=HISTORY_LENGTH, count=_BATCHES * BATCH, seed=seed),
         items,
         [new[at : at + BATCH] for at in range(0, len(new) - BATCH + 1, BATCH)],
     )
 
 
-async def measure_towers(url: str, load: Load, scale: Scale, *, items_too: bool) -> dict[str, Any]:
+async def measure_towers(url: str, load: EncodeLoad, scale: SpeedScale, *, items_too: bool) -> dict[str, Any]:
     """The user tower at *url*, and with *items_too* its item tower and what is computed before a request."""
-    towers = Towers(url, Space(1, DIMENSION), timeout_ms=_TIMEOUT_MS)
+    towers = TritonTowers(url, Space(1, DIMENSION), timeout_ms=_TIMEOUT_MS)
     await towers.open()
     try:
         features = towers.features
@@ -202,7 +202,7 @@ async def measure_towers(url: str, load: Load, scale: Scale, *, items_too: bool)
         await towers.close()
 
 
-async def _measure_items(towers: Towers, load: Load, scale: Scale) -> dict[str, Any]:
+async def _measure_items(towers: TritonTowers, load: EncodeLoad, scale: SpeedScale) -> dict[str, Any]:
     features, new = towers.features, load.new_items
     inputs = [features.item_inputs(batch) for batch in new]
 
@@ -215,14 +215,14 @@ async def _measure_items(towers: Towers, load: Load, scale: Scale) -> dict[str, 
     }
 
 
-async def _history_vectors(towers: Towers, items: list[tuple[str, Item]]) -> NDArray[np.float16]:
+async def _history_vectors(towers: TritonTowers, items: list[tuple[str, Item]]) -> NDArray[np.float16]:
     chunks = [items[at : at + BATCH] for at in range(0, len(items), BATCH)]
     vectors = [(await towers.encode_items(towers.features.item_inputs(chunk)))[1] for chunk in chunks]
     return np.concatenate(vectors).astype(np.float16)
 
 
 def time_preparation(
-    features: Features, load: Load, matrix: NDArray[np.float16], scale: Scale
+    features: Features, load: EncodeLoad, matrix: NDArray[np.float16], scale: SpeedScale
 ) -> dict[str, dict[str, float]]:
     """Milliseconds for 64 users from sequences to the tower's input, and for 64 items from texts, on one core."""
     row_of = {item_id: row for row, (item_id, _) in enumerate(load.items)}
@@ -234,7 +234,7 @@ def time_preparation(
     }
 
 
-def _timed(call: Callable[[], object], scale: Scale) -> dict[str, float]:
+def _timed(call: Callable[[], object], scale: SpeedScale) -> dict[str, float]:
     def window() -> float:
         began = time.perf_counter()
         for _ in range(scale.calls):
@@ -245,7 +245,9 @@ def _timed(call: Callable[[], object], scale: Scale) -> dict[str, float]:
     return spread([window() for _ in range(scale.windows)])
 
 
-def run(repositories: Mapping[str, Path], load: Load, scale: Scale, say: Callable[[str], None]) -> dict[str, Any]:
+def run(
+    repositories: Mapping[str, Path], load: EncodeLoad, scale: SpeedScale, say: Callable[[str], None]
+) -> dict[str, Any]:
     """Every size, one server after the other."""
     results: dict[str, Any] = {"load_average_before": load_average()}
     others = watch()
@@ -301,7 +303,7 @@ def main() -> None:
     try:
         repositories = repositories_in(given.out / "towers")
         load = make_load(given.data, given.seed)
-        results = run(repositories, load, QUICK if given.quick else Scale(), console.print)
+        results = run(repositories, load, QUICK if given.quick else SpeedScale(), console.print)
     except NearlineError as problem:
         sys.exit(f"tower_speed: {problem}")
     except KeyboardInterrupt:

@@ -22,9 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from local.layout import ROOT
-from nearline.adapters.kafka import Message, Producer
+from nearline.adapters.kafka.producer import Producer
 from nearline.errors import Unavailable
 from nearline.events import Event, encode_event
+from nearline.log import Message
 from nearline.topics import CLICKS
 
 _TICK_S = 0.005  # clicks leave in groups of this length: at 500 a second, two or three at a time

@@ -46,7 +46,7 @@ _WIDTH = 140  # where there is no terminal that says how wide it is
 _KIB_IN_MIB = 1024
 
 
-class Clock(Watcher):
+class EpochClock(Watcher):
     """Notes when each epoch ended."""
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ def measure(task: Task, recipe: Recipe, *, seed: int, rounds: int, towers: Path 
     """One size and precision, in this process; with *towers* what was learnt is exported there."""
     before = _resident_mib()
     _forget_peak()
-    clock = Clock()
+    clock = EpochClock()
     fitted = fit(task, replace(recipe, epochs=1 + rounds), seed=seed, watcher=clock)
     peak = _peak_mib()
     if towers is not None:

@@ -20,20 +20,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from local.broker import running_broker
-from nearline.adapters.kafka import Producer, Topics
+from nearline.adapters.kafka.admin import Topics
+from nearline.adapters.kafka.producer import Producer
 from nearline.adapters.lmdb import LmdbStore
 from nearline.features import Features
 from nearline.hashing import hash64_all
 from nearline.item_table import ItemTable
-from nearline.item_vectors import ItemVector, Shown
+from nearline.item_vectors import ItemFields, ItemVector
 from nearline.log import Record
 from nearline.seen import FOREVER_S, SeenSnapshot, encode_seen, parse_seen_policy
-from nearline.sequences import Sequence, encode_sequence
+from nearline.sequences import UserSequence, encode_sequence
 from nearline.space import Space
 from nearline.topics import USER_SEEN, USER_SEQUENCES, all_topics
 from nearline.user_documents import UserDocument
 from services.user_tower.updates import Updates
-from services.user_tower.worker import Worker
+from services.user_tower.worker import UserWorker
 
 _SPACE = Space(1, 64)
 _USERS = 2_000
@@ -43,7 +44,7 @@ _POLL = 500
 _NOW_MS = 1_732_100_000_000
 
 
-class _Prepared:
+class _PreparedWrites:
     """A reader that hands out what it is given, and towers that answer at once."""
 
     def __init__(self) -> None:
@@ -71,7 +72,7 @@ def _sequences(version: int) -> list[Record]:
         items = [f"item-{(number * 31 + version + i) % _ITEMS}" for i in range(50)]
         times = [_NOW_MS + version + i for i in range(50)]
         ids = [f"event-{number}-{version + i}" for i in range(50)]
-        sequence = Sequence(f"user-{number}", version, items, times, ["view"] * 50, [1.0] * 50, ids)
+        sequence = UserSequence(f"user-{number}", version, items, times, ["view"] * 50, [1.0] * 50, ids)
         records.append(Record(USER_SEQUENCES, 0, 0, _NOW_MS, sequence.user_id.encode(), encode_sequence(sequence)))
     return records
 
@@ -87,12 +88,12 @@ def _table() -> ItemTable:
     table, rng = ItemTable(_SPACE), np.random.default_rng(1)
     for number in range(_ITEMS):
         vector = rng.normal(size=64).astype(np.float16)
-        table.put(ItemVector(f"item-{number}", 1, Shown("x"), None, vector, "d"))
+        table.put(ItemVector(f"item-{number}", 1, ItemFields("x"), None, vector, "d"))
     return table
 
 
 async def _users_per_cpu_s(
-    worker: Worker, prepared: _Prepared, records: list[Record], settled: Callable[[], Awaitable[None]]
+    worker: UserWorker, prepared: _PreparedWrites, records: list[Record], settled: Callable[[], Awaitable[None]]
 ) -> float:
     prepared.polls = [records[start : start + _POLL] for start in range(0, len(records), _POLL)]
     started = time.process_time()
@@ -103,14 +104,14 @@ async def _users_per_cpu_s(
 
 
 async def _measure(broker: str, folder: Path) -> None:
-    prepared, table, version = _Prepared(), _table(), 1
+    prepared, table, version = _PreparedWrites(), _table(), 1
     store = LmdbStore(folder, _SPACE, ttl_ms=10**9, writer=True)
     publisher = Producer(broker)
     updates = Updates(_SPACE, publisher.send_all)
     silent: dict[str, UserDocument] = {}
 
-    def worker(announce: Any) -> Worker:
-        return Worker(
+    def worker(announce: Any) -> UserWorker:
+        return UserWorker(
             _SPACE,
             reader=prepared,
             table=table,

@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.documents import Documents
 from benchmarks.recall import K
-from benchmarks.stage import Stage
+from benchmarks.stage import LoadedSystem
 from nearline.errors import Unavailable
 from nearline.events import encode_event
 from nearline.topics import CLICKS
@@ -22,7 +22,7 @@ _WAIT_MS = 5_000
 _PAUSE_S = (0.02, 0.08)  # between two clicks, by chance, so that they keep step with nothing
 
 
-def measure(stage: Stage) -> dict[str, Any]:
+def measure(stage: LoadedSystem) -> dict[str, Any]:
     """``{"after_extra_ms": {p50, p99, max, waited, there_already}}``, the write path idle otherwise."""
     stage.probe.settle(stage.item_of_probe(0))
     stage.say(f"{stage.scale.waits} answers that wait for a click")
@@ -42,7 +42,7 @@ def measure(stage: Stage) -> dict[str, Any]:
     }
 
 
-def _click_to_answer(stage: Stage, documents: Documents, user: str, item: str) -> float | None:
+def _click_to_answer(stage: LoadedSystem, documents: Documents, user: str, item: str) -> float | None:
     """The extra ms of one answer, or ``None`` if its click was stored before it was asked for."""
     event = stage.probe.click(user, item)
     stage.probe.send(CLICKS, [(user.encode(), encode_event(event))])

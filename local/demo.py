@@ -20,10 +20,10 @@ from typing import Any
 
 from rich.table import Table
 
+from local.demo_user import DemoUser, climbers, demo_users, moves
 from local.layout import ROOT
-from local.story import Story, climbers, moves, stories
 from local.system import System, addresses, interrupt_on_sigterm, start, stop, system_of_this_machine, up
-from nearline.adapters.kafka import Topics
+from nearline.adapters.kafka.admin import Topics
 from nearline.cli.answers import get_answer, provenance
 from nearline.cli.clicks import click_to_answer, list_items, new_event, replay_events
 from nearline.cli.console import console, progress
@@ -41,10 +41,9 @@ _CLIMBERS_WITHIN = 100
 _MORE_CLICKS = 20
 _CATCH_UP_S = 600.0
 _AFTER_THE_HISTORY = ("canary",)  # what times clicks: behind a history that is read all at once they would be late
-Answer = dict[str, Any]
 
 
-class Notes:
+class DemoNotes:
     """What the demo did in this data folder: kept, so that a second start neither replays nor repeats a story."""
 
     def __init__(self, data: Path) -> None:
@@ -101,25 +100,25 @@ def _since(started: float) -> str:
     return f"{time.monotonic() - started:.1f} s"
 
 
-def tell(settings: Settings, story: Story, items: Mapping[str, Item]) -> list[str]:
+def tell(settings: Settings, shown: DemoUser, items: Mapping[str, Item]) -> list[str]:
     """Show the user before and after one click; return what was not as promised, as sentences."""
-    console.rule(f"user {story.user_id}")
-    taste = f"{story.share:.0%} of {len(story.bought)} items bought are {story.taste}"
-    last = ", ".join(items[item_id].title.lower() for item_id in story.bought[-5:])
+    console.rule(f"user {shown.user_id}")
+    taste = f"{shown.share:.0%} of {len(shown.bought)} items bought are {shown.taste}"
+    last = ", ".join(items[item_id].title.lower() for item_id in shown.bought[-5:])
     console.print(f"{taste}; the last of them: {last}", markup=False)
-    before = get_answer(settings, story.user_id, k=_ASKED)
-    clicked = items[story.clicked]
+    before = get_answer(settings, shown.user_id, k=_ASKED)
+    clicked = items[shown.clicked]
     console.print(f"\none click on something else: [bold]{clicked.title}[/bold] ({clicked.category})")
-    event = new_event(story.user_id, story.clicked)
+    event = new_event(shown.user_id, shown.clicked)
     delay_ms = asyncio.run(click_to_answer(settings, event))
-    after = get_answer(settings, story.user_id, k=_ASKED)
+    after = get_answer(settings, shown.user_id, k=_ASKED)
     console.print(_beside(before, after))
     console.print(provenance(after), markup=False)
     console.print(f"[bold]{delay_ms:.1f} ms[/bold] from sending the click to the first answer that used it")
     return unmet(before, after, event)
 
 
-def _beside(before: Answer, after: Answer) -> Table:
+def _beside(before: Mapping[str, Any], after: Mapping[str, Any]) -> Table:
     """The first of both answers side by side, then what climbed most; each with how many ranks it moved."""
     table = Table("", "before the click", "after it", "category", "moved")
     new = after["items"]
@@ -133,7 +132,7 @@ def _beside(before: Answer, after: Answer) -> Table:
     return table
 
 
-def _ids(answer: Answer) -> list[str]:
+def _ids(answer: Mapping[str, Any]) -> list[str]:
     return [item["item_id"] for item in answer["items"]]
 
 
@@ -142,7 +141,7 @@ def _shade(mark: str) -> str:
     return f"[{colour}]{mark}[/{colour}]"
 
 
-def unmet(before: Answer, after: Answer, event: Event) -> list[str]:
+def unmet(before: Mapping[str, Any], after: Mapping[str, Any], event: Event) -> list[str]:
     """What a click must have changed in a user's answer and did not."""
     scores = [{item["item_id"]: item["score"] for item in answer["items"]} for answer in (before, after)]
     return [
@@ -160,7 +159,7 @@ def unmet(before: Answer, after: Answer, event: Event) -> list[str]:
     ]
 
 
-def measure(settings: Settings, more: list[Story]) -> None:
+def measure(settings: Settings, more: list[DemoUser]) -> None:
     """Print the delays of one click of each of *more* users."""
     delays = [asyncio.run(click_to_answer(settings, new_event(one.user_id, one.clicked))) for one in more]
     if delays:
@@ -168,16 +167,16 @@ def measure(settings: Settings, more: list[Story]) -> None:
         console.print(f"{len(delays)} more clicks of as many users, one after the other: {spread}")
 
 
-def run(system: System) -> tuple[Story, list[str]]:
+def run(system: System) -> tuple[DemoUser, list[str]]:
     """Fill the running system once and tell the next story; return it with what was not as promised."""
     settings = load_settings(system.settings)
     recording = load_recording(RECORDING)
-    notes = Notes(system.data)
+    notes = DemoNotes(system.data)
     if not notes["filled"]:
         fill(settings, recording)
         notes.add("filled")
         start(system, _AFTER_THE_HISTORY, print)
-    told = stories(((event.user_id, event.item_id) for event in recording.events), recording.items)
+    told = demo_users(((event.user_id, event.item_id) for event in recording.events), recording.items)
     first = notes["told"] * (1 + _MORE_CLICKS) % max(1, len(told) - _MORE_CLICKS)
     notes.add("told")
     problems = tell(settings, told[first], recording.items)
@@ -185,11 +184,11 @@ def run(system: System) -> tuple[Story, list[str]]:
     return told[first], problems
 
 
-def invitation(story: Story) -> str:
+def invitation(shown: DemoUser) -> str:
     """What a person can try now."""
     tries = {
-        f"bin/nearline click {story.user_id} {story.bought[0]}": "one more click",
-        f"bin/nearline recommend {story.user_id}": "what that user sees now",
+        f"bin/nearline click {shown.user_id} {shown.bought[0]}": "one more click",
+        f"bin/nearline recommend {shown.user_id}": "what that user sees now",
         "bin/nearline status": "every part, its lag and its freshness",
     }
     return "\n".join(f"  {command:<34} {what}" for command, what in tries.items())
@@ -212,16 +211,16 @@ def main() -> None:
 def demo(system: System, *, check: bool) -> int:
     """The whole demo; a system that was up before it stays up after it."""
     ours = not system.is_up()
-    up(system, print, end_with_us=ours, held_back=() if Notes(system.data)["filled"] else _AFTER_THE_HISTORY)
+    up(system, print, end_with_us=ours, held_back=() if DemoNotes(system.data)["filled"] else _AFTER_THE_HISTORY)
     try:
-        story, problems = run(system)
+        shown, problems = run(system)
         for problem in problems:
             console.print(f"[red]not as promised:[/red] {problem}")
         if check:
             console.print("[green]all as promised[/green]" if not problems else "[red]not all as promised[/red]")
             return 1 if problems else 0
         console.rule("it stays up")
-        console.print(f"{invitation(story)}\n{addresses(system)}", markup=False)
+        console.print(f"{invitation(shown)}\n{addresses(system)}", markup=False)
         console.print("\nCtrl-C ends " + ("every process; the data stays" if ours else "this; the system stays up"))
         console.print(f"\nopen [bold]{system.page}[/bold] and click something")
         threading.Event().wait()

@@ -11,19 +11,17 @@ import argparse
 import asyncio
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from local.triton import REPOSITORY, running_triton
-from nearline.adapters.triton import Towers
+from nearline.adapters.triton import TritonTowers
 from nearline.errors import Misconfigured, NearlineError
-from nearline.features import CANDIDATE, HISTORY, ITEM_TOWER, USER, USER_TOWER
+from nearline.features import CANDIDATE, HISTORY, ITEM_TOWER, USER, USER_TOWER, Arrays
 from nearline.space import Space
 
 LEAST_COSINE = 0.9999
-Arrays = dict[str, NDArray[Any]]
 
 
 def recorded(repository: Path, tower: str, space: int) -> tuple[Arrays, Arrays]:
@@ -56,7 +54,7 @@ def told(exported: Path) -> tuple[Path, int]:
 
 async def compare(url: str, repository: Path, space: Space) -> dict[str, float]:
     """The least cosine between recorded and served answers of each output, asked at *url*."""
-    towers = Towers(url, space, timeout_ms=10_000)
+    towers = TritonTowers(url, space, timeout_ms=10_000)
     try:
         await towers.open()
         inputs, wanted = recorded(repository, USER_TOWER, space.number)

@@ -57,7 +57,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Task:
+class OneTimeTask:
     """Something that has to be done once between two waves of parts."""
 
     name: str
@@ -65,7 +65,7 @@ class Task:
 
 
 # What is started together, what is done in between: the order of the start.
-Plan = Sequence[Sequence[Part] | Task]
+Plan = Sequence[Sequence[Part] | OneTimeTask]
 
 
 class System:
@@ -116,7 +116,7 @@ class System:
 
     def parts(self) -> list[Part]:
         """All parts in the order of their start."""
-        return [part for wave in self.plan if not isinstance(wave, Task) for part in wave]
+        return [part for wave in self.plan if not isinstance(wave, OneTimeTask) for part in wave]
 
     def is_up(self) -> bool:
         """Whether the supervisor of this system runs (its parts may still be starting)."""
@@ -152,8 +152,8 @@ def nearline_plan(system: System) -> Plan:
     ]
     if load_settings(system.settings).canary_every_s:
         rest.append(part("canary", services, ["-m", "services.canary"], http_ok(ports.canary, "/readyz"), 60.0))
-    topics = Task("topics", (services, "-m", "nearline.cli", "init"))
-    return [first, topics, Task("key", (services, "-m", "nearline.cli", "keys", "ensure")), rest]
+    topics = OneTimeTask("topics", (services, "-m", "nearline.cli", "init"))
+    return [first, topics, OneTimeTask("key", (services, "-m", "nearline.cli", "keys", "ensure")), rest]
 
 
 def http_ok(port: int, path: str) -> Callable[[], bool]:
@@ -250,7 +250,7 @@ def _start_supervisor(system: System, *, end_with_us: bool) -> None:
 
 def _start_parts(system: System, say: Say, held_back: Collection[str]) -> None:
     for wave in system.plan:
-        if isinstance(wave, Task):
+        if isinstance(wave, OneTimeTask):
             _do(system, wave, say)
         else:
             _start_wave(system, [part for part in wave if part.name not in held_back], say)
@@ -262,7 +262,7 @@ def _start_wave(system: System, parts: Sequence[Part], say: Say) -> None:
     _await(system, parts, say)
 
 
-def _do(system: System, task: Task, say: Say) -> None:
+def _do(system: System, task: OneTimeTask, say: Say) -> None:
     started = time.monotonic()
     environment = {**_without_settings(os.environ), **system.environment()}
     done = subprocess.run(task.command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)

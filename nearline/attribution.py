@@ -41,7 +41,7 @@ class Rate:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class SourceRates:
     """What came of the items of one source in one scenario (``""``: in none)."""
 
     scenario: str
@@ -51,17 +51,17 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class AttributionReport:
     """What was read, how much of it met, and the lines, most shown first."""
 
     exposures: int
     events: int  # all that are no command and not synthetic
     with_request: int  # of them: those that name an answer
     met: int  # of these: those whose answer showed that item to that user
-    lines: list[Line]
+    lines: list[SourceRates]
 
 
-def attribute(exposures: Iterable[Exposure], events: Iterable[Event]) -> Report:
+def attribute(exposures: Iterable[Exposure], events: Iterable[Event]) -> AttributionReport:
     """Join *exposures* and *events* by request, item and user, if one is known; a shown item counts once.
 
     Repeated records of one event or one answer change nothing. Synthetic events are left out.
@@ -81,10 +81,12 @@ def attribute(exposures: Iterable[Exposure], events: Iterable[Event]) -> Report:
         .sort(["shown", "scenario", "source"], descending=[True, False, False])
     )
     lines = [
-        Line(row["scenario"], row["source"], Rate(row["clicked"], row["shown"]), Rate(row["bought"], row["shown"]))
+        SourceRates(
+            row["scenario"], row["source"], Rate(row["clicked"], row["shown"]), Rate(row["bought"], row["shown"])
+        )
         for row in counts.to_dicts()
     ]
-    return Report(len(answers), len(unique), len(named), met.height, lines)
+    return AttributionReport(len(answers), len(unique), len(named), met.height, lines)
 
 
 def _rows(exposures: Iterable[Exposure]) -> Iterator[tuple[str, str, str, str, str]]:

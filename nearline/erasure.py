@@ -16,7 +16,7 @@ from nearline.exposures import decode_exposures
 from nearline.log import Record
 from nearline.profiles import Profile, decode_profile
 from nearline.seen import SeenSnapshot, decode_seen
-from nearline.sequences import Sequence, decode_sequence
+from nearline.sequences import UserSequence, decode_sequence
 from nearline.topics import CLICKS, CLICKS_DLQ, EXPOSURES, USER_SEEN, USER_SEQUENCES, USER_SEQUENCES_DLQ, USERS
 from nearline.user_commands import Entry, Erase, Merge, decode_entry
 from nearline.user_documents import UserDocument
@@ -28,7 +28,7 @@ _NEVER_MS = 2**62  # Kafka's words for "no limit" are larger
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class Retention:
     """For how long a topic keeps a record (ms); ``None`` where its settings set no end.
 
     *deleted_ms* counts from a record to the deletion of the segment it is in, *compacted_ms* from a newer record of
@@ -46,7 +46,7 @@ class Limits:
         return min(ends) if ends else None
 
 
-def limits_of(config: Mapping[str, str]) -> Limits:
+def retention_of(config: Mapping[str, str]) -> Retention:
     """The limits in a topic's settings as the broker tells them.
 
     Kafka deletes whole segments, by their newest record, and looks for them every five minutes: so a record may outlive
@@ -56,7 +56,7 @@ def limits_of(config: Mapping[str, str]) -> Limits:
     retention, segment, lag = (int(config[name]) for name in ("retention.ms", "segment.ms", "max.compaction.lag.ms"))
     deletes = "delete" in policy and 0 <= retention < _NEVER_MS
     compacts = "compact" in policy and lag < _NEVER_MS
-    return Limits(
+    return Retention(
         retention + segment + _DELETES_EVERY_MS if deletes else None,
         lag + _DELETES_EVERY_MS if compacts else None,
         int(config["delete.retention.ms"]),
@@ -124,7 +124,7 @@ class Traces:
         return decode_profile(raw) if raw else None
 
     @property
-    def sequence(self) -> Sequence | None:
+    def sequence(self) -> UserSequence | None:
         """The sequence as it is now; an erased one is the mark that stands in its place."""
         raw = self._newest(USER_SEQUENCES)
         return decode_sequence(raw) if raw else None
@@ -168,7 +168,7 @@ class Remains:
 
 
 def remains(
-    traces: Traces, limits: Mapping[str, Limits], document: UserDocument | None, *, space: int, document_ttl_ms: int
+    traces: Traces, limits: Mapping[str, Retention], document: UserDocument | None, *, space: int, document_ttl_ms: int
 ) -> list[Remains]:
     """What is left of the user, place by place; nothing of places where nothing is."""
     rows = [
@@ -186,7 +186,7 @@ def remains(
     return [row for row in rows if row is not None]
 
 
-def _updates(limits: Mapping[str, Limits]) -> list[str]:
+def _updates(limits: Mapping[str, Retention]) -> list[str]:
     return [topic for topic in limits if topic.startswith("user-updates.")]
 
 
@@ -223,7 +223,7 @@ def _state(erased_ms: int | None, oldest_ms: int | None) -> tuple[str, int | Non
     return looked + "deleted rows in RocksDB's files", erased_ms + ROCKSDB_MERGES_MS, "its files are merged by then"
 
 
-def _profile(traces: Traces, limits: Limits) -> Remains | None:
+def _profile(traces: Traces, limits: Retention) -> Remains | None:
     records = traces.held.get(USERS)
     if not records:
         return None
@@ -233,7 +233,7 @@ def _profile(traces: Traces, limits: Limits) -> Remains | None:
     return _known("profile (users)", "a profile", traces, newest.append_ms - 1)
 
 
-def _sequence(traces: Traces, limits: Limits) -> Remains | None:
+def _sequence(traces: Traces, limits: Retention) -> Remains | None:
     records, sequence = traces.held.get(USER_SEQUENCES), traces.sequence
     if not records or sequence is None:
         return None
@@ -242,7 +242,7 @@ def _sequence(traces: Traces, limits: Limits) -> Remains | None:
     return _known("history (user-sequences)", f"{len(sequence.items)} events", traces, sequence.version)
 
 
-def _seen(traces: Traces, limits: Limits) -> Remains | None:
+def _seen(traces: Traces, limits: Retention) -> Remains | None:
     records, seen = traces.held.get(USER_SEEN), traces.seen
     if not records or seen is None:
         return None
@@ -271,14 +271,14 @@ def _known(where: str, found: str, traces: Traces, version: int) -> Remains:
     return Remains(where, f"{found}, new since the erasure", None, "until forgotten again", is_new=True)
 
 
-def _mark(where: str, record: Record, limits: Limits, after_ms: int | None) -> Remains:
+def _mark(where: str, record: Record, limits: Retention, after_ms: int | None) -> Remains:
     """The mark of an erasure: it holds the id, and keeps out what comes late."""
     waits_ms = limits.compacted_ms if record.value is None else 0
     until_ms = None if after_ms is None or waits_ms is None else record.append_ms + waits_ms + after_ms
     return Remains(where, "only the mark that it was erased", until_ms, "" if until_ms else "no end is set")
 
 
-def _records(traces: Traces, topic: str, limits: Limits, what: str) -> Remains | None:
+def _records(traces: Traces, topic: str, limits: Retention, what: str) -> Remains | None:
     records = traces.before_erasure(topic)
     if not records:
         return None
@@ -286,7 +286,7 @@ def _records(traces: Traces, topic: str, limits: Limits, what: str) -> Remains |
     return Remains(topic, f"{len(records):,} {what}", until_ms, "" if until_ms else "no end is set")
 
 
-def _superseded(traces: Traces, topic: str, limits: Limits) -> Remains | None:
+def _superseded(traces: Traces, topic: str, limits: Retention) -> Remains | None:
     """Older values of a compacted topic: newer ones stand for them, and they wait to be compacted away."""
     older = [record for record in traces.held.get(topic, [])[:-1] if record.value]
     if not older:

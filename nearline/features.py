@@ -28,7 +28,7 @@ from nearline.errors import Misconfigured
 from nearline.events import EVENT_TYPES
 from nearline.hashing import hash64
 from nearline.items import Attribute, Item
-from nearline.sequences import Sequence as UserSequence
+from nearline.sequences import UserSequence
 from nearline.signals import (
     ITEM_SIGNALS,
     USER_SIGNALS,

@@ -21,8 +21,8 @@ _APPLIED = counter("records_applied_total", "Records of a followed topic that we
 _REFUSED = counter("records_refused_total", "Records that can never be taken in", "topic", "reason")
 
 
-class Table(Protocol):
-    """A compacted topic read from its beginning (nearline/adapters/kafka.py: TableReader)."""
+class CompactedTopic(Protocol):
+    """A compacted topic read from its beginning (nearline/adapters/kafka/table_reader.py)."""
 
     caught_up: bool
 
@@ -46,7 +46,7 @@ class Follower:
     def __init__(
         self,
         name: str,
-        connect: Callable[[], Table],
+        connect: Callable[[], CompactedTopic],
         apply: Callable[[Record], None],
         *,
         pause_s: float = 0.0,
@@ -83,7 +83,7 @@ class Follower:
                 await asyncio.shield(table.close())
             await asyncio.sleep(retry_s)
 
-    async def _follow(self, table: Table) -> None:
+    async def _follow(self, table: CompactedTopic) -> None:
         while True:
             records = await table.poll()
             await self.apply_all(records)

@@ -21,11 +21,11 @@ from nearline.key_ring import KeyRing
 from nearline.keys import Key, Permission, id_in, is_proven
 from nearline.telemetry import counter
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
+AsgiScope = MutableMapping[str, Any]
+AsgiMessage = MutableMapping[str, Any]
+AsgiReceive = Callable[[], Awaitable[AsgiMessage]]
+AsgiSend = Callable[[AsgiMessage], Awaitable[None]]
+AsgiApp = Callable[[AsgiScope, AsgiReceive, AsgiSend], Awaitable[None]]
 
 MAX_TOKEN_BYTES = 4_096
 _REMEMBERED = 10_000  # presented values that were proven good; a browser's token is one for each user and hour
@@ -51,7 +51,7 @@ _REFUSED = counter("requests_refused_total", "Requests that the guard refused", 
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class RoutePermission:
     """What calling a route takes: *scope*, or nothing at all if that is ``None``.
 
     *template* is the route's path as its application declares it (``/users/{user_id:path}``). With *near*, callers from
@@ -71,11 +71,11 @@ class Rule:
 
 # Health is for whoever balances the load. Metrics and documentation tell more, and say nothing of any user.
 STATUS_RULES = (
-    Rule("GET", "/healthz", None),
-    Rule("GET", "/readyz", None),
-    Rule("GET", "/metrics", Permission.ADMIN, near=True),
-    *(Rule("GET", f"/{page}", Permission.READ, near=True) for page in ("openapi.json", "docs", "redoc")),
-    Rule("GET", "/docs/oauth2-redirect", Permission.READ, near=True),
+    RoutePermission("GET", "/healthz", None),
+    RoutePermission("GET", "/readyz", None),
+    RoutePermission("GET", "/metrics", Permission.ADMIN, near=True),
+    *(RoutePermission("GET", f"/{page}", Permission.READ, near=True) for page in ("openapi.json", "docs", "redoc")),
+    RoutePermission("GET", "/docs/oauth2-redirect", Permission.READ, near=True),
 )
 
 
@@ -145,12 +145,12 @@ _NOT_YET = Refusal(
 class Routes:
     """Which rule is about a request; the first of the table whose path fits, as the application's router finds it."""
 
-    def __init__(self, rules: Iterable[Rule]) -> None:
-        self._by_method: dict[str, list[tuple[re.Pattern[str], Rule]]] = {}
+    def __init__(self, rules: Iterable[RoutePermission]) -> None:
+        self._by_method: dict[str, list[tuple[re.Pattern[str], RoutePermission]]] = {}
         for rule in rules:
             self._by_method.setdefault(rule.method, []).append((_pattern(rule.template), rule))
 
-    def find(self, method: str, path: str) -> tuple[Rule | None, str | None]:
+    def find(self, method: str, path: str) -> tuple[RoutePermission | None, str | None]:
         """The rule, and the user whom the path names; ``None`` for what there is not."""
         for pattern, rule in self._by_method.get("GET" if method == "HEAD" else method, ()):
             found = pattern.fullmatch(path)
@@ -172,7 +172,7 @@ def _pattern(template: str) -> re.Pattern[str]:
     return re.compile("".join(parts), re.DOTALL)
 
 
-def unruled(routes: Iterable[tuple[str, str]], rules: Sequence[Rule]) -> list[str]:
+def unruled(routes: Iterable[tuple[str, str]], rules: Sequence[RoutePermission]) -> list[str]:
     """What is wrong between an application's *routes*, (method, template) in its order, and its rules, as sentences."""
     served, ruled = list(dict.fromkeys(routes)), [(rule.method, rule.template) for rule in rules]
     wrong = [f"{method} {path} has no rule" for method, path in served if (method, path) not in ruled]
@@ -186,7 +186,7 @@ def unruled(routes: Iterable[tuple[str, str]], rules: Sequence[Rule]) -> list[st
     ]
 
 
-def describe(document: dict[str, Any], rules: Iterable[Rule]) -> None:
+def describe(document: dict[str, Any], rules: Iterable[RoutePermission]) -> None:
     """Say in *document* (an OpenAPI document) what each route takes, and how the guard refuses."""
     schemes = {
         "key": {"type": "http", "scheme": "bearer", "description": "a key, or a token of the user whom the path names"},
@@ -235,13 +235,13 @@ class Guard:
 
     def __init__(
         self,
-        app: App,
-        rules: Iterable[Rule],
+        app: AsgiApp,
+        rules: Iterable[RoutePermission],
         ring: KeyRing,
         *,
         tokens: Tokens,
         spend: Spend,
-        is_near: Callable[[Scope], bool],
+        is_near: Callable[[AsgiScope], bool],
         is_read: Callable[[], bool] = lambda: True,
         now_s: Callable[[], float] = time.time,
     ) -> None:
@@ -256,7 +256,7 @@ class Guard:
         self._known: dict[bytes, Grant] = {}
         self._generation = ring.generation
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: AsgiScope, receive: AsgiReceive, send: AsgiSend) -> None:
         """Serve or refuse one request."""
         if scope["type"] == "http":
             refusal = self._refusal(scope)
@@ -269,7 +269,7 @@ class Guard:
             return
         await self._app(scope, receive, send)
 
-    def _refusal(self, scope: Scope) -> Refusal | None:
+    def _refusal(self, scope: AsgiScope) -> Refusal | None:
         rule, user_id = self._routes.find(scope["method"], scope["path"])
         if rule is not None and (rule.scope is None or (rule.near and self._is_near(scope))):
             return None
@@ -330,7 +330,7 @@ class Guard:
             return _REVOKED
         return Grant(key, frozenset((Permission.READ,)), claims.user_id, claims.expires_s)
 
-    def _no_route(self, scope: Scope) -> Refusal:
+    def _no_route(self, scope: AsgiScope) -> Refusal:
         came = f"{scope['method']:.20} {scope['path']:.80}"
         methods = self._routes.methods(scope["path"])
         if not methods:
@@ -338,7 +338,7 @@ class Guard:
         allow = ((b"allow", ", ".join(methods).encode()),)
         return Refusal(405, "no_route", "method", came, f"this route knows {', '.join(methods)}", allow)
 
-    def _too_many(self, scope: Scope, key: Key) -> Refusal | None:
+    def _too_many(self, scope: AsgiScope, key: Key) -> Refusal | None:
         if key.per_minute is None:
             return None
         wait_s = self._spend(key.id, address_of(scope), key.per_minute)
@@ -373,18 +373,18 @@ def _presented(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
     return other
 
 
-def _header(scope: Scope, name: bytes) -> str:
+def _header(scope: AsgiScope, name: bytes) -> str:
     return next((bytes(value).decode("latin-1") for key, value in scope["headers"] if key == name), "")
 
 
-async def _send(send: Send, refusal: Refusal) -> None:
+async def _send(send: AsgiSend, refusal: Refusal) -> None:
     body = refusal.body
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), *refusal.headers]
     await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 
-def address_of(scope: Scope) -> str:
+def address_of(scope: AsgiScope) -> str:
     """Whom a limit counts for: the caller's address, of IPv6 its /64, which is what one subscriber gets."""
     address = _client(scope)
     if isinstance(address, ipaddress.IPv6Address):
@@ -392,7 +392,7 @@ def address_of(scope: Scope) -> str:
     return str(address)
 
 
-def callers_in(networks: str) -> Callable[[Scope], bool]:
+def callers_in(networks: str) -> Callable[[AsgiScope], bool]:
     """Whether a request comes straight from one of *networks*, separated by commas; ``Misconfigured`` for nonsense.
 
     What a proxy passed on is from nowhere: the proxy may well be a neighbour, whom it speaks for is not.
@@ -402,7 +402,7 @@ def callers_in(networks: str) -> Callable[[Scope], bool]:
     except ValueError as error:
         raise Misconfigured(f"NEARLINE_OPEN_TO={networks!r}: expected networks as 127.0.0.0/8, ::1 ({error})") from None
 
-    def is_near(scope: Scope) -> bool:
+    def is_near(scope: AsgiScope) -> bool:
         address = _client(scope)
         if address is None or any(name in _FORWARDING for name, _ in scope["headers"]):
             return False
@@ -411,7 +411,7 @@ def callers_in(networks: str) -> Callable[[Scope], bool]:
     return is_near
 
 
-def _client(scope: Scope) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+def _client(scope: AsgiScope) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     client = scope.get("client")
     try:
         address = ipaddress.ip_address(client[0]) if client else None

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 MAX_PRINTED = 65_535  # bytes of what an answer prints of an item; the largest text that Milvus takes
 MAX_RESULTS = 16_384  # of one request; Milvus' limit
 
-Found = list[tuple[str, bytes, float]]  # ids, what an answer prints of them, and inner products, best first
+EngineHits = list[tuple[str, bytes, float]]  # ids, what an answer prints of them, and inner products, best first
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class EngineRow:
     """One item on show as an engine keeps it.
 
     *facts* and *numbers* are what filters look at (services/retrieval/in_engine/expressions.py); *printed* is what an
@@ -57,7 +57,7 @@ class ItemEngine(Protocol):
     async def close(self) -> None:
         """Let go of everything; safe to call twice."""
 
-    async def search(self, vector: NDArray[np.float32], limit: int, where: str) -> Found:
+    async def search(self, vector: NDArray[np.float32], limit: int, where: str) -> EngineHits:
         """The *limit* best by inner product with *vector* of those that pass *where*."""
 
     async def versions(self, item_ids: Sequence[str]) -> dict[str, int]:
@@ -78,7 +78,7 @@ class ItemEngine(Protocol):
     async def count(self, where: str) -> int:
         """How many items pass *where*."""
 
-    async def put(self, rows: Sequence[Row]) -> None:
+    async def put(self, rows: Sequence[EngineRow]) -> None:
         """Show *rows*, in the place of other versions; an id comes once."""
 
     async def hide(self, versions: Mapping[str, int]) -> None:

@@ -14,7 +14,7 @@ _FIRST_ROWS = 1_024
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class ItemEntry:
     """What the table keeps of an item beside its vectors."""
 
     row: int
@@ -37,7 +37,7 @@ class ItemTable:
         if keep_candidates:
             self.candidates = np.zeros((_FIRST_ROWS, space.dimension), np.float32)
         self.row_of: dict[str, int] = {}
-        self._known: dict[str, Known] = {}
+        self._known: dict[str, ItemEntry] = {}
         self._free: list[int] = []
         self._rows = 0
 
@@ -49,7 +49,7 @@ class ItemTable:
         """Whether the item has vectors."""
         return item_id in self._known
 
-    def get(self, item_id: str) -> Known | None:
+    def get(self, item_id: str) -> ItemEntry | None:
         """What is kept of the item, or ``None``."""
         return self._known.get(item_id)
 
@@ -81,7 +81,7 @@ class ItemTable:
         if self.candidates is not None and vector.candidate is not None:
             self.candidates[row] = vector.candidate
         self.row_of[vector.item_id] = row
-        self._known[vector.item_id] = Known(row, vector.version, vector.input_digest, vector.retired_ms)
+        self._known[vector.item_id] = ItemEntry(row, vector.version, vector.input_digest, vector.retired_ms)
         return True
 
     def _forget(self, item_id: str) -> bool:

@@ -27,11 +27,12 @@ _MAGIC = b"NV"
 _RETIRED = 1
 
 Vector = NDArray[np.float32]
+Vectors = NDArray[np.float32]  # (rows, dimension)
 HalfVector = NDArray[np.float16]
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class ItemFields:
     """What an answer shows of an item and what a request may filter by."""
 
     title: str
@@ -53,7 +54,7 @@ class ItemVector:
 
     item_id: str
     version: int
-    shown: Shown
+    shown: ItemFields
     candidate: Vector | None  # (dimension,) FP32, unit norm
     history: HalfVector  # (dimension,) FP16
     input_digest: str
@@ -101,4 +102,4 @@ def decode_item_vector(item_id: str, raw: bytes, space: Space) -> ItemVector:
     candidate = None if retired else np.frombuffer(raw, "<f4", dimension, end)
     history = np.frombuffer(raw, "<f2", dimension, end if retired else end + 4 * dimension)
     digest, retired_ms = shown.pop("input_digest"), shown.pop("retired_ms")
-    return ItemVector(item_id, version, Shown(**shown), candidate, history, digest, retired_ms)
+    return ItemVector(item_id, version, ItemFields(**shown), candidate, history, digest, retired_ms)

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 
 from prometheus_client.parser import text_string_to_metric_families
 
-Labels = tuple[tuple[str, str], ...]  # sorted
-Page = Mapping[str, Mapping[Labels, float]]  # sample's name -> labels -> value
-Pages = Mapping[str, Page | None]  # part -> its page, None if it did not answer
+LabelSet = tuple[tuple[str, str], ...]  # sorted
+MetricsPage = Mapping[str, Mapping[LabelSet, float]]  # sample's name -> labels -> value
+MetricsPages = Mapping[str, MetricsPage | None]  # part -> its page, None if it did not answer
 
 PARTS = ("ingest", "last_n", "user_tower", "item_tower", "retrieval", "canary")
 WINDOW_S = 60.0
@@ -83,9 +83,9 @@ class LiveFigures:
     down: tuple[str, ...] = ()
 
 
-def read_page(text: str) -> Page:
+def read_page(text: str) -> MetricsPage:
     """The samples in *text* (Prometheus' format) that a figure needs; ``ValueError`` if it is no such text."""
-    page: dict[str, dict[Labels, float]] = defaultdict(dict)
+    page: dict[str, dict[LabelSet, float]] = defaultdict(dict)
     # Most of a page is of no use here, and parsing is what costs.
     lines = "\n".join(line for line in text.splitlines() if line.startswith(_WANTED))
     for family in text_string_to_metric_families(lines):
@@ -94,7 +94,7 @@ def read_page(text: str) -> Page:
     return dict(page)
 
 
-def figures_between(before: Pages, after: Pages, seconds: float) -> LiveFigures:
+def figures_between(before: MetricsPages, after: MetricsPages, seconds: float) -> LiveFigures:
     """What *after* says, and what came about since *before*, which was *seconds* earlier."""
     now = _merged(after)
     # Of a part that did not answer then, nobody knows what came about since.
@@ -136,9 +136,9 @@ class LiveWindow:
 
     def __init__(self, seconds: float = WINDOW_S) -> None:
         self._seconds = seconds
-        self._kept: deque[tuple[float, Pages]] = deque()
+        self._kept: deque[tuple[float, MetricsPages]] = deque()
 
-    def add(self, now_s: float, pages: Pages) -> LiveFigures:
+    def add(self, now_s: float, pages: MetricsPages) -> LiveFigures:
         """Take in what was read at *now_s*, by a clock that never goes back; the figures of the window that ends then.
 
         The first pages have nothing before them: they tell how things stand, and of no rate.
@@ -169,16 +169,16 @@ def quantile(buckets: Mapping[float, float], q: float) -> float | None:
     return below_bound
 
 
-def _merged(pages: Pages) -> dict[str, dict[Labels, float]]:
+def _merged(pages: MetricsPages) -> dict[str, dict[LabelSet, float]]:
     """The samples of all *pages*; but for lag, the names of different parts do not meet."""
-    merged: dict[str, dict[Labels, float]] = defaultdict(dict)
+    merged: dict[str, dict[LabelSet, float]] = defaultdict(dict)
     for page in pages.values():
         for name, samples in (page or {}).items():
             merged[name].update(samples)
     return dict(merged)
 
 
-def _grown(then: Page, now: Page, name: str) -> Mapping[Labels, float]:
+def _grown(then: MetricsPage, now: MetricsPage, name: str) -> Mapping[LabelSet, float]:
     """By how much each sample of a counter grew; all of it counts if any fell, for then its process is a new one."""
     before, after = then.get(name, {}), now.get(name, {})
     if any(value < before.get(labels, 0.0) for labels, value in after.items()):
@@ -186,39 +186,39 @@ def _grown(then: Page, now: Page, name: str) -> Mapping[Labels, float]:
     return {labels: value - before.get(labels, 0.0) for labels, value in after.items()}
 
 
-def _rise(then: Page, now: Page, name: str) -> float:
+def _rise(then: MetricsPage, now: MetricsPage, name: str) -> float:
     return sum(_grown(then, now, name).values())
 
 
-def _sum(page: Page | None, name: str) -> float:
+def _sum(page: MetricsPage | None, name: str) -> float:
     return sum((page or {}).get(name, {}).values())
 
 
-def _told(page: Page, name: str) -> float | None:
+def _told(page: MetricsPage, name: str) -> float | None:
     return _sum(page, name) if name in page else None
 
 
-def _by(samples: Mapping[Labels, float], label: str) -> dict[str, float]:
+def _by(samples: Mapping[LabelSet, float], label: str) -> dict[str, float]:
     sums: dict[str, float] = defaultdict(float)
     for labels, value in samples.items():
         sums[dict(labels).get(label, "")] += value
     return dict(sums)
 
 
-def _share(answers: Mapping[Labels, float]) -> float | None:
+def _share(answers: Mapping[LabelSet, float]) -> float | None:
     """The share of answers that were not wholly personal."""
     by_reason = _by(answers, "reason")
     total = sum(by_reason.values())
     return 1 - by_reason.get("none", 0.0) / total if total else None
 
 
-def _stages(then: Page, now: Page) -> dict[str, Delay]:
+def _stages(then: MetricsPage, now: MetricsPage) -> dict[str, Delay]:
     stages = _by(now.get("nearline_click_stage_seconds_count", {}), "stage")
     found = {stage: _delay(then, now, "nearline_click_stage_seconds", stage=stage) for stage in stages}
     return {stage: delay for stage, delay in found.items() if delay is not None}
 
 
-def _delay(then: Page, now: Page, name: str, **wanted: str) -> Delay | None:
+def _delay(then: MetricsPage, now: MetricsPage, name: str, **wanted: str) -> Delay | None:
     """The percentiles of what a histogram, or its samples with the labels *wanted*, counted meanwhile."""
     buckets: dict[float, float] = defaultdict(float)
     for labels, value in _grown(then, now, f"{name}_bucket").items():
@@ -231,7 +231,7 @@ def _delay(then: Page, now: Page, name: str, **wanted: str) -> Delay | None:
     return Delay(p50_s, p99_s, max(buckets.values()))
 
 
-def _dead_letters(now: Page) -> dict[str, float]:
+def _dead_letters(now: MetricsPage) -> dict[str, float]:
     counts: dict[str, float] = defaultdict(float)
     for name in _DEAD_LETTERS.values():
         for reason, count in _by(now.get(name, {}), "reason").items():

@@ -1,7 +1,10 @@
-"""What the services see of the log: a record, wherever it was read from."""
+"""What the services see of the log: messages to append, and records, wherever they were read from."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
+
+Message = tuple[bytes | None, bytes | None]  # key (None = any partition), value (None = tombstone)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,3 +40,11 @@ class Extent:
 
     cluster: str
     topics: Mapping[str, TopicExtent]
+
+
+class GroupLog(Protocol):
+    """Topics read as a member of a group (nearline/adapters/kafka/group_reader.py)."""
+
+    async def poll(self) -> list[Record]: ...
+    async def stay(self) -> None: ...
+    def done(self, records: list[Record]) -> None: ...

@@ -14,11 +14,11 @@ import orjson
 
 from nearline.errors import BadInput
 from nearline.events import check_version, load_object, refuse_unknown
+from nearline.items import Attribute
 from nearline.signals import MAX_INTERESTS, MAX_LETTERS, Context
 
 MAX_PROFILE_BYTES = 64 * 1024
 MAX_ATTRIBUTES = 100
-Attribute = float | int | str | bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, MutableMapping
 from typing import Any
 
-from nearline.guard import App, Message, Receive, Rule, Scope, Send
+from nearline.guard import AsgiApp, AsgiMessage, AsgiReceive, AsgiScope, AsgiSend, RoutePermission
 from nearline.telemetry import begin, counter, seconds
 
 OTHER = "other"
@@ -21,7 +21,7 @@ _TOOK = seconds("request_seconds", "From a request's first byte here to the begi
 class RouteCounts:
     """The counts of one service's routes, those that *rules* are about."""
 
-    def __init__(self, rules: Iterable[Rule]) -> None:
+    def __init__(self, rules: Iterable[RoutePermission]) -> None:
         self._routes = frozenset(_first_word(rule.template) for rule in rules)
         every = sorted({*self._routes, OTHER})
         begin(_REQUESTS, [(route, status) for route in every for status in STATUSES])
@@ -44,18 +44,18 @@ class RouteCounts:
 class Counted:
     """An application whose answers are counted."""
 
-    def __init__(self, app: App, rules: Iterable[Rule]) -> None:
+    def __init__(self, app: AsgiApp, rules: Iterable[RoutePermission]) -> None:
         self._app = app
         self._counts = RouteCounts(rules)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: AsgiScope, receive: AsgiReceive, send: AsgiSend) -> None:
         """Serve one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
 
-        async def send_counted(message: Message) -> None:
+        async def send_counted(message: AsgiMessage) -> None:
             if message["type"] == "http.response.start":
                 self._counts.note(scope["path"], message["status"], time.perf_counter() - started)
             await send(message)

@@ -25,7 +25,7 @@ _NO_PROFILE: Context = {}
 
 
 @dataclass(frozen=True, slots=True)
-class Cause:
+class TriggerEvent:
     """The event that a version of a sequence came of: when it was produced and appended, in UTC ms.
 
     All of it stands in the log, so a job that reads the log again says the same. *synthetic* is a test's event.
@@ -39,7 +39,7 @@ class Cause:
 
 
 @dataclass(frozen=True, slots=True)
-class Sequence:
+class UserSequence:
     """The last N events of one user in their total order ``(time_ms, event_id)``; none only with a profile or erased.
 
     *contexts* is empty if no event has one, else as long as the other columns. *profile* holds declared signals, told
@@ -58,7 +58,7 @@ class Sequence:
     profile: Context = field(default_factory=dict)
     profile_ms: int = 0
     erased: bool = False
-    cause: Cause | None = None
+    cause: TriggerEvent | None = None
 
     @property
     def as_of_ms(self) -> int:
@@ -76,12 +76,12 @@ class Sequence:
         return [self.profile, *self.contexts] if self.profile else self.contexts
 
 
-def erased_sequence(user_id: str, version: int) -> Sequence:
+def erased_sequence(user_id: str, version: int) -> UserSequence:
     """What stands in the user's place when nothing is left."""
-    return Sequence(user_id, version, [], [], [], [], [], erased=True)
+    return UserSequence(user_id, version, [], [], [], [], [], erased=True)
 
 
-def encode_sequence(sequence: Sequence) -> bytes:
+def encode_sequence(sequence: UserSequence) -> bytes:
     """The sequence as ``flink_jobs/last_n`` writes it."""
     if sequence.erased:
         return orjson.dumps({"v": 1, "user_id": sequence.user_id, "version": sequence.version, ERASED: True})
@@ -103,7 +103,7 @@ def encode_sequence(sequence: Sequence) -> bytes:
     return encoded if sequence.cause is None else with_cause(encoded, sequence.cause)
 
 
-def with_cause(sequence: bytes, cause: Cause) -> bytes:
+def with_cause(sequence: bytes, cause: TriggerEvent) -> bytes:
     """The encoded *sequence* of one who says no cause yet, with *cause*."""
     body: dict[str, Any] = {
         "event_id": cause.event_id,
@@ -117,7 +117,7 @@ def with_cause(sequence: bytes, cause: Cause) -> bytes:
     return b'%b,"cause":%b}' % (sequence[:-1], orjson.dumps(body))
 
 
-def decode_sequence(raw: bytes) -> Sequence:
+def decode_sequence(raw: bytes) -> UserSequence:
     """The sequence in *raw*; ``BadInput`` if it is not one of version 1 with columns of one length.
 
     Columns may be empty only beside a profile.
@@ -142,18 +142,18 @@ def decode_sequence(raw: bytes) -> Sequence:
         raise BadInput("bad_sequence", f"columns must share one length of at least 1, came {came}")
     items, times_ms, types, values, event_ids = columns
     cause = _cause(body[CAUSE]) if CAUSE in body else None
-    return Sequence(
+    return UserSequence(
         user_id, version, items, times_ms, types, values, event_ids, contexts, profile, profile_ms, cause=cause
     )
 
 
-def _erased(body: Mapping[str, Any], user_id: str, version: int) -> Sequence:
+def _erased(body: Mapping[str, Any], user_id: str, version: int) -> UserSequence:
     if body[ERASED] is not True or body.keys() & set(COLUMNS):
         raise BadInput("bad_sequence", f"an erased sequence has erased: true and no columns, came {sorted(body)}")
     return erased_sequence(user_id, version)
 
 
-def _cause(told: Any) -> Cause | None:
+def _cause(told: Any) -> TriggerEvent | None:
     """What is *told* of the cause; a form that is not known here is no reason to refuse a history: ``None``."""
     try:
         event_id, produced_ms, appended_ms = told["event_id"], told["produced_ms"], told["appended_ms"]
@@ -164,7 +164,7 @@ def _cause(told: Any) -> Cause | None:
         return None
     if type(produced_ms) is not int or type(appended_ms) is not int:
         return None
-    return Cause(event_id, produced_ms, appended_ms, traceparent, synthetic is True)
+    return TriggerEvent(event_id, produced_ms, appended_ms, traceparent, synthetic is True)
 
 
 def _profile(body: Mapping[str, Any]) -> tuple[Context, int]:

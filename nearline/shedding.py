@@ -27,7 +27,7 @@ _SHED = counter(
 _ON_ARRIVAL, _WAITED = _SHED.labels("on_arrival"), _SHED.labels("waited")
 
 
-class Request(Protocol):
+class QueuedRequest(Protocol):
     """A request that has come."""
 
     @property
@@ -78,7 +78,7 @@ class Gate:
         self._call_soon = call_soon
         self._now_s = now_s
         self._patience = patience or Patience()
-        self._queue: deque[tuple[float, Request]] = deque()
+        self._queue: deque[tuple[float, QueuedRequest]] = deque()
         self._pressed_s = 0.0  # for how long the queue was not found empty; in overload, how far its end is
         self._is_overload = False
         self._judged_s = 0.0  # when that was looked at last
@@ -93,7 +93,7 @@ class Gate:
         """How many wait."""
         return len(self._queue)
 
-    def come(self, request: Request) -> None:
+    def come(self, request: QueuedRequest) -> None:
         """*request* has come: it begins, waits or is refused."""
         if self._is_overload and not self._turning:
             self._judge(self._now_s())  # nothing has come since the last turn
@@ -113,7 +113,7 @@ class Gate:
             return False
         return waiting * self._takes_s > self._patience.hurried_s
 
-    def _begin(self, requests: list[Request]) -> None:
+    def _begin(self, requests: list[QueuedRequest]) -> None:
         """Begin *requests*, and look up after them."""
         first, began_s = not self._turning, self._now_s()
         if first:
@@ -163,12 +163,12 @@ class Gate:
             self._pressed_s = 0.0
         self._judged_s = now_s
 
-    def _next(self, now_s: float) -> list[Request]:
+    def _next(self, now_s: float) -> list[QueuedRequest]:
         """The next to begin; who has hung up is passed over, who has waited too long is refused."""
         longest_s = self._patience.waited_s
         if self._is_overload:
             longest_s = min(longest_s, 2 * max(self._patience.hurried_s, (_LEAST + 2 * self._at_once) * self._takes_s))
-        requests: list[Request] = []
+        requests: list[QueuedRequest] = []
         while self._queue and len(requests) < self._at_once:
             came_s, request = self._queue.popleft()
             if request.is_gone:

@@ -37,7 +37,7 @@ FINE_BUCKETS_S = (
 BATCH_BUCKETS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 8192.0)
 
 
-class Request(NamedTuple):
+class LoggedRequest(NamedTuple):
     """The request that is being answered, as log lines name it; empty for what it has not."""
 
     id: str
@@ -45,10 +45,10 @@ class Request(NamedTuple):
     traceparent: str = ""
 
 
-_REQUEST: ContextVar[Request | None] = ContextVar("request", default=None)
+_REQUEST: ContextVar[LoggedRequest | None] = ContextVar("request", default=None)
 
 
-def in_request(request: Request) -> None:
+def in_request(request: LoggedRequest) -> None:
     """What this task logs from here on is about *request*."""
     _REQUEST.set(request)
 

@@ -37,7 +37,7 @@ _HAS_VECTOR, _ERASED, _EXPIRES = 1, 2, 4
 Hashes = NDArray[np.uint64]
 NO_HASHES: Hashes = np.empty(0, np.uint64)
 Seconds = NDArray[np.uint32]
-Order = tuple[int, int, int]
+DocumentVersions = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class UserDocument:
     erased: bool = False
 
     @property
-    def order(self) -> Order:
+    def order(self) -> DocumentVersions:
         """``(history_version, vector_version, seen_version)``, as ``document_order`` reads it from stored bytes."""
         return self.history_version, self.vector_version, self.seen_version
 
@@ -150,7 +150,7 @@ def _flags(document: UserDocument) -> int:
     return vector | (_ERASED if document.erased else 0) | (_EXPIRES if document.until_s is not None else 0)
 
 
-def document_order(raw: bytes) -> Order:
+def document_order(raw: bytes) -> DocumentVersions:
     """``(history_version, vector_version, seen_version)`` of stored bytes without decoding the rest."""
     layout = _layout(raw)
     if layout == 1:

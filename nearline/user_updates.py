@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from nearline.errors import BadInput
-from nearline.user_documents import Order
+from nearline.user_documents import DocumentVersions
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class UserUpdate:
     traceparent: str = ""
 
     @property
-    def order(self) -> Order:
+    def order(self) -> DocumentVersions:
         """As ``UserDocument.order``; a kept document that is less in one of the three is stale."""
         return self.history_version, self.vector_version, self.seen_version
 

@@ -27,7 +27,7 @@ _CLOSE_S = 10.0
 _USUAL = Retries()
 
 
-class Waiting:
+class WaitingEvents:
     """The events that wait, oldest first, and what became of the last attempt to send some; not for several threads."""
 
     def __init__(self, *, batch: int, most: int, retries: Retries, draw: Callable[[], float]) -> None:
@@ -150,7 +150,7 @@ class EventQueue:
         self._linger_s = linger_s
         self._close_s = close_s
         self._reports = Reports(on_refused, on_lost)
-        self._waiting = Waiting(batch=batch, most=most, retries=retries, draw=draw)
+        self._waiting = WaitingEvents(batch=batch, most=most, retries=retries, draw=draw)
         self._turn = threading.Condition()
         self._flushing = 0
         self._ends_s: float | None = None  # once it closes: until when the sender may try
@@ -264,7 +264,7 @@ class AsyncEventQueue:
         self._linger_s = linger_s
         self._close_s = close_s
         self._reports = Reports(on_refused, on_lost)
-        self._waiting = Waiting(batch=batch, most=most, retries=retries, draw=draw)
+        self._waiting = WaitingEvents(batch=batch, most=most, retries=retries, draw=draw)
         self._turn = asyncio.Condition()
         self._flushing = 0
         self._is_closing = False

@@ -31,7 +31,7 @@ from nearline_client.calls import Call
 from nearline_client.errors import NearlineError
 from nearline_client.results import joined, only
 from nearline_client.retrying import Retries
-from nearline_client.sending import INGEST, LIMITS, RETRIEVAL, Service, answer
+from nearline_client.sending import INGEST, LIMITS, RETRIEVAL, ServiceAccess, answer
 
 _USUAL = Retries()
 
@@ -61,7 +61,7 @@ class Client:
         sleep: Callable[[float], object] = time.sleep,
         draw: Callable[[], float] = random.random,
     ) -> None:
-        self._service = Service(retrieval, ingest, key, timeout_s, retries)
+        self._service = ServiceAccess(retrieval, ingest, key, timeout_s, retries)
         self._http = httpx.Client(transport=transport, limits=LIMITS)
         self._sleep = sleep
         self._draw = draw

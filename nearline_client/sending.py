@@ -19,7 +19,7 @@ _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.
 
 
 @dataclass(frozen=True, slots=True)
-class Service:
+class ServiceAccess:
     """Where both services are, with which key, and how patiently they are asked. *key* is never shown."""
 
     retrieval: str

@@ -203,7 +203,7 @@ def intro_in(text: str) -> str:
 
 def written() -> str:
     """The page as it should be."""
-    from tests.shop import documents
+    from tests.support.shop import documents
 
     text = EXAMPLES.read_text()
     return page(documents(), examples(text), intro_in(text))

@@ -12,7 +12,7 @@ from grafana_foundation_sdk.builders import dashboard, prometheus, stat, timeser
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import DashboardLinkType, DataSourceRef
 
-from tools.panels import BOARDS, Board, Panel, Row
+from tools.panels import BOARDS, Board, Panel, PanelRow
 
 FOLDER = Path(__file__).parent.parent / "deploy" / "grafana" / "dashboards"
 SOURCE = DataSourceRef(type_val="prometheus", uid="prometheus")
@@ -36,7 +36,7 @@ def _others() -> dashboard.DashboardLink:
     return link.as_dropdown(True).keep_time(True)
 
 
-def _with_row(builder: dashboard.Dashboard, row: Row) -> dashboard.Dashboard:
+def _with_row(builder: dashboard.Dashboard, row: PanelRow) -> dashboard.Dashboard:
     builder = builder.with_row(dashboard.Row(row.title))
     for panel in row.panels:
         builder = builder.with_panel(_figure(panel) if panel.is_figure else _graph(panel))

@@ -27,7 +27,7 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "item_tower": ("services.item_tower.app",),
     "canary": ("services.canary.app",),
     "web": ("services.web.app",),
-    "last_n": ("flink_jobs.last_n.metrics", "nearline.adapters.kafka"),
+    "last_n": ("flink_jobs.last_n.metrics", "nearline.adapters.kafka.reader"),
 }
 _KINDS = {"counter": "counters", "gauge": "gauges", "histogram": "histograms"}
 _MOST_VALUES = 16  # of a label, in one cell

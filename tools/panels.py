@@ -21,7 +21,7 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class Row:
+class PanelRow:
     """Panels under one heading."""
 
     title: str
@@ -35,7 +35,7 @@ class Board:
     uid: str
     title: str
     about: str
-    rows: tuple[Row, ...]
+    rows: tuple[PanelRow, ...]
 
 
 def quantile(q: float, histogram: str, *by: str, where: str = "") -> str:
@@ -74,7 +74,7 @@ CANARY = "nearline_canary_click_to_answer_seconds"
 SERVABLE = "nearline_click_to_servable_seconds"
 FLINK = "flink_taskmanager_job_task_operator"
 
-FIGURES = Row(
+FIGURES = PanelRow(
     "Now",
     (
         figure("Click to answer, half", "s", quantile(0.5, CANARY), "The canary's clicks, until an answer used them."),
@@ -99,7 +99,7 @@ OVERVIEW = Board(
     "Is it fresh, does it answer, is everything up.",
     (
         FIGURES,
-        Row(
+        PanelRow(
             "Freshness and answers",
             (
                 Panel(
@@ -141,7 +141,7 @@ OVERVIEW = Board(
                 Panel("Up", "short", (("min by (job) (up)", "{{job}}"),), "0: it did not answer Prometheus."),
             ),
         ),
-        Row(
+        PanelRow(
             "Behind and restarted",
             (
                 Panel(
@@ -178,7 +178,7 @@ STAGES = Board(
     "Nearline: the stages",
     "A row for each stage of a click's way: rate, errors, duration, and what waits.",
     (
-        Row(
+        PanelRow(
             "ingest",
             (
                 Panel(
@@ -213,7 +213,7 @@ STAGES = Board(
                 ),
             ),
         ),
-        Row(
+        PanelRow(
             "log",
             (
                 Panel(
@@ -245,7 +245,7 @@ STAGES = Board(
                 ),
             ),
         ),
-        Row(
+        PanelRow(
             "last_n",
             (
                 Panel(
@@ -280,7 +280,7 @@ STAGES = Board(
                 ),
             ),
         ),
-        Row(
+        PanelRow(
             "user_tower",
             (
                 Panel(
@@ -319,7 +319,7 @@ STAGES = Board(
                 ),
             ),
         ),
-        Row(
+        PanelRow(
             "item_tower",
             (
                 Panel(
@@ -352,7 +352,7 @@ STAGES = Board(
                 ),
             ),
         ),
-        Row(
+        PanelRow(
             "Triton",
             (
                 Panel(
@@ -391,7 +391,7 @@ STAGES = Board(
                 ),
             ),
         ),
-        Row(
+        PanelRow(
             "retrieval",
             (
                 Panel(
@@ -439,7 +439,7 @@ INDEX = Board(
     "Nearline: index, model and space",
     "What is served: how much, how true, by which towers.",
     (
-        Row(
+        PanelRow(
             "Index",
             (
                 Panel(
@@ -496,7 +496,7 @@ INDEX = Board(
                 ),
             ),
         ),
-        Row(
+        PanelRow(
             "Model and space",
             (
                 Panel(
@@ -531,7 +531,7 @@ INDEX = Board(
                 ),
             ),
         ),
-        Row(
+        PanelRow(
             "Processes",
             (
                 Panel(
@@ -565,7 +565,7 @@ ERRORS = Board(
     "Nearline: errors",
     "What was refused, dropped or went without, by reason. All of it is 0 on a good day.",
     (
-        Row(
+        PanelRow(
             "Objectives",
             (
                 Panel(
@@ -590,7 +590,7 @@ ERRORS = Board(
                 ),
             ),
         ),
-        Row(
+        PanelRow(
             "Records",
             tuple(
                 Panel(title, "short", ((f"{increase(name, *by)} > 0", legend),), about)
@@ -633,7 +633,7 @@ ERRORS = Board(
                 )
             ),
         ),
-        Row(
+        PanelRow(
             "Requests",
             tuple(
                 Panel(title, "short", ((f"{increase(name, *by)} > 0", legend),), about)
@@ -676,7 +676,7 @@ ERRORS = Board(
                 )
             ),
         ),
-        Row(
+        PanelRow(
             "Servers that were away",
             (
                 Panel(

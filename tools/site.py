@@ -28,15 +28,17 @@ MERMAID_SHA512 = "PmFr1c5cSfNf5AngLLR98DrbvR4U5KeD7I+hQkGqG5w5Veu3QT4dG0qu9f99cp
 MERMAID_FILES = {"dist/mermaid.tiny.js": KEPT / "mermaid.tiny.js", "LICENSE": KEPT / "mermaid.LICENSE"}
 
 # What a browser fetches by itself. An address in an <a> is only followed by whoever clicks on it.
-_LOADED = {"script": ("src",), "img": ("src",), "iframe": ("src",), "source": ("src",), "link": ("href",)}
-_LOADED |= {"video": ("src", "poster"), "audio": ("src",), "embed": ("src",), "object": ("data",), "use": ("href",)}
+_LOADED: dict[str, tuple[str, ...]] = {
+    **{"script": ("src",), "img": ("src",), "iframe": ("src",), "source": ("src",), "link": ("href",)},
+    **{"video": ("src", "poster"), "audio": ("src",), "embed": ("src",), "object": ("data",), "use": ("href",)},
+}
 _NOT_FETCHED = {"canonical", "search", "index", "next", "prev", "author", "license", "help"}
 _OUTSIDE = re.compile(r"^\s*(?:[a-z]+:)?//", re.IGNORECASE)
 _IN_CSS = re.compile(r"""(?:url\(\s*|@import\s+)["']?((?:https?:)?//[^"')\s]+)""", re.IGNORECASE)
 
 
 @dataclass
-class Page(HTMLParser):
+class SitePage(HTMLParser):
     """What a page loads, where its links lead, and which anchors it has."""
 
     loads: list[str] = field(default_factory=list)
@@ -57,9 +59,9 @@ class Page(HTMLParser):
         self.loads += _IN_CSS.findall(about.get("style", ""))
 
 
-def read_page(text: str) -> Page:
+def read_page(text: str) -> SitePage:
     """The page in *text*, with what its own style sheets load."""
-    page = Page()
+    page = SitePage()
     page.feed(text)
     for style in re.findall(r"<style[^>]*>(.*?)</style>", text, re.DOTALL):
         page.loads += _IN_CSS.findall(style)
@@ -83,7 +85,7 @@ def faults(site: Path) -> Iterator[str]:
         yield from (f"{file.relative_to(site)} loads {address}" for address in _IN_CSS.findall(file.read_text()))
 
 
-def _leads(link: str, file: Path, pages: dict[Path, Page]) -> bool:
+def _leads(link: str, file: Path, pages: dict[Path, SitePage]) -> bool:
     """Whether *link* of the page *file* leads to a page, and to an anchor of it; other sites are not asked."""
     if urlsplit(link).scheme or _OUTSIDE.match(link):
         return True

@@ -28,10 +28,10 @@ FLAVOURS = ("floral", "grassy", "malty", "smoky", "citrus", "honey", "nutty", "f
 COUNTRIES = ("DE", "FR", "GB", "NL", "PL")
 CUSTOMERS, DAYS = 400, 90
 BEGIN = datetime(2026, 6, 1)
-Row = tuple[object, ...]
+CsvRow = tuple[object, ...]
 
 
-def products(chance: random.Random) -> Iterator[Row]:
+def products(chance: random.Random) -> Iterator[CsvRow]:
     """Every tea in every size: number, name, kind, price, maker, flavours, since when."""
     number = 0
     for kind, names in KINDS.items():
@@ -44,7 +44,7 @@ def products(chance: random.Random) -> Iterator[Row]:
                 yield f"{number:05}", f"{name}, {size}", kind, price, chance.choice(MAKERS), flavours, since
 
 
-def visits(chance: random.Random, sold: list[Row], likes: dict[str, list[str]]) -> Iterator[Row]:
+def visits(chance: random.Random, sold: list[CsvRow], likes: dict[str, list[str]]) -> Iterator[CsvRow]:
     """Who looked at, put aside or bought what, and when, in the order of time."""
     of_kind = {kind: [row for row in sold if row[2] == kind] for kind in KINDS}
     rows = []
@@ -74,7 +74,7 @@ def write(folder: Path) -> None:
     _table(folder / "customers.csv", ("customer", "country", "likes"), told)
 
 
-def _table(file: Path, header: Row, rows: Iterable[Row]) -> None:
+def _table(file: Path, header: CsvRow, rows: Iterable[CsvRow]) -> None:
     with file.open("w", newline="") as opened:
         csv.writer(opened, lineterminator="\n").writerows([header, *rows])
 

@@ -11,10 +11,11 @@ import torch
 from numpy.typing import NDArray
 
 from nearline.errors import Misconfigured
+from training.arrays import Floats
 from training.data.examples import Baskets, seen_pairs
 from training.task import Task
 from training.towers import TwoTowers
-from training.vectors import Floats, item_vectors, user_vectors
+from training.vectors import item_vectors, user_vectors
 
 BEST = 10  # answers that count for each user
 MOST_USERS = 1_000

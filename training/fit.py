@@ -34,7 +34,6 @@ from training.task import Task, new_towers, warm
 from training.towers import TwoTowers
 from training.vectors import tower_scorer
 
-Floats = NDArray[np.float32]
 CHECKPOINT = "checkpoint.pt"
 WATCHED_K = 10
 MOST_WATCHED = 6_000  # users that an epoch is judged on

@@ -34,9 +34,10 @@ from rich.table import Table
 from nearline.adapters.tokenizer import open_tokenizer
 from nearline.dataset_description import SplitRule
 from nearline.errors import Misconfigured, NearlineError
+from training.arrays import Bools, Floats, Ints, Shares
 from training.data.dataset import Dataset, load_dataset
 from training.data.examples import Baskets, event_pairs
-from training.data.log import Ints, Log
+from training.data.log import Log
 from training.data.splits import TEST, Stage, TimeSplit, split_by, stage_of
 from training.evaluation import metrics
 from training.evaluation.bootstrap import Figure
@@ -60,7 +61,6 @@ from training.evaluation.delays import (
 )
 from training.evaluation.evaluate import ALL, NEW, SETTINGS, K, Question, Scorer, answer
 from training.evaluation.freshness_plot import draw
-from training.evaluation.metrics import Floats
 from training.runs import make_task, simple_scorers
 from training.saved import Saved, load_towers
 from training.task import Task
@@ -88,7 +88,7 @@ class Replay:
     delays_ms: tuple[int, ...]
     grain_ms: int
     since_ms: Ints  # (queries,) since the user's newest earlier event
-    known: Mapping[int, metrics.Mask]  # by delay: whether any history is known, (queries,)
+    known: Mapping[int, Bools]  # by delay: whether any history is known, (queries,)
     asked: Mapping[str, Ints]  # by setting: rows of the queries that have something to find
     judged: Mapping[str, Judged]  # by setting, over those
 
@@ -177,7 +177,7 @@ def replay(
 
 
 def _judged(delays_ms: tuple[int, ...], user: Ints, answers: list[Any]) -> Judged:
-    def values(metric: Callable[[Ints, metrics.Targets], Any]) -> metrics.Shares:
+    def values(metric: Callable[[Ints, metrics.Targets], Any]) -> Shares:
         return np.stack([metric(each.ranked, each.targets) for each in answers]).astype(np.float64)
 
     return Judged(

@@ -14,7 +14,7 @@ from training.fit import Watcher
 LINE_EVERY_S = 10.0  # where there is no terminal
 
 
-class Shown(Watcher):
+class RunDisplay(Watcher):
     """Shows a run of *epochs* times *steps* under *title*; a context manager. *curves*: TensorBoard's folder."""
 
     def __init__(self, title: str, *, epochs: int, steps: int, curves: Path | None = None) -> None:
@@ -36,7 +36,7 @@ class Shown(Watcher):
         self._at = 0
         self._said_at = time.monotonic()
 
-    def __enter__(self) -> "Shown":
+    def __enter__(self) -> "RunDisplay":
         """Begin to show."""
         self._bar.start()
         return self

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from nearline.features import NUMERIC, TOKENS, TYPE_CODES, Features
 from nearline.signals import CONTEXT_KEYS
+from training.arrays import Bools, Floats, Ints
 from training.data.dataset import Dataset
 from training.data.examples import Baskets, item_counts, together
-from training.data.log import Ints, Log, only
+from training.data.log import Log, only
 from training.data.splits import TEST, VALIDATION, Split, Stage, TimeSplit, stage_of
 from training.evaluation.evaluate import Report, Scorer, evaluate
-from training.evaluation.metrics import Floats, Mask
 from training.fit import Fitted, Watcher, World, fit
-from training.progress import Shown
+from training.progress import RunDisplay
 from training.recipe import Recipe
 from training.task import Task
 from training.towers import TwoTowers
@@ -88,7 +88,7 @@ def _untokenized(texts: Sequence[str]) -> tuple[Ints, Ints]:
     return nothing, nothing
 
 
-def without_items(dataset: Dataset, held_out: Mask) -> Dataset:
+def without_items(dataset: Dataset, held_out: Bools) -> Dataset:
     """The data set as if the *held_out* items (items,) had never been met: no target, no history, no id of theirs.
 
     They stay in the catalogue, where what nobody has met is no negative either.
@@ -114,7 +114,7 @@ def run_fit(
     if quiet or world.rank:
         return fit(task, recipe, seed=seed, folder=folder, resume=resume, start=start, world=world, watcher=Watcher())
     curves = None if folder is None else folder / "curves"
-    with Shown(title, epochs=recipe.epochs, steps=steps, curves=curves) as shown:
+    with RunDisplay(title, epochs=recipe.epochs, steps=steps, curves=curves) as shown:
         return fit(task, recipe, seed=seed, folder=folder, resume=resume, start=start, world=world, watcher=shown)
 
 

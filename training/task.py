@@ -9,8 +9,9 @@ from torch import Tensor
 
 from nearline.errors import Misconfigured
 from nearline.features import Features
+from training.arrays import Ints
 from training.data.examples import Baskets
-from training.data.log import Ints, Log
+from training.data.log import Log
 from training.recipe import IDF, Recipe
 from training.towers import TwoTowers
 

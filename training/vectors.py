@@ -7,11 +7,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from training.arrays import Floats
 from training.data.examples import Baskets, Batch, make_batch
 from training.task import Task
 from training.towers import TwoTowers
-
-Floats = NDArray[np.float32]
 
 
 def item_vectors(towers: TwoTowers, items: tuple[Tensor, ...], *, chunk: int = 8192) -> tuple[Floats, Floats]:

@@ -18,7 +18,7 @@ from typing import TypeVar
 import orjson
 
 from nearline.events import Event
-from nearline.sequences import Sequence, erased_sequence
+from nearline.sequences import UserSequence, erased_sequence
 from nearline.signals import Context, kept_context
 
 T = TypeVar("T")
@@ -26,7 +26,7 @@ T = TypeVar("T")
 Met = tuple[str, str, int, str]
 
 
-def append(history: Sequence | None, event: Event, *, keep: int, append_ms: int) -> Sequence:
+def append(history: UserSequence | None, event: Event, *, keep: int, append_ms: int) -> UserSequence:
     """Return *history* with *event* in its place and the newest *keep* kept, or *history* itself if nothing changes.
 
     *append_ms*, the record's append time, drives the version: a hybrid logical clock that grows with every change.
@@ -43,12 +43,12 @@ def append(history: Sequence | None, event: Event, *, keep: int, append_ms: int)
     return _inserted(rest, event, place, surplus, max(history.version + 1, append_ms))
 
 
-def holds(history: Sequence | None, event_id: str) -> bool:
+def holds(history: UserSequence | None, event_id: str) -> bool:
     """Whether the event is among the kept ones."""
     return history is not None and event_id in history.event_ids
 
 
-def left_out(before: Sequence | None, after: Sequence, event: Event, *, known: bool) -> list[Met]:
+def left_out(before: UserSequence | None, after: UserSequence, event: Event, *, known: bool) -> list[Met]:
     """What *before* and *event* tell that the window *after* does not hold: what fell out, or never got in.
 
     A record that the window holds as it is leaves nothing out; blanks never do. *known* is ``holds`` of *before*.
@@ -69,7 +69,7 @@ def blanked(event: Event) -> Event:
     return Event(event.event_id, event.user_id, "", "", event.time_ms, 0.0)
 
 
-def blanked_in(history: Sequence, event_id: str, version: int) -> Sequence:
+def blanked_in(history: UserSequence, event_id: str, version: int) -> UserSequence:
     """The history with a blank in place of the event, or *history* itself if it does not hold it."""
     i = history.event_ids.index(event_id) if event_id in history.event_ids else -1
     if i < 0 or not history.items[i]:
@@ -85,7 +85,7 @@ def blanked_in(history: Sequence, event_id: str, version: int) -> Sequence:
     )
 
 
-def published(window: Sequence) -> Sequence:
+def published(window: UserSequence) -> UserSequence:
     """The window as readers get it: without blanks, and erased when nothing is left."""
     kept = [i for i, item in enumerate(window.items) if item]
     if not kept and not window.profile:
@@ -104,7 +104,7 @@ def published(window: Sequence) -> Sequence:
     )
 
 
-def met_in(window: Sequence, *, since_ms: int = 0) -> list[Met]:
+def met_in(window: UserSequence, *, since_ms: int = 0) -> list[Met]:
     """What the window holds from *since_ms* on; no blanks."""
     columns = zip(window.items, window.types, window.times_ms, window.event_ids, strict=True)
     return [met for met in columns if met[0] and met[2] >= since_ms]
@@ -114,11 +114,11 @@ def _met(event: Event) -> Met:
     return event.item_id, event.type, event.time_ms, event.event_id
 
 
-def _met_at(history: Sequence, i: int) -> Met:
+def _met_at(history: UserSequence, i: int) -> Met:
     return history.items[i], history.types[i], history.times_ms[i], history.event_ids[i]
 
 
-def _stands(history: Sequence, event: Event) -> bool:
+def _stands(history: UserSequence, event: Event) -> bool:
     """Whether the window holds the event as this record tells it, or a blank in its place."""
     if event.event_id not in history.event_ids:
         return False
@@ -126,15 +126,15 @@ def _stands(history: Sequence, event: Event) -> bool:
     return not history.items[i] or _met_at(history, i) == _met(event)
 
 
-def _replaced(before: Sequence, after: Sequence, event: Event) -> list[int]:
+def _replaced(before: UserSequence, after: UserSequence, event: Event) -> list[int]:
     """The places in *before* of what is not in *after*, and of the lesser record of *event*."""
     kept = set(after.event_ids) - {event.event_id}
     return [i for i, event_id in enumerate(before.event_ids) if event_id not in kept]
 
 
-def _first(event: Event, version: int) -> Sequence:
+def _first(event: Event, version: int) -> UserSequence:
     context = kept_context(event.context)
-    return Sequence(
+    return UserSequence(
         event.user_id,
         version,
         [event.item_id],
@@ -146,7 +146,7 @@ def _first(event: Event, version: int) -> Sequence:
     )
 
 
-def _without_older_twin(history: Sequence, event: Event) -> Sequence | None:
+def _without_older_twin(history: UserSequence, event: Event) -> UserSequence | None:
     """The history without a lesser record of the same event; ``None`` if the record that it has is not lesser."""
     if event.event_id not in history.event_ids:
         return history
@@ -173,7 +173,7 @@ def _rank(event: Event) -> tuple[int, bytes, bytes]:
     )
 
 
-def _rank_at(history: Sequence, i: int) -> tuple[int, bytes, bytes]:
+def _rank_at(history: UserSequence, i: int) -> tuple[int, bytes, bytes]:
     return (
         history.times_ms[i],
         orjson.dumps([history.items[i], history.types[i], history.values[i]]),
@@ -186,7 +186,7 @@ def _context_rank(context: Context | None) -> bytes:
     return orjson.dumps(context) if context else b""
 
 
-def _place(history: Sequence, event: Event) -> int:
+def _place(history: UserSequence, event: Event) -> int:
     """Where the event belongs; searched from the newest end, since most events are newer than all others."""
     times, ids = history.times_ms, history.event_ids
     order = (event.time_ms, event.event_id)
@@ -196,8 +196,8 @@ def _place(history: Sequence, event: Event) -> int:
     return place
 
 
-def _inserted(rest: Sequence, event: Event, place: int, surplus: int, version: int) -> Sequence:
-    return Sequence(
+def _inserted(rest: UserSequence, event: Event, place: int, surplus: int, version: int) -> UserSequence:
+    return UserSequence(
         rest.user_id,
         version,
         [*rest.items[surplus:place], event.item_id, *rest.items[place:]],
@@ -211,7 +211,7 @@ def _inserted(rest: Sequence, event: Event, place: int, surplus: int, version: i
     )
 
 
-def _contexts(rest: Sequence, context: Context | None, place: int, surplus: int) -> list[Context | None]:
+def _contexts(rest: UserSequence, context: Context | None, place: int, surplus: int) -> list[Context | None]:
     """The column with *context* at its place; empty once no event that is kept has one."""
     if context is None and not rest.contexts:
         return []

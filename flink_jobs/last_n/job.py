@@ -34,11 +34,11 @@ from flink_jobs.last_n.checkpoints import RETAINED, JobFolder, Start
 from flink_jobs.last_n.connection import as_options, client_properties
 from flink_jobs.last_n.metrics import RECENT_STARTS, RESTORED, STARTS
 from flink_jobs.last_n.minicluster import Jvm, build_home, cluster_configuration
-from flink_jobs.last_n.operators import CHANGE, DEAD_LETTERS, RECORD, SENT_ON, SNAPSHOTS, LastN
+from flink_jobs.last_n.operators import CHANGE, DEAD_LETTERS, FORWARDED, RECORD, SNAPSHOTS, LastN
 from flink_jobs.last_n.popularity import FORGOTTEN_AFTER_HALF_LIVES, LANDMARK_MS, check_half_life
-from flink_jobs.last_n.rule import Rule
 from flink_jobs.last_n.status import StatusServer, job_problem
-from nearline.adapters.kafka import Topics, wait_for_topics
+from flink_jobs.last_n.user_reducer import UserReducer
+from nearline.adapters.kafka.admin import Topics, wait_for_topics
 from nearline.errors import Misconfigured, NearlineError, Unavailable
 from nearline.settings import Settings, load_settings
 from nearline.telemetry import configure_logs, get_logger
@@ -102,14 +102,14 @@ def build(settings: Settings, asked: Mapping[str, str]) -> StreamExecutionEnviro
     tables = StreamTableEnvironment.create(environment)
     for statement in _tables(settings):
         tables.execute_sql(statement)
-    changes = _keyed_by_user(tables).process(LastN(_rule(settings)), CHANGE).name("last n").uid("last-n")
+    changes = _keyed_by_user(tables).process(LastN(_reducer(settings)), CHANGE).name("last n").uid("last-n")
     _attach(tables, changes, settings)
     return environment
 
 
-def _rule(settings: Settings) -> Rule:
+def _reducer(settings: Settings) -> UserReducer:
     half_life_ms = _half_life_ms(settings)
-    return Rule(settings.history_length, half_life_ms, settings.history_ttl_ms, settings.seen_policy)
+    return UserReducer(settings.history_length, half_life_ms, settings.history_ttl_ms, settings.seen_policy)
 
 
 def _half_life_ms(settings: Settings) -> int:
@@ -172,7 +172,7 @@ def _attach(tables: StreamTableEnvironment, changes: DataStream, settings: Setti
         """
     )
     statements.add_insert_sql(_beside(tables, changes, SNAPSHOTS, "user_seen"))
-    statements.add_insert_sql(_beside(tables, changes, SENT_ON, "clicks_again"))
+    statements.add_insert_sql(_beside(tables, changes, FORWARDED, "clicks_again"))
     statements.attach_as_datastream()
 
 
@@ -191,7 +191,7 @@ def _tables(settings: Settings) -> list[str]:
         _popularity(settings),
         _written(settings, "dead_letters", CLICKS_DLQ, _MAX_LETTER_BYTES),
         _written(settings, "user_seen", USER_SEEN, _MIB),
-        # At least once, as every sink: what is sent on keeps its event ids, so once more changes nothing.
+        # At least once, as every sink: what is forwarded keeps its event ids, so once more changes nothing.
         _written(settings, "clicks_again", CLICKS, _MIB),
     ]
 

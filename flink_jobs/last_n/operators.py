@@ -1,4 +1,4 @@
-"""The job's one Python operator: a thin shell around ``decode_entry`` and the rule (rule.py).
+"""The job's one Python operator: a thin shell around ``decode_entry`` and the reducer (user_reducer.py).
 
 Everything an event needs happens in one call, since crossing between the JVM and Python is what costs: on two cores a
 second operator halves the rate. For the same reason the state is one string of bytes and few fields travel; the seen
@@ -12,8 +12,9 @@ from pyflink.datastream import KeyedProcessFunction, OutputTag, RuntimeContext
 from pyflink.datastream.state import StateTtlConfig, ValueState, ValueStateDescriptor
 
 from flink_jobs.last_n.metrics import OTHER, REASON, REASONS, Count
-from flink_jobs.last_n.rule import CLEARED, UNCHANGED, Outcome, Rule, Told
+from flink_jobs.last_n.outcome import CLEAR_SEEN, UNCHANGED, Outcome
 from flink_jobs.last_n.seen_items import decode_adopted
+from flink_jobs.last_n.user_reducer import ProfileChange, UserReducer
 from flink_jobs.last_n.user_state import decode_state
 from nearline.dead_letters import DeadLetter, encode_dead_letter
 from nearline.errors import BadInput
@@ -35,23 +36,23 @@ CHANGE = Types.ROW_NAMED(["user", "sequence", "item", "gain"], [Types.STRING(), 
 _KEY_AND_VALUE = Types.ROW_NAMED(["key", "value"], [_BYTES, _BYTES])
 DEAD_LETTERS = OutputTag("dead-letters", _KEY_AND_VALUE)
 SNAPSHOTS = OutputTag("snapshots", _KEY_AND_VALUE)
-SENT_ON = OutputTag("sent-on", _KEY_AND_VALUE)
+FORWARDED = OutputTag("sent-on", _KEY_AND_VALUE)  # checkpoints of earlier releases know it by this id
 
 
 class LastN(KeyedProcessFunction):  # type: ignore[misc]
-    """Keeps what *rule* makes of each user and emits what it tells; bad records become dead letters.
+    """Keeps each user as *reducer* leaves it and emits what it writes; bad records become dead letters.
 
-    A user idle for the rule's ``ttl_ms`` of processing time is forgotten.
+    A user idle for the reducer's ``ttl_ms`` of processing time is forgotten.
     """
 
-    def __init__(self, rule: Rule) -> None:
-        self._rule = rule
+    def __init__(self, reducer: UserReducer) -> None:
+        self._reducer = reducer
 
     def open(self, context: RuntimeContext) -> None:
         """Bind the user's state and the counters."""
-        self._state = _bytes_state(context, "history", self._rule.ttl_ms)
-        # The seen items are written up to a quarter of that time less often (rule.py), and must be there as long.
-        self._seen = _bytes_state(context, "seen", self._rule.ttl_ms * 5 // 4)
+        self._state = _bytes_state(context, "history", self._reducer.ttl_ms)
+        # The seen items are written up to a quarter of that time less often (user_reducer.py), and must stay as long.
+        self._seen = _bytes_state(context, "seen", self._reducer.ttl_ms * 5 // 4)
         metrics = context.get_metrics_group()
         self._unchanged = metrics.counter(Count.UNCHANGED)
         # All of them now, so that the first refused record shows in a rate.
@@ -63,16 +64,16 @@ class LastN(KeyedProcessFunction):  # type: ignore[misc]
         """Emit what the record makes of its user, a dead letter, or nothing."""
         user, key, value, append_ms, partition, offset, profile = record
         try:
-            told = _told(user, value, offset) if profile else _decode(user, value, append_ms)
+            entry = _profile_change(user, value, offset) if profile else _decode(user, value, append_ms)
         except BadInput as bad:
             self._refused.get(bad.reason, self._refused[OTHER]).inc()
             topic = USERS if profile else CLICKS
             letter = DeadLetter(bad.reason, str(bad), topic, partition, offset, append_ms, key, value)
             yield DEAD_LETTERS, Row(key, encode_dead_letter(letter))
             return
-        if type(told) is not Event:
+        if type(entry) is not Event:
             self._commands.inc()
-        outcome = self._rule.take(decode_state(self._state.value()), told, self._seen.value, append_ms=append_ms)
+        outcome = self._reducer.apply(decode_state(self._state.value()), entry, self._seen.value, append_ms=append_ms)
         if outcome is UNCHANGED:
             self._unchanged.inc()
             return
@@ -87,14 +88,14 @@ class LastN(KeyedProcessFunction):  # type: ignore[misc]
         """Keep and emit what most records have nothing of."""
         if outcome.late:
             self._late.inc()
-        if outcome.seen == CLEARED:
+        if outcome.seen == CLEAR_SEEN:
             self._seen.clear()
         elif outcome.seen is not None:
             self._seen.update(outcome.seen)
         if outcome.snapshot is not None:
             yield SNAPSHOTS, Row(user.encode(), outcome.snapshot)
-        for entry in outcome.sent_on:
-            yield SENT_ON, Row(entry.user_id.encode(), encode_entry(entry))
+        for entry in outcome.forwarded:
+            yield FORWARDED, Row(entry.user_id.encode(), encode_entry(entry))
 
 
 def _bytes_state(context: RuntimeContext, name: str, ttl_ms: int) -> ValueState:
@@ -127,9 +128,9 @@ def _decode(user: str, value: bytes | None, append_ms: int) -> Entry:
     return entry
 
 
-def _told(user: str, value: bytes | None, offset: int) -> Told:
+def _profile_change(user: str, value: bytes | None, offset: int) -> ProfileChange:
     try:
-        return Told(check_id("the key", user), decode_profile(value).context if value else {}, offset)
+        return ProfileChange(check_id("the key", user), decode_profile(value).context if value else {}, offset)
     except BadInput:
         raise
     except Exception as error:

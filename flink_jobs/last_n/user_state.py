@@ -5,18 +5,18 @@ Of everything that a command leaves behind only what late records need is kept (
 a few numbers, and what comes late of him is recognized by its time.
 """
 
-from collections.abc import Sequence as Many
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import orjson
 
-from flink_jobs.last_n.history import Met, append, blanked, blanked_in, published
+from flink_jobs.last_n.history import Met, append, blanked, blanked_in, met_in, published
 from flink_jobs.last_n.seen_items import SeenItems, encode_seen_items, parts_of, told_between, without
 from nearline.errors import Misconfigured
 from nearline.events import Event
 from nearline.hashing import hash64
-from nearline.sequences import Sequence, decode_sequence, encode_sequence, erased_sequence
+from nearline.sequences import UserSequence, decode_sequence, encode_sequence, erased_sequence
 from nearline.signals import Context
 from nearline.user_commands import Adopt, Erase, Merge, Remove
 
@@ -25,7 +25,7 @@ _WINDOW_ALONE = b"1"  # what the first release wrote: the sequence as it was pub
 MOST_REMOVED = 100
 _MOST_OBEYED = 20
 _ADOPTED_AT_ONCE = 1500  # pairs of 25 bytes, in base64: within an event's 64 KiB
-_MOST_MERGES = 8  # an event is sent on so often at most: two sessions merged into each other would send it for ever
+_MOST_MERGES = 8  # an event is forwarded so often at most: two sessions merged into each other would never stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +33,9 @@ class Marks:
     """What commands and profiles leave behind; most users have none.
 
     *erased_ms* is the append time of the last erasure; events up to *forgotten_ms* are not wanted any more, and where
-    *into* is not empty, those after *into_from_ms* are sent on to it. *removed* are hashes of the last ``MOST_REMOVED``
-    removed events and *obeyed* of the last commands; *told* is append time and offset of the last record about the
-    profile.
+    *into* is not empty, those after *into_from_ms* are forwarded to it. *removed* are hashes of the last
+    ``MOST_REMOVED`` removed events and *obeyed* of the last commands; *told* is append time and offset of the last
+    record about the profile. The fields' names are part of the stored state.
     """
 
     erased_ms: int = 0
@@ -57,7 +57,7 @@ class User(NamedTuple):
     that snapshot was made at *snapshot_ms* of the log's clock, 0 if there was none.
     """
 
-    window: Sequence
+    window: UserSequence
     fresh: int = 0
     fresh_from_ms: int = 0
     snapshot_ms: int = 0
@@ -87,7 +87,7 @@ def as_wanted(user: User | None, event: Event) -> Event:
     return blanked(event)
 
 
-def snapshot_due(user: User, left: Many[Met], *, keep: int, append_ms: int, refresh_ms: int) -> bool:
+def snapshot_due(user: User, left: Sequence[Met], *, keep: int, append_ms: int, refresh_ms: int) -> bool:
     """Whether the seen items must be written: *left* fell out of the window and the last snapshot may not have it.
 
     So the newest snapshot and the newest window always hold all. It is written sooner too: after half a window of new
@@ -112,7 +112,7 @@ def moved_on(user: User, *, append_ms: int) -> User:
 def erase(user: User | None, command: Erase | Merge, *, append_ms: int) -> User:
     """The user of whom nothing is left; what is told again of that time stays out.
 
-    A profile that was told after the command stays. After a merge, what comes late is to be sent on. The same command
+    A profile that was told after the command stays. After a merge, what comes late is forwarded. The same command
     again changes nothing.
     """
     user = user or User(erased_sequence(command.user_id, 0))
@@ -163,17 +163,17 @@ def tell(user: User | None, user_id: str, profile: Context, *, append_ms: int, o
     return known._replace(window=window, marks=replace(known.marks, told=told))
 
 
-def sent_on(user: User | None, into: str) -> list[Event]:
+def forwarded_events(user: User | None, into: str) -> list[Event]:
     """The events that the user *into* gets when this one is merged into that; none that was removed."""
-    return [] if user is None else [_passed(each, into) for each in _events_of(user.window)]
+    return [] if user is None else [_forwarded(each, into) for each in _events_of(user.window)]
 
 
 def late_for(user: User, event: Event) -> Event | None:
-    """The late *event* as it is sent on to the user that this one was merged into; ``None`` if it ends here."""
+    """The late *event* as it is forwarded to the user that this one was merged into; ``None`` if it ends here."""
     if not _goes_on(user, event.merged_from) or event.time_ms <= user.marks.into_from_ms:
         return None
     event = as_wanted(user, event)
-    return _passed(event, user.marks.into) if event.item_id else None
+    return _forwarded(event, user.marks.into) if event.item_id else None
 
 
 def adoptions(seen: SeenItems, command: Merge | Adopt, into: str, merged_from: tuple[str, ...]) -> list[Adopt]:
@@ -185,7 +185,7 @@ def adoptions(seen: SeenItems, command: Merge | Adopt, into: str, merged_from: t
 
 
 def late_seen(user: User, command: Adopt, adopted: SeenItems) -> tuple[Adopt, ...]:
-    """What of the *adopted* items is sent on to the user that this one was merged into."""
+    """What of the *adopted* items is forwarded to the user that this one was merged into."""
     if not _goes_on(user, command.merged_from):
         return ()
     late = told_between(adopted, user.marks.into_from_ms, user.marks.forgotten_ms)
@@ -198,11 +198,11 @@ def _goes_on(user: User, merged_from: tuple[str, ...]) -> bool:
     return bool(into) and into not in merged_from and len(merged_from) < _MOST_MERGES
 
 
-def _passed(event: Event, into: str) -> Event:
+def _forwarded(event: Event, into: str) -> Event:
     return replace(event, user_id=into, merged_from=(*event.merged_from, event.user_id))
 
 
-def _events_of(window: Sequence) -> list[Event]:
+def _events_of(window: UserSequence) -> list[Event]:
     contexts = window.contexts or [None] * len(window.items)
     columns = zip(window.event_ids, window.items, window.types, window.times_ms, window.values, contexts, strict=True)
     return [
@@ -214,6 +214,13 @@ def _events_of(window: Sequence) -> list[Event]:
 
 def _next(user: User, append_ms: int) -> int:
     return max(user.window.version + 1, append_ms)
+
+
+def uncovered(user: User, stored: bytes | None) -> list[Met]:
+    """What of the window the *stored* seen items may lack."""
+    if not stored:
+        return met_in(user.window)
+    return met_in(user.window, since_ms=user.fresh_from_ms) if user.fresh else []
 
 
 def sequence_of(user: User) -> bytes:

@@ -11,8 +11,9 @@ import hnswlib
 import numpy as np
 from numpy.typing import NDArray
 
-Slots = NDArray[np.int64]
-Vectors = NDArray[np.float32]
+from nearline.item_vectors import Vectors
+
+GraphLabels = NDArray[np.int64]
 
 _SEED = 100
 
@@ -54,7 +55,7 @@ class HnswGraph:
         """Write it to a file; no other thread of the process runs Python meanwhile (0.1 s for 100,000 x 64)."""
         self._index.save_index(str(path))
 
-    def add(self, slots: Slots, vectors: Vectors, threads: int = 1) -> None:
+    def add(self, slots: GraphLabels, vectors: Vectors, threads: int = 1) -> None:
         """Add *vectors* (n, dimension) under *slots* that were never added before; other threads run meanwhile.
 
         With more than one of hnswlib's *threads* the graph is as good, and another one each time.
@@ -67,7 +68,7 @@ class HnswGraph:
         self._index.mark_deleted(slot)
         self.removed += 1
 
-    def search(self, vector: Vectors, count: int, width: int) -> tuple[Slots, Vectors]:
+    def search(self, vector: Vectors, count: int, width: int) -> tuple[GraphLabels, Vectors]:
         """The *count* best slots and their inner products, best first; none if not all of them can be reached.
 
         *width* (ef) candidates are kept during the search: more find more of the true best and take longer.

@@ -19,7 +19,7 @@ from pymilvus import AsyncMilvusClient, DataType, MilvusClient, MilvusException
 
 from nearline.errors import Misconfigured, SpaceMismatch, Unavailable
 from nearline.ids import MAX_ID_BYTES
-from nearline.item_engine import MAX_PRINTED, MAX_RESULTS, Card, Found, Row
+from nearline.item_engine import MAX_PRINTED, MAX_RESULTS, Card, EngineHits, EngineRow
 from nearline.space import Space
 from nearline.telemetry import get_logger
 
@@ -32,7 +32,7 @@ _HNSW = {"index_type": "HNSW", "metric_type": "IP", "params": {"M": 16, "efConst
 _ITEM_INDEXES: Mapping[str, Mapping[str, Any]] = {"vector": _HNSW, "listed_ms": {"index_type": "INVERTED"}}
 _GONE_INDEXES: Mapping[str, Mapping[str, Any]] = {"v": {"index_type": "FLAT", "metric_type": "IP"}}
 _LEAST_EF = 64
-_WRITE_S = 5.0  # less than a group's session (nearline/adapters/kafka.py), so that no write outlives its partition
+_WRITE_S = 5.0  # less than a session of kafka/group_reader.py, so that no write outlives its partition
 _OPEN_S = 5.0
 _RETRY_S = 0.5
 _NOT_FOUND = (100, 1600)  # a collection, an alias
@@ -118,7 +118,7 @@ class MilvusItems:
         if client is not None:
             await _closed(client)
 
-    async def search(self, vector: NDArray[np.float32], limit: int, where: str) -> Found:
+    async def search(self, vector: NDArray[np.float32], limit: int, where: str) -> EngineHits:
         """The *limit* best by inner product with *vector* of those that pass *where*."""
         if len(vector) != self._space.dimension:
             raise SpaceMismatch(f"a vector of {len(vector)} dimensions was searched for in {self._described()}")
@@ -171,7 +171,7 @@ class MilvusItems:
         rows = await self._query(self._items, where, ["count(*)"], None)
         return int(rows[0]["count(*)"])
 
-    async def put(self, rows: Sequence[Row]) -> None:
+    async def put(self, rows: Sequence[EngineRow]) -> None:
         """Show *rows*, in the place of other versions; an id comes once."""
         if rows:
             await self._write("upsert", self._items, data=[_fields(row) for row in rows])
@@ -369,7 +369,7 @@ def quoted(text: str) -> str:
     return f'"{escaped}"'
 
 
-def _fields(row: Row) -> dict[str, Any]:
+def _fields(row: EngineRow) -> dict[str, Any]:
     """A row as pymilvus takes it: unsigned hashes as the signed numbers with the same bits."""
     return {
         "item_id": row.item_id,

@@ -29,12 +29,12 @@ from nearline.features import (
     digest_of,
     features_of,
 )
+from nearline.item_vectors import Vectors
 from nearline.space import Space
 from nearline.telemetry import gauge, get_logger
 from nearline.tls import Tls
 
 T = TypeVar("T")
-Vectors = NDArray[np.float32]
 TOWERS = (USER_TOWER, ITEM_TOWER)
 FEATURES = gauge("features_info", "1 for the declaration that the served towers were trained with.", "digest")
 _NORM_SLACK = 1e-2
@@ -51,7 +51,7 @@ _CHANNEL = (
 )
 
 
-class Towers:
+class TritonTowers:
     """Both towers of one space behind one connection; safe for many tasks at once.
 
     *kept* is how many events of a user the job keeps; *tls* secures the connection, which is in the clear without it.

@@ -8,8 +8,8 @@ import httpx
 import typer
 from rich.table import Table
 
+from nearline.cli.batch import recommend_all
 from nearline.cli.console import console
-from nearline.cli.everyone import recommend_all
 from nearline.errors import BadInput, Misconfigured, Unavailable
 from nearline.key_file import key_file, key_headers
 from nearline.settings import Settings, load_settings

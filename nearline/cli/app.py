@@ -5,16 +5,16 @@ import sys
 import typer
 
 from nearline import __version__
-from nearline.adapters.kafka import Topics
+from nearline.adapters.kafka.admin import Topics
 from nearline.cli import (
     answers,
-    catalogue,
     clicks,
+    dead_letters,
     exporting,
     freshness_value,
     importing,
+    item_commands,
     keys,
-    letters,
     report,
     rules,
     status,
@@ -41,8 +41,8 @@ app.command()(report.report)
 app.command()(why.why)
 app.command()(exporting.export)
 app.add_typer(importing.app, name="import")
-app.add_typer(catalogue.app, name="item")
-app.add_typer(letters.app, name="dlq")
+app.add_typer(item_commands.app, name="item")
+app.add_typer(dead_letters.app, name="dlq")
 app.add_typer(keys.app, name="keys")
 app.add_typer(rules.app, name="rules")
 app.add_typer(users.app, name="user")

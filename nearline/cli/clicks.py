@@ -13,12 +13,13 @@ from urllib.parse import quote
 import httpx
 import typer
 
-from nearline.adapters.kafka import Message, Producer
+from nearline.adapters.kafka.producer import Producer
 from nearline.cli.answers import refuse_unlet_in
 from nearline.cli.console import console, progress
 from nearline.errors import Unavailable
 from nearline.events import EVENT_TYPES, Event, EventType, decode_event, encode_event
 from nearline.key_file import key_headers
+from nearline.log import Message
 from nearline.replay import Recording, listings, load_recording, messages, shift_of
 from nearline.settings import Settings, load_settings
 from nearline.topics import CLICKS, ITEMS

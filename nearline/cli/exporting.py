@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 from rich.progress import Progress
 
-from nearline.adapters.kafka import TableReader, Topics
+from nearline.adapters.kafka.admin import Topics
+from nearline.adapters.kafka.table_reader import TableReader
 from nearline.cli import parquet
 from nearline.cli.console import bar, progress
 from nearline.cli.parquet import Attributes, Row
@@ -27,7 +28,7 @@ from nearline.topics import CLICKS, ITEMS, USERS
 Look = Callable[[str, str], Iterator[list[Record]]]  # (topic, what is done with it) -> its records from the beginning
 
 
-class Part(StrEnum):
+class ExportPart(StrEnum):
     """What can be exported by itself."""
 
     EVENTS = "events"
@@ -37,7 +38,7 @@ class Part(StrEnum):
 
 def export(
     folder: Annotated[Path, typer.Argument(help="Where the files go; it is made if it is not there.")],
-    only: Annotated[list[Part] | None, typer.Option(help="Only this; may be given several times.")] = None,
+    only: Annotated[list[ExportPart] | None, typer.Option(help="Only this; may be given several times.")] = None,
 ) -> None:
     """Write events, items and users to Parquet in FOLDER, as `nearline import` and `make train DATA=` read them.
 
@@ -47,7 +48,7 @@ def export(
     settings = load_settings()
     folder.mkdir(parents=True, exist_ok=True)
     with progress() as bars:
-        for part in only or list(Part):
+        for part in only or list(ExportPart):
             counted = _EXPORTS[part](folder, _look(settings, bars))
             bars.console.print(said(counted))
 
@@ -129,10 +130,10 @@ def _profiles(records: Iterable[Record], counted: Counter[str]) -> Iterator[Row]
             counted["left out: not valid"] += 1
 
 
-_EXPORTS: Mapping[Part, Callable[[Path, Look], Counter[str]]] = {
-    Part.EVENTS: export_events,
-    Part.ITEMS: export_items,
-    Part.USERS: export_users,
+_EXPORTS: Mapping[ExportPart, Callable[[Path, Look], Counter[str]]] = {
+    ExportPart.EVENTS: export_events,
+    ExportPart.ITEMS: export_items,
+    ExportPart.USERS: export_users,
 }
 
 

@@ -30,10 +30,10 @@ from nearline.tables import columns_in, joined, scan, text_id, time_in_ms
 _ITEM_TEXTS = ("title", "description", "category", "locale", "brand")
 _OF_AN_EXPORT = ("more_context", "request_id")
 _TOLD = "time as told"
-Part = tuple[str, Iterator[Any], int]  # which door, the bodies for it, how many
+UploadPart = tuple[str, Iterator[Any], int]  # which door, the bodies for it, how many
 
 
-def parts_of(folder: Path, description: Path | None, unit: str | None = None) -> list[Part]:
+def parts_of(folder: Path, description: Path | None, unit: str | None = None) -> list[UploadPart]:
     """What *folder* holds for the doors: items first, then users and events; *unit* goes before the description's.
 
     ``Misconfigured`` if there is nothing, or files, columns and description do not fit together.
@@ -47,7 +47,7 @@ def parts_of(folder: Path, description: Path | None, unit: str | None = None) ->
         "users": ("users", lambda raw, file: users_in(raw, about.users, file), parquet.profile_of_row),
         "interactions": ("events", lambda raw, file: events_in(raw, about, file, unit), _event_of_row),
     }
-    parts: list[Part] = []
+    parts: list[UploadPart] = []
     for name, (door, read, body) in readers.items():
         if (file := table_path(folder, about, name)) is not None:
             frame = read(scan(file, _texts(about, name)), file.name)

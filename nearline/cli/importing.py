@@ -34,7 +34,6 @@ _SHOWN = 5
 app = typer.Typer(
     no_args_is_help=True, help="Bring in events, items and users; what is brought in twice is there once."
 )
-Body = dict[str, Any]
 
 
 class Unit(StrEnum):
@@ -47,7 +46,7 @@ class Unit(StrEnum):
 
 
 @dataclass
-class Outcome:
+class ImportOutcome:
     """What became of rows: how many are in the log, and why others are not, with a few of them."""
 
     accepted: int = 0
@@ -59,7 +58,7 @@ class Outcome:
         """How many were judged."""
         return self.accepted + self.refused.total()
 
-    def note(self, bodies: Sequence[Body], results: Sequence[Mapping[str, Any]]) -> None:
+    def note(self, bodies: Sequence[gorse.Body], results: Sequence[Mapping[str, Any]]) -> None:
         """Take in the *results* of *bodies*."""
         for body, result in zip(bodies, results, strict=True):
             if result["status"] == "accepted":
@@ -140,7 +139,7 @@ def _fetched(address: str, key: str, folder: Path) -> Path:
     return file
 
 
-def _records(path: Path) -> Iterator[tuple[str, Body]]:
+def _records(path: Path) -> Iterator[tuple[str, gorse.Body]]:
     """The kind and the fields of each of Gorse's records in *path*, a dump or a folder of JSON lines."""
     if path.is_dir():
         names = [name for name in ("users", "items", "feedback") if (path / f"{name}.jsonl").is_file()]
@@ -155,7 +154,7 @@ def _records(path: Path) -> Iterator[tuple[str, Body]]:
         raise Misconfigured(f"nothing at {path}: expected a dump of Gorse, a folder of its JSON lines, or its address")
 
 
-def _lines(file: Path) -> Iterator[Body]:
+def _lines(file: Path) -> Iterator[gorse.Body]:
     with file.open("rb") as opened:
         for number, line in enumerate(opened, start=1):
             if line.strip():
@@ -166,7 +165,7 @@ def _lines(file: Path) -> Iterator[Body]:
 
 
 def _converted(
-    records: Iterable[tuple[str, Body]], conversion: gorse.Conversion, read: Counter[str]
+    records: Iterable[tuple[str, gorse.Body]], conversion: gorse.Conversion, read: Counter[str]
 ) -> Iterator[tuple[str, Any]]:
     """Where each record goes (users, items, events) and as what; *read* counts what came."""
     for kind, record in records:
@@ -187,7 +186,7 @@ def _converted(
 # --- through the doors -----------------------------------------------------------------------------------------------
 
 
-async def _bring_in(parts: Sequence[tuple[str, Iterable[Any], int]]) -> dict[str, Outcome]:
+async def _bring_in(parts: Sequence[tuple[str, Iterable[Any], int]]) -> dict[str, ImportOutcome]:
     """Send *parts* (what, bodies, how many) one after the other; the outcome of each."""
     outcomes = {}
     async with _client() as client:
@@ -197,9 +196,9 @@ async def _bring_in(parts: Sequence[tuple[str, Iterable[Any], int]]) -> dict[str
     return outcomes
 
 
-async def _bring_in_mixed(bodies: Iterable[tuple[str, Any]]) -> dict[str, Outcome]:
+async def _bring_in_mixed(bodies: Iterable[tuple[str, Any]]) -> dict[str, ImportOutcome]:
     """Send *bodies*, each with where it goes, in runs of the same; the outcome of each kind."""
-    outcomes: dict[str, Outcome] = {}
+    outcomes: dict[str, ImportOutcome] = {}
     async with _client() as client:
         with progress() as bars:
             shows = {what: bar(bars, f"importing {what}") for what in ("users", "items", "events")}
@@ -218,15 +217,15 @@ async def deliver(
     what: str,
     bodies: Iterable[Any],
     show: Callable[[int], object] = lambda count: None,
-    outcome: Outcome | None = None,
-) -> Outcome:
+    outcome: ImportOutcome | None = None,
+) -> ImportOutcome:
     """Send *bodies* (of events, items or users) through *client*, a few requests at a time, and judge the answers.
 
     The order in which they arrive says nothing, since each has its time or id.
     """
-    outcome = Outcome() if outcome is None else outcome
+    outcome = ImportOutcome() if outcome is None else outcome
     room = asyncio.Semaphore(_UNDER_WAY)
-    sends: Mapping[str, Callable[[AsyncClient, Any, Outcome], Awaitable[None]]] = {
+    sends: Mapping[str, Callable[[AsyncClient, Any, ImportOutcome], Awaitable[None]]] = {
         "events": _send_events,
         "items": _send_items,
         "users": _send_users,
@@ -249,15 +248,15 @@ async def deliver(
     return outcome
 
 
-async def _send_events(client: AsyncClient, batch: list[Any], outcome: Outcome) -> None:
+async def _send_events(client: AsyncClient, batch: list[Any], outcome: ImportOutcome) -> None:
     outcome.note(batch, (await client.send_events(batch))["results"])
 
 
-async def _send_items(client: AsyncClient, batch: list[Any], outcome: Outcome) -> None:
+async def _send_items(client: AsyncClient, batch: list[Any], outcome: ImportOutcome) -> None:
     outcome.note(batch, (await client.put_items(batch))["results"])
 
 
-async def _send_users(client: AsyncClient, batch: list[Any], outcome: Outcome) -> None:
+async def _send_users(client: AsyncClient, batch: list[Any], outcome: ImportOutcome) -> None:
     for user_id, profile in batch:
         try:
             await client.put_user(user_id, cast("Profile", profile))
@@ -281,7 +280,7 @@ def _ours(error: BaseException) -> NearlineError:
     return Unavailable(f"{error}; run the import again, what is there already stays as it is")
 
 
-def _finish(outcomes: Mapping[str, Outcome]) -> None:
+def _finish(outcomes: Mapping[str, ImportOutcome]) -> None:
     """Say what became of everything; exit status 1 if anything was refused."""
     for what, outcome in outcomes.items():
         console.print(f"{what}: " + said({"in the log": outcome.accepted, **outcome.refused}))

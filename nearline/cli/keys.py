@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 from rich.table import Column, Table
 
-from nearline.adapters.kafka import Producer, TableReader
+from nearline.adapters.kafka.producer import Producer
+from nearline.adapters.kafka.table_reader import TableReader
 from nearline.adapters.tokens import public_key_in
 from nearline.cli.console import console
 from nearline.errors import BadInput, Misconfigured

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from nearline.adapters.kafka import TableReader
-from nearline.attribution import Rate, Report, attribute
+from nearline.adapters.kafka.table_reader import TableReader
+from nearline.attribution import AttributionReport, Rate, attribute
 from nearline.cli.console import console
 from nearline.errors import BadInput
 from nearline.events import Event
@@ -37,7 +37,7 @@ def report(
         console.print(table_of(found))
 
 
-def said(found: Report) -> str:
+def said(found: AttributionReport) -> str:
     """What was read, in words."""
     return (
         f"read {found.exposures:,} answers and {found.events:,} events; {found.with_request:,} events name an answer, "
@@ -45,7 +45,7 @@ def said(found: Report) -> str:
     )
 
 
-def table_of(found: Report) -> Table:
+def table_of(found: AttributionReport) -> Table:
     """The lines, most shown first; rates with the 95 % interval of Wilson."""
     table = Table("scenario", "source", "shown", "clicked", "click-through", "bought", "conversion")
     for line in found.lines:
@@ -60,7 +60,7 @@ def _rate(rate: Rate) -> str:
     return f"{rate.share:.2%} ({low:.2%}-{high:.2%})"
 
 
-def as_plain(found: Report) -> dict[str, object]:
+def as_plain(found: AttributionReport) -> dict[str, object]:
     """The report as JSON holds it."""
     lines = [
         {
@@ -123,7 +123,7 @@ class Told:
                 yield replace(event, user_id=owner)
 
 
-async def _read(settings: Settings, since_ms: int) -> Report:
+async def _read(settings: Settings, since_ms: int) -> AttributionReport:
     told = Told()
     async for record in _records(settings, CLICKS):
         told.take(record)

@@ -12,7 +12,9 @@ import orjson
 import typer
 from rich.table import Table
 
-from nearline.adapters.kafka import Producer, TableReader, log_extent
+from nearline.adapters.kafka.admin import log_extent
+from nearline.adapters.kafka.producer import Producer
+from nearline.adapters.kafka.table_reader import TableReader
 from nearline.cli.answers import ask
 from nearline.cli.console import console
 from nearline.errors import BadInput

@@ -10,7 +10,7 @@ import typer
 from prometheus_client.parser import text_string_to_metric_families
 from rich.table import Table
 
-from nearline.adapters.kafka import Topics
+from nearline.adapters.kafka.admin import Topics
 from nearline.cli.console import console
 from nearline.cli.watching import watching
 from nearline.errors import Unavailable
@@ -23,7 +23,7 @@ Metrics = dict[str, float]
 
 
 @dataclass(frozen=True)
-class Line:
+class StatusLine:
     """One part as the screen shows it."""
 
     part: str
@@ -53,23 +53,23 @@ def status(
         raise typer.Exit(1)
 
 
-def _log(settings: Settings) -> Line:
+def _log(settings: Settings) -> StatusLine:
     try:
         topics = Topics(settings.brokers)
     except Unavailable as error:
-        return Line("log", "down", str(error), "start the system: make up")
+        return StatusLine("log", "down", str(error), "start the system: make up")
     try:
         missing = {CLICKS, USER_SEQUENCES, ITEMS} - topics.names()
         if missing:
-            return Line("log", "down", f"missing topics: {', '.join(sorted(missing))}", "nearline init")
+            return StatusLine("log", "down", f"missing topics: {', '.join(sorted(missing))}", "nearline init")
         letters = sum(topics.end_offset(queue) for queue in (CLICKS_DLQ, ITEMS_DLQ, USER_SEQUENCES_DLQ))
         counts = f"{topics.end_offset(CLICKS):,} clicks, {topics.end_offset(ITEMS):,} item changes"
-        return Line("log", "ready", f"{counts}, {letters:,} dead letters", "nearline dlq list" if letters else "")
+        return StatusLine("log", "ready", f"{counts}, {letters:,} dead letters", "nearline dlq list" if letters else "")
     finally:
         topics.close()
 
 
-def _ingest(settings: Settings) -> Line:
+def _ingest(settings: Settings) -> StatusLine:
     line = _service(
         settings.host,
         settings.ingest_port,
@@ -93,18 +93,18 @@ def ingest_words(metrics: Metrics) -> str:
     return f"{total('events_accepted'):,.0f} events, {refused}; {total('items_accepted'):,.0f} changes of items"
 
 
-def _job(settings: Settings) -> Line:
+def _job(settings: Settings) -> StatusLine:
     metrics = _metrics(settings.host, settings.job_port)
     if metrics is None:
-        return Line("last_n", "down", f"no answer on port {settings.job_port}", _log_hint("last_n"))
+        return StatusLine("last_n", "down", f"no answer on port {settings.job_port}", _log_hint("last_n"))
     recent = int(metrics.get("nearline_job_recent_starts", 0))
     flink = _metrics(settings.host, settings.flink_metrics_port) or {}
     restarts = sum(value for name, value in flink.items() if name.startswith("flink_jobmanager_job_numRestarts"))
     starts = int(metrics.get("nearline_job_starts_total", 0))
     detail = f"{_job_lag(settings)}started {starts} times, {restarts:.0f} restarts since"
     if recent >= _LOOPING:
-        return Line("last_n", "restarting", f"{detail}; {recent} starts in ten minutes", _log_hint("last_n"))
-    return Line("last_n", "ready" if flink else "starting", detail)
+        return StatusLine("last_n", "restarting", f"{detail}; {recent} starts in ten minutes", _log_hint("last_n"))
+    return StatusLine("last_n", "ready" if flink else "starting", detail)
 
 
 def _job_lag(settings: Settings) -> str:
@@ -120,7 +120,7 @@ def _job_lag(settings: Settings) -> str:
         topics.close()
 
 
-def _user_tower(settings: Settings) -> Line:
+def _user_tower(settings: Settings) -> StatusLine:
     return _service(
         settings.host,
         settings.user_tower_port,
@@ -131,7 +131,7 @@ def _user_tower(settings: Settings) -> Line:
     )
 
 
-def _item_tower(settings: Settings) -> Line:
+def _item_tower(settings: Settings) -> StatusLine:
     return _service(
         settings.host,
         settings.item_tower_port,
@@ -142,7 +142,7 @@ def _item_tower(settings: Settings) -> Line:
     )
 
 
-def _retrieval(settings: Settings) -> Line:
+def _retrieval(settings: Settings) -> StatusLine:
     url, headers = httpx.URL(settings.retrieval), key_headers(settings)
     line = _service(
         url.host,
@@ -156,7 +156,7 @@ def _retrieval(settings: Settings) -> Line:
     return line if known is None else replace(line, detail="; ".join(filter(None, (line.detail, index_words(known)))))
 
 
-def _canary(settings: Settings) -> Line:
+def _canary(settings: Settings) -> StatusLine:
     line = _service(
         settings.host,
         settings.canary_port,
@@ -177,7 +177,7 @@ def canary_words(metrics: Metrics) -> str:
     return f"{used:,.0f} clicks used, {late:,.0f} late, {refused:,.0f} refused"
 
 
-def _web(settings: Settings) -> Line:
+def _web(settings: Settings) -> StatusLine:
     line = _service(
         settings.host,
         settings.web_port,
@@ -219,10 +219,10 @@ def _service(
     reads: Sequence[str] = (),
     topic: str = "",
     headers: Mapping[str, str] | None = None,
-) -> Line:
+) -> StatusLine:
     metrics = _metrics(host, port, headers)
     if metrics is None:
-        return Line(part, "down", f"no metrics on port {port}", _log_hint(part))
+        return StatusLine(part, "down", f"no metrics on port {port}", _log_hint(part))
     lag = lag_of(metrics, *reads)
     metrics = of_topic(metrics, topic) if topic else metrics
     waiting = _not_ready(host, port)
@@ -231,8 +231,8 @@ def _service(
     if p50 is not None and p99 is not None:
         details.append(f"{words} within {p50 * 1000:g} ms (p50), {p99 * 1000:g} ms (p99) since its start")
     if waiting:
-        return Line(part, "starting", f"waiting for {', '.join(waiting)}", _log_hint(part))
-    return Line(part, "ready", "; ".join(details))
+        return StatusLine(part, "starting", f"waiting for {', '.join(waiting)}", _log_hint(part))
+    return StatusLine(part, "ready", "; ".join(details))
 
 
 def lag_of(metrics: Metrics, *topics: str) -> float:

@@ -11,10 +11,12 @@ from typing import Annotated
 import typer
 from rich.table import Column, Table
 
-from nearline.adapters.kafka import Producer, TableReader, Topics
+from nearline.adapters.kafka.admin import Topics
+from nearline.adapters.kafka.producer import Producer
+from nearline.adapters.kafka.table_reader import TableReader
 from nearline.adapters.stores import store_for
 from nearline.cli.console import console
-from nearline.erasure import Remains, Traces, elsewhere, events_of, limits_of, remains
+from nearline.erasure import Remains, Traces, elsewhere, events_of, remains, retention_of
 from nearline.errors import Unavailable
 from nearline.ids import check_id
 from nearline.settings import Settings, load_settings
@@ -66,7 +68,7 @@ def show(user_id: Annotated[str, typer.Argument(metavar="USER")]) -> None:
 
 def _check(settings: Settings, user_id: str) -> int:
     topics = _topics_of_users(settings)
-    limits = {name: limits_of(config) for name, config in _settings_of(settings, topics).items()}
+    limits = {name: retention_of(config) for name, config in _settings_of(settings, topics).items()}
     space, ttl_ms = settings.space, settings.history_ttl_ms
     ids = asyncio.run(_traces(settings, user_id, topics))
     oldest_ms = _oldest_checkpoint_ms(settings.data / "flink" / "checkpoints")

@@ -9,17 +9,17 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from nearline.adapters.parts import PartsMetrics
+from nearline.adapters.metrics_reader import MetricsReader
 from nearline.live import Delay, LiveFigures, LiveWindow
 from nearline.settings import Settings
 
-Row = tuple[str, str, str]  # what, how much, of what
+FigureRow = tuple[str, str, str]  # what, how much, of what
 
 
 async def watching(settings: Settings, console: Console, *, every_s: float, looks: int | None = None) -> None:
     """Show the figures of the last minute every *every_s*, *looks* times or until cancelled."""
     window = LiveWindow()
-    async with PartsMetrics.of(settings) as metrics:
+    async with MetricsReader.of(settings) as metrics:
         with Live(console=console, auto_refresh=False, transient=False) as screen:
             done = 0
             while looks is None or done < looks:
@@ -50,7 +50,7 @@ def line_of(figures: LiveFigures) -> str:
     return "; ".join([*told, *down])
 
 
-def rows_of(figures: LiveFigures) -> list[Row]:
+def rows_of(figures: LiveFigures) -> list[FigureRow]:
     """What there is to see, from a click to its answer; ``-`` for what nobody can say yet."""
     stages = ", ".join(f"{stage} {_ms(delay.p50_s)}" for stage, delay in figures.stages.items())
     outcomes = ", ".join(f"{count:,.0f} {outcome}" for outcome, count in figures.canary_clicks.items() if count)

@@ -7,7 +7,7 @@ import orjson
 import typer
 from rich.table import Table
 
-from nearline.adapters.kafka import newest_of
+from nearline.adapters.kafka.table_reader import newest_of
 from nearline.cli.answers import ask
 from nearline.cli.console import console
 from nearline.settings import load_settings

@@ -10,7 +10,7 @@ from nearline.process import run_part
 from nearline.settings import Settings
 from nearline.telemetry import get_logger
 from services.canary.canary import Canary, click_for_ever
-from services.canary.shop import Shop
+from services.canary.shop import CanaryShop
 
 _TIMEOUT_S = 3.0
 
@@ -18,7 +18,7 @@ _TIMEOUT_S = 3.0
 async def serve(settings: Settings) -> None:
     """Click until cancelled, whatever is down."""
     ingest, retrieval = (Api(url, timeout_s=_TIMEOUT_S) for url in (settings.ingest, settings.retrieval))
-    canary = Canary(Shop(ingest, retrieval, lambda: key_headers(settings)))
+    canary = Canary(CanaryShop(ingest, retrieval, lambda: key_headers(settings)))
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(status_server(settings.host, settings.canary_port, dict))
         stack.callback(ingest.close)

@@ -18,7 +18,7 @@ from typing import Protocol
 from nearline.errors import Unavailable
 from nearline.ids import SYNTHETIC_USERS
 from nearline.telemetry import FINE_BUCKETS_S, counter, gauge, get_logger, seconds
-from services.canary.shop import Row
+from services.canary.shop import RecommendedRow
 
 USERS = 16
 DEADLINE_S = 5.0  # a click that no answer has used by then is given up
@@ -35,7 +35,7 @@ CLICK_TO_ANSWER = seconds(
 _UP = gauge("canary_up", "1 if an answer used the canary's last click")
 
 
-class Outcome(StrEnum):
+class ClickOutcome(StrEnum):
     """What became of a click."""
 
     USED = "used"
@@ -43,22 +43,22 @@ class Outcome(StrEnum):
     REFUSED = "refused"  # it was not taken, or no answer came
 
 
-_CLICKS = counter("canary_clicks_total", "Clicks of the canary by what became of them", "outcome", known=Outcome)
-COUNTED = {outcome: _CLICKS.labels(outcome.value) for outcome in Outcome}
+_CLICKS = counter("canary_clicks_total", "Clicks of the canary by what became of them", "outcome", known=ClickOutcome)
+COUNTED = {outcome: _CLICKS.labels(outcome.value) for outcome in ClickOutcome}
 
 
-class Shop(Protocol):
+class ShopCalls(Protocol):
     """What the canary's users do; each blocks."""
 
     def click(self, user_id: str, item_id: str, event_id: str) -> None: ...
-    def look(self, user_id: str, after: str = "", wait_ms: int = 0) -> Row: ...
+    def look(self, user_id: str, after: str = "", wait_ms: int = 0) -> RecommendedRow: ...
 
 
 class Canary:
     """Clicks in *shop*; ``click`` is one round, and any number of threads may be in one."""
 
     def __init__(
-        self, shop: Shop, *, deadline_s: float = DEADLINE_S, pick: Callable[[list[str]], str] = random.choice
+        self, shop: ShopCalls, *, deadline_s: float = DEADLINE_S, pick: Callable[[list[str]], str] = random.choice
     ) -> None:
         self._shop = shop
         self._deadline_s = deadline_s
@@ -72,7 +72,7 @@ class Canary:
         """Have rounds under way end at their next step; they are not counted."""
         self._ends.set()
 
-    def click(self) -> Outcome | None:
+    def click(self) -> ClickOutcome | None:
         """One click and its answer; counted. ``None`` if there is nothing to click on, or the canary ends."""
         user_id = f"{SYNTHETIC_USERS}{next(self._turns) % USERS}"
         try:
@@ -82,13 +82,13 @@ class Canary:
                 return None
             outcome = self._timed(user_id, self._pick(items))
         except Unavailable as error:
-            outcome = Outcome.REFUSED
+            outcome = ClickOutcome.REFUSED
             self._say("clicks are refused", reason=str(error))
         if outcome is not None:
-            if outcome is not Outcome.REFUSED:
+            if outcome is not ClickOutcome.REFUSED:
                 self._say(f"clicks are {outcome}")
             COUNTED[outcome].inc()
-            _UP.set(outcome is Outcome.USED)
+            _UP.set(outcome is ClickOutcome.USED)
         return outcome
 
     def _say(self, what: str, **about: str) -> None:
@@ -96,7 +96,7 @@ class Canary:
             self._said = what
             get_logger().info(what, **about)
 
-    def _timed(self, user_id: str, item_id: str) -> Outcome | None:
+    def _timed(self, user_id: str, item_id: str) -> ClickOutcome | None:
         event_id = f"canary-{uuid.uuid4().hex}"
         started = time.perf_counter()
         self._shop.click(user_id, item_id, event_id)
@@ -105,16 +105,16 @@ class Canary:
             if row.has_used:
                 CLICK_TO_ANSWER.observe(time.perf_counter() - started)
                 self._items = row.items
-                return Outcome.USED
+                return ClickOutcome.USED
             if self._ends.wait(_AGAIN_S):  # it was told at once: too many wait, or the store is away
                 return None
-        return Outcome.LATE
+        return ClickOutcome.LATE
 
 
 async def click_for_ever(canary: Canary, every_s: float) -> None:
     """A round about every *every_s*, until cancelled; none begins while ``_MOST`` are under way."""
     loop = asyncio.get_running_loop()
-    under_way: set[asyncio.Future[Outcome | None]] = set()
+    under_way: set[asyncio.Future[ClickOutcome | None]] = set()
     pool = ThreadPoolExecutor(_MOST, thread_name_prefix="canary")
     try:
         while True:

@@ -13,7 +13,7 @@ _K = 10
 _JSON = {"Content-Type": "application/json"}
 
 
-class Service(Protocol):
+class HttpService(Protocol):
     """What is needed of one of our services (nearline/adapters/api.py)."""
 
     def call(
@@ -22,17 +22,17 @@ class Service(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class RecommendedRow:
     """What the shop shows a user; *has_used* says whether it used the click that was asked for."""
 
     items: list[str]
     has_used: bool
 
 
-class Shop:
+class CanaryShop:
     """Clicks and rows; *key* gives the headers that let a request in, and is asked each time: keys change."""
 
-    def __init__(self, ingest: Service, retrieval: Service, key: Callable[[], Mapping[str, str]]) -> None:
+    def __init__(self, ingest: HttpService, retrieval: HttpService, key: Callable[[], Mapping[str, str]]) -> None:
         self._ingest = ingest
         self._retrieval = retrieval
         self._key = key
@@ -44,7 +44,7 @@ class Shop:
         if status != 200:
             raise Unavailable(f"POST /events answered {status}: {body[:200]!r}")
 
-    def look(self, user_id: str, after: str = "", wait_ms: int = 0) -> Row:
+    def look(self, user_id: str, after: str = "", wait_ms: int = 0) -> RecommendedRow:
         """The user's row, made with the click *after* or *wait_ms* later; ``Unavailable`` if there is none.
 
         Items that were seen come too, or a user who never stops clicking would be shown nothing in the end.
@@ -55,4 +55,4 @@ class Shop:
         if status != 200:
             raise Unavailable(f"GET /recommend answered {status}: {body[:200]!r}")
         answer = orjson.loads(body)
-        return Row([item["item_id"] for item in answer["items"]], answer.get("fresh") is True)
+        return RecommendedRow([item["item_id"] for item in answer["items"]], answer.get("fresh") is True)

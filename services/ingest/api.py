@@ -11,28 +11,31 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute
 
 from nearline.errors import NearlineError
-from nearline.guard import STATUS_RULES, Rule, describe
+from nearline.guard import STATUS_RULES, RoutePermission, describe
 from nearline.keys import Permission
 from nearline.tracing import ClickTraces
 from services.ingest.appender import Appender
 from services.ingest.bodies import Bounds, Room
-from services.ingest.catalogue import Catalogue
+from services.ingest.catalogue_editor import CatalogueEditor
 from services.ingest.event_routes import add_events
-from services.ingest.exchange import hung_up, refuse, refuse_parameters, refuse_route
+from services.ingest.http_io import hung_up, refuse, refuse_parameters, refuse_route
 from services.ingest.item_routes import add_items
 from services.ingest.schemas import EventIn, EventOfMerge, ItemIn, ItemOfBatch, ItemPatch, MergeIn, ProfileIn
+from services.ingest.user_editor import UserEditor
 from services.ingest.user_routes import add_users
-from services.ingest.users import Users
 
 RULES = (
-    Rule("POST", "/events", Permission.EVENTS),
-    Rule("POST", "/items", Permission.ITEMS),
-    *(Rule(method, "/items/{item_id:text}", Permission.ITEMS) for method in ("GET", "PUT", "PATCH", "DELETE")),
-    Rule("POST", "/users/{user_id:text}/merge", Permission.ADMIN),
+    RoutePermission("POST", "/events", Permission.EVENTS),
+    RoutePermission("POST", "/items", Permission.ITEMS),
+    *(
+        RoutePermission(method, "/items/{item_id:text}", Permission.ITEMS)
+        for method in ("GET", "PUT", "PATCH", "DELETE")
+    ),
+    RoutePermission("POST", "/users/{user_id:text}/merge", Permission.ADMIN),
     # Before the user's own: an id may hold slashes.
-    Rule("DELETE", "/users/{user_id:text}/events/{event_id:text}", Permission.ADMIN),
-    Rule("GET", "/users/{user_id:text}", Permission.READ),
-    *(Rule(method, "/users/{user_id:text}", Permission.ADMIN) for method in ("PUT", "DELETE")),
+    RoutePermission("DELETE", "/users/{user_id:text}/events/{event_id:text}", Permission.ADMIN),
+    RoutePermission("GET", "/users/{user_id:text}", Permission.READ),
+    *(RoutePermission(method, "/users/{user_id:text}", Permission.ADMIN) for method in ("PUT", "DELETE")),
     *STATUS_RULES,
 )
 _BODIES = (EventIn, EventOfMerge, ItemIn, ItemOfBatch, ItemPatch, MergeIn, ProfileIn)
@@ -40,8 +43,8 @@ _BODIES = (EventIn, EventOfMerge, ItemIn, ItemOfBatch, ItemPatch, MergeIn, Profi
 
 def create_api(
     events: Appender,
-    catalogue: Catalogue,
-    users: Users,
+    catalogue: CatalogueEditor,
+    users: UserEditor,
     status: Sequence[BaseRoute],
     bounds: Bounds | None = None,
     *,

@@ -1,4 +1,4 @@
-"""The ingest service: puts its parts together, serves until it is told to stop, and first lets out what it took on."""
+"""The ingest service: puts its parts together, serves, and drains accepted events before it stops."""
 
 import asyncio
 import contextlib
@@ -8,12 +8,13 @@ from functools import partial
 
 import uvicorn
 
-from nearline.adapters.doors import Doors
 from nearline.adapters.http import bind, run_service, serve_app, server_of, status_routes
-from nearline.adapters.kafka import Producer, TableReader
-from nearline.adapters.spans import spans_for
+from nearline.adapters.http_front import HttpFront
+from nearline.adapters.kafka.producer import Producer
+from nearline.adapters.kafka.table_reader import TableReader
+from nearline.adapters.span_exporters import spans_for
 from nearline.errors import Misconfigured
-from nearline.guard import App
+from nearline.guard import AsgiApp
 from nearline.items import decode_item
 from nearline.process import follow, open_within, until
 from nearline.profiles import decode_profile
@@ -23,10 +24,10 @@ from nearline.tracing import ClickTraces
 from services.ingest.api import RULES, create_api
 from services.ingest.appender import Appender
 from services.ingest.bodies import MIB, Bounds
-from services.ingest.catalogue import Catalogue
-from services.ingest.listing import Listing
-from services.ingest.observed import Observed
-from services.ingest.users import Users
+from services.ingest.catalogue_editor import CatalogueEditor
+from services.ingest.request_log import RequestLog
+from services.ingest.table_view import TableView
+from services.ingest.user_editor import UserEditor
 
 _SLICE = 200  # records of a table that are taken in at once: 2 ms
 
@@ -39,10 +40,10 @@ class _Table:
     producer: Producer
     appender: Appender
     reader: TableReader
-    listing: Listing
+    view: TableView
 
 
-class Service:
+class IngestService:
     """The parts of one ingest process."""
 
     def __init__(self, settings: Settings) -> None:
@@ -54,11 +55,11 @@ class Service:
         self._items = _table(settings, ITEMS, decode_item)
         self._users = _table(settings, USERS, decode_profile)
         self._ready = {"log": False, ITEMS: False, USERS: False}
-        catalogue = Catalogue(
-            self._items.listing, self._items.appender, is_read=lambda: self._ready[ITEMS], turn_s=deadline_s
+        catalogue = CatalogueEditor(
+            self._items.view, self._items.appender, is_read=lambda: self._ready[ITEMS], turn_s=deadline_s
         )
-        users = Users(
-            self._users.listing,
+        users = UserEditor(
+            self._users.view,
             self._users.appender,
             self._events,
             is_read=lambda: self._ready[USERS],
@@ -67,14 +68,14 @@ class Service:
         traces = None if self._spans is None else ClickTraces(self._spans, settings.traces_share)
         status = status_routes(self.readiness)
         api = create_api(self._events, catalogue, users, status, bounds_of(settings), traces=traces)
-        self._doors = Doors(settings)
-        self._app = Observed(self._doors.before(api, RULES))
+        self._front = HttpFront(settings)
+        self._app = RequestLog(self._front.before(api, RULES))
 
     def readiness(self) -> Mapping[str, bool]:
         """What has to be true before requests should come here."""
         appenders = (self._events, self._items.appender, self._users.appender)
         log = self._ready["log"] and all(one.is_up for one in appenders)
-        return {**self._ready, "log": log, **self._doors.readiness()}
+        return {**self._ready, "log": log, **self._front.readiness()}
 
     async def serve(self) -> None:
         """Serve until SIGTERM or SIGINT; raise the error of a part that failed."""
@@ -84,7 +85,7 @@ class Service:
             await self._open(stack)
             follows = [self._follow(table) for table in (self._items, self._users)]
             server = _server(self._app, self._settings.ingest_ack_timeout_ms / 1000)
-            await serve_app(server, listener, (*follows, self._doors.run()))
+            await serve_app(server, listener, (*follows, self._front.run()))
 
     async def _open(self, stack: contextlib.AsyncExitStack) -> None:
         deadline_s = self._settings.startup_deadline_s
@@ -105,7 +106,7 @@ class Service:
 
     async def _follow(self, table: _Table) -> None:
         async with asyncio.TaskGroup() as parts:
-            parts.create_task(follow(table.reader.poll, table.listing.apply))
+            parts.create_task(follow(table.reader.poll, table.view.apply))
             await until(lambda: table.reader.caught_up)
             self._ready[table.topic] = True
 
@@ -113,7 +114,7 @@ class Service:
 def _table(settings: Settings, topic: str, check: Callable[[bytes], object]) -> _Table:
     producer = Producer(settings.brokers, delivery_s=settings.ingest_ack_timeout_ms / 1000)
     reader = TableReader(settings.brokers, topic, batch=_SLICE)
-    return _Table(topic, producer, Appender(topic, producer.send_all), reader, Listing(topic, check))
+    return _Table(topic, producer, Appender(topic, producer.send_all), reader, TableView(topic, check))
 
 
 def bounds_of(settings: Settings) -> Bounds:
@@ -126,7 +127,7 @@ def bounds_of(settings: Settings) -> Bounds:
     return Bounds(body=int(settings.ingest_body_mib * MIB), in_flight=int(settings.ingest_in_flight_mib * MIB))
 
 
-def _server(app: App, grace_s: float) -> uvicorn.Server:
+def _server(app: AsgiApp, grace_s: float) -> uvicorn.Server:
     return server_of(
         app,
         date_header=False,
@@ -138,4 +139,4 @@ def _server(app: App, grace_s: float) -> uvicorn.Server:
 
 def main() -> int:
     """Run the service; the exit status says whether it ended as it was told to."""
-    return run_service("ingest", lambda settings: Service(settings).serve())
+    return run_service("ingest", lambda settings: IngestService(settings).serve())

@@ -13,9 +13,9 @@ from typing import Any
 from nearline.errors import BadInput, NearlineError, Unavailable
 from nearline.telemetry import begin, gauge, get_logger, seconds, sizes
 
-Message = tuple[bytes, bytes | None]  # key, value (None = tombstone)
+KeyedMessage = tuple[bytes, bytes | None]  # key, value (None = tombstone)
 Headers = tuple[tuple[str, bytes], ...]
-Send = Callable[[str, list[Message], Headers], Coroutine[Any, Any, Sequence[int]]]
+SendGroup = Callable[[str, list[KeyedMessage], Headers], Coroutine[Any, Any, Sequence[int]]]
 _MOST = 2_000  # messages in a group: 60 ms of the client's work, so that nobody waits long for a group of others
 
 _ACKNOWLEDGED = seconds("ingest_acknowledged_seconds", "From a request's check to the log's acknowledgement", "topic")
@@ -28,7 +28,7 @@ _LOG_UP = gauge("ingest_log_up", "1 while the log acknowledges what is appended"
 class _Entry:
     """What one caller wants appended, and where it waits for the offsets."""
 
-    messages: list[Message]
+    messages: list[KeyedMessage]
     headers: Headers
     done: asyncio.Future[list[int]]
 
@@ -40,7 +40,7 @@ class Appender:
     it, and for as long as the next try is under way new calls fail at once: nobody queues for a log that is away.
     """
 
-    def __init__(self, topic: str, send: Send) -> None:
+    def __init__(self, topic: str, send: SendGroup) -> None:
         self._topic = topic
         self._send = send
         self._waiting: deque[_Entry] = deque()
@@ -55,7 +55,7 @@ class Appender:
         """Whether the log took what it was last given."""
         return self._away is None
 
-    async def append(self, messages: Sequence[Message], headers: Headers = ()) -> list[int]:
+    async def append(self, messages: Sequence[KeyedMessage], headers: Headers = ()) -> list[int]:
         """The offsets of *messages*, all of them acknowledged.
 
         ``Unavailable`` if the log did not acknowledge them all; some or all may be in it then, or get there yet.

@@ -50,7 +50,7 @@ class Room:
         _IN_FLIGHT.set(self._taken)
 
 
-class Place:
+class Reservation:
     """One request's place in the *room*, from its first byte to its answer."""
 
     def __init__(self, room: Room) -> None:

@@ -13,7 +13,7 @@ from nearline.tracing import Span
 
 Begin = Callable[[str, str | None], Span | None]
 MAX_BATCH = 500
-# What an event can be refused with, by itself or as one of a merge (users.py).
+# What an event can be refused with, by itself or as one of a merge (user_editor.py).
 REASONS = reasons_of("events", "ids", others=("too_deep", "other_user"))
 # A minute less than the job allows: this machine's clock may run so far ahead of the log's, and nothing that is
 # accepted here becomes a dead letter there.
@@ -21,7 +21,7 @@ AHEAD_MS = MAX_AHEAD_MS - 60_000
 
 
 @dataclass(frozen=True, slots=True)
-class Accepted:
+class AcceptedEvent:
     """An event as it goes into the log: its user is the key."""
 
     event_id: str
@@ -31,7 +31,7 @@ class Accepted:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class RefusedEvent:
     """Why the event with this id (if it has one) can never be accepted."""
 
     event_id: str | None
@@ -43,14 +43,14 @@ def made_id() -> str:
     return uuid.uuid4().hex
 
 
-def judge(
+def validate(
     bodies: list[object], *, now_ms: int, new_id: Callable[[], str] = made_id, begin: Begin | None = None
-) -> list[Accepted | Refused]:
+) -> list[AcceptedEvent | RefusedEvent]:
     """The verdict on each of *bodies*, in their order; a bad one never touches its neighbours.
 
     *begin* begins the span of an event that is traced: given its id and its traceparent, it gives the span or none.
     """
-    verdicts: list[Accepted | Refused] = []
+    verdicts: list[AcceptedEvent | RefusedEvent] = []
     for body in bodies:
         try:
             verdicts.append(_accept(body, now_ms, new_id, begin))
@@ -59,12 +59,12 @@ def judge(
     return verdicts
 
 
-def refused(body: object, problem: BadInput) -> Refused:
+def refused(body: object, problem: BadInput) -> RefusedEvent:
     """That *body* cannot be accepted, under its id if it has one."""
-    return Refused(_id_in(body), problem)
+    return RefusedEvent(_id_in(body), problem)
 
 
-def _accept(body: object, now_ms: int, new_id: Callable[[], str], begin: Begin | None) -> Accepted:
+def _accept(body: object, now_ms: int, new_id: Callable[[], str], begin: Begin | None) -> AcceptedEvent:
     if not isinstance(body, dict):
         raise BadInput("not_an_object", f"an event must be a JSON object, came {type(body).__name__}: {body!r:.80}")
     if "merged_from" in body:  # only the job may say it: what it brings along is not counted again
@@ -82,7 +82,7 @@ def _accept(body: object, now_ms: int, new_id: Callable[[], str], begin: Begin |
         raise BadInput("too_deep", f"context cannot be written as JSON: {error}", field="context") from None
     if len(value) > MAX_EVENT_BYTES:
         raise BadInput("too_large", f"the event has {len(value):,} bytes; at most {MAX_EVENT_BYTES:,} are accepted")
-    return Accepted(event.event_id, event.user_id.encode(), value, span)
+    return AcceptedEvent(event.event_id, event.user_id.encode(), value, span)
 
 
 def _id_in(body: object) -> str | None:

@@ -10,8 +10,8 @@ from nearline.telemetry import counter
 from nearline.tracing import ClickTraces
 from services.ingest import clicks
 from services.ingest.appender import Appender
-from services.ingest.bodies import Place, Room
-from services.ingest.exchange import answers, batch_answer, json_of, one_or_many, one_or_more, problem_of
+from services.ingest.bodies import Reservation, Room
+from services.ingest.http_io import answers, batch_answer, json_of, one_or_many, one_or_more, problem_of
 from services.ingest.schemas import EventIn, EventResults, Problems
 
 EVENTS_ACCEPTED = counter("ingest_events_accepted_total", "Events that are in the log")
@@ -41,12 +41,12 @@ def add_events(
         after a 2xx nothing has to be sent again; after 429 and 503 all of it has to, and events that bring their own
         `event_id` may be sent as often as one likes.
         """
-        with Place(room) as place:
+        with Reservation(room) as place:
             # No name for the parsed body: while the log is waited for, it would take several times its size.
-            verdicts = clicks.judge(
+            verdicts = clicks.validate(
                 one_or_more(await json_of(request, place), clicks.MAX_BATCH), now_ms=now_ms(), begin=begin_of(request)
             )
-            accepted = [(one.key, one.value) for one in verdicts if isinstance(one, clicks.Accepted)]
+            accepted = [(one.key, one.value) for one in verdicts if isinstance(one, clicks.AcceptedEvent)]
             try:
                 if accepted:
                     await events.append(accepted)
@@ -57,16 +57,16 @@ def add_events(
         return batch_answer(list(map(event_result, verdicts)), len(accepted))
 
 
-def _end_spans(verdicts: list[clicks.Accepted | clicks.Refused]) -> None:
+def _end_spans(verdicts: list[clicks.AcceptedEvent | clicks.RefusedEvent]) -> None:
     now_ns = time.time_ns()
     for one in verdicts:
-        if isinstance(one, clicks.Accepted) and one.span is not None:
+        if isinstance(one, clicks.AcceptedEvent) and one.span is not None:
             one.span.end(now_ns, event_id=one.event_id)
 
 
-def event_result(verdict: clicks.Accepted | clicks.Refused) -> dict[str, Any]:
+def event_result(verdict: clicks.AcceptedEvent | clicks.RefusedEvent) -> dict[str, Any]:
     """The result of one event, counted."""
-    if isinstance(verdict, clicks.Accepted):
+    if isinstance(verdict, clicks.AcceptedEvent):
         return {"status": "accepted", "event_id": verdict.event_id}
     _REFUSED.labels(verdict.problem.reason).inc()
     return {"status": "refused", "event_id": verdict.event_id, **problem_of(verdict.problem)}

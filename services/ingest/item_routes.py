@@ -9,10 +9,10 @@ from nearline.errors import BadInput
 from nearline.ids import MAX_ID_BYTES
 from nearline.items import Item
 from nearline.telemetry import counter
-from services.ingest import catalogue as items
-from services.ingest.bodies import Place, Room
-from services.ingest.catalogue import ANY, Catalogue
-from services.ingest.exchange import (
+from services.ingest import catalogue_editor as items
+from services.ingest.bodies import Reservation, Room
+from services.ingest.catalogue_editor import ANY, CatalogueEditor
+from services.ingest.http_io import (
     answer,
     answers,
     batch_answer,
@@ -31,7 +31,7 @@ from services.ingest.schemas import Deleted, ItemAnswer, ItemIn, ItemOfBatch, It
 CHANGES = ("delete", "patch", "put")
 _ACCEPTED = counter("ingest_items_accepted_total", "Changes of items that are in the log", "change", known=CHANGES)
 
-ItemId = Annotated[
+ItemIdPath = Annotated[
     str,
     Path(description=f"1-{MAX_ID_BYTES} UTF-8 bytes without control characters; slashes may stay", examples=["lamp-1"]),
 ]
@@ -45,7 +45,7 @@ IfMatch = Annotated[
 Purge = Annotated[bool, Query(description="also forget the item's vector, which users' histories may else use")]
 
 
-def add_items(app: FastAPI, room: Room, catalogue: Catalogue) -> None:
+def add_items(app: FastAPI, room: Room, catalogue: CatalogueEditor) -> None:
     """Serve the catalogue's changes from *app*."""
 
     @app.post(
@@ -56,14 +56,14 @@ def add_items(app: FastAPI, room: Room, catalogue: Catalogue) -> None:
     )
     async def post_items(request: Request) -> Response:
         """One item as an object, or 1-500 as an array, each with its `item_id`; statuses as of `POST /events`."""
-        with Place(room) as place:
+        with Reservation(room) as place:
             outcomes = await catalogue.put_many(one_or_more(await json_of(request, place), items.MAX_BATCH))
-        accepted = sum(isinstance(one, items.Put) for one in outcomes)
+        accepted = sum(isinstance(one, items.AcceptedItem) for one in outcomes)
         _ACCEPTED.labels("put").inc(accepted)
         return batch_answer(list(map(_item_result, outcomes)), accepted)
 
     @app.get("/items/{item_id:text}", summary="An item as it is listed", responses=answers({200: ItemAnswer}, 404, 422))
-    async def get_item(request: Request, item_id: ItemId) -> Response:
+    async def get_item(request: Request, item_id: ItemIdPath) -> Response:
         """What the catalogue says of the item. Whether answers may show it already is retrieval's matter."""
         item_id = strict_id(request, "item_id", item_id)
         return _item(item_id, *catalogue.get(item_id))
@@ -74,10 +74,10 @@ def add_items(app: FastAPI, room: Room, catalogue: Catalogue) -> None:
         responses=answers({200: ItemAnswer}, 408, 412, 413, 422),
         openapi_extra=json_body(ref(ItemIn)),
     )
-    async def put_item(request: Request, item_id: ItemId, if_match: IfMatch = None) -> Response:
+    async def put_item(request: Request, item_id: ItemIdPath, if_match: IfMatch = None) -> Response:
         """The item is replaced as a whole. Answered when the log has acknowledged it."""
         item_id = strict_id(request, "item_id", item_id)
-        with Place(room) as place:
+        with Reservation(room) as place:
             body = object_of(await json_of(request, place))
             changed = await catalogue.put(item_id, body, _condition(if_match))
         _ACCEPTED.labels("put").inc()
@@ -89,12 +89,12 @@ def add_items(app: FastAPI, room: Room, catalogue: Catalogue) -> None:
         responses=answers({200: ItemAnswer}, 404, 408, 412, 413, 422),
         openapi_extra=json_body(ref(ItemPatch)),
     )
-    async def patch_item(request: Request, item_id: ItemId, if_match: IfMatch = None) -> Response:
+    async def patch_item(request: Request, item_id: ItemIdPath, if_match: IfMatch = None) -> Response:
         """A JSON merge patch (RFC 7396): `{"available": false}` hides, `null` takes a field away. Patches of one item
         take their turn, so none loses another's change.
         """
         item_id = strict_id(request, "item_id", item_id)
-        with Place(room) as place:
+        with Reservation(room) as place:
             body = object_of(await json_of(request, place))
             changed = await catalogue.patch(item_id, body, _condition(if_match))
         _ACCEPTED.labels("patch").inc()
@@ -106,13 +106,13 @@ def add_items(app: FastAPI, room: Room, catalogue: Catalogue) -> None:
         responses=answers({200: Deleted}, 412, 422),
     )
     async def delete_item(
-        request: Request, item_id: ItemId, purge: Purge = False, if_match: IfMatch = None
+        request: Request, item_id: ItemIdPath, purge: Purge = False, if_match: IfMatch = None
     ) -> Response:
         """Right to call whether the item is listed or not. Users' histories keep its vector for 90 days, unless
         *purge* is set.
         """
         item_id = strict_id(request, "item_id", item_id)
-        with Place(room):
+        with Reservation(room):
             version = await catalogue.delete(item_id, purge=purge, if_match=_condition(if_match))
         _ACCEPTED.labels("delete").inc()
         return answer(200, {"item_id": item_id, "version": version}, etag(version))
@@ -133,7 +133,7 @@ def _item(item_id: str, version: int, item: Item) -> Response:
     return answer(200, {"item_id": item_id, "version": version, "item": item}, etag(version))
 
 
-def _item_result(outcome: items.Put | items.Refused) -> dict[str, Any]:
-    if isinstance(outcome, items.Put):
+def _item_result(outcome: items.AcceptedItem | items.RefusedItem) -> dict[str, Any]:
+    if isinstance(outcome, items.AcceptedItem):
         return {"status": "accepted", "item_id": outcome.item_id, "version": outcome.version}
     return {"status": "refused", "item_id": outcome.item_id, **problem_of(outcome.problem)}

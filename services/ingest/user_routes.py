@@ -9,11 +9,11 @@ from nearline.ids import MAX_ID_BYTES
 from nearline.profiles import Profile
 from nearline.telemetry import counter
 from services.ingest import clicks
-from services.ingest.bodies import Place, Room
+from services.ingest.bodies import Reservation, Room
 from services.ingest.event_routes import EVENTS_ACCEPTED, event_result
-from services.ingest.exchange import answer, answers, etag, json_body, json_of, object_of, ref, strict_id
+from services.ingest.http_io import answer, answers, etag, json_body, json_of, object_of, ref, strict_id
 from services.ingest.schemas import Erased, EventRemoved, MergeIn, MergeResults, Problems, ProfileAnswer, ProfileIn
-from services.ingest.users import Merging, Users, judge_merge, user_and_event
+from services.ingest.user_editor import Merging, UserEditor, user_and_event, validate_merge
 
 _PROFILES = counter("ingest_profiles_accepted_total", "Profiles that are in the log")
 COMMANDS = ("erase", "merge", "remove")
@@ -22,11 +22,11 @@ _COMMANDS = counter(
 )
 
 _ID = f"1-{MAX_ID_BYTES} UTF-8 bytes without control characters; slashes as %2F"
-UserId = Annotated[str, Path(description=_ID, examples=["17850"])]
-EventId = Annotated[str, Path(description=_ID, examples=["c-1"])]
+UserIdPath = Annotated[str, Path(description=_ID, examples=["17850"])]
+EventIdPath = Annotated[str, Path(description=_ID, examples=["c-1"])]
 
 
-def add_users(app: FastAPI, room: Room, users: Users, now_ms: Callable[[], int]) -> None:
+def add_users(app: FastAPI, room: Room, users: UserEditor, now_ms: Callable[[], int]) -> None:
     """Serve what is told of users from *app*."""
 
     @app.post(
@@ -35,14 +35,14 @@ def add_users(app: FastAPI, room: Room, users: Users, now_ms: Callable[[], int])
         responses=answers({200: MergeResults, 207: MergeResults, 422: MergeResults | Problems}, 408, 413),
         openapi_extra=json_body(ref(MergeIn)),
     )
-    async def post_merge(request: Request, user_id: UserId) -> Response:
+    async def post_merge(request: Request, user_id: UserIdPath) -> Response:
         """At login: the events that were sent under `session_id` become the user's and the session is forgotten; what
         was never sent comes in `events`. Both may be sent again: an event counts once, by its `event_id`, which every
         event here must bring. Statuses as of `POST /events`, with the session as one more thing to accept.
         """
         user_id = strict_id(request, "user_id", user_id)
-        with Place(room) as place:
-            merging = judge_merge(user_id, object_of(await json_of(request, place)), now_ms=now_ms())
+        with Reservation(room) as place:
+            merging = validate_merge(user_id, object_of(await json_of(request, place)), now_ms=now_ms())
             command_id = await users.merge(user_id, merging, now_ms=now_ms())
         return _merged(user_id, merging, command_id)
 
@@ -51,13 +51,13 @@ def add_users(app: FastAPI, room: Room, users: Users, now_ms: Callable[[], int])
         summary="Forget one event of a user",
         responses=answers({200: EventRemoved}, 422),
     )
-    async def delete_event(request: Request, user_id: UserId, event_id: EventId) -> Response:
+    async def delete_event(request: Request, user_id: UserIdPath, event_id: EventIdPath) -> Response:
         """Right to call whether the event is known or not: it stays out, should it come later."""
         named = user_and_event(request.scope.get("raw_path") or request.scope["path"].encode())
         if named is None:
             return await delete_user(request, f"{user_id}/events/{event_id}")
         user_id, event_id = named
-        with Place(room):
+        with Reservation(room):
             command_id = await users.remove(user_id, event_id, now_ms=now_ms())
         _COMMANDS.labels("remove").inc()
         return answer(200, {"user_id": user_id, "event_id": event_id, "command_id": command_id})
@@ -67,7 +67,7 @@ def add_users(app: FastAPI, room: Room, users: Users, now_ms: Callable[[], int])
         summary="A user's profile as it was told",
         responses=answers({200: ProfileAnswer}, 404, 422),
     )
-    async def get_user(request: Request, user_id: UserId) -> Response:
+    async def get_user(request: Request, user_id: UserIdPath) -> Response:
         """What was told with PUT. What the system learnt of the user from events is retrieval's to say."""
         user_id = strict_id(request, "user_id", user_id)
         return _profile(user_id, *users.get(user_id))
@@ -78,23 +78,23 @@ def add_users(app: FastAPI, room: Room, users: Users, now_ms: Callable[[], int])
         responses=answers({200: ProfileAnswer}, 408, 413, 422),
         openapi_extra=json_body(ref(ProfileIn)),
     )
-    async def put_user(request: Request, user_id: UserId) -> Response:
+    async def put_user(request: Request, user_id: UserIdPath) -> Response:
         """The profile is replaced as a whole, and used by the user's next answers; an event that says otherwise counts
         more. Answered when the log has acknowledged it.
         """
         user_id = strict_id(request, "user_id", user_id)
-        with Place(room) as place:
+        with Reservation(room) as place:
             told = await users.put(user_id, object_of(await json_of(request, place)))
         _PROFILES.inc()
         return _profile(user_id, *told)
 
     @app.delete("/users/{user_id:text}", summary="Forget a user", responses=answers({200: Erased}, 422))
-    async def delete_user(request: Request, user_id: UserId) -> Response:
+    async def delete_user(request: Request, user_id: UserIdPath) -> Response:
         """Erasure: profile, history, seen items and vector go, and what of it comes late stays out. Right to call
         whether the user is known or not. `nearline user forget USER --check` says what remains where, and until when.
         """
         user_id = strict_id(request, "user_id", user_id)
-        with Place(room):
+        with Reservation(room):
             command_id = await users.erase(user_id, now_ms=now_ms())
         _COMMANDS.labels("erase").inc()
         return answer(200, {"user_id": user_id, "command_id": command_id})
@@ -106,7 +106,7 @@ def _profile(user_id: str, version: int, profile: Profile) -> Response:
 
 def _merged(user_id: str, merging: Merging, command_id: str | None) -> Response:
     """As of a batch of events; a session is one more thing that was accepted."""
-    accepted = sum(isinstance(one, clicks.Accepted) for one in merging.verdicts)
+    accepted = sum(isinstance(one, clicks.AcceptedEvent) for one in merging.verdicts)
     refused = len(merging.verdicts) - accepted
     EVENTS_ACCEPTED.inc(accepted)
     if command_id is not None:

@@ -6,17 +6,19 @@ import time
 from functools import partial
 
 from nearline.adapters.http import status_server
-from nearline.adapters.kafka import GroupReader, Producer, TableReader
+from nearline.adapters.kafka.group_reader import GroupReader
+from nearline.adapters.kafka.producer import Producer
+from nearline.adapters.kafka.table_reader import TableReader
 from nearline.adapters.tokenizer import open_tokenizer
-from nearline.adapters.triton import Towers
+from nearline.adapters.triton import TritonTowers
 from nearline.item_table import ItemTable, apply_all
 from nearline.log import Record
 from nearline.process import follow, open_within, run_part, until
 from nearline.settings import Settings
 from nearline.telemetry import get_logger
 from nearline.topics import ITEMS, item_vectors_topic
-from services.item_tower.catalogue import RETIRED_KEPT_MS
-from services.item_tower.worker import Worker
+from services.item_tower.item_changes import RETIRED_KEPT_MS
+from services.item_tower.worker import ItemWorker
 
 
 def now_ms() -> int:
@@ -28,7 +30,7 @@ async def serve(settings: Settings) -> None:
     """Learn what is published, mend what was missed, then publish every change of the catalogue."""
     space = settings.embedding_space
     table = ItemTable(space, keep_candidates=True)
-    towers = Towers(
+    towers = TritonTowers(
         settings.triton,
         space,
         kept=settings.history_length,
@@ -51,7 +53,7 @@ async def serve(settings: Settings) -> None:
             await open_within(settings.startup_deadline_s, what, part.open)
         tokenizer = open_tokenizer(settings.tokenizer, towers.features.text_encoder)
         read = partial(towers.features.item_inputs, tokenizer=tokenizer)
-        worker = Worker(
+        worker = ItemWorker(
             space, reader=reader, table=table, towers=towers, read=read, publish=producer.send_all, now_ms=now_ms
         )
         ready.update(log=True, towers=True)
@@ -66,7 +68,7 @@ async def serve(settings: Settings) -> None:
             tasks.create_task(worker.run())
 
 
-async def _mend(settings: Settings, worker: Worker, table: ItemTable) -> None:
+async def _mend(settings: Settings, worker: ItemWorker, table: ItemTable) -> None:
     """Retire what left the catalogue while nobody looked, and bury what was retired long ago."""
     gone = await worker.retire_orphans(await _listed(settings))
     long_gone = table.retired_before(now_ms() - RETIRED_KEPT_MS)

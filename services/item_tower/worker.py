@@ -1,8 +1,7 @@
 """The loop of ``item_tower``: catalogue changes in, item vectors out, offsets committed after the write."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from collections.abc import Sequence as Many
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,15 +12,15 @@ from nearline.errors import BadInput, Unavailable
 from nearline.features import Arrays
 from nearline.item_table import ItemTable
 from nearline.item_vectors import ItemVector, encode_item_vector
-from nearline.log import Record
+from nearline.log import GroupLog, Record
 from nearline.reasons import reasons_of
 from nearline.salvage import salvage
 from nearline.space import Space
 from nearline.telemetry import counter, get_logger, seconds, sizes
 from nearline.topics import ITEMS_DLQ, item_vectors_topic
-from services.item_tower.catalogue import (
+from services.item_tower.item_changes import (
     Bury,
-    Change,
+    Decision,
     Encode,
     Ignore,
     ItemInputs,
@@ -48,21 +47,13 @@ PUBLISHED_AFTER = seconds("item_to_published_seconds", "From an item's append to
 Messages = list[tuple[bytes, bytes | None]]
 
 
-class Reader(Protocol):
-    """What the worker needs of the log."""
-
-    async def poll(self) -> list[Record]: ...
-    async def stay(self) -> None: ...
-    def done(self, records: list[Record]) -> None: ...
-
-
-class Encoder(Protocol):
+class ItemEncoder(Protocol):
     """What the worker needs of the item tower."""
 
     async def encode_items(self, inputs: Arrays) -> tuple[NDArray[np.float32], NDArray[np.float32]]: ...
 
 
-class Worker:
+class ItemWorker:
     """Turns items into published vectors; knows what is published from *table*, which it keeps up to date.
 
     *read* gives what the served item tower reads of items.
@@ -72,9 +63,9 @@ class Worker:
         self,
         space: Space,
         *,
-        reader: Reader,
+        reader: GroupLog,
         table: ItemTable,
-        towers: Encoder,
+        towers: ItemEncoder,
         read: ItemInputs,
         publish: Callable[[str, Messages], Awaitable[object]],
         now_ms: Callable[[], int],
@@ -128,7 +119,7 @@ class Worker:
         await self._send(vectors, [])
         return len(gone)
 
-    async def bury(self, item_ids: Many[str]) -> None:
+    async def bury(self, item_ids: Sequence[str]) -> None:
         """Publish tombstones: nothing of these items remains, in no replica."""
         await self._send([], item_ids)
 
@@ -144,7 +135,7 @@ class Worker:
             [change.item_id for change, _ in by_kind[Bury]],
         )
 
-    async def _decide(self, record: Record) -> Change | None:
+    async def _decide(self, record: Record) -> Decision | None:
         try:
             change = decide(record, self._table, self._read)
         except BadInput as error:
@@ -154,7 +145,7 @@ class Worker:
         return change
 
     async def _encode(self, wanted: list[tuple[Encode, Record]]) -> list[ItemVector]:
-        async def encode(part: Many[tuple[Encode, Record]]) -> list[tuple[NDArray[Any], NDArray[Any]]]:
+        async def encode(part: Sequence[tuple[Encode, Record]]) -> list[tuple[NDArray[Any], NDArray[Any]]]:
             inputs = self._read([(change.item_id, change.item) for change, _ in part])
             candidates, histories = await self._towers.encode_items(inputs)
             return list(zip(candidates, histories, strict=True))
@@ -167,7 +158,7 @@ class Worker:
             vectors += [_vector(change, *answer) for (change, _), answer in good]
         return vectors
 
-    async def _send(self, vectors: list[ItemVector], buried: Many[str]) -> None:
+    async def _send(self, vectors: list[ItemVector], buried: Sequence[str]) -> None:
         messages: Messages = [(v.item_id.encode(), encode_item_vector(v, self._space)) for v in vectors]
         messages += [(item_id.encode(), None) for item_id in buried]
         if messages:

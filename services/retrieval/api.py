@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 
 from nearline.errors import BadInput
 from nearline.filters import FilterError
-from nearline.guard import STATUS_RULES, Rule, describe
+from nearline.guard import STATUS_RULES, RoutePermission, describe
 from nearline.keys import Permission
 from nearline.request_ids import request_id_of
 from services.retrieval.fast_path import FastPath
@@ -30,11 +30,11 @@ from services.retrieval.routes.forms import UserId
 from services.retrieval.routes.operator import OPERATOR_ALLOWED, OPERATOR_RULES, add_operator_routes
 from services.retrieval.routes.reads import READ_RULES, Reads, add_reads, describe_reads
 from services.retrieval.routes.refusals import NotAnswered, answer_of
-from services.retrieval.spaces import Answers
+from services.retrieval.spaces import Answering
 
 # The permission that each route needs; a test refuses a route without a line here.
 RULES = (
-    Rule("GET", "/recommend/{user_id:text}", Permission.READ),
+    RoutePermission("GET", "/recommend/{user_id:text}", Permission.READ),
     *READ_RULES,
     *OPERATOR_RULES,
     *STATUS_RULES,
@@ -64,7 +64,7 @@ def create_app(
     reads: Reads,
     *,
     rules: RuleResolver | None = None,
-    answers: Answers | None = None,
+    answers: Answering | None = None,
 ) -> ASGIApp:
     """The application; *status* are the routes /healthz, /readyz and /metrics, *reads* the parts behind routes/.
 

@@ -10,13 +10,14 @@ from typing import Any, Protocol
 import uvicorn
 from starlette.types import Scope
 
-from nearline.adapters.doors import Doors
 from nearline.adapters.http import bind, run_service, serve_app, server_of, status_routes
+from nearline.adapters.http_front import HttpFront
 from nearline.adapters.indexes import engine_for
-from nearline.adapters.kafka import TableReader, log_extent
+from nearline.adapters.kafka.admin import log_extent
+from nearline.adapters.kafka.table_reader import TableReader
 from nearline.adapters.queueing import never, queueing
-from nearline.adapters.seals import Seal, secret_of
-from nearline.adapters.spans import spans_for
+from nearline.adapters.signed_tokens import SignedTokens, secret_of
+from nearline.adapters.span_exporters import spans_for
 from nearline.adapters.stores import store_for
 from nearline.errors import Unavailable
 from nearline.followers import Follower
@@ -79,7 +80,7 @@ class SpaceParts:
         self.store = GuardedStore(_store_for(settings, space))
         traced = None if spans is None else TracedClicks(spans)
         users = UserReader(self.store, space, is_hearing=lambda: self._updates.caught_up, traced=traced)
-        self.pages = PageTokens(Seal(_secret_of(settings), "page", lives_s=LIVES_S), space)
+        self.pages = PageTokens(SignedTokens(_secret_of(settings), "page", lives_s=LIVES_S), space)
         self.recommender = Recommender(
             self.items.index,
             users,
@@ -139,18 +140,18 @@ class RetrievalService:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._doors = Doors(settings)
+        self._front = HttpFront(settings)
         self._rules = Merchandising(settings)
         self._spans = spans_for(settings, "retrieval")
         self._live = live = SpaceParts(settings, settings.embedding_space, self._rules, self._spans)
         self._spaces = [live]  # more than one: behind a SpaceSwitch (spaces.py)
         app = create_app(live.recommender, status_routes(self.readiness), live.reads.reads, rules=self._rules.resolver)
-        self._app = Counted(self._doors.before(app, RULES), RULES)
+        self._app = Counted(self._front.before(app, RULES), RULES)
         self._waits_for_nothing = never if any(each.is_remote for each in self._spaces) else waits_for_nothing
 
     def readiness(self) -> Mapping[str, bool]:
         """The conditions of ``/readyz``: all must hold before this process gets requests."""
-        return {**self._live.readiness(), **self._rules.readiness(), **self._doors.readiness()}
+        return {**self._live.readiness(), **self._rules.readiness(), **self._front.readiness()}
 
     async def serve(self) -> None:
         """Serve until SIGTERM or SIGINT; raise the error of a part that failed."""
@@ -165,7 +166,7 @@ class RetrievalService:
             stack.callback(listener.close)
             running = [part for each in self._spaces for part in each.running()]
             settle = _settle_memory(lambda: all(self._live.items.readiness().values()))
-            background = (*running, self._doors.run(), self._rules.run(), settle)
+            background = (*running, self._front.run(), self._rules.run(), settle)
             server = _server(self._app, self._waits_for_nothing)
             await serve_app(server, listener, background, space=self._settings.space)
 

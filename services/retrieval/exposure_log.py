@@ -34,8 +34,8 @@ _DROPPED = counter(
 )
 _WAITING = gauge("waiting_exposures", "Exposures in the queue, not sent yet")
 
-Message = tuple[bytes | None, bytes | None]
-Send = Callable[[str, list[Message]], Awaitable[object]]
+KeylessRecord = tuple[bytes | None, bytes | None]
+SendRecords = Callable[[str, list[KeylessRecord]], Awaitable[object]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class PendingExposure:
 class ExposureLog:
     """Sends the exposures of a *share* of all answers through *send* while ``run`` runs."""
 
-    def __init__(self, share: float, send: Send, *, most: int = MOST, retry_s: float = _RETRY_S) -> None:
+    def __init__(self, share: float, send: SendRecords, *, most: int = MOST, retry_s: float = _RETRY_S) -> None:
         self._below = int(share * 2**64)
         self._send = send
         self._most = most

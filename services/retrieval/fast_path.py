@@ -11,10 +11,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from nearline.errors import BadInput
 from nearline.request_ids import HEADER, request_id_of
-from nearline.telemetry import Request, get_logger, in_request, logs_requests
+from nearline.telemetry import LoggedRequest, get_logger, in_request, logs_requests
 from services.retrieval.parameters import request_in
 from services.retrieval.request import RecommendRequest
-from services.retrieval.spaces import Answers
+from services.retrieval.spaces import Answering
 
 _PREFIX = "/recommend/"
 _KEPT = 1_000  # query strings
@@ -24,7 +24,7 @@ _KEPT_BYTES = 256 * 1024  # of query strings; a parsed filter takes about twenty
 class FastPath:
     """Answers well-formed ``GET /recommend/…`` requests and passes everything else on."""
 
-    def __init__(self, app: ASGIApp, answers: Answers) -> None:
+    def __init__(self, app: ASGIApp, answers: Answering) -> None:
         self._app = app
         self._answers = answers
         self._queries: dict[bytes, RecommendRequest | None] = {}
@@ -37,7 +37,7 @@ class FastPath:
             request = self._request(scope["query_string"])
             if request is not None and _is_plain(user_id):
                 request_id = request_id_of(scope["headers"])
-                in_request(Request(request_id, user_id))
+                in_request(LoggedRequest(request_id, user_id))
                 if request.after is not None:
                     await asyncio.sleep(0)  # makes this a task, which asyncio.timeout needs
                 with suppress(BadInput):
@@ -79,7 +79,7 @@ def _is_ours(scope: Scope) -> bool:
 def _named(scope: Scope) -> Scope:
     """The request with its id in a header, so that its log lines and its answer have the same id."""
     request_id = request_id_of(scope["headers"])
-    in_request(Request(request_id))
+    in_request(LoggedRequest(request_id))
     others = [pair for pair in scope["headers"] if pair[0] != HEADER]
     return {**scope, "headers": [*others, (HEADER, request_id.encode())]}
 

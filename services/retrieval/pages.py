@@ -37,7 +37,7 @@ class PageError(BadInput):
 
 
 class TokenSigner(Protocol):
-    """Signs tokens that callers return, and verifies them (nearline/adapters/seals.py)."""
+    """Signs tokens that callers return, and verifies them (nearline/adapters/signed_tokens.py)."""
 
     def sign(self, payload: bytes) -> str:
         """*payload* as a signed token that a URL may contain."""

@@ -1,8 +1,7 @@
 """Anonymous sessions: the events come with the request and are not stored."""
 
 import time
-from collections.abc import Callable, Mapping
-from collections.abc import Sequence as Many
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +11,7 @@ from nearline.errors import BadAnswer, BadInput, Overloaded, Unavailable
 from nearline.events import Event, EventType, event_of
 from nearline.hashing import hash64_all
 from nearline.seen import SeenPolicy, parse_seen_policy
-from nearline.sequences import Sequence
+from nearline.sequences import UserSequence
 from nearline.signals import Context, kept_context
 from nearline.telemetry import get_logger
 from nearline.user_documents import UserDocument
@@ -26,7 +25,7 @@ MAX_EVENTS = 50
 _ANONYMOUS = "anonymous"  # the user id with which a session's events are validated
 
 
-def session_of(events: Many[Mapping[str, Any]], context: Mapping[str, Any], *, now_ms: int) -> Sequence:
+def session_of(events: Sequence[Mapping[str, Any]], context: Mapping[str, Any], *, now_ms: int) -> UserSequence:
     """The sequence of *events*, given in any order; *context* is the request's context.
 
     Events are validated as in ``POST /events``, except that they must not have a ``user_id`` and need no ``v`` or
@@ -39,7 +38,7 @@ def session_of(events: Many[Mapping[str, Any]], context: Mapping[str, Any], *, n
     current = kept_context(context) or {}
     if current and contexts:
         contexts[-1] = {**(contexts[-1] or {}), **current}
-    return Sequence(
+    return UserSequence(
         user_id=_ANONYMOUS,
         version=ordered[-1].time_ms if ordered else now_ms,
         items=[event.item_id for event in ordered],
@@ -85,7 +84,7 @@ class Sessions:
         self._policy = policy or parse_seen_policy("")
         self.now_ms = now_ms
 
-    async def answer(self, session: Sequence, request: RecommendRequest, request_id: str) -> bytes:
+    async def answer(self, session: UserSequence, request: RecommendRequest, request_id: str) -> bytes:
         """The answer as JSON, like a user's; popular items, with the reason, if the tower cannot encode the session."""
 
         async def read() -> UserState:
@@ -96,7 +95,7 @@ class Sessions:
 
         return await self._recommender.answer("", request, request_id, read=read)
 
-    async def document(self, session: Sequence) -> tuple[UserDocument, Reason | None]:
+    async def document(self, session: UserSequence) -> tuple[UserDocument, Reason | None]:
         """The session's user document, and the reason if the tower failed to make its vector."""
         document = document_of(session, self._policy, now_s=self.now_ms() // 1000)
         try:
@@ -108,7 +107,7 @@ class Sessions:
         return document, Reason.TOWER_UNAVAILABLE
 
 
-def document_of(session: Sequence, policy: SeenPolicy, *, now_s: int) -> UserDocument:
+def document_of(session: UserSequence, policy: SeenPolicy, *, now_s: int) -> UserDocument:
     """The user document of the session at *now_s*, without a vector; its versions are times of events."""
     seen, bought = set(), set()
     for item_id, kind, time_ms in zip(session.items, session.types, session.times_ms, strict=True):

@@ -7,7 +7,7 @@ once per request. All pages of a list use the space of the first page.
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from nearline.sequences import Sequence
+from nearline.sequences import UserSequence
 from services.retrieval.pages import PageTokens
 from services.retrieval.recommender import Recommender
 from services.retrieval.request import RecommendRequest
@@ -16,19 +16,19 @@ from services.retrieval.sessions import Sessions
 Choose = Callable[[str, RecommendRequest], int]  # user id (of a session: its request id), request -> number of a space
 
 
-class Answers(Protocol):
+class Answering(Protocol):
     """Answers requests for recommendations: a ``Recommender``, or several behind a ``SpaceSwitch``."""
 
     async def answer(self, user_id: str, request: RecommendRequest, request_id: str) -> bytes:
         """The answer as JSON; ``BadInput`` if *request* names something that does not exist."""
 
 
-class SessionAnswers(Protocol):
+class AnsweringSessions(Protocol):
     """Answers anonymous sessions: ``Sessions`` of one space, or of several behind a ``SessionSwitch``."""
 
     now_ms: Callable[[], int]
 
-    async def answer(self, session: Sequence, request: RecommendRequest, request_id: str) -> bytes:
+    async def answer(self, session: UserSequence, request: RecommendRequest, request_id: str) -> bytes:
         """The answer as JSON."""
 
 
@@ -56,6 +56,6 @@ class SessionSwitch:
         self._choose = choose
         self.now_ms = next(iter(sessions.values())).now_ms
 
-    async def answer(self, session: Sequence, request: RecommendRequest, request_id: str) -> bytes:
+    async def answer(self, session: UserSequence, request: RecommendRequest, request_id: str) -> bytes:
         """The answer as JSON, of one space: its tower, its item vectors, its index."""
         return await self._sessions[self._choose(request_id, request)].answer(session, request, request_id)

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nearline.hashing import hash64
-from nearline.sequences import Sequence as Events
+from nearline.item_vectors import Vector
+from nearline.sequences import UserSequence
 from nearline.user_documents import NO_HASHES, Hashes, UserDocument
 from services.retrieval.items.interface import Candidates, ItemIndex
 from services.retrieval.items.popularity import ItemList
@@ -19,8 +19,7 @@ from services.retrieval.request import RecommendRequest
 
 MOST_EVENTS = 63  # the newest ones: with the whole history they make one request to the user tower
 
-Vector = NDArray[np.float32]
-EncodeSequence = Callable[[Events], Awaitable[Vector | None]]
+EncodeSequence = Callable[[UserSequence], Awaitable[Vector | None]]
 
 
 class AbsenceCause(StrEnum):
@@ -55,19 +54,19 @@ class Moved:
     moved: float | None
 
 
-def without_each(events: Events) -> list[Events]:
+def without_each(events: UserSequence) -> list[UserSequence]:
     """One history per newest event, each without that event, newest first; at most ``MOST_EVENTS``."""
     count = len(events.items)
     return [_without(events, at) for at in range(count - 1, max(-1, count - 1 - MOST_EVENTS), -1)]
 
 
-def _without(events: Events, at: int) -> Events:
+def _without(events: UserSequence, at: int) -> UserSequence:
     columns = ("items", "times_ms", "types", "values", "event_ids", "contexts")
     kept = {name: column[:at] + column[at + 1 :] for name in columns if (column := getattr(events, name))}
     return replace(events, **kept)
 
 
-async def movements(events: Events, item: Vector, encode: EncodeSequence) -> list[Moved]:
+async def movements(events: UserSequence, item: Vector, encode: EncodeSequence) -> list[Moved]:
     """The effect of each of the newest events on the score of *item*: the score with all events, less that without it.
 
     The largest effect comes first. The tower encodes one sequence per event, all in one request.
@@ -78,7 +77,7 @@ async def movements(events: Events, item: Vector, encode: EncodeSequence) -> lis
     return sorted(found, key=lambda each: -abs(each.moved or 0.0))
 
 
-def _moved(events: Events, at: int, item: Vector, whole: Vector | None, other: Vector | None) -> Moved:
+def _moved(events: UserSequence, at: int, item: Vector, whole: Vector | None, other: Vector | None) -> Moved:
     moved = None if whole is None or other is None else float(item @ whole - item @ other)
     return Moved(events.event_ids[at], events.items[at], events.types[at], events.times_ms[at], moved)
 

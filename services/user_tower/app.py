@@ -5,10 +5,12 @@ import contextlib
 from functools import partial
 
 from nearline.adapters.http import status_server
-from nearline.adapters.kafka import GroupReader, Producer, TableReader
-from nearline.adapters.spans import spans_for
+from nearline.adapters.kafka.group_reader import GroupReader
+from nearline.adapters.kafka.producer import Producer
+from nearline.adapters.kafka.table_reader import TableReader
+from nearline.adapters.span_exporters import spans_for
 from nearline.adapters.stores import store_for
-from nearline.adapters.triton import Towers
+from nearline.adapters.triton import TritonTowers
 from nearline.item_table import ItemTable, apply_all
 from nearline.log import Record
 from nearline.process import follow, open_within, run_part, until
@@ -18,7 +20,7 @@ from nearline.telemetry import counter, gauge, get_logger
 from nearline.topics import USER_SEEN, USER_SEQUENCES, item_vectors_topic, user_updates_topic
 from services.user_tower.freshness import Freshness
 from services.user_tower.updates import Updates
-from services.user_tower.worker import Worker
+from services.user_tower.worker import UserWorker
 
 KEEP_HOUSE_S = 5.0
 UPDATE_S = 5.0  # an update that took longer is of no use to anybody who waits
@@ -38,7 +40,7 @@ async def serve(settings: Settings) -> None:
         writer=True,
         tls=settings.store_security,
     )
-    towers = Towers(
+    towers = TritonTowers(
         settings.triton,
         space,
         kept=settings.history_length,
@@ -86,7 +88,7 @@ async def serve(settings: Settings) -> None:
             get_logger().info("ready", items=len(table), space=space.number)
             stack.push_async_callback(reader.close)
             await open_within(settings.startup_deadline_s, "the log", reader.open)
-            worker = Worker(
+            worker = UserWorker(
                 space,
                 reader=reader,
                 table=table,

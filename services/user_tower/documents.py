@@ -5,8 +5,7 @@ before and speaks for every window up to its version, so an item whose event was
 set only grows. The vector changes only together with what it used. An erasure takes everything up to its version.
 """
 
-from collections.abc import Iterable, Mapping
-from collections.abc import Sequence as Many
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from nearline.events import EventType
 from nearline.hashing import hash64_all
 from nearline.seen import FOREVER_S, MOST_ITEMS, SeenPolicy, SeenSnapshot
-from nearline.sequences import Cause, Sequence
+from nearline.sequences import TriggerEvent, UserSequence
 from nearline.user_documents import NOTHING_RECENT, Hashes, Recent, Seconds, UserDocument
 
 NONE: Hashes = np.zeros(0, dtype=np.uint64)
@@ -26,7 +25,7 @@ PURCHASE = EventType.PURCHASE.value
 class Arrived(NamedTuple):
     """A click that said when it was produced, and the append time of the sequence that holds it."""
 
-    cause: Cause
+    cause: TriggerEvent
     appended_ms: int
 
 
@@ -37,12 +36,12 @@ class News:
     *arrived* are the clicks among it whose delay is to be told once their vector is stored.
     """
 
-    sequences: list[Sequence] = field(default_factory=list)
+    sequences: list[UserSequence] = field(default_factory=list)
     snapshot: SeenSnapshot | None = None
     arrived: list[Arrived] = field(default_factory=list)
 
     @property
-    def newest(self) -> Sequence | None:
+    def newest(self) -> UserSequence | None:
         """The sequence that the user's vector is to be made of; ``None`` without one, or if it is an erasure."""
         newest = max(self.sequences, key=_version, default=None)
         return None if newest is None or newest.erased else newest
@@ -114,7 +113,7 @@ def _replaced(document: UserDocument, snapshot: SeenSnapshot) -> UserDocument:
     )
 
 
-def _seeing(document: UserDocument, sequences: Many[Sequence], policy: SeenPolicy) -> UserDocument:
+def _seeing(document: UserDocument, sequences: Sequence[UserSequence], policy: SeenPolicy) -> UserDocument:
     """The document with the windows of those *sequences* that no snapshot speaks for."""
     newer = sorted((each for each in sequences if each.version > document.seen_version), key=_version)
     if not newer:
@@ -133,7 +132,7 @@ def _seeing(document: UserDocument, sequences: Many[Sequence], policy: SeenPolic
     )
 
 
-def _window(newer: Iterable[Sequence], policy: SeenPolicy) -> Recent:
+def _window(newer: Iterable[UserSequence], policy: SeenPolicy) -> Recent:
     """What the windows of *newer*, in the order of their versions, hold of items that count as seen."""
     until_of: dict[str, int] = {}
     version_of: dict[str, int] = {}
@@ -156,7 +155,7 @@ def _window(newer: Iterable[Sequence], policy: SeenPolicy) -> Recent:
     )
 
 
-def _counting(sequence: Sequence, policy: SeenPolicy) -> dict[str, int]:
+def _counting(sequence: UserSequence, policy: SeenPolicy) -> dict[str, int]:
     """The items of the window that count as seen, and until when; most often all of them, for ever."""
     if all(policy.until_s(kind, 0) == FOREVER_S for kind in set(sequence.types)):
         return dict.fromkeys(sequence.items, FOREVER_S)
@@ -227,7 +226,7 @@ def _picked(recent: Recent, which: NDArray[Any]) -> Recent:
 
 
 def _describing(
-    document: UserDocument, stored: UserDocument | None, newest: Sequence | None, vector: NDArray[np.float32] | None
+    document: UserDocument, stored: UserDocument | None, newest: UserSequence | None, vector: NDArray[np.float32] | None
 ) -> UserDocument:
     """The document with *vector* and the clicks that it used; without one, those of the newest history known."""
     if newest is None or newest.version < document.vector_version:
@@ -251,5 +250,5 @@ def _union(known: Hashes, more: Hashes) -> Hashes:
     return np.sort(np.concatenate((known, more))) if len(more) else known
 
 
-def _version(sequence: Sequence) -> int:
+def _version(sequence: UserSequence) -> int:
     return sequence.version

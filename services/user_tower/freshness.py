@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from nearline.sequences import Cause
+from nearline.sequences import TriggerEvent
 from nearline.telemetry import FINE_BUCKETS_S, counter, seconds
 from nearline.tracing import About, Spans, note
 from services.user_tower.documents import Arrived, News
@@ -56,13 +56,13 @@ class Freshness:
 
     def stored(
         self, chunk: Mapping[str, News], vectors: Mapping[str, NDArray[np.float32]], laps: Laps
-    ) -> dict[str, Cause]:
+    ) -> dict[str, TriggerEvent]:
         """The store has the *vectors* of *chunk* now; of each of its users the click to tell of.
 
         Each click is told once: what was told leaves its news.
         """
         now_ns = time.time_ns()
-        told: dict[str, Cause] = {}
+        told: dict[str, TriggerEvent] = {}
         for user_id in vectors:
             arrived = chunk[user_id].arrived
             if arrived:
@@ -70,14 +70,14 @@ class Freshness:
                 chunk[user_id].arrived = []
         return told
 
-    def _tell(self, arrived: Sequence[Arrived], now_ns: int, laps: Laps) -> Cause:
+    def _tell(self, arrived: Sequence[Arrived], now_ns: int, laps: Laps) -> TriggerEvent:
         for cause, appended_ms in arrived:
             _observe(cause, appended_ms, now_ns // 1_000_000)
         newest = arrived[-1].cause
         traced = self._noted(arrived, now_ns, laps) if self._spans is not None else None
         return traced or (replace(newest, traceparent="") if newest.traceparent else newest)
 
-    def _noted(self, arrived: Iterable[Arrived], now_ns: int, laps: Laps) -> Cause | None:
+    def _noted(self, arrived: Iterable[Arrived], now_ns: int, laps: Laps) -> TriggerEvent | None:
         """The newest click that is traced, its traceparent that of its vector; its own way is noted."""
         newest = None
         for cause, appended_ms in arrived:
@@ -85,7 +85,7 @@ class Freshness:
                 newest = replace(cause, traceparent=self._note(cause, appended_ms, now_ns, laps))
         return newest
 
-    def _note(self, cause: Cause, appended_ms: int, now_ns: int, laps: Laps) -> str:
+    def _note(self, cause: TriggerEvent, appended_ms: int, now_ns: int, laps: Laps) -> str:
         assert self._spans is not None
         appended_ns = appended_ms * 1_000_000
         about: dict[str, About] = {"event_id": cause.event_id, "synthetic": cause.synthetic}
@@ -100,7 +100,7 @@ class Freshness:
         return tower.traceparent
 
 
-def _observe(cause: Cause, appended_ms: int, now_ms: int) -> None:
+def _observe(cause: TriggerEvent, appended_ms: int, now_ms: int) -> None:
     if cause.synthetic:
         SYNTHETIC.inc()
     elif now_ms - cause.produced_ms > MOST_MS:

@@ -7,14 +7,14 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 
 from nearline.errors import NearlineError
-from nearline.sequences import Cause
+from nearline.sequences import TriggerEvent
 from nearline.space import Space
 from nearline.telemetry import counter, get_logger
 from nearline.topics import user_updates_topic
 from nearline.user_documents import UserDocument
 from nearline.user_updates import UserUpdate, encode_user_update
 
-Publish = Callable[[str, list[tuple[bytes, bytes | None]]], Awaitable[object]]
+SendUpdates = Callable[[str, list[tuple[bytes, bytes | None]]], Awaitable[object]]
 MOST_WAITING = 10_000  # users; the write path is faster than the log only while that is away
 
 TOLD = counter("user_updates_total", "Written documents that were told of.")
@@ -27,7 +27,7 @@ class Updates:
     One batch is under way at a time: what is written meanwhile waits for its acknowledgement, a millisecond or two.
     """
 
-    def __init__(self, space: Space, publish: Publish, *, most_waiting: int = MOST_WAITING) -> None:
+    def __init__(self, space: Space, publish: SendUpdates, *, most_waiting: int = MOST_WAITING) -> None:
         self._topic = user_updates_topic(space)
         self._publish = publish
         self._most_waiting = most_waiting
@@ -40,7 +40,7 @@ class Updates:
         """How many users' updates are not in the log yet."""
         return len(self._waiting) + self._under_way
 
-    def announce(self, documents: Mapping[str, UserDocument], causes: Mapping[str, Cause]) -> None:
+    def announce(self, documents: Mapping[str, UserDocument], causes: Mapping[str, TriggerEvent]) -> None:
         """Note that the store has *documents* now, some because of the *causes* of their users; returns at once."""
         for user_id, document in documents.items():
             if user_id in self._waiting or len(self._waiting) < self._most_waiting:
@@ -72,7 +72,7 @@ class Updates:
             self._under_way = 0
 
 
-def _update(document: UserDocument, cause: Cause | None) -> UserUpdate:
+def _update(document: UserDocument, cause: TriggerEvent | None) -> UserUpdate:
     if cause is None:
         return UserUpdate(*document.order, document.stored_ms)
     return UserUpdate(*document.order, document.stored_ms, cause.event_id, cause.produced_ms, cause.traceparent)

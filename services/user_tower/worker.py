@@ -8,8 +8,7 @@ stored something meanwhile that it doesn't know, is made again from what is stor
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from collections.abc import Sequence as Many
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,11 +18,11 @@ from nearline.dead_letters import encode_dead_letter, letter_about
 from nearline.errors import BadAnswer, BadInput, SpaceMismatch, Unavailable
 from nearline.features import Features
 from nearline.item_table import ItemTable
-from nearline.log import Record
+from nearline.log import GroupLog, Record
 from nearline.reasons import reasons_of
 from nearline.salvage import salvage
 from nearline.seen import SeenPolicy, decode_seen
-from nearline.sequences import Cause, Sequence, decode_sequence
+from nearline.sequences import TriggerEvent, UserSequence, decode_sequence
 from nearline.space import Space
 from nearline.store import UserStore
 from nearline.telemetry import counter, gauge, get_logger, seconds, sizes
@@ -55,18 +54,10 @@ STORED_AFTER = seconds("sequence_to_stored_seconds", "From a sequence's append t
 BATCH = seconds("user_tower_batch_seconds", "One batch from poll to written.")
 BATCH_USERS = sizes("user_tower_batch_users", "Users of one batch.")
 
-Users = dict[str, News]
+NewsByUser = dict[str, News]
 
 
-class Reader(Protocol):
-    """What the worker needs of the log."""
-
-    async def poll(self) -> list[Record]: ...
-    async def stay(self) -> None: ...
-    def done(self, records: list[Record]) -> None: ...
-
-
-class Encoder(Protocol):
+class UserEncoder(Protocol):
     """What the worker needs of the user tower."""
 
     @property
@@ -75,19 +66,19 @@ class Encoder(Protocol):
 
 
 DeadLetters = Callable[[str, list[tuple[bytes, bytes | None]]], Awaitable[object]]
-Announce = Callable[[Mapping[str, UserDocument], Mapping[str, Cause]], None]  # must neither wait nor fail
+Announce = Callable[[Mapping[str, UserDocument], Mapping[str, TriggerEvent]], None]  # must neither wait nor fail
 
 
-class Worker:
+class UserWorker:
     """Turns sequences into stored documents; one instance for each process, fed by one reader."""
 
     def __init__(
         self,
         space: Space,
         *,
-        reader: Reader,
+        reader: GroupLog,
         table: ItemTable,
-        towers: Encoder,
+        towers: UserEncoder,
         store: UserStore,
         dead_letters: DeadLetters,
         announce: Announce,
@@ -109,7 +100,7 @@ class Worker:
         self._retry_s = retry_s
         self._slots = asyncio.Semaphore(IN_FLIGHT)
         self._waiting: list[Record] = []
-        self._waiting_users: Users = {}
+        self._waiting_users: NewsByUser = {}
 
     async def run(self) -> None:
         """Read and deal with sequences until cancelled; rounds that found something start ``ROUND_S`` apart."""
@@ -141,7 +132,7 @@ class Worker:
         WAITING.set(len(self._waiting_users))
         return polled_at
 
-    async def _deal(self, fresh: Users) -> None:
+    async def _deal(self, fresh: NewsByUser) -> None:
         try:
             BATCH_USERS.observe(len(self._waiting_users))
             with BATCH.time():
@@ -155,7 +146,7 @@ class Worker:
         self._reader.done(self._waiting)
         self._waiting, self._waiting_users = [], {}
 
-    async def _hold(self, fresh: Users, error: Unavailable) -> None:
+    async def _hold(self, fresh: NewsByUser, error: Unavailable) -> None:
         """Triton or the store is away: write what was seen if that goes, then give it a moment."""
         AWAY.inc()
         get_logger().warning("waiting", reason=str(error), users=len(self._waiting_users))
@@ -168,7 +159,7 @@ class Worker:
         await asyncio.sleep(self._retry_s)
         await self._reader.stay()
 
-    def _let_go_of_snapshots(self, written: Users) -> None:
+    def _let_go_of_snapshots(self, written: NewsByUser) -> None:
         """They are stored, and 10,000 waiting users' would be 260 MB."""
         for user_id, news in written.items():
             waiting = self._waiting_users[user_id]
@@ -188,8 +179,8 @@ class Worker:
             except Unavailable:
                 continue
 
-    async def _take(self, records: list[Record]) -> Users:
-        users: Users = {}
+    async def _take(self, records: list[Record]) -> NewsByUser:
+        users: NewsByUser = {}
         for record in records:
             (SEQUENCES if _is_sequence(record) else SNAPSHOTS).inc()
             if record.value:
@@ -217,13 +208,13 @@ class Worker:
             except Unavailable as error:
                 await self._outlast_store(error)
 
-    async def _in_chunks(self, users: Users, work: Callable[[Users], Awaitable[None]]) -> None:
+    async def _in_chunks(self, users: NewsByUser, work: Callable[[NewsByUser], Awaitable[None]]) -> None:
         items = list(users.items())
         chunks = [dict(items[start : start + CHUNK]) for start in range(0, len(items), CHUNK)]
 
         failures: list[Unavailable] = []
 
-        async def one(chunk: Users) -> None:
+        async def one(chunk: NewsByUser) -> None:
             async with self._slots:
                 if failures:
                     return  # the dependency is away: do not wait out its deadline once for every chunk
@@ -236,7 +227,7 @@ class Worker:
         if failures:
             raise failures[0]
 
-    async def _encode_and_write(self, chunk: Users) -> None:
+    async def _encode_and_write(self, chunk: NewsByUser) -> None:
         laps = Laps()
         stored = await self._stored(chunk)
         laps.end("read")
@@ -245,12 +236,12 @@ class Worker:
         await self._write(chunk, stored, vectors, laps)
         ENCODED.inc(len(vectors))
 
-    async def _write_seen(self, chunk: Users) -> None:
+    async def _write_seen(self, chunk: NewsByUser) -> None:
         await self._write(chunk, await self._stored(chunk), {}, Laps())
 
     async def _write(
         self,
-        chunk: Users,
+        chunk: NewsByUser,
         stored: Mapping[str, UserDocument | None],
         vectors: Mapping[str, NDArray[np.float32]],
         laps: Laps,
@@ -268,7 +259,7 @@ class Worker:
         raise Unavailable(f"{_ATTEMPTS} writes in a row lost a race; does another replica loop over the same users?")
 
     def _advanced(
-        self, chunk: Users, stored: Mapping[str, UserDocument | None], vectors: Mapping[str, NDArray[np.float32]]
+        self, chunk: NewsByUser, stored: Mapping[str, UserDocument | None], vectors: Mapping[str, NDArray[np.float32]]
     ) -> dict[str, UserDocument]:
         now = self._now_ms()
         return {
@@ -276,7 +267,7 @@ class Worker:
             for user_id, news in chunk.items()
         }
 
-    async def _stored(self, chunk: Users) -> dict[str, UserDocument | None]:
+    async def _stored(self, chunk: NewsByUser) -> dict[str, UserDocument | None]:
         raws = await self._store.get_many(list(chunk))
         return {user_id: await self._decoded(user_id, raw) for user_id, raw in zip(chunk, raws, strict=True)}
 
@@ -291,7 +282,7 @@ class Worker:
         await self._store.delete(user_id)
         return None
 
-    async def _encode(self, sequences: Many[Sequence], laps: Laps) -> dict[str, NDArray[np.float32]]:
+    async def _encode(self, sequences: Sequence[UserSequence], laps: Laps) -> dict[str, NDArray[np.float32]]:
         """The vector of each sequence that has one: something of it must be known, and the answer must be true.
 
         Known is an item that has a vector, or a context that the towers read: a profile alone is enough for them.
@@ -304,7 +295,7 @@ class Worker:
         encodable = np.flatnonzero(events_known | context.any(axis=1))
         laps.end("gather")
 
-        async def encode(part: Many[int]) -> list[NDArray[np.float32]]:
+        async def encode(part: Sequence[int]) -> list[NDArray[np.float32]]:
             picked = np.asarray(part)
             batch = features.user_batch(self._table.history, rows[picked], ages[picked], types[picked], context[picked])
             return list(await self._towers.encode_users(batch))
@@ -315,7 +306,7 @@ class Worker:
             await self._refuse_answer(sequences[index], error)
         return {sequences[index].user_id: vector for index, vector in good}
 
-    async def _refuse_answer(self, sequence: Sequence, error: BadAnswer) -> None:
+    async def _refuse_answer(self, sequence: UserSequence, error: BadAnswer) -> None:
         records = filter(_is_sequence, reversed(self._waiting))
         record = next(record for record in records if record.id == sequence.user_id)
         await self._refuse(record, "bad_answer", str(error))
@@ -341,5 +332,5 @@ def _news(record: Record, value: bytes) -> News:
     return News([sequence], arrived=[] if cause is None else [Arrived(cause, record.append_ms)])
 
 
-def _is_ahead(newest: Sequence, stored: UserDocument | None) -> bool:
+def _is_ahead(newest: UserSequence, stored: UserDocument | None) -> bool:
     return stored is None or newest.version >= stored.vector_version

@@ -14,13 +14,13 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from nearline.errors import BadInput, Unavailable
-from nearline.guard import STATUS_RULES, Rule
+from nearline.guard import STATUS_RULES, RoutePermission
 from nearline.keys import Permission
 from services.web.assets import Assets
 from services.web.operator_routes import OperatorRoutes
 from services.web.shop_routes import ShopRoutes
-from services.web.showing import Pages
-from services.web.strict import Strict
+from services.web.templating import PageTemplates
+from services.web.web_security import WebSecurity
 
 _READ = (
     "/", "/product/{item_id:path}", "/category/{category:path}", "/search", "/row", "/used", "/why", "/stream",
@@ -31,9 +31,9 @@ _OPERATOR = (
     "/operator/items/{item_id:path}", "/operator/letters", "/operator/rules",
 )  # fmt: skip
 RULES = (
-    *(Rule("GET", path, Permission.READ, near=True) for path in _READ),
-    *(Rule("POST", path, Permission.EVENTS, near=True) for path in ("/click", "/measured")),
-    *(Rule("GET", path, Permission.ADMIN, near=True) for path in _OPERATOR),
+    *(RoutePermission("GET", path, Permission.READ, near=True) for path in _READ),
+    *(RoutePermission("POST", path, Permission.EVENTS, near=True) for path in ("/click", "/measured")),
+    *(RoutePermission("GET", path, Permission.ADMIN, near=True) for path in _OPERATOR),
     *(rule for rule in STATUS_RULES if rule.template in ("/healthz", "/readyz", "/metrics")),
 )
 _NOT_FOUND = "not_found"
@@ -42,12 +42,12 @@ _NOT_FOUND = "not_found"
 def create_app(
     shop: ShopRoutes,
     operator: OperatorRoutes,
-    pages: Pages,
+    pages: PageTemplates,
     assets: Assets,
     status: Sequence[BaseRoute],
     *,
     names: Iterable[str] = (),
-) -> Strict:
+) -> WebSecurity:
     """The application; *status* are /healthz, /readyz and /metrics, *names* further host names of the page."""
 
     async def problem(request: Request, error: Exception) -> Response:
@@ -58,7 +58,7 @@ def create_app(
 
     handlers = dict.fromkeys((BadInput, Unavailable, HTTPException), problem)
     routes = [*shop.routes(), *operator.routes(), Route("/static/{path:path}", assets.serve), *status]
-    return Strict(Starlette(routes=routes, exception_handlers=handlers), names)
+    return WebSecurity(Starlette(routes=routes, exception_handlers=handlers), names)
 
 
 def _problem_of(error: Exception) -> tuple[int, str]:

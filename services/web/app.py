@@ -5,13 +5,14 @@ from collections.abc import Mapping
 
 import uvicorn
 
-from nearline.adapters.doors import Doors
 from nearline.adapters.http import bind, run_service, serve_app, server_of, status_routes
-from nearline.adapters.kafka import TableReader, log_extent, newest_of
-from nearline.adapters.parts import PartsMetrics
+from nearline.adapters.http_front import HttpFront
+from nearline.adapters.kafka.admin import log_extent
+from nearline.adapters.kafka.table_reader import TableReader, newest_of
+from nearline.adapters.metrics_reader import MetricsReader
 from nearline.adapters.services import ServiceName, Services
 from nearline.followers import Follower
-from nearline.guard import App
+from nearline.guard import AsgiApp
 from nearline.key_file import key_headers
 from nearline.log import Record
 from nearline.process import open_within
@@ -21,13 +22,13 @@ from nearline.topics import RULES as RULES_TOPIC
 from services.web.api import RULES, create_app
 from services.web.assets import Assets
 from services.web.clicks import Clicks
-from services.web.histories import Histories
+from services.web.histories import SequenceCache
 from services.web.letters import NEWEST, RuleList
+from services.web.live_metrics import LiveMetrics
 from services.web.operator_routes import OperatorRoutes
-from services.web.pulse import Pulse
 from services.web.shop import Shop
 from services.web.shop_routes import ShopRoutes
-from services.web.showing import Pages
+from services.web.templating import PageTemplates
 from services.web.watching import Watchers
 
 _QUEUES = (CLICKS_DLQ, ITEMS_DLQ, USER_SEQUENCES_DLQ)
@@ -36,14 +37,14 @@ _BATCH_S = 0.01  # short, so that a sequence arrives before the answer that used
 _GRACE_S = 1  # event streams never end by themselves
 
 
-class Service:
+class WebService:
     """The parts of one page process."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         addresses: dict[ServiceName, str] = {"retrieval": settings.retrieval, "ingest": settings.ingest}
         self._services = Services(addresses, lambda: key_headers(settings))
-        self._histories = Histories(self._find)
+        self._histories = SequenceCache(self._find)
         watchers = Watchers()
         updates = user_updates_topic(settings.embedding_space)
         self._updates = Follower(
@@ -53,14 +54,14 @@ class Service:
         self._is_answered = False
         shop = Shop(self._services, self._histories)
         assets = Assets()
-        pages = Pages(assets, currency=settings.web_currency)
+        pages = PageTemplates(assets, currency=settings.web_currency)
         rules = RuleList()
         self._rules = Follower(RULES_TOPIC, lambda: TableReader(settings.brokers, RULES_TOPIC), rules.take_in)
-        self._metrics = PartsMetrics.of(settings)
-        self._pulse = Pulse(self._metrics.read)
+        self._metrics = MetricsReader.of(settings)
+        self._live = LiveMetrics(self._metrics.read)
         clicks, users = Clicks(), _words(settings.web_users)
-        shop_routes = ShopRoutes(shop, pages, watchers, clicks, self._pulse, users)
-        operator_routes = OperatorRoutes(shop, pages, watchers, clicks, self._pulse, rules, self._letters, users)
+        shop_routes = ShopRoutes(shop, pages, watchers, clicks, self._live, users)
+        operator_routes = OperatorRoutes(shop, pages, watchers, clicks, self._live, rules, self._letters, users)
         app = create_app(
             shop_routes,
             operator_routes,
@@ -69,13 +70,13 @@ class Service:
             status_routes(self.readiness),
             names=(settings.host, *_words(settings.web_hosts)),
         )
-        self._doors = Doors(settings)
-        self._app = self._doors.before(app, RULES)
+        self._front = HttpFront(settings)
+        self._app = self._front.before(app, RULES)
 
     def readiness(self) -> Mapping[str, bool]:
         """The conditions of ``/readyz``: all must hold before this process gets requests."""
         followed = {"updates": self._updates.caught_up, "sequences": self._sequences.caught_up}
-        return {"services": self._is_answered, **followed, **self._doors.readiness()}
+        return {"services": self._is_answered, **followed, **self._front.readiness()}
 
     async def serve(self) -> None:
         """Serve until SIGTERM or SIGINT; raise the error of a part that failed."""
@@ -86,7 +87,7 @@ class Service:
             stack.push_async_callback(self._services.close)
             stack.push_async_callback(self._metrics.close)
             self._start_at = await self._ends(settings.startup_deadline_s)
-            follows = (self._updates, self._sequences, self._rules, self._doors, self._pulse)
+            follows = (self._updates, self._sequences, self._rules, self._front, self._live)
             await serve_app(_server(self._app), listener, (*(each.run() for each in follows), self._ask_once()))
 
     async def _ends(self, deadline_s: float) -> dict[int, int]:
@@ -135,7 +136,7 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
-def _server(app: App) -> uvicorn.Server:
+def _server(app: AsgiApp) -> uvicorn.Server:
     return server_of(
         app,
         timeout_graceful_shutdown=_GRACE_S,
@@ -145,4 +146,4 @@ def _server(app: App) -> uvicorn.Server:
 
 def main() -> int:
     """Run the service; the exit status is 0 if a signal stopped it."""
-    return run_service("web", lambda settings: Service(settings).serve())
+    return run_service("web", lambda settings: WebService(settings).serve())

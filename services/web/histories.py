@@ -6,13 +6,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from nearline.log import Record
-from nearline.sequences import Sequence, decode_sequence
+from nearline.sequences import UserSequence, decode_sequence
 
 MOST = 2_000  # users of whom the newest sequence is kept; some 10 MB
 _COLUMNS = ("items", "times_ms", "types", "values", "event_ids", "contexts")
 
 
-class Histories:
+class SequenceCache:
     """The newest sequences of the users who clicked or were viewed last.
 
     Records that arrive while this process runs are kept; *find* searches the log for other users, which may take a
@@ -32,7 +32,7 @@ class Histories:
         """Apply a record of ``user-sequences``; an empty value means that the sequence was deleted."""
         self._keep((record.key or b"").decode(), record.value or b"")
 
-    async def of(self, user_id: str) -> Sequence | None:
+    async def of(self, user_id: str) -> UserSequence | None:
         """The user's events, oldest first; ``None`` for a user without any."""
         raw = self._kept.get(user_id)
         if raw is None:
@@ -49,13 +49,13 @@ class Histories:
             self._kept.popitem(last=False)
 
 
-def until(sequence: Sequence, end_ms: int) -> Sequence:
+def until(sequence: UserSequence, end_ms: int) -> UserSequence:
     """The sequence with only the events before *end_ms*; the declared profile stays."""
     count = sum(1 for time_ms in sequence.times_ms if time_ms < end_ms)
     return replace(sequence, **{name: getattr(sequence, name)[:count] for name in _COLUMNS})
 
 
-def session_events(sequence: Sequence) -> list[dict[str, object]]:
+def session_events(sequence: UserSequence) -> list[dict[str, object]]:
     """The events as ``POST /recommend`` takes them: without a user."""
     contexts = sequence.contexts or [None] * len(sequence.items)
     columns = zip(

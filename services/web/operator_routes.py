@@ -17,9 +17,9 @@ from nearline.log import Record
 from services.web.clicks import Clicks
 from services.web.histories import now_ms
 from services.web.letters import RuleList, about, by_reason, deed, letters_in, moment
-from services.web.pulse import Pulse
-from services.web.shop import Answer, Did, Shop
-from services.web.showing import Pages
+from services.web.live_metrics import LiveMetrics
+from services.web.shop import AnswerJson, Did, Shop
+from services.web.templating import PageTemplates
 from services.web.watching import Watchers
 
 _ANSWERED = 20
@@ -32,10 +32,10 @@ class OperatorRoutes:
     """What the routes need; *letters* reads the newest records of the dead-letter topics."""
 
     shop: Shop
-    pages: Pages
+    pages: PageTemplates
     watchers: Watchers
     clicks: Clicks
-    pulse: Pulse
+    live: LiveMetrics
     rules: RuleList
     letters: Callable[[], Awaitable[list[Record]]]
     users: tuple[str, ...]
@@ -65,9 +65,9 @@ class OperatorRoutes:
         return EventSourceResponse(self._points(), ping=15)
 
     async def _points(self) -> AsyncIterator[ServerSentEvent]:
-        yield ServerSentEvent(orjson.dumps(list(self.pulse.points)).decode(), event="history")
+        yield ServerSentEvent(orjson.dumps(list(self.live.points)).decode(), event="history")
         while True:
-            yield ServerSentEvent(orjson.dumps(await self.pulse.next()).decode(), event="point")
+            yield ServerSentEvent(orjson.dumps(await self.live.next()).decode(), event="point")
 
     async def all_users(self, request: Request) -> Response:
         """The most recently active users, and a form for any other."""
@@ -134,7 +134,7 @@ def taste(history: list[Did]) -> list[tuple[str, int]]:
     return _counted([did.category for did in history])
 
 
-def taste_of_answer(answer: Answer) -> list[tuple[str, int]]:
+def taste_of_answer(answer: AnswerJson) -> list[tuple[str, int]]:
     """The number of the answer's items per category, highest first."""
     return _counted([item["category"] for item in answer["items"]])
 

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 from urllib.parse import quote
 
 from nearline.errors import BadInput, NearlineError
-from nearline.sequences import Sequence
-from services.web.histories import Histories, now_ms, session_events, until
+from nearline.sequences import UserSequence
+from services.web.histories import SequenceCache, now_ms, session_events, until
 
 OTHER = "other"  # the catalogue's category for all other items, listed last
 DAY_MS = 24 * 3600 * 1000
@@ -21,11 +21,11 @@ _MOST_ITEMS = 20_000  # whose fields are cached
 _CATEGORIES_S = 60.0
 _FROM_EACH_LIST = 500
 
-Answer = dict[str, Any]
-Item = Mapping[str, Any]
+AnswerJson = dict[str, Any]
+ItemJson = Mapping[str, Any]
 
 
-class Api(Protocol):
+class ShopApi(Protocol):
     """Retrieval and ingest (nearline/adapters/services.py)."""
 
     async def ask(
@@ -39,7 +39,7 @@ class Clicked:
     """The outcome of a click: *answer* is the first that used it; *is_used* is false if that took too long."""
 
     event_id: str
-    answer: Answer
+    answer: AnswerJson
     is_used: bool
     logged_ms: float  # until the log had it
     used_ms: float  # until the answer was there
@@ -62,7 +62,7 @@ class Did:
 class Before:
     """The row without the newest events, which are *left_out*."""
 
-    answer: Answer
+    answer: AnswerJson
     left_out: list[Did]
     used: int
 
@@ -81,8 +81,8 @@ class Shop:
 
     def __init__(
         self,
-        api: Api,
-        histories: Histories,
+        api: ShopApi,
+        histories: SequenceCache,
         *,
         wall_ms: Callable[[], int] = now_ms,
         clock: Callable[[], float] = time.perf_counter,
@@ -91,14 +91,14 @@ class Shop:
         self._histories = histories
         self._wall_ms = wall_ms
         self._clock = clock
-        self._items: OrderedDict[str, Item] = OrderedDict()
+        self._items: OrderedDict[str, ItemJson] = OrderedDict()
         self._categories: tuple[float, list[str]] = (-_CATEGORIES_S, [])
 
     # --- the row
 
-    async def row(self, user_id: str, k: int = ROW_SIZE, **params: Any) -> Answer:
+    async def row(self, user_id: str, k: int = ROW_SIZE, **params: Any) -> AnswerJson:
         """The user's recommendations now."""
-        answer: Answer = await self._get(f"/recommend/{_id(user_id)}", k=k, **params)
+        answer: AnswerJson = await self._get(f"/recommend/{_id(user_id)}", k=k, **params)
         self._remember(answer["items"])
         return answer
 
@@ -150,28 +150,28 @@ class Shop:
 
     # --- the shelves
 
-    async def trending(self, k: int = LIST_SIZE, category: str | None = None) -> list[Item]:
+    async def trending(self, k: int = LIST_SIZE, category: str | None = None) -> list[ItemJson]:
         """The most popular items, of all or one category."""
         return await self._list("/trending", k=k, **({} if category is None else {"category": category}))
 
-    async def latest(self, k: int = LIST_SIZE, category: str | None = None) -> list[Item]:
+    async def latest(self, k: int = LIST_SIZE, category: str | None = None) -> list[ItemJson]:
         """The newest items, of all or one category."""
         return await self._list("/latest", k=k, **({} if category is None else {"category": category}))
 
-    async def shelf(self, category: str, k: int = 2 * LIST_SIZE) -> list[Item]:
+    async def shelf(self, category: str, k: int = 2 * LIST_SIZE) -> list[ItemJson]:
         """A category's items: the most popular, then the newest of the others."""
         popular, new = await asyncio.gather(self.trending(k, category), self.latest(k, category))
         known = {item["item_id"] for item in popular}
         return [*popular, *(item for item in new if item["item_id"] not in known)][:k]
 
-    async def similar(self, item_id: str, k: int = ROW_SIZE) -> list[Item]:
+    async def similar(self, item_id: str, k: int = ROW_SIZE) -> list[ItemJson]:
         """Items similar to an item; none if it is not available."""
         try:
             return await self._list(f"/similar/{_id(item_id)}", k=k)
         except BadInput:
             return []
 
-    async def search(self, words: str, k: int = 2 * LIST_SIZE) -> list[Item]:
+    async def search(self, words: str, k: int = 2 * LIST_SIZE) -> list[ItemJson]:
         """Items with these words."""
         return await self._list("/search", q=words, k=k) if words.strip() else []
 
@@ -188,11 +188,11 @@ class Shop:
 
     # --- items and users
 
-    async def item(self, item_id: str) -> Item:
+    async def item(self, item_id: str) -> ItemJson:
         """The item; ``BadInput`` (not_found) if it does not exist."""
         return (await self.items([item_id], must_be_there=True))[item_id]
 
-    async def items(self, item_ids: Iterable[str], *, must_be_there: bool = False) -> dict[str, Item]:
+    async def items(self, item_ids: Iterable[str], *, must_be_there: bool = False) -> dict[str, ItemJson]:
         """Items by id; an item that is no longer listed has its id as the title."""
         wanted = list(dict.fromkeys(item_ids))
         missing = [item_id for item_id in wanted if item_id not in self._items]
@@ -229,7 +229,7 @@ class Shop:
         known = await self.known(user_id)
         return None if known is None else Shopper(user_id, tuple(known["categories"][:2]), known["events"])
 
-    async def _look_up(self, item_id: str, must_be_there: bool) -> Item:
+    async def _look_up(self, item_id: str, must_be_there: bool) -> ItemJson:
         try:
             listed = await self._api.ask("ingest", "GET", f"/items/{_id(item_id)}")
         except BadInput:
@@ -238,13 +238,13 @@ class Shop:
             return {"item_id": item_id, "title": item_id, "category": "", "price": None}
         return {"item_id": item_id, **listed["item"]}
 
-    def _remember(self, items: Iterable[Item]) -> None:
+    def _remember(self, items: Iterable[ItemJson]) -> None:
         for item in items:
             self._items[item["item_id"]] = item
         while len(self._items) > _MOST_ITEMS:
             self._items.popitem(last=False)
 
-    async def _events(self, sequence: Sequence, start: int, used: set[str]) -> list[Did]:
+    async def _events(self, sequence: UserSequence, start: int, used: set[str]) -> list[Did]:
         """The events from index *start* on with their items, oldest first."""
         about = await self.items(sequence.items[start:])
         rows = zip(sequence.event_ids, sequence.items, sequence.types, sequence.times_ms, strict=True)
@@ -253,8 +253,8 @@ class Shop:
             for event_id, item_id, kind, at_ms in list(rows)[start:]
         ]
 
-    async def _list(self, path: str, **params: Any) -> list[Item]:
-        items: list[Item] = (await self._get(path, **params))["items"]
+    async def _list(self, path: str, **params: Any) -> list[ItemJson]:
+        items: list[ItemJson] = (await self._get(path, **params))["items"]
         self._remember(items)
         return items
 
@@ -267,7 +267,7 @@ def _refuse_refused(result: Mapping[str, Any]) -> None:
         raise BadInput(result["reason"], result["problem"], field=result["field"])
 
 
-def _record(sequence: Sequence) -> dict[str, Any]:
+def _record(sequence: UserSequence) -> dict[str, Any]:
     """The sequence as ``POST /why`` takes it."""
     body = {"v": 1, "user_id": sequence.user_id, "version": sequence.version}
     body |= {name: getattr(sequence, name) for name in ("items", "times_ms", "types", "values", "event_ids")}

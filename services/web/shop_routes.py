@@ -16,8 +16,8 @@ from nearline.errors import BadInput, NearlineError, Unavailable
 from nearline.ids import check_id
 from services.web.clicks import Click, Clicks
 from services.web.histories import now_ms
-from services.web.shop import Answer, Clicked, Shop
-from services.web.showing import Pages, new_visitor
+from services.web.shop import AnswerJson, Clicked, Shop
+from services.web.templating import PageTemplates, new_visitor
 from services.web.watching import Watchers
 
 MOST_BODY = 4_096
@@ -26,8 +26,8 @@ _PULSE_S = 2.0
 _KINDS = ("view", "click", "add_to_cart", "purchase", "like", "dislike", "skip")
 
 
-class Pulse(Protocol):
-    """The system's live figures (pulse.py)."""
+class SpokenFigures(Protocol):
+    """The system's live figures (live_metrics.py)."""
 
     def words(self) -> Mapping[str, str]:
         """The figures on the shop's page, as text by name."""
@@ -38,10 +38,10 @@ class ShopRoutes:
     """What the routes need; *users* are those whose view the page offers."""
 
     shop: Shop
-    pages: Pages
+    pages: PageTemplates
     watchers: Watchers
     clicks: Clicks
-    pulse: Pulse
+    live: SpokenFigures
     users: tuple[str, ...]
 
     def routes(self) -> list[Route]:
@@ -143,7 +143,7 @@ class ShopRoutes:
     async def _changes(self, user_id: str) -> AsyncIterator[ServerSentEvent]:
         with self.watchers.on(user_id) as changed:
             while True:
-                yield ServerSentEvent(self.pages.text("pulse.html", figures=self.pulse.words()), event="pulse")
+                yield ServerSentEvent(self.pages.text("pulse.html", figures=self.live.words()), event="pulse")
                 if await heard(changed, _PULSE_S):
                     changed.clear()
                     row = await self._row_text(user_id)
@@ -168,7 +168,7 @@ class ShopRoutes:
             or_none(self.shop.row(user_id)), self.shop.categories(), self.shop.shoppers(self.users)
         )
         whole = {"stage": template, "answer": row, "before": None, "categories": categories, "shoppers": shoppers}
-        return self.pages.page("shop.html", values | whole | {"figures": self.pulse.words()})
+        return self.pages.page("shop.html", values | whole | {"figures": self.live.words()})
 
 
 async def heard(changed: asyncio.Event, timeout_s: float) -> bool:
@@ -180,7 +180,7 @@ async def heard(changed: asyncio.Event, timeout_s: float) -> bool:
     return True
 
 
-async def or_none(asked: Awaitable[Answer]) -> Answer | None:
+async def or_none(asked: Awaitable[AnswerJson]) -> AnswerJson | None:
     """The result of *asked*; ``None`` if it is unavailable."""
     try:
         return await asked

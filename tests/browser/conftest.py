@@ -1,4 +1,4 @@
-"""A real Chromium before the real local system: started once, with a small catalogue and no known user."""
+"""A real Chromium with the real local system: started once, with a small catalogue and no users."""
 
 import asyncio
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, BrowserContext, Page
 from local.browsing import browsing
 from local.processes import wait_until
 from local.system import System, embedded_system
-from nearline.adapters.kafka import Producer
+from nearline.adapters.kafka.producer import Producer
 from nearline.items import Item, encode_item
 from nearline.topics import ITEMS
 from tests.e2e.test_whole_system import shown
@@ -27,7 +27,7 @@ CATALOGUE = {
 
 @pytest.fixture(scope="session")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """The whole system with a catalogue of available items."""
+    """The whole system with a catalogue that is on show."""
     with embedded_system(tmp_path_factory.mktemp("browser") / "data", say=print) as running:
         asyncio.run(_list_everything(running))
         assert wait_until(lambda: len(shown(running, "nobody", k=500)) == len(CATALOGUE), DEADLINE_S)

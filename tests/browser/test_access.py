@@ -44,7 +44,7 @@ def test_the_operators_pages(open_page: Any, path: str, width: int) -> None:
     assert violations(page) == []
 
 
-def test_the_check_sees_a_defect(open_page: Any) -> None:
+def test_the_accessibility_check_reports_a_defect(open_page: Any) -> None:
     page = open_page()
     page.evaluate("document.documentElement.removeAttribute('lang')")
     assert [found.partition(":")[0] for found in violations(page)] == ["html-has-lang"]

@@ -185,7 +185,7 @@ def test_a_phone_shows_the_row_and_nothing_is_cut_off(open_page: Any, system: Sy
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, path
 
 
-def test_whoever_wants_no_motion_sees_none(open_page: Any) -> None:
+def test_reduced_motion_is_respected(open_page: Any) -> None:
     page = open_page(reduced_motion="reduce")
     listen(page)
     page.evaluate("() => { window.moved = 0; Element.prototype.animate = () => { window.moved += 1; }; }")

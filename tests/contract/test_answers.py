@@ -17,10 +17,11 @@ from local.layout import ROOT
 from local.ports import HOST, free_ports
 from local.processes import wait_until
 from local.system import http_ok
-from nearline.adapters.kafka import Producer, Topics
+from nearline.adapters.kafka.admin import Topics
+from nearline.adapters.kafka.producer import Producer
 from nearline.adapters.lmdb import LmdbStore
 from nearline.hashing import hash64_all
-from nearline.item_vectors import ItemVector, Shown, encode_item_vector
+from nearline.item_vectors import ItemFields, ItemVector, encode_item_vector
 from nearline.space import Space
 from nearline.topics import all_topics, item_vectors_topic, user_updates_topic
 from nearline.user_documents import UserDocument, encode_user_document
@@ -47,9 +48,11 @@ class System:
             "NEARLINE_DATA": str(folder),
         }
         others = {name: value for name, value in os.environ.items() if not name.upper().startswith("NEARLINE_")}
-        self.start = lambda: subprocess.Popen(
-            [sys.executable, "-m", "services.retrieval"], cwd=ROOT, env={**others, **settings}
-        )
+        self.surroundings = {**others, **settings}
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """Start the retrieval process without waiting for it."""
+        return subprocess.Popen([sys.executable, "-m", "services.retrieval"], cwd=ROOT, env=self.surroundings)
 
     async def write(self, user_id: str, *events: str) -> None:
         """Store the user's document after *events*, each a click on the item of the same number, and tell of it."""
@@ -67,7 +70,7 @@ async def with_items(kafka: str) -> None:
     messages = []
     for nth in range(100):
         vector = np.array([np.cos(nth / 100), np.sin(nth / 100), 0, 0], np.float32)
-        item = ItemVector(f"i{nth}", nth + 1, Shown(f"Item {nth}"), vector, vector.astype(np.float16), "d")
+        item = ItemVector(f"i{nth}", nth + 1, ItemFields(f"Item {nth}"), vector, vector.astype(np.float16), "d")
         messages.append((item.item_id.encode(), encode_item_vector(item, SPACE)))
     async with Producer(kafka) as producer:
         await producer.send_all(item_vectors_topic(SPACE), messages)
@@ -99,10 +102,10 @@ async def client(system: System) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-async def test_who_asks_for_an_event_gets_an_answer_that_used_it(system: System, client: httpx.AsyncClient) -> None:
+async def test_an_answer_waits_for_the_event_that_the_caller_names(system: System, client: httpx.AsyncClient) -> None:
     await system.write("u", "e0")
     for nth in range(1, 6):
-        question = {"after": f"e{nth}", "wait_ms": 5_000, "k": 3}
+        question: dict[str, str | int] = {"after": f"e{nth}", "wait_ms": 5_000, "k": 3}
         asking = asyncio.create_task(client.get("/recommend/u", params=question))
         waits = f"nearline_recommend_waiting_requests {1.0}"
         async with asyncio.timeout(DEADLINE_S):

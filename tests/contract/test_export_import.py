@@ -16,10 +16,10 @@ from local.layout import ROOT
 from local.ports import HOST, free_ports
 from local.processes import wait_until
 from local.system import http_ok
-from nearline.adapters.kafka import Producer
+from nearline.adapters.kafka.producer import Producer
 from nearline.cli import parquet
 from nearline.cli.app import app
-from nearline.cli.everyone import known_users
+from nearline.cli.batch import known_users
 from nearline.settings import load_settings
 from nearline.topics import USER_SEQUENCES
 from nearline_client import Client, Item, event
@@ -56,7 +56,7 @@ def run(environment: dict[str, str], *words: str) -> str:
     return result.output
 
 
-def test_what_is_exported_can_be_imported_and_exported_again(environment: dict[str, str], tmp_path: Path) -> None:
+def test_an_export_survives_import_and_a_second_export(environment: dict[str, str], tmp_path: Path) -> None:
     with Client(ingest=environment["NEARLINE_INGEST"]) as client:
         client.put_items({"item_id": f"i{n}", "title": f"Item {n}", "price": float(n)} for n in range(700))
         changed: Item = {"title": "Changed", "attributes": {"colour": "red"}}

@@ -1,4 +1,4 @@
-"""``nearline user`` over a real log and a real store: what is sent, what is found, and until when."""
+"""``nearline user`` with a real broker and store: what it sends, what it finds, and how long data remains."""
 
 import asyncio
 import re
@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from nearline.adapters.kafka import Producer, TableReader, Topics
+from nearline.adapters.kafka.admin import Topics
+from nearline.adapters.kafka.producer import Producer
+from nearline.adapters.kafka.table_reader import TableReader
 from nearline.adapters.lmdb import LmdbStore
 from nearline.cli.app import app
-from nearline.erasure import limits_of
+from nearline.erasure import retention_of
 from nearline.events import Event, encode_event
 from nearline.exposures import Exposure, encode_exposure
 from nearline.profiles import Profile, encode_profile
-from nearline.sequences import Sequence, encode_sequence, erased_sequence
+from nearline.sequences import UserSequence, encode_sequence, erased_sequence
 from nearline.settings import Settings, load_settings
 from nearline.topics import CLICKS, EXPOSURES, USER_SEQUENCES, USERS, all_topics
 from nearline.user_commands import Erase, Merge, decode_entry, encode_command
@@ -64,7 +66,7 @@ async def store(settings: Settings, **documents: UserDocument) -> None:
 
 
 def document(version: int) -> UserDocument:
-    vector, seen = np.ones(64, np.float32) / 8, np.array([3], np.uint64)
+    vector, seen = np.full(64, 0.125, np.float32), np.array([3], np.uint64)
     return UserDocument(vector, version, version, "e-1", version, version, seen, NONE, NONE, version)
 
 
@@ -86,7 +88,7 @@ async def known(settings: Settings, user_id: str) -> None:
     """A user of whom every part knows something."""
     await append(settings, CLICKS, click(user_id, "e-0"), click(user_id, "e-1"))
     await append(settings, USERS, (user_id, encode_profile(Profile("GB", interests=("tea",)))))
-    sequence = Sequence(user_id, NOW_MS, ["lamp"], [NOW_MS], ["click"], [1.0], ["e-1"])
+    sequence = UserSequence(user_id, NOW_MS, ["lamp"], [NOW_MS], ["click"], [1.0], ["e-1"])
     await append(settings, USER_SEQUENCES, (user_id, encode_sequence(sequence)))
     shown = [
         Exposure(f"r-{who}", who, NOW_MS, 1, ["lamp"], ["personal"], [1.0]) for who in (user_id, "another", user_id)
@@ -95,7 +97,7 @@ async def known(settings: Settings, user_id: str) -> None:
     await store(settings, **{user_id: document(NOW_MS)})
 
 
-async def test_what_is_known_of_a_user_is_shown(settings: Settings) -> None:
+async def test_user_show_prints_profile_events_and_vector(settings: Settings) -> None:
     await known(settings, "ü/shown")
     shown = (await typed("user", "show", "ü/shown")).output
     for words in ("'country': 'GB'", "the last 1 events", "2 events", "a vector of version", "lamp", "e-1"):
@@ -121,7 +123,7 @@ async def everything(settings: Settings, topic: str) -> list:  # type: ignore[ty
     return records
 
 
-async def test_the_check_tells_what_is_in_use_until_the_erasure_reached_it(settings: Settings) -> None:
+async def test_user_check_reports_data_in_use_until_the_erasure_arrives(settings: Settings) -> None:
     await known(settings, "u-checked")
     before = await typed("user", "forget", "u-checked", "--check")
     assert before.exit_code == 1
@@ -170,7 +172,7 @@ def test_every_topic_of_users_has_an_end(broker: str, tmp_path: Path, monkeypatc
     try:
         names = [topic.name for topic in all_topics(settings.embedding_space, history_ttl_ms=400 * DAY)]
         topics.ensure(all_topics(settings.embedding_space, history_ttl_ms=400 * DAY))
-        limits = {name: limits_of(config) for name, config in topics.settings_of(names).items()}
+        limits = {name: retention_of(config) for name, config in topics.settings_of(names).items()}
     finally:
         topics.close()
     for name in (CLICKS, EXPOSURES, "clicks-dlq", "user-sequences-dlq"):

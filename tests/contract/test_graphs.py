@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from services.retrieval.in_process.graphs import Graph
-from tests.fakes import ExactGraph
+from tests.support.fakes import ExactGraph
 
 MakeGraph = Callable[[int, int], Graph]  # dimension, capacity
 
@@ -25,7 +25,8 @@ def make_graph(request: pytest.FixtureRequest) -> MakeGraph:
 
 def unit_vectors(rows: int, dimension: int, seed: int) -> NDArray[np.float32]:
     vectors = np.random.default_rng(seed).standard_normal((rows, dimension)).astype(np.float32)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors
 
 
 def recall(graph: Graph, vectors: NDArray[np.float32], live: NDArray[np.int64], width: int, count: int = 50) -> float:
@@ -77,7 +78,7 @@ def test_a_removed_slot_is_never_found_and_the_others_still_are(make_graph: Make
     assert (graph.count, graph.removed) == (2_000, 1_000)
 
 
-def test_what_is_added_later_is_found(make_graph: MakeGraph) -> None:
+def test_vectors_added_to_an_existing_graph_are_found(make_graph: MakeGraph) -> None:
     vectors = unit_vectors(500, 16, seed=4)
     graph = make_graph(16, 500)
     graph.add(np.arange(400), vectors[:400])

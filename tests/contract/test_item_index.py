@@ -27,7 +27,7 @@ from nearline.errors import BadInput, Misconfigured, SpaceMismatch, Unavailable
 from nearline.filters import AllOf, AnyOf, Compared, Filter, Missing, Node, Not, Same, Value, parse
 from nearline.hashing import hash64
 from nearline.item_engine import ItemEngine
-from nearline.item_vectors import ItemVector, Shown
+from nearline.item_vectors import ItemFields, ItemVector
 from nearline.space import Space
 from services.retrieval.in_engine.guard import GuardedEngine
 from services.retrieval.in_engine.head_items import HeadItems
@@ -38,7 +38,7 @@ from services.retrieval.in_process.catalogue import Catalogue
 from services.retrieval.in_process.index import LiveIndex
 from services.retrieval.items.interface import Candidates, ItemIndex
 from services.retrieval.items.popularity import Leaderboard
-from tests.fakes import FakeEngine, ScriptedReader
+from tests.support.fakes import FakeEngine, ScriptedReader
 
 T = TypeVar("T")
 DIMENSION = 8
@@ -48,7 +48,8 @@ NOTHING: NDArray[np.uint64] = np.empty(0, np.uint64)
 class Shop(Protocol):
     """An index, and how items get into it."""
 
-    index: ItemIndex
+    @property
+    def index(self) -> ItemIndex: ...
 
     def run(self, work: Awaitable[T]) -> T: ...
     def put(self, item: ItemVector) -> None: ...
@@ -80,7 +81,7 @@ class OnEngine:
         self.guard = GuardedEngine(engine)
         self.window = HeadItems(engine, lambda: 2_000)
         self.index = EngineItems(engine, self.guard, self.window)
-        self._writer = Writer(Space(1, DIMENSION), ScriptedReader, engine, self.window)  # type: ignore[arg-type]
+        self._writer = Writer(Space(1, DIMENSION), ScriptedReader, engine, self.window)
         self.written: set[str] = set()
         self.run(self.guard.probe())
 
@@ -155,7 +156,9 @@ def at(angle: float) -> NDArray[np.float32]:
 
 
 def item(item_id: str, angle: float = 0.0, version: int = 1, **shown: Any) -> ItemVector:
-    return ItemVector(item_id, version, Shown(**({"title": "T"} | shown)), at(angle), at(angle).astype(np.float16), "d")
+    return ItemVector(
+        item_id, version, ItemFields(**({"title": "T"} | shown)), at(angle), at(angle).astype(np.float16), "d"
+    )
 
 
 def hashes(*item_ids: str) -> NDArray[np.uint64]:
@@ -191,7 +194,7 @@ def pick(shop: Shop, ids: str | list[str], places: int, **named: Any) -> list[st
 # --- available items ---
 
 
-def test_nothing_is_found_among_nothing(shop: Shop) -> None:
+def test_an_empty_index_returns_nothing(shop: Shop) -> None:
     assert nearest(shop) == []
     assert pick(shop, "ab", 2) == []
 
@@ -204,7 +207,7 @@ def test_an_item_is_found_by_the_next_search_nearest_first_with_its_inner_produc
     assert found.scores[0] == pytest.approx(1.0, abs=1e-6)
 
 
-def test_an_update_moves_it_and_changes_what_is_printed(shop: Shop) -> None:
+def test_an_update_changes_the_vector_and_the_rendered_item(shop: Shop) -> None:
     shop.put(item("a", 0.0))
     shop.put(item("b", 0.1))
     shop.put(item("a", 0.2, version=2, title="Another", attributes={"colour": "red"}))
@@ -221,7 +224,7 @@ def test_an_update_moves_it_and_changes_what_is_printed(shop: Shop) -> None:
     ],
     ids=["retired", "unavailable"],
 )
-def test_what_is_withdrawn_is_in_no_answer_from_the_next_on(shop: Shop, gone: Callable[[], ItemVector]) -> None:
+def test_a_withdrawn_item_is_in_no_later_result(shop: Shop, gone: Callable[[], ItemVector]) -> None:
     shop.put(item("a"))
     shop.put(item("b", 0.1))
     shop.put(gone())
@@ -253,13 +256,13 @@ def test_an_older_version_changes_nothing(shop: Shop) -> None:
 # --- what is asked for ---
 
 
-def test_more_than_there_is_gives_all_there_is(shop: Shop) -> None:
+def test_asking_for_more_items_than_exist_returns_all(shop: Shop) -> None:
     for nth in range(30):
         shop.put(item(f"i{nth:02}", nth * 0.02))
     assert nearest(shop, 500) == [f"i{nth:02}" for nth in range(30)]
 
 
-def test_what_is_excluded_never_comes_and_still_k_come(shop: Shop) -> None:
+def test_excluded_items_are_left_out_and_k_others_come_instead(shop: Shop) -> None:
     for nth in range(120):
         shop.put(item(f"i{nth:03}", nth * 0.01))
     seen = [f"i{nth:03}" for nth in range(100)]
@@ -268,7 +271,7 @@ def test_what_is_excluded_never_comes_and_still_k_come(shop: Shop) -> None:
     assert nearest(shop, 50, hashes(*seen)) == [f"i{nth:03}" for nth in range(100, 120)]
 
 
-def test_a_pick_keeps_the_order_and_leaves_out_what_may_not_come(shop: Shop) -> None:
+def test_picked_items_keep_their_order_and_forbidden_ones_are_left_out(shop: Shop) -> None:
     for nth, item_id in enumerate("abcdef"):
         shop.put(item(item_id, 0.1 * nth))
     assert pick(shop, "fxbac", 3) == ["f", "b", "a"]
@@ -277,7 +280,7 @@ def test_a_pick_keeps_the_order_and_leaves_out_what_may_not_come(shop: Shop) -> 
     assert pick(shop, "fb", 0) == []
 
 
-def test_the_vectors_of_what_is_on_show_are_told(shop: Shop) -> None:
+def test_the_index_returns_the_vectors_of_available_items(shop: Shop) -> None:
     for nth, item_id in enumerate("abc"):
         shop.put(item(item_id, 0.1 * nth))
     shop.put(item("c", 0.2, version=2, available=False))
@@ -290,7 +293,7 @@ def test_the_vectors_of_what_is_on_show_are_told(shop: Shop) -> None:
     assert shop.run(shop.index.vectors([])) == {}
 
 
-def test_odd_ids_are_ids(shop: Shop) -> None:
+def test_item_ids_may_hold_any_characters(shop: Shop) -> None:
     odd = ['"', "'", "\\", '\\"', "a\\'b", "x' or item_id != '", '"] or true', "{x}", "%", "ü€😀", " ", "é" * 64]
     for nth, item_id in enumerate(odd):
         shop.put(item(item_id, 0.05 * nth))
@@ -412,14 +415,14 @@ def means(node: Node, fields: dict[str, Any]) -> bool:
     every = texts | {k: v for k, v in fields.items() if k != "attributes"}
     every |= {f"attributes.{name}": value for name, value in fields.get("attributes", {}).items()}
     value = every.get(node.name)
-    kind = {int: float}.get(type(value), type(value))
+    kind = float if type(value) is int else type(value)
     if isinstance(node, Missing):
         return value in (None, "")
     if isinstance(node, Same):
         return any(type(each) is kind and each == value for each in node.values)
     assert isinstance(node, Compared)
     sign = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}[node.sign]
-    return kind is float and bool(sign(value, node.bound))
+    return isinstance(value, int | float) and kind is float and bool(sign(value, node.bound))
 
 
 def filled(shop: Shop) -> Shop:
@@ -476,14 +479,14 @@ def test_any_tree_of_conditions_means_the_same_wherever_items_are(shop: Shop) ->
     assert len(sizes) > 5, "the trees say little"
 
 
-def test_a_filter_and_what_was_seen_are_both_left_out(shop: Shop) -> None:
+def test_filtered_out_and_seen_items_are_both_left_out(shop: Shop) -> None:
     filled(shop)
     found = passing(parse("price >= 0"))
     seen = hashes(found[0], *[f"other{nth}" for nth in range(50)])
     assert nearest(shop, 3, seen, "price >= 0") == found[1:4]
 
 
-def test_an_item_passes_by_what_it_is_now(shop: Shop) -> None:
+def test_filters_use_the_current_version_of_an_item(shop: Shop) -> None:
     filled(shop)
     shop.put(item("i0", 0.0, version=2, category="mugs", price=5.0))
     assert nearest(shop, 1, wanted='category = "mugs"') == ["i0"]
@@ -501,7 +504,7 @@ def test_a_collection_of_another_dimension_is_refused_with_both_numbers(milvus: 
     milvus.run(other.close())
 
 
-def test_what_a_replica_left_half_made_is_completed(address: str, runner: asyncio.Runner) -> None:
+def test_a_collection_without_its_index_gets_one(address: str, runner: asyncio.Runner) -> None:
     """It died between the collection and its index, without which a server loads nothing (milvus-lite does)."""
     space = Space(2, DIMENSION)
     first = OnEngine(engine_at(address, space), runner)

@@ -1,4 +1,4 @@
-"""The log, against a real broker."""
+"""The Kafka adapter against a real broker."""
 
 import asyncio
 import os
@@ -7,7 +7,10 @@ from itertools import count
 
 import pytest
 
-from nearline.adapters.kafka import GroupReader, Producer, TableReader, Topics, committed, log_extent, wait_for_topics
+from nearline.adapters.kafka.admin import Topics, committed, log_extent, wait_for_topics
+from nearline.adapters.kafka.group_reader import GroupReader
+from nearline.adapters.kafka.producer import Producer
+from nearline.adapters.kafka.table_reader import TableReader
 from nearline.errors import BadInput, Misconfigured, Unavailable
 from nearline.log import Record
 from nearline.space import Space
@@ -90,7 +93,7 @@ async def test_a_key_keeps_its_partition_and_its_order(broker: str, topic: str) 
         assert values == sorted(values)
 
 
-async def test_what_was_sent_soon_is_in_the_log_after_a_flush_in_order(broker: str, topic: str) -> None:
+async def test_send_soon_then_flush_keeps_the_order(broker: str, topic: str) -> None:
     async with Producer(broker) as producer, TableReader(broker, topic) as reader:
         for n in range(50):
             await producer.send_soon(topic, [(b"k", b"%d" % n)])
@@ -142,7 +145,7 @@ async def test_members_share_two_topics_alike_so_that_a_key_has_one_reader(broke
     assert all(found[both[0], key] == found[both[1], key] for key in keys)
 
 
-async def test_what_was_not_dealt_with_is_read_again_by_the_next_member(broker: str, topic: str) -> None:
+async def test_records_not_marked_done_are_read_again_by_the_next_group_member(broker: str, topic: str) -> None:
     group = f"g-{uuid.uuid4().hex[:8]}"
     async with Producer(broker) as producer:
         await producer.send_all(topic, [(b"k", b"%d" % n) for n in range(10)])

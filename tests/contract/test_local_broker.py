@@ -33,7 +33,7 @@ def consume(bootstrap: str, count: int) -> list[bytes]:
         consumer.close()
 
 
-def test_what_was_acknowledged_before_a_kill_is_there_after_the_restart(own_broker: RunningBroker) -> None:
+def test_acknowledged_records_survive_a_kill_and_restart(own_broker: RunningBroker) -> None:
     admin = kafka.KafkaAdminClient(bootstrap_servers=own_broker.bootstrap)
     admin.create_topics([kafka.admin.NewTopic("kept", 1, 1)])
     admin.close()
@@ -60,5 +60,5 @@ def test_a_broker_that_cannot_start_says_why(tmp_path: Path) -> None:
         pass
 
 
-def test_nothing_listening_is_not_ready() -> None:
+def test_a_port_without_a_listener_is_not_ready() -> None:
     assert not is_ready(free_ports(1)[0])

@@ -15,7 +15,7 @@ from starlette.routing import Mount, Route
 
 from local.layout import ROOT
 from local.processes import wait_until
-from nearline.adapters.doors import _for_pages
+from nearline.adapters.http_front import _for_pages
 from nearline.adapters.limits import AddressLimits
 from nearline.adapters.tokens import UserTokens
 from nearline.guard import Guard
@@ -23,8 +23,8 @@ from nearline.key_ring import KeyRing
 from nearline.keys import encode_key, make_key
 from nearline.log import Record
 from services.ingest.api import RULES
-from tests.ingest_door import Door
-from tests.served import served
+from tests.support.ingest_door import Door
+from tests.support.served import served
 
 MODULE = ROOT / "clients" / "js" / "nearline.js"
 NODE = shutil.which("node")

@@ -1,4 +1,4 @@
-"""Rules and exposures through a real broker: what the command line puts holds, and what answers show arrives."""
+"""Rules and exposures through a real broker: rules put by the command line apply, exposures of answers arrive."""
 
 import asyncio
 import os
@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from nearline.adapters.kafka import Producer, TableReader, Topics, newest_of
+from nearline.adapters.kafka.admin import Topics
+from nearline.adapters.kafka.producer import Producer
+from nearline.adapters.kafka.table_reader import TableReader, newest_of
 from nearline.cli.app import app
-from nearline.exposures import decode_exposures
+from nearline.exposures import Exposure, decode_exposures
 from nearline.followers import Follower
 from nearline.process import until
 from nearline.space import Space
@@ -19,7 +21,7 @@ from services.retrieval.exposure_log import ExposureLog, PendingExposure
 from services.retrieval.items.interface import Candidates
 from services.retrieval.merchandising.rule_table import RuleTable
 from services.retrieval.result import Group, Source
-from tests.provenances import provenance
+from tests.support.provenances import provenance
 
 DEADLINE_S = 30.0
 NOW_MS = 1_732_100_000_000
@@ -108,7 +110,7 @@ def test_exposures_of_answers_get_into_the_log(system: str) -> None:
                     )
                 )
             await exposures.drain(DEADLINE_S)
-            found = []
+            found: list[Exposure] = []
             async with asyncio.timeout(DEADLINE_S):
                 while len(found) < 120:
                     ours = [record for record in await reader.poll() if b'"in-the-log-' in (record.value or b"")]

@@ -1,4 +1,4 @@
-"""How a part of ours asks both services: behind real sockets and the guard, with a key that may be made anew."""
+"""The client of our own services, over real sockets and the guard; it rereads a key that was renewed."""
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
@@ -9,7 +9,7 @@ import pytest
 from local.ports import HOST, free_ports
 from nearline.adapters.services import Services
 from nearline.errors import BadInput, Unavailable
-from tests.shop import MUG, USER, Shop, shop
+from tests.support.shop import MUG, USER, Shop, shop
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +45,13 @@ def test_a_key_that_was_made_anew_is_read_anew(met: Shop) -> None:
     assert "items" in found
 
 
-def test_a_key_that_stays_wrong_is_told_as_that(met: Shop) -> None:
+def test_a_key_that_stays_wrong_is_reported(met: Shop) -> None:
     with pytest.raises(BadInput, match="no such key") as refused:
         ask(met, "retrieval", "GET", "/trending", key=bearer("nl_000000000000_" + "0" * 64))
     assert refused.value.reason == "status_401"
 
 
-def test_what_there_is_not_and_what_is_wrong_are_told_with_the_field(met: Shop) -> None:
+def test_missing_items_and_invalid_parameters_raise_bad_input_with_the_field(met: Shop) -> None:
     with pytest.raises(BadInput) as missing:
         ask(met, "ingest", "GET", "/items/never")
     assert missing.value.reason == "not_found"
@@ -60,14 +60,14 @@ def test_what_there_is_not_and_what_is_wrong_are_told_with_the_field(met: Shop) 
     assert (wrong.value.reason, wrong.value.field) == ("status_422", "k")
 
 
-def test_a_service_that_is_away_is_told_as_that(met: Shop) -> None:
+def test_a_closed_port_is_raised_as_unavailable(met: Shop) -> None:
     nobody = Shop(f"http://{HOST}:{free_ports(1)[0]}", met.ingest, met.key, {})
     with pytest.raises(Unavailable, match="retrieval gave no answer"):
         ask(nobody, "retrieval", "GET", "/trending")
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503])
-def test_a_service_that_cannot_now_is_told_as_that(met: Shop, status: int) -> None:
+def test_a_503_is_raised_as_unavailable(met: Shop, status: int) -> None:
     met.asked["retrieval"].script.append((status, {}))
     with pytest.raises(Unavailable, match=f"retrieval answered {status}"):
         ask(met, "retrieval", "GET", "/trending")

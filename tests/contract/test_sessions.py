@@ -15,15 +15,15 @@ from local.triton import REPOSITORY, RunningTriton, running_triton
 from nearline.adapters.hnsw import HnswGraph
 from nearline.adapters.http import status_routes
 from nearline.adapters.memory import MemoryStore
-from nearline.adapters.triton import Towers
+from nearline.adapters.triton import TritonTowers
 from nearline.errors import Misconfigured, Unavailable
 from nearline.features import DIMENSION, USER_TOWER, features_of
 from nearline.item_table import ItemTable
-from nearline.item_vectors import ItemVector, Shown
+from nearline.item_vectors import ItemFields, ItemVector
 from nearline.items import Item
 from nearline.log import Record
 from nearline.seen import parse_seen_policy
-from nearline.sequences import Sequence, encode_sequence
+from nearline.sequences import UserSequence, encode_sequence
 from nearline.space import Space
 from nearline.user_documents import decode_user_document
 from services.retrieval.api import create_app
@@ -35,8 +35,8 @@ from services.retrieval.sessions import Sessions, session_of
 from services.retrieval.users.reader import UserReader
 from services.retrieval.users.session_vectors import SessionVectors
 from services.retrieval.users.store_guard import GuardedStore
-from services.user_tower.worker import Worker
-from tests.fakes import Outbox, ScriptedReader
+from services.user_tower.worker import UserWorker
+from tests.support.fakes import Outbox, ScriptedReader
 
 FEATURES = features_of(json.loads((REPOSITORY / USER_TOWER / "1" / "config.json").read_text())["features"])
 SPACE = Space(1, DIMENSION)
@@ -59,7 +59,7 @@ def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningTriton]:
 class Shop:
     """Sixty items as the item tower encodes them, known to a retrieval process and to a user tower."""
 
-    def __init__(self, towers: Towers, items: list[ItemVector]) -> None:
+    def __init__(self, towers: TritonTowers, items: list[ItemVector]) -> None:
         self.catalogue = Catalogue(DIMENSION, LiveIndex(DIMENSION, lambda capacity: HnswGraph(DIMENSION, capacity)))
         self.table = ItemTable(SPACE)
         for item in items:
@@ -68,11 +68,11 @@ class Shop:
         self.towers = towers
         self.vectors = SessionVectors(towers, self.catalogue)
 
-    async def stored_vector(self, session: Sequence) -> Any:
+    async def stored_vector(self, session: UserSequence) -> Any:
         """The vector that ``user_tower`` stores for the same events."""
         store = MemoryStore(ttl_ms=10**15)
         record = Record("user-sequences", 0, 0, NOW_MS, session.user_id.encode(), encode_sequence(session))
-        worker = Worker(
+        worker = UserWorker(
             SPACE,
             reader=ScriptedReader([record]),
             table=self.table,
@@ -89,7 +89,7 @@ class Shop:
 
 
 async def shop_at(url: str) -> Shop:
-    towers = Towers(url, SPACE, kept=FEATURES.history_length, timeout_ms=5_000)
+    towers = TritonTowers(url, SPACE, kept=FEATURES.history_length, timeout_ms=5_000)
     await towers.open()
     words = ("lamp", "mug", "red lantern", "tea cup", "wooden frame", "paper bag")
     given = [(f"i{nth}", Item(f"{words[nth % 6]} number {nth}", price=float(nth))) for nth in range(ITEMS)]
@@ -97,7 +97,7 @@ async def shop_at(url: str) -> Shop:
     return Shop(
         towers,
         [
-            ItemVector(item_id, 1, Shown(item.title), candidate, history.astype(np.float16), "d")
+            ItemVector(item_id, 1, ItemFields(item.title), candidate, history.astype(np.float16), "d")
             for (item_id, item), candidate, history in zip(given, candidates, histories, strict=True)
         ],
     )
@@ -122,7 +122,7 @@ def with_shop(triton: RunningTriton, story: Callable[[Shop], Awaitable[T]]) -> T
         return runner.run(told())
 
 
-def session(*items: int, context: dict[str, Any] | None = None) -> Sequence:
+def session(*items: int, context: dict[str, Any] | None = None) -> UserSequence:
     events = [
         {"item_id": f"i{nth}", "type": ("view", "purchase", "add_to_cart")[nth % 3], "time_ms": NOW_MS - 60_000 * place}
         for place, nth in enumerate(items)
@@ -145,7 +145,7 @@ def test_a_session_gets_the_vector_that_a_user_with_its_events_gets(triton: Runn
 
 def test_a_context_alone_gives_a_vector_of_its_own(triton: RunningTriton) -> None:
     async def story(shop: Shop) -> list[Any]:
-        told = ({"country": "United Kingdom"}, {"country": "France"}, {})
+        told: tuple[dict[str, str], ...] = ({"country": "United Kingdom"}, {"country": "France"}, {})
         return [await shop.vectors.vector(session(context=context)) for context in told]
 
     british, french, nothing = with_shop(triton, story)

@@ -8,7 +8,7 @@ import subprocess
 import time
 import urllib.request
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +38,7 @@ class Clock:
 
     def __init__(self) -> None:
         self.ahead_ms = 0
-        self.on_move = lambda seconds: None
+        self.on_move: Callable[[int], object] = lambda seconds: None
 
     def __call__(self) -> int:
         return time.time_ns() // 1_000_000 + self.ahead_ms
@@ -138,7 +138,7 @@ def marker(version: int) -> bytes:
     )
 
 
-async def test_what_is_written_is_read(store: UserStore) -> None:
+async def test_a_written_document_is_read_back(store: UserStore) -> None:
     name = user()
     assert await store.put_many_if_newer({name: document(3)}) == 1
     assert await store.get(name) == document(3)

@@ -1,4 +1,4 @@
-"""TLS to the servers: what is refused is said in words, and what is right gets through to a real broker."""
+"""TLS to the servers: mistakes are refused with a clear message, and right settings reach a real broker."""
 
 import asyncio
 import socket
@@ -14,15 +14,18 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from local.ports import HOST
 from nearline.adapters.couchbase import CouchbaseStore
-from nearline.adapters.kafka import Producer, TableReader, Topics, connection
+from nearline.adapters.kafka.admin import Topics
+from nearline.adapters.kafka.client import connection
+from nearline.adapters.kafka.producer import Producer
+from nearline.adapters.kafka.table_reader import TableReader
 from nearline.adapters.stores import store_for
-from nearline.adapters.triton import Towers
+from nearline.adapters.triton import TritonTowers
 from nearline.errors import Misconfigured, Unavailable
 from nearline.settings import load_settings
 from nearline.space import Space
 from nearline.tls import Brokers, Tls
 from nearline.topics import Topic
-from tests.secured import Authority, secured_broker
+from tests.support.secured import Authority, secured_broker
 
 SPACE = Space(1, 8)
 
@@ -133,7 +136,7 @@ def test_triton_is_asked_over_tls_and_a_strange_one_is_refused(
     ca = authority.ca if trusted else stranger.ca
 
     async def opened(port: int) -> str:
-        towers = Towers(f"{HOST}:{port}", SPACE, timeout_ms=2_000, tls=Tls(ca))
+        towers = TritonTowers(f"{HOST}:{port}", SPACE, timeout_ms=2_000, tls=Tls(ca))
         try:
             with pytest.raises(Unavailable) as refused:
                 await towers.open()
@@ -176,7 +179,7 @@ def test_settings_become_certificates_and_a_login(authority: Authority) -> None:
     assert "secret-word" not in repr(settings) + repr(settings.brokers)
 
 
-def test_without_settings_nothing_is_secured_and_a_word_is_enough() -> None:
+def test_tls_is_off_by_default_and_one_setting_turns_it_on() -> None:
     settings = load_settings({})
     assert (settings.brokers, settings.triton_security, settings.store_security) == (
         Brokers("127.0.0.1:9092"),

@@ -12,6 +12,7 @@ import signal
 import subprocess
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
+from operator import methodcaller
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from local.layout import environment_python
 from local.processes import wait_until
 from local.triton import REPOSITORY, RunningTriton, is_ready, running_triton
-from nearline.adapters.triton import Towers
+from nearline.adapters.triton import TritonTowers
 from nearline.errors import Misconfigured, SpaceMismatch, Unavailable
 from nearline.features import (
     AGES,
@@ -40,7 +41,7 @@ from nearline.features import (
 )
 from nearline.items import Item
 from nearline.space import Space
-from tests.fakes import ScriptedTowers
+from tests.support.fakes import ScriptedTowers
 
 FEATURES = features_of(json.loads((REPOSITORY / USER_TOWER / "1" / "config.json").read_text())["features"])
 T = TypeVar("T")
@@ -91,7 +92,7 @@ def ask(url: str, question: Callable[[Any], Awaitable[T]], space: Space = SPACE,
     async def asked() -> T:
         if not url:
             return await question(ScriptedTowers(space.dimension))
-        towers = Towers(url, space, kept=FEATURES.history_length, timeout_ms=timeout_ms)
+        towers = TritonTowers(url, space, kept=FEATURES.history_length, timeout_ms=timeout_ms)
         try:
             await towers.open()
             return await question(towers)
@@ -189,7 +190,7 @@ def test_requests_in_flight_together_are_not_mixed_up(triton: RunningTriton) -> 
         return list(await asyncio.gather(*map(towers.encode_users, batches)))
 
     for batch, answer in zip(batches, ask(triton.url, all_at_once), strict=True):
-        alone = ask(triton.url, lambda towers, batch=batch: towers.encode_users(batch))
+        alone = ask(triton.url, methodcaller("encode_users", batch))
         np.testing.assert_allclose(answer, alone, atol=1e-5)
 
 
@@ -236,7 +237,7 @@ def test_another_dimension_is_refused_with_both_numbers(triton: RunningTriton) -
 
 def test_towers_that_read_more_events_than_the_job_keeps_are_refused(triton: RunningTriton) -> None:
     async def asked() -> None:
-        towers = Towers(triton.url, SPACE, kept=20)
+        towers = TritonTowers(triton.url, SPACE, kept=20)
         try:
             await towers.open()
         finally:
@@ -260,7 +261,7 @@ def test_a_history_without_a_known_item_still_gets_a_unit_vector(triton: Running
 
 
 def test_a_server_that_hangs_is_unavailable_within_the_timeout(triton: RunningTriton) -> None:
-    async def paused(towers: Towers) -> None:
+    async def paused(towers: TritonTowers) -> None:
         os.kill(triton.process.pid, signal.SIGSTOP)
         status = Path(f"/proc/{triton.process.pid}/status")
         try:
@@ -278,7 +279,7 @@ def test_a_killed_server_is_unavailable_and_one_that_came_back_answers_on_the_sa
 ) -> None:
     batch = users(4)
 
-    async def story(towers: Towers) -> tuple[Any, Any]:
+    async def story(towers: TritonTowers) -> tuple[Any, Any]:
         before = await towers.encode_users(batch)
         assert await towers.ready()
         triton.kill()

@@ -17,7 +17,7 @@ from local.addresses import Ports
 from local.ports import HOST, is_free
 from local.processes import end_all, processes_of, wait_until
 from local.supervision import Program
-from local.system import Part, Plan, System, Task, http_ok, reset, start, stop, up
+from local.system import OneTimeTask, Part, Plan, System, http_ok, reset, start, stop, up
 from nearline.errors import Misconfigured, Unavailable
 
 SERVER = (sys.executable, "-m", "http.server", "--bind", HOST)
@@ -44,7 +44,7 @@ def two_servers(system: System) -> Plan:
 
     check = f"import urllib.request; urllib.request.urlopen('http://{HOST}:{system.ports.kafka}/')"
     first, second = server("first", system.ports.kafka), server("second", system.ports.retrieval)
-    return [[first], Task("topics", (sys.executable, "-c", check)), [second]]
+    return [[first], OneTimeTask("topics", (sys.executable, "-c", check)), [second]]
 
 
 def with_part(name: str, command: tuple[str, ...]) -> Callable[[System], Plan]:

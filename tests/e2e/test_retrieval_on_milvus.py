@@ -22,10 +22,11 @@ from local.layout import ROOT
 from local.ports import HOST, free_ports
 from local.processes import wait_until
 from nearline.adapters.indexes import engine_for
-from nearline.adapters.kafka import Producer, Topics
+from nearline.adapters.kafka.admin import Topics
+from nearline.adapters.kafka.producer import Producer
 from nearline.adapters.lmdb import LmdbStore
 from nearline.hashing import hash64_all
-from nearline.item_vectors import ItemVector, Shown, encode_item_vector
+from nearline.item_vectors import ItemFields, ItemVector, encode_item_vector
 from nearline.space import Space
 from nearline.topics import ITEM_POPULARITY, all_topics, item_vectors_topic
 from nearline.user_documents import UserDocument, encode_user_document
@@ -136,7 +137,7 @@ def get(url: str) -> bytes:
 
 
 def record(nth: int, version: int = 1, *, on_show: bool = True) -> tuple[bytes, bytes]:
-    shown = Shown(f"Item {nth}", f"c{nth % 10}", price=float(nth), listed_ms=1_700_000_000_000 + nth)
+    shown = ItemFields(f"Item {nth}", f"c{nth % 10}", price=float(nth), listed_ms=1_700_000_000_000 + nth)
     candidate = VECTORS[nth] if on_show else None
     vector = ItemVector(f"i{nth}", version, shown, candidate, VECTORS[nth].astype(np.float16), "d")
     return f"i{nth}".encode(), encode_item_vector(vector, SPACE)

@@ -1,4 +1,4 @@
-"""The whole system as processes on free ports: what a click changes, and what kill -9 does not."""
+"""The whole system as processes on free ports: the effects of a click, and recovery from kill -9."""
 
 import asyncio
 import json
@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -25,7 +26,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from local.processes import wait_until
 from local.system import System, http_ok
-from nearline.adapters.kafka import Producer, TableReader, Topics
+from nearline.adapters.kafka.admin import Topics
+from nearline.adapters.kafka.producer import Producer
+from nearline.adapters.kafka.table_reader import TableReader
 from nearline.errors import Unavailable
 from nearline.events import Event, encode_event
 from nearline.items import Item, encode_item
@@ -156,7 +159,7 @@ def test_a_click_that_names_its_answer_is_in_the_report(system: System) -> None:
     def is_counted() -> bool:
         report = json.loads(nearline(system, "report", "--json"))
         lines = {line["source"]: line["clicked"]["hits"] for line in report["lines"]}
-        return report["met"] >= 1 and lines.get(clicked["source"], 0) >= 1
+        return bool(report["met"] >= 1) and lines.get(clicked["source"], 0) >= 1
 
     assert wait_until(is_counted, DEADLINE_S)
 
@@ -322,7 +325,7 @@ def status_of(system: System, user_id: str, presented: str) -> int:
     return httpx.get(url, headers=bearer(system, presented), timeout=5.0).status_code
 
 
-def test_nobody_is_answered_without_a_key_and_a_revoked_one_ends_within_a_second(system: System) -> None:
+def test_requests_need_a_key_and_a_revoked_key_stops_working_within_a_second(system: System) -> None:
     assert httpx.get(f"{system.retrieval}/recommend/anna", timeout=5.0).status_code == 401
     key = nearline(system, "keys", "create", "--name", "page", "--scope", "read").strip()
     wait_until(lambda: status_of(system, "anna", key) == 200, 1.0, pause_s=0.01)
@@ -366,10 +369,10 @@ def test_a_part_is_killed_and_no_click_is_lost(system: System, part: str) -> Non
     after = [event(user, "teapot-2") for user in users[10:]]
     click(system, *amid[10:], *after)
     for last in (*amid[:10], *after):
-        assert wait_until(lambda last=last: uses(system, last), DEADLINE_S), f"{part} killed: {last.user_id}'s is lost"
+        assert wait_until(partial(uses, system, last), DEADLINE_S), f"{part} killed: {last.user_id}'s is lost"
 
 
-def test_every_part_is_ready_again_after_all_that(system: System) -> None:
+def test_every_part_is_ready_after_the_kills(system: System) -> None:
     for part in system.parts():
         assert wait_until(part.is_ready, DEADLINE_S), part.name
     assert http_ok(system.ports.retrieval, "/healthz")()

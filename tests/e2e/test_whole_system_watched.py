@@ -130,7 +130,7 @@ def test_every_part_and_every_server_is_scraped(watched: Watched) -> None:
 
 
 @pytest.mark.parametrize("job", OURS)
-def test_what_a_part_shows_keeps_to_the_convention_by_prometheus_own_check(watched: Watched, job: str) -> None:
+def test_promtool_accepts_every_metrics_page(watched: Watched, job: str) -> None:
     check = [str(program("promtool")), "check", "metrics"]
     done = subprocess.run(check, input=watched.page(job), capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr

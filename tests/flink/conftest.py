@@ -17,7 +17,7 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from local.broker import running_broker
 from local.layout import ROOT, environment_python
 from local.ports import HOST, free_ports
-from nearline.adapters.kafka import Topics
+from nearline.adapters.kafka.admin import Topics
 from nearline.log import Record
 from nearline.space import Space
 from nearline.topics import all_topics
@@ -100,7 +100,7 @@ class Job:
         """Whether /readyz answers 200."""
         try:
             with urllib.request.urlopen(f"http://{HOST}:{self.job_port}/readyz", timeout=2) as answer:
-                return answer.status == 200
+                return bool(answer.status == 200)
         except (OSError, urllib.error.HTTPError):
             return False
 
@@ -200,7 +200,8 @@ class Log:
 
 def new_job(broker: str, data: Path, **extra: str) -> Job:
     """A job with ports of its own, not started."""
-    return Job(broker, data, *free_ports(3), extra=extra)
+    job_port, metrics_port, rest_port = free_ports(3)
+    return Job(broker, data, job_port, metrics_port, rest_port, extra=extra)
 
 
 @pytest.fixture(scope="session")

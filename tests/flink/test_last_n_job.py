@@ -18,7 +18,7 @@ from nearline.hashing import hash64
 from nearline.popularity import decode_popularity
 from nearline.profiles import Profile, encode_profile
 from nearline.seen import decode_seen
-from nearline.sequences import Sequence, decode_sequence
+from nearline.sequences import UserSequence, decode_sequence
 from nearline.signals import Context
 from nearline.user_commands import Command, Erase, Merge, Remove, encode_command
 
@@ -47,13 +47,13 @@ def obey(log: Log, command: Command) -> None:
     log.send(command.user_id.encode(), encode_command(command))
 
 
-def columns(sequence: Sequence) -> Columns:
+def columns(sequence: UserSequence) -> Columns:
     return sequence.items, sequence.times_ms, sequence.types, sequence.values, sequence.event_ids, sequence.contexts
 
 
 def reference(events: list[Event]) -> dict[str, Columns]:
     """What plain Python makes of the events, each user's in their order and each once."""
-    histories: dict[str, Sequence] = {}
+    histories: dict[str, UserSequence] = {}
     for each in sorted(events, key=lambda e: (e.time_ms, e.event_id)):
         histories[each.user_id] = append(histories.get(each.user_id), each, keep=KEEP, append_ms=0)
     return {user: columns(history) for user, history in histories.items()}
@@ -216,7 +216,7 @@ def test_popularity_follows_the_accepted_events_and_comes_in_five_second_steps(j
     assert all(gap > 2500 for gap in gaps), gaps
 
 
-def newest(log: Log, user: str) -> Sequence | None:
+def newest(log: Log, user: str) -> UserSequence | None:
     found = [decode_sequence(r.value or b"") for r in log.read("user-sequences") if r.id == user]
     return found[-1] if found else None
 
@@ -280,7 +280,7 @@ def test_a_profile_joins_the_sequence_and_a_bad_one_becomes_a_dead_letter(job: J
     assert [(letter.topic, letter.reason) for letter in refused] == [("users", "unknown_field")]
 
 
-def test_whatever_was_met_is_in_the_newest_snapshot_or_the_newest_sequence(job: Job, log: Log) -> None:
+def test_every_seen_item_is_in_the_newest_snapshot_or_sequence(job: Job, log: Log) -> None:
     at = now_ms() - 600_000
     events = [event("v-1", i, time_ms=at + i, item_id=f"v{i}") for i in range(180)]
     send(log, *shuffled_with_repeats(events, seed=2))
@@ -298,7 +298,7 @@ def test_whatever_was_met_is_in_the_newest_snapshot_or_the_newest_sequence(job: 
 
 
 @pytest.mark.parametrize("victim", ["the JVM", "the process that started it"])
-def test_no_click_is_lost_when_it_is_killed(job: Job, log: Log, victim: str) -> None:
+def test_a_killed_job_loses_no_click(job: Job, log: Log, victim: str) -> None:
     users = f"k{len(victim)}"
     start = now_ms() - 60_000
     events = [event(f"{users}-{i % 40}", i, time_ms=start + i * 10) for i in range(3000)]

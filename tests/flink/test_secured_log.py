@@ -8,13 +8,15 @@ import pytest
 
 pytest.importorskip("cryptography")
 
-from nearline.adapters.kafka import Producer, TableReader, Topics
+from nearline.adapters.kafka.admin import Topics
+from nearline.adapters.kafka.producer import Producer
+from nearline.adapters.kafka.table_reader import TableReader
 from nearline.events import Event, encode_event
 from nearline.sequences import decode_sequence
 from nearline.space import Space
 from nearline.tls import Brokers, Tls
 from nearline.topics import CLICKS, USER_SEQUENCES, all_topics
-from tests.secured import Authority, secured_broker
+from tests.support.secured import Authority, secured_broker
 
 from .conftest import new_job
 

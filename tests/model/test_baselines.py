@@ -11,13 +11,14 @@ import pytest
 
 from nearline.errors import Misconfigured
 from nearline.features import TYPE_CODES
+from training.arrays import Bools
 from training.data.examples import Baskets
 from training.data.log import Log, make_log
 from training.data.splits import LeaveOneOut, Stage, stage_of
 from training.evaluation import baselines
 from training.evaluation.baselines import Baseline, answered, choice_table, choices_as_json, choose, fit_chosen, grid
 from training.evaluation.evaluate import NEW, Scorer, evaluate
-from training.evaluation.metrics import Mask, top
+from training.evaluation.metrics import top
 from training.evaluation.tables import as_text
 
 DAY_MS = 86_400_000
@@ -53,7 +54,7 @@ def stage_of_last(log: Log) -> Stage:
     return stage_of(log, LeaveOneOut(), "test")
 
 
-def best(log: Log, fitted: Mask, asked: Baskets, runs: Sequence[Baseline], k: int = 1) -> list[list[list[int]]]:
+def best(log: Log, fitted: Bools, asked: Baskets, runs: Sequence[Baseline], k: int = 1) -> list[list[list[int]]]:
     """The k best items of each baseline for each asked basket."""
     with answered(log, fitted, asked, runs, depth=k) as scorer:
         return [top(scorer(number)(asked), k).tolist() for number in range(len(runs))]
@@ -99,7 +100,7 @@ def pairs(more: Story = (), users: int = 120) -> Log:
     return log_of([*story, *more], 20)
 
 
-def test_what_is_bought_together_is_found_by_neighbours_ease_and_factors() -> None:
+def test_knn_ease_and_factors_find_items_bought_together() -> None:
     """The asked users were not fitted at all: their history at the time of the question is enough."""
     log = pairs()
     asked_from = len(log) - 20

@@ -57,7 +57,7 @@ def test_cold_items_fill_the_share_that_was_asked_for(learnt: tuple[Task, Fitted
 
 
 @pytest.mark.parametrize("parity", [0.0, 0.01])
-def test_what_is_answered_often_enough_stays_as_it_is(learnt: tuple[Task, Fitted], parity: float) -> None:
+def test_cold_items_that_appear_often_enough_are_not_raised(learnt: tuple[Task, Fitted], parity: float) -> None:
     task, fitted = learnt
     towers = deepcopy(fitted.towers)
     assert share_of_cold(towers, task) > 0.01 * COLD.mean()

@@ -19,7 +19,7 @@ from training.data.dataset import Dataset, load_dataset
 from training.data.events import kept_rows, survey, typed
 from training.data.examples import make_batch
 from training.data.log import Log
-from training.data.parts import build_log, part_of, read_notes
+from training.data.log_building import build_log, part_of, read_notes
 from training.data.splits import LeaveOneOut, TimeSplit
 
 REPOSITORY = Path(__file__).parents[2]
@@ -75,7 +75,7 @@ def test_only_interactions_are_needed(tmp_path: Path) -> None:
 
 
 def test_every_column_of_the_catalogue_reaches_its_item(tmp_path: Path) -> None:
-    catalogue = {
+    catalogue: Columns = {
         "item_id": ["i0", "i1"],
         "title": ["Lamp", "Mug"],
         "description": ["warm", None],
@@ -97,7 +97,7 @@ def test_every_column_of_the_catalogue_reaches_its_item(tmp_path: Path) -> None:
 
 
 def test_a_description_maps_columns_units_types_and_filters(tmp_path: Path) -> None:
-    raw = {
+    raw: Columns = {
         "customer": [1, 1, 1, 2],
         "sku": ["a", "b", "c", "a"],
         "at": [1_700_000_000, 1_700_000_000, 1_700_000_060, 1_700_000_000],
@@ -133,9 +133,9 @@ def test_a_description_maps_columns_units_types_and_filters(tmp_path: Path) -> N
     assert data.counted["rows left out by the filter"] == 1
 
 
-def test_what_users_declared_once_for_all_is_joined_and_an_event_goes_before_it(tmp_path: Path) -> None:
-    raw = {**events(users=2, days=2), "country": [None, "Spain", None, None]}
-    users = {"user_id": ["u0", "u9"], "country": ["France", "Italy"], "interests": [["tea", "art"], []]}
+def test_user_columns_are_joined_and_event_columns_win(tmp_path: Path) -> None:
+    raw: Columns = {**events(users=2, days=2), "country": [None, "Spain", None, None]}
+    users: Columns = {"user_id": ["u0", "u9"], "country": ["France", "Italy"], "interests": [["tea", "art"], []]}
     log = load_dataset(write(tmp_path / "shop", raw, users=users)).log
     told = [log.contexts[row] for row in log.context]
     assert told[0] == {"country": "France", "interests": ["tea", "art"]}
@@ -144,7 +144,7 @@ def test_what_users_declared_once_for_all_is_joined_and_an_event_goes_before_it(
 
 
 def test_several_values_in_a_text_may_be_parted_by_another_sign(tmp_path: Path) -> None:
-    catalogue = {"item_id": ["i0"], "title": ["Lamp"], "genres": ["Drama, Comedy ,"]}
+    catalogue: Columns = {"item_id": ["i0"], "title": ["Lamp"], "genres": ["Drama, Comedy ,"]}
     data = load_dataset(write(tmp_path / "shop", items=catalogue, toml='[items]\nseparator = ","'))
     assert data.items["i0"].attributes == {"genres": "Drama|Comedy"}
 
@@ -186,7 +186,7 @@ def test_a_folder_may_hold_csv_as_a_shop_has_it(tmp_path: Path) -> None:
 
 
 def test_whole_numbers_that_were_stored_as_floats_are_the_same_ids(tmp_path: Path) -> None:
-    raw = {**events(users=1), "user_id": [17850.0] * 5 + [None]}
+    raw: Columns = {**events(users=1), "user_id": [17850.0] * 5 + [None]}
     data = load_dataset(write(tmp_path / "shop", raw, users={"user_id": [17850], "country": ["France"]}))
     assert data.log.contexts[data.log.context[0]] == {"country": "France"}
     assert data.counted["rows dropped: no user id"] == 1
@@ -205,14 +205,19 @@ def test_the_demos_data_loads_by_its_own_description() -> None:
 @pytest.mark.parametrize(("name", "attribute"), [("amazon-beauty", "attributes"), ("ml-1m", "genres")])
 def test_the_public_sets_load_by_the_descriptions_that_we_keep(tmp_path: Path, name: str, attribute: str) -> None:
     """Rows of the same columns and types; the sets themselves may not be redistributed."""
-    raw = {
+    raw: Columns = {
         "user_id": [1, 1, 1, 1, 2, 2, 2],
         "item_id": [7, 8, 9, 7, 7, 8, 9],
         "timestamp": [956_875_461, None, 956_875_501, 956_875_501, None, None, None],
         "pos": [0, 1, 2, 3, 2, 1, 0],
         "split": ["train"] * 7,
     }
-    catalogue = {"item_id": [7, 8, 9], "title": ["A", "", "C"], attribute: ["x|y", "x", "z"], "sas_item": [1, 2, 3]}
+    catalogue: Columns = {
+        "item_id": [7, 8, 9],
+        "title": ["A", "", "C"],
+        attribute: ["x|y", "x", "z"],
+        "sas_item": [1, 2, 3],
+    }
     data = load_dataset(write(tmp_path / name, raw, items=catalogue))
     assert data.log.item.tolist() == [0, 1, 2, 0, 2, 1, 0]
     assert data.log.time_ms.tolist()[:3] == [956_875_461_000, 956_875_461_000, 956_875_501_000]
@@ -240,7 +245,7 @@ def test_an_empty_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_rows_of_which_none_is_left_are_refused_with_the_reasons(tmp_path: Path) -> None:
-    raw = {"user_id": [None, "u"], "item_id": ["a", None], "time": [START_MS] * 2}
+    raw: Columns = {"user_id": [None, "u"], "item_id": ["a", None], "time": [START_MS] * 2}
     told = refusal(write(tmp_path / "shop", pl.DataFrame(raw)))
     assert "none of 2 rows is left: 1 rows dropped: no user id; 1 rows dropped: no item id" in told
 
@@ -252,7 +257,7 @@ def test_one_user_loads_and_is_judged_alone(tmp_path: Path) -> None:
 
 
 def test_one_item_loads_and_the_report_says_that_there_is_nothing_to_rank(tmp_path: Path) -> None:
-    raw = {**events(), "item_id": ["same"] * 24}
+    raw: Columns = {**events(), "item_id": ["same"] * 24}
     data = load_dataset(write(tmp_path / "shop", raw))
     assert "1 item only: there is nothing to rank" in data.report()
     assert data.log.first_time.sum() == 4
@@ -280,14 +285,14 @@ def test_a_cut_after_the_last_event_says_that_there_is_nothing_to_judge(tmp_path
 
 def test_impossible_prices_become_none(tmp_path: Path) -> None:
     prices = [float("nan"), -1.0, float("inf"), 1e13, 5.0, None]
-    catalogue = {"item_id": [f"i{n}" for n in range(6)], "title": ["t"] * 6, "price": prices}
+    catalogue: Columns = {"item_id": [f"i{n}" for n in range(6)], "title": ["t"] * 6, "price": prices}
     data = load_dataset(write(tmp_path / "shop", items=catalogue))
     assert [item.price for item in data.items.values()] == [None] * 4 + [5.0, None]
     assert data.counted["prices set to none: not a number from 0 to 1e12"] == 4
 
 
 def test_a_price_that_is_a_text_is_read_where_it_can_be(tmp_path: Path) -> None:
-    catalogue = {"item_id": ["i0", "i1", "i2"], "title": ["t"] * 3, "price": ["4.50", "call us", None]}
+    catalogue: Columns = {"item_id": ["i0", "i1", "i2"], "title": ["t"] * 3, "price": ["4.50", "call us", None]}
     data = load_dataset(write(tmp_path / "shop", items=catalogue))
     assert [item.price for item in data.items.values()] == [4.5, None, None]
     assert data.counted["prices set to none: not a number from 0 to 1e12"] == 1
@@ -303,7 +308,7 @@ def test_rows_without_ids_are_dropped_and_counted(tmp_path: Path) -> None:
 
 
 def test_items_without_ids_are_dropped_and_of_two_with_one_id_the_last_counts(tmp_path: Path) -> None:
-    catalogue = {"item_id": ["i0", None, "", "i0"], "title": ["old", "x", "x", "new"]}
+    catalogue: Columns = {"item_id": ["i0", None, "", "i0"], "title": ["old", "x", "x", "new"]}
     data = load_dataset(write(tmp_path / "shop", items=catalogue))
     assert data.items["i0"].title == "new"
     assert data.counted["items dropped: no id"] == 2
@@ -313,7 +318,7 @@ def test_items_without_ids_are_dropped_and_of_two_with_one_id_the_last_counts(tm
 def test_titles_of_any_kind_become_items_that_the_topic_takes(tmp_path: Path) -> None:
     """100 kB, blank, emoji, right-to-left."""
     titles = ["x" * 100_000, "  ", "🕯️✨", "قهوة عربية", None]
-    catalogue = {"item_id": [f"i{n}" for n in range(5)], "title": titles}
+    catalogue: Columns = {"item_id": [f"i{n}" for n in range(5)], "title": titles}
     data = load_dataset(write(tmp_path / "shop", items=catalogue))
     assert [item.title for item in data.items.values()] == ["x" * 1000, "i1", "🕯️✨", "قهوة عربية", "i4"]
     for item in data.items.values():
@@ -350,8 +355,8 @@ def test_a_few_impossible_times_are_dropped_and_counted(tmp_path: Path) -> None:
     assert data.counted["rows dropped: no time"] == 1
 
 
-def test_values_that_are_no_numbers_become_one(tmp_path: Path) -> None:
-    raw = {**events(users=1, days=4), "value": [2.5, None, float("nan"), float("inf")]}
+def test_values_that_are_not_numbers_become_1(tmp_path: Path) -> None:
+    raw: Columns = {**events(users=1, days=4), "value": [2.5, None, float("nan"), float("inf")]}
     data = load_dataset(write(tmp_path / "shop", raw))
     assert data.log.value.tolist() == [2.5, 1, 1, 1]
     assert data.counted["values set to 1: none, or not a finite number"] == 3
@@ -369,8 +374,8 @@ def test_a_missing_type_is_a_click_and_counted(tmp_path: Path) -> None:
     assert data.counted["types set to click: there was none"] == 1
 
 
-def test_of_a_repeated_event_id_the_latest_counts(tmp_path: Path) -> None:
-    raw = {**events(users=2, days=3), "event_id": ["a", "b", "a", "a", None, None]}
+def test_the_latest_of_repeated_event_ids_counts(tmp_path: Path) -> None:
+    raw: Columns = {**events(users=2, days=3), "event_id": ["a", "b", "a", "a", None, None]}
     data = load_dataset(write(tmp_path / "shop", raw))
     assert len(data.log) == 5  # u0 lost the first of its two "a"; u1 has an "a" of its own
     assert data.log.time_ms[:2].tolist() == [START_MS + DAY_MS, START_MS + 2 * DAY_MS]
@@ -378,8 +383,12 @@ def test_of_a_repeated_event_id_the_latest_counts(tmp_path: Path) -> None:
 
 
 def test_unseen_categories_and_unknown_countries_are_just_values(tmp_path: Path) -> None:
-    raw = {**events(), "country": ["Atlantis"] * 24}
-    catalogue = {"item_id": ["i0", "i1", "i2"], "title": ["a", "b", "c"], "category": ["x", "never before", None]}
+    raw: Columns = {**events(), "country": ["Atlantis"] * 24}
+    catalogue: Columns = {
+        "item_id": ["i0", "i1", "i2"],
+        "title": ["a", "b", "c"],
+        "category": ["x", "never before", None],
+    }
     data = load_dataset(write(tmp_path / "shop", raw, items=catalogue))
     assert data.items["i1"].category == "never before"
     assert "country: Atlantis 100.0%" in data.report()
@@ -413,7 +422,7 @@ def test_unseen_categories_and_unknown_countries_are_just_values(tmp_path: Path)
         ("[split", "is not TOML"),
     ],
 )
-def test_what_a_description_can_not_mean_is_refused(tmp_path: Path, toml: str, told: str) -> None:
+def test_an_impossible_description_is_refused(tmp_path: Path, toml: str, told: str) -> None:
     folder = write(tmp_path / "shop", toml=toml)
     with pytest.raises(Misconfigured) as caught:
         load_dataset(folder)
@@ -565,7 +574,7 @@ def test_never_more_than_about_one_part_is_in_memory(tmp_path: Path) -> None:
     assert max(notes.part_rows) < 2 * 300
 
 
-def test_of_two_processes_that_make_one_log_both_have_it(tmp_path: Path) -> None:
+def test_two_processes_may_build_the_same_log_at_once(tmp_path: Path) -> None:
     """The second finds the folder taken when it is done, and uses what is there."""
     folder, memory = shards(tmp_path / "shop"), tmp_path / "memory"
     first = load_dataset(folder, memory=memory, rows_per_part=100)

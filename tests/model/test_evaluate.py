@@ -1,18 +1,20 @@
-"""Judging: who is asked what, how the figures are cut, and that what cannot be known scores no better than chance."""
+"""Evaluation: which users are asked, how figures are computed, and that noise scores at chance."""
 
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+from numpy.typing import ArrayLike
 
 from nearline.errors import BadAnswer, Misconfigured
+from training.arrays import Floats
 from training.data.examples import Baskets
 from training.data.log import Log, make_log
 from training.evaluation.evaluate import ALL, NEW, Report, Scorer, as_json, difference, evaluate
-from training.evaluation.metrics import Floats
 from training.evaluation.slices import deciles, held_out_items, pooled, user_groups
 from training.evaluation.tables import all_tables, as_text
 
@@ -45,11 +47,11 @@ def before(log: Log, asked: Baskets) -> np.ndarray:
     return fitted
 
 
-def same_for_all(scores: Sequence[float]) -> Scorer:
-    return lambda asked: np.tile(np.array(scores, dtype=np.float32), (len(asked), 1))
+def same_for_all(scores: ArrayLike) -> Scorer:
+    return lambda asked: np.tile(np.asarray(scores, np.float32), (len(asked), 1))
 
 
-def judged(scorer: Scorer, log: Log, **settings: object) -> Report:
+def judged(scorer: Scorer, log: Log, **settings: Any) -> Report:
     asked = last_baskets(log)
     return evaluate({"it": scorer}, log, before(log, asked), asked, **settings)["it"]
 

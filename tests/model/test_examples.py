@@ -95,7 +95,7 @@ def test_histories_cut_at_random_stay_histories() -> None:
     assert lengths.max() == HISTORY_LENGTH
 
 
-def test_a_cut_never_shows_an_event_of_the_basket_or_after_it() -> None:
+def test_histories_hold_no_event_of_the_basket_or_later() -> None:
     """Items are numbered by time, so the newest item shown tells when the history ended."""
     items = [f"{n:03}" for n in range(60)]
     rows = {"user_id": ["ann"] * 60, "item_id": items, "type": ["click"] * 60, "time_ms": range(60)}
@@ -109,7 +109,7 @@ def test_a_cut_never_shows_an_event_of_the_basket_or_after_it() -> None:
         assert (batch.items[0] == PADDING).all()
 
 
-def test_an_epoch_shows_every_example_once_in_full_batches() -> None:
+def test_an_epoch_has_every_example_once_in_full_batches() -> None:
     log = log_of([("ann", "abcd"[n % 4], n) for n in range(14)])
     examples = baskets(log, before_ms=LATE)  # 13 of them
     random = np.random.default_rng(0)

@@ -132,7 +132,7 @@ def replayed(learnt: tuple[Task, TwoTowers]) -> Replay:
 # --- known answers
 
 
-def test_where_the_next_item_follows_from_the_last_click_a_delay_of_an_hour_costs_the_hits(replayed: Replay) -> None:
+def test_an_hour_of_delay_costs_the_hits_when_the_last_click_decides(replayed: Replay) -> None:
     """A session lasts 30 minutes: a minute's delay hides none of its clicks from the next, an hour's all."""
     found = replayed.curves(ALL, seed=1)[EVERY]
     now, minute, hour, day = found.points
@@ -154,7 +154,7 @@ def test_the_sentence_says_what_a_day_costs(replayed: Replay) -> None:
     assert "75.0% of its queries follow an event within 24 h" in said
 
 
-def test_where_taste_is_constant_the_curve_is_flat() -> None:
+def test_delay_costs_nothing_when_taste_is_constant() -> None:
     task, towers = trained(log_of(list(taste())))
     flat = replay(task, towers, moments(task.log, from_ms=CUT_MS), parse_delays("1h,24h,7d"), k=10)
     found = flat.curves(ALL, seed=1)[KNOWN]
@@ -177,7 +177,7 @@ def test_without_a_delay_the_figures_are_those_of_the_evaluation(learnt: tuple[T
         np.testing.assert_allclose(found[setting].ndcg[0], per_user["ndcg"])
 
 
-def test_what_is_popular_is_judged_beside_the_delays_on_the_same_queries(learnt: tuple[Task, TwoTowers]) -> None:
+def test_the_popular_baseline_is_measured_on_the_same_queries(learnt: tuple[Task, TwoTowers]) -> None:
     """Every item is as popular as the others: five of sixty are right once in twelve times."""
     task, towers = learnt
     asked = moments(task.log, from_ms=CUT_MS)
@@ -238,7 +238,7 @@ def test_moments_are_the_baskets_of_known_and_new_users() -> None:
 
 
 def test_the_context_of_a_delayed_history_is_what_was_declared_by_then_else_what_the_query_tells() -> None:
-    rows = {
+    rows: dict[str, list[Any]] = {
         "user_id": ["a"] * 4,
         "item_id": ["i0", "i1", "i2", "i3"],
         "type": ["click"] * 4,
@@ -311,7 +311,7 @@ def test_delays_are_read_sorted_and_with_none_among_them() -> None:
 
 
 @pytest.mark.parametrize("text", ["1", "h", "1 week", "-1h", "1.5h"])
-def test_a_delay_that_is_none_is_named(text: str) -> None:
+def test_an_invalid_delay_is_named(text: str) -> None:
     with pytest.raises(Misconfigured, match="a delay is a number and one of s, min, h, d"):
         parse_delays(text)
 
@@ -369,7 +369,7 @@ def test_leave_one_out_data_needs_a_moment() -> None:
             split_of(data, text)
 
 
-def test_of_too_many_queries_the_same_ones_are_drawn_each_time() -> None:
+def test_sampling_queries_is_repeatable() -> None:
     log = log_of(list(sessions()))
     few = [queries_of(log, from_ms=CUT_MS, most=50, seed=2).start.tolist() for _ in range(2)]
     assert few[0] == few[1] == sorted(set(few[0]))

@@ -8,9 +8,10 @@ from math import log2
 import numpy as np
 import pytest
 
+from training.arrays import Ints, Shares
 from training.evaluation import metrics
 from training.evaluation.bootstrap import figures, resampled_means
-from training.evaluation.metrics import NOTHING, Ints, Shares, Targets, make_targets, top
+from training.evaluation.metrics import NOTHING, Targets, make_targets, top
 
 Metric = Callable[[Ints, Targets], Shares]
 

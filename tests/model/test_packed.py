@@ -1,7 +1,8 @@
 """Packed sequences: one pass answers what serving would answer at each event, and nothing sees what comes later."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -147,7 +148,7 @@ def test_one_pass_answers_what_serving_answers_at_each_event(log: Log, layers: i
     torch.testing.assert_close(every, alone, atol=1e-5, rtol=1e-5)
 
 
-def test_what_comes_later_changes_no_earlier_answer() -> None:
+def test_the_causal_tower_ignores_later_events() -> None:
     torch.manual_seed(0)
     tower = CausalUserTower(Features(dimension=16, history_length=5), heads=2, layers=2, dropout=0).eval()
     for parameter in tower.parameters():
@@ -176,12 +177,15 @@ def test_the_loss_of_single_targets_is_that_of_baskets_of_one(
     """In value and in every gradient."""
     log_q = None if correction is None else torch.linspace(-2, -0.1, 9).double()
     weight = torch.linspace(0.2, 1, 600).double()
-    how = {"log_inclusion": log_q, "correction": correction or CORRECTED, "seen": seen, "smoothing": smoothing}
-    found = []
-    for loss, rows in ((basket_loss, (torch.arange(600),)), (next_loss, ())):
+    how: dict[str, Any] = {"log_inclusion": log_q, "seen": seen, "smoothing": smoothing}
+    how["correction"] = correction or CORRECTED
+    found: list[list[torch.Tensor | None]] = []
+    losses: tuple[tuple[Callable[..., torch.Tensor], tuple[torch.Tensor, ...]], ...]
+    losses = ((basket_loss, (torch.arange(600),)), (next_loss, ()))
+    for loss, rows in losses:
         leaves = [USERS.clone(), ITEMS.clone(), torch.tensor(0.2).double()]
         users, items, temperature = (leaf.requires_grad_() for leaf in leaves)
-        value = loss(users, items, *rows, TARGETS, weight, temperature, **how)  # type: ignore[operator]
+        value: torch.Tensor = loss(users, items, *rows, TARGETS, weight, temperature, **how)
         value.backward()
         found.append([value.detach(), *(leaf.grad for leaf in leaves)])
     for one, other in zip(*found, strict=True):
@@ -194,7 +198,7 @@ def test_smoothing_is_the_cross_entropy_with_smoothed_labels() -> None:
     torch.testing.assert_close(loss, wanted)
 
 
-def test_what_a_user_had_before_is_found_for_each_example(log: Log) -> None:
+def test_seen_pairs_lists_the_items_before_each_example(log: Log) -> None:
     examples = task_of(log).examples
     row, item = seen_pairs(log, examples.take(np.array([3, 0])))
     np.testing.assert_array_equal(row, [0, 0, 0])

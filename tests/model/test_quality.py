@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.ring import ring
+from tests.support.ring import ring
 from training import quality
 from training.quality import averaged
 
@@ -34,8 +34,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def given(data: Path, **changes: object) -> Namespace:
-    kept = {"folder": data.parent / "runs", "results": data.parent / "results"}
-    usual = {"data": data, "dataset": None, "set": [], "seeds": (1,), "test": False, "threads": 1}
+    kept: dict[str, object] = {"folder": data.parent / "runs", "results": data.parent / "results"}
+    usual: dict[str, object] = {"data": data, "dataset": None, "set": [], "seeds": (1,), "test": False, "threads": 1}
     return Namespace(**(kept | usual | changes))
 
 

@@ -34,7 +34,7 @@ def test_a_table_of_weights_is_a_setting_too() -> None:
         ({"type_weights": 3}, "table of numbers by event type"),
     ],
 )
-def test_what_no_run_could_use_is_refused_in_words(settings: dict[str, object], message: str) -> None:
+def test_an_unusable_recipe_is_refused_with_the_reason(settings: dict[str, object], message: str) -> None:
     with pytest.raises(Misconfigured, match=message):
         changed(Recipe(), settings)
 

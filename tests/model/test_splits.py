@@ -138,7 +138,7 @@ def test_the_test_of_leave_one_out_fits_what_validation_did_unless_it_refits() -
 
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("name", ["validation", "test"])
-def test_what_is_judged_is_never_fitted(split: Split, name: str) -> None:
+def test_evaluation_baskets_are_never_in_the_training_part(split: Split, name: str) -> None:
     random = np.random.default_rng(3)
     story = [(f"u{random.integers(20):02}", int(random.integers(7))) for _ in range(300)]
     stage = stage_of(log_of(sorted(story)), split, name)

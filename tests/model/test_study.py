@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.ring import ring
+from tests.support.ring import ring
 from training import study
 
 DESCRIPTION = """

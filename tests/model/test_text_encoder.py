@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -30,7 +31,7 @@ def encoder(
 ) -> Path:
     """A folder with a tokenizer of six words and an encoder that looks each of them up in a fixed table."""
     folder.mkdir()
-    tokenizer = {
+    tokenizer: dict[str, Any] = {
         "version": "1.0",
         "truncation": None,
         "padding": None,
@@ -97,6 +98,7 @@ def test_a_tower_with_an_encoder_in_front_answers_from_ids_what_it_learnt_from_v
     arrays = recipe.features().item_inputs(list(ITEMS.items()))
     items = (torch.from_numpy(arrays[TOKENS]), torch.from_numpy(arrays[NUMERIC]), torch.from_numpy(encoded.sentences))
     towers = _untrained(recipe, features, items)
+    assert towers.item.sentence is not None
     torch.nn.init.normal_(towers.item.sentence.weight)
     export_towers(towers, features, items, tmp_path / "out", space=1, facts={}, encoded=encoded)
     folder = tmp_path / "out" / ITEM_TOWER / "1"
@@ -125,7 +127,7 @@ def test_towers_with_an_encoder_are_saved_and_loaded(tmp_path: Path) -> None:
         torch.testing.assert_close(again.towers.item(*items)[0], towers.eval().item(*items)[0])
 
 
-def test_what_is_no_encoder_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_text_encoder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Misconfigured, match=r"a folder with model\.onnx and tokenizer\.json"):
         encode_catalogue(tmp_path, ITEMS, open_tokenizer)
     with pytest.raises(Misconfigured, match=r"takes \['attention_mask', 'wrong'\]; expected input_ids"):

@@ -120,7 +120,7 @@ def test_every_way_to_train_solves_what_can_be_learnt(
     assert recall(log, stage, task, fit(task, recipe, seed=1)) > 0.6
 
 
-def test_noise_does_not_score() -> None:
+def test_a_model_of_noise_scores_at_chance() -> None:
     """There is nothing to learn: 10 of 72 items are right by chance 10/72 of the time."""
     log = shopping(learnable=False)
     task, stage = task_of(log)
@@ -230,10 +230,10 @@ def test_disliked_things_are_kept_away_from() -> None:
     fitted = fit(task, replace(RECIPE, epochs=20), seed=1)
     judged = stage.judge_all  # also the moments at which a dislike comes next: it is no wish
     scores = tower_scorer(fitted.towers, task)(judged).reshape(len(judged), GROUPS, EACH).mean(2)
-    hates = np.array([TYPE_CODES["dislike"] in log.kind[s - 2 : s] for s in judged.start])
-    assert 0.4 < hates.mean() < 0.6
-    assert (scores[hates, 2] > scores[hates, 1]).mean() > 0.9
-    assert (scores[~hates, 1] > scores[~hates, 2]).mean() > 0.9
+    disliked = np.array([TYPE_CODES["dislike"] in log.kind[s - 2 : s] for s in judged.start])
+    assert 0.4 < disliked.mean() < 0.6
+    assert (scores[disliked, 2] > scores[disliked, 1]).mean() > 0.9
+    assert (scores[~disliked, 1] > scores[~disliked, 2]).mean() > 0.9
 
 
 def test_the_country_alone_tells_newcomers_apart() -> None:
@@ -335,7 +335,7 @@ def _as_frame(log: Log) -> pl.DataFrame:
     )
 
 
-def test_nothing_to_learn_from_is_said_in_words() -> None:
+def test_a_log_without_examples_is_refused_with_the_reason() -> None:
     log = make_log(events_of([("ann", "0-0", 6, "purchase")]), list(CATALOGUE))
     with pytest.raises(Misconfigured, match="no example to train on"):
         task_of(log)

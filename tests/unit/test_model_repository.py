@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from local.layout import ROOT
 from nearline.adapters.triton import tensors_of
 from nearline.features import ITEM_TOWER, USER_TOWER, Features, digest_of, features_of
 from training.data.dataset import load_dataset
 
-ROOT = Path(__file__).parents[2]
 REPOSITORY = ROOT / "model_repository"
 VERSIONS = sorted(path.parent for path in REPOSITORY.glob("*/*/config.json"))
 

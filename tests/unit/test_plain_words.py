@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from local.layout import ROOT
+
 # A phrase, and what to write instead. docs/contributing.md has the rule behind the list.
 BANNED = {
     r"\bon show\b": "available",

@@ -11,12 +11,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from typer.testing import CliRunner
 
+from local.layout import ROOT
 from nearline.adapters.tokens import UserTokens
 from nearline.cli.app import app
 from nearline.events import EVENT_TYPES, decode_event
 from nearline.settings import Settings
 
-ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text()
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 SENDING = (ROOT / "docs" / "sending.md").read_text()
@@ -67,7 +67,8 @@ def test_every_nearline_command_in_the_readme_is_one(words: list[str]) -> None:
 
 def json_in(page: str, part: str) -> str:
     """The first JSON block of *page* that holds *part*."""
-    return next(block for block in re.findall(r"```json\n(.*?)```", page, re.DOTALL) if part in block)
+    blocks: list[str] = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    return next(block for block in blocks if part in block)
 
 
 def test_the_click_that_a_producer_sends_is_a_valid_event() -> None:

@@ -3,7 +3,7 @@
 // It is the loader of docker compose itself, without an engine, so a machine that cannot run containers still finds what
 // compose finds: unknown keys, undefined services, volumes and secrets, cycles, bad durations and ports, missing variables.
 // All profiles are on, or their services would not be looked at.
-// What compose does not look at is in tests/unit/test_compose.py.
+// What compose does not look at is in tests/unit/deploy/test_compose.py.
 package main
 
 import (

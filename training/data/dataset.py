@@ -43,10 +43,11 @@ from nearline.events import EVENT_TYPES
 from nearline.features import TYPE_CODES
 from nearline.items import Item
 from nearline.tables import files_of, scan
-from training.data.catalogue import Catalogue, read_items
+from training.arrays import Ints
+from training.data.dataset_items import DatasetItems, read_items
 from training.data.events import Survey, declared_by_users, finished, kept_rows, survey, typed
-from training.data.log import Ints, Log, chunks, make_log, open_log
-from training.data.parts import build_log, read_notes
+from training.data.log import Log, chunks, make_log, open_log
+from training.data.log_building import build_log, read_notes
 from training.data.splits import STAGES, LeaveOneOut, Split, Stage, every_basket, split_by, stage_of
 
 MEMORY = Path("build/train/data")
@@ -117,7 +118,7 @@ def _prepared(folder: Path, about: Description) -> Dataset:
     prepared = load_online_retail(folder)
     columns = replace(about, interactions=Table(ONLINE_RETAIL_FILE, {"time": "time_ms"}), time_unit="ms")
     losses = Counter({f"rows dropped: {reason}": count for reason, count in prepared.dropped.items()})
-    catalogue = Catalogue(dict(prepared.items), (), losses)
+    catalogue = DatasetItems(dict(prepared.items), (), losses)
     digest = _digest([folder / ONLINE_RETAIL_FILE], folder, about)
     frame = typed(prepared.events.lazy(), columns, ONLINE_RETAIL_FILE)
     loaded = _in_memory(folder, columns, catalogue, frame, digest)
@@ -133,7 +134,7 @@ def _of_files(folder: Path, about: Description, memory: Path, rows_per_part: int
     of_users = None if users is None else _scanned(users, about.users, USER_COLUMNS)
     told = None if users is None or of_users is None else declared_by_users(of_users, about.users, users.name)
     frame = typed(raw, about, about.interactions.file, told)
-    catalogue = Catalogue({}, (), {}) if items is None else read_items(items, about.items, about.attributes)
+    catalogue = DatasetItems({}, (), {}) if items is None else read_items(items, about.items, about.attributes)
     digest = _digest([path for path in (events, items, users) if path is not None], folder, about)
     if raw.select(pl.len()).collect().item() <= rows_per_part:
         return _in_memory(folder, about, catalogue, frame, digest)
@@ -145,7 +146,7 @@ def _scanned(path: Path, table: Table, texts: tuple[str, ...]) -> pl.LazyFrame:
     return scan(path, {table.columns.get(name, name) for name in texts})
 
 
-def _in_memory(folder: Path, about: Description, catalogue: Catalogue, frame: pl.LazyFrame, digest: str) -> Dataset:
+def _in_memory(folder: Path, about: Description, catalogue: DatasetItems, frame: pl.LazyFrame, digest: str) -> Dataset:
     held = frame.collect().lazy()
     found = survey(held, about.time_unit)
     items, counted = _with_missing(catalogue, found.item_ids)
@@ -158,7 +159,7 @@ def _in_memory(folder: Path, about: Description, catalogue: Catalogue, frame: pl
 def _in_parts(
     folder: Path,
     about: Description,
-    catalogue: Catalogue,
+    catalogue: DatasetItems,
     frame: pl.LazyFrame,
     digest: str,
     memory: Path,
@@ -190,7 +191,7 @@ def _never_ms(about: Description, found: Survey) -> int | None:
     return found.earliest_ms if about.split.kind == LEAVE_ONE_OUT else None
 
 
-def _with_missing(catalogue: Catalogue, met: tuple[str, ...]) -> tuple[dict[str, Item], Counter[str]]:
+def _with_missing(catalogue: DatasetItems, met: tuple[str, ...]) -> tuple[dict[str, Item], Counter[str]]:
     """The catalogue with an item for every id in *met* that it lacks, titled by its id."""
     missing = {item_id: Item(item_id) for item_id in met if item_id not in catalogue.items}
     counted = Counter({name: count for name, count in catalogue.counted.items() if count})

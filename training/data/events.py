@@ -17,7 +17,7 @@ from nearline.events import EVENT_TYPES, EventType
 from nearline.ids import MAX_ID_BYTES
 from nearline.signals import CONTEXT_KEYS
 from nearline.tables import IN_MS, columns_in, joined, text_id, time_in_ms
-from training.data.catalogue import CONTROL, bad_id
+from training.data.dataset_items import CONTROL, bad_id
 
 EARLIEST_MS = int(datetime(1980, 1, 1, tzinfo=UTC).timestamp() * 1000)
 LATEST_MS = int(datetime(2100, 1, 1, tzinfo=UTC).timestamp() * 1000)

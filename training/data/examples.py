@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nearline.features import HISTORY_LENGTH, ages
-from training.data.log import Ints, Log
+from training.arrays import Ints
+from training.data.log import Log
 
 PADDING = -1
 

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from nearline.events import EVENT_TYPES
 from nearline.features import SEVERAL
 from nearline.signals import CONTEXT_KEYS, kept_context
+from training.arrays import Ints
 
-Ints = NDArray[np.int64]
-Columns = Mapping[str, NDArray[Any]]
+LogColumns = Mapping[str, NDArray[Any]]
 CHUNK = 8_000_000  # rows that are looked at together where a whole column might not fit
 COLUMNS: Mapping[str, type[np.generic]] = {
     "user": np.int32,
@@ -107,7 +107,7 @@ class Contexts:
         return self._rows.setdefault(text, len(self._rows))
 
 
-def columns_of(events: pl.DataFrame, item_ids: Sequence[str], contexts: Contexts, *, joint: bool) -> Columns:
+def columns_of(events: pl.DataFrame, item_ids: Sequence[str], contexts: Contexts, *, joint: bool) -> LogColumns:
     """The columns of a log that holds *events* alone; new contexts are added to *contexts*."""
     ordered = _declared_so_far(in_order(events))
     changed = _changes(ordered["user_id"])
@@ -182,7 +182,7 @@ def chunks(length: int, size: int = CHUNK) -> Iterator[slice]:
     return (slice(start, min(start + size, length)) for start in range(0, length, size))
 
 
-def write_log(parts: Iterable[Columns], contexts: Contexts, folder: Path) -> None:
+def write_log(parts: Iterable[LogColumns], contexts: Contexts, folder: Path) -> None:
     """Append *parts*, each with users of its own, to one file for each column in *folder*, for ``open_log``."""
     events = users = 0
     files = {name: (folder / name).open("wb") for name in COLUMNS}

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from nearline.dataset_description import LEAVE_ONE_OUT, SplitRule
 from nearline.errors import Misconfigured
+from training.arrays import Ints
 from training.data.examples import Baskets
-from training.data.log import Ints, Log, chunks
+from training.data.log import Log, chunks
 
 VALIDATION, TEST = "validation", "test"
 STAGES = (VALIDATION, TEST)

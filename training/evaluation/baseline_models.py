@@ -31,7 +31,8 @@ from rectools.models import EASEModel, ImplicitALSWrapperModel, ImplicitItemKNNW
 from scipy import sparse
 from threadpoolctl import threadpool_limits
 
-from training.evaluation.metrics import Floats, Ints, Mask, top
+from training.arrays import Bools, Floats, Ints
+from training.evaluation.metrics import top
 
 _CELLS_AT_ONCE = 4_000_000
 _NEIGHBOURS = {"cosine": CosineRecommender, "tfidf": TFIDFRecommender, "bm25": BM25Recommender}
@@ -41,7 +42,7 @@ Score = Callable[[slice], Floats]
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FitEvents:
     """The events that models learn from, sorted by user, then time; ``basket`` grows along them."""
 
     user: Ints
@@ -60,7 +61,7 @@ class Fitted:
         """The events for RecTools, one of weight 1 for each pair of user and item."""
         return Dataset.construct(self.events().drop_duplicates([Columns.User, Columns.Item], keep="last"))
 
-    def known(self) -> Mask:
+    def known(self) -> Bools:
         """The items with an event, (items,): no other is ever answered."""
         return np.bincount(self.item, minlength=self.items) > 0
 
@@ -72,7 +73,7 @@ class Fitted:
 
 
 @dataclass(frozen=True)
-class Asked:
+class AskedHistories:
     """The history of each asked user: ``step`` 1 is the last basket before the question, 2 the one before it."""
 
     row: Ints
@@ -94,7 +95,7 @@ def _ones(row: Ints, column: Ints, shape: tuple[int, int]) -> sparse.csr_matrix:
     return matrix
 
 
-def popular(fitted: Fitted, asked: Asked, *, by: str, days: int | None = None) -> Score:
+def popular(fitted: FitEvents, asked: AskedHistories, *, by: str, days: int | None = None) -> Score:
     """The same ranking for everyone: users or interactions of the last *days* before the cut (None: of all time).
 
     Items without an event in those days come after, by their popularity of all time.
@@ -109,7 +110,7 @@ def popular(fitted: Fitted, asked: Asked, *, by: str, days: int | None = None) -
     return lambda rows: np.repeat(ranked, rows.stop - rows.start, axis=0)
 
 
-def knn(fitted: Fitted, asked: Asked, *, weighting: str, neighbours: int) -> Score:
+def knn(fitted: FitEvents, asked: AskedHistories, *, weighting: str, neighbours: int) -> Score:
     """Items like those of the history: the similarities of the nearest *neighbours* of each, summed."""
     dataset = fitted.dataset()
     model = ImplicitItemKNNWrapperModel(_NEIGHBOURS[weighting](K=neighbours)).fit(dataset)
@@ -117,7 +118,7 @@ def knn(fitted: Fitted, asked: Asked, *, weighting: str, neighbours: int) -> Sco
     return _from_items(fitted, asked, dataset, lambda history: (history @ similarity).toarray(), positive=True)
 
 
-def ease(fitted: Fitted, asked: Asked, *, regularization: float, transposed: bool = False) -> Score:
+def ease(fitted: FitEvents, asked: AskedHistories, *, regularization: float, transposed: bool = False) -> Score:
     """EASE (arXiv 1905.03375): the closed-form item-item weights B, applied to the history X as X B.
 
     RecTools' own ``recommend`` ranks by X B^T (*transposed*): the same weights, each row scaled otherwise.
@@ -129,7 +130,14 @@ def ease(fitted: Fitted, asked: Asked, *, regularization: float, transposed: boo
 
 
 def als(
-    fitted: Fitted, asked: Asked, *, factors: int, alpha: float, regularization: float, iterations: int, seed: int
+    fitted: FitEvents,
+    asked: AskedHistories,
+    *,
+    factors: int,
+    alpha: float,
+    regularization: float,
+    iterations: int,
+    seed: int,
 ) -> Score:
     """Implicit ALS; the user's factor is computed again from the history, with the item factors of the fit."""
     dataset = fitted.dataset()
@@ -146,7 +154,7 @@ def als(
     return _from_items(fitted, asked, dataset, scores)
 
 
-def markov(fitted: Fitted, asked: Asked, *, window: int, decay: float, shrink: float, lift: float) -> Score:
+def markov(fitted: FitEvents, asked: AskedHistories, *, window: int, decay: float, shrink: float, lift: float) -> Score:
     """What came in the next basket after each item of the last one; with *window* > 1 also further on, decayed.
 
     A pair that lies *gap* baskets apart counts ``decay ** (gap - 1)``, in the fit and for the history. What an item led
@@ -171,15 +179,15 @@ def markov(fitted: Fitted, asked: Asked, *, window: int, decay: float, shrink: f
     return lambda rows: topped_up((history[rows] @ chances).toarray(), fitted)
 
 
-def topped_up(scores: Floats, fitted: Fitted) -> Floats:
+def topped_up(scores: Floats, fitted: FitEvents) -> Floats:
     """Non-negative *scores*, where what has none is ranked by popularity below, and what was not fitted is out."""
     topped: Floats = np.where(scores > 0, scores, fitted.below)
     return topped
 
 
 def _from_items(
-    fitted: Fitted,
-    asked: Asked,
+    fitted: FitEvents,
+    asked: AskedHistories,
     dataset: Dataset,
     score: Callable[[sparse.csr_matrix], Floats],
     *,
@@ -211,7 +219,7 @@ MODELS: Mapping[str, Callable[..., Score]] = {
 }
 
 
-def best(score: Score, asked: Asked, candidates: Mask, depth: int) -> tuple[NDArray[np.int32], Floats]:
+def best(score: Score, asked: AskedHistories, candidates: Bools, depth: int) -> tuple[NDArray[np.int32], Floats]:
     """The *depth* best items of each user, once of all candidates and once of those new to the user: (users, 2 depth).
 
     A ranking of either kind up to *depth* can be made from these as from all scores, ties by column included.
@@ -236,10 +244,10 @@ def main() -> None:
     """Carry out the request that lies in the folder named by the first argument."""
     folder = Path(sys.argv[1])
     request: Mapping[str, Any] = json.loads((folder / "request.json").read_text())
-    fitted = Fitted(**np.load(folder / "fitted.npz"), items=request["items"])
+    fitted = FitEvents(**np.load(folder / "fitted.npz"), items=request["items"])
     given = dict(np.load(folder / "asked.npz"))
     candidates = given.pop("candidates")
-    asked = Asked(**given, users=request["users"])
+    asked = AskedHistories(**given, users=request["users"])
     for number, run in enumerate(request["runs"]):
         began = time.monotonic()
         columns, values = best(

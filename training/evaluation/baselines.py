@@ -23,12 +23,13 @@ from rich.table import Table
 
 from nearline.errors import Misconfigured
 from nearline.features import TYPE_CODES
+from training.arrays import Bools, Floats, Ints
 from training.data.dataset import Dataset, load_dataset
 from training.data.examples import Baskets, event_pairs
 from training.data.log import Log
 from training.data.splits import STAGES, LeaveOneOut, every_basket, stage_of
 from training.evaluation.evaluate import NEW, SETTINGS, K, Scorer, as_json, evaluate, history_of
-from training.evaluation.metrics import NOTHING, Floats, Ints, Mask
+from training.evaluation.metrics import NOTHING
 from training.evaluation.tables import all_tables, wide_console
 
 _ROOT = Path(__file__).parents[2]
@@ -91,12 +92,12 @@ class _Answered:
 @contextmanager
 def answered(
     log: Log,
-    fitted: Mask,
+    fitted: Bools,
     asked: Baskets,
     baselines: Sequence[Baseline],
     *,
     depth: int = 100,
-    candidates: Mask | None = None,
+    candidates: Bools | None = None,
     threads: int = 2,
     verbose: bool = False,
 ) -> Iterator[Callable[[int], Scorer]]:
@@ -125,7 +126,7 @@ def answered(
         yield scorer
 
 
-def _write(folder: Path, log: Log, fitted: Mask, asked: Baskets, candidates: Mask | None) -> None:
+def _write(folder: Path, log: Log, fitted: Bools, asked: Baskets, candidates: Bools | None) -> None:
     liked = ~np.isin(log.kind, _NEGATIVE)
     starts = every_basket(log).start
     learnt = np.flatnonzero(fitted & liked)
@@ -164,7 +165,7 @@ def _run(folder: Path, threads: int) -> None:
 
 def choose(
     log: Log,
-    fitted: Mask,
+    fitted: Bools,
     asked: Baskets,
     grids: Mapping[str, Sequence[Baseline]] = GRIDS,
     *,
@@ -192,18 +193,18 @@ def choose(
     return choices
 
 
-def _figures(scorer: Scorer, log: Log, fitted: Mask, asked: Baskets, k: int) -> dict[str, float]:
+def _figures(scorer: Scorer, log: Log, fitted: Bools, asked: Baskets, k: int) -> dict[str, float]:
     report = evaluate({"": scorer}, log, fitted, asked, k=k, settings=(NEW,))[""]
     return {name: report.settings[NEW].figures[name].mean for name in ("recall", "ndcg")}
 
 
 def fit_chosen(
     log: Log,
-    fitted: Mask,
+    fitted: Bools,
     asked: Baskets,
     choices: Mapping[str, Choice],
     *,
-    candidates: Mask | None = None,
+    candidates: Bools | None = None,
     threads: int = 2,
     verbose: bool = False,
 ) -> Mapping[str, Scorer]:

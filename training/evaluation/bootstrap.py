@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-Shares = NDArray[np.float64]
+from training.arrays import Shares
 
 RESAMPLES = 1_000
 LEVEL = 0.95

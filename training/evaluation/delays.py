@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nearline.errors import Misconfigured
+from training.arrays import Bools, Ints, Shares
 from training.data.examples import Baskets, Batch, make_batch
-from training.data.log import Ints, Log, chunks
+from training.data.log import Log, chunks
 from training.data.splits import every_basket
 from training.evaluation.bootstrap import RESAMPLES, Figure, figure
-from training.evaluation.metrics import Mask, Shares
 
 SECOND_MS, MINUTE_MS, HOUR_MS, DAY_MS = 1_000, 60_000, 3_600_000, 86_400_000
 NEVER_MS = 2**62  # since a user's newest event, where there is none; as a delay: an answer that needs no history
@@ -114,7 +114,7 @@ class Judged:
     ndcg: Shares
     hits: Shares
 
-    def only(self, kept: Mask) -> "Judged":
+    def only(self, kept: Bools) -> "Judged":
         """The queries that *kept* (queries,) marks."""
         parts = (values[:, kept] for values in (self.recall, self.ndcg, self.hits))
         return Judged(self.delays_ms, self.user[kept], *parts)

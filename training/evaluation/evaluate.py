@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nearline.errors import BadAnswer, Misconfigured
+from training.arrays import Bools, Floats, Ints, Shares
 from training.data.examples import Baskets, event_pairs, item_counts
 from training.data.log import Log
 from training.evaluation import bootstrap, metrics, slices
 from training.evaluation.bootstrap import Figure
-from training.evaluation.metrics import Floats, Ints, Mask, Shares, Targets, make_targets, top
+from training.evaluation.metrics import Targets, make_targets, top
 from training.evaluation.slices import Slice
 
 K = 20
@@ -44,8 +45,8 @@ class Question:
     asked: Baskets
     k: int = K
     settings: tuple[str, ...] = SETTINGS
-    candidates: Mask | None = None  # (items,) what may be answered and found; None: the full catalogue
-    among: Mask | None = None  # (items,) targets outside it do not count (cold items); answers are not restricted
+    candidates: Bools | None = None  # (items,) what may be answered and found; None: the full catalogue
+    among: Bools | None = None  # (items,) targets outside it do not count (cold items); answers are not restricted
 
 
 @dataclass(frozen=True)
@@ -97,13 +98,13 @@ def headline(scorer: Scorer, log: Log, asked: Baskets, k: int) -> dict[str, floa
 def evaluate(
     scorers: Mapping[str, Scorer],
     log: Log,
-    fitted: Mask,
+    fitted: Bools,
     asked: Baskets,
     *,
     k: int = K,
     settings: tuple[str, ...] = SETTINGS,
-    candidates: Mask | None = None,
-    among: Mask | None = None,
+    candidates: Bools | None = None,
+    among: Bools | None = None,
     group: str | None = None,
     seed: int = 0,
 ) -> Mapping[str, Report]:

@@ -12,10 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Ints = NDArray[np.int64]
-Mask = NDArray[np.bool_]
-Floats = NDArray[np.float32]
-Shares = NDArray[np.float64]
+from training.arrays import Bools, Floats, Ints, Shares
 
 NOTHING = -1
 
@@ -33,7 +30,7 @@ class Targets:
         """How many targets each user has, (users,)."""
         return np.bincount(self.user, minlength=self.users)
 
-    def where(self, kept: Mask) -> "Targets":
+    def where(self, kept: Bools) -> "Targets":
         """The pairs that *kept* marks, for the same users."""
         return Targets(self.user[kept], self.item[kept], self.users)
 
@@ -58,7 +55,7 @@ def top(scores: Floats, k: int) -> Ints:
     return ranked
 
 
-def hits(ranked: Ints, targets: Targets) -> Mask:
+def hits(ranked: Ints, targets: Targets) -> Bools:
     """Whether each answer is one of its user's targets, (users, k)."""
     found = np.zeros(ranked.shape, dtype=bool)
     place = places(ranked, targets)

@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nearline.hashing import hash64_all
+from training.arrays import Bools, Ints, Shares
 from training.data.examples import Baskets
 from training.data.log import Log
 from training.evaluation import bootstrap
-from training.evaluation.metrics import Ints, Mask, Shares, Targets
+from training.evaluation.metrics import Targets
 
 LEAST_USERS = 50  # a smaller group says more about its few users than about the model
 UNKNOWN = "unknown"
@@ -86,7 +87,7 @@ def by_group(per_user: Mapping[str, Shares], groups: NDArray[Any], least: int = 
     return tuple(_means(str(names[at]), per_user, groups == names[at]) for at in order if counts[at] >= least)
 
 
-def _means(label: str, per_user: Mapping[str, Shares], of: Mask) -> Slice:
+def _means(label: str, per_user: Mapping[str, Shares], of: Bools) -> Slice:
     return Slice(label, int(of.sum()), {name: float(values[of].mean()) for name, values in per_user.items()})
 
 
@@ -122,7 +123,7 @@ def _has(context: Mapping[str, Any], signal: str) -> bool:
     return context.get(signal) is not None
 
 
-def held_out_items(item_ids: Sequence[str], share: float = 0.1) -> Mask:
+def held_out_items(item_ids: Sequence[str], share: float = 0.1) -> Bools:
     """The items that a cold-start run must not see: *share* of all by a stable hash of the id, (items,)."""
     hashes = hash64_all([f"held out:{item_id}" for item_id in item_ids])
     return hashes % np.uint64(10_000) < round(share * 10_000)

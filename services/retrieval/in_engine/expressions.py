@@ -27,7 +27,7 @@ from nearline.filters import (
     Value,
 )
 from nearline.hashing import hash64
-from nearline.item_vectors import Shown
+from nearline.item_vectors import ItemFields
 from nearline.items import Attribute
 
 _SIGNS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
@@ -35,12 +35,12 @@ _OPPOSITE = {"<": ">=", "<=": ">", ">": "<=", ">=": "<"}
 _PRESENT, _A_NUMBER = "present", "a number"
 
 
-def facts_of(shown: Shown) -> tuple[int, ...]:
+def facts_of(shown: ItemFields) -> tuple[int, ...]:
     """The item's facts: its values, which fields are present, and which are numbers; hashes below 2**63."""
     return tuple(sorted({fact for name, value in _fields(shown) for fact in _facts(name, value)}))
 
 
-def numbers_of(shown: Shown) -> dict[str, float]:
+def numbers_of(shown: ItemFields) -> dict[str, float]:
     """The numeric attributes, under names that need no quotes in an expression."""
     return {_key(ATTRIBUTE + name): float(value) for name, value in shown.attributes.items() if _is_number(value)}
 
@@ -60,7 +60,7 @@ def excluding(item_hashes: list[int]) -> str:
     return f"item_hash not in {item_hashes}" if item_hashes else ""
 
 
-def passes(node: Node, shown: Shown) -> bool:
+def passes(node: Node, shown: ItemFields) -> bool:
     """Whether an item passes *node*, evaluated here: for the few items that a replica has in memory."""
     match node:
         case Not(part):
@@ -114,7 +114,7 @@ def _not_compared(name: str, sign: str, bound: float) -> str:
     return f"({_has([_fact(kind, name)], False)} or {_compared(name, _OPPOSITE[sign], bound)})"
 
 
-def _fields(shown: Shown) -> Iterator[tuple[str, Attribute | None]]:
+def _fields(shown: ItemFields) -> Iterator[tuple[str, Attribute | None]]:
     for name in (*TEXTS, *NUMBERS):
         yield name, getattr(shown, name)
     for name, value in shown.attributes.items():
@@ -144,7 +144,7 @@ def _key(name: str) -> str:
     return f"n{hash64(name):016x}"
 
 
-def _value(shown: Shown, name: str) -> Attribute | None:
+def _value(shown: ItemFields, name: str) -> Attribute | None:
     if name.startswith(ATTRIBUTE):
         return shown.attributes.get(name.removeprefix(ATTRIBUTE))
     value: Attribute | None = getattr(shown, name)

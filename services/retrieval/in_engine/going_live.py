@@ -8,7 +8,7 @@ from nearline.item_engine import ItemEngine
 from nearline.space import Space
 from nearline.telemetry import get_logger
 
-Offsets = Mapping[int, int]  # by partition
+PartitionOffsets = Mapping[int, int]  # by partition
 
 
 class GoingLive:
@@ -21,14 +21,14 @@ class GoingLive:
         self,
         engine: ItemEngine,
         space: Space,
-        ends: Callable[[], Awaitable[Offsets]],
-        written: Callable[[], Awaitable[Offsets]],
+        ends: Callable[[], Awaitable[PartitionOffsets]],
+        written: Callable[[], Awaitable[PartitionOffsets]],
     ) -> None:
         self._engine = engine
         self._space = space
         self._ends = ends
         self._written = written
-        self._wanted: Offsets | None = None
+        self._wanted: PartitionOffsets | None = None
         self.complete = False
 
     async def run(self, every_s: float = 0.5) -> None:

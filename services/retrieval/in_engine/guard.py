@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from nearline.item_engine import Found, ItemEngine
+from nearline.item_engine import EngineHits, ItemEngine
 from nearline.telemetry import counter, gauge
 from services.retrieval.breaker import Breaker
 
@@ -29,7 +29,7 @@ class GuardedEngine:
         """Whether the engine has answered at least once."""
         return self._breaker.answered
 
-    async def search(self, vector: NDArray[np.float32], limit: int, where: str) -> Found:
+    async def search(self, vector: NDArray[np.float32], limit: int, where: str) -> EngineHits:
         """As the engine's; ``Unavailable`` at once while the breaker is open."""
         return await self._breaker.ask(lambda: self._engine.search(vector, limit, where))
 

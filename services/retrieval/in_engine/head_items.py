@@ -14,7 +14,7 @@ from sortedcontainers import SortedList
 from nearline.errors import Unavailable
 from nearline.hashing import hash64
 from nearline.item_engine import MAX_RESULTS, Card, ItemEngine
-from nearline.item_vectors import Shown
+from nearline.item_vectors import ItemFields
 from nearline.log import Record
 from nearline.popularity import decode_popularity
 from nearline.telemetry import gauge, get_logger
@@ -37,12 +37,12 @@ class HeadItem:
     version: int
     item_hash: int
     printed: bytes
-    shown: Shown
+    shown: ItemFields
 
 
 def known_from(card: Card) -> HeadItem:
     """The item of *card*."""
-    shown = Shown(**shown_fields(card.printed))  # type: ignore[arg-type]
+    shown = ItemFields(**shown_fields(card.printed))  # type: ignore[arg-type]
     return HeadItem(card.version, hash64(card.item_id), card.printed, shown)
 
 

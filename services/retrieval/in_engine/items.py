@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from nearline.errors import Unavailable
 from nearline.filters import Filter
 from nearline.hashing import hash64, hash64_all
-from nearline.item_engine import MAX_RESULTS, Found, ItemEngine
-from nearline.item_vectors import Shown
+from nearline.item_engine import MAX_RESULTS, EngineHits, ItemEngine
+from nearline.item_vectors import ItemFields
 from nearline.user_documents import Hashes
 from services.retrieval.in_engine.expressions import both, excluding, passes, translate
 from services.retrieval.in_engine.guard import GuardedEngine
@@ -67,7 +67,7 @@ class EngineItems:
 
     def passing(self, filter: Filter, items: Candidates) -> NDArray[np.bool_]:
         """Whether each of *items* passes *filter*."""
-        shown = (Shown(**shown_fields(printed)) for printed in items.printed)  # type: ignore[arg-type]
+        shown = (ItemFields(**shown_fields(printed)) for printed in items.printed)  # type: ignore[arg-type]
         return np.array([passes(filter.node, each) for each in shown], bool)
 
     async def pick(
@@ -75,7 +75,7 @@ class EngineItems:
     ) -> Candidates:
         """The first *places* of *ranked* that are available and not *taken*, in their order and with their scores."""
         refused = set(excluded.tolist())
-        found: Found = []
+        found: EngineHits = []
         rest = iter(ranked)
         while len(found) < places and (chunk := list(islice(rest, _CHUNK))):
             others = await self._others([item_id for item_id, _ in chunk])
@@ -113,6 +113,6 @@ class EngineItems:
         return {card.item_id: known_from(card) for card in cards}
 
 
-def _picked(found: Found) -> Candidates:
+def _picked(found: EngineHits) -> Candidates:
     scores = np.array([score for _, _, score in found], np.float64)
     return Candidates([item_id for item_id, _, _ in found], [printed for _, printed, _ in found], scores)

@@ -5,7 +5,9 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 
-from nearline.adapters.kafka import GroupReader, TableReader, committed, log_extent
+from nearline.adapters.kafka.admin import committed, log_extent
+from nearline.adapters.kafka.group_reader import GroupReader
+from nearline.adapters.kafka.table_reader import TableReader
 from nearline.errors import Unavailable
 from nearline.followers import Follower
 from nearline.item_engine import ItemEngine

@@ -6,13 +6,13 @@ from numpy.typing import NDArray
 from nearline.errors import BadInput, SpaceMismatch
 from nearline.hashing import hash64
 from nearline.ids import check_id
-from nearline.item_engine import MAX_PRINTED, Row
+from nearline.item_engine import MAX_PRINTED, EngineRow
 from nearline.item_vectors import ItemVector
 from services.retrieval.in_engine.expressions import facts_of, numbers_of
 from services.retrieval.items.printed import render
 
 
-def row_of(item: ItemVector, vector: NDArray[np.float32], dimension: int) -> Row:
+def row_of(item: ItemVector, vector: NDArray[np.float32], dimension: int) -> EngineRow:
     """The row of *item*, which is available, with *vector*.
 
     ``SpaceMismatch`` with both numbers if the vector is not of *dimension*, ``BadInput`` if the vector is not finite,
@@ -32,7 +32,7 @@ def row_of(item: ItemVector, vector: NDArray[np.float32], dimension: int) -> Row
         )
     shown = item.shown
     listed_ms = None if shown.listed_ms is None else float(shown.listed_ms)
-    return Row(
+    return EngineRow(
         item.item_id,
         item.version,
         hash64(item.item_id),

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from nearline.errors import BadInput, NearlineError, Unavailable
 from nearline.ids import check_id
-from nearline.item_engine import Card, ItemEngine, Row
+from nearline.item_engine import Card, EngineRow, ItemEngine
 from nearline.item_vectors import decode_item_vector
 from nearline.log import Record
 from nearline.reasons import reasons_of
@@ -28,11 +28,11 @@ REASONS = reasons_of("ids", "item_vectors", others=("bad_vector", "too_large", "
 _REFUSED = counter("engine_records_refused_total", "Invalid records, which were skipped", "reason", known=REASONS)
 _AWAY = counter("engine_writer_waits_total", "Attempts in which the engine or the log was down")
 
-RowChange = Row | int | None  # put this row; hide the item at this version; delete it
+RowChange = EngineRow | int | None  # put this row; hide the item at this version; delete it
 
 
 class VectorReader(Protocol):
-    """A group reader (nearline/adapters/kafka.py: GroupReader)."""
+    """A group reader (nearline/adapters/kafka/group_reader.py)."""
 
     async def open(self) -> None: ...
     async def poll(self) -> list[Record]: ...
@@ -125,7 +125,7 @@ class Writer:
             for item_id, change in changes.items()
             if change is None or _version(change) >= known.get(item_id, _version(change))
         }
-        shown = [change for change in news.values() if isinstance(change, Row)]
+        shown = [change for change in news.values() if isinstance(change, EngineRow)]
         hidden = {item_id: change for item_id, change in news.items() if isinstance(change, int)}
         forgotten = [item_id for item_id, change in news.items() if change is None]
         await self._engine.hide(hidden)
@@ -146,5 +146,5 @@ class Writer:
         return row_of(item, item.candidate, self._space.dimension)
 
 
-def _version(change: Row | int) -> int:
+def _version(change: EngineRow | int) -> int:
     return change if isinstance(change, int) else change.version

@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from nearline.errors import BadInput, SpaceMismatch
 from nearline.filters import Filter
 from nearline.hashing import hash64
-from nearline.item_vectors import ItemVector, Shown
+from nearline.item_vectors import ItemFields, ItemVector
 from nearline.user_documents import Hashes
-from services.retrieval.in_process.columns import Columns
-from services.retrieval.in_process.histories import NO_ROW, Histories
+from services.retrieval.in_process.columns import FieldColumns
+from services.retrieval.in_process.graphs import Slots
+from services.retrieval.in_process.histories import NO_ROW, HistoryVectors
 from services.retrieval.in_process.index import LiveIndex
 from services.retrieval.in_process.masks import Masks
-from services.retrieval.in_process.rows import Rows, Slots
+from services.retrieval.in_process.rows import Rows
 from services.retrieval.items.interface import Candidates, ItemFeatures, OrderedItems
 from services.retrieval.items.popularity import Leaderboard, Trending
 from services.retrieval.items.printed import NO_ATTRIBUTES, attributes_of, render, shown_fields
@@ -34,7 +35,7 @@ _NO_HISTORY: NDArray[np.float16] = np.empty(0, np.float16)  # of restored items,
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
+class CatalogueRow:
     """One item at one version; *slot* is that of its vector, or -1 if the item is not available.
 
     *row* is that of its history vector, or -1 if that is unknown.
@@ -60,15 +61,15 @@ class Catalogue:
         self.index = index
         self.texts = texts
         self.trending = Trending()
-        self.histories = Histories(dimension)
+        self.histories = HistoryVectors(dimension)
         self._dimension = dimension
         self._newest = Leaderboard()
-        self._by_id: dict[str, Listing] = {}
-        self._by_hash: dict[int, Listing] = {}
+        self._by_id: dict[str, CatalogueRow] = {}
+        self._by_hash: dict[int, CatalogueRow] = {}
         self._ids: list[str] = []  # by slot
         self._printed: list[bytes] = []  # by slot
         self._hashes: Hashes = np.zeros(1024, np.uint64)  # by slot
-        self._columns = Columns()
+        self._columns = FieldColumns()
         self._masks = Masks(self._columns)
 
     def __len__(self) -> int:
@@ -89,13 +90,13 @@ class Catalogue:
         row = self.histories.put(item.history, NO_ROW if known is None else known.row)
         if item.candidate is None or not item.shown.available:
             self._hide(known)
-            self._by_id[item.item_id] = Listing(item.item_id, item.version, hash64(item.item_id), row=row)
+            self._by_id[item.item_id] = CatalogueRow(item.item_id, item.version, hash64(item.item_id), row=row)
         else:
             self._unlist(known)
             self._show(item, item.candidate, known, row)
         return True
 
-    def _complete(self, item: ItemVector, known: Listing) -> bool:
+    def _complete(self, item: ItemVector, known: CatalogueRow) -> bool:
         """Add the history vector of an item that was restored without it, from a snapshot of an earlier build."""
         if known.row != NO_ROW or item.version < known.version:
             return False
@@ -117,14 +118,14 @@ class Catalogue:
         return np.fromiter((listing.row for listing in self._by_id.values()), np.int64, len(self._by_id))
 
     def records(self) -> Iterator[tuple[str, int, int, dict[str, object] | None]]:
-        """``(id, version, slot, fields of Shown)`` of every known item; -1 and ``None`` if it is not available."""
+        """``(id, version, slot, fields of ItemFields)`` of every known item; -1 and ``None`` if it is not available."""
         for listing in self._by_id.values():
             available = listing.slot != _NO_SLOT
             shown = shown_fields(self._printed[listing.slot]) if available else None
             yield listing.item_id, listing.version, listing.slot, shown
 
     def restore(
-        self, records: Iterable[tuple[str, int, int, Shown | None]], rows: NDArray[np.int64] | None = None
+        self, records: Iterable[tuple[str, int, int, ItemFields | None]], rows: NDArray[np.int64] | None = None
     ) -> None:
         """Fill this empty catalogue with the *records* of another one, whose index is restored already.
 
@@ -136,7 +137,7 @@ class Catalogue:
         self._columns.reserve(slots)
         places = repeat(NO_ROW) if rows is None else iter(rows.tolist())
         for (item_id, version, slot, shown), row in zip(records, places, strict=rows is not None):
-            listing = self._by_id[item_id] = Listing(item_id, version, hash64(item_id), slot, row=row)
+            listing = self._by_id[item_id] = CatalogueRow(item_id, version, hash64(item_id), slot, row=row)
             if shown is not None:
                 vector = self.index.vector(slot)
                 self._show(ItemVector(item_id, version, shown, vector, _NO_HISTORY, ""), vector, listing, row)
@@ -231,7 +232,7 @@ class Catalogue:
         ids, printed = self._ids, self._printed
         return Candidates([ids[slot] for slot in slots], [printed[slot] for slot in slots], scores)
 
-    def get(self, item_id: str) -> Listing | None:
+    def get(self, item_id: str) -> CatalogueRow | None:
         """The item, if it is available."""
         listing = self._by_id.get(item_id)
         return listing if listing is not None and listing.slot != _NO_SLOT else None
@@ -259,10 +260,10 @@ class Catalogue:
                 counts[listing.category] = counts.get(listing.category, 0) + 1
         return sorted(counts, key=lambda category: (-counts[category], category))[:most]
 
-    def _show(self, item: ItemVector, vector: NDArray[np.float32], known: Listing | None, row: int) -> None:
+    def _show(self, item: ItemVector, vector: NDArray[np.float32], known: CatalogueRow | None, row: int) -> None:
         slot = self._slot_for(vector, known)
         item_hash = known.item_hash if known is not None else hash64(item.item_id)
-        listing = Listing(item.item_id, item.version, item_hash, slot, item.shown.category, row)
+        listing = CatalogueRow(item.item_id, item.version, item_hash, slot, item.shown.category, row)
         self._by_id[item.item_id] = self._by_hash[item_hash] = listing
         self._place(listing, render(item.item_id, item.shown))
         self._columns.put(slot, item.shown)
@@ -279,7 +280,7 @@ class Catalogue:
         if not np.isfinite(vector @ vector):
             raise BadInput("bad_vector", f"item {item_id!r} has a vector that is not finite")
 
-    def _slot_for(self, vector: NDArray[np.float32], known: Listing | None) -> int:
+    def _slot_for(self, vector: NDArray[np.float32], known: CatalogueRow | None) -> int:
         """A slot with *vector*: the item's own if its vector did not change, else a new one."""
         if known is not None and known.slot != _NO_SLOT:
             if np.array_equal(self.index.vector(known.slot), vector):
@@ -292,7 +293,7 @@ class Catalogue:
         self.index.remove(slot)
         self._printed[slot] = b""
 
-    def _place(self, listing: Listing, printed: bytes) -> None:
+    def _place(self, listing: CatalogueRow, printed: bytes) -> None:
         slot = listing.slot
         if slot == len(self._printed):
             self._ids.append(listing.item_id)
@@ -303,7 +304,7 @@ class Catalogue:
             self._hashes = np.concatenate((self._hashes, np.zeros_like(self._hashes)))
         self._hashes[slot] = listing.item_hash
 
-    def _unlist(self, known: Listing | None) -> None:
+    def _unlist(self, known: CatalogueRow | None) -> None:
         """Remove the fields of *known* from the filters' columns."""
         if known is None or known.slot == _NO_SLOT:
             return
@@ -311,7 +312,7 @@ class Catalogue:
         attributes = {} if printed.endswith(NO_ATTRIBUTES) else attributes_of(printed)
         self._columns.clear(known.slot, attributes)
 
-    def _hide(self, known: Listing | None) -> None:
+    def _hide(self, known: CatalogueRow | None) -> None:
         if known is None or known.slot == _NO_SLOT:
             return
         self._unlist(known)

@@ -32,19 +32,20 @@ from nearline.filters import (
     Same,
 )
 from nearline.hashing import hash64
-from nearline.item_vectors import Shown
+from nearline.item_vectors import ItemFields
 from nearline.items import Attribute
-from services.retrieval.in_process.rows import Mask, Slots
+from services.retrieval.in_process.graphs import Slots
+from services.retrieval.in_process.rows import SlotMask
 
 Words = NDArray[Any]  # float64 with NaN for none, or uint64 hashes of text with 0 for none
-Check = Callable[[Words], Mask]  # false for none
+Check = Callable[[Words], SlotMask]  # false for none
 
 _FIRST = 1024  # slots
 _DENSE = 4  # a column with a value at more than one slot in so many is dense
 _PATIENCE = 32  # changes that a sparse column collects before it sorts them in, at least; each takes 100 bytes
 _MANY = 1024  # slots of a lookup, from which on sorting first is faster
 _JOURNAL = 65_536  # changes that are kept: two minutes at 500/s
-_SIGNS: dict[str, Callable[[Words, float], Mask]] = {
+_SIGNS: dict[str, Callable[[Words, float], SlotMask]] = {
     "<": operator.lt,
     "<=": operator.le,
     ">": operator.gt,
@@ -100,7 +101,7 @@ class Dense:
         self._values[slot] = self._blank
         self.count -= 1
 
-    def test(self, check: Check, slots: Slots | None) -> Mask:
+    def test(self, check: Check, slots: Slots | None) -> SlotMask:
         """Whether the value passes *check* at each of *slots*, or at every slot."""
         return check(self._values if slots is None else self._values[slots])
 
@@ -142,7 +143,7 @@ class Sparse:
         self.count -= 1
         self._change(slot, None)
 
-    def test(self, check: Check, slots: Slots | None) -> Mask:
+    def test(self, check: Check, slots: Slots | None) -> SlotMask:
         """Whether the value passes *check* at each of *slots*, or at every slot."""
         if slots is not None:
             return check(self._at(slots))
@@ -194,7 +195,7 @@ class Sparse:
         self._changed.clear()
 
 
-class Columns:
+class FieldColumns:
     """The fields of the available items by slot, and a journal of changed slots."""
 
     def __init__(self) -> None:
@@ -220,7 +221,7 @@ class Columns:
                 kinds[kind] = self._fitting(column)
                 kinds[kind].reserve(self.slots)
 
-    def put(self, slot: int, shown: Shown) -> None:
+    def put(self, slot: int, shown: ItemFields) -> None:
         """Add an available item at *slot*, which is empty."""
         self.reserve(slot + 1)
         fields = self._fields
@@ -266,12 +267,12 @@ class Columns:
             if kinds and not kinds & known.keys():
                 raise wanted.mistyped(name, position, known)
 
-    def passing(self, node: Node, slots: Slots | None = None) -> Mask:
+    def passing(self, node: Node, slots: Slots | None = None) -> SlotMask:
         """Whether each of *slots*, or every slot, has an available item that passes *node*."""
-        passing: Mask = (self._available if slots is None else self._available[slots]) & self._true(node, slots)
+        passing: SlotMask = (self._available if slots is None else self._available[slots]) & self._true(node, slots)
         return passing
 
-    def _true(self, node: Node, slots: Slots | None) -> Mask:
+    def _true(self, node: Node, slots: Slots | None) -> SlotMask:
         match node:
             case Same(name, values):
                 return self._same(name, values, slots)
@@ -291,7 +292,7 @@ class Columns:
             case AnyOf(parts):
                 return reduce(operator.or_, [self._true(part, slots) for part in parts])
 
-    def _same(self, name: str, values: Iterable[Attribute], slots: Slots | None) -> Mask:
+    def _same(self, name: str, values: Iterable[Attribute], slots: Slots | None) -> SlotMask:
         by_kind: dict[type, list[float]] = {}
         for value in values:
             by_kind.setdefault(_kind(value), []).append(_word(value))
@@ -299,7 +300,7 @@ class Columns:
         tests = [known[kind].test(_one_of(kind, words), slots) for kind, words in by_kind.items() if kind in known]
         return self._any(tests, slots)
 
-    def _any(self, masks: list[Mask], slots: Slots | None) -> Mask:
+    def _any(self, masks: list[SlotMask], slots: Slots | None) -> SlotMask:
         return reduce(operator.or_, masks, np.zeros(self.slots if slots is None else len(slots), bool))
 
     def _kinds(self, name: str) -> Mapping[type, Dense | Sparse]:

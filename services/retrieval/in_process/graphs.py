@@ -8,9 +8,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from nearline.item_vectors import Vectors
+
 Slots = NDArray[np.int64]
-Vectors = NDArray[np.float32]
-Found = tuple[Slots, Vectors]  # slots and inner products, best first
+NearestSlots = tuple[Slots, Vectors]  # slots and inner products, best first
 
 _CHUNK = 64  # rows of each thread between two checks whether the build was cancelled: about 15 ms
 
@@ -40,7 +41,7 @@ class Graph(Protocol):
     def remove(self, slot: int) -> None:
         """Exclude *slot* from all later searches."""
 
-    def search(self, vector: Vectors, count: int, width: int) -> Found:
+    def search(self, vector: Vectors, count: int, width: int) -> NearestSlots:
         """The *count* best slots and their inner products, best first; fewer, or none, if it cannot reach that many."""
 
     def save(self, path: Path) -> None:

@@ -10,7 +10,7 @@ NO_ROW = -1
 _RESERVED = 1 << 20  # rows of address space; memory is allocated when a row is written, so growing copies nothing
 
 
-class Histories:
+class HistoryVectors:
     """History vectors by row; a row belongs to its item until it is dropped."""
 
     def __init__(self, dimension: int) -> None:

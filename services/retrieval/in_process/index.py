@@ -19,7 +19,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from services.retrieval.in_process.graphs import Build, Found, Graph, Slots, Vectors
+from nearline.item_vectors import Vectors
+from services.retrieval.in_process.graphs import Build, Graph, NearestSlots, Slots
 from services.retrieval.in_process.rows import Rows
 from services.retrieval.in_process.widths import Moment, Widths, made_up_queries
 
@@ -33,7 +34,7 @@ _AGAIN = 1 << 32  # each use of a slot increases its label by this
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class IndexLimits:
     """When the index folds and when it rebuilds; in rows unless the name says otherwise."""
 
     exact_below: int = 2_000  # a scan of fewer rows is as fast as a graph, and exact
@@ -60,10 +61,12 @@ class IndexState:
 class LiveIndex:
     """Slots and their vectors, searchable from the moment they are inserted until the moment they are removed."""
 
-    def __init__(self, dimension: int, make_graph: MakeGraph, limits: Limits | None = None, *, cores: int = 1) -> None:
+    def __init__(
+        self, dimension: int, make_graph: MakeGraph, limits: IndexLimits | None = None, *, cores: int = 1
+    ) -> None:
         self._make = make_graph
         self._cores = cores
-        self._limits = limits or Limits()
+        self._limits = limits or IndexLimits()
         self._graph: Graph | None = None
         self._vectors: Vectors = np.empty((_RESERVED, dimension), np.float32)  # by slot
         self._labels: Slots = np.zeros(1024, np.int64)  # the graph's label of the row in each slot
@@ -138,7 +141,7 @@ class LiveIndex:
         vectors: Vectors = self._vectors[slots]
         return vectors
 
-    def search(self, vector: Vectors, wanted: int, spare: int = 0, rows: Rows | None = None) -> Found:
+    def search(self, vector: Vectors, wanted: int, spare: int = 0, rows: Rows | None = None) -> NearestSlots:
         """The *wanted* + *spare* best live slots, of *rows* if given, and their inner products, best first.
 
         Fewer if there are fewer. Exact in the delta; the graph is searched with the width that was measured to be
@@ -150,7 +153,7 @@ class LiveIndex:
             return self._search_among(rows, vector, wanted + spare)
         return self.find(vector, wanted, spare)
 
-    def find(self, vector: Vectors, wanted: int, spare: int = 0, width: int = 0) -> Found:
+    def find(self, vector: Vectors, wanted: int, spare: int = 0, width: int = 0) -> NearestSlots:
         """As ``search`` at this *width* (0: the measured one), but not counted as a query."""
         count = wanted + spare
         graph = self._graph
@@ -171,7 +174,7 @@ class LiveIndex:
             return slots, scores
         return _best(np.concatenate((slots, fresh)), np.concatenate((scores, fresh_scores)), count)
 
-    def _search_among(self, rows: Rows, vector: Vectors, count: int) -> Found:
+    def _search_among(self, rows: Rows, vector: Vectors, count: int) -> NearestSlots:
         """The best of *rows*: from the graph's results if enough of them pass, else by an exact scan of *rows*."""
         count = min(count, rows.count)
         reach = int(_enough(count) * self.live / max(1, rows.count))
@@ -189,7 +192,7 @@ class LiveIndex:
                 return _best(slots, scores, count)
         return self._look_at(rows, vector, count)
 
-    def _look_at(self, rows: Rows, vector: Vectors, count: int) -> Found:
+    def _look_at(self, rows: Rows, vector: Vectors, count: int) -> NearestSlots:
         """The best of *rows*, exactly: row by row, or by a scan of all rows where that is faster."""
         if rows.count * self._limits.fetch_rows < self._used:
             slots = rows.slots
@@ -198,12 +201,12 @@ class LiveIndex:
         slots = np.flatnonzero(rows.passing[: self._used])
         return _best(slots, scores[slots], count)
 
-    def _look_at_all(self, vector: Vectors, count: int) -> Found:
+    def _look_at_all(self, vector: Vectors, count: int) -> NearestSlots:
         """The best of all live rows, exactly: a thousand in 0.1 ms."""
         slots = np.flatnonzero(self._alive[: self._used])
         return _best(slots, self._vectors[slots] @ vector, count)
 
-    def _pass_over_all(self, vector: Vectors, count: int) -> Found:
+    def _pass_over_all(self, vector: Vectors, count: int) -> NearestSlots:
         """As ``_look_at_all``, for when nearly all slots are alive: no row is copied."""
         slots = np.flatnonzero(self._alive[: self._used])
         return _best(slots, (self._vectors[: self._used] @ vector)[slots], count)
@@ -228,7 +231,7 @@ class LiveIndex:
             return self._asked[: self.asks].copy()
         return made_up_queries(np.flatnonzero(self._alive[: self._used]), self._vectors[: self._used])
 
-    def _scan(self, vector: Vectors, count: int, floor: float = -np.inf, rows: Rows | None = None) -> Found:
+    def _scan(self, vector: Vectors, count: int, floor: float = -np.inf, rows: Rows | None = None) -> NearestSlots:
         """The best of the delta with a score above *floor*, of *rows* if given."""
         slots = self._delta_slots[self._start : self._end]
         scores = self._delta[self._start : self._end] @ vector
@@ -408,7 +411,7 @@ def _enough(count: int) -> float:
     return count + 3.0 * math.sqrt(count) + 3.0
 
 
-def _best(slots: Slots, scores: Vectors, count: int) -> Found:
+def _best(slots: Slots, scores: Vectors, count: int) -> NearestSlots:
     if len(scores) > 8 * count:  # below that, sorting all of them is faster than partitioning first
         kept = np.argpartition(scores, len(scores) - count)[len(scores) - count :]
         slots, scores = slots[kept], scores[kept]

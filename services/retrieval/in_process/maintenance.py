@@ -11,9 +11,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 
+from nearline.item_vectors import Vectors
 from nearline.telemetry import counter, gauge, get_logger
 from services.retrieval.in_process.background import Background, give_back
-from services.retrieval.in_process.graphs import Build, Vectors
+from services.retrieval.in_process.graphs import Build
 from services.retrieval.in_process.index import ASKED_ENOUGH, LiveIndex
 from services.retrieval.in_process.live_recall import LiveRecall
 from services.retrieval.in_process.loop_budget import fold_slice_s, measure_slice_s

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from nearline.filters import Filter
-from services.retrieval.in_process.columns import Columns
+from services.retrieval.in_process.columns import FieldColumns
 from services.retrieval.in_process.rows import Rows
 
 _MOST = 256  # filters
@@ -16,7 +16,7 @@ _MOST_BYTES = 32 * 1024 * 1024
 
 
 @dataclass(slots=True)
-class _Kept:
+class _KeptMask:
     """The rows that pass a filter, as of the change number *end* of the columns."""
 
     rows: Rows
@@ -26,11 +26,11 @@ class _Kept:
 class Masks:
     """The rows that pass a filter, cached; the least recently used filter is evicted first."""
 
-    def __init__(self, columns: Columns, *, most: int = _MOST, most_bytes: int = _MOST_BYTES) -> None:
+    def __init__(self, columns: FieldColumns, *, most: int = _MOST, most_bytes: int = _MOST_BYTES) -> None:
         self._columns = columns
         self._most = most
         self._most_bytes = most_bytes
-        self._kept: OrderedDict[str, _Kept] = OrderedDict()
+        self._kept: OrderedDict[str, _KeptMask] = OrderedDict()
 
     def __len__(self) -> int:
         """How many filters are cached."""
@@ -46,7 +46,7 @@ class Masks:
             return self._renew(kept, wanted)
         return kept.rows
 
-    def _renew(self, kept: _Kept, wanted: Filter) -> Rows:
+    def _renew(self, kept: _KeptMask, wanted: Filter) -> Rows:
         changed = self._columns.changes.since(kept.end)
         if changed is None or len(changed) > self._columns.slots // 8:
             return self._make(wanted)
@@ -57,7 +57,7 @@ class Masks:
 
     def _make(self, wanted: Filter) -> Rows:
         rows = Rows(self._columns.passing(wanted.node))
-        self._kept[wanted.key] = _Kept(rows, self._columns.changes.end)
+        self._kept[wanted.key] = _KeptMask(rows, self._columns.changes.end)
         while len(self._kept) > self._most or (len(self._kept) > 1 and self._size() > self._most_bytes):
             self._kept.popitem(last=False)
         return rows

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from nearline.adapters.hnsw import HnswGraph
-from nearline.adapters.kafka import TableReader, log_extent
+from nearline.adapters.kafka.admin import log_extent
+from nearline.adapters.kafka.table_reader import TableReader
 from nearline.followers import Follower
 from nearline.reasons import reasons_of
 from nearline.settings import Settings

@@ -3,14 +3,15 @@
 import numpy as np
 from numpy.typing import NDArray
 
-Mask = NDArray[np.bool_]
-Slots = NDArray[np.int64]
+from services.retrieval.in_process.graphs import Slots
+
+SlotMask = NDArray[np.bool_]
 
 
 class Rows:
     """Live rows by slot: whether each passes (*passing*), how many do (*count*), and which (*slots*)."""
 
-    def __init__(self, passing: Mask) -> None:
+    def __init__(self, passing: SlotMask) -> None:
         self.passing = passing
         self.count = int(np.count_nonzero(passing))
         self._slots: Slots | None = None
@@ -27,7 +28,7 @@ class Rows:
         """Bytes of memory."""
         return self.passing.nbytes + (0 if self._slots is None else self._slots.nbytes)
 
-    def change(self, slots: Slots, passing: Mask) -> None:
+    def change(self, slots: Slots, passing: SlotMask) -> None:
         """Set whether each of *slots*, without duplicates, passes."""
         before = self.passing[slots]
         if np.array_equal(before, passing):

@@ -13,7 +13,7 @@ from nearline.telemetry import counter, gauge, get_logger
 from services.retrieval.in_process import snapshots
 from services.retrieval.in_process.catalogue import Catalogue
 from services.retrieval.in_process.forking import in_fork
-from services.retrieval.in_process.snapshots import LoadGraph, Offsets, Snapshot, SnapshotRefused, Taken
+from services.retrieval.in_process.snapshots import LoadGraph, Snapshot, SnapshotRefused, Taken, TopicOffsets
 
 _RETRY_S = 1.0
 _LAST_S = 5.0  # the last snapshot is abandoned after this: a supervisor may kill a process that stops slowly
@@ -58,7 +58,7 @@ class SnapshotSchedule:
         self._load_graph = load_graph
         self._every_s = every_s
         self._log: Extent | None = None
-        self._kept: Offsets = {}
+        self._kept: TopicOffsets = {}
         self._kept_at = time.monotonic()
         self._builds = builds  # how many graphs were adopted so far
         self._kept_builds = 0
@@ -127,7 +127,7 @@ class SnapshotSchedule:
         ready = self._log is not None and all(topic.caught_up for topic in self._followed)
         return ready and (self._builds() != self._kept_builds or self._positions() != self._kept)
 
-    def _positions(self) -> Offsets:
+    def _positions(self) -> TopicOffsets:
         return {topic.name: topic.positions() for topic in self._followed}
 
     async def take(self, *, deadline_s: float = 60.0) -> bool:

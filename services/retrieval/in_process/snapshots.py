@@ -22,7 +22,7 @@ import numpy as np
 import orjson
 import xxhash
 
-from nearline.item_vectors import Shown
+from nearline.item_vectors import ItemFields
 from nearline.log import Extent, TopicExtent
 from nearline.space import Space
 from nearline.telemetry import counter, get_logger
@@ -38,7 +38,7 @@ KEPT = 2
 MAX_AGE_MS = 6 * 24 * 3600 * 1000
 
 LoadGraph = Callable[[Path, SavedGraph], Graph]
-Offsets = Mapping[str, Mapping[int, int]]  # topic -> partition -> the next offset
+TopicOffsets = Mapping[str, Mapping[int, int]]  # topic -> partition -> the next offset
 
 _HISTORIES, _ROWS = "histories", "history_rows"
 _PREFIX, _UNFINISHED, _MANIFEST, _GRAPH = "snapshot-", ".writing-", "manifest.json", "graph"
@@ -62,7 +62,7 @@ class Taken:
     taken_ms: int
     space: Space
     log: Extent
-    next_offsets: Offsets
+    next_offsets: TopicOffsets
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +193,7 @@ def restore(snapshot: Snapshot, catalogue: Catalogue, load_graph: LoadGraph) -> 
         rows = np.frombuffer(parts[_ROWS], "<i8")
         catalogue.histories.restore(np.frombuffer(parts[_HISTORIES], "<f2").reshape(-1, dimension), rows)
     items = orjson.loads(parts["items"])
-    catalogue.restore(((*item[:3], item[3] and Shown(**item[3])) for item in items), rows)
+    catalogue.restore(((*item[:3], item[3] and ItemFields(**item[3])) for item in items), rows)
 
 
 def _labels(parts: Mapping[str, bytes]) -> Slots:

@@ -13,7 +13,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from services.retrieval.in_process.graphs import Slots, Vectors
+from nearline.item_vectors import Vectors
+from services.retrieval.in_process.graphs import Slots
 
 T = TypeVar("T")
 Asking = tuple[int, int]  # number of results, width

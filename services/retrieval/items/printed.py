@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import orjson
 
-from nearline.item_vectors import Shown
+from nearline.item_vectors import ItemFields
 from nearline.items import Attribute
 from services.retrieval.items.interface import Candidates, Scores
 
@@ -13,7 +13,7 @@ BEFORE_SCORE = b',"score":'  # the JSON from ``render`` ends with this
 NO_ATTRIBUTES = b'"attributes":{}' + BEFORE_SCORE
 
 
-def render(item_id: str, shown: Shown) -> bytes:
+def render(item_id: str, shown: ItemFields) -> bytes:
     """The item's JSON up to the score, after a comma."""
     fields = {
         "item_id": item_id,
@@ -35,7 +35,7 @@ def attributes_of(printed: bytes) -> Mapping[str, Attribute]:
 
 
 def shown_fields(printed: bytes) -> dict[str, object]:
-    """The fields of ``Shown`` in the JSON from ``render``, of an available item."""
+    """The fields of ``ItemFields`` in the JSON from ``render``, of an available item."""
     fields: dict[str, object] = orjson.loads(printed[1 : -len(BEFORE_SCORE)] + b"}")
     del fields["item_id"]
     return fields

@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from nearline.errors import BadInput, Overloaded, Unavailable
 from nearline.hashing import hash64
-from nearline.item_vectors import Shown
+from nearline.item_vectors import ItemFields
 from nearline.telemetry import counter, gauge, seconds
 
 MAX_WORDS = 16
@@ -53,7 +53,7 @@ class TextIndex:
 
     def __init__(self, *, deadline_s: float = _DEADLINE_S) -> None:
         self._deadline_s = deadline_s
-        self._changes: dict[str, Shown | None] = {}
+        self._changes: dict[str, ItemFields | None] = {}
         self._cleared = False
         self._thread = ThreadPoolExecutor(1, "text-search")
         self._database = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
@@ -62,7 +62,7 @@ class TextIndex:
         self._end = math.inf  # deadline of the running statement, used only in the search thread
         self._searches = 0
 
-    def put(self, item_id: str, shown: Shown) -> None:
+    def put(self, item_id: str, shown: ItemFields) -> None:
         """Index the words of an available item, or replace them."""
         self._changes[item_id] = shown
 
@@ -127,7 +127,7 @@ class TextIndex:
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
-    def _write(self, changes: dict[str, Shown | None], cleared: bool) -> None:
+    def _write(self, changes: dict[str, ItemFields | None], cleared: bool) -> None:
         gone = [(_row(item_id),) for item_id, shown in changes.items() if shown is None]
         come = [(_row(item_id), item_id, *_texts(shown)) for item_id, shown in changes.items() if shown is not None]
         with self._database:
@@ -181,7 +181,7 @@ def _terms(words: Sequence[str]) -> Iterable[str]:
         yield f'"{word}"' + ("*" if nth == len(words) and len(word) > 1 else "")
 
 
-def _texts(shown: Shown) -> tuple[str, str, str, str]:
+def _texts(shown: ItemFields) -> tuple[str, str, str, str]:
     values = (value for value in shown.attributes.values() if isinstance(value, str))
     return shown.title, shown.category, shown.brand, " ".join(values)
 

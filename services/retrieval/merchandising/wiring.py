@@ -3,7 +3,8 @@
 import asyncio
 from collections.abc import Mapping
 
-from nearline.adapters.kafka import Producer, TableReader
+from nearline.adapters.kafka.producer import Producer
+from nearline.adapters.kafka.table_reader import TableReader
 from nearline.followers import Follower
 from nearline.reasons import reasons_of
 from nearline.settings import Settings

@@ -2,14 +2,17 @@
 
 from fastapi import FastAPI
 
-from nearline.guard import Rule
+from nearline.guard import RoutePermission
 from nearline.keys import Permission
 from services.retrieval.merchandising.active_rules import RuleResolver
 from services.retrieval.recommender import Recommender
 from services.retrieval.routes import try_rules, why
 from services.retrieval.routes.reads import Reads
 
-OPERATOR_RULES = (Rule("POST", try_rules.PATH, Permission.ADMIN), Rule("POST", why.PATH, Permission.ADMIN))
+OPERATOR_RULES = (
+    RoutePermission("POST", try_rules.PATH, Permission.ADMIN),
+    RoutePermission("POST", why.PATH, Permission.ADMIN),
+)
 OPERATOR_ALLOWED = {try_rules.PATH: try_rules.ALLOWED, why.PATH: why.ALLOWED}
 
 

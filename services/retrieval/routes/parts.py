@@ -69,9 +69,9 @@ class ReadParts:
 
 def _towers(settings: Settings, space: Space) -> SessionEncoder:
     """The user tower; not called if items are in an engine, which therefore needs no Triton client."""
-    from nearline.adapters.triton import Towers
+    from nearline.adapters.triton import TritonTowers
 
-    return Towers(
+    return TritonTowers(
         settings.triton,
         space,
         kept=settings.history_length,

@@ -24,7 +24,7 @@ from services.retrieval.routes.forms import (
     id_named,
 )
 from services.retrieval.routes.refusals import NotAnswered, not_here, not_known
-from services.retrieval.users.active_users import ActiveUsers, Found
+from services.retrieval.users.active_users import ActiveUsers, NearUsers
 from services.retrieval.users.store_guard import GuardedStore
 
 SIMILAR, AUDIENCE = "/users/{of_user:text}/similar", "/items/{item_id:text}/audience"
@@ -104,7 +104,7 @@ def _known(users: ActiveUsers | None) -> ActiveUsers:
     return users
 
 
-def _answer(clock: RequestClock, about: dict[str, object], known: ActiveUsers, found: Found) -> Response:
+def _answer(clock: RequestClock, about: dict[str, object], known: ActiveUsers, found: NearUsers) -> Response:
     users = [
         {
             "user_id": user_id,

@@ -5,11 +5,11 @@ from typing import Annotated, Any
 
 import numpy as np
 from fastapi import FastAPI, Request, Response
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.config import JsonDict
 
 from nearline.errors import BadInput, SpaceMismatch, Unavailable
+from nearline.item_vectors import Vector
 from nearline.space import Space
 from nearline.telemetry import get_logger
 from nearline.user_documents import decode_user_document
@@ -34,8 +34,6 @@ ALLOWED = {
 }
 _EXAMPLE: JsonDict = {"user_id": "u-17850", "item_ids": ["22423", "85123A", "no-such-item"]}
 _PERSONAL, _TRENDING, _GIVEN, _UNKNOWN = "personal", "trending", "as_given", "unknown"
-
-Vector = NDArray[np.float32]
 
 
 class RankBody(StrictModel):

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from nearline.guard import Rule
+from nearline.guard import RoutePermission
 from nearline.keys import Permission
 from nearline.space import Space
 from services.retrieval.items.interface import ItemIndex
@@ -23,7 +23,7 @@ from services.retrieval.users.store_guard import GuardedStore
 
 # {of_user} and not {user_id}: the answer is about other users, so a user's own token has no access (nearline/guard.py).
 READ_RULES = tuple(
-    Rule(method, path, Permission.READ)
+    RoutePermission(method, path, Permission.READ)
     for method, path in (
         ("POST", sessions.PATH),
         ("POST", rank.PATH),

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from nearline.errors import BadInput
 from nearline.events import EVENT_TYPES
 from nearline.request_ids import request_id_of
-from nearline.sequences import Sequence
+from nearline.sequences import UserSequence
 from services.retrieval.fast_path import send_json
 from services.retrieval.models import EXAMPLE, Refused, answer_model
 from services.retrieval.parameters import FIELDS, Allowed, Id, SharedParameters, allowed_of
@@ -93,7 +93,7 @@ class SessionBody(SharedParameters):
         """The request; ``FilterError`` for an invalid filter."""
         return self.request_for(self.exclude, self.fields, NOTHING_SAID if self.context is None else self.context.page)
 
-    def session(self, now_ms: int) -> Sequence:
+    def session(self, now_ms: int) -> UserSequence:
         """The session; ``BadInput`` that names the field of an invalid event."""
         return session_of(self.events, {} if self.context is None else self.context.told, now_ms=now_ms)
 

@@ -11,7 +11,8 @@ from pydantic.config import JsonDict
 
 from nearline.errors import BadAnswer, BadInput, Overloaded, Unavailable
 from nearline.filters import parse
-from nearline.sequences import Sequence, decode_sequence
+from nearline.item_vectors import Vector
+from nearline.sequences import UserSequence, decode_sequence
 from nearline.space import Space
 from nearline.user_documents import UserDocument, decode_user_document
 from services.retrieval.items.interface import Candidates, ItemIndex
@@ -25,7 +26,7 @@ from services.retrieval.routes.forms import ALLOWED_FILTER, ALLOWED_K, ID
 from services.retrieval.routes.refusals import refused
 from services.retrieval.users.session_vectors import KnownItems, SessionVectors
 from services.retrieval.users.store_guard import GuardedStore
-from services.retrieval.why import AbsenceCause, Vector, absence, found_on_show, movements
+from services.retrieval.why import AbsenceCause, absence, found_on_show, movements
 
 PATH = "/why"
 _REQUEST = "why"
@@ -183,7 +184,9 @@ class Explainer:
         )
         return AbsenceModel(cause=found.cause, rules=list(found.rules), last_score=found.last_score, by=found.by)
 
-    async def _moved(self, events: Sequence | None, item: Vector | None) -> tuple[list[MovedModel] | None, str | None]:
+    async def _moved(
+        self, events: UserSequence | None, item: Vector | None
+    ) -> tuple[list[MovedModel] | None, str | None]:
         """The effect of each event, or why it is unknown."""
         if events is None:
             return None, "no events were given"
@@ -198,7 +201,7 @@ class Explainer:
         return [MovedModel(**asdict(each)) for each in moved], None
 
 
-def _history(record: Mapping[str, Any]) -> Sequence:
+def _history(record: Mapping[str, Any]) -> UserSequence:
     """The sequence in *record*; its columns are validated too, because a caller may send what the job never writes."""
     try:
         _Columns.model_validate(record, strict=True)

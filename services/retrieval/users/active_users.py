@@ -9,10 +9,10 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nearline.errors import BadInput, SpaceMismatch, Unavailable
 from nearline.ids import SYNTHETIC_USERS
+from nearline.item_vectors import Vector
 from nearline.log import Record
 from nearline.space import Space
 from nearline.telemetry import counter, gauge, get_logger
@@ -29,8 +29,7 @@ _SPARE = 16  # extra candidates, because some users may have been erased since
 _USERS = gauge("active_users", "Users whose newest vector is in memory")
 _SKIPPED = counter("active_users_skipped_total", "Changes of users' documents that were not read: too many came")
 
-Vector = NDArray[np.float32]
-Found = list[tuple[str, float, UserDocument]]  # the user, the inner product, the document as it is now
+NearUsers = list[tuple[str, float, UserDocument]]  # the user, the inner product, the document as it is now
 
 
 class ActiveUsers:
@@ -88,13 +87,13 @@ class ActiveUsers:
             for user_id, document in zip(reversed(part), reversed(documents), strict=True):
                 self._take_in(user_id, document)
 
-    async def nearest(self, vector: Vector, k: int, but: str | None = None) -> Found:
+    async def nearest(self, vector: Vector, k: int, but: str | None = None) -> NearUsers:
         """The *k* users nearest to *vector* except *but*, best first, with their current documents.
 
         ``Unavailable`` if the store is down: an erased user must not be in the result.
         """
         candidates = self._candidates(vector, k + _SPARE, but)
-        found: Found = []
+        found: NearUsers = []
         for user_id, document in zip(candidates, await self._documents(candidates), strict=True):
             self._take_in(user_id, document, is_news=False)
             if document is not None and document.vector is not None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from nearline.space import Space
 from nearline.telemetry import counter, gauge
-from nearline.user_documents import Order, UserDocument, decode_user_document
+from nearline.user_documents import DocumentVersions, UserDocument, decode_user_document
 
 _MOST_BYTES = 64 * 1024 * 1024
 _ENTRY_BYTES = 1_000  # of an entry in addition to the stored bytes
@@ -22,7 +22,7 @@ _USERS = gauge("user_cache_users", "Users whose decoded document is cached")
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
+class _KeptDocument:
     raw: bytes
     document: UserDocument
 
@@ -33,9 +33,11 @@ class UserCache:
     def __init__(self, space: Space, *, most_bytes: int = _MOST_BYTES) -> None:
         self._space = space
         self._most_bytes = most_bytes
-        self._kept: OrderedDict[str, _Kept] = OrderedDict()
+        self._kept: OrderedDict[str, _KeptDocument] = OrderedDict()
         self._bytes = 0
-        self._newest: OrderedDict[str, Order] = OrderedDict()  # the newest versions that were announced or read
+        self._newest: OrderedDict[str, DocumentVersions] = (
+            OrderedDict()
+        )  # the newest versions that were announced or read
 
     def __len__(self) -> int:
         """How many documents are cached."""
@@ -52,7 +54,7 @@ class UserCache:
         document = decode_user_document(raw, self._space)
         if self._learn(user_id, document.order):
             self.forget(user_id)
-            self._keep(user_id, _Kept(raw, document))
+            self._keep(user_id, _KeptDocument(raw, document))
         return document
 
     def remembered(self, user_id: str) -> UserDocument | None:
@@ -66,14 +68,14 @@ class UserCache:
         if kept is not None:
             self._bytes -= _size(kept)
 
-    def heard(self, user_id: str, order: Order) -> None:
+    def heard(self, user_id: str, order: DocumentVersions) -> None:
         """Drop the cached document if it is older than *order*, which the store now holds."""
         self._learn(user_id, order)
         kept = self._kept.get(user_id)
         if kept is not None and _is_behind(kept.document.order, order):
             self.forget(user_id)
 
-    def _learn(self, user_id: str, order: Order) -> bool:
+    def _learn(self, user_id: str, order: DocumentVersions) -> bool:
         """Note that a document of *order* exists; return whether no newer one is known.
 
         Of two concurrent reads the older may finish last: it must not replace the newer in the cache.
@@ -85,7 +87,7 @@ class UserCache:
             self._newest.popitem(last=False)
         return is_newest
 
-    def _keep(self, user_id: str, kept: _Kept) -> None:
+    def _keep(self, user_id: str, kept: _KeptDocument) -> None:
         self._kept[user_id] = kept
         self._bytes += _size(kept)
         while self._bytes > self._most_bytes and len(self._kept) > 1:
@@ -93,9 +95,9 @@ class UserCache:
         _USERS.set(len(self._kept))
 
 
-def _is_behind(order: Order, heard: Order) -> bool:
+def _is_behind(order: DocumentVersions, heard: DocumentVersions) -> bool:
     return any(own < other for own, other in zip(order, heard, strict=True))
 
 
-def _size(kept: _Kept) -> int:
+def _size(kept: _KeptDocument) -> int:
     return len(kept.raw) + _ENTRY_BYTES

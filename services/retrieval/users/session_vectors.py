@@ -6,8 +6,7 @@ wait: a few failures in a row open its breaker (breaker.py), and only ``watch`` 
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping
-from collections.abc import Sequence as Many
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,8 +14,9 @@ from numpy.typing import NDArray
 
 from nearline.errors import BadAnswer, Misconfigured, NearlineError, Overloaded, Unavailable
 from nearline.features import Features
+from nearline.item_vectors import Vector
 from nearline.salvage import salvage
-from nearline.sequences import Sequence
+from nearline.sequences import UserSequence
 from nearline.telemetry import counter, gauge, get_logger, seconds
 from services.retrieval.breaker import Breaker
 
@@ -29,8 +29,6 @@ _ENCODED = counter("sessions_encoded_total", "Sessions that the user tower encod
 _REQUESTS = counter("session_requests_total", "Requests to the user tower for sessions")
 _FAILED = counter("session_failures_total", "Requests for sessions that failed within or at their deadline")
 _TOOK = seconds("session_encode_seconds", "One request to the user tower for sessions")
-
-Vector = NDArray[np.float32]
 
 
 class SessionEncoder(Protocol):
@@ -76,13 +74,13 @@ class SessionVectors:
         self._towers = towers
         self._items = items
         self._most_waiting = most_waiting
-        self._waiting: list[tuple[Sequence, asyncio.Future[Vector | None]]] = []
+        self._waiting: list[tuple[UserSequence, asyncio.Future[Vector | None]]] = []
         self._in_flight: set[asyncio.Task[None]] = set()
         self._is_starting = False
         self._breaker = Breaker("the user tower", self._connect, up=_UP, failed=_FAILED)
         self._misfit = ""  # the misconfiguration that was logged last
 
-    async def vector(self, session: Sequence) -> Vector | None:
+    async def vector(self, session: UserSequence) -> Vector | None:
         """The session's vector, (dimension,), or ``None`` if the tower knows none of its items or context.
 
         ``Unavailable`` at once while the breaker is open, ``Overloaded`` if too many sessions wait, ``BadAnswer`` if
@@ -132,7 +130,7 @@ class SessionVectors:
         self._in_flight.discard(task)
         self._start()
 
-    async def _settle(self, part: Many[tuple[Sequence, asyncio.Future[Vector | None]]]) -> None:
+    async def _settle(self, part: Sequence[tuple[UserSequence, asyncio.Future[Vector | None]]]) -> None:
         """Resolve each future of *part* with its vector or error."""
         part = [each for each in part if not each[1].done()]  # the others were cancelled
         try:
@@ -143,7 +141,7 @@ class SessionVectors:
             if not future.done():
                 _resolve(future, vector)
 
-    async def _encode(self, sessions: Many[Sequence]) -> list[Vector | NearlineError | None]:
+    async def _encode(self, sessions: Sequence[UserSequence]) -> list[Vector | NearlineError | None]:
         features = self._towers.features
         row_of = self._items.history_rows({item_id for session in sessions for item_id in session.items})
         rows, ages, types = features.user_rows(sessions, row_of)
@@ -151,7 +149,7 @@ class SessionVectors:
         known = (rows >= 0) & (types > 0) & (types <= features.types)
         encodable = np.flatnonzero(known.any(axis=1) | context.any(axis=1))
 
-        async def encode(part: Many[int]) -> list[Vector]:
+        async def encode(part: Sequence[int]) -> list[Vector]:
             picked = np.asarray(part)
             matrix = self._items.histories.matrix
             batch = features.user_batch(matrix, rows[picked], ages[picked], types[picked], context[picked])

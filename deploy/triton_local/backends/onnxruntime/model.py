@@ -7,6 +7,8 @@ backend. This file takes the name there, so one model repository serves both. It
 
 import json
 import os
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -22,11 +24,11 @@ class TritonPythonModel:
     """One session of onnxruntime; requests that arrive together are run as one batch."""
 
     @staticmethod
-    def auto_complete_config(auto_complete_model_config):
+    def auto_complete_config(auto_complete_model_config: object) -> object:
         """Return the configuration as it is: it is complete."""
         return auto_complete_model_config
 
-    def initialize(self, args):
+    def initialize(self, args: Mapping[str, str]) -> None:
         """Load the version's ONNX file; an error here makes the server refuse the version and keep the others."""
         config = json.loads(args["model_config"])
         self._inputs = [tensor["name"] for tensor in config["input"]]
@@ -35,7 +37,7 @@ class TritonPythonModel:
         path = os.path.join(args["model_repository"], args["model_version"], name)
         self._session = onnxruntime.InferenceSession(path, _options(config), providers=["CPUExecutionProvider"])
 
-    def execute(self, requests):
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer every request: join the inputs, run once, split the outputs."""
         parts = [[_array(request, name) for name in self._inputs] for request in requests]
         joined = [column[0] if len(column) == 1 else np.concatenate(column) for column in zip(*parts, strict=True)]
@@ -44,16 +46,16 @@ class TritonPythonModel:
         split = [np.split(answer, ends) for answer in answers]
         return [self._response(columns) for columns in zip(*split, strict=True)]
 
-    def _response(self, columns):
+    def _response(self, columns: Sequence[Any]) -> Any:
         named = zip(self._outputs, columns, strict=True)
         return pb_utils.InferenceResponse([pb_utils.Tensor(name, np.ascontiguousarray(c)) for name, c in named])
 
 
-def _array(request, name):
+def _array(request: Any, name: str) -> Any:
     return pb_utils.get_input_tensor_by_name(request, name).as_numpy()
 
 
-def _options(config):
+def _options(config: Mapping[str, Any]) -> Any:
     options = onnxruntime.SessionOptions()
     threads = config.get("parameters", {}).get("intra_op_thread_count", {}).get("string_value", "1")
     options.intra_op_num_threads = int(threads)

@@ -1,0 +1,90 @@
+"""What a command (nearline/user_commands.py) makes of its user: remove, adopt, erase and merge. Knows nothing of Flink.
+
+Commands are rare; events, the hot path, are reduced in user_reducer.py.
+"""
+
+from collections.abc import Callable
+
+from flink_jobs.last_n.history import met_in
+from flink_jobs.last_n.outcome import CLEAR_SEEN, UNCHANGED, Outcome, outcome_of
+from flink_jobs.last_n.seen_items import (
+    decode_adopted,
+    decode_seen_items,
+    encode_seen_items,
+    fold,
+    snapshot_of,
+    told_between,
+    united,
+    without,
+)
+from flink_jobs.last_n.user_state import (
+    User,
+    adoptions,
+    encode_state,
+    erase,
+    forwarded_events,
+    late_seen,
+    moved_on,
+    remove,
+    sequence_of,
+    uncovered,
+    with_snapshot,
+)
+from nearline.hashing import hash64
+from nearline.seen import SeenPolicy, encode_seen, no_seen
+from nearline.sequences import erased_sequence
+from nearline.user_commands import Adopt, Entry, Erase, Merge, Remove
+
+_MAX_MS = 2**63 - 1
+SeenBytes = Callable[[], bytes | None]
+
+
+def remove_event(user: User | None, command: Remove, seen: SeenBytes, policy: SeenPolicy, *, append_ms: int) -> Outcome:
+    """Take the event out of the window and of the seen items; it stays out if it comes again."""
+    after = remove(user, command, append_ms=append_ms)
+    if after is user:
+        return UNCHANGED
+    known = decode_seen_items(seen())
+    kept = without(known, [hash64(command.event_id)])
+    shown = user is not None and after.window is not user.window
+    if kept is known and not shown:
+        return outcome_of(user, after)  # readers have what earlier windows held until a snapshot takes it from them
+    told = fold(kept, met_in(after.window), policy)
+    if not shown:
+        after = moved_on(after, append_ms=append_ms)
+    snapshot = encode_seen(snapshot_of(told, policy, after.window.version))
+    after = with_snapshot(after, append_ms=append_ms)
+    return outcome_of(user, after, seen=encode_seen_items(told), snapshot=snapshot)
+
+
+def adopt_seen(user: User | None, command: Adopt, seen: SeenBytes, policy: SeenPolicy, *, append_ms: int) -> Outcome:
+    """Add the seen items of a session that was merged into the user; what the user forgot or removed stays out."""
+    adopted = decode_adopted(command.seen)
+    user = user or User(erased_sequence(command.user_id, 0))
+    passed = late_seen(user, command, adopted)
+    late = len(told_between(adopted, 0, user.marks.forgotten_ms)) > 0
+    known = decode_seen_items(seen())
+    kept = without(told_between(adopted, user.marks.forgotten_ms, _MAX_MS), user.marks.removed)
+    told = united(known, kept)
+    if told is known:
+        return Outcome(forwarded=passed, late=late) if late else UNCHANGED
+    after = moved_on(user, append_ms=append_ms)
+    told = fold(told, uncovered(after, None), policy)
+    snapshot = encode_seen(snapshot_of(told, policy, after.window.version))
+    after = with_snapshot(after, append_ms=append_ms)
+    state = encode_state(after, sequence_of(after))
+    return Outcome(state, encode_seen_items(told), snapshot=snapshot, forwarded=passed, late=late)
+
+
+def erase_user(user: User | None, command: Erase | Merge, seen: SeenBytes, *, append_ms: int) -> Outcome:
+    """Forget the user; a merge forwards the events and the seen items to the user that it names."""
+    after = erase(user, command, append_ms=append_ms)
+    if after is user:
+        return UNCHANGED
+    passed: tuple[Entry, ...] = ()
+    if isinstance(command, Merge):
+        adopted = adoptions(decode_seen_items(seen()), command, command.into, (command.user_id,))
+        passed = (*forwarded_events(user, command.into), *adopted)
+    sequence = sequence_of(after)  # written even of a user who is unknown here: a store may know him still
+    snapshot = encode_seen(no_seen(after.window.version))
+    return Outcome(encode_state(after, sequence), CLEAR_SEEN, sequence, snapshot, forwarded=passed)

@@ -1,0 +1,93 @@
+"""What stands before an API in every service: proxies, other pages' browsers, and the guard with the log's keys."""
+
+import ipaddress
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from starlette.middleware.cors import CORSMiddleware
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+
+from nearline.adapters.kafka.table_reader import TableReader
+from nearline.adapters.limits import AddressLimits
+from nearline.adapters.tokens import UserTokens
+from nearline.errors import Misconfigured
+from nearline.followers import Follower
+from nearline.guard import AsgiApp, Guard, RoutePermission, callers_in
+from nearline.key_ring import KeyRing
+from nearline.reasons import reasons_of
+from nearline.settings import Settings
+from nearline.telemetry import get_logger
+from nearline.topics import API_KEYS
+
+_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+_SHOWN = ("ETag", "Retry-After", "WWW-Authenticate", "X-Request-ID")
+
+
+class HttpFront:
+    """The keys of the log, followed by ``run`` while the guard in front of an application uses them."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._ring = KeyRing()
+        self._follower = Follower(
+            API_KEYS,
+            lambda: TableReader(settings.brokers, API_KEYS),
+            self._ring.apply,
+            reasons=reasons_of("keys", "key_ring"),
+        )
+        self._is_near = callers_in(settings.open_to)
+
+    @property
+    def is_guarded(self) -> bool:
+        """Whether callers need a key."""
+        return self._settings.auth == "keys"
+
+    def before(self, app: AsgiApp, rules: Iterable[RoutePermission]) -> AsgiApp:
+        """*app* as it may be served: guarded by *rules*, and outside of that what pages and proxies need."""
+        served = app
+        if self.is_guarded:
+            served = Guard(
+                app,
+                rules,
+                self._ring,
+                tokens=UserTokens(),
+                spend=AddressLimits().spend,
+                is_near=self._is_near,
+                is_read=lambda: self._follower.caught_up,
+            )
+        return _for_pages(_behind_proxies(served, self._settings.trusted_proxies), self._settings.cors_origins)
+
+    def readiness(self) -> Mapping[str, bool]:
+        """Whether the keys are read; nothing to wait for where nobody needs one."""
+        return {"keys": self._follower.caught_up} if self.is_guarded else {}
+
+    async def run(self) -> None:
+        """Follow the keys until cancelled; where callers need none, say so and return."""
+        if self.is_guarded:
+            await self._follower.run()
+        else:
+            get_logger().warning(
+                "NEARLINE_AUTH=off: whoever reaches this port may do anything", host=self._settings.host
+            )
+
+
+def _for_pages(app: Any, origins: str) -> AsgiApp:
+    """Outermost, so that a page can read a refusal too, and is told before it sends a key what it may send."""
+    allowed = [one.strip() for one in origins.split(",") if one.strip()]
+    if not allowed:
+        return app  # type: ignore[no-any-return]
+    return CORSMiddleware(
+        app, allow_origins=allowed, allow_methods=_METHODS, allow_headers=["*"], expose_headers=_SHOWN, max_age=600
+    )
+
+
+def _behind_proxies(app: Any, trusted: str) -> AsgiApp:
+    proxies = [one.strip() for one in trusted.split(",") if one.strip()]
+    for one in proxies:
+        try:
+            ipaddress.ip_network(one)
+        except ValueError as error:
+            raise Misconfigured(
+                f"NEARLINE_TRUSTED_PROXIES: expected addresses or networks, came {one!r} ({error})"
+            ) from None
+    return ProxyHeadersMiddleware(app, trusted_hosts=proxies) if proxies else app  # type: ignore[return-value]

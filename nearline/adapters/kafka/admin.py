@@ -1,0 +1,199 @@
+"""Topics of the log: created, checked and described, and how far readers of them have come."""
+
+import asyncio
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from kafka.admin import ConfigResource, ConfigResourceType, NewTopic
+from kafka.errors import KafkaError, TopicAlreadyExistsError
+
+from nearline.adapters.kafka.client import BOOTSTRAP_MS, REQUEST_MS, brokers_of, connection, unavailable
+from nearline.errors import Misconfigured, Unavailable
+from nearline.log import Extent, TopicExtent
+from nearline.tls import Brokers
+from nearline.topics import Topic
+
+_NEW_TOPICS_MS = 60_000  # a crowded broker was seen to take more than ten seconds for all their partitions
+
+
+class Topics:
+    """Creates, verifies and describes topics; blocking, for the command line and for start-up."""
+
+    def __init__(self, log: Brokers | str) -> None:
+        self._brokers = brokers_of(log)
+        try:
+            self._admin = KafkaAdminClient(
+                **connection(self._brokers), request_timeout_ms=REQUEST_MS, bootstrap_timeout_ms=BOOTSTRAP_MS
+            )
+        except KafkaError as error:
+            raise unavailable(self._brokers, error) from None
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._admin.close()
+
+    def cluster_id(self) -> str:
+        """The id of the Kafka cluster; another id means another log."""
+        return str(self._admin.describe_cluster()["cluster_id"])
+
+    def topic_ids(self, names: Iterable[str]) -> dict[str, str]:
+        """The id of each topic, another when it is created anew; ``Unavailable`` if one is missing."""
+        found = {topic["name"]: topic for topic in self._admin.describe_topics(list(names))}
+        missing = [name for name, topic in found.items() if topic["error_code"]]
+        if missing:
+            raise Unavailable(f"missing topics: {', '.join(missing)}; run `nearline init`")
+        return {name: str(topic["topic_id"]) for name, topic in found.items()}
+
+    def names(self) -> set[str]:
+        """The names of all topics that there are."""
+        return set(self._admin.list_topics())
+
+    def ensure(self, topics: Iterable[Topic]) -> dict[str, str]:
+        """Make each topic as it should be; return what was done: created, changed or "as it should be".
+
+        Idempotent. ``Misconfigured`` if a topic has another number of partitions: that cannot be changed without
+        breaking the order of its keys.
+        """
+        wanted = {topic.name: topic for topic in topics}
+        done: dict[str, str] = {}
+        present = self.names()
+        for name, topic in wanted.items():
+            if name not in present:
+                self._create(topic)
+                done[name] = "created"
+        self._admin.wait_for_topics(list(wanted), timeout_ms=_NEW_TOPICS_MS)
+        self._check_partitions(wanted)
+        for name, changed in self._settle_configs({n: t for n, t in wanted.items() if n not in done}).items():
+            done[name] = f"changed {', '.join(changed)}" if changed else "as it should be"
+        return done
+
+    def _create(self, topic: Topic) -> None:
+        try:
+            self._admin.create_topics([NewTopic(topic.name, topic.partitions, -1, topic_configs=topic.config)])
+        except TopicAlreadyExistsError:
+            pass
+        except KafkaError as error:
+            raise Unavailable(f"cannot create topic {topic.name}: {error!r:.200}") from None
+
+    def _check_partitions(self, wanted: Mapping[str, Topic]) -> None:
+        for described in self._admin.describe_topics(list(wanted)):
+            name, partitions = described["name"], len(described["partitions"])
+            if partitions != wanted[name].partitions:
+                raise Misconfigured(
+                    f"topic {name} has {partitions} partitions, Nearline needs {wanted[name].partitions}: "
+                    "create it anew (make reset deletes everything on one machine)"
+                )
+
+    def _settle_configs(self, topics: Mapping[str, Topic]) -> dict[str, list[str]]:
+        changed: dict[str, list[str]] = {}
+        for name, topic in topics.items():
+            resource = ConfigResource(ConfigResourceType.TOPIC, name)
+            described = self._admin.describe_configs([resource], config_filter="all")
+            found = described["topic"][name]
+            changed[name] = [k for k, v in topic.config.items() if str(found.get(k, {}).get("value")) != v]
+            if changed[name]:
+                self._admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, topic.config)])
+        return changed
+
+    def settings_of(self, names: Iterable[str]) -> dict[str, dict[str, str]]:
+        """All settings of each topic as the broker has them, its defaults among them."""
+        found: dict[str, dict[str, str]] = {}
+        for name in names:
+            resource = ConfigResource(ConfigResourceType.TOPIC, name)
+            described = self._admin.describe_configs([resource], config_filter="all")["topic"][name]
+            found[name] = {key: str(each["value"]) for key, each in described.items()}
+        return found
+
+    def group_lag(self, group: str, topic: str) -> int | None:
+        """Records of *topic* that *group* has not committed yet, or ``None`` if it never committed."""
+        consumer = KafkaConsumer(**connection(self._brokers), group_id=group, enable_auto_commit=False)
+        try:
+            parts = [TopicPartition(topic, p) for p in consumer.partitions_for_topic(topic) or ()]
+            ends = consumer.end_offsets(parts)
+            committed = {part: consumer.committed(part) for part in parts}
+            if all(offset is None for offset in committed.values()):
+                return None
+            begins = consumer.beginning_offsets(parts)
+            return sum(int(ends[p] - max(committed[p] or 0, begins[p])) for p in parts)
+        finally:
+            consumer.close()
+
+    def end_offset(self, topic: str) -> int:
+        """How many records were ever appended to *topic*, over all partitions."""
+        consumer = KafkaConsumer(**connection(self._brokers))
+        try:
+            parts = [TopicPartition(topic, p) for p in consumer.partitions_for_topic(topic) or ()]
+            return sum(consumer.end_offsets(parts).values())
+        finally:
+            consumer.close()
+
+
+def wait_for_topics(log: Brokers | str, names: Sequence[str], *, deadline_s: float) -> None:
+    """Return once every topic exists; ``Unavailable`` naming ``nearline init`` when the deadline passes."""
+    end = time.monotonic() + deadline_s
+    missing: set[str] = set(names)
+    reason = ""
+    while time.monotonic() < end:
+        try:
+            topics = Topics(log)
+            missing = set(names) - topics.names()
+            topics.close()
+            reason = f"missing topics: {', '.join(sorted(missing))}; run `nearline init`"
+        except Unavailable as error:
+            reason = str(error)
+        if not missing:
+            return
+        time.sleep(0.2)
+    raise Unavailable(f"waited {deadline_s:g} s: {reason}")
+
+
+async def log_extent(log: Brokers | str, topics: Sequence[str]) -> Extent:
+    """Which log *log* leads to, and how far *topics* reach; ``Unavailable`` without it or one of them."""
+    return await asyncio.to_thread(_log_extent, brokers_of(log), topics)
+
+
+def _log_extent(brokers: Brokers, topics: Sequence[str]) -> Extent:
+    try:
+        admin = Topics(brokers)
+        try:
+            cluster, ids = admin.cluster_id(), admin.topic_ids(topics)
+        finally:
+            admin.close()
+        consumer = KafkaConsumer(**connection(brokers), bootstrap_timeout_ms=BOOTSTRAP_MS)
+        try:
+            return Extent(cluster, {name: _topic_extent(consumer, name, ids[name]) for name in topics})
+        finally:
+            consumer.close()
+    except KafkaError as error:
+        raise unavailable(brokers, error) from None
+
+
+def _topic_extent(consumer: Any, name: str, topic_id: str) -> TopicExtent:
+    parts = [TopicPartition(name, partition) for partition in consumer.partitions_for_topic(name) or ()]
+    first, end = consumer.beginning_offsets(parts), consumer.end_offsets(parts)
+    return TopicExtent(topic_id, {p.partition: first[p] for p in parts}, {p.partition: end[p] for p in parts})
+
+
+async def committed(log: Brokers | str, group: str, topic: str) -> dict[int, int]:
+    """The next offset that *group* has not dealt with, of each partition of *topic* of which it has said one."""
+    return await asyncio.to_thread(_committed, brokers_of(log), group, topic)
+
+
+def _committed(brokers: Brokers, group: str, topic: str) -> dict[int, int]:
+    try:
+        consumer = KafkaConsumer(
+            **connection(brokers),
+            bootstrap_timeout_ms=BOOTSTRAP_MS,
+            group_id=group,
+            enable_auto_commit=False,
+        )
+        try:
+            parts = [TopicPartition(topic, partition) for partition in consumer.partitions_for_topic(topic) or ()]
+            offsets = {part.partition: consumer.committed(part) for part in parts}
+        finally:
+            consumer.close()
+    except KafkaError as error:
+        raise unavailable(brokers, error) from None
+    return {partition: offset for partition, offset in offsets.items() if offset is not None}

@@ -1,0 +1,116 @@
+"""Reading topics as a member of a group that shares them."""
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from kafka import KafkaConsumer, TopicPartition
+from kafka.errors import KafkaError
+from kafka.structs import OffsetAndMetadata
+
+from nearline.adapters.kafka.reader import POLL_MS, LogReader
+from nearline.errors import Unavailable
+from nearline.log import Record
+from nearline.tls import Brokers
+
+
+class GroupReader(LogReader):
+    """Reads topics as a member of *group*: each partition belongs to one replica at a time.
+
+    Topics of equally many partitions are shared out alike, so a key's records all come to one replica; between topics
+    they come in no order.
+
+    Nothing is committed until ``done`` names it, so what a killed replica had not dealt with is read again.
+    """
+
+    def __init__(self, log: Brokers | str, topics: str | Sequence[str], group: str, *, batch: int = 500) -> None:
+        super().__init__(log)
+        self._topics = [topics] if isinstance(topics, str) else list(topics)
+        self._group = group
+        self._batch = batch
+        self._dealt_with: dict[Any, int] = {}
+        self._settled: dict[Any, int] = {}
+        self._committed_at = 0.0
+
+    async def open(self) -> None:
+        """Join the group; ``Unavailable`` without a broker or one of the topics."""
+        await self._call(self._connect)
+
+    def _connect(self) -> None:
+        self._consumer = KafkaConsumer(
+            **self._consumer_config(),
+            group_id=self._group,
+            max_poll_records=self._batch,
+            session_timeout_ms=6_000,
+            heartbeat_interval_ms=1_500,
+        )
+        # kafka-python 3.0.12: a member that joins before it knows the topic's partitions gets none, for good.
+        for topic in self._topics:
+            if not self._consumer.partitions_for_topic(topic):
+                raise Unavailable(f"topic {topic} does not exist; run `nearline init`")
+        self._consumer.subscribe(self._topics)
+
+    async def poll(self) -> list[Record]:
+        """The next records (at most a batch; none if nothing comes within half a second)."""
+        return await self._call(self._poll)
+
+    def _poll(self) -> list[Record]:
+        self._commit_now_and_then()
+        records = self._records(POLL_MS)
+        self._look_at_lag()
+        return records
+
+    async def stay(self) -> None:
+        """Stay in the group without reading on, for as long as a dependency is away; call it again and again."""
+        await self._call(self._stay)
+
+    def _stay(self) -> None:
+        parts = self._consumer.assignment()
+        self._consumer.pause(*parts)
+        try:
+            self._consumer.poll(timeout_ms=100)
+        finally:
+            self._consumer.resume(*self._consumer.paused())
+
+    def done(self, records: Iterable[Record]) -> None:
+        """Note that *records* are dealt with; they are committed within a quarter of a second, and on close."""
+        for record in records:
+            part = TopicPartition(record.topic, record.partition)
+            self._dealt_with[part] = max(self._dealt_with.get(part, 0), record.offset + 1)
+
+    async def settle(self) -> None:
+        """Commit how far was read, when all of it is dealt with: past records that compaction took away, too."""
+        await self._call(self._settle)
+
+    def _settle(self) -> None:
+        for part in self._consumer.assignment():
+            position = self._consumer.position(part, timeout_ms=1_000)
+            if position is not None and self._settled.get(part) != position:
+                self._settled[part] = self._dealt_with[part] = position
+
+    def _commit_now_and_then(self) -> None:
+        if self._dealt_with and time.monotonic() - self._committed_at > 0.25:
+            self._commit()
+
+    def _commit(self) -> None:
+        owned = self._consumer.assignment()
+        offsets = {p: OffsetAndMetadata(o, "", -1) for p, o in self._dealt_with.items() if p in owned}
+        self._dealt_with = {}
+        self._committed_at = time.monotonic()
+        if offsets:
+            self._consumer.commit_async(offsets)
+
+    async def close(self) -> None:
+        """Commit what is dealt with and leave the group."""
+        if self._consumer is not None:
+            await self._call(self._commit_last)
+        await super().close()
+
+    def _commit_last(self) -> None:
+        owned = self._consumer.assignment()
+        offsets = {p: OffsetAndMetadata(o, "", -1) for p, o in self._dealt_with.items() if p in owned}
+        if offsets:
+            try:
+                self._consumer.commit(offsets, timeout_ms=3_000)
+            except KafkaError:
+                return  # the records are read again: at least once

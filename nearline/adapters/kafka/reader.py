@@ -1,0 +1,65 @@
+"""What both readers of the log share: polling in the thread, records out, and the lag as a metric."""
+
+import time
+from typing import Any
+
+from nearline.adapters.kafka.client import BOOTSTRAP_MS, LogClient, connection
+from nearline.log import Record
+from nearline.telemetry import gauge
+from nearline.tls import Brokers
+
+POLL_MS = 500  # how long a poll waits when nothing comes; a record ends the wait at once
+_LAG = gauge("lag_records", "Records of the log that this part has not read yet", "topic", "partition")
+_LAG_EVERY_S = 1.0
+
+
+class LogReader(LogClient):
+    """A client that consumes; its subclasses say which partitions and from where."""
+
+    _consumer: Any = None
+    _looked_at = 0.0
+    lag = 0
+
+    def __init__(self, log: Brokers | str) -> None:
+        super().__init__(log)
+        self._told: set[Any] = set()  # the partitions that the gauge has
+
+    def _consumer_config(self) -> dict[str, Any]:
+        return {
+            **connection(self._brokers),
+            "bootstrap_timeout_ms": BOOTSTRAP_MS,
+            "enable_auto_commit": False,
+            "auto_offset_reset": "earliest",
+            "fetch_max_wait_ms": POLL_MS,
+            "max_partition_fetch_bytes": 4 * 1024 * 1024,
+            "check_crcs": True,
+        }
+
+    def _records(self, timeout_ms: int) -> list[Record]:
+        polled = self._consumer.poll(timeout_ms=timeout_ms)
+        return [
+            Record(r.topic, r.partition, r.offset, r.timestamp, r.key, r.value, tuple(r.headers))
+            for records in polled.values()
+            for r in records
+        ]
+
+    def _look_at_lag(self) -> None:
+        """Bring ``lag`` up to date, once a second: each ``position`` is a hop to kafka-python's own thread and back."""
+        if time.monotonic() - self._looked_at < _LAG_EVERY_S:
+            return
+        self._looked_at = time.monotonic()
+        ends = {part: self._consumer.highwater(part) for part in self._consumer.assignment()}
+        lags = {part: max(0, end - self._consumer.position(part)) for part, end in ends.items() if end is not None}
+        self.lag = sum(lags.values())
+        for part in self._told - lags.keys():
+            _LAG.remove(part.topic, str(part.partition))  # another replica's now
+        for part, lag in lags.items():
+            _LAG.labels(part.topic, str(part.partition)).set(lag)
+        self._told = set(lags)
+
+    async def close(self) -> None:
+        """Disconnect; safe to call twice."""
+        if self._consumer is not None:
+            consumer, self._consumer = self._consumer, None
+            await self._call(consumer.close)
+        await super().close()

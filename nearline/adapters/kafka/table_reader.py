@@ -1,0 +1,98 @@
+"""Reading a compacted topic as a table: all of it, without a group."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from kafka import KafkaConsumer, TopicPartition
+from kafka.errors import KafkaError
+from kafka.partitioner.default import murmur2
+
+from nearline.adapters.kafka.client import BOOTSTRAP_MS, brokers_of, connection, unavailable
+from nearline.adapters.kafka.reader import POLL_MS, LogReader
+from nearline.errors import Unavailable
+from nearline.log import Record
+from nearline.tls import Brokers
+
+
+class TableReader(LogReader):
+    """Reads all of a compacted topic from its beginning, and goes on following it.
+
+    A partition in *start_at* is read from that offset instead; from its beginning if the log does not have it.
+    ``caught_up`` turns true once everything is read that was in the topic when it was opened, and stays so.
+    """
+
+    def __init__(
+        self, log: Brokers | str, topic: str, *, start_at: Mapping[int, int] | None = None, batch: int = 2_000
+    ) -> None:
+        super().__init__(log)
+        self._topic = topic
+        self._start_at = start_at or {}
+        self._batch = batch
+        self._waiting_for: dict[Any, int] = {}
+        self.caught_up = False
+
+    async def open(self) -> None:
+        """Connect and note the end offsets; ``Unavailable`` without a broker or the topic."""
+        await self._call(self._connect)
+
+    def _connect(self) -> None:
+        consumer = KafkaConsumer(**self._consumer_config(), max_poll_records=self._batch)
+        self._consumer = consumer
+        partitions = consumer.partitions_for_topic(self._topic)
+        if not partitions:
+            raise Unavailable(f"topic {self._topic} does not exist; run `nearline init`")
+        parts = [TopicPartition(self._topic, p) for p in sorted(partitions)]
+        consumer.assign(parts)
+        consumer.seek_to_beginning(*(part for part in parts if part.partition not in self._start_at))
+        for part in parts:
+            if part.partition in self._start_at:
+                consumer.seek(part, self._start_at[part.partition])
+        self._waiting_for = dict(consumer.end_offsets(parts))
+        self._settle()
+
+    async def poll(self) -> list[Record]:
+        """The next records (at most a batch; none if nothing comes within half a second)."""
+        return await self._call(self._poll)
+
+    def _poll(self) -> list[Record]:
+        records = self._records(POLL_MS)
+        if not self.caught_up:
+            self._settle()
+        self._look_at_lag()
+        return records
+
+    def _settle(self) -> None:
+        """Forget each partition whose old end is reached; an empty or compacted-away tail counts as reached."""
+        for part, end in list(self._waiting_for.items()):
+            if end == 0 or self._consumer.position(part) >= end:
+                del self._waiting_for[part]
+        self.caught_up = not self._waiting_for
+
+
+async def newest_of(log: Brokers | str, topic: str, key: bytes) -> Record | None:
+    """The newest record under *key* in *topic*, from a look at all of its partition; ``Unavailable`` without those."""
+    return await asyncio.to_thread(_newest_of, brokers_of(log), topic, key)
+
+
+def _newest_of(brokers: Brokers, topic: str, key: bytes) -> Record | None:
+    newest = None
+    try:
+        consumer = KafkaConsumer(**connection(brokers), bootstrap_timeout_ms=BOOTSTRAP_MS, max_poll_records=2_000)
+        try:
+            partitions = sorted(consumer.partitions_for_topic(topic) or ())
+            if not partitions:
+                raise Unavailable(f"topic {topic} does not exist; run `nearline init`")
+            part = TopicPartition(topic, partitions[(murmur2(key) & 0x7FFFFFFF) % len(partitions)])
+            consumer.assign([part])
+            consumer.seek_to_beginning(part)
+            end = consumer.end_offsets([part])[part]
+            while consumer.position(part) < end:
+                for r in consumer.poll(timeout_ms=POLL_MS).get(part, ()):
+                    if r.key == key:
+                        newest = Record(r.topic, r.partition, r.offset, r.timestamp, r.key, r.value, tuple(r.headers))
+        finally:
+            consumer.close()
+    except KafkaError as error:
+        raise unavailable(brokers, error) from None
+    return newest

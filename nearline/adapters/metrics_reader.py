@@ -1,0 +1,74 @@
+"""The parts' own metrics, read over HTTP: what nearline/live.py makes figures of."""
+
+import asyncio
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
+
+import httpx
+
+from nearline.errors import Misconfigured
+from nearline.key_file import key_headers
+from nearline.live import MetricsPage, MetricsPages, metrics_urls, read_page
+from nearline.settings import Settings
+
+_TIMEOUT_S = 2.0
+_KEPT_S = 3.0  # parts hang up on who says nothing for five seconds; one who asks just then would find them away
+_WANT_A_KEY = ("ingest", "retrieval")
+
+
+def addresses_of(settings: Settings) -> dict[str, str]:
+    """The base URL of each part's metrics, by part; ``Misconfigured`` if ``NEARLINE_METRICS_OF`` is no such list."""
+    host = settings.host if settings.host != "0.0.0.0" else "127.0.0.1"
+    ports = {
+        "last_n": settings.flink_metrics_port,
+        "user_tower": settings.user_tower_port,
+        "item_tower": settings.item_tower_port,
+        "canary": settings.canary_port,
+    }
+    defaults = {"ingest": settings.ingest, "retrieval": settings.retrieval}
+    defaults |= {part: f"http://{host}:{port}" for part, port in ports.items()}
+    try:
+        return metrics_urls(settings.metrics_of, defaults.items())
+    except ValueError as problem:
+        raise Misconfigured(f"NEARLINE_METRICS_OF: {problem}") from None
+
+
+class MetricsReader:
+    """Reads the metrics of all parts at once; one connection each is kept."""
+
+    def __init__(self, addresses: Mapping[str, str], key: Mapping[str, str] | None = None) -> None:
+        self._addresses = dict(addresses)
+        self._key = dict(key or {})  # the headers that carry it
+        limits = httpx.Limits(keepalive_expiry=_KEPT_S)
+        self._client = httpx.AsyncClient(timeout=_TIMEOUT_S, follow_redirects=True, limits=limits)
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """Of the system that *settings* describe, with the key that they name."""
+        return cls(addresses_of(settings), key_headers(settings))
+
+    async def read(self) -> MetricsPages:
+        """The page of every part; ``None`` in place of one that does not answer, or not to us."""
+        pages = await asyncio.gather(*(self._page(part, url) for part, url in self._addresses.items()))
+        return dict(zip(self._addresses, pages, strict=True))
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _page(self, part: str, url: str) -> MetricsPage | None:
+        headers = self._key if part in _WANT_A_KEY else {}
+        try:
+            response = await self._client.get(f"{url}/metrics", headers=headers)
+            return read_page(response.text) if response.status_code == 200 else None
+        except (httpx.HTTPError, ValueError):
+            return None

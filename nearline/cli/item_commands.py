@@ -1,0 +1,63 @@
+"""``nearline item``: changes of the catalogue."""
+
+import asyncio
+import sys
+from typing import Annotated
+
+import typer
+
+from nearline.adapters.kafka.producer import Producer
+from nearline.cli.console import console
+from nearline.errors import BadInput
+from nearline.ids import check_id
+from nearline.items import PURGE, Item, decode_item, encode_item
+from nearline.settings import load_settings
+from nearline.topics import ITEMS
+
+app = typer.Typer(no_args_is_help=True, help="List, change and delete items.")
+
+
+@app.command()
+def put(
+    item_id: str,
+    title: Annotated[str, typer.Option(help="What the item is called; required unless --json is given.")] = "",
+    category: Annotated[str, typer.Option()] = "",
+    description: Annotated[str, typer.Option()] = "",
+    brand: Annotated[str, typer.Option()] = "",
+    price: Annotated[float | None, typer.Option()] = None,
+    available: Annotated[bool, typer.Option()] = True,
+    json: Annotated[str, typer.Option(help="The whole item as JSON (version 1), or - to read it from stdin.")] = "",
+) -> None:
+    """List ITEM_ID, or change it: the item is replaced as a whole."""
+    check_id("item_id", item_id)
+    if json:
+        item = decode_item((sys.stdin.read() if json == "-" else json).encode())
+    else:
+        item = Item(title, description, category, "", price, brand, None, available)
+    raw = encode_item(item)
+    decode_item(raw)  # what the log would refuse is refused here, with the same words
+    offset = _append(item_id, raw)
+    console.print(f"listed {item_id} as version {offset}")
+
+
+@app.command()
+def delete(
+    item_id: str,
+    purge: Annotated[bool, typer.Option(help="Also forget its vector, which histories may else use.")] = False,
+) -> None:
+    """Take ITEM_ID out of every answer."""
+    check_id("item_id", item_id)
+    offset = _append(item_id, None, purge=purge)
+    console.print(f"deleted {item_id} as version {offset}" + (" and purged it" if purge else ""))
+
+
+def _append(item_id: str, value: bytes | None, *, purge: bool = False) -> int:
+    async def send() -> int:
+        async with Producer(load_settings().brokers) as producer:
+            offsets = await producer.send_all(ITEMS, [(item_id.encode(), value)], [PURGE] if purge else ())
+            return offsets[0]
+
+    try:
+        return asyncio.run(send())
+    except BadInput as error:
+        raise BadInput(error.reason, f"item {item_id!r}: {error}") from None

@@ -1,0 +1,162 @@
+"""Changes of the catalogue: checked, in the order in which they were asked for, and never lost between two callers.
+
+The topic ``items`` is followed as a table, since a change of a few fields needs the item as it is.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from nearline.errors import BadInput, Unavailable
+from nearline.ids import check_id
+from nearline.items import MAX_ITEM_BYTES, PURGE, Item, decode_item, encode_item, item_of
+from services.ingest.appender import Appender
+from services.ingest.table_view import StoredValue, TableView, Turns
+
+MAX_BATCH = 500
+ANY = "*"  # as a condition: the item is listed, in whatever version
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptedItem:
+    """An item of a batch that was accepted, and the version that it became."""
+
+    item_id: str
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedItem:
+    """An item of a batch that can never be accepted; its id, if it has one."""
+
+    item_id: str | None
+    problem: BadInput
+
+
+class CatalogueEditor:
+    """The catalogue as callers change it.
+
+    Changes of one item take their turn in this process: of two concurrent patches neither loses what the other
+    changed. Another process' change is seen when its record arrives, milliseconds later; two processes that patch one
+    item within that time keep the later change only, so a catalogue is changed through one of them.
+    A condition (*if_match*: a version, or ``ANY``) is judged by what this process knows.
+    """
+
+    def __init__(self, table: TableView, items: Appender, *, is_read: Callable[[], bool], turn_s: float = 5.0) -> None:
+        self._table = table
+        self._items = items
+        self._is_read = is_read
+        self._turns = Turns("item_id", turn_s)
+
+    def get(self, item_id: str) -> tuple[int, Item]:
+        """Version and item; ``BadInput`` (``not_listed``) if it is not in the catalogue."""
+        listed = self._known(item_id)
+        if listed is None:
+            raise not_listed(item_id)
+        return listed.version, decode_item(listed.raw)
+
+    async def put(self, item_id: str, body: Mapping[str, Any], if_match: int | str | None = None) -> tuple[int, Item]:
+        """List the item, or replace it as a whole; version and item as they now are."""
+        item = _item(body)
+        raw = _encoded(item)
+        async with self._turns.of([item_id]):
+            self._check(item_id, if_match)
+            return await self._append(item_id, raw), item
+
+    async def patch(self, item_id: str, body: Mapping[str, Any], if_match: int | str | None = None) -> tuple[int, Item]:
+        """Change the given fields of a listed item; ``null`` takes a field (or one attribute) away."""
+        async with self._turns.of([item_id]):
+            listed = self._known(item_id)
+            if listed is None:
+                raise not_listed(item_id)
+            self._check(item_id, if_match)
+            item = _item(merged(orjson.loads(listed.raw), body))
+            return await self._append(item_id, _encoded(item)), item
+
+    async def delete(self, item_id: str, *, purge: bool = False, if_match: int | str | None = None) -> int:
+        """Take the item out of every answer, listed or not; with *purge* also forget its vector. Its version."""
+        async with self._turns.of([item_id]):
+            self._check(item_id, if_match)
+            return await self._append(item_id, None, purge=purge)
+
+    async def put_many(self, bodies: Sequence[object]) -> list[AcceptedItem | RefusedItem]:
+        """List or replace many items at once, each judged by itself; one outcome for each body, in their order."""
+        checked = [_checked(body) for body in bodies]
+        del bodies  # parsed, they take several times their size while the log is waited for
+        messages = [one for one in checked if not isinstance(one, RefusedItem)]
+        ids = [key.decode() for key, _ in messages]
+        async with self._turns.of(ids):
+            offsets = await self._items.append(messages) if messages else []
+            for item_id, (_, raw), offset in zip(ids, messages, offsets, strict=True):
+                self._table.note(item_id, offset, raw)
+        puts = map(AcceptedItem, ids, offsets)
+        return [one if isinstance(one, RefusedItem) else next(puts) for one in checked]
+
+    def _known(self, item_id: str) -> StoredValue | None:
+        check_id("item_id", item_id)
+        if not self._is_read():
+            raise Unavailable("the catalogue is still being read from the log; try again when /readyz says so")
+        return self._table.get(item_id)
+
+    def _check(self, item_id: str, if_match: int | str | None) -> None:
+        if if_match is None:
+            return
+        listed = self._known(item_id)
+        if listed is None or if_match not in (ANY, listed.version):
+            now = f"is version {listed.version}" if listed else "is not listed"
+            raise BadInput(
+                "other_version", f"the item {now}, If-Match says {if_match}; read it again", field="If-Match"
+            )
+
+    async def _append(self, item_id: str, raw: bytes | None, *, purge: bool = False) -> int:
+        (version,) = await self._items.append([(item_id.encode(), raw)], (PURGE,) if purge else ())
+        self._table.note(item_id, version, raw)
+        return version
+
+
+def not_listed(item_id: str) -> BadInput:
+    """The refusal for an item that is not in the catalogue."""
+    return BadInput("not_listed", f"item {item_id!r:.140} is not in the catalogue; list it with PUT", field="item_id")
+
+
+def merged(item: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON object *item* with *patch* applied to it and to its attributes (a JSON merge patch, RFC 7396)."""
+    changed = {**item, **patch}
+    old, new = item.get("attributes"), patch.get("attributes")
+    if isinstance(new, dict):
+        changed["attributes"] = _without_nulls({**(old or {}), **new})
+    return _without_nulls(changed)
+
+
+def _without_nulls(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _checked(body: object) -> tuple[bytes, bytes] | RefusedItem:
+    """The message of one item of a batch, whose id is in its body."""
+    item_id = body.get("item_id") if isinstance(body, dict) else None
+    try:
+        if not isinstance(body, dict):
+            raise BadInput("not_an_object", f"an item must be a JSON object, came {type(body).__name__}: {body!r:.80}")
+        if "item_id" not in body:
+            raise BadInput(
+                "missing_field", f"required field 'item_id' is missing; came {sorted(body)}"[:500], field="item_id"
+            )
+        key = check_id("item_id", item_id).encode()
+        return key, _encoded(_item({name: value for name, value in body.items() if name != "item_id"}))
+    except BadInput as problem:
+        return RefusedItem(item_id if isinstance(item_id, str) else None, problem)
+
+
+def _item(body: Mapping[str, Any]) -> Item:
+    """The item in *body*, which may leave the format's version out."""
+    return item_of({"v": 1, **body})
+
+
+def _encoded(item: Item) -> bytes:
+    raw = encode_item(item)
+    if len(raw) > MAX_ITEM_BYTES:
+        raise BadInput("too_large", f"the item has {len(raw):,} bytes; at most {MAX_ITEM_BYTES:,} are accepted")
+    return raw

@@ -1,0 +1,104 @@
+"""Compacted topics as ingest knows them: followed as tables, ahead of them by what this process appended itself."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from weakref import WeakValueDictionary
+
+from nearline.errors import BadInput, Unavailable
+from nearline.ids import check_id
+from nearline.log import Record
+from nearline.reasons import ITEM_REASONS, PROFILE_REASONS
+from nearline.telemetry import counter, gauge
+from nearline.topics import ITEMS, USERS
+
+REASONS = {ITEMS: ITEM_REASONS, USERS: PROFILE_REASONS}
+_REFUSED = counter(
+    "ingest_listing_refused_total",
+    "Records that are not what their topic holds",
+    "topic",
+    "reason",
+    known=[(topic, reason) for topic, reasons in REASONS.items() for reason in reasons],
+)
+_LISTED = gauge("ingest_listed_records", "Items and profiles that ingest knows, by their topic", "topic", known=REASONS)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredValue:
+    """A value as the log has it; its version is its record's offset."""
+
+    version: int
+    raw: bytes
+
+
+class TableView:
+    """The newest valid value of each id in *topic*; *check* raises ``BadInput`` for a value that is none.
+
+    Takes in the topic's records and, at once, what this process appended itself, whose records come back later.
+    """
+
+    def __init__(self, topic: str, check: Callable[[bytes], object]) -> None:
+        self._topic = topic
+        self._check = check
+        self._listed: dict[str, StoredValue] = {}
+        self._ours: dict[str, int] = {}  # newest version of ours that has not come back yet
+
+    def get(self, key: str) -> StoredValue | None:
+        """What is listed under *key*, or ``None`` if nothing is."""
+        return self._listed.get(key)
+
+    def note(self, key: str, version: int, raw: bytes | None) -> None:
+        """Take in what this process appended as *version*; ``None`` is a delete."""
+        self._ours[key] = version
+        self._set(key, version, raw)
+
+    def apply(self, records: Sequence[Record]) -> None:
+        """Take in records of the topic; one that is not valid changes nothing, as everywhere else."""
+        for record in records:
+            newest_of_ours = self._ours.get(record.id, -1)
+            if record.offset >= newest_of_ours:
+                self._ours.pop(record.id, None)
+                self._take_in(record)
+        _LISTED.labels(self._topic).set(len(self._listed))
+
+    def _take_in(self, record: Record) -> None:
+        try:
+            check_id("key", record.id)
+            if record.value:
+                self._check(record.value)
+        except BadInput as error:
+            _REFUSED.labels(self._topic, error.reason).inc()  # who works on the topic has the dead letter
+            return
+        self._set(record.id, record.offset, record.value or None)
+
+    def _set(self, key: str, version: int, raw: bytes | None) -> None:
+        if raw is None:
+            self._listed.pop(key, None)
+        else:
+            self._listed[key] = StoredValue(version, raw)
+
+
+class Turns:
+    """Who changes one thing waits for whoever changes it already, *longest_s* at most.
+
+    *name* is what the id of such a thing is called.
+    """
+
+    def __init__(self, name: str, longest_s: float) -> None:
+        self._name = name
+        self._longest_s = longest_s
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    @contextlib.asynccontextmanager
+    async def of(self, keys: Iterable[str]) -> AsyncIterator[None]:
+        """Alone with *keys*, which must be ids; always taken in one order, so that no two wait for one another."""
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout(self._longest_s):
+                    for key in sorted(set(keys)):
+                        check_id(self._name, key)
+                        await stack.enter_async_context(self._locks.setdefault(key, asyncio.Lock()))
+            except TimeoutError:
+                raise Unavailable(f"earlier changes of this {self._name} still wait for the log") from None
+            yield

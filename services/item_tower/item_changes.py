@@ -1,0 +1,127 @@
+"""What becomes of a change in the catalogue: pure decisions, no I/O."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import xxhash
+
+from nearline.errors import BadInput
+from nearline.features import Arrays
+from nearline.ids import check_id
+from nearline.item_table import ItemTable
+from nearline.item_vectors import ItemFields, ItemVector
+from nearline.items import PURGE, Item, decode_item
+from nearline.log import Record
+
+RETIRED_KEPT_MS = 90 * 24 * 3600 * 1000  # how long a history may still use a deleted item
+
+ItemInputs = Callable[[Sequence[tuple[str, Item]]], Arrays]  # ``Features.item_inputs`` of the served towers
+
+
+@dataclass(frozen=True, slots=True)
+class Encode:
+    """The model's input changed: encode the item, then publish."""
+
+    item_id: str
+    version: int
+    item: Item
+    input_digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """Publish this vector as it is: the change did not touch the model's input, or retired the item."""
+
+    vector: ItemVector
+
+
+@dataclass(frozen=True, slots=True)
+class Bury:
+    """Publish a tombstone: nothing of the item may remain."""
+
+    item_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ignore:
+    """Nothing to do: a replay, or a delete of what never was."""
+
+
+Decision = Encode | Publish | Bury | Ignore
+
+
+def newest_of_each(records: list[Record]) -> list[Record]:
+    """The last record of each key, in log order: of a burst of changes only the newest counts."""
+    return list({(record.partition, record.key): record for record in records}.values())
+
+
+def decide(record: Record, table: ItemTable, read: ItemInputs) -> Decision:
+    """What *record* of ``items`` means, given what is published; ``BadInput`` if it is not a valid change.
+
+    An item's version is its offset in ``items``, so a record at or behind the published version is a replay.
+    """
+    item_id = check_id("item_id", _text(record.key))
+    known = table.get(item_id)
+    if not record.value:
+        return _deleted(item_id, record, table)
+    item = decode_item(record.value)
+    if known is not None and known.version >= record.offset:
+        return Ignore()
+    digest = input_digest(item_id, item, read)
+    if known is None or known.retired_ms is not None or known.input_digest != digest:
+        return Encode(item_id, record.offset, item, digest)
+    assert table.candidates is not None
+    candidate, history = table.candidates[known.row].copy(), table.history[known.row].copy()
+    return Publish(ItemVector(item_id, record.offset, shown(item), candidate, history, digest))
+
+
+def _text(key: bytes | None) -> str:
+    try:
+        return (key or b"").decode()
+    except UnicodeDecodeError as error:
+        raise BadInput("bad_id", f"the record's key, the item id, is not UTF-8: {error}") from None
+
+
+def _deleted(item_id: str, record: Record, table: ItemTable) -> Decision:
+    if any(name == PURGE[0] for name, _ in record.headers):
+        return Bury(item_id)
+    known = table.get(item_id)
+    if known is None or known.retired_ms is not None or known.version >= record.offset:
+        return Ignore()
+    return retire(item_id, table, version=record.offset, now_ms=record.append_ms)
+
+
+def retire(item_id: str, table: ItemTable, *, version: int, now_ms: int) -> Publish:
+    """The item leaves every answer; its history vector stays, for the users who had a taste for it."""
+    known = table.get(item_id)
+    assert known is not None
+    history = table.history[known.row].copy()
+    return Publish(ItemVector(item_id, version, ItemFields(""), None, history, known.input_digest, now_ms))
+
+
+def orphans(table: ItemTable, listed: set[str]) -> set[str]:
+    """Items that are published and not in the catalogue: deleted while nobody looked."""
+    return table.live_ids() - listed
+
+
+def shown(item: Item) -> ItemFields:
+    """What answers show of the item and requests filter by."""
+    return ItemFields(
+        item.title,
+        item.category,
+        item.locale,
+        item.price,
+        item.brand,
+        item.listed_ms,
+        item.available,
+        item.attributes,
+    )
+
+
+def input_digest(item_id: str, item: Item, read: ItemInputs) -> str:
+    """The digest of everything that the item tower reads of the item."""
+    digest = xxhash.xxh3_64()
+    for name, array in sorted(read([(item_id, item)]).items()):
+        digest.update(name.encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,319 @@
+"""POST /events: accepted events are in Kafka; a refusal gives its reason and affects no other event."""
+
+import asyncio
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from nearline.errors import BadInput, Misconfigured
+from nearline.events import EVENT_TYPES, MAX_AHEAD_MS, MAX_EVENT_BYTES, Event, decode_event
+from nearline.settings import load_settings
+from services.ingest.app import bounds_of
+from services.ingest.bodies import LEAST, Bounds
+from services.ingest.clicks import AHEAD_MS, AcceptedEvent, RefusedEvent, validate
+from services.ingest.schemas import EventIn, EventResults, Problems
+from tests.support.ingest_door import CLICK, NOW_MS, Door, in_pieces
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def door() -> Door:
+    return Door()
+
+
+def in_log(door: Door) -> list[Event]:
+    return [decode_event(value, append_ms=NOW_MS) for _, value in door.clicks]
+
+
+async def test_one_event_is_in_the_log_under_its_user_when_it_is_answered(door: Door) -> None:
+    answer = await door.send({**CLICK, "event_id": "c-1", "time_ms": NOW_MS - 5, "context": {"device": "phone"}})
+    assert answer.status_code == 200
+    assert answer.json() == {"accepted": 1, "refused": 0, "results": [{"status": "accepted", "event_id": "c-1"}]}
+    (event,) = in_log(door)
+    expected = Event("c-1", "u", "i", "click", NOW_MS - 5, context={"device": "phone"}, produced_ms=NOW_MS)
+    assert event == expected
+    assert door.clicks[0][0] == b"u"
+
+
+async def test_missing_ids_and_times_are_filled_in_and_returned(door: Door) -> None:
+    results = (await door.send([CLICK, CLICK])).json()["results"]
+    events = in_log(door)
+    assert [event.event_id for event in events] == [result["event_id"] for result in results]
+    assert len({event.event_id for event in events}) == 2
+    assert {event.time_ms for event in events} == {NOW_MS}
+    assert {event.produced_ms for event in events} == {NOW_MS}
+
+
+async def test_the_door_says_itself_when_it_produced(door: Door) -> None:
+    await door.send({**CLICK, "produced_ms": 5})
+    assert in_log(door)[0].produced_ms == NOW_MS
+
+
+async def test_a_bad_event_never_blocks_its_neighbours(door: Door) -> None:
+    batch = [{**CLICK, "event_id": "a"}, {**CLICK, "event_id": "b", "itemid": "i"}, 7, {**CLICK, "event_id": "d"}]
+    answer = await door.send(batch)
+    assert answer.status_code == 207
+    body = answer.json()
+    assert (body["accepted"], body["refused"]) == (2, 2)
+    assert [(one["status"], one["event_id"]) for one in body["results"]] == [
+        ("accepted", "a"),
+        ("refused", "b"),
+        ("refused", None),
+        ("accepted", "d"),
+    ]
+    assert body["results"][1]["field"] == "itemid"
+    assert "did you mean 'item_id'?" in body["results"][1]["problem"]
+    assert [event.event_id for event in in_log(door)] == ["a", "d"]
+    EventResults.model_validate(body)
+
+
+async def test_when_every_event_is_refused_so_is_the_request_and_the_log_is_not_asked(door: Door) -> None:
+    door.outbox.down = True
+    answer = await door.send([{}, {**CLICK, "user_id": ""}])
+    assert answer.status_code == 422
+    assert answer.json()["accepted"] == 0
+    assert door.outbox.calls == []
+
+
+REFUSALS: list[tuple[dict[str, Any], str, str, str]] = [
+    ({"user_id": ""}, "user_id", "bad_id", "1-128 UTF-8 bytes, came 0"),
+    ({"user_id": "u" * 129}, "user_id", "bad_id", "came 129"),
+    ({"item_id": "é" * 65}, "item_id", "bad_id", "came 130"),
+    ({"event_id": None}, "event_id", "wrong_type", "must be a string, came NoneType"),
+    ({"event_id": "a\nb"}, "event_id", "bad_id", "control characters"),
+    ({"type": "buy"}, "type", "unknown_type", "one of view, click"),
+    ({"type": ["click"]}, "type", "unknown_type", "one of view, click"),
+    ({"time_ms": "now"}, "time_ms", "wrong_type", "integer of UTC milliseconds"),
+    ({"time_ms": NOW_MS // 1000}, "time_ms", "impossible_time", "looks like seconds"),
+    ({"time_ms": NOW_MS * 1000}, "time_ms", "impossible_time", "looks like microseconds"),
+    ({"time_ms": NOW_MS + AHEAD_MS + 1}, "time_ms", "impossible_time", "more than 4 min after"),
+    ({"value": "1"}, "value", "wrong_type", "must be a number"),
+    ({"value": 1e13}, "value", "out_of_range", "within ±1e12"),
+    ({"context": []}, "context", "wrong_type", "must be an object"),
+    ({"request_id": 5}, "request_id", "wrong_type", "must be a string"),
+    ({"synthetic": 1}, "synthetic", "wrong_type", "true or false"),
+    ({"v": 2}, "v", "unknown_version", "v must be 1, came 2"),
+    ({"usr_id": "u"}, "usr_id", "unknown_field", "did you mean 'user_id'?"),
+    ({"shoe_size": 4}, "shoe_size", "unknown_field", "put free fields under 'context'"),
+]
+
+
+@pytest.mark.parametrize(("change", "field", "reason", "words"), REFUSALS, ids=lambda case: str(case)[:40])
+async def test_a_refusal_names_the_field_what_came_and_what_was_expected(
+    door: Door, change: dict[str, Any], field: str, reason: str, words: str
+) -> None:
+    answer = await door.send({**CLICK, **change})
+    (result,) = answer.json()["results"]
+    assert (answer.status_code, result["field"], result["reason"]) == (422, field, reason)
+    assert words in result["problem"]
+
+
+@pytest.mark.parametrize("name", ["user_id", "item_id", "type"])
+async def test_a_missing_required_field_is_named(door: Door, name: str) -> None:
+    answer = await door.send({field: value for field, value in CLICK.items() if field != name})
+    assert answer.json()["results"][0]["field"] == name
+    assert "is missing" in answer.json()["results"][0]["problem"]
+
+
+async def test_a_context_that_is_too_large_or_too_deep_is_refused_here_and_not_by_the_job(door: Door) -> None:
+    deep: dict[str, Any] = {}
+    for _ in range(400):
+        deep = {"d": deep}
+    answer = await door.send([{**CLICK, "context": {"x": "y" * MAX_EVENT_BYTES}}, {**CLICK, "context": deep}])
+    reasons = [result["reason"] for result in answer.json()["results"]]
+    assert (answer.status_code, reasons) == (422, ["too_large", "too_deep"])
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"", "empty"),
+        (b"{", "not_json"),
+        (b"\xff", "not_utf8"),
+        (b'{"user_id": NaN}', "not_json"),
+        (b'"click"', "wrong_type"),
+        (b"null", "wrong_type"),
+        (b"[]", "wrong_count"),
+        (b"[" * 100_000, "not_json"),
+        (orjson.dumps([CLICK] * 501), "wrong_count"),
+    ],
+)
+async def test_a_body_that_is_no_event_or_array_of_them_is_refused_whole(door: Door, body: bytes, reason: str) -> None:
+    answer = await door.ask("POST", "/events", content=body)
+    assert answer.status_code == 422
+    assert Problems.model_validate(answer.json()).detail[0].reason == reason
+    assert door.clicks == []
+
+
+async def test_five_hundred_fit_into_one_request(door: Door) -> None:
+    assert (await door.send([CLICK] * 500)).json()["accepted"] == 500
+    assert len(door.clicks) == 500
+
+
+async def test_equal_event_ids_are_both_accepted_since_they_are_one_event(door: Door) -> None:
+    once = {**CLICK, "event_id": "same", "time_ms": NOW_MS}
+    assert (await door.send([once, once])).status_code == 200
+    assert (await door.send(once)).status_code == 200
+    assert len(set(door.clicks)) == 1
+
+
+async def test_ids_of_any_script_arrive_as_they_were_sent(door: Door) -> None:
+    given = {"event_id": "событие/1", "user_id": "ユーザー 7", "item_id": "🛋 / a?b#c", "type": "like"}
+    await door.send(given)
+    (event,) = in_log(door)
+    assert {name: getattr(event, name) for name in given} == given
+    assert door.clicks[0][0] == "ユーザー 7".encode()
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the first text takes seconds to set up
+@given(
+    st.dictionaries(
+        st.sampled_from(["v", "event_id", "value", "context", "request_id", "synthetic", "traceparent", "produced_ms"]),
+        st.one_of(
+            st.none(),
+            st.booleans(),
+            st.integers(-(2**70), 2**70),
+            st.floats(allow_nan=False, allow_infinity=False),
+            st.text(max_size=140),
+            st.dictionaries(
+                st.text(max_size=5), st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=3)
+            ),
+        ),
+    ),
+    st.sampled_from(EVENT_TYPES),
+    st.integers(NOW_MS - 10**12, NOW_MS + MAX_AHEAD_MS),
+    st.integers(-60_000, 10**9),
+)
+def test_the_job_accepts_every_event_that_ingest_accepts(
+    change: dict[str, Any], kind: str, time_ms: int, log_ahead_ms: int
+) -> None:
+    try:
+        body = orjson.loads(orjson.dumps({**CLICK, "type": kind, "time_ms": time_ms, **change}))
+    except TypeError:
+        return  # no JSON can say this
+    (verdict,) = validate([body], now_ms=NOW_MS)
+    if isinstance(verdict, AcceptedEvent):
+        event = decode_event(verdict.value, append_ms=NOW_MS + log_ahead_ms)
+        assert (event.event_id, event.user_id.encode()) == (verdict.event_id, verdict.key)
+
+
+async def test_while_kafka_is_down_requests_get_503_and_nothing_is_accepted(door: Door) -> None:
+    door.outbox.down = True
+    answer = await door.send([CLICK, {}])
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    assert Problems.model_validate(answer.json()).detail[0].reason == "unavailable"
+    assert "accepted" not in answer.json()
+    door.outbox.down = False
+    assert (await door.send(CLICK)).status_code == 200
+
+
+async def test_an_event_that_only_the_log_refuses_is_the_callers_to_mend(door: Door) -> None:
+    door.outbox.most_bytes = 50
+    answer = await door.send(CLICK)
+    assert (answer.status_code, answer.json()["detail"][0]["reason"]) == (422, "too_large")
+
+
+# --- bounds ----------------------------------------------------------------------------------------------------------
+
+
+async def test_beyond_what_is_held_in_flight_the_next_is_told_to_come_again_at_once() -> None:
+    door = Door(Bounds(in_flight=3 * LEAST))
+    door.outbox.held = asyncio.Event()
+    waiting = [asyncio.create_task(door.send(CLICK)) for _ in range(3)]
+    async with asyncio.timeout(5):
+        while not door.outbox.calls:
+            await asyncio.sleep(0)
+    answer = await asyncio.wait_for(door.send(CLICK), 1)
+    assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
+    door.outbox.held.set()
+    assert [one.status_code for one in await asyncio.gather(*waiting)] == [200] * 3
+    assert (await door.send(CLICK)).status_code == 200
+    assert len(door.clicks) == 4
+
+
+async def test_a_refused_or_failed_request_gives_its_room_back() -> None:
+    door = Door(Bounds(in_flight=LEAST))
+    door.outbox.down = True
+    for body in (CLICK, {}, 7):
+        assert (await door.send(body)).status_code in (422, 503)
+    door.outbox.down = False
+    assert (await door.send(CLICK)).status_code == 200
+
+
+@pytest.mark.parametrize("announced", [True, False], ids=["announced", "in pieces"])
+async def test_a_huge_body_is_refused_with_the_limit_before_it_is_held(announced: bool) -> None:
+    door = Door(Bounds(body=10_000))
+    pieces = [b"x" * 6_000] * 100
+    content = b"".join(pieces) if announced else in_pieces(*pieces)
+    answer = await door.ask("POST", "/events", content=content)
+    assert answer.status_code == 413
+    problem = answer.json()["detail"][0]["problem"]
+    assert "at most 10,000 are accepted" in problem
+    assert ("600,000" if announced else "12,000") in problem
+
+
+async def test_a_body_that_arrives_in_pieces_is_read_whole(door: Door) -> None:
+    raw = orjson.dumps(CLICK)
+    answer = await door.ask("POST", "/events", content=in_pieces(*(raw[n : n + 7] for n in range(0, len(raw), 7))))
+    assert answer.status_code == 200
+
+
+async def test_a_large_body_is_counted_while_it_arrives() -> None:
+    door = Door(Bounds(in_flight=2 * LEAST))
+    answer = await door.ask("POST", "/events", content=in_pieces(*[b" " * LEAST] * 3))
+    assert answer.status_code == 429
+
+
+async def test_a_slow_client_loses_its_place_after_a_while() -> None:
+    door = Door(Bounds(in_flight=LEAST, arrival_s=0.05))
+    answer = await door.ask("POST", "/events", content=in_pieces(b"[", b"]", pause_s=5))
+    assert (answer.status_code, answer.headers["connection"]) == (408, "close")
+    assert (await door.send(CLICK)).status_code == 200
+
+
+def test_bounds_that_can_never_hold_a_body_are_refused_at_the_start() -> None:
+    given = {"NEARLINE_INGEST_BODY_MIB": "8", "NEARLINE_INGEST_IN_FLIGHT_MIB": "4"}
+    with pytest.raises(Misconfigured, match="NEARLINE_INGEST_IN_FLIGHT_MIB=4 is less than NEARLINE_INGEST_BODY_MIB=8"):
+        bounds_of(load_settings(given))
+    assert bounds_of(load_settings({})) == Bounds()
+
+
+# --- around the routes -----------------------------------------------------------------------------------------------
+
+
+async def test_every_answer_names_its_request(door: Door) -> None:
+    assert (await door.send(CLICK, headers={"x-request-id": "mine"})).headers["x-request-id"] == "mine"
+    made = (await door.send({}, headers={"x-request-id": "x" * 200})).headers["x-request-id"]
+    assert len(made) == 16
+
+
+async def test_another_method_or_route_is_refused_in_the_same_words(door: Door) -> None:
+    wrong_method = await door.ask("GET", "/events")
+    assert (wrong_method.status_code, wrong_method.headers["allow"]) == (405, "POST")
+    for answer in (wrong_method, await door.ask("GET", "/nope")):
+        assert Problems.model_validate(answer.json()).detail[0].reason == "no_such_route"
+
+
+def test_the_documented_event_has_the_fields_of_the_real_one() -> None:
+    accepted = {"v", *Event.__dataclass_fields__} - {"merged_from"}
+    assert set(EventIn.model_fields) == accepted
+
+
+def test_no_caller_can_say_that_an_event_came_by_a_merge() -> None:
+    (verdict,) = validate([{**CLICK, "merged_from": ["s-1"]}], now_ms=NOW_MS)
+    assert isinstance(verdict, RefusedEvent)
+    assert verdict.problem.field == "merged_from"
+
+
+def test_the_doors_reason_is_the_jobs() -> None:
+    """One set of rules: what is refused here would be dead there, in the same words."""
+    body = {"v": 1, "event_id": "e", "time_ms": 5, **CLICK}
+    (verdict,) = validate([body], now_ms=NOW_MS)
+    with pytest.raises(BadInput) as refused:
+        decode_event(orjson.dumps(body), append_ms=NOW_MS)
+    assert not isinstance(verdict, AcceptedEvent)
+    assert (verdict.problem.reason, str(verdict.problem)) == (refused.value.reason, str(refused.value))

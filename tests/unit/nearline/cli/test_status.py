@@ -1,0 +1,67 @@
+"""``nearline status``: the summary of the parts' metrics."""
+
+from nearline.cli.status import index_words, ingest_words, of_topic, quantile
+
+
+def test_the_index_tells_its_recall_with_the_size_of_the_sample() -> None:
+    told = {
+        "nearline_index_items": 3_659.0,
+        "nearline_index_recall_samples": 180.0,
+        'nearline_index_recall_ratio{k="10"}': 0.9934,
+        'nearline_index_recall_ratio{k="50"}': 0.9571,
+    }
+    words = "3,659 items, live recall@10 0.993 and @50 0.957 of the last 180 sampled queries"
+    assert index_words(told) == words
+
+
+def test_before_anything_was_sampled_no_recall_is_claimed() -> None:
+    assert index_words({"nearline_index_items": 5.0}) == "5 items, recall not sampled yet"
+
+
+def test_a_quantile_is_the_bound_of_its_bucket() -> None:
+    told = {"a_seconds_count": 100.0, 'a_seconds_bucket{le="0.001"}': 60.0, 'a_seconds_bucket{le="+Inf"}': 100.0}
+    assert quantile(told, "a_seconds", 0.5) == 0.001
+    assert quantile({}, "a_seconds", 0.5) is None
+
+
+def test_a_quantile_of_one_topic_is_not_mixed_with_another() -> None:
+    told = {
+        'a_seconds_count{topic="clicks"}': 10.0,
+        'a_seconds_bucket{topic="clicks",le="0.002"}': 10.0,
+        'a_seconds_count{topic="items"}': 10.0,
+        'a_seconds_bucket{topic="items",le="5.0"}': 10.0,
+    }
+    last = {'a_seconds_count{topic="clicks"}': 10.0, 'a_seconds_bucket{le="0.002",topic="clicks"}': 10.0}
+    assert quantile(of_topic(last, "clicks"), "a_seconds", 0.99) == 0.002
+    assert quantile(of_topic(told, "clicks"), "a_seconds", 0.99) == 0.002
+    assert quantile(of_topic(told, "items"), "a_seconds", 0.99) == 5.0
+
+
+def test_labels_may_come_in_any_order() -> None:
+    """The library writes a bucket's bound before or after the others, as it likes."""
+    told = {'a_seconds_count{topic="clicks"}': 10.0, 'a_seconds_bucket{le="0.002",topic="clicks"}': 10.0}
+    assert quantile(of_topic(told, "clicks"), "a_seconds", 0.99) == 0.002
+
+
+def test_the_door_tells_what_came_in_and_what_was_refused() -> None:
+    told = {
+        "nearline_ingest_events_accepted_total": 1_200.0,
+        'nearline_ingest_events_refused_total{reason="bad_id"}': 2.0,
+        'nearline_ingest_events_refused_total{reason="unknown_field"}': 1.0,
+        'nearline_ingest_items_accepted_total{change="put"}': 7.0,
+    }
+    assert ingest_words(told) == "1,200 events, 3 refused; 7 changes of items"
+    assert ingest_words({}) == "0 events, none refused; 0 changes of items"
+
+
+def test_items_in_an_engine_are_told_as_that() -> None:
+    told = {
+        "nearline_engine_up": 0.0,
+        'nearline_lag_records{topic="item-vectors.1",partition="3"}': 1_200.0,
+        "nearline_window_items": 5_500.0,
+    }
+    words = (
+        "items in an engine that is away: answers are degraded, 1,200 item vectors behind, 5,500 items in the window"
+    )
+    assert index_words(told) == words
+    assert index_words(told | {"nearline_engine_up": 1.0}).startswith("items in an engine that answers")

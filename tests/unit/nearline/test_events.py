@@ -1,0 +1,94 @@
+"""Events: validation, and the messages of refusals."""
+
+import json
+
+import orjson
+import pytest
+
+from nearline.errors import BadInput
+from nearline.events import EVENT_TYPES, MAX_EVENT_BYTES, Event, decode_event, encode_event
+
+NOW_MS = 1_732_100_000_000
+GOOD = {"v": 1, "event_id": "e1", "user_id": "u1", "item_id": "i1", "type": "click", "time_ms": NOW_MS}
+
+
+def changed(**fields: object) -> bytes:
+    return orjson.dumps({**GOOD, **fields})
+
+
+def without(name: str) -> bytes:
+    return orjson.dumps({key: value for key, value in GOOD.items() if key != name})
+
+
+def test_an_event_comes_back_as_it_was_sent() -> None:
+    event = Event("e", "u", "i", "purchase", NOW_MS, 2.5, {"device": "phone"}, NOW_MS, "r", "00-ab", True)
+    assert decode_event(encode_event(event), append_ms=NOW_MS) == event
+
+
+def test_optional_fields_have_defaults() -> None:
+    event = decode_event(orjson.dumps(GOOD), append_ms=NOW_MS)
+    assert (event.value, event.context, event.synthetic, event.request_id) == (1.0, {}, False, None)
+
+
+@pytest.mark.parametrize("kind", EVENT_TYPES)
+def test_every_type_is_accepted(kind: str) -> None:
+    assert decode_event(changed(type=kind), append_ms=NOW_MS).type == kind
+
+
+BAD = [
+    (None, "empty", "null or empty"),
+    (b"", "empty", "null or empty"),
+    (b"\xff\xfe{}", "not_utf8", "byte 0"),
+    (b"click", "not_json", "not JSON"),
+    (b"[" * 5_000 + b"]" * 5_000, "not_json", "depth"),
+    (b'{"v":1,"value":NaN}', "not_json", "not JSON"),
+    (json.dumps({**GOOD, "item_id": "\ud800"}).encode(), "not_json", "surrogate"),
+    (b"[1, 2]", "not_an_object", "JSON object"),
+    (
+        b'{"v":1,"event_id":"e","user_id":"u","item_id":"i","type":"click","time_ms":%d}' % 10**30,
+        "wrong_type",
+        "integer",
+    ),
+    (changed(context={"pad": "x" * MAX_EVENT_BYTES}), "too_large", "65,536"),
+    *((without(name), "missing_field", repr(name)) for name in GOOD),
+    (changed(userid="u"), "unknown_field", "did you mean 'user_id'"),
+    (changed(zzz=1), "unknown_field", "under 'context'"),
+    (changed(v=2), "unknown_version", "must be 1"),
+    (changed(v=True), "unknown_version", "must be 1"),
+    (changed(user_id=7), "wrong_type", "user_id must be a string"),
+    (changed(user_id=""), "bad_id", "1-128"),
+    (changed(user_id="x" * 129), "bad_id", "129"),
+    (changed(item_id="a\x07b"), "bad_id", "control"),
+    (changed(time_ms="now"), "wrong_type", "integer"),
+    (changed(time_ms=1.5), "wrong_type", "integer"),
+    (changed(time_ms=True), "wrong_type", "integer"),
+    (changed(time_ms=NOW_MS // 1000), "impossible_time", "looks like seconds"),
+    (changed(time_ms=NOW_MS * 1000), "impossible_time", "looks like microseconds"),
+    (changed(time_ms=NOW_MS + 300_001), "impossible_time", "producer's clock"),
+    (changed(time_ms=-5), "impossible_time", "before 2000"),
+    (changed(type="buy"), "unknown_type", "must be one of"),
+    (changed(type=["click"]), "unknown_type", "must be one of"),
+    (changed(value="1"), "wrong_type", "value must be a number"),
+    (changed(value=1e300), "out_of_range", "±1e12"),
+    (changed(context=[]), "wrong_type", "context must be an object"),
+    (changed(synthetic="yes"), "wrong_type", "true or false"),
+    (changed(request_id=5), "wrong_type", "request_id"),
+    (changed(produced_ms="x"), "wrong_type", "produced_ms"),
+]
+
+
+@pytest.mark.parametrize(("raw", "reason", "words"), BAD)
+def test_bad_input_is_refused_with_a_reason_that_helps(raw: bytes | None, reason: str, words: str) -> None:
+    with pytest.raises(BadInput) as refused:
+        decode_event(raw, append_ms=NOW_MS)
+    assert refused.value.reason == reason
+    assert words in str(refused.value)
+    assert len(str(refused.value)) < 1_000
+
+
+def test_five_minutes_ahead_of_the_log_is_still_accepted() -> None:
+    assert decode_event(changed(time_ms=NOW_MS + 300_000), append_ms=NOW_MS).time_ms == NOW_MS + 300_000
+
+
+def test_ids_may_be_any_language() -> None:
+    assert decode_event(changed(user_id="Ωmega-用户-🙂"), append_ms=NOW_MS).user_id == "Ωmega-用户-🙂"
