@@ -75,12 +75,12 @@ bench-page: environments  ## click to changed row, and first paint, by the brows
 	@$(SERVICES)/python -m local.browser
 	@$(SERVICES)/python -m benchmarks.page $(ARGS)
 
-bench: environments  ## the benchmarks of docs/benchmarks.md
-	@$(SERVICES)/python -m benchmarks $(ARGS)
+bench: environments  ## the benchmarks of docs/benchmarks.md (REF=COMMIT: beside that commit, round by round; ROUNDS=5)
+	@$(SERVICES)/python -m benchmarks$(if $(REF),.reference $(REF) $(if $(ROUNDS),--rounds $(ROUNDS))) $(ARGS)
 
 bench-index: environments  ## the index under churn: recall, reads, memory; beside what one would write without us
 	@$(PYTHON) -m local.environments peers
-	@$(SERVICES)/python -m benchmarks.index_bench $(ARGS)
+	@$(SERVICES)/python -m benchmarks.index $(ARGS)
 
 train: python  ## train towers on DATA=FOLDER (default: the demo's; ARGS=--write: serve them) (brings torch)
 	@$(PYTHON) -m local.environments train services triton

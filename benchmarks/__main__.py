@@ -6,16 +6,15 @@ commit and the time of its own run under ``taken``. What each figure means is in
 """
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from benchmarks import (
     canary,
@@ -34,9 +33,10 @@ from benchmarks.about import about, load_average
 from benchmarks.floor import RATES, Floor, floor_server
 from benchmarks.neighbours import watch
 from benchmarks.probe import Probe
+from benchmarks.results import Found, Kept, measurements_named, merged, table_of
 from benchmarks.stage import QUICK, LoadedSystem, Scale, prepare
 from benchmarks.synthetic_items import bench_items
-from benchmarks.targets import TARGETS, Target
+from benchmarks.targets import TARGETS
 from local.addresses import Ports
 from local.layout import BUILD
 from local.system import System, embedded_system, interrupt_on_sigterm, reset
@@ -59,18 +59,14 @@ MEASUREMENTS: Mapping[str, Callable[[LoadedSystem], dict[str, Any]]] = {
     "resources": resources.measure,
 }
 
-Figures = dict[str, Any]
-
 _QUIET_CORES = 0.1
 console = Console(highlight=False)
 
 
-def run(
-    names: list[str], scale: Scale, seed: int, data: Path, *, keep: Callable[[str, Figures, Figures], None]
-) -> Figures:
+def run(names: list[str], scale: Scale, seed: int, data: Path, *, keep: Callable[[str, Found, Found], None]) -> Found:
     """Start a system, load it, take the measurements *names*; *keep* gets each one's name, what it found, and how."""
     reset(System(data, Ports.free()), lambda line: None)
-    results: Figures = {}
+    results: Found = {}
     with _progress() as progress:
         bar = progress.add_task("starting the system", total=len(names) + 1)
 
@@ -92,13 +88,13 @@ def run(
     return results
 
 
-def _measured(name: str, stage: LoadedSystem, floor: Callable[[], Floor]) -> tuple[Figures, Figures]:
+def _measured(name: str, stage: LoadedSystem, floor: Callable[[], Floor]) -> tuple[Found, Found]:
     """What the measurement found, and what the machine was like meanwhile."""
     stage.say(f"{name}: what an empty answer takes now")
     floors = [floor()]
     others, started, before = watch(), time.monotonic(), load_average()
     found = MEASUREMENTS[name](stage)
-    taken: Figures = {
+    taken: Found = {
         "took_s": round(time.monotonic() - started),
         "load_average": [before, load_average()],
         "others_cores": others(),
@@ -107,47 +103,10 @@ def _measured(name: str, stage: LoadedSystem, floor: Callable[[], Floor]) -> tup
     return found, taken | {"empty_answer_p99_ms": floors}
 
 
-def merged(known: Mapping[str, Any], found: Mapping[str, Any]) -> Figures:
-    """*known* with what was *found*; where both have an object, its parts stand side by side."""
-    both = {name for name in known.keys() & found.keys() if isinstance(known[name], Mapping)}
-    return {**known, **found, **{name: {**known[name], **found[name]} for name in both}}
-
-
-def known(path: Path) -> Figures:
-    """What earlier runs found; nothing if there was none, or only a quick one, or one that did not say how."""
-    try:
-        found: Figures = json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):
-        return {}
-    return {} if found.get("quick") or "taken" not in found else found
-
-
 def _progress() -> Progress:
     # Drawn once a second: a livelier bar would be part of the figures.
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     return Progress(*columns, console=console, refresh_per_second=1, transient=True)
-
-
-def table_of(results: Mapping[str, Any]) -> Table:
-    """Measured, must, goal, and which of the two was met."""
-    table = Table(title="Nearline on this machine, load generators included")
-    table.add_column("figure")
-    for name in ("measured", "must", "goal"):
-        table.add_column(name, justify="right")
-    table.add_column("met")
-    colours = {"goal": "green", "must": "yellow", "missed": "red"}
-    for target in TARGETS:
-        verdict = target.verdict(results)
-        row = (_amount(target, target.measured(results)), _amount(target, target.must), _amount(target, target.goal))
-        table.add_row(target.figure, *row, verdict, style=colours.get(verdict))
-    return table
-
-
-def _amount(target: Target, value: float | None) -> str:
-    if value is None:
-        return "-"
-    number = f"{value:.3f}" if not target.unit else f"{value:,.0f}" if value >= 100 else f"{value:,.1f}"
-    return f"{number} {target.unit}".strip()
 
 
 def _neighbours(others: Mapping[str, float]) -> str:
@@ -165,23 +124,11 @@ def _floor(floors: Sequence[Floor]) -> str:
     return f"an empty answer's p99 before and after each: {told}"
 
 
-def measurements_named(text: str) -> list[str]:
-    """The measurements that *text* names, in the order in which they are taken; ``a`` stands for every ``a.b``."""
-    known = {
-        wanted: [name for name in MEASUREMENTS if f"{name}.".startswith(f"{wanted}.")] for wanted in text.split(",")
-    }
-    unknown = sorted(wanted for wanted, names in known.items() if not names)
-    if unknown:
-        raise argparse.ArgumentTypeError(f"no measurement {', '.join(unknown)}; there are {', '.join(MEASUREMENTS)}")
-    return [name for name in MEASUREMENTS if any(name in names for names in known.values())]
-
-
 def main() -> None:
     """Measure, write the JSON, print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.partition("\n")[0])
-    parser.add_argument(
-        "--only", type=measurements_named, default=list(MEASUREMENTS), help=f"of {','.join(MEASUREMENTS)}"
-    )
+    named = partial(measurements_named, known=MEASUREMENTS)
+    parser.add_argument("--only", type=named, default=list(MEASUREMENTS), help=f"of {','.join(MEASUREMENTS)}")
     parser.add_argument("--quick", action="store_true", help="small and short: to try it, not for figures")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--data", type=Path, default=BUILD / "bench", help="folder of the system; deleted first")
@@ -189,23 +136,16 @@ def main() -> None:
     given = parser.parse_args()
     interrupt_on_sigterm()
     facts = about(given.seed, command=" ".join(["python -m benchmarks", *sys.argv[1:]]))
-    kept: Figures = {} if given.quick else known(given.out)
-
-    def keep(name: str, found: Figures, taken: Figures) -> None:
-        nonlocal kept
-        kept = merged(kept, found) | {"taken": kept.get("taken", {}) | {name: taken | facts}, "quick": given.quick}
-        given.out.parent.mkdir(parents=True, exist_ok=True)
-        given.out.write_text(json.dumps(kept, indent=2) + "\n")
-
+    kept = Kept(given.out, facts, quick=given.quick)
     try:
-        results = run(given.only, QUICK if given.quick else Scale(), given.seed, given.data, keep=keep)
+        results = run(given.only, QUICK if given.quick else Scale(), given.seed, given.data, keep=kept.keep)
     except NearlineError as problem:
         sys.exit(f"benchmarks: {problem}")
     except KeyboardInterrupt:
         sys.exit(130)
-    console.print(table_of(results))
-    console.print(_neighbours({name: kept["taken"][name]["others_cores"] for name in given.only}))
-    console.print(_floor([each for name in given.only for each in kept["taken"][name]["empty_answer_p99_ms"]]))
+    console.print(table_of("Nearline on this machine, load generators included", TARGETS, results))
+    console.print(_neighbours({name: kept.taken(name)["others_cores"] for name in given.only}))
+    console.print(_floor([each for name in given.only for each in kept.taken(name)["empty_answer_p99_ms"]]))
     console.print(f"everything measured: {given.out}")
 
 

@@ -4,9 +4,9 @@ import asyncio
 from types import TracebackType
 from typing import Self
 
-from benchmarks.stage import LoadedSystem
 from nearline.adapters.stores import store_for
 from nearline.errors import Unavailable
+from nearline.settings import Settings
 from nearline.user_documents import UserDocument, decode_user_document
 
 _READ_MS = 1_000  # patient: nothing is timed here
@@ -15,15 +15,15 @@ _READ_MS = 1_000  # patient: nothing is timed here
 class Documents:
     """A reader of the store; used by one thread, closed by ``with``."""
 
-    def __init__(self, stage: LoadedSystem) -> None:
-        self._space = stage.settings.embedding_space
+    def __init__(self, settings: Settings) -> None:
+        self._space = settings.embedding_space
         self._store = store_for(
-            stage.settings.store_url,
+            settings.store_url,
             self._space,
-            ttl_ms=stage.settings.history_ttl_ms,
+            ttl_ms=settings.history_ttl_ms,
             read_ms=_READ_MS,
             writer=False,
-            tls=stage.settings.store_security,
+            tls=settings.store_security,
         )
 
     def __enter__(self) -> Self:

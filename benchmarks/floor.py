@@ -29,21 +29,21 @@ Floor = dict[str, float]
 
 
 @contextmanager
-def floor_server() -> Iterator[Callable[[], Floor]]:
-    """The server, for as long as the block runs; what is given measures: p99 in ms by rate."""
+def floor_server(seconds: float = _SECONDS) -> Iterator[Callable[[], Floor]]:
+    """The server, for as long as the block runs; what is given measures for *seconds* a rate: p99 in ms by rate."""
     (port,) = free_ports(1)
     with subprocess.Popen([sys.executable, "-m", "benchmarks.floor", str(port)], cwd=ROOT) as server:
         try:
             if not wait_until(http_ok(port, "/"), _START_S):
                 raise Unavailable(f"the empty server did not answer within {_START_S:g} s")
-            yield lambda: _measure(f"http://{HOST}:{port}")
+            yield lambda: _measure(f"http://{HOST}:{port}", seconds)
         finally:
             server.terminate()
 
 
-def _measure(url: str) -> Floor:
+def _measure(url: str, seconds: float) -> Floor:
     requests = [get(f"{url}/", "")]
-    return {str(rate): round(open_loop(url, requests, rate, _SECONDS).p99_ms, 2) for rate in RATES}
+    return {str(rate): round(open_loop(url, requests, rate, seconds).p99_ms, 2) for rate in RATES}
 
 
 async def _answer(scope: Any, _: Any, send: Any) -> None:

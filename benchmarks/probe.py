@@ -23,6 +23,8 @@ _DEADLINE_S = 60.0
 _ANSWER_S = 10.0  # an answer may wait for a click before it comes
 _MARKERS = 64  # enough that every partition of clicks gets some
 
+Answer = dict[str, Any]
+
 
 class Probe:
     """A producer and a keep-alive connection to retrieval; used by one thread, closed by ``with``."""
@@ -51,7 +53,7 @@ class Probe:
         """Append *messages*; returns when they are in the log."""
         self._runner.run(self._producer.send_all(topic, messages))
 
-    def ask(self, user_id: str, *, k: int = 10, exclude_seen: str = "all", **more: str | int) -> dict[str, Any]:
+    def ask(self, user_id: str, *, k: int = 10, exclude_seen: str = "all", **more: str | int) -> Answer:
         """The answer of this moment, with *more* parameters; ``Unavailable`` if it is not a 200."""
         path = f"/recommend/{quote(user_id)}?{urlencode({'k': k, 'exclude_seen': exclude_seen, **more})}"
         try:
@@ -61,7 +63,7 @@ class Probe:
             status, body = self._get(path)
         if status != 200:
             raise Unavailable(f"GET {path} answered {status}: {body[:200]!r}")
-        answer: dict[str, Any] = orjson.loads(body)
+        answer: Answer = orjson.loads(body)
         return answer
 
     def _get(self, path: str) -> tuple[int, bytes]:
@@ -86,21 +88,22 @@ class Probe:
     def ask_until(
         self,
         user_id: str,
-        holds: Callable[[dict[str, Any]], bool],
+        holds: Callable[[Answer], bool],
         *,
         k: int = 10,
         exclude_seen: str = "all",
         deadline_s: float = _DEADLINE_S,
-    ) -> dict[str, Any]:
+        every_s: float = ASK_EVERY_S,
+    ) -> Answer:
         """The first answer of which *holds* is true; ``Unavailable`` when none comes before the deadline."""
         end = time.monotonic() + deadline_s
         while not holds(answer := self.ask(user_id, k=k, exclude_seen=exclude_seen)):
             if time.monotonic() > end:
                 raise Unavailable(f"no such answer for {user_id} within {deadline_s:g} s; the last: {answer!r:.300}")
-            time.sleep(ASK_EVERY_S)
+            time.sleep(every_s)
         return answer
 
-    def settle(self, item_id: str, *, deadline_s: float = 300.0) -> float:
+    def settle(self, item_id: str, *, deadline_s: float = 300.0, every_s: float = ASK_EVERY_S) -> float:
         """Seconds until every click that is in the log now is in a stored vector: what was sent last comes last.
 
         Sends one click in each partition (of users of its own) and waits until all of them are used.
@@ -114,6 +117,7 @@ class Probe:
                 lambda answer, event=event: answer["newest_event_id"] == event.event_id,  # type: ignore[misc]
                 k=1,
                 deadline_s=deadline_s,
+                every_s=every_s,
             )
         return time.perf_counter() - started
 

@@ -27,7 +27,7 @@ def recall_at_50(stage: LoadedSystem) -> float:
     ids, vectors = asyncio.run(_catalogue(stage.system.bootstrap, stage.settings.embedding_space))
     rows = {one: row for row, one in enumerate(ids)}
     shares = []
-    with Documents(stage) as documents:
+    with Documents(stage.settings) as documents:
         for number in range(min(_CHECKED, stage.scale.users)):
             vector, answer = _together(stage, documents, user_id(number))
             found = [rows[item["item_id"]] for item in answer["items"]]

@@ -34,7 +34,7 @@ def seen_users(stage: LoadedSystem) -> list[str]:
     while chunk := list(islice(messages, _CHUNK)):
         stage.probe.send(CLICKS, chunk)
     stage.probe.settle(stage.item_of_probe(0))
-    with Documents(stage) as documents:
+    with Documents(stage.settings) as documents:
         for user in tastes:
             _await_seen(documents, user)
     return list(tastes)

@@ -99,8 +99,8 @@ class LoadedSystem:
 
 def prepare(stage: LoadedSystem) -> None:
     """List the catalogue, give every user a history, and warm every part up; returns when nothing waits any more."""
-    _list_items(stage.probe, stage.items, stage.say)
-    _await_items(stage)
+    list_items(stage.probe, stage.items, stage.say)
+    await_items(stage.system.ports.by_name(), len(stage.items), stage.say)
     stage.say(f"{_CLICKS_EACH} clicks of each of {stage.scale.users:,} users")
     with stage.flood(_CLICKS_EACH * stage.scale.users, in_turn=True) as flood:
         flood.finish()
@@ -111,26 +111,26 @@ def prepare(stage: LoadedSystem) -> None:
     stage.probe.settle(stage.item_of_probe(1))
 
 
-def _list_items(probe: Probe, items: Mapping[str, Item], say: Say) -> None:
+def list_items(probe: Probe, items: Mapping[str, Item], say: Say) -> None:
+    """Append *items* to the log."""
     say(f"listing {len(items):,} items")
     records = ((one.encode(), encode_item(item)) for one, item in items.items())
     while chunk := list(islice(records, _CHUNK)):
         probe.send(ITEMS, chunk)
 
 
-def _await_items(stage: LoadedSystem) -> None:
-    """Return when the whole catalogue is known to both its readers, and searched through a graph."""
-    ports = stage.system.ports
+def await_items(ports: Mapping[str, int], count: int, say: Say, *, at_rest: int = DELTA_AT_REST) -> None:
+    """Return when *count* items are known to retrieval and user_tower, all but *at_rest* of them in the graph."""
 
     def listed() -> bool:
-        index, table = gauges(ports.retrieval), gauges(ports.user_tower)
+        index, table = gauges(ports["retrieval"]), gauges(ports["user_tower"])
         waiting = index.get("nearline_index_delta_rows", 0.0)
         known = min(index.get("nearline_index_items", 0.0), table.get("nearline_item_table_items", 0.0))
-        stage.say(f"listing {known:,.0f} of {len(stage.items):,} items, {waiting:,.0f} not in the graph yet")
-        return known >= len(stage.items) and waiting <= DELTA_AT_REST
+        say(f"listing {known:,.0f} of {count:,} items, {waiting:,.0f} not in the graph yet")
+        return known >= count and waiting <= at_rest
 
     if not wait_until(listed, _LISTING_DEADLINE_S, pause_s=1.0):
-        raise Unavailable(f"{len(stage.items):,} items were not searchable within {_LISTING_DEADLINE_S:g} s")
+        raise Unavailable(f"{count:,} items were not searchable within {_LISTING_DEADLINE_S:g} s")
 
 
 def gauges(port: int) -> dict[str, float]:

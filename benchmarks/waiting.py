@@ -28,7 +28,7 @@ def measure(stage: LoadedSystem) -> dict[str, Any]:
     stage.say(f"{stage.scale.waits} answers that wait for a click")
     pause = random.Random(stage.seed)
     extra: list[float] = []
-    with Documents(stage) as documents:
+    with Documents(stage.settings) as documents:
         for number in range(stage.scale.waits):
             waited = _click_to_answer(stage, documents, f"after-{number % _USERS}", stage.item_of_probe(number))
             extra += [] if waited is None else [waited]

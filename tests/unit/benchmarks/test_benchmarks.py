@@ -10,7 +10,7 @@ import numpy as np
 import orjson
 import pytest
 
-from benchmarks.__main__ import known, measurements_named, merged
+from benchmarks.__main__ import MEASUREMENTS
 from benchmarks.hot import hot_functions
 from benchmarks.ingest import requests
 from benchmarks.load import LoadCounts, Result
@@ -19,6 +19,7 @@ from benchmarks.probe import percentiles_ms
 from benchmarks.rates import answered, highest_within, is_within
 from benchmarks.recall import recall
 from benchmarks.recommend import median_run
+from benchmarks.results import known, measurements_named, merged
 from benchmarks.sampled import Samples
 from benchmarks.search import highest_passing
 from benchmarks.seen import SEEN, clicks_of, tastes_of
@@ -222,9 +223,13 @@ def test_results_of_earlier_runs_are_kept_unless_quick_or_broken(text: str, is_k
 
 
 def test_measurements_are_chosen_by_name_or_by_the_first_word_of_it() -> None:
-    assert measurements_named("overload,recommend") == ["recommend.idle", "recommend.diversity_seen", "overload"]
+    assert measurements_named("overload,recommend", MEASUREMENTS) == [
+        "recommend.idle",
+        "recommend.diversity_seen",
+        "overload",
+    ]
     with pytest.raises(argparse.ArgumentTypeError, match="no measurement recom; there are"):
-        measurements_named("recom")
+        measurements_named("recom", MEASUREMENTS)
 
 
 def test_a_sample_counts_once_for_each_function_on_the_stack() -> None:

@@ -7,26 +7,40 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from rich.console import Console
 
-from benchmarks.index_asking import ANSWER, AskingProcess, Trial, as_plain
-from benchmarks.index_bench import MEASUREMENTS, TARGETS, USUAL, beside_table, peers_table, table_of
-from benchmarks.index_changes import Changes, ReplayAnswer, ReplayedVectors, judge, lowest_mean, recall
-from benchmarks.index_churn import ratios
-from benchmarks.index_peers import width_for
-from benchmarks.index_vectors import TowerVectors, nearest_cosine, noise_for
-from benchmarks.index_wired import Wired, item_id, number_of, record_maker, shown
+from benchmarks.index.__main__ import MEASUREMENTS, TARGETS, USUAL, beside_table, peers_table
+from benchmarks.index.asking import ANSWER, Asked, Pace, Trial, as_plain
+from benchmarks.index.churn import ratios
+from benchmarks.index.peers import width_for
+from benchmarks.index.vectors import (
+    Changes,
+    Lean,
+    ReplayAnswer,
+    ReplayedVectors,
+    TowerVectors,
+    item_id,
+    judge,
+    lowest_mean,
+    nearest_cosine,
+    noise_for,
+    number_of,
+    recall,
+    record_maker,
+    shown,
+)
+from benchmarks.index.wired import Wired
+from benchmarks.results import table_of
 from nearline.errors import Unavailable
 from nearline.features import DIMENSION
-from nearline.item_vectors import decode_item_vector
+from nearline.item_vectors import Vectors, decode_item_vector
 from nearline.space import Space
 
 ITEMS = 500
 
 
-def unit(random: np.random.Generator, count: int, dimension: int = DIMENSION) -> NDArray[np.float32]:
-    drawn = random.standard_normal((count, dimension)).astype(np.float32)
+def unit(random: np.random.Generator, count: int, dimension: int = DIMENSION) -> Vectors:
+    drawn: Vectors = random.standard_normal((count, dimension)).astype(np.float32)
     drawn /= np.linalg.norm(drawn, axis=1, keepdims=True)
     return drawn
 
@@ -58,7 +72,7 @@ def test_twice_the_dimensions_are_two_halves_of_the_same_weight(towers: TowerVec
 def test_the_noise_leaves_a_vector_as_near_to_its_neighbour_as_the_items_are() -> None:
     random = np.random.default_rng(0)
     centres = unit(random, 10)
-    items = centres[random.integers(0, 10, 200)] + 0.05 * unit(random, 200)
+    items = centres[random.integers(0, 10, 200)] + np.float32(0.05) * unit(random, 200)
     items /= np.linalg.norm(items, axis=1, keepdims=True)
     found = noise_for(items, 2_000, seed=1)
     drawn = items[np.arange(2_000) % 200] + unit(random, 2_000) * found
@@ -70,6 +84,23 @@ def test_the_first_cycle_lists_every_item_and_the_next_replaces_each_once(change
     assert [changes.of(n)[0] for n in range(ITEMS)] == list(range(ITEMS))
     replaced = [changes.of(n)[0] for n in range(ITEMS, 2 * ITEMS)]
     assert sorted(replaced) == list(range(ITEMS)) != replaced
+
+
+def test_lean_changes_go_over_the_items_in_turn_and_are_drawn_again_the_same(towers: TowerVectors) -> None:
+    lean, again = (Lean(towers, 1, 30, DIMENSION) for _ in range(2))
+    assert [lean.of(change)[0] for change in range(60)] == [*range(30), *range(30)]
+    far = lean.of(1_234)[1].copy()
+    assert np.array_equal(again.of(1_234)[1], far)
+    assert not np.array_equal(lean.of(1_235)[1], far)
+
+
+def test_a_changing_index_is_due_what_its_rate_says_and_nothing_without_one() -> None:
+    pace = Pace()
+    assert pace.due == 0
+    pace.at_rate(1e9, done=100)
+    assert pace.due > 100
+    pace.at_rate(0, done=500)
+    assert pace.due == 0
 
 
 def test_a_replay_holds_what_single_changes_would(changes: Changes) -> None:
@@ -135,7 +166,7 @@ def test_a_twentieth_of_the_prices_passes_the_filter() -> None:
 ECHO = f"""
 import json, socket, sys, threading, time
 sys.path.insert(0, {str(sys.path[0])!r})
-from benchmarks.index_asking import ANSWER, QUESTION
+from benchmarks.index.asking import ANSWER, QUESTION
 port = socket.socket(fileno=int(sys.argv[-1]))
 def answer():
     waiting = b""
@@ -156,7 +187,7 @@ for line in sys.stdin:
 
 
 def test_questions_are_asked_no_faster_than_their_rate_and_latency_counts_from_when_they_were_due() -> None:
-    with AskingProcess([sys.executable, "-c", ECHO], queries=10) as asked:
+    with Asked([sys.executable, "-c", ECHO], queries=10) as asked:
         assert asked.tell("something") == {"did": "something"}
         trial = asked.trial(200, 0.5)
     assert 0 < trial.per_s < 210
@@ -167,7 +198,7 @@ def test_questions_are_asked_no_faster_than_their_rate_and_latency_counts_from_w
 
 def test_once_answers_are_too_late_nothing_more_is_asked_and_no_bound_is_passed() -> None:
     seconds, rate, behind_s = 3.0, 2_000, 0.25
-    with AskingProcess([sys.executable, "-c", ECHO], queries=100_000) as asked:
+    with Asked([sys.executable, "-c", ECHO], queries=100_000) as asked:
         asked.tell("start")
         asked.trial(rate, 0.4)  # 800 questions; number 1,000 takes a second
         late = asked.trial(rate, seconds, behind_s=behind_s)
@@ -178,7 +209,7 @@ def test_once_answers_are_too_late_nothing_more_is_asked_and_no_bound_is_passed(
 
 def test_a_process_that_ends_is_named_with_what_it_should_do() -> None:
     with (
-        AskingProcess([sys.executable, "-c", ECHO], queries=10) as asked,
+        Asked([sys.executable, "-c", ECHO], queries=10) as asked,
         pytest.raises(Unavailable, match="while it should die"),
     ):
         asked.tell("die")
@@ -220,7 +251,7 @@ def test_the_tables_hold_every_figure_beside_what_it_must_reach() -> None:
     }
     page = io.StringIO()
     console = Console(width=150, file=page)
-    console.print(table_of(results))
+    console.print(table_of("The index", TARGETS, results))
     console.print(beside_table(results))
     text = page.getvalue()
     verdicts = {target.figure.strip(): target.verdict(results) for target in TARGETS}
@@ -249,7 +280,7 @@ def test_another_index_may_never_reach_a_recall() -> None:
 
 def test_the_long_comparison_is_asked_for_by_name() -> None:
     assert set(MEASUREMENTS) - set(USUAL) == {"peers"}
-    words = [sys.executable, "-m", "benchmarks.index_bench", "--only", "speed"]
+    words = [sys.executable, "-m", "benchmarks.index", "--only", "speed"]
     refused = subprocess.run(words, capture_output=True, text=True, check=False)
     assert refused.returncode == 2
     assert "no measurement speed; there are quiet, memory, served, reads, overdriven, churn, peers" in refused.stderr

@@ -48,7 +48,23 @@ class Trial:
         return self.p99_ms <= bound_ms and self.per_s >= 0.97 * self.wanted_per_s
 
 
-class AskingProcess:
+class Pace:
+    """How many changes are due at a rate that may be set anew at any moment."""
+
+    def __init__(self) -> None:
+        self._rate, self._since, self._base = 0.0, 0.0, 0
+
+    def at_rate(self, per_s: float, done: int) -> None:
+        """From now on so many a second; *done* are done already."""
+        self._rate, self._since, self._base = per_s, time.perf_counter(), done
+
+    @property
+    def due(self) -> int:
+        """How many should be done by now, those before included; 0 while there is no rate."""
+        return self._base + int((time.perf_counter() - self._since) * self._rate) if self._rate else 0
+
+
+class Asked:
     """A process that answers questions and commands; closed by ``with``, which ends it."""
 
     def __init__(self, words: Sequence[str], queries: int) -> None:

@@ -10,12 +10,9 @@ import os
 import time
 from collections.abc import Callable
 
-import numpy as np
-
-from benchmarks.index_changes import Changes
+from benchmarks.index.asking import Pace
 from nearline.adapters.hnsw import HnswGraph
 from nearline.followers import Follower
-from nearline.item_vectors import ItemFields, ItemVector, encode_item_vector
 from nearline.log import Record
 from nearline.space import Space
 from nearline.topics import item_vectors_topic
@@ -29,7 +26,6 @@ from services.retrieval.in_process.records import item_records
 SWITCH_S = 0.0005  # as in services/retrieval/app.py
 _BATCH = 500  # records of one poll, as TableReader's
 _TICK_S = 0.005  # changes come in groups of this length: at 500/s two or three
-_CATEGORIES = 20
 
 
 class WatchedIndex(LiveIndex):
@@ -66,12 +62,11 @@ class Feed:
         self._record_of = record_of
         self.sent = 0
         self._until = 0  # changes that are due whatever the rate
-        self._rate = 0.0
-        self._since, self._base = 0.0, 0
+        self._pace = Pace()
 
     def at_rate(self, per_s: float) -> None:
         """From now on so many changes a second."""
-        self._rate, self._since, self._base = per_s, time.perf_counter(), self.sent
+        self._pace.at_rate(per_s, self.sent)
 
     def at_once(self, count: int) -> None:
         """*count* changes more, now."""
@@ -93,8 +88,7 @@ class Feed:
         return records
 
     def _due(self) -> int:
-        paced = self._base + int((time.perf_counter() - self._since) * self._rate) if self._rate else 0
-        return max(self._until, paced)
+        return max(self._until, self._pace.due)
 
 
 class Wired:
@@ -139,34 +133,3 @@ async def until(holds: Callable[[], bool], deadline_s: float = 600.0, look_s: fl
     async with asyncio.timeout(deadline_s):
         while not holds():
             await asyncio.sleep(look_s)
-
-
-def record_maker(changes: Changes, space: Space) -> Callable[[int], Record]:
-    """The records of the topic ``item-vectors`` that carry *changes*."""
-    topic = item_vectors_topic(space)
-
-    def record_of(number: int) -> Record:
-        item, vector = changes.of(number)
-        value = ItemVector(item_id(item), number + 1, shown(item), vector, vector.astype(np.float16), "")
-        return Record(topic, 0, number, 0, value.item_id.encode(), encode_item_vector(value, space))
-
-    return record_of
-
-
-def item_id(number: int) -> str:
-    """The id of item *number*."""
-    return f"bench-{number:06d}"
-
-
-def number_of(item: str) -> int:
-    """The number of the item with this id."""
-    return int(item[-6:])
-
-
-def shown(number: int) -> ItemFields:
-    """What an answer shows of item *number*: a title like a shop's, prices spread evenly over 0 to 100."""
-    price = (number * 7_919 % 10_000) / 100
-    category = f"category {number % _CATEGORIES}"
-    return ItemFields(
-        f"SET OF {number % 12} VINTAGE ITEMS {number}", category, "en", price, listed_ms=1_290_000_000_000 + number
-    )

@@ -1,8 +1,8 @@
 """Does recall hold while everything changes, how many reads go on beside it, and what would one have without us?
 
-The index runs in a process of its own (benchmarks/index_living.py), this one asks and tells. Recall is judged on
+The index runs in a process of its own (benchmarks/index/living.py), this one asks and tells. Recall is judged on
 sampled answers, each against exact search over what was live when it was given. For the comparison two others run with
-the same changes and are asked in turn with ours (benchmarks/index_plain.py).
+the same changes and are asked in turn with ours (benchmarks/index/peers.py).
 """
 
 import statistics
@@ -15,13 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.index_asking import AskingProcess, Trial, as_plain
-from benchmarks.index_changes import Changes, ReplayAnswer, judge
-from benchmarks.index_vectors import TowerVectors
+from benchmarks.index.asking import Asked, Trial, as_plain
+from benchmarks.index.peers import peers_command
+from benchmarks.index.vectors import Changes, ReplayAnswer, TowerVectors, judge
 from benchmarks.search import highest_passing
-from local.layout import BUILD, ENVIRONMENTS
+from local.layout import BUILD
 from local.system import Say
-from nearline.errors import Misconfigured
 from nearline.features import DIMENSION
 
 CHANGES_PER_S = 500
@@ -72,7 +71,7 @@ QUICK = ChurnScale(
 )
 
 
-def measure(source: TowerVectors, scale: ChurnScale, seed: int, say: Say) -> dict[str, Any]:
+def measure(scale: ChurnScale, seed: int, say: Say) -> dict[str, Any]:
     """``{"churn": …}``: does recall hold while everything is replaced at a steady rate, then in great rounds?"""
     with living(scale, seed) as ours:
         say("listing the catalogue and building its graph")
@@ -81,6 +80,7 @@ def measure(source: TowerVectors, scale: ChurnScale, seed: int, say: Say) -> dic
         state = ours.tell("state")
         state |= {"steady_reads": as_plain(steady)}
         judged = ours.tell("judged")
+        ours.tell("rate", per_s=0)  # a slow machine would else never be done folding
         say(f"{scale.rounds} rounds of 5 %")
         rounds = ours.tell("rounds", count=scale.rounds, share=0.05)
         say("recall in the rounds, and of a fresh build")
@@ -140,20 +140,42 @@ def measure_overdriven(scale: ChurnScale, seed: int, say: Say) -> dict[str, Any]
     return {"overdriven": {"delta_rows_max": most, "recovered_after_s": after, "bursts": bursts, "end": end}}
 
 
-def _delta_and_widths(ours: AskingProcess) -> dict[str, Any]:
+def measure_memory(scale: ChurnScale, seed: int, say: Say) -> dict[str, Any]:
+    """``{"mib_per_100k": …}`` of 128 dimensions: the index alone, the catalogue's own data, the whole process."""
+    say("memory of the catalogue without an index")
+    with living(scale, seed) as ours:
+        data = ours.tell("catalogue_alone", items=scale.items)["catalogue"]
+    say("memory at rest and while a third is replaced, 128 dimensions")
+    with living(scale, seed) as ours:
+        whole = ours.tell("memory", seed=seed, items=scale.items, dimension=128)
+    of_100k = 100_000 / scale.items
+    alone = {name: round((whole[name] - data) * of_100k, 1) for name in ("steady", "folding")}
+    return {"mib_per_100k": {**alone, "catalogue": round(data * of_100k, 1), "whole": whole}}
+
+
+def measure_filter(scale: ChurnScale, seed: int, say: Say) -> dict[str, Any]:
+    """``{"filter_5pct_extra_ms": …, "build_s": …}``."""
+    say("a build, and a filter that 5 % pass")
+    with living(scale, seed) as ours:
+        found = ours.tell("filtered", seed=seed, items=scale.items, dimension=DIMENSION)
+    more = {name: found[name] for name in ("recall_at_50", "beside_500_per_s")}
+    return {"build_s": found["build_s"], "filter_5pct_extra_ms": {**(found["extra"] or {"p99": None}), **more}}
+
+
+def _delta_and_widths(ours: Asked) -> dict[str, Any]:
     state = ours.tell("state")
     return {"delta_rows": state["delta_rows"], "lag": state["lag"], "widths": state["widths"]}
 
 
 @contextmanager
-def living(scale: ChurnScale, seed: int) -> Iterator[AskingProcess]:
+def living(scale: ChurnScale, seed: int) -> Iterator[Asked]:
     """The index under test, ready for commands."""
-    words = [sys.executable, "-m", "benchmarks.index_living", "--seed", str(seed), "--items", str(scale.items)]
-    with AskingProcess([*words, "--users", str(_USERS)], _USERS) as asked:
+    words = [sys.executable, "-m", "benchmarks.index.living", "--seed", str(seed), "--items", str(scale.items)]
+    with Asked([*words, "--users", str(_USERS)], _USERS) as asked:
         yield asked
 
 
-def _reads_beside(ours: AskingProcess, scale: ChurnScale, say: Say) -> tuple[dict[str, float | None], dict[str, Any]]:
+def _reads_beside(ours: Asked, scale: ChurnScale, say: Say) -> tuple[dict[str, float | None], dict[str, Any]]:
     """The highest rate within each bound: sought in short runs, confirmed by a long one that a build falls into."""
     found: dict[str, float | None] = {}
     confirmed: dict[str, Trial | None] = {}
@@ -172,7 +194,7 @@ def _reads_beside(ours: AskingProcess, scale: ChurnScale, say: Say) -> tuple[dic
     return found, {**must, "at_goal": goal}
 
 
-def highest(asked: AskingProcess, bound_ms: float, first: float, seconds: float, say: Say) -> float | None:
+def highest(asked: Asked, bound_ms: float, first: float, seconds: float, say: Say) -> float | None:
     """The highest rate whose p99 is within the bound in one of two short runs."""
 
     def passes(rate: float) -> bool:
@@ -191,7 +213,7 @@ def _told(trial: Trial) -> str:
     return f"{trial.per_s:,.0f} reads/s, {times}, {trial.building:.0%} in a build"
 
 
-def _replace_everything(ours: AskingProcess, scale: ChurnScale, say: Say) -> Trial:
+def _replace_everything(ours: Asked, scale: ChurnScale, say: Say) -> Trial:
     """Ask at a steady rate until as much was replaced as should be, and for long enough that a graph is built."""
     ours.tell("mark")  # the delta of loading says nothing of the delta at this rate
     ours.tell("rate", per_s=CHANGES_PER_S)
@@ -200,19 +222,14 @@ def _replace_everything(ours: AskingProcess, scale: ChurnScale, say: Say) -> Tri
     return ours.trial(_BESIDE_RPS, seconds, behind_s=_DRAIN_S)
 
 
-def _side_by_side(source: TowerVectors, ours: AskingProcess, scale: ChurnScale, seed: int, say: Say) -> dict[str, Any]:
+def _side_by_side(source: TowerVectors, ours: Asked, scale: ChurnScale, seed: int, say: Say) -> dict[str, Any]:
     """Highest rates with p99 within 5 ms beside 500 changes/s, in turn: ours, hnswlib under one lock, faiss flat."""
-    python = ENVIRONMENTS / "peers" / "bin" / "python"
-    if not python.exists():
-        raise Misconfigured("the environment peers is missing: python3 -m local.environments peers")
     folder = BUILD / "bench-index" / "plain"
     changes = _write_changes(folder, source, scale, seed)
-    words = [str(python), "-m", "benchmarks.index_plain", "--folder", str(folder), "--kind"]
+    words = [*peers_command(), "--folder", str(folder), "--beside"]
     rates: dict[str, list[float]] = {name: [] for name in ("ours", *_RULES)}
     with ExitStack() as open_ones:
-        sides = {"ours": ours} | {
-            kind: open_ones.enter_context(AskingProcess([*words, kind], _USERS)) for kind in _RULES
-        }
+        sides = {"ours": ours} | {kind: open_ones.enter_context(Asked([*words, kind], _USERS)) for kind in _RULES}
         say("hnswlib under one lock takes in the same changes")
         built = {kind: sides[kind].tell("rate", per_s=0)["said"] for kind in _RULES}
         for kind in _RULES:

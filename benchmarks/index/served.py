@@ -1,11 +1,17 @@
 """In the running system: how long until a new vector, or a new item, is in an answer; and a restart.
 
-The catalogue's vectors go straight onto ``item-vectors.1`` (benchmarks/index_changes.py). A probe publishes a new item
+The catalogue's vectors go straight onto ``item-vectors.1`` (benchmarks/index/vectors.py). A probe publishes a new item
 whose vector is that of a user who has one, so it is the best hit of that user from the moment that retrieval knows it;
 through the tower it copies title, category and price of a real item that the user is shown, so its vector is that
 item's. The clock starts before the send and stops at the first answer that shows the item.
+
+What changes beside is published by a process of its own, which says "started" with its first record and goes on until
+it is ended:
+
+    python -m benchmarks.index.served --kafka 127.0.0.1:9092 --what vectors --rate 500
 """
 
+import argparse
 import asyncio
 import os
 import random
@@ -21,46 +27,50 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.index_changes import Changes
-from benchmarks.index_vectors import TowerVectors
-from benchmarks.index_wired import record_maker, shown
+from benchmarks.documents import Documents
+from benchmarks.index.vectors import Changes, TowerVectors, record_maker, shown, source
 from benchmarks.probe import Probe, percentiles_ms
-from benchmarks.stage import gauges
+from benchmarks.stage import await_items, gauges
+from benchmarks.synthetic_items import bench_items
 from local.addresses import Ports
 from local.layout import ROOT
 from local.processes import wait_until
 from local.system import Say, System, embedded_system, http_ok, reset
-from nearline.adapters.stores import store_for
+from nearline.adapters.kafka.producer import Producer
 from nearline.datasets import load_online_retail
 from nearline.errors import Unavailable
 from nearline.events import Event, encode_event
 from nearline.features import DIMENSION
-from nearline.item_vectors import ItemVector, encode_item_vector
+from nearline.item_vectors import ItemVector, Vectors, encode_item_vector
 from nearline.items import Item, encode_item
 from nearline.log import Message, Record
 from nearline.settings import load_settings
 from nearline.space import Space
 from nearline.topics import CLICKS, ITEMS, item_vectors_topic
-from nearline.user_documents import decode_user_document
+
+Maker = Callable[[int], Message]
 
 VECTORS_PER_S, ITEMS_PER_S = 500, 200
 _SPACE = Space(1, DIMENSION)
 _USERS = 10
 _CLICKS = 5
 _CHUNK = 2_000
-_LISTED_S = 600.0
+_AT_REST = 2_000  # rows that need not be in the graph before anything is measured
+_TICK_S = 0.005
+_LINGER_MS = 5  # the default of Kafka's own producer
+_OTHER_ITEMS = 20_000
 _LEAD_S = 3.0
 _PAUSE_S = (0.02, 0.08)
 _K = 50
 _RESTART_S = 120.0
 
 
-def measure(source: TowerVectors, *, items: int, probes: int, seed: int, data: Path, say: Say) -> dict[str, Any]:
+def measure(towers: TowerVectors, *, items: int, probes: int, seed: int, data: Path, say: Say) -> dict[str, Any]:
     """``{"searchable_ms", "searchable_through_tower_ms", "restart_s"}``."""
     reset(System(data, Ports.free()), lambda line: None)
     with embedded_system(data, say=say) as system, Probe(system.bootstrap, system.retrieval, system.key) as probe:
         served = Served(system, probe, items, seed, say)
-        served.prepare(source)
+        served.prepare(towers)
         say(f"vectors at {VECTORS_PER_S}/s, and how long until one is searchable")
         with served.changes("vectors", VECTORS_PER_S, first=items):
             vectors = served.probes(served.publish_vector, probes)
@@ -81,37 +91,25 @@ class Served:
         self._items, self._seed = items, seed
         self._topic = item_vectors_topic(_SPACE)
         self._real: Mapping[str, Item] = {}
-        self._vectors: dict[str, np.ndarray[Any, np.dtype[np.float32]]] = {}
+        self._vectors: dict[str, Vectors] = {}
 
-    def prepare(self, source: TowerVectors) -> None:
+    def prepare(self, towers: TowerVectors) -> None:
         """List the catalogue and the shop's own items, and give some users a vector."""
         # Under ids that the tower has never met, as a new item's is: of those it met it knows more than their words.
         shop = load_online_retail(ROOT / "data" / "online-retail").items
         self._real = {f"shop-{item_id}": item for item_id, item in shop.items()}
         self._say(f"publishing {self._items:,} item vectors")
-        make = record_maker(Changes(source, self._seed, self._items, DIMENSION), _SPACE)
+        make = record_maker(Changes(towers, self._seed, self._items, DIMENSION), _SPACE)
         self._send(self._topic, (_message(make(number)) for number in range(self._items)))
         self._send(ITEMS, ((one.encode(), encode_item(item)) for one, item in self._real.items()))
-        self._await_items(self._items + len(self._real))
+        count = self._items + len(self._real)
+        await_items(self._system.ports.by_name(), count, self._say, at_rest=_AT_REST)
         self._click()
-        self._vectors = asyncio.run(self._user_vectors())
+        self._vectors = self._user_vectors()
 
     def _send(self, topic: str, messages: Iterator[Message]) -> None:
         while chunk := list(islice(messages, _CHUNK)):
             self._probe.send(topic, chunk)
-
-    def _await_items(self, count: int) -> None:
-        ports = self._system.ports
-
-        def listed() -> bool:
-            index, table = gauges(ports.retrieval), gauges(ports.user_tower)
-            known = min(index.get("nearline_index_items", 0.0), table.get("nearline_item_table_items", 0.0))
-            waiting = index.get("nearline_index_delta_rows", 0.0)
-            self._say(f"{known:,.0f} of {count:,} items known, {waiting:,.0f} not in the graph yet")
-            return known >= count and waiting <= 2_000
-
-        if not wait_until(listed, _LISTED_S, pause_s=1.0):
-            raise Unavailable(f"{count:,} items were not searchable within {_LISTED_S:g} s")
 
     def _click(self) -> None:
         ids, pick = sorted(self._real), random.Random(self._seed)
@@ -122,21 +120,15 @@ class Served:
             newest = events[-1].event_id
             self._probe.ask_until(user, lambda answer, newest=newest: answer["newest_event_id"] == newest)  # type: ignore[misc]
 
-    async def _user_vectors(self) -> dict[str, Any]:
-        settings = load_settings(self._system.settings)
-        store = store_for(settings.store_url, _SPACE, ttl_ms=settings.history_ttl_ms, read_ms=1_000, writer=False)
-        await store.open()
-        try:
-            raw = {user: await store.get(user) for user in _users()}
-        finally:
-            await store.close()
-        documents = {user: decode_user_document(one, _SPACE) for user, one in raw.items() if one is not None}
-        return {user: document.vector for user, document in documents.items() if document.vector is not None}
+    def _user_vectors(self) -> dict[str, Vectors]:
+        with Documents(load_settings(self._system.settings)) as documents:
+            vectors = {user: documents.of(user).vector for user in _users()}
+        return {user: vector for user, vector in vectors.items() if vector is not None}
 
     @contextmanager
     def changes(self, what: str, rate: int, *, first: int) -> Iterator[None]:
         """Changes at *rate* beside whatever is measured, by a process that is ended on leaving."""
-        words = [sys.executable, "-m", "benchmarks.index_published", "--kafka", self._system.bootstrap]
+        words = [sys.executable, "-m", "benchmarks.index.served", "--kafka", self._system.bootstrap]
         words += ["--what", what, "--rate", str(rate), "--items", str(self._items), "--first", str(first)]
         with subprocess.Popen([*words, "--seed", str(self._seed)], cwd=ROOT, stdout=subprocess.PIPE, text=True) as one:
             try:
@@ -223,3 +215,50 @@ def _users() -> Sequence[str]:
 def _message(record: Record) -> Message:
     assert record.key is not None
     return record.key, record.value
+
+
+def vectors(seed: int, items: int, first: int) -> Maker:
+    """New vectors of the items, one after the other in a random order, from change *first* on."""
+    make = record_maker(Changes(source(seed), seed, items, DIMENSION), _SPACE)
+    return lambda number: _message(make(first + number))
+
+
+def texts(seed: int, items: int, first: int) -> Maker:
+    """Items under ids of their own, with titles that no two share: each has to be encoded."""
+    listed = list(bench_items(_OTHER_ITEMS, seed + first).values())
+    return lambda number: (f"listed-{(first + number) % items:06d}".encode(), encode_item(listed[number % len(listed)]))
+
+
+async def publish(kafka: str, topic: str, make: Maker, rate: float) -> None:
+    """Send at *rate* until cancelled."""
+    async with Producer(kafka, linger_ms=_LINGER_MS) as producer:
+        started, sent = time.perf_counter(), 0
+        print("started", flush=True)
+        while True:
+            due = int((time.perf_counter() - started) * rate) + 1
+            await producer.send_soon(topic, [make(number) for number in range(sent, due)])
+            sent = due
+            await asyncio.sleep(_TICK_S)
+
+
+def main() -> None:
+    """Publish until ended by a signal."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    parser = argparse.ArgumentParser(description=publish.__doc__)
+    parser.add_argument("--kafka", required=True)
+    parser.add_argument("--what", choices=("vectors", "texts"), required=True)
+    parser.add_argument("--rate", type=float, required=True)
+    parser.add_argument("--items", type=int, default=100_000)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=1)
+    given = parser.parse_args()
+    maker = {"vectors": vectors, "texts": texts}[given.what]
+    topic = {"vectors": item_vectors_topic(_SPACE), "texts": ITEMS}[given.what]
+    try:
+        asyncio.run(publish(given.kafka, topic, maker(given.seed, given.items, given.first), given.rate))
+    except KeyboardInterrupt:
+        return
+
+
+if __name__ == "__main__":
+    main()

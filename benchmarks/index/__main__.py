@@ -1,4 +1,4 @@
-"""``python -m benchmarks.index_bench``: the index measured; one table, and ``build/bench-index.json``.
+"""``python -m benchmarks.index``: the index measured; one table, and ``build/bench-index.json``.
 
 Recall while everything changes, reads beside it, how soon a vector is searchable in the running system, a filter,
 memory, a build, a restart. Each measurement has processes of its own and none is left at exit. What is not measured
@@ -7,28 +7,28 @@ is in docs/benchmarks.md.
 """
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import index_churn, index_quiet, index_rivals, index_served
 from benchmarks.about import about, load_average
-from benchmarks.index_churn import QUICK, ChurnScale
-from benchmarks.index_vectors import TowerVectors, source
+from benchmarks.index import churn, peers, served
+from benchmarks.index.churn import QUICK, ChurnScale
+from benchmarks.index.vectors import TowerVectors, source
 from benchmarks.neighbours import watch
+from benchmarks.results import Found, Kept, measurements_named, table_of
 from benchmarks.targets import Target
 from local.layout import BUILD
 from local.system import interrupt_on_sigterm
 from nearline.errors import NearlineError
 
-BenchResults = dict[str, Any]
 _WIDTH = 150  # where there is no terminal that says how wide it is
 console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
 
@@ -44,17 +44,17 @@ class BenchSetup:
     say: Callable[[str], None]
 
 
-MEASUREMENTS: Mapping[str, Callable[[BenchSetup], dict[str, Any]]] = {
-    "quiet": lambda task: index_quiet.measure_filter(task.scale.items, task.seed, task.say),
-    "memory": lambda task: index_quiet.measure_memory(task.scale.items, task.seed, task.say),
-    "served": lambda task: index_served.measure(
+MEASUREMENTS: Mapping[str, Callable[[BenchSetup], Found]] = {
+    "quiet": lambda task: churn.measure_filter(task.scale, task.seed, task.say),
+    "memory": lambda task: churn.measure_memory(task.scale, task.seed, task.say),
+    "served": lambda task: served.measure(
         task.source, items=task.scale.items, probes=task.scale.probes, seed=task.seed, data=task.data, say=task.say
     ),
-    "reads": lambda task: index_churn.measure_reads(task.source, task.scale, task.seed, task.say),
-    "overdriven": lambda task: index_churn.measure_overdriven(task.scale, task.seed, task.say),
-    "churn": lambda task: index_churn.measure(task.source, task.scale, task.seed, task.say),
+    "reads": lambda task: churn.measure_reads(task.source, task.scale, task.seed, task.say),
+    "overdriven": lambda task: churn.measure_overdriven(task.scale, task.seed, task.say),
+    "churn": lambda task: churn.measure(task.scale, task.seed, task.say),
     "peers": lambda task: {
-        "peers": index_rivals.measure(
+        "peers": peers.compare(
             task.source, items=task.scale.items, queries=task.scale.peer_queries, seed=task.seed, say=task.say
         )
     },
@@ -80,9 +80,9 @@ TARGETS = (
 )
 
 
-def run(task: BenchSetup, names: list[str], keep: Callable[[str, BenchResults, BenchResults], None]) -> BenchResults:
+def run(task: BenchSetup, names: list[str], keep: Callable[[str, Found, Found], None]) -> Found:
     """Take the measurements *names*, one after the other; *keep* gets each one's name, what it found, and how."""
-    results: BenchResults = {}
+    results: Found = {}
     for name in names:
         others, started, before = watch(), time.monotonic(), load_average()
         found = MEASUREMENTS[name](task)
@@ -90,29 +90,6 @@ def run(task: BenchSetup, names: list[str], keep: Callable[[str, BenchResults, B
         keep(name, found, {"took_s": took_s, "load_average": [before, load_average()], "others_cores": others()})
         results |= found
     return results
-
-
-def table_of(results: Mapping[str, Any]) -> Table:
-    """Measured, must, goal, and which of the two was met."""
-    table = Table(title="The index on this machine, load generators included")
-    table.add_column("figure")
-    for name in ("measured", "must", "goal"):
-        table.add_column(name, justify="right")
-    table.add_column("met")
-    colours = {"goal": "green", "must": "yellow", "missed": "red"}
-    for target in TARGETS:
-        verdict = target.verdict(results)
-        row = [amount(target, value) for value in (target.measured(results), target.must, target.goal)]
-        table.add_row(target.figure, *row, verdict, style=colours.get(verdict))
-    return table
-
-
-def amount(target: Target, value: float | None) -> str:
-    """A figure with its unit; a share has none."""
-    if value is None:
-        return "-"
-    number = f"{value:.4f}" if not target.unit else f"{value:,.0f}" if value >= 100 else f"{value:,.2f}"
-    return f"{number} {target.unit}".strip()
 
 
 def beside_table(results: Mapping[str, Any]) -> Table | None:
@@ -164,58 +141,35 @@ def peers_table(peers: Mapping[str, Any]) -> Table:
     return table
 
 
-def known(path: Path) -> BenchResults:
-    """What earlier runs found; nothing if there was none, or only a quick one."""
-    try:
-        found: BenchResults = json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):
-        return {}
-    return {} if found.get("quick") else found
-
-
-def _names(text: str) -> list[str]:
-    wanted = text.split(",")
-    unknown = sorted(set(wanted) - MEASUREMENTS.keys())
-    if unknown:
-        raise argparse.ArgumentTypeError(f"no measurement {', '.join(unknown)}; there are {', '.join(MEASUREMENTS)}")
-    return [name for name in MEASUREMENTS if name in wanted]
-
-
 def _say(line: str) -> None:
     console.print(f"{time.strftime('%H:%M:%S')} {line.strip()}")
 
 
 def main() -> None:
     """Measure, write the JSON, print the tables."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.index_bench", description=__doc__.partition("\n")[0])
-    parser.add_argument("--only", type=_names, default=list(USUAL), help=f"of {','.join(MEASUREMENTS)}")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.index", description=__doc__.partition("\n")[0])
+    named = partial(measurements_named, known=MEASUREMENTS)
+    parser.add_argument("--only", type=named, default=list(USUAL), help=f"of {','.join(MEASUREMENTS)}")
     parser.add_argument("--quick", action="store_true", help="small and short: to try it, not for figures")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--data", type=Path, default=BUILD / "bench-index" / "system", help="deleted first")
     parser.add_argument("--out", type=Path, default=BUILD / "bench-index.json")
     given = parser.parse_args()
     interrupt_on_sigterm()
-    command = " ".join(["python -m benchmarks.index_bench", *sys.argv[1:]])
-    facts = about(given.seed, command=command)
-    kept: BenchResults = {} if given.quick else known(given.out)
-
-    def keep(name: str, found: BenchResults, taken: BenchResults) -> None:
-        kept.update(found, taken=kept.get("taken", {}) | {name: taken | facts}, quick=given.quick)
-        given.out.parent.mkdir(parents=True, exist_ok=True)
-        given.out.write_text(json.dumps(kept, indent=2) + "\n")
-
+    command = " ".join(["python -m benchmarks.index", *sys.argv[1:]])
+    kept = Kept(given.out, about(given.seed, command=command), quick=given.quick)
     try:
         task = BenchSetup(source(given.seed), QUICK if given.quick else ChurnScale(), given.seed, given.data, _say)
-        results = run(task, given.only, keep)
+        results = run(task, given.only, kept.keep)
     except NearlineError as problem:
         sys.exit(f"bench-index: {problem}")
     except KeyboardInterrupt:
         sys.exit(130)
-    console.print(table_of(results))
-    for table in (beside_table(results), *(map(peers_table, [results["peers"]] if "peers" in results else []))):
+    console.print(table_of("The index on this machine, load generators included", TARGETS, results))
+    for table in (beside_table(results), *map(peers_table, [results["peers"]] if "peers" in results else [])):
         if table is not None:
             console.print(table)
-    busiest = max(kept["taken"][name]["others_cores"] for name in given.only)
+    busiest = max(kept.taken(name)["others_cores"] for name in given.only)
     console.print(f"others used {busiest:.2f} cores at most; everything measured: {given.out}")
 
 

@@ -8,17 +8,24 @@ them is made up.
 How much noise was chosen so that a vector is as near to its nearest neighbour as the demo's items are to theirs. A
 jittered catalogue holds 27 copies of each item, so the nearest neighbour of most is a copy of the same item; with much
 less noise it would be a catalogue of duplicates, with much more a cloud without structure. ``noise_for`` finds it by
-halving and ``python -m benchmarks.index_vectors`` prints both means (docs/benchmarks.md).
+halving and ``python -m benchmarks.index.vectors`` prints both means (docs/benchmarks.md).
+
+What changes in the catalogue is seeded too. Change *j* gives one item a new vector of the recipe: the first *items*
+changes list the catalogue, the next *items* replace all of it in a random order, and so on. So whoever notes how many
+changes an index had taken in when it answered can be told afterwards what the exact answer was at that moment, and
+nothing disturbs what is timed.
 """
 
 import asyncio
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache, lru_cache
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from benchmarks.tower_speed import user_batch
 from local.layout import BUILD, ROOT
@@ -26,9 +33,11 @@ from local.triton import REPOSITORY, running_triton
 from nearline.adapters.triton import TritonTowers
 from nearline.datasets import Prepared, load_online_retail
 from nearline.features import DIMENSION, HISTORY_LENGTH
-from nearline.item_vectors import Vectors
+from nearline.item_vectors import ItemFields, ItemVector, Vectors, encode_item_vector
+from nearline.log import Record
 from nearline.sequences import UserSequence
 from nearline.space import Space
+from nearline.topics import item_vectors_topic
 
 # The length of the noise over that of the vector. Found by ``noise_for`` with the towers of space 1, seed 1, 100,000.
 NOISE = 0.66
@@ -39,6 +48,9 @@ _TIMEOUT_MS = 10_000
 _FEWEST_EVENTS = 2
 _LOOKED_AT = 1_000  # vectors whose nearest neighbour is sought
 _HALVINGS = 12
+_TIED = 1e-6  # rows as near as the last true one
+_CHUNK = 500  # vectors that ``Lean`` draws at once
+_CATEGORIES = 20
 
 
 @dataclass(frozen=True)
@@ -152,6 +164,134 @@ def histories(prepared: Prepared) -> list[UserSequence]:
 
 def _batches(sequences: list[UserSequence]) -> Iterator[list[UserSequence]]:
     yield from (sequences[at : at + _BATCH] for at in range(0, len(sequences), _BATCH))
+
+
+class Changes:
+    """The endless sequence of changes of a catalogue of *items*."""
+
+    def __init__(self, source: TowerVectors, seed: int, items: int, dimension: int) -> None:
+        self.items = items
+        self._cycle = cache(lambda number: self._draw(source, (seed, number), dimension))
+
+    def cycle(self, number: int) -> tuple[NDArray[np.int64], Vectors]:
+        """Items in the order in which cycle *number* changes them, and their new vectors; it is kept."""
+        return self._cycle(number)
+
+    def draw_ahead(self, change: int) -> None:
+        """Draw all up to *change* now: half a second for a cycle of 100,000, which nobody should wait for later."""
+        for number in range(change // self.items + 1):
+            self._cycle(number)
+
+    def of(self, change: int) -> tuple[int, Vectors]:
+        """The item and its new vector."""
+        order, vectors = self._cycle(change // self.items)
+        place = change % self.items
+        return int(order[place]), vectors[place]
+
+    def _draw(self, source: TowerVectors, seed: tuple[int, int], dimension: int) -> tuple[NDArray[np.int64], Vectors]:
+        random = np.random.default_rng(seed)
+        order = random.permutation(self.items) if seed[1] else np.arange(self.items)
+        return order, source.draw(random, self.items, dimension=dimension)
+
+
+class Lean:
+    """Changes that go over the items in turn for ever, drawn a few hundred at a time: it holds next to nothing."""
+
+    def __init__(self, source: TowerVectors, seed: int, items: int, dimension: int) -> None:
+        self._items = items
+        self._chunk = lru_cache(1)(
+            lambda number: source.draw(np.random.default_rng((seed, number)), _CHUNK, dimension=dimension)
+        )
+
+    def of(self, change: int) -> tuple[int, Vectors]:
+        """The item and its new vector."""
+        return change % self._items, self._chunk(change // _CHUNK)[change % _CHUNK]
+
+
+class ReplayedVectors:
+    """The vectors of all items after any number of changes; it only goes forward."""
+
+    def __init__(self, changes: Changes) -> None:
+        self._changes = changes
+        self.vectors: Vectors = changes.cycle(0)[1].copy()  # by item
+        self._done = changes.items
+
+    def to(self, change: int) -> Vectors:
+        """The vectors after *change* changes; not before the catalogue is listed."""
+        if change < self._done:
+            raise ValueError(f"{change} changes were asked for, {self._done} are replayed already")
+        while self._done < change:
+            number, place = divmod(self._done, self._changes.items)
+            order, vectors = self._changes.cycle(number)
+            last = min(self._changes.items, place + change - self._done)
+            self.vectors[order[place:last]] = vectors[place:last]
+            self._done += last - place
+        return self.vectors
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayAnswer:
+    """An answer: which query, after how many changes, and the items by the number of results that were asked for."""
+
+    change: int
+    query: int
+    found: dict[int, list[int]]  # k -> item numbers
+
+
+def recall(scores: Vectors, found: Sequence[int], k: int) -> float:
+    """Share of the *k* best of *scores* that *found* holds; what ties with the last counts."""
+    last = np.partition(scores, len(scores) - k)[len(scores) - k]
+    return float((scores[list(found)] >= last - _TIED).sum()) / k
+
+
+def judge(changes: Changes, queries: Vectors, answers: Sequence[ReplayAnswer]) -> dict[int, list[float]]:
+    """Recall of each answer against exact search over what was live when it was given, by k."""
+    replay, recalls = ReplayedVectors(changes), dict[int, list[float]]()
+    for seen in sorted(answers, key=lambda seen: seen.change):
+        scores = replay.to(seen.change) @ queries[seen.query]
+        for k, found in seen.found.items():
+            recalls.setdefault(k, []).append(recall(scores, found, k))
+    return recalls
+
+
+def lowest_mean(values: Sequence[float], window: int) -> float | None:
+    """The lowest mean of *window* values that follow each other; of all where there are fewer; ``None`` of none."""
+    if not len(values):
+        return None
+    sums = np.concatenate(([0.0], np.cumsum(values)))
+    width = min(window, len(values))
+    return float((sums[width:] - sums[:-width]).min() / width)
+
+
+def record_maker(changes: "Changes | Lean", space: Space) -> Callable[[int], Record]:
+    """The records of the topic ``item-vectors`` that carry *changes*."""
+    topic = item_vectors_topic(space)
+
+    def record_of(number: int) -> Record:
+        item, vector = changes.of(number)
+        value = ItemVector(item_id(item), number + 1, shown(item), vector, vector.astype(np.float16), "")
+        return Record(topic, 0, number, 0, value.item_id.encode(), encode_item_vector(value, space))
+
+    return record_of
+
+
+def item_id(number: int) -> str:
+    """The id of item *number*."""
+    return f"bench-{number:06d}"
+
+
+def number_of(item: str) -> int:
+    """The number of the item with this id."""
+    return int(item[-6:])
+
+
+def shown(number: int) -> ItemFields:
+    """What an answer shows of item *number*: a title like a shop's, prices spread evenly over 0 to 100."""
+    price = (number * 7_919 % 10_000) / 100
+    category = f"category {number % _CATEGORIES}"
+    return ItemFields(
+        f"SET OF {number % 12} VINTAGE ITEMS {number}", category, "en", price, listed_ms=1_290_000_000_000 + number
+    )
 
 
 def main() -> None:

@@ -1,29 +1,47 @@
 """The index as the service runs it, in a process of its own: asked by a socket, told by lines of JSON.
 
-python -m benchmarks.index_living --seed 1 --items 100000 --socket 5      (benchmarks.index_churn starts it)
+python -m benchmarks.index.living --seed 1 --items 100000 --socket 5      (benchmarks.index.churn starts it)
 """
 
 import argparse
 import asyncio
+import ctypes
+import gc
 import json
 import socket
 import sys
 import threading
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import uvloop
 
-from benchmarks.index_asking import ANSWER, QUESTION
-from benchmarks.index_changes import Changes, ReplayAnswer, ReplayedVectors, judge, lowest_mean, recall
-from benchmarks.index_vectors import source
-from benchmarks.index_wired import SWITCH_S, Wired, number_of, record_maker, until
+from benchmarks.index.asking import ANSWER, QUESTION
+from benchmarks.index.vectors import (
+    Changes,
+    Lean,
+    ReplayAnswer,
+    ReplayedVectors,
+    item_id,
+    judge,
+    lowest_mean,
+    number_of,
+    recall,
+    record_maker,
+    shown,
+    source,
+)
+from benchmarks.index.wired import SWITCH_S, Wired, until
 from nearline.adapters.hnsw import HnswGraph
 from nearline.features import DIMENSION
+from nearline.filters import parse
+from nearline.item_vectors import ItemVector, Vectors
 from nearline.space import Space
 from nearline.telemetry import configure_logs
+from services.retrieval.in_process.catalogue import Catalogue
 from services.retrieval.in_process.index import LiveIndex
 from services.retrieval.in_process.maintenance import IndexMaintenance
 
@@ -37,6 +55,15 @@ _SETTLED_ROWS = 2_000  # a delta of fewer is at rest; the next round may come
 _ASKED_IN_ROUND = 25
 _AHEAD = 3  # times all items, that are drawn before anything is timed
 _NOBODY = np.empty(0, np.uint64)
+FILTER = "price < 5"  # prices lie evenly between 0 and 100: a twentieth passes
+_KIB_IN_MIB = 1024
+_LOOK_AT_MEMORY_S = 0.25  # a look walks all pages: more often would slow down what is looked at
+_FAST_PER_S, _SERVED_PER_S = 1_000, 500
+_QUERIES = 2_000
+_BLOCK = 100  # searches of one kind before the other's turn
+_PAUSE_S = 0.001
+_ALTERNATIONS = 3
+_PERCENTILES = (("p50", 50), ("p99", 99))
 
 
 class Living:
@@ -228,11 +255,151 @@ def _mean_recall(scores: list[Any], found: list[list[int]], k: int) -> float:
     return round(float(np.mean([recall(one, rows, k) for one, rows in zip(scores, found, strict=True)])), 4)
 
 
+def pss_mib() -> float:
+    """The proportional set size of this process."""
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) / _KIB_IN_MIB for line in lines if line.startswith("Pss:"))
+
+
+def trimmed_mib() -> float:
+    """The same once what was freed is given back."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    return pss_mib()
+
+
+class Peak:
+    """The greatest proportional set size while the ``with`` lasts, looked at from a thread."""
+
+    def __enter__(self) -> "Peak":
+        self.mib, self._over = 0.0, threading.Event()
+        self._thread = threading.Thread(target=self._look)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while not self._over.wait(_LOOK_AT_MEMORY_S):
+            self.mib = max(self.mib, pss_mib())
+
+
+async def memory(seed: int, items: int, dimension: int) -> dict[str, float]:
+    """MiB of catalogue and index: at rest, the most while a third is replaced and a graph built, at rest again."""
+    lean = Lean(source(seed), seed, items, dimension)
+    wired = Wired(dimension, record_maker(lean, Space(1, dimension)))
+    lean.of(0)
+    empty = trimmed_mib()
+    keeping = asyncio.create_task(wired.run())
+    with Peak() as first:
+        await wired.list_catalogue(items)
+    found = {"steady": pss_mib() - empty, "steady_trimmed": trimmed_mib() - empty, "first_build": first.mib - empty}
+    with Peak() as peak:
+        builds = wired.upkeep.builds
+        wired.feed.at_rate(_FAST_PER_S)
+        await until(lambda: wired.index.building)
+        wired.feed.at_rate(_SERVED_PER_S)
+        await until(lambda: wired.upkeep.builds > builds)
+        wired.feed.at_rate(0)
+        await until(lambda: not (wired.index.fold_due or wired.index.building))
+    found |= {"folding": peak.mib - empty, "steady_after": pss_mib() - empty, "empty": empty}
+    await _cancel(keeping)
+    return {name: round(mib, 1) for name, mib in found.items()}
+
+
+async def catalogue_alone(items: int) -> dict[str, float]:
+    """MiB of what a catalogue holds beside the index: its vectors have one dimension here."""
+    catalogue = Catalogue(1, LiveIndex(1, lambda capacity: HnswGraph(1, capacity)))
+    vector = np.ones(1, np.float32)
+    empty = trimmed_mib()
+    for number in range(items):
+        value = ItemVector(item_id(number), 1, shown(number), vector, vector.astype(np.float16), "")
+        catalogue.apply(value)
+    return {"catalogue": round(trimmed_mib() - empty, 1)}
+
+
+async def filtered(seed: int, items: int, dimension: int) -> dict[str, Any]:
+    """The build as the service does it; then a search with a filter beside one without, in turn."""
+    towers = source(seed)
+    changes = Changes(towers, seed, items, dimension)
+    wired = Wired(dimension, record_maker(changes, Space(1, dimension)))
+    queries = towers.queries(_QUERIES, dimension=dimension)
+    keeping = asyncio.create_task(wired.run())
+    await wired.list_catalogue(items)
+    build_s = wired.index.built_s
+    for query in queries[:300]:
+        await wired.catalogue.nearest(query, K, _NOBODY, None)
+    await asyncio.sleep(6)  # the width is measured anew with what came, after the upkeep's rest
+    await until(lambda: not (wired.index.fold_due or wired.index.building))
+    quiet = await _compare(wired, queries)
+    share = await _recall_filtered(wired, queries[:200], ReplayedVectors(changes).to(wired.applied))
+    wired.feed.at_rate(_SERVED_PER_S)
+    beside = await _compare(wired, queries)
+    await _cancel(keeping)
+    known = share is not None
+    return {
+        "build_s": round(build_s, 1),
+        "recall_at_50": share,
+        "extra": quiet if known else None,
+        "beside_500_per_s": beside if known else None,
+        "widths": asdict(wired.index.widths),
+    }
+
+
+async def _compare(wired: Wired, queries: Vectors) -> dict[str, Any]:
+    """Percentiles of both kinds in ms, and by how much the p99 with a filter is above: median, lowest, highest."""
+    wanted = parse(FILTER)
+    turns = []
+    for _ in range(_ALTERNATIONS):
+        took: dict[str, list[float]] = {"without": [], "with": []}
+        for start in range(0, len(queries), _BLOCK):
+            for kind, condition in (("without", None), ("with", wanted)):
+                for query in queries[start : start + _BLOCK]:
+                    began = time.perf_counter()
+                    await wired.catalogue.nearest(query, K, _NOBODY, condition)
+                    took[kind].append((time.perf_counter() - began) * 1e3)
+                    if len(took[kind]) % 10 == 0:
+                        await asyncio.sleep(_PAUSE_S)
+        turns.append(
+            {f"{p}_{kind}": float(np.percentile(of, at)) for kind, of in took.items() for p, at in _PERCENTILES}
+        )
+    extra = sorted(turn["p99_with"] - turn["p99_without"] for turn in turns)
+    told = {name: round(float(np.median([turn[name] for turn in turns])), 3) for name in turns[0]}
+    return {
+        "p99": round(extra[len(extra) // 2], 3),
+        "p99_low": round(extra[0], 3),
+        "p99_high": round(extra[-1], 3),
+        **told,
+    }
+
+
+async def _recall_filtered(wired: Wired, queries: Vectors, vectors: Vectors) -> float | None:
+    """Recall of filtered answers against exact search of the items that pass; ``None`` if others are in them."""
+    wanted = parse(FILTER)
+    passing = np.array([(shown(number).price or 0) < 5 for number in range(len(vectors))])
+    shares = []
+    for query in queries:
+        picked = await wired.catalogue.nearest(query, K, _NOBODY, wanted)
+        numbers = [number_of(item) for item in picked.item_ids]
+        if not passing[numbers].all():
+            return None
+        scores = np.where(passing, vectors @ query, np.float32(-2))
+        shares.append(recall(scores, numbers, K))
+    return round(float(np.mean(shares)), 4)
+
+
+async def _cancel(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    await asyncio.wait([task])
+
+
 def listen(living: Living, loop: asyncio.AbstractEventLoop) -> None:
     """Do what lines of JSON say until there are no more."""
-    commands = {
-        name: getattr(living, name) for name in ("load", "rate", "mark", "state", "rounds", "settle", "judged", "final")
-    }
+    names = ("load", "rate", "mark", "state", "rounds", "settle", "judged", "final")
+    commands = {name: getattr(living, name) for name in names}
+    commands |= {"memory": memory, "catalogue_alone": catalogue_alone, "filtered": filtered}
     try:
         for line in sys.stdin:
             told = json.loads(line)

@@ -1,10 +1,13 @@
-"""Other indexes at the same task, for the choice of ours: one of them, in this process, on vectors in ``.npy`` files.
+"""Other indexes at the same task: libraries at equal recall, and what one would write of them without us.
 
-    .venv/peers/bin/python -m benchmarks.index_peers --peer "faiss HNSW SQ8" --folder build/bench-index/peers
+    .venv/peers/bin/python -m benchmarks.index.peers --peer "faiss HNSW SQ8" --folder build/bench-index/peers
+    .venv/peers/bin/python -m benchmarks.index.peers --beside locked --folder build/bench-index/plain --socket 5
 
-Runs in the environment ``peers``; ``benchmarks.index_rivals`` writes the files and asks for one peer after the other,
-each in a process of its own, so that one's memory is not another's. Searches come one at a time from one thread of
-Python, as the service's do. The result is one line of JSON.
+Runs in the environment ``peers``, which has numpy and these libraries alone, on vectors in ``.npy`` files; ``compare``
+and benchmarks/index/churn.py write those and start it, one process for each index, so that one's memory is not
+another's. Searches come one at a time from one thread of Python, as the service's do. A peer's result is one line of
+JSON. One *beside* is asked by a socket while its vectors change; ``locked`` is hnswlib with one lock around everything,
+``flat`` exact search by faiss, where a change is written over the old row.
 """
 
 import argparse
@@ -12,16 +15,25 @@ import ctypes
 import gc
 import json
 import os
+import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.index.asking import ANSWER, QUESTION, SURROUNDINGS, Pace
+from local.layout import BUILD, ROOT, environment_python
+from nearline.errors import Misconfigured, Unavailable
 from nearline.item_vectors import Vectors
+
+if TYPE_CHECKING:  # it needs libraries that the environment peers does not have
+    from benchmarks.index.vectors import TowerVectors
 
 Labels = NDArray[np.int64]
 
@@ -31,9 +43,13 @@ LINKS, BUILD_WIDTH = 32, 200
 PASSING = 0.05  # of the rows, of the filter
 _WIDEST = 2_000
 _ROUNDS = 3  # the quickest counts
-_SINGLE = 500  # rows that are added, and removed, one by one
+_SINGLE = 500  # rows that are added one by one
 _SPARE = 5_000
+_GROW = 1.25
 _TICK_S = 0.0002
+_CHANGES_EVERY_S = 0.005
+_SAMPLE_EVERY_S = 0.1
+_MEASURED = 200
 _MIB = 1024 * 1024
 
 
@@ -48,9 +64,6 @@ class Peer(Protocol):
 
     def add(self, label: int, vector: Vectors) -> None:
         """One more row."""
-
-    def remove(self, label: int) -> None:
-        """Never find it again."""
 
     def save(self, path: str) -> None:
         """Write it."""
@@ -83,9 +96,12 @@ class Hnswlib:
         return found
 
     def add(self, label: int, vector: Vectors) -> None:
+        if label >= self._index.get_max_elements():
+            self._index.resize_index(int(label * _GROW))
         self._index.add_items(vector, label, num_threads=1)
 
     def remove(self, label: int) -> None:
+        """Never find it again."""
         self._index.mark_deleted(label)
 
     def save(self, path: str) -> None:
@@ -108,7 +124,7 @@ class Hnswlib:
 
 
 class Faiss:
-    """faiss: HNSW over a storage of some precision, or flat. What was removed is left out by a bitmap."""
+    """faiss: HNSW over a storage of some precision, or flat."""
 
     def __init__(self, dimension: int, storage: str, *, again: int = 0) -> None:
         import faiss
@@ -118,8 +134,6 @@ class Faiss:
         self._again = again  # candidates whose exact scores decide, 0 for none
         self._index: Any = None
         self._exact: Vectors = np.empty((0, dimension), np.float32)
-        self._alive = np.zeros(0, np.uint8)
-        self._selector: Any = None
         faiss.omp_set_num_threads(1)
 
     def _make(self) -> Any:
@@ -141,14 +155,12 @@ class Faiss:
             self._index.train(vectors)
         self._index.add(vectors)
         self._faiss.omp_set_num_threads(1)
-        self._selector = None
-        self._alive = np.packbits(np.ones(len(vectors) + _SPARE, np.uint8), bitorder="little")
         if self._again:
             self._exact = np.zeros((len(vectors) + _SPARE, self._dimension), np.float32)
             self._exact[: len(vectors)] = vectors
 
     def search(self, vector: Vectors, width: int) -> Labels:
-        return self._search(vector, width, self._selector)
+        return self._search(vector, width, None)
 
     def _search(self, vector: Vectors, width: int, selector: Any) -> Labels:
         count = max(K, self._again)
@@ -172,11 +184,6 @@ class Faiss:
         self._index.add(vector[None])
         if self._again:
             self._exact[label] = vector
-
-    def remove(self, label: int) -> None:
-        self._alive[label >> 3] &= ~np.uint8(1 << (label & 7))
-        if self._selector is None:
-            self._selector = self._faiss.IDSelectorBitmap(self._alive)
 
     def save(self, path: str) -> None:
         self._faiss.write_index(self._index, path)
@@ -217,9 +224,6 @@ class Usearch:
 
     def add(self, label: int, vector: Vectors) -> None:
         self._index.add(label, vector, threads=1)
-
-    def remove(self, label: int) -> None:
-        self._index.remove(label)
 
     def save(self, path: str) -> None:
         self._index.save(path)
@@ -328,9 +332,8 @@ def measure(make: Callable[[int], Peer], folder: Path, dimension: int) -> dict[s
     if dimension != 64:
         return found
     found |= {"build_s": {"2": round(built_s, 1)}, "recall": _at_equal_recall(peer, queries, truth)}
-    width = found["recall"][str(RECALLS[0])].get("width", _WIDEST)
     found |= {"files": _saved(peer, folder), "filter": _filtered(peer, vectors, queries)}
-    found |= _changed(peer, vectors, queries, width)
+    found["add_us"] = _added_us(peer, vectors)
     found["build_s"]["1"] = round(_seconds(lambda: make(dimension).build(vectors, 1)), 1)
     return found
 
@@ -382,32 +385,208 @@ def _filtered(peer: Peer, vectors: Vectors, queries: Vectors) -> dict[str, Any] 
     return found
 
 
-def _changed(peer: Peer, vectors: Vectors, queries: Vectors, width: int) -> dict[str, Any]:
-    """The cost of one row more, of one row less, and of a search with a twentieth removed."""
+def _added_us(peer: Peer, vectors: Vectors) -> int:
+    """What one row more takes, the mean of many."""
     count = len(vectors)
     more = np.random.default_rng(1).permutation(count)[:_SINGLE]
-    added = [_seconds(lambda n=n, row=row: peer.add(count + n, vectors[row])) for n, row in enumerate(more)]  # type: ignore[misc]
-    gone = np.random.default_rng(2).permutation(count)[: count // 20].tolist()
-    started = time.perf_counter()
-    for row in gone:
-        peer.remove(row)
-    removed_s = time.perf_counter() - started
-    return {
-        "add_us": round(float(np.mean(added)) * 1e6),
-        "add_p99_us": round(float(np.percentile(added, 99)) * 1e6),
-        "remove_us": round(removed_s / len(gone) * 1e6, 1),
-        "twentieth_removed": timed(lambda query: peer.search(query, width), queries[:1_000]),
-    }
+    took = [_seconds(lambda n=n, row=row: peer.add(count + n, vectors[row])) for n, row in enumerate(more)]  # type: ignore[misc]
+    return round(float(np.mean(took)) * 1e6)
+
+
+class Beside(Protocol):
+    """An index whose rows are items, and change."""
+
+    width: int
+
+    def put(self, item: int, vector: Vectors) -> None:
+        """The item's vector is this now."""
+
+    def search(self, vector: Vectors) -> list[int]:
+        """About the *K* best items."""
+
+
+class Locked:
+    """hnswlib: a changed item's old label is marked deleted and its new vector gets a label that is never used again.
+
+    An update in place costs ten times as much.
+    """
+
+    def __init__(self, vectors: Vectors, queries: Vectors) -> None:
+        self._index = Hnswlib(vectors.shape[1])
+        self._index.build(vectors, 2)
+        self._label_of = list(range(len(vectors)))
+        self._item_of = list(range(len(vectors)))
+        few = queries[:_MEASURED]
+        self.width = width_for(self._index.search, few, truth_of(vectors, few), RECALLS[0]) or 0
+
+    def put(self, item: int, vector: Vectors) -> None:
+        label = len(self._item_of)
+        self._index.add(label, vector)
+        self._index.remove(self._label_of[item])
+        self._label_of[item] = label
+        self._item_of.append(item)
+
+    def search(self, vector: Vectors) -> list[int]:
+        return [self._item_of[label] for label in self._index.search(vector, self.width).tolist()]
+
+
+class Flat:
+    """faiss, exact."""
+
+    width = 0
+
+    def __init__(self, vectors: Vectors, queries: Vectors) -> None:
+        import faiss
+
+        faiss.omp_set_num_threads(1)
+        self._index: Any = faiss.IndexFlatIP(vectors.shape[1])
+        self._index.add(vectors)
+        self._rows = faiss.rev_swig_ptr(self._index.get_xb(), vectors.size).reshape(vectors.shape)
+
+    def put(self, item: int, vector: Vectors) -> None:
+        self._rows[item] = vector
+
+    def search(self, vector: Vectors) -> list[int]:
+        items: list[int] = self._index.search(vector[None], K)[1][0].tolist()
+        return items
+
+
+BESIDE: Mapping[str, Callable[[Vectors, Vectors], Beside]] = {"locked": Locked, "flat": Flat}
+
+
+class Side:
+    """One index, its lock, the thread that changes it, and what is noted of its answers."""
+
+    def __init__(self, kind: str, folder: Path) -> None:
+        self._folder = folder
+        self._queries: Vectors = np.load(folder / "queries.npy")
+        self._cycles: dict[int, tuple[NDArray[np.int64], Vectors]] = {}
+        vectors, *_ = (self._cycle(number)[1] for number in range(3))
+        self._index = BESIDE[kind](vectors, self._queries)
+        self._items, self._applied = len(vectors), len(vectors)
+        self._lock = threading.Lock()
+        self._pace = Pace()
+        self._samples: list[tuple[int, int, list[int]]] = []
+
+    def _cycle(self, number: int) -> tuple[NDArray[np.int64], Vectors]:
+        if number not in self._cycles:
+            order, vectors = (np.load(self._folder / f"{name}-{number}.npy") for name in ("order", "vectors"))
+            self._cycles[number] = order, vectors
+        return self._cycles[number]
+
+    def change(self) -> None:
+        """Take in one change."""
+        number, place = divmod(self._applied, self._items)
+        order, vectors = self._cycle(number)
+        with self._lock:
+            self._index.put(int(order[place]), vectors[place])
+            self._applied += 1
+
+    def keep_changing(self) -> None:
+        """Take in changes at the rate that was told, for ever."""
+        while True:
+            due = self._pace.due
+            while self._applied < due:
+                self.change()
+            time.sleep(_CHANGES_EVERY_S)
+
+    def answer(self, port: socket.socket) -> None:
+        """Answer questions until the other side hangs up."""
+        waiting, sampled = bytearray(), 0.0
+        while chunk := port.recv(1 << 16):
+            waiting += chunk
+            whole = len(waiting) // QUESTION.size * QUESTION.size
+            for query, due in QUESTION.iter_unpack(bytes(waiting[:whole])):
+                with self._lock:
+                    found = self._index.search(self._queries[query])
+                    change = self._applied
+                done = time.perf_counter()
+                port.sendall(ANSWER.pack(due, done, False))
+                if done - sampled >= _SAMPLE_EVERY_S:
+                    sampled = done
+                    self._samples.append((change, query, found))
+            del waiting[:whole]
+
+    def told(self, do: str, per_s: float = 0.0, count: int = 0) -> Any:
+        """Do what a line of JSON says."""
+        if do == "rate":
+            self._pace.at_rate(per_s, self._applied)
+        elif do == "advance":
+            for _ in range(count):
+                self.change()
+        elif do == "samples":
+            samples, self._samples = self._samples, []
+            return samples
+        return {"applied": self._applied, "width": self._index.width}
+
+
+def serve(kind: str, folder: Path, descriptor: int) -> None:
+    """Become the index of this *kind*: answer questions, change, and do what lines of JSON say until they end."""
+    side = Side(kind, folder)
+    with socket.socket(fileno=descriptor) as port:
+        port.setblocking(True)
+        for work in (lambda: side.answer(port), side.keep_changing):
+            threading.Thread(target=work, daemon=True).start()
+        for line in sys.stdin:
+            print(json.dumps({"said": side.told(**json.loads(line))}), flush=True)
+
+
+def compare(
+    source: "TowerVectors", *, items: int, queries: int, seed: int, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """What is known of each peer, by its name; each is measured in a process of its own."""
+    folder = BUILD / "bench-index" / "peers"
+    folder.mkdir(parents=True, exist_ok=True)
+    for dimension in (64, 128):
+        vectors = source.draw(np.random.default_rng(seed), items, dimension=dimension)
+        asked = source.queries(queries, dimension=dimension)
+        for name, array in (("items", vectors), ("queries", asked), ("truth", truth_of(vectors, asked))):
+            np.save(folder / f"{name}-{dimension}.npy", array)
+    found: dict[str, Any] = {}
+    for peer in PEERS:
+        say(peer)
+        found[peer] = _ask(folder, peer, 64)
+        wide = _ask(folder, peer, 128)
+        found[peer]["mib_per_100k"] = {"64": found[peer]["mib_per_100k"], "128": wide["mib_per_100k"]}
+    return found
+
+
+def truth_of(vectors: Vectors, queries: Vectors) -> Labels:
+    """The *K* best rows of *vectors* for each query, by exact search, in no order."""
+    return np.stack([np.argpartition(vectors @ query, len(vectors) - K)[-K:] for query in queries])
+
+
+def peers_command() -> list[str]:
+    """The start of the command line that runs this in its environment; ``Misconfigured`` if that is not built."""
+    python = environment_python("peers")
+    if not python.exists():
+        raise Misconfigured("the environment peers is missing: python3 -m local.environments peers")
+    return [str(python), "-m", "benchmarks.index.peers"]
+
+
+def _ask(folder: Path, peer: str, dimension: int) -> dict[str, Any]:
+    words = [*peers_command(), "--peer", peer, "--folder", str(folder), "--dimension", str(dimension)]
+    done = subprocess.run(words, cwd=ROOT, env={**os.environ, **SURROUNDINGS}, stdout=subprocess.PIPE, check=False)
+    if done.returncode:
+        raise Unavailable(f"{peer} ended with {done.returncode}")
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return answer
 
 
 def main() -> None:
-    """Measure one peer and print the JSON."""
+    """Measure one peer and print the JSON, or become an index beside ours."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--peer", choices=PEERS, required=True)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--peer", choices=PEERS)
+    what.add_argument("--beside", choices=BESIDE)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--dimension", type=int, default=64)
+    parser.add_argument("--socket", type=int, help="of the questions to an index beside ours")
     given = parser.parse_args()
-    print(json.dumps(measure(PEERS[given.peer], given.folder, given.dimension)))
+    if given.beside:
+        serve(given.beside, given.folder, given.socket)
+    else:
+        print(json.dumps(measure(PEERS[given.peer], given.folder, given.dimension)))
 
 
 if __name__ == "__main__":

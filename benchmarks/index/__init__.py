@@ -1,0 +1,1 @@
+"""The index measured: ``make bench-index``."""
