@@ -446,7 +446,7 @@ INDEX = Board(
                     "Items",
                     "short",
                     (
-                        ("max(nearline_index_items)", "on show"),
+                        ("max(nearline_index_items)", "available"),
                         ("max(nearline_index_delta_rows)", "searched exactly, beside the graph"),
                         ("max(nearline_index_removed_rows)", "removed, still in the graph"),
                         ("max(nearline_item_table_items)", "known to user_tower"),

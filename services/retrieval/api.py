@@ -32,7 +32,7 @@ from services.retrieval.routes.reads import READ_RULES, Reads, add_reads, descri
 from services.retrieval.routes.refusals import NotAnswered, answer_of
 from services.retrieval.spaces import Answering
 
-# What a caller needs for each route; a test refuses a route without a line here.
+# The permission that each route needs; a test refuses a route without a line here.
 RULES = (
     RoutePermission("GET", "/recommend/{user_id:text}", Permission.READ),
     *READ_RULES,
@@ -43,12 +43,12 @@ RULES = (
 
 _ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"model": Recommendations},
-    410: {"model": Refused, "description": "the page is older than 30 minutes, or what it was made from is gone"},
+    410: {"model": Refused, "description": "the page is older than 30 minutes, or its user or space is gone"},
     422: {"model": Refused},
     503: {
         "model": Refused,
         "description": "more requests than the process can answer, or its keys are not read yet; Retry-After says when "
-        "to come back",
+        "to try again",
     },
 }
 _EXAMPLES = {
@@ -66,16 +66,16 @@ def create_app(
     rules: RuleResolver | None = None,
     answers: Answering | None = None,
 ) -> ASGIApp:
-    """The application; *status* are the routes /healthz, /readyz and /metrics, *reads* is for those of routes/.
+    """The application; *status* are the routes /healthz, /readyz and /metrics, *reads* the parts behind routes/.
 
-    *rules* are those of *recommender*, to be tried beside others. *answers* answers known users in its place, where
-    several spaces are served.
+    *rules* are those of *recommender*; ``POST /rules/try`` compares them with others. *answers* replaces *recommender*
+    for known users where several spaces are served.
     """
     answers = answers or recommender
     app = FastAPI(
         title="Nearline retrieval",
         version="1",
-        description="Recommendations from what a user did a moment ago.",
+        description="Recommendations that use what a user did a moment ago.",
         exception_handlers={RequestValidationError: refuse, BadInput: refuse_what_is_not, HTTPException: refuse_route},
     )
 
@@ -99,14 +99,14 @@ def create_app(
 
 
 async def refuse(_: Request, error: Exception) -> Response:
-    """The answer to a request that is not well-formed."""
+    """The 422 for a malformed request."""
     problems = error.errors() if isinstance(error, RequestValidationError) else []
     detail = [{"field": _field(problem), "came": _came(problem), "problem": problem["msg"]} for problem in problems]
     return JSONResponse({"detail": detail, "allowed": ALLOWED}, 422)
 
 
 async def refuse_route(_: Request, error: Exception) -> Response:
-    """The answer to what no route serves, and to a body that FastAPI could not even read."""
+    """The answer for an unknown route, and for a body that FastAPI could not read."""
     assert isinstance(error, HTTPException)
     if error.status_code == 400:
         return answer_of(NotAnswered(422, "body", "(not repeated here)", "expected JSON in UTF-8"), ALLOWED)
@@ -116,7 +116,7 @@ async def refuse_route(_: Request, error: Exception) -> Response:
 
 
 async def refuse_what_is_not(_: Request, error: Exception) -> Response:
-    """The answer to a well-formed request for what there is not, or not any more."""
+    """The answer to a well-formed request that names something that does not exist, or no longer does."""
     assert isinstance(error, BadInput)
     problem: dict[str, str | int] = {"field": error.field, "came": "", "problem": str(error)}
     if isinstance(error, FilterError):
@@ -128,7 +128,7 @@ async def refuse_what_is_not(_: Request, error: Exception) -> Response:
 
 
 def _field(problem: dict[str, Any]) -> str:
-    """The parameter's name; of one that comes repeatedly, not the place in the list."""
+    """The parameter's name, without the position in the list if it is repeated."""
     return str(next(part for part in reversed(problem["loc"]) if isinstance(part, str)))
 
 

@@ -1,4 +1,4 @@
-"""The retrieval service: puts its parts together, serves until it is told to stop, and closes what it opened."""
+"""The retrieval service: builds its parts, serves until a signal stops it, and closes what it opened."""
 
 import asyncio
 import contextlib
@@ -50,32 +50,32 @@ _PAUSE_S = 0.2
 
 
 class ServedItems(Protocol):
-    """Where items are: in this process (in_process/) or in an engine of their own (in_engine/)."""
+    """The items that answers are chosen from: in this process (in_process/) or in a remote engine (in_engine/)."""
 
     @property
     def index(self) -> ItemIndex:
-        """What answers are chosen from."""
+        """The index of all available items."""
 
     @property
     def known(self) -> KnownItems | None:
-        """The items' history vectors, where they are in this process."""
+        """The items' history vectors; ``None`` if items are in an engine."""
 
     @property
     def texts(self) -> TextIndex | None:
-        """The items' words, where they are in this process and are searched."""
+        """The text index; ``None`` if items are in an engine or text search is off."""
 
     def readiness(self) -> Mapping[str, bool]:
-        """What has to be true before requests should come here."""
+        """The conditions of ``/readyz``: all must hold before this process gets requests."""
 
     async def run(self) -> None:
-        """Keep the items true until cancelled."""
+        """Keep the items up to date until cancelled."""
 
     async def close(self) -> None:
-        """Let go of what is open."""
+        """Close connections and files."""
 
 
 class SpaceParts:
-    """What answers in one embedding space: its items, the view of the store, its tower, and who follows its updates."""
+    """The parts of one embedding space: items, store, tower, and the follower of its updates."""
 
     def __init__(self, settings: Settings, space: Space, rules: Merchandising, spans: Spans | None) -> None:
         self._settings = settings
@@ -124,15 +124,15 @@ class SpaceParts:
         return self.items.index.is_remote or self.store.is_remote
 
     def readiness(self) -> Mapping[str, bool]:
-        """What has to be true before requests should come here."""
+        """The conditions of ``/readyz``: all must hold before this process gets requests."""
         return {**self.items.readiness(), "store": self.store.answered}
 
     def running(self) -> list[Coroutine[Any, Any, None]]:
-        """What has to run while requests are served."""
+        """The background tasks that run while requests are served."""
         return [self.items.run(), self.store.watch(), self.reads.run(), self._follow_updates()]
 
     async def _follow_updates(self) -> None:
-        """Follow the users' updates, from now on: what was written before is read with the documents."""
+        """Follow the users' updates from now on; earlier writes are in the documents that each answer reads."""
         topic = self._updates.name
         while True:
             try:
@@ -160,7 +160,7 @@ class RetrievalService:
         self._waits_for_nothing = never if any(each.is_remote for each in self._spaces) else waits_for_nothing
 
     def readiness(self) -> Mapping[str, bool]:
-        """What has to be true before requests should come here."""
+        """The conditions of ``/readyz``: all must hold before this process gets requests."""
         return {**self._live.readiness(), **self._rules.readiness(), **self._front.readiness()}
 
     async def serve(self) -> None:
@@ -197,7 +197,7 @@ def _secret_of(settings: Settings) -> bytes:
 
 
 def _items_for(settings: Settings, space: Space) -> ServedItems:
-    """What ``NEARLINE_INDEX`` names; the libraries of the other kind are not imported."""
+    """The items as ``NEARLINE_INDEX`` configures them; the libraries of the other kind are not imported."""
     engine = engine_for(settings.index, space, read_ms=settings.index_timeout_ms)
     if engine is None:
         from services.retrieval.in_process.parts import LocalItems
@@ -212,7 +212,7 @@ def _server(app: object, waits_for_nothing: Callable[[Scope], bool]) -> uvicorn.
     loop = asyncio.get_running_loop()
     return server_of(
         app,
-        # Not the loop's own clock: uvloop's stands still for a turn and counts milliseconds.
+        # Not the loop's own clock: uvloop's has milliseconds and does not advance within a turn.
         http=queueing(lambda: Gate(loop.call_soon, time.perf_counter), waits_for_nothing),
         date_header=False,
         timeout_graceful_shutdown=3,
@@ -220,7 +220,7 @@ def _server(app: object, waits_for_nothing: Callable[[Scope], bool]) -> uvicorn.
 
 
 async def _settle_memory(loaded: Callable[[], bool]) -> None:
-    """Keep the collector out of the catalogue: with 100,000 items a full collection pauses answers for 0.1 s."""
+    """Exclude the catalogue from garbage collection: with 100,000 items a full collection pauses answers for 0.1 s."""
     gc.set_threshold(50_000, 20, 100)
     while not loaded():
         await asyncio.sleep(0.1)
@@ -229,5 +229,5 @@ async def _settle_memory(loaded: Callable[[], bool]) -> None:
 
 
 def main() -> int:
-    """Run the service; the exit status says whether it ended as it was told to."""
+    """Run the service; the exit status is 0 if a signal stopped it."""
     return run_service("retrieval", lambda settings: RetrievalService(settings).serve())

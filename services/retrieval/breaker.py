@@ -1,7 +1,7 @@
-"""The breaker: something that is away costs a request nothing.
+"""A circuit breaker: while a dependency is down, requests fail at once instead of at their deadline.
 
-A few failures in a row open it; from then on every question is refused at once, while ``watch`` alone goes on asking
-until there is an answer. So an outage costs some requests one deadline each, not every request.
+A few failures in a row open it; from then on every call is refused at once, and only ``watch`` keeps trying until the
+dependency answers. So an outage costs a few requests one deadline each, not every request.
 """
 
 import asyncio
@@ -19,22 +19,22 @@ _FAILURES = 3
 
 
 class Breaker:
-    """Between requests and *what* ("the store"); open until ``watch`` has had an answer to *probe*.
+    """Guards calls to *what* ("the store"); open until ``watch`` has got an answer to *probe*.
 
-    *up* is 1 while it is closed, *failed* counts the questions that failed.
+    *up* is 1 while it is closed, *failed* counts the calls that failed.
     """
 
     def __init__(self, what: str, probe: Callable[[], Awaitable[object]], *, up: Gauge, failed: Counter) -> None:
         self._what = what
         self._question = probe
         self._up, self._failed = up, failed
-        self.is_closed = False  # what it stands before answers, as far as anybody knows
+        self.is_closed = False  # requests may pass
         self._failures = 0
         self._reason = f"{what} has not answered yet"
-        self.answered = False  # once, ever
+        self.answered = False  # at least once
 
     async def ask(self, question: Callable[[], Awaitable[T]]) -> T:
-        """The answer to *question*; ``Unavailable``, at once if what is asked is known to be away."""
+        """The answer to *question*; ``Unavailable`` if it fails, at once while the breaker is open."""
         self.check()
         try:
             answer = await question()
@@ -45,23 +45,23 @@ class Breaker:
         return answer
 
     def check(self) -> None:
-        """``Unavailable`` while it is open."""
+        """Raise ``Unavailable`` while the breaker is open."""
         if not self.is_closed:
             raise Unavailable(self._reason)
 
     async def watch(self, every_s: float = 0.25) -> None:
-        """Ask again and again while it is away; runs until cancelled."""
+        """Probe every *every_s* while the breaker is open; runs until cancelled."""
         while True:
             if not self.is_closed:
                 await self.probe()
             await asyncio.sleep(every_s)
 
     def open(self) -> None:
-        """Refuse everything from now on: what is behind it is being closed."""
+        """Refuse all calls from now on, because the dependency is being closed."""
         self.is_closed = False
 
     async def probe(self) -> None:
-        """Ask whether it answers, and close if it does."""
+        """Probe once; close the breaker if the probe succeeds."""
         try:
             await self._question()
         except Unavailable as error:
@@ -78,4 +78,4 @@ class Breaker:
         if self._failures >= _FAILURES and self.is_closed:
             self.is_closed, self._reason = False, str(error)
             self._up.set(0)
-            get_logger().warning(f"{self._what} is away; answers are degraded", reason=self._reason)
+            get_logger().warning(f"{self._what} is down; answers are degraded", reason=self._reason)

@@ -1,7 +1,7 @@
-"""Exposures of answers, on their way to the log: noted by an answer in a microsecond, encoded and sent later.
+"""The queue of exposures: an answer adds one in a microsecond, a background task encodes them and sends them to Kafka.
 
-What is noted waits in a bounded queue. When the log is away or slower than the answers, what does not fit is dropped
-and counted: an answer never waits for its exposure.
+The queue is bounded. When the log is away or slower than the answers, exposures that do not fit are dropped and
+counted: an answer never waits for its exposure.
 """
 
 import asyncio
@@ -21,18 +21,18 @@ from services.retrieval.result import Group
 
 MOST = 20_000  # exposures that wait: some 20 MB
 _BATCH = 1_000  # sent together, in a handful of records
-_AT_ONCE = 10  # encoded before answers get their turn: 0.2 ms
-_PAUSE_S = 0.2  # between batches: one of few costs as much as one of many, one of very many shows in the answers
+_AT_ONCE = 10  # encoded before the event loop serves answers again: 0.2 ms
+_PAUSE_S = 0.2  # between batches: small batches cost as much as large ones, very large ones delay answers
 _RETRY_S = 1.0
 
-_SENT = counter("exposures_total", "Exposures that went to the log")
+_SENT = counter("exposures_total", "Exposures sent to the log")
 _DROPPED = counter(
     "exposures_dropped_total",
-    "Exposures that did not, by why",
+    "Exposures that were not sent, by reason",
     "reason",
     known=("log_away", "queue_full", "shut_down"),
 )
-_WAITING = gauge("waiting_exposures", "Exposures that are noted and not sent yet")
+_WAITING = gauge("waiting_exposures", "Exposures in the queue, not sent yet")
 
 KeylessRecord = tuple[bytes | None, bytes | None]
 SendRecords = Callable[[str, list[KeylessRecord]], Awaitable[object]]
@@ -40,7 +40,7 @@ SendRecords = Callable[[str, list[KeylessRecord]], Awaitable[object]]
 
 @dataclass(frozen=True, slots=True)
 class PendingExposure:
-    """One answer as it was made, to be encoded later; nothing of it changes meanwhile."""
+    """One answer, to be encoded as an exposure later; immutable."""
 
     about: Provenance
     time_ms: int
@@ -51,7 +51,7 @@ class PendingExposure:
 
 
 class ExposureLog:
-    """The exposures of a *share* of all answers, sent by *send* while ``run`` runs."""
+    """Sends the exposures of a *share* of all answers through *send* while ``run`` runs."""
 
     def __init__(self, share: float, send: SendRecords, *, most: int = MOST, retry_s: float = _RETRY_S) -> None:
         self._below = int(share * 2**64)
@@ -62,11 +62,11 @@ class ExposureLog:
 
     @property
     def waiting(self) -> int:
-        """How many are noted and not sent."""
+        """How many exposures are in the queue."""
         return len(self._waiting)
 
     def note(self, pending: PendingExposure) -> None:
-        """Have *pending* sent, if its request is of the share; whether it is depends on the request's id alone."""
+        """Queue *pending* if its request is in the sampled share, which depends on the request id alone."""
         if self._below < 2**64 and hash64(pending.about.request_id) >= self._below:
             return
         if len(self._waiting) >= self._most:
@@ -75,14 +75,14 @@ class ExposureLog:
         self._waiting.append(pending)
 
     async def run(self) -> None:
-        """Send what is noted until cancelled, with rests: what came while one batch was sent would be a few."""
+        """Send queued exposures until cancelled, with pauses in between so that batches are large."""
         while True:
             await asyncio.sleep(_PAUSE_S)
             for _ in range(-(-len(self._waiting) // _BATCH)):
                 await self.send_some()
 
     async def drain(self, most_s: float = 2.0) -> None:
-        """Send what waits, for *most_s* at most; the rest is dropped and counted."""
+        """Send the queue for at most *most_s*; the rest is dropped and counted."""
         try:
             async with asyncio.timeout(most_s):
                 while self._waiting:
@@ -92,7 +92,7 @@ class ExposureLog:
             self._waiting.clear()
 
     async def send_some(self) -> None:
-        """Send the oldest that wait; what the log does not take is dropped and counted, after a moment's rest."""
+        """Send the oldest batch; if the log does not accept it, it is dropped and counted, and a pause follows."""
         taken = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
         _WAITING.set(len(self._waiting))
         lines = []
@@ -111,7 +111,7 @@ class ExposureLog:
 
 
 def line_of(pending: PendingExposure) -> bytes:
-    """The line of *pending* in a record of ``exposures``."""
+    """*pending* as a line of a record in the topic ``exposures``."""
     about = pending.about
     items: list[str] = []
     sources: list[str] = []

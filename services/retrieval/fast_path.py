@@ -1,7 +1,7 @@
-"""The fast path: well-formed requests for recommendations, answered before FastAPI's routing and validation.
+"""The fast path: answers well-formed ``GET /recommend`` requests before FastAPI's routing and validation.
 
-Those would cost as much as the search. Everything else is passed on, so that a refusal and the OpenAPI document come
-from one declaration (parameters.py), which this path reads requests by too.
+Routing and validation would cost as much as the search. All other requests go on to FastAPI, so that refusals and the
+OpenAPI document come from one declaration (parameters.py), which this path uses too.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from services.retrieval.spaces import Answering
 
 _PREFIX = "/recommend/"
 _KEPT = 1_000  # query strings
-_KEPT_BYTES = 256 * 1024  # of them; a parsed filter takes some twenty times its text
+_KEPT_BYTES = 256 * 1024  # of query strings; a parsed filter takes about twenty times its text
 
 
 class FastPath:
@@ -28,7 +28,7 @@ class FastPath:
         self._app = app
         self._answers = answers
         self._queries: dict[bytes, RecommendRequest | None] = {}
-        self._bytes = 0  # of what is kept
+        self._bytes = 0  # of the kept query strings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -39,18 +39,18 @@ class FastPath:
                 request_id = request_id_of(scope["headers"])
                 in_request(LoggedRequest(request_id, user_id))
                 if request.after is not None:
-                    await asyncio.sleep(0)  # so that it has a task, which a deadline wants
+                    await asyncio.sleep(0)  # makes this a task, which asyncio.timeout needs
                 with suppress(BadInput):
                     body = await self._answers.answer(user_id, request, request_id)
                     await send_json(send, body)
                     if logs_requests():
                         get_logger().debug("request", route="recommend", status=200)
                     return
-            await asyncio.sleep(0)  # FastAPI and what is under it may want a task
+            await asyncio.sleep(0)  # makes this a task, which FastAPI may need
         await self._app(_named(scope) if scope["type"] == "http" else scope, receive, send)
 
     def _request(self, raw: bytes) -> RecommendRequest | None:
-        """What *raw* asks for, or ``None`` if FastAPI shall say what is wrong with it."""
+        """The request in *raw*, or ``None`` if it is malformed and FastAPI should refuse it."""
         try:
             return self._queries[raw]
         except KeyError:
@@ -68,7 +68,7 @@ class FastPath:
 
 
 def waits_for_nothing(scope: Scope) -> bool:
-    """Whether the answer is there at once, as a rule, if store and index are in this process."""
+    """Whether the request is usually answered without waiting, given that store and index are in this process."""
     return _is_ours(scope)
 
 
@@ -77,7 +77,7 @@ def _is_ours(scope: Scope) -> bool:
 
 
 def _named(scope: Scope) -> Scope:
-    """The request with its id among its headers, so that its log lines and its answer name the same one."""
+    """The request with its id in a header, so that its log lines and its answer have the same id."""
     request_id = request_id_of(scope["headers"])
     in_request(LoggedRequest(request_id))
     others = [pair for pair in scope["headers"] if pair[0] != HEADER]
@@ -89,7 +89,7 @@ def _is_plain(user_id: str) -> bool:
 
 
 async def send_json(send: Send, body: bytes) -> None:
-    """Send *body* as the whole of a good answer."""
+    """Send *body* as a complete 200 answer."""
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -1,4 +1,4 @@
-"""What answers and refusals look like: the models of the OpenAPI document, with examples that are valid."""
+"""The models of answers and refusals for the OpenAPI document, with valid examples."""
 
 from typing import Any
 
@@ -42,7 +42,7 @@ EXAMPLE: JsonDict = {
 }
 EXAMPLE_UNKNOWN: JsonDict = {
     **EXAMPLE,
-    "user_id": "nobody-yet",
+    "user_id": "u-unknown",
     **dict.fromkeys(("vector_version", "history_version", "newest_event_id", "as_of_ms", "age_ms")),
     "reason": "unknown_user",
     "items": [{**_EXAMPLE_ITEM, "score": 731.5, "source": "trending"}],
@@ -71,7 +71,7 @@ _EXAMPLE_REFUSED: JsonDict = {
 
 
 class RecommendedItem(BaseModel):
-    """An item of an answer; with `fields`, only what was asked for."""
+    """An item of an answer; with `fields`, only those."""
 
     item_id: str
     title: str | None = None
@@ -87,33 +87,33 @@ class RecommendedItem(BaseModel):
     source: Source | None = None
     rules: list[str] | None = Field(None, description="the rules that moved this item; left out where there are none")
     propensity: float | None = Field(
-        None, description="where new items are drawn: the chance with which this item came to its place, before pins"
+        None, description="with exploration: the probability of this item at its position, before pins"
     )
 
 
 def answer_model(name: str, doc: str, example: JsonDict | None = None, **fields: Any) -> type[BaseModel]:
-    """The model of an answer: its provenance and its items, with *fields* in the place of those of the same name."""
+    """The model of an answer: its provenance and its items, where *fields* replace those of the same name."""
     known: dict[str, Any] = model_fields() | {"items": (list[RecommendedItem], ...)} | fields
     config = ConfigDict(json_schema_extra=None if example is None else {"example": example})
     return create_model(name, __doc__=doc, __config__=config, **known)
 
 
 Recommendations = answer_model(
-    "Recommendations", "An answer, with which clicks it used and how old it is.", user_id=(str, ...)
+    "Recommendations", "An answer, the clicks that it used, and its age.", user_id=(str, ...)
 )
 
 
 class Problem(BaseModel):
-    """One thing that was wrong with a request."""
+    """One problem of a request."""
 
     field: str
     came: str
     problem: str
-    position: int | None = Field(None, description="the character of a filter, from 0, where that shows")
+    position: int | None = Field(None, description="for a filter: the character, from 0, where the problem is")
 
 
 class Refused(BaseModel):
-    """Why a request was refused, and what is allowed."""
+    """Why a request was refused, and which values are allowed."""
 
     model_config = ConfigDict(json_schema_extra={"example": _EXAMPLE_REFUSED})
 

@@ -1,8 +1,8 @@
-"""Pages: a list that goes on where it was left, though the user clicks meanwhile and any replica may answer.
+"""Pagination: the next page continues the same list, even if the user clicked meanwhile or another replica answers.
 
-What a list is made of travels with the caller, in a signed token: the user's vector as it was on the first page, and
-hashes of every item that was served. So the next page is chosen as the first was, nothing comes twice, and what the
-user does in between only takes items away. Nothing is kept here.
+The state of a list is in a signed token that the caller returns: the user's vector at the first page, and the hashes
+of all items served so far. So the next page uses the same vector, no item is repeated, and events in between only
+remove items. The server keeps no state.
 """
 
 import struct
@@ -21,7 +21,7 @@ from nearline.user_documents import NO_HASHES, Hashes, UserDocument
 
 FIRST = "first"
 LIVES_S = PAGES_LIVE_MS // 1000
-MOST_SERVED = 500  # items of all pages of a list: with them a token has 5,600 characters; servers take lines of 8,000
+MOST_SERVED = 500  # items of all pages of a list: then a token has 5,600 characters; servers accept lines of 8,000
 LONGEST_TOKEN = 16_000
 
 _HEAD = struct.Struct("<BIQqqQHHB")  # layout, space, user, vector's version and time, a seen item, page, sizes
@@ -29,7 +29,7 @@ _LAYOUT = 1
 
 
 class PageError(BadInput):
-    """A token that gives no page; *is_gone* if it once did."""
+    """The page token is invalid; *is_gone* if it was valid once."""
 
     def __init__(self, problem: str, *, is_gone: bool) -> None:
         super().__init__("gone_page" if is_gone else "bad_page", problem, field="page")
@@ -37,21 +37,21 @@ class PageError(BadInput):
 
 
 class TokenSigner(Protocol):
-    """Signs what leaves us and comes back (nearline/adapters/signed_tokens.py)."""
+    """Signs tokens that callers return, and verifies them (nearline/adapters/signed_tokens.py)."""
 
     def sign(self, payload: bytes) -> str:
-        """*payload*, signed, as text for an address."""
+        """*payload* as a signed token that a URL may contain."""
 
     def open(self, token: str) -> bytes:
-        """What was signed; ``BadInput``, its reason ``expired`` or ``forged``."""
+        """The payload of *token*; ``BadInput`` with the reason ``expired`` or ``forged``."""
 
 
 @dataclass(frozen=True, slots=True)
 class ListPage:
-    """Where a list is: its vector and which clicks that used, what was served, and how many pages came before.
+    """The state of a list: its vector and the clicks that the vector used, the items served, and the pages so far.
 
-    *seen* is the hash of an item that the user's document knew, 0 for none; *served* are hashes, sorted. A document
-    that knows neither the newest event nor that item any more is of a user who was forgotten meanwhile.
+    *served* are sorted hashes. *seen* is the hash of one seen item of the user's document, 0 if there was none. If a
+    later document contains neither the newest event nor that item, the user was erased in between.
     """
 
     vector: NDArray[np.float32] | None = None
@@ -63,11 +63,11 @@ class ListPage:
     number: int = 0
 
     def of(self, document: UserDocument | None) -> UserDocument | None:
-        """*document* with the vector of this list; ``PageError`` if the list was made of what is forgotten."""
+        """*document* with the vector of this list; ``PageError`` if the user was erased since the first page."""
         if self.vector is None:
             return None if document is None else replace(document, vector=None)
         if document is None or not self._is_known_to(document):
-            raise PageError(f"what this list was made from is forgotten; {_ANEW}", is_gone=True)
+            raise PageError(f"the user of this list was erased; {_START_AGAIN}", is_gone=True)
         return replace(
             document,
             vector=self.vector,
@@ -77,7 +77,7 @@ class ListPage:
         )
 
     def begun(self, document: UserDocument | None) -> "ListPage":
-        """This list, made of *document*, as its next pages are to know it."""
+        """The state of a list that begins with *document*, for its next pages."""
         if document is None:
             return self
         seen = int(document.seen[len(document.seen) // 2]) if len(document.seen) else 0
@@ -93,15 +93,15 @@ class ListPage:
     def _is_known_to(self, document: UserDocument) -> bool:
         newest = hash64(self.newest_event_id) if self.newest_event_id else 0
         witnesses = ((newest, document.events), (self.seen, document.seen))
-        told = [bool((known == np.uint64(witness)).any()) for witness, known in witnesses if witness]
-        return any(told) or not told
+        matches = [bool((known == np.uint64(witness)).any()) for witness, known in witnesses if witness]
+        return any(matches) or not matches
 
 
-_ANEW = f"begin anew with page={FIRST}"
+_START_AGAIN = f"start again with page={FIRST}"
 
 
 class PageTokens:
-    """Opens and writes tokens for *space*."""
+    """Writes and reads page tokens of *space*."""
 
     def __init__(self, seal: TokenSigner, space: Space) -> None:
         self._seal = seal
@@ -115,16 +115,16 @@ class PageTokens:
             return None
 
     def open(self, token: str, user_id: str) -> ListPage:
-        """The page that *token* stands for; ``PageError`` if it is none of ours, of another user, or too old."""
+        """The page of *token*; ``PageError`` if it is forged, of another user, expired, or of another space."""
         if token == FIRST:
             return ListPage()
         try:
             raw = self._seal.open(token)
         except BadInput as error:
-            raise PageError(f"not a page: {error}; {_ANEW}", is_gone=error.reason == "expired") from None
+            raise PageError(f"not a page: {error}; {_START_AGAIN}", is_gone=error.reason == "expired") from None
         layout, space, user, version, as_of_ms, seen, number, dimension, size = _HEAD.unpack_from(raw)
         if layout != _LAYOUT or space != self._space.number:
-            raise PageError(f"the page is of space {space}, which is not served any more; {_ANEW}", is_gone=True)
+            raise PageError(f"the page is of space {space}, which is no longer served; {_START_AGAIN}", is_gone=True)
         if user != hash64(user_id):
             raise PageError("the page is of another user's list", is_gone=False)
         newest_end = _HEAD.size + size
@@ -134,7 +134,7 @@ class PageTokens:
         return ListPage(vector, version, as_of_ms, newest, seen, np.frombuffer(raw[end:], "<u8"), number)
 
     def next(self, page: ListPage, user_id: str, served: Iterable[str]) -> str | None:
-        """The token of the page after *page*, which served the items *served*; ``None`` if the list ends here."""
+        """The token of the page after *page*, which served *served*; ``None`` if the list ends here."""
         hashes = np.union1d(page.served, hash64_all(list(served)))
         if len(hashes) == len(page.served) or len(hashes) >= MOST_SERVED:
             return None

@@ -1,4 +1,4 @@
-"""What may follow the question mark of a request for recommendations: declared once, for the fast path and FastAPI."""
+"""The query parameters of ``GET /recommend``, declared once for the fast path and FastAPI."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ _ID = "1-128 UTF-8 bytes without control characters"
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """Beside a parameter's type: what a refusal says may be given for it."""
+    """An annotation of a parameter: how a refusal describes its allowed values."""
 
     text: str
 
@@ -58,7 +58,7 @@ Id = Annotated[str, AfterValidator(_id)]
 
 
 class SharedParameters(BaseModel):
-    """What may be asked of every answer, for a known user and for a session; each is declared here alone."""
+    """The parameters of every answer, for a known user or a session; each is declared only here."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -72,35 +72,35 @@ class SharedParameters(BaseModel):
         None, description=f"only items that pass: {_FILTER}", examples=_FILTERS
     )
     diversity: Annotated[
-        float, Allowed("a number 0-1; 0, the default, orders by nearness alone, 1 by unlikeness alone")
+        float, Allowed("a number 0-1; 0, the default, orders by score alone, 1 by dissimilarity alone")
     ] = Field(
         0.0,
         ge=0,
         le=1,
         allow_inf_nan=False,
-        description="how much unlikeness to the items before counts against nearness (maximal marginal relevance); "
-        "0: not at all, 1: alone",
+        description="the weight of dissimilarity to the items before, against the score (maximal marginal relevance); "
+        "0: score alone, 1: dissimilarity alone",
     )
     popularity_discount: Annotated[
-        float, Allowed("a number 0-1; with 1 the most popular item is worth nothing; 0 by default")
+        float, Allowed("a number 0-1; with 1 the most popular item scores 0; 0 by default")
     ] = Field(
         0.0,
         ge=0,
         le=1,
         allow_inf_nan=False,
-        description="how much popularity takes off an item's worth; with 1 the most popular has none",
+        description="how much popularity lowers an item's score; with 1 the most popular item scores 0",
     )
     max_per_category: Annotated[int | None, Allowed(f"an integer 1-{MAX_K}; no limit by default")] = Field(
-        None, ge=1, le=MAX_K, description="at most so many items of one category"
+        None, ge=1, le=MAX_K, description="the most items of one category"
     )
     scenario: Annotated[Id | None, Allowed("the name of a scenario")] = Field(
-        None, description="a named bundle of parameters and rules; what is given here goes first"
+        None, description="a named set of parameters and rules; the request's own parameters override it"
     )
 
     def request_for(
         self, exclude: Sequence[str], fields: Iterable[str] | None, context: PageContext, **more: Any
     ) -> RecommendRequest:
-        """The request, with what each caller says in a way of its own; ``FilterError`` if the filter is none."""
+        """The request, with the parameters that differ by route as arguments; ``FilterError`` for an invalid filter."""
         return RecommendRequest(
             k=self.k,
             exclude_seen=self.exclude_seen,
@@ -118,26 +118,26 @@ class SharedParameters(BaseModel):
 
 
 class RecommendQuery(SharedParameters):
-    """What may follow the question mark."""
+    """The query parameters of ``GET /recommend``."""
 
     exclude: Annotated[list[Id], Allowed(f"an item's id, up to {MAX_EXCLUDED} times")] = Field(
-        [], max_length=MAX_EXCLUDED, description="ids of items to leave out; may come repeatedly"
+        [], max_length=MAX_EXCLUDED, description="ids of items to leave out; may be repeated"
     )
     fields: Annotated[
         str | None,
         AfterValidator(_field_names),
-        Allowed(f"some of {', '.join(FIELDS)}, between commas; all by default"),
+        Allowed(f"some of {', '.join(FIELDS)}, separated by commas; all by default"),
     ] = Field(
         None,
-        description=f"what to say of an item beside its id, between commas: {', '.join(FIELDS)}",
+        description=f"the fields of an item beside its id, separated by commas: {', '.join(FIELDS)}",
         examples=["title,price"],
     )
     page: Annotated[str | None, Allowed(f"{FIRST}, or the next_page of an answer of the last 30 minutes")] = Field(
         None,
         min_length=1,
         max_length=LONGEST_TOKEN,
-        description=f"`{FIRST}` begins a list that can be continued; then the `next_page` of the answer before. No "
-        "item comes twice, new clicks only take items away",
+        description=f"`{FIRST}` begins a list with pages; then the `next_page` of the answer before. No item is "
+        "repeated; new clicks only remove items",
         examples=[FIRST],
     )
     after: Annotated[Id | None, Allowed("the id of an event that the answer should have used")] = Field(
@@ -148,21 +148,22 @@ class RecommendQuery(SharedParameters):
         Allowed(f"an integer 0-{LONGEST_WAIT_MS}, {DEFAULT_WAIT_MS} by default: how long to wait for that event"),
     ] = Field(DEFAULT_WAIT_MS, ge=0, le=LONGEST_WAIT_MS, description="with `after`: how long to wait at most")
     device: Annotated[str, Allowed("up to 64 characters")] = Field(
-        "", alias="context.device", max_length=64, description="what the user holds", examples=["phone"]
+        "", alias="context.device", max_length=64, description="the user's device", examples=["phone"]
     )
     country: Annotated[str, Allowed("up to 64 characters")] = Field(
-        "", alias="context.country", max_length=64, description="where the user is", examples=["GB"]
+        "", alias="context.country", max_length=64, description="the user's country", examples=["GB"]
     )
     category: Annotated[str, Allowed("the category of the page that is shown, up to 1,000 characters")] = Field(
         "",
         alias="context.category",
         max_length=1_000,
-        description="the category of the page that is shown: where not every item is personal, its own go first",
+        description="the category of the page that is shown: its popular items are the first to fill places that are "
+        "not personal",
         examples=["mug"],
     )
 
     def request(self) -> RecommendRequest:
-        """The request; ``FilterError`` if its filter is none."""
+        """The request; ``FilterError`` for an invalid filter."""
         return self.request_for(
             self.exclude,
             None if self.fields is None else self.fields.split(","),
@@ -174,13 +175,13 @@ class RecommendQuery(SharedParameters):
 
 
 def allowed_of(model: type[BaseModel]) -> dict[str, str]:
-    """What may be given for each parameter of *model* that says it (``Allowed``), by the name that callers use."""
-    found = {}
+    """The allowed values of each parameter of *model* with an ``Allowed``, by the name that callers use."""
+    texts = {}
     for name, field in model.model_fields.items():
-        for said in field.metadata:
-            if isinstance(said, Allowed):
-                found[field.alias or name] = said.text
-    return found
+        for annotation in field.metadata:
+            if isinstance(annotation, Allowed):
+                texts[field.alias or name] = annotation.text
+    return texts
 
 
 ALLOWED: dict[str, JsonValue] = {"user_id": _ID, **allowed_of(RecommendQuery)}
@@ -188,7 +189,7 @@ _SEVERAL = frozenset({"exclude"})
 
 
 def request_in(raw: bytes) -> RecommendRequest | None:
-    """What a query string asks for; ``None`` if it is not well-formed, for FastAPI to say what is wrong with it."""
+    """The request in a query string; ``None`` if it is malformed, so that FastAPI can refuse it with the problem."""
     given: dict[str, Any] = {}
     for name, value in parse_qsl(raw.decode("latin-1"), keep_blank_values=True):
         if name in _SEVERAL:
@@ -204,6 +205,6 @@ def request_in(raw: bytes) -> RecommendRequest | None:
 
 
 def check_filters(expressions: Sequence[str]) -> None:
-    """``FilterError`` if a request gives several filters: all but one would be forgotten."""
+    """Raise ``FilterError`` if a request has several filters: all but one would be ignored."""
     if len(expressions) > 1:
         raise FilterError("filter is given more than once; join the expressions with and", expressions[1], 0)

@@ -1,4 +1,4 @@
-"""Where an answer came from: declared here once, for the answer's JSON, its OpenAPI model and its exposure."""
+"""An answer's provenance, declared once for its JSON, its OpenAPI model and its exposure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -12,7 +12,7 @@ from services.retrieval.result import Degradation, Reason, Seen
 
 
 class Absent(Enum):
-    """For a field that an answer leaves out, which is not the same as null."""
+    """The value of a field that the answer leaves out, unlike null."""
 
     ABSENT = "absent"
 
@@ -23,7 +23,7 @@ _Absent = Literal[Absent.ABSENT]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
-    """What an answer says of itself, in the order of its JSON; a new field is one line here."""
+    """The fields of an answer beside its items, in the order of its JSON; a new field is one line here."""
 
     user_id: str | None
     space: Annotated[int, Field(description="the embedding space of every vector in this answer")]
@@ -31,38 +31,38 @@ class Provenance:
     history_version: Annotated[int | None, Field(description="version of the history that the vector used")]
     newest_event_id: Annotated[str | None, Field(description="the newest click that the vector used")]
     as_of_ms: Annotated[int | None, Field(description="when that click happened, UTC ms")]
-    age_ms: Annotated[int | None, Field(description="how long ago that was when the answer was given")]
+    age_ms: Annotated[int | None, Field(description="the age of that click when the answer was made")]
     index_generation: Annotated[
         int,
         Field(
-            description="how many changes of items the answering process had taken in; its answers of one number chose "
-            "from the same items"
+            description="how many changes of items the answering process had applied; its answers with the same number "
+            "were chosen from the same items"
         ),
     ]
     seen: Annotated[
         Seen,
         Field(
-            description="how surely the answer knows what the user has seen: as stored now (known), as this process "
-            "last read it (cached), or not at all (unknown)"
+            description="whether the user's seen items are known: as stored now (known), as this process last read "
+            "them (cached), or not at all (unknown)"
         ),
     ]
-    degraded: Annotated[bool, Field(description="true when the answer went without something: see `degradations`")]
+    degraded: Annotated[bool, Field(description="true if the answer has `degradations`")]
     reason: Annotated[Reason | None, Field(description="why not every item is personal; null when every one is")]
     degradations: Annotated[
         Sequence[Degradation],
-        Field(description="what the answer went without, because a part was down or time was short"),
+        Field(description="what the answer lacks because a part was down or time was short"),
     ]
     steps: Annotated[
-        Sequence[Degradation], Field(description="the same as `degradations`; goes with 1.0", deprecated=True)
+        Sequence[Degradation], Field(description="the same as `degradations`; removed in 1.0", deprecated=True)
     ]
     rules: Annotated[Sequence[str], Field(description="ids of the rules that touched the answer")]
-    fresh: Annotated[bool | _Absent, Field(description="with `after`: whether that event was used; else left out")] = (
+    fresh: Annotated[bool | _Absent, Field(description="with `after`: whether that event was used; else absent")] = (
         ABSENT
     )
     next_page: Annotated[
         str | _Absent | None,
         Field(
-            description="with `page`: what to ask for next, within 30 minutes; null at the end; else left out",
+            description="with `page`: the token of the next page, valid for 30 minutes; null at the end; else absent",
         ),
     ] = ABSENT
     took_ms: float = 0.0
@@ -70,11 +70,11 @@ class Provenance:
 
     def as_dict(self) -> dict[str, object]:
         """The fields of the answer's JSON, without those that are absent."""
-        said = {name: getattr(self, name) for name in _NAMES}
+        values = {name: getattr(self, name) for name in _NAMES}
         for name in _OPTIONAL:
-            if said[name] is ABSENT:
-                del said[name]
-        return said
+            if values[name] is ABSENT:
+                del values[name]
+        return values
 
 
 _NAMES = tuple(each.name for each in fields(Provenance))
@@ -82,7 +82,7 @@ _OPTIONAL = tuple(each.name for each in fields(Provenance) if each.default is AB
 
 
 def model_fields() -> dict[str, Any]:
-    """The fields as ``pydantic.create_model`` takes them: what may be absent is null by default, all else required."""
+    """The fields for ``pydantic.create_model``: those that may be absent are null by default, the others required."""
     hints = get_type_hints(Provenance, include_extras=True)
     return {name: _model_field(name, hints[name]) for name in _NAMES}
 
@@ -96,7 +96,7 @@ def _model_field(name: str, hint: Any) -> tuple[Any, Any]:
 
 
 def used_clicks(document: UserDocument | None, now_ms: int) -> Mapping[str, Any]:
-    """The fields that tell which clicks an answer used; all null for a user whom the store does not know."""
+    """The fields about the clicks that an answer used; all null for a user whom the store does not know."""
     if document is None:
         return _NO_CLICKS
     has_vector = document.vector is not None

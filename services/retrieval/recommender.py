@@ -1,4 +1,4 @@
-"""From a user's id to the bytes of an answer: read the document, select items, and print where everything came from."""
+"""Answers a request: reads the user's document, selects items, and serialises them with the answer's provenance."""
 
 import asyncio
 import time
@@ -27,17 +27,17 @@ Read = Callable[[], Awaitable[UserState]]
 
 _TOOK = seconds("recommend_seconds", "From the request to the answer's bytes")
 _ANSWERS = counter(
-    "recommend_answers_total", "Answers by why they were not wholly personal", "reason", known=("none", *Reason)
+    "recommend_answers_total", "Answers, by why some items were not personal", "reason", known=("none", *Reason)
 )
 _COUNTED = {reason: _ANSWERS.labels(reason.value) for reason in Reason}
 _PERSONAL = _ANSWERS.labels("none")
-_DEGRADED = counter("recommend_steps_total", "Answers that went without something, by what", "step", known=Degradation)
+_DEGRADED = counter("recommend_steps_total", "Degraded answers, by degradation", "step", known=Degradation)
 
 
 class Recommender:
-    """Answers the requests of one space; what it reads of the catalogue never changes within an answer.
+    """Answers the requests of one space.
 
-    Without *rules* there are no scenarios; without *exposures* none are noted; without a *reranker* the sources fill
+    Without *rules* there are no scenarios; without *exposures* none are recorded; without a *reranker* the sources fill
     an answer in their order.
     """
 
@@ -67,7 +67,7 @@ class Recommender:
         self._traced = traced
 
     def trying(self, rules: RuleResolver) -> "Recommender":
-        """One that answers by *rules* and notes no exposures: nobody sees its answers."""
+        """A copy that answers with *rules* and records no exposures: no user sees its answers."""
         return Recommender(
             self._items,
             self.users,
@@ -81,10 +81,11 @@ class Recommender:
         )
 
     async def answer(self, user_id: str, request: RecommendRequest, request_id: str, read: Read | None = None) -> bytes:
-        """The answer as JSON; its *reason* says why some items are not personal, its *degradations* what is missing.
+        """The answer as JSON; its *reason* says why some items are not personal, its *degradations* what it lacks.
 
-        There is one whatever is down. ``BadInput`` if *request* names what does not exist: an attribute
-        (``FilterError``), a page (``PageError``), a scenario. *read* gives the state of a user who is in no store.
+        It answers even if store, index or tower are down. ``BadInput`` if *request* names an attribute
+        (``FilterError``), a page (``PageError``) or a scenario that does not exist. *read* replaces the store: it
+        returns the state of a user who is not stored.
         """
         started = time.perf_counter_ns()
         request = self._checked(request)
@@ -92,7 +93,7 @@ class Recommender:
         user = await self._user(user_id, request, read)
         known = time.perf_counter_ns()
         if request.after is not None and read is None:
-            started = known  # waiting is no work
+            started = known  # the wait for the event does not count as work
         budget = Budget(self._budget_ms, known if read else started)
         context = RequestContext(request, user.document, budget=budget)
         if user.degradation is not None:
@@ -120,7 +121,7 @@ class Recommender:
         return await self.users.read_after(user_id, request.after, request.wait_ms)
 
     def _checked(self, request: RecommendRequest) -> RecommendRequest:
-        """*request* with all that its scenario says; ``BadInput`` if it names what does not exist."""
+        """*request* with the parameters of its scenario; ``BadInput`` for an unknown attribute or scenario."""
         if request.filter is not None:
             self._items.check(request.filter)
         if request.scenario is None:
@@ -128,13 +129,13 @@ class Recommender:
         if self._rules is None:
             raise BadInput(
                 "unknown_scenario",
-                f"there is no scenario {request.scenario!r}; there are none at all",
+                f"there is no scenario {request.scenario!r}: this service has no scenarios",
                 field="scenario",
             )
-        return self._rules.expand(request)  # whose own filter may name what no item has any more
+        return self._rules.expand(request)  # its filter is not checked: attributes may have gone since it was written
 
     async def _select(self, context: RequestContext, rules: ActiveRules | None) -> list[Group]:
-        """As ``select``; without the vector if the index is away, or takes longer than the budget."""
+        """As ``select``; without the vector if the index is down, or takes longer than the budget."""
         try:
             if not self._items.is_remote:
                 return await select(self._items, context, rules, self._reranker)
@@ -147,14 +148,13 @@ class Recommender:
 
     def _opened(self, token: str, user_id: str) -> ListPage:
         if self._pages is None:
-            raise PageError("this service gives no pages", is_gone=False)
+            raise PageError("this service has no pages", is_gone=False)
         return self._pages.open(token, user_id)
 
     def _turn_to(self, page: ListPage, context: RequestContext, user: UserState) -> ListPage:
-        """Let *context* go on with the list of *page*; return the list as its next page is to know it.
+        """Continue the list of *page* in *context*; return the list's state for the next page.
 
-        While nothing is known of the user, it can't be told whether they were forgotten: the list goes on without its
-        vector.
+        While the user's document cannot be read, the user may have been erased: the list continues without its vector.
         """
         if not page.number:
             return page.begun(context.document)
@@ -173,7 +173,7 @@ class Recommender:
         started_ns: int,
         request_id: str,
     ) -> Provenance:
-        """Which clicks and items the answer used, and what it went without."""
+        """The clicks and items that the answer used, and its degradations."""
         degradations = context.trace.degradations
         return Provenance(
             user_id=user_id,
@@ -210,7 +210,7 @@ class Recommender:
 
 
 def _reason(context: RequestContext, groups: Sequence[Group]) -> Reason | None:
-    """Why an answer from a healthy store is not wholly personal."""
+    """Why not all items of an answer are personal, given that the store answered."""
     if context.document is None:
         return Reason.UNKNOWN_USER
     if Degradation.INDEX_UNAVAILABLE in context.trace.degradations:

@@ -1,4 +1,4 @@
-"""An answer's bytes: what is said of it as a whole, then its items, of which most was printed when they changed."""
+"""Serialises an answer: its provenance, then its items, whose JSON is mostly made when an item changes."""
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -12,7 +12,7 @@ SCORE, SOURCE = "score", "source"
 _BEFORE_SOURCE = b',"source":'
 _SOURCES = {source: orjson.dumps(source) for source in Source}
 _ITEM_ENDS = {source: _BEFORE_SOURCE + printed + b"}" for source, printed in _SOURCES.items()}
-_CUT_ITEMS = 20_000  # that are kept, for requests that name fields
+_CUT_ITEMS = 20_000  # kept, for requests that name fields
 
 
 def print_answer(about: Mapping[str, object], groups: Sequence[Group], fields: frozenset[str] | None = None) -> bytes:
@@ -30,7 +30,7 @@ def _print_items(group: Group, fields: frozenset[str] | None) -> bytes:
 
 
 def _print_all(group: Group) -> bytes:
-    """The group's items as JSON, joined by commas; two pieces an item, for this is a tenth of an answer's time."""
+    """The group's items as JSON, joined by commas; two pieces per item, because this is a tenth of an answer's time."""
     end = _ITEM_ENDS[group.source]
     pieces = [b""] * (2 * len(group.items))
     pieces[::2] = group.items.printed
@@ -52,7 +52,7 @@ def _print_some(group: Group, fields: frozenset[str]) -> bytes:
 
 @lru_cache(_CUT_ITEMS)
 def _cut(printed: bytes, fields: frozenset[str]) -> bytes:
-    """What was printed of an item, of *fields* and its id alone, still open: ``,{"item_id":…``."""
+    """An item's JSON with only its id and *fields*, without the closing brace: ``,{"item_id":…``."""
     item = orjson.loads(printed[1 : -len(BEFORE_SCORE)] + b"}")
     kept = {name: value for name, value in item.items() if name == "item_id" or name in fields}
     return b"," + orjson.dumps(kept)[:-1]

@@ -1,4 +1,4 @@
-"""A request for recommendations (read once, parameters.py) and the state of its answer while the stages make it."""
+"""A request for recommendations (parsed in parameters.py) and the state of its answer in the pipeline."""
 
 import time
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ DEFAULT_WAIT_MS = 200
 
 
 class ExcludeSeen(StrEnum):
-    """Which known items an answer leaves out."""
+    """Which seen items an answer leaves out."""
 
     ALL = "all"
     PURCHASE = "purchase"
@@ -25,7 +25,7 @@ class ExcludeSeen(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PageContext:
-    """What the caller says of the moment: the user's device and country, and the category of the page that is shown."""
+    """The caller's context: the user's device and country, and the category of the page that is shown."""
 
     device: str = ""
     country: str = ""
@@ -37,7 +37,7 @@ _NO_CONTEXT = PageContext()
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RecommendRequest:
-    """The parameters of one request for recommendations; *given* names those that the caller gave.
+    """The parameters of one request for recommendations; *given* names those that the caller set.
 
     *diversity* is 1 - lambda of MMR: 0 orders by score alone, 1 by dissimilarity alone.
     """
@@ -50,7 +50,7 @@ class RecommendRequest:
     popularity_discount: float = 0.0
     max_per_category: int | None = None
     fields: frozenset[str] | None = None  # of an item, beside its id; None: all
-    page: str | None = None  # a token that an answer before gave; pages.FIRST asks for one
+    page: str | None = None  # the next_page of an earlier answer; pages.FIRST for the first page
     context: PageContext = _NO_CONTEXT
     scenario: str | None = None
     after: str | None = None  # an event that the answer should have used
@@ -59,12 +59,12 @@ class RecommendRequest:
 
     @property
     def is_shaped(self) -> bool:
-        """Whether the caller asks for another choice than the nearest items."""
+        """Whether the request has diversity, a popularity discount or a cap per category."""
         return bool(self.diversity or self.popularity_discount or self.max_per_category is not None)
 
     @property
     def is_of_one_user(self) -> bool:
-        """Whether another user would hardly ever send the same parameters."""
+        """Whether the parameters are specific to one user, so that caching them is useless."""
         return bool(len(self.exclude)) or self.page is not None or self.after is not None
 
 
@@ -78,7 +78,7 @@ class Budget:
 
     @property
     def is_spent(self) -> bool:
-        """Whether nothing is left."""
+        """Whether no time is left."""
         return time.perf_counter_ns() >= self._end_ns
 
     @property
@@ -91,7 +91,7 @@ class Budget:
 class RequestContext:
     """The state of one answer: the *request*, the user's *document*, and *served*, the hashes of earlier pages' items.
 
-    The pipeline notes in *trace* what it leaves out once *budget* is spent; without a budget time is not limited.
+    The pipeline notes in *trace* which steps it skips once *budget* is spent; without a budget time is not limited.
     """
 
     request: RecommendRequest

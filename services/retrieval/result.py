@@ -1,4 +1,4 @@
-"""The parts of an answer: groups of items by their source, and the names of what went wrong or was left out."""
+"""The parts of an answer: groups of items by source, reasons, and degradations."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,15 +14,15 @@ class Source(StrEnum):
     TRENDING_CATEGORY = "trending_category"
     TRENDING = "trending"
     NEWEST = "newest"
-    EXPLORATION = "exploration"  # a new item that came by lot
-    PINNED = "pinned"  # a rule put it there
+    EXPLORATION = "exploration"  # a new item, drawn at random
+    PINNED = "pinned"  # placed by a rule
 
 
-TOP_UPS = frozenset({Source.TRENDING_CATEGORY, Source.TRENDING, Source.NEWEST})  # they fill what is left open
+TOP_UPS = frozenset({Source.TRENDING_CATEGORY, Source.TRENDING, Source.NEWEST})  # they fill the remaining places
 
 
 class Reason(StrEnum):
-    """Why an answer is not wholly personal."""
+    """Why not all items of an answer are personal."""
 
     UNKNOWN_USER = "unknown_user"
     NO_VECTOR = "no_vector"
@@ -30,11 +30,11 @@ class Reason(StrEnum):
     BAD_DOCUMENT = "bad_document"
     INDEX_UNAVAILABLE = "index_unavailable"
     TOO_FEW_CANDIDATES = "too_few_candidates"
-    TOWER_UNAVAILABLE = "tower_unavailable"  # of a session: it has no vector for that
+    TOWER_UNAVAILABLE = "tower_unavailable"  # only of a session
 
 
 class Degradation(StrEnum):
-    """What an answer went without because a part was down or time was short."""
+    """What an answer lacks because a part was down or time was short."""
 
     STORE_UNAVAILABLE = "store_unavailable"
     BAD_DOCUMENT = "bad_document"
@@ -47,18 +47,18 @@ class Degradation(StrEnum):
 
 
 class Seen(StrEnum):
-    """How surely an answer knows what the user has seen."""
+    """Whether the user's seen items are known."""
 
     KNOWN = "known"  # as the store holds it now
     CACHED = "cached"  # as this process last read it: the store is down
-    UNKNOWN = "unknown"  # the store is down and nothing is remembered
+    UNKNOWN = "unknown"  # the store is down and this process has no usable copy
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Items of one source that follow one another; scores are inner products, popularity, or listing times.
+    """Consecutive items of one source; scores are inner products, popularity, or listing times.
 
-    *notes*, if there are any, hold for each item what else is said of it: ``b',"rules":["r-1"]'`` or nothing.
+    *notes*, if not empty, have further JSON for each item: ``b',"rules":["r-1"]'`` or nothing.
     """
 
     source: Source
@@ -68,12 +68,12 @@ class Group:
 
 @dataclass(slots=True)
 class Trace:
-    """What happened while one answer was made: what it went without, and the ids of the rules that touched it."""
+    """What happened while one answer was made: its degradations, and the ids of the rules that touched it."""
 
     degradations: list[Degradation] = field(default_factory=list)
     rules: list[str] = field(default_factory=list)
 
     def degrade(self, degradation: Degradation) -> None:
-        """Note that the answer goes without this; once, however often it is said."""
+        """Add *degradation*, unless it is there already."""
         if degradation not in self.degradations:
             self.degradations.append(degradation)

@@ -1,4 +1,4 @@
-"""Anonymous sessions: the events come with the request, and nothing of them is kept."""
+"""Anonymous sessions: the events come with the request and are not stored."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,24 +22,24 @@ from services.retrieval.users.reader import UserState
 from services.retrieval.users.session_vectors import SessionVectors
 
 MAX_EVENTS = 50
-_NOBODY = "anonymous"  # stands for the user in an event's judgement alone
+_ANONYMOUS = "anonymous"  # the user id with which a session's events are validated
 
 
 def session_of(events: Sequence[Mapping[str, Any]], context: Mapping[str, Any], *, now_ms: int) -> UserSequence:
-    """The sequence that *events* make, in any order; *context* is what the caller says of the moment.
+    """The sequence of *events*, given in any order; *context* is the request's context.
 
-    They are judged as ``POST /events`` judges them, but for ``user_id``, which they must not have, and for ``v`` and
-    ``event_id``, which they need not have: nothing is stored that could be doubled. ``BadInput`` names the field.
+    Events are validated as in ``POST /events``, except that they must not have a ``user_id`` and need no ``v`` or
+    ``event_id``: nothing is stored, so nothing can be stored twice. ``BadInput`` names the field.
     """
-    judged = (_judged(nth, event, now_ms) for nth, event in enumerate(events))
-    by_id = {event.event_id: event for event in sorted(judged, key=_order)}
+    valid = (_validated(nth, event, now_ms) for nth, event in enumerate(events))
+    by_id = {event.event_id: event for event in sorted(valid, key=_order)}
     ordered = sorted(by_id.values(), key=_order)
     contexts: list[Context | None] = [kept_context(event.context) for event in ordered]
-    told = kept_context(context) or {}
-    if told and contexts:
-        contexts[-1] = {**(contexts[-1] or {}), **told}
+    current = kept_context(context) or {}
+    if current and contexts:
+        contexts[-1] = {**(contexts[-1] or {}), **current}
     return UserSequence(
-        user_id=_NOBODY,
+        user_id=_ANONYMOUS,
         version=ordered[-1].time_ms if ordered else now_ms,
         items=[event.item_id for event in ordered],
         times_ms=[event.time_ms for event in ordered],
@@ -47,7 +47,7 @@ def session_of(events: Sequence[Mapping[str, Any]], context: Mapping[str, Any], 
         values=[event.value for event in ordered],
         event_ids=[event.event_id for event in ordered],
         contexts=contexts if any(contexts) else [],
-        profile={} if contexts else told,
+        profile={} if contexts else current,
         profile_ms=0 if contexts else now_ms,
     )
 
@@ -56,20 +56,20 @@ def _order(event: Event) -> tuple[int, str]:
     return event.time_ms, event.event_id
 
 
-def _judged(nth: int, event: Mapping[str, Any], now_ms: int) -> Event:
+def _validated(nth: int, event: Mapping[str, Any], now_ms: int) -> Event:
     where = f"events.{nth}"
     if "user_id" in event:
         problem = "a session's events have no user_id; GET /recommend/{user_id} answers for a known user"
         raise BadInput("unknown_field", problem, field=f"{where}.user_id")
     try:
-        return event_of({"v": 1, "event_id": f"#{nth:03}", **event, "user_id": _NOBODY}, append_ms=now_ms)
+        return event_of({"v": 1, "event_id": f"#{nth:03}", **event, "user_id": _ANONYMOUS}, append_ms=now_ms)
     except BadInput as error:
         field = f"{where}.{error.field}" if error.field else where
         raise BadInput(error.reason, str(error), field=field) from None
 
 
 class Sessions:
-    """Answers for sessions as *recommender* answers for users; *policy* says which events' items count as seen."""
+    """Answers sessions with *recommender*; *policy* decides which events make an item count as seen."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class Sessions:
         self.now_ms = now_ms
 
     async def answer(self, session: UserSequence, request: RecommendRequest, request_id: str) -> bytes:
-        """The answer as JSON, as that for a user; what the tower cannot encode gets what trends, with the reason."""
+        """The answer as JSON, like a user's; popular items, with the reason, if the tower cannot encode the session."""
 
         async def read() -> UserState:
             document, reason = await self.document(session)
@@ -96,19 +96,19 @@ class Sessions:
         return await self._recommender.answer("", request, request_id, read=read)
 
     async def document(self, session: UserSequence) -> tuple[UserDocument, Reason | None]:
-        """What a store would know of the session's user, and why it has no vector if that is anybody's fault."""
+        """The session's user document, and the reason if the tower failed to make its vector."""
         document = document_of(session, self._policy, now_s=self.now_ms() // 1000)
         try:
             return replace(document, vector=await self.vectors.vector(session)), None
         except BadAnswer as error:
-            get_logger().error("the user tower answered nonsense for a session", reason=str(error))
+            get_logger().error("the user tower gave an invalid answer for a session", reason=str(error))
         except (Unavailable, Overloaded):
-            pass  # the breaker has said so
+            pass  # the breaker has logged it
         return document, Reason.TOWER_UNAVAILABLE
 
 
 def document_of(session: UserSequence, policy: SeenPolicy, *, now_s: int) -> UserDocument:
-    """What the store would hold of the session at *now_s*, but for the vector: its versions are times of events."""
+    """The user document of the session at *now_s*, without a vector; its versions are times of events."""
     seen, bought = set(), set()
     for item_id, kind, time_ms in zip(session.items, session.types, session.times_ms, strict=True):
         if policy.until_s(kind, time_ms) > now_s:

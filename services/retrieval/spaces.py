@@ -1,7 +1,7 @@
-"""Several embedding spaces served by one process: each request is answered by the parts of one space alone.
+"""Several embedding spaces in one process: each request is answered by the parts of one space.
 
-A user's vector, the index and the user tower of an answer are always of one space: the parts are chosen together, once
-for each request. A list of pages stays in the space in which it began.
+The user's vector, the index and the user tower of an answer are always of the same space: they are chosen together,
+once per request. All pages of a list use the space of the first page.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,14 +13,14 @@ from services.retrieval.recommender import Recommender
 from services.retrieval.request import RecommendRequest
 from services.retrieval.sessions import Sessions
 
-Choose = Callable[[str, RecommendRequest], int]  # who asks (a session: its request id) and what for -> a space's number
+Choose = Callable[[str, RecommendRequest], int]  # user id (of a session: its request id), request -> number of a space
 
 
 class Answering(Protocol):
     """Answers requests for recommendations: a ``Recommender``, or several behind a ``SpaceSwitch``."""
 
     async def answer(self, user_id: str, request: RecommendRequest, request_id: str) -> bytes:
-        """The answer as JSON; ``BadInput`` if *request* names what does not exist."""
+        """The answer as JSON; ``BadInput`` if *request* names something that does not exist."""
 
 
 class AnsweringSessions(Protocol):
@@ -33,7 +33,7 @@ class AnsweringSessions(Protocol):
 
 
 class SpaceSwitch:
-    """Answers each request in the space that *choose* names; ``KeyError`` if that one is not served."""
+    """Answers each request in the space that *choose* returns; ``KeyError`` if that space is not served."""
 
     def __init__(self, recommenders: Mapping[int, Recommender], choose: Choose, pages: PageTokens) -> None:
         self._recommenders = recommenders
@@ -49,7 +49,7 @@ class SpaceSwitch:
 
 
 class SessionSwitch:
-    """Answers each session in the space that *choose* names for its request id."""
+    """Answers each session in the space that *choose* returns for its request id."""
 
     def __init__(self, sessions: Mapping[int, Sessions], choose: Choose) -> None:
         self._sessions = sessions

@@ -1,4 +1,4 @@
-"""Why an item is in a user's answer, or is not: which events moved it, and what keeps it out."""
+"""Explains why an item is in a user's answer or not: the effect of each event, and what excludes the item."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -23,19 +23,19 @@ EncodeSequence = Callable[[UserSequence], Awaitable[Vector | None]]
 
 
 class AbsenceCause(StrEnum):
-    """What keeps an item out of an answer; of several, the first of these."""
+    """Why an item is not in an answer; if several causes apply, the first in this order."""
 
     UNKNOWN_ITEM = "unknown_item"  # this process has no record of it
     NOT_ON_SHOW = "not_on_show"  # it is known, and unavailable, deleted or without a vector
     BLOCKED = "blocked"
     SEEN = "seen"
     FILTERED = "filtered"
-    BELOW = "below"  # others are nearer, or more popular
+    BELOW = "below"  # other items are nearer, or more popular
 
 
 @dataclass(frozen=True, slots=True)
 class Absence:
-    """Why an item is not in an answer: *rules* block it, or it is *by* so much below the last that is."""
+    """Why an item is not in an answer: *rules* block it, or its score is *by* below that of the last item."""
 
     cause: AbsenceCause
     rules: tuple[str, ...] = ()
@@ -45,7 +45,7 @@ class Absence:
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """What one event did to an item's score; ``None`` if without it there is no vector to tell."""
+    """How much one event changed an item's score; ``None`` if without the event there is no vector."""
 
     event_id: str
     item_id: str
@@ -55,7 +55,7 @@ class Moved:
 
 
 def without_each(events: UserSequence) -> list[UserSequence]:
-    """The history without its newest event, without the one before that, and so on: at most ``MOST_EVENTS`` of them."""
+    """One history per newest event, each without that event, newest first; at most ``MOST_EVENTS``."""
     count = len(events.items)
     return [_without(events, at) for at in range(count - 1, max(-1, count - 1 - MOST_EVENTS), -1)]
 
@@ -67,9 +67,9 @@ def _without(events: UserSequence, at: int) -> UserSequence:
 
 
 async def movements(events: UserSequence, item: Vector, encode: EncodeSequence) -> list[Moved]:
-    """What each of the newest events did to the score of *item*: the score with all, less that without it.
+    """The effect of each of the newest events on the score of *item*: the score with all events, less that without it.
 
-    The most influential come first. The tower reads another vector for each, all in one request.
+    The largest effect comes first. The tower encodes one sequence per event, all in one request.
     """
     shorter = without_each(events)
     whole, *others = await asyncio.gather(encode(events), *map(encode, shorter))
@@ -83,7 +83,7 @@ def _moved(events: UserSequence, at: int, item: Vector, whole: Vector | None, ot
 
 
 async def found_on_show(index: ItemIndex, item_id: str) -> Candidates:
-    """The item, if it is on show."""
+    """The item as one candidate, or none if it is not available."""
     return await index.pick(ItemList([(item_id, 0.0)]), 1, (), NO_HASHES, None)
 
 
@@ -98,7 +98,7 @@ def absence(
     document: UserDocument | None,
     scores: Sequence[float],
 ) -> Absence:
-    """Why *item*, one that is on show or none, is not in an answer to *request* with the personal *scores*."""
+    """Why *item* (one, or none if it is not available) is not in the answer to *request* with personal *scores*."""
     if not len(item):
         return Absence(AbsenceCause.NOT_ON_SHOW if is_known else AbsenceCause.UNKNOWN_ITEM)
     blocks = tuple(rule.rule_id for rule in rules.blocks if touches(rule, item, index.passing).any())

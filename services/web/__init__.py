@@ -1,1 +1,1 @@
-"""The page that a newcomer opens: a shop built from the catalogue, and an operator's view of the system behind it."""
+"""The demo page: a shop built from the catalogue, and an operator's view of the system behind it."""

@@ -1,8 +1,8 @@
-"""Which routes the page has, who may open them, and what it says when something is wrong.
+"""The page's routes, their permissions, and its error page.
 
-Whoever comes from this machine (``NEARLINE_OPEN_TO``) needs no key: the page asks with the operator's, and shows any
-user's row to anybody who may open it. So from elsewhere it wants a key itself: ``read`` for the shop, ``events`` for a
-click, ``admin`` for the operator's page.
+Requests from this machine (``NEARLINE_OPEN_TO``) need no key: the page uses the operator's key, and shows any user's
+row to anyone who may open it. So requests from elsewhere need a key: ``read`` for the shop, ``events`` for a click,
+``admin`` for the operator's page.
 """
 
 from collections.abc import Iterable, Sequence
@@ -48,7 +48,7 @@ def create_app(
     *,
     names: Iterable[str] = (),
 ) -> WebSecurity:
-    """The application; *status* are /healthz, /readyz and /metrics, *names* the page's own beside this machine's."""
+    """The application; *status* are /healthz, /readyz and /metrics, *names* further host names of the page."""
 
     async def problem(request: Request, error: Exception) -> Response:
         status, words = _problem_of(error)
@@ -66,4 +66,4 @@ def _problem_of(error: Exception) -> tuple[int, str]:
         return (404 if error.reason == _NOT_FOUND else 422), str(error)
     if isinstance(error, HTTPException):
         return error.status_code, "There is no such page."
-    return 503, f"A part of the system is away: {error}"
+    return 503, f"A part of the system is down: {error}"

@@ -1,4 +1,4 @@
-"""The page's service: puts its parts together, serves until it is told to stop, and closes what it opened."""
+"""The page's service: builds its parts, serves until a signal stops it, and closes what it opened."""
 
 import asyncio
 import contextlib
@@ -36,9 +36,9 @@ from services.web.templating import PageTemplates
 from services.web.watching import MOST_RECENT, Watchers
 
 _QUEUES = (CLICKS_DLQ, ITEMS_DLQ, USER_SEQUENCES_DLQ)
-_PAUSE_S = 0.1  # other people's clicks may show a moment later: one by one they would cost this process 2 ms each
-_BATCH_S = 0.01  # a sequence is here before the vector that comes of it, and the answer that used both
-_GRACE_S = 1  # pages that are told of changes never end by themselves
+_PAUSE_S = 0.1  # updates are read in batches: one by one each would cost this process 2 ms
+_BATCH_S = 0.01  # short, so that a sequence arrives before the answer that used its vector
+_GRACE_S = 1  # event streams never end by themselves
 
 
 class WebService:
@@ -77,7 +77,7 @@ class WebService:
         self._app = self._front.before(Attended(app, self._attention), RULES)
 
     def _follower(self, topic: str, apply: Callable[[Record], None], pause_s: float) -> Follower:
-        """One that goes on from where it was told to start."""
+        """A follower that continues from its own positions when it connects again."""
 
         def connect() -> TableReader:
             return TableReader(self._settings.brokers, topic, start_at=follower.positions())
@@ -86,7 +86,7 @@ class WebService:
         return follower
 
     def readiness(self) -> Mapping[str, bool]:
-        """What has to be true before requests should come here."""
+        """The conditions of ``/readyz``: all must hold before this process gets requests."""
         followed = {"updates": self._updates.caught_up, "sequences": self._sequences.caught_up}
         return {"services": self._is_answered, **followed, **self._front.readiness()}
 
@@ -103,9 +103,9 @@ class WebService:
             await serve_app(_server(self._app), listener, (*running, self._follow_while_attended(), self._ask_once()))
 
     async def _start_at_the_end(self) -> None:
-        """Both topics are followed from where they end now: older sequences are looked for when somebody asks.
+        """Set both topics' start to their current ends; older sequences are searched in the log when a page needs them.
 
-        Of the updates the newest are read again, for whoever wants to know who was active last.
+        The newest updates are read again, for the list of the most recently active users.
         """
         extent = await log_extent(self._settings.brokers, [USER_SEQUENCES, self._updates.name])
         self._sequences.start_at(dict(extent.topics[USER_SEQUENCES].end))
@@ -114,7 +114,7 @@ class WebService:
         self._updates.start_at(newest)
 
     async def _follow_while_attended(self) -> None:
-        """Follow what users do while somebody looks at the page: each click costs a poll of both topics."""
+        """Follow both topics while a page is open: each click costs a poll of both."""
         while True:
             self._histories.resume()
             async with asyncio.TaskGroup() as following:
@@ -154,7 +154,7 @@ class WebService:
         return records
 
     async def _ask_once(self) -> None:
-        """Ask both services until they answer once: then there is something to show."""
+        """Wait until retrieval has answered once, so that the page has items to show."""
 
         async def ask() -> None:
             await self._services.ask("retrieval", "GET", "/trending", params={"k": 1})
@@ -163,8 +163,8 @@ class WebService:
         self._is_answered = True
 
 
-def _words(told: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in told.split(",") if word.strip())
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
 def _server(app: AsgiApp) -> uvicorn.Server:
@@ -176,5 +176,5 @@ def _server(app: AsgiApp) -> uvicorn.Server:
 
 
 def main() -> int:
-    """Run the service; the exit status says whether it ended as it was told to."""
+    """Run the service; the exit status is 0 if a signal stopped it."""
     return run_service("web", lambda settings: WebService(settings).serve())

@@ -1,4 +1,4 @@
-"""What a browser loads beside the pages: read once, named by a digest of its content, so it may be kept for good."""
+"""Static files, read once; their URLs have a digest of the content, so that browsers may cache them forever."""
 
 import gzip
 import hashlib
@@ -37,7 +37,7 @@ class Assets:
         self._assets = {str(path.relative_to(folder)): _asset(path) for path in files}
 
     def url(self, name: str) -> str:
-        """Where the page finds the file *name*; another address for another content."""
+        """The URL of the file *name*, which changes with its content."""
         return f"/static/{name}?v={self._assets[name].digest}"
 
     async def serve(self, request: Request) -> Response:

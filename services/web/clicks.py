@@ -1,4 +1,4 @@
-"""The clicks that were made on the page, with both delays: the system's, and what the browser's own clock saw."""
+"""The clicks on the page, with two delays: the system's, and that measured by the browser's clock."""
 
 from collections import OrderedDict
 from dataclasses import dataclass, replace
@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from nearline.telemetry import counter, seconds
 
 MOST = 200
-_LONGEST_MS = 60_000.0  # beyond it a browser slept, and nobody waited
+_LONGEST_MS = 60_000.0  # a longer delay means that the browser was asleep
 
 _USED = seconds("web_click_to_answer_seconds", "From a click's arrival at the page's server to the answer that used it")
 _SHOWN = seconds("web_click_to_row_seconds", "From a click to the changed row on screen, by the browser's clock")
@@ -15,7 +15,7 @@ _CLICKS = counter("web_clicks_total", "Clicks on the page", "outcome", known=("u
 
 @dataclass(frozen=True, slots=True)
 class Click:
-    """One click; *shown_ms* is ``None`` until the browser says when the row had changed."""
+    """One click; *shown_ms* is ``None`` until the browser reports when the row had changed."""
 
     event_id: str
     user_id: str
@@ -34,7 +34,7 @@ class Clicks:
         self._clicks: OrderedDict[str, Click] = OrderedDict()
 
     def note(self, click: Click) -> None:
-        """A click was answered, with its own change or (no *used_ms*) without."""
+        """Add *click*, which was answered; without *used_ms* the answer had not used it yet."""
         self._clicks[click.event_id] = click
         _CLICKS.labels("late" if click.used_ms is None else "used").inc()
         if click.used_ms is not None:
@@ -43,7 +43,7 @@ class Clicks:
             self._clicks.popitem(last=False)
 
     def shown(self, event_id: str, ms: float) -> bool:
-        """The browser says that the row had changed *ms* after the click; whether that can be so."""
+        """Set the browser's delay *ms* of a click; return false if it is implausible, or the click unknown."""
         click = self._clicks.get(event_id)
         if click is None or click.shown_ms is not None or not 0 < ms < _LONGEST_MS:
             return False

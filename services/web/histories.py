@@ -1,4 +1,4 @@
-"""What users did, as the topic ``user-sequences`` tells it: that of a few users at a time, for people to look at."""
+"""The event histories of users, from the topic ``user-sequences``, for display."""
 
 import asyncio
 import time
@@ -16,10 +16,10 @@ _COLUMNS = ("items", "times_ms", "types", "values", "event_ids", "contexts")
 
 
 class SequenceCache:
-    """The newest sequence of those users who clicked last or were looked at last.
+    """The newest sequences of the users who clicked or were viewed last.
 
-    What comes in while the log is followed is taken in as it comes; *find* looks for the rest in the log, which may
-    take a second, and raises ``Unavailable`` without it. Between ``rest`` and ``resume`` nothing is followed or kept.
+    Records that arrive while the log is followed are kept; *find* searches the log for other users, which may take a
+    second, and raises ``Unavailable`` while the log is down. Between ``rest`` and ``resume`` nothing is kept.
     """
 
     def __init__(self, find: Callable[[str], Awaitable[bytes | None]], *, most: int = MOST) -> None:
@@ -30,20 +30,20 @@ class SequenceCache:
         self._followed.set()
 
     def __len__(self) -> int:
-        """Of how many users something is kept."""
+        """How many users are kept."""
         return len(self._kept)
 
     def rest(self) -> None:
-        """The log is not followed from now on: what is kept would grow old."""
+        """The log is no longer followed: drop what is kept, it would become stale."""
         self._followed.clear()
         self._kept.clear()
 
     def resume(self) -> None:
-        """From where the log ends now on all that comes is taken in."""
+        """The log is followed again, from its current end."""
         self._followed.set()
 
     def take_in(self, record: Record) -> None:
-        """A user's sequence changed, or (an empty value) is gone."""
+        """Apply a record of ``user-sequences``; an empty value means that the sequence was deleted."""
         self._keep((record.key or b"").decode(), record.value or b"")
 
     async def of(self, user_id: str) -> UserSequence | None:
@@ -52,7 +52,7 @@ class SequenceCache:
         raw = self._kept.get(user_id)
         if raw is None:
             found = await self._find(user_id) or b""
-            raw = self._kept.get(user_id, found)  # what came meanwhile is newer
+            raw = self._kept.get(user_id, found)  # a record that arrived meanwhile is newer
             self._keep(user_id, raw)
         sequence = decode_sequence(raw) if raw else None
         return None if sequence is None or sequence.erased else sequence
@@ -73,13 +73,13 @@ class SequenceCache:
 
 
 def until(sequence: UserSequence, end_ms: int) -> UserSequence:
-    """The events that happened before *end_ms*; what is declared of the user stays."""
+    """The sequence with only the events before *end_ms*; the declared profile stays."""
     count = sum(1 for time_ms in sequence.times_ms if time_ms < end_ms)
     return replace(sequence, **{name: getattr(sequence, name)[:count] for name in _COLUMNS})
 
 
 def session_events(sequence: UserSequence) -> list[dict[str, object]]:
-    """The events as ``POST /recommend`` takes those of a session: without a user."""
+    """The events as ``POST /recommend`` takes them: without a user."""
     contexts = sequence.contexts or [None] * len(sequence.items)
     columns = zip(
         sequence.items, sequence.types, sequence.times_ms, sequence.values, sequence.event_ids, contexts, strict=True

@@ -1,4 +1,4 @@
-"""What the operator sees of the log: the newest dead letters, and the rules that answers obey."""
+"""The operator's views of the log: the newest dead letters, and the merchandising rules."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ _SHOWN_BYTES = 400
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """A dead letter, where it lies, and what it held, as text."""
+    """A dead letter, its queue and offset, and the refused record as text."""
 
     queue: str
     offset: int
@@ -24,7 +24,7 @@ class Letter:
 
 
 def letters_in(records: Iterable[Record]) -> list[Letter]:
-    """The dead letters in *records*, newest first; what is none (somebody else's record) is left out."""
+    """The dead letters in *records*, newest first; records that are none are skipped."""
     found = []
     for record in records:
         try:
@@ -37,19 +37,19 @@ def letters_in(records: Iterable[Record]) -> list[Letter]:
 
 
 def by_reason(letters: Iterable[Letter]) -> list[tuple[str, str, int]]:
-    """Queue, reason and how many, most first."""
+    """Queue, reason and count, highest count first."""
     counts = Counter((each.queue, each.letter.reason) for each in letters)
     return [(queue, reason, count) for (queue, reason), count in counts.most_common()]
 
 
 class RuleList:
-    """The rules and scenarios of the log, as its topic tells them."""
+    """The rules and scenarios of the topic ``rules``."""
 
     def __init__(self) -> None:
         self._entries: dict[str, Rule | Scenario] = {}
 
     def take_in(self, record: Record) -> None:
-        """One record; ``BadInput`` if it is neither, and then nothing of that id holds."""
+        """Apply one record; ``BadInput`` if it is neither rule nor scenario, and then its id has no entry."""
         self._entries.pop(record.id, None)
         if record.value:
             self._entries[record.id] = decode(record.id, record.value)
@@ -66,17 +66,17 @@ class RuleList:
 
 
 def deed(rule: Rule) -> str:
-    """What a rule does: `pin at 2`, `boost by 1.5`, `block`."""
+    """The action of a rule: `pin at 2`, `boost by 1.5`, `block`."""
     if rule.position is not None:
         return f"{rule.action} at {rule.position}"
     return str(rule.action) if rule.factor is None else f"{rule.action} by {rule.factor:g}"
 
 
 def about(rule: Rule) -> str:
-    """Which items a rule is about."""
+    """The items that a rule applies to: its filter, or its ids."""
     return rule.filter.expression if rule.filter is not None else ", ".join(rule.items)
 
 
 def moment(ms: int | None) -> str:
-    """A time for people, in UTC; nothing for none."""
+    """A time as text, in UTC; empty for none."""
     return "" if ms is None else datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")

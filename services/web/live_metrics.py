@@ -1,4 +1,4 @@
-"""The system's live figures: read every two seconds while somebody looks, kept, and told to the pages that listen."""
+"""The system's live figures: read every two seconds while a page shows them, kept, and sent to the open pages."""
 
 import asyncio
 import time
@@ -12,12 +12,12 @@ from services.web.histories import now_ms
 from services.web.templating import milliseconds
 
 EVERY_S = 2.0
-UNWATCHED_S = 20.0  # between two readings that nobody waits for: each costs every part some 20 ms of its time
-KEPT = 300  # readings: ten minutes that somebody looked at
+UNWATCHED_S = 20.0  # between two readings while no page shows them: each costs every part about 20 ms
+KEPT = 300  # readings: ten minutes while a page shows them
 
 
 class LiveMetrics:
-    """Follows the parts' metrics, which *read* gets; a part that is away is named in the figures."""
+    """Reads the parts' metrics with *read*; the figures name the parts that are down."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class LiveMetrics:
         self.points: deque[dict[str, Any]] = deque(maxlen=KEPT)
         self._beat = asyncio.Condition()
         self._read_at = -UNWATCHED_S
-        self._is_watched = False  # since the last reading somebody asked for figures, or waits for the next
+        self._is_watched = False  # a page asked for figures since the last reading, or waits for the next
 
     async def run(self) -> None:
         """Read until cancelled."""
@@ -46,7 +46,7 @@ class LiveMetrics:
             await asyncio.sleep(self._every_s)
 
     async def beat(self) -> None:
-        """Read once, and tell those who listen."""
+        """Read once, and notify the waiting pages."""
         self._is_watched, self._read_at = False, self._clock()
         self.figures = self._window.add(self._read_at, await self._read())
         self.points.append(point_of(self.figures, self._wall_ms()))
@@ -61,23 +61,23 @@ class LiveMetrics:
         return self.points[-1]
 
     def words(self) -> Mapping[str, str]:
-        """What the shop's page says of the system: figures of the last minute that anybody can say something of."""
+        """The figures on the shop's page, as text by name; figures without data in the last minute are left out."""
         self._is_watched = True
         figures = self.figures
         if figures is None:
             return {}
-        told = {
+        texts = {
             "click → answer, p50 of the last minute": _p50(figures.canary),
             "click → vector stored, p50": _p50(figures.freshness),
             "an answer takes, p50": _p50(figures.answers),
             "answers a second": _number(figures.answers_per_s),
             "live recall@10": _share(figures.recall.get(10)),
         }
-        return {name: words for name, words in told.items() if words is not None}
+        return {name: text for name, text in texts.items() if text is not None}
 
 
 def point_of(figures: LiveFigures, at_ms: int) -> dict[str, Any]:
-    """One moment of the charts, in milliseconds where it is a delay; ``None`` for what nobody can say."""
+    """One point of the charts, delays in milliseconds; ``None`` for unknown figures."""
     delays = {"freshness": figures.freshness, "answers": figures.answers, "canary": figures.canary}
     point: dict[str, Any] = {"at_ms": at_ms}
     for name, delay in delays.items():
@@ -87,8 +87,8 @@ def point_of(figures: LiveFigures, at_ms: int) -> dict[str, Any]:
     point |= {"stages": {stage: delay.p50_s * 1000 for stage, delay in figures.stages.items()}}
     wanted = ("clicks_per_s", "events_per_s", "answers_per_s", "fallback_share", "lag", "recall", "index_items",
               "delta_rows", "cache_hit_rate", "dead_letters", "canary_up", "down")  # fmt: skip
-    told = asdict(figures)
-    return point | {name: told[name] for name in wanted} | {"recall": {str(k): v for k, v in figures.recall.items()}}
+    values = asdict(figures)
+    return point | {name: values[name] for name in wanted} | {"recall": {str(k): v for k, v in figures.recall.items()}}
 
 
 def _p50(delay: Delay | None) -> str | None:

@@ -41,7 +41,7 @@ class OperatorRoutes:
     users: tuple[str, ...]
 
     def routes(self) -> list[Route]:
-        """All of them."""
+        """All routes."""
         return [
             Route("/operator", self.overview),
             Route("/operator/stream", self.stream),
@@ -70,15 +70,15 @@ class OperatorRoutes:
             yield ServerSentEvent(orjson.dumps(await self.live.next()).decode(), event="point")
 
     async def all_users(self, request: Request) -> Response:
-        """Users who were active last, and a way to any other."""
+        """The most recently active users, and a form for any other."""
         if wanted := request.query_params.get("id", "").strip():
             return RedirectResponse(f"/operator/users/{quote(check_id('id', wanted), safe='')}", 303)
         shoppers = await self.shop.shoppers(self.users)
-        told = {"here": "users", "recent": self.watchers.recent, "shoppers": shoppers}
-        return self.pages.page("operator/users.html", told)
+        values = {"here": "users", "recent": self.watchers.recent, "shoppers": shoppers}
+        return self.pages.page("operator/users.html", values)
 
     async def one_user(self, request: Request) -> Response:
-        """What a user did, beside what the user is shown for it."""
+        """A user's history beside the user's answer."""
         user_id = check_id("user", request.path_params["of_user"])
         answer, known, profile, near = await asyncio.gather(
             self.shop.row(user_id, _ANSWERED),
@@ -87,39 +87,39 @@ class OperatorRoutes:
             self.shop.people(f"/users/{quote(user_id, safe='')}/similar"),
         )
         history = await self.shop.used(user_id, answer["newest_event_id"], _HISTORY)
-        told = {"here": "users", "user": user_id, "answer": answer, "known": known, "profile": profile}
+        values = {"here": "users", "user": user_id, "answer": answer, "known": known, "profile": profile}
         shares = taste(history), taste_of_answer(answer)
-        return self.pages.page("operator/user.html", told | {"near": near, "history": history, "shares": shares})
+        return self.pages.page("operator/user.html", values | {"near": near, "history": history, "shares": shares})
 
     async def all_items(self, request: Request) -> Response:
-        """Items by their words, else what trends."""
+        """Items by words; without words, the most popular."""
         words = request.query_params.get("q", "")[:200]
         items = await (self.shop.search(words) if words.strip() else self.shop.trending(50))
         return self.pages.page("operator/items.html", {"here": "items", "items": items, "words": words})
 
     async def one_item(self, request: Request) -> Response:
-        """An item as it is listed, those like it, and the users to whom it is nearest."""
+        """An item, similar items, and the nearest users."""
         item_id = check_id("item", request.path_params["item_id"])
         item, similar, audience = await asyncio.gather(
             self.shop.item(item_id),
             self.shop.similar(item_id),
             self.shop.people(f"/items/{quote(item_id, safe='')}/audience"),
         )
-        told = {"here": "items", "item": item, "similar": similar, "audience": audience}
-        return self.pages.page("operator/item.html", told)
+        values = {"here": "items", "item": item, "similar": similar, "audience": audience}
+        return self.pages.page("operator/item.html", values)
 
     async def dead_letters(self, request: Request) -> Response:
-        """What was refused, and why."""
+        """The newest refused records, with their reasons."""
         try:
             letters = letters_in(await self.letters())
             problem = ""
         except NearlineError as error:
             letters, problem = [], str(error)
-        told = {"here": "letters", "letters": letters[:100], "counts": by_reason(letters), "problem": problem}
-        return self.pages.page("operator/letters.html", told)
+        values = {"here": "letters", "letters": letters[:100], "counts": by_reason(letters), "problem": problem}
+        return self.pages.page("operator/letters.html", values)
 
     async def all_rules(self, request: Request) -> Response:
-        """The rules and scenarios that answers obey."""
+        """All rules and scenarios."""
         rules = [
             (rule, deed(rule), about(rule), moment(rule.from_ms), moment(rule.until_ms), rule.holds_at(now_ms()))
             for rule in self.rules.rules
@@ -130,12 +130,12 @@ class OperatorRoutes:
 
 
 def taste(history: list[Did]) -> list[tuple[str, int]]:
-    """How many of the events are of each category, most first."""
+    """The number of events per category, highest first."""
     return _counted([did.category for did in history])
 
 
 def taste_of_answer(answer: AnswerJson) -> list[tuple[str, int]]:
-    """How many of the answer's items are of each category, most first."""
+    """The number of the answer's items per category, highest first."""
     return _counted([item["category"] for item in answer["items"]])
 
 

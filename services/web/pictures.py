@@ -1,8 +1,8 @@
-"""Pictures of products, drawn from what the catalogue says of them: the same item always looks the same.
+"""Pictures of products, drawn from category, title and id: the same item always has the same picture.
 
-The category decides the thing that is drawn, words of the title its colour and pattern (a "RED RETROSPOT MUG" is a red
-mug with spots), and the hash of the id whatever is left open. Plain shapes without ids, styles or scripts, so that a
-picture may stand in any page, as often as one likes.
+The category decides the object, words of the title its colour and pattern (a "RED RETROSPOT MUG" is a red mug with
+spots), and the hash of the id everything else. Pictures are plain shapes without ids, styles or scripts, so that a page
+may contain any number of them.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ from nearline.hashing import hash64
 
 @dataclass(frozen=True, slots=True)
 class Paint:
-    """The colours of a picture: of the thing, its shaded and its light parts, and what lies behind it."""
+    """The colours of a picture: of the object, its shaded and its light parts, and the background."""
 
     main: str
     shade: str
@@ -66,7 +66,7 @@ _BY_CHANCE = ("plain", "plain", "dots", "stripes", "plain")
 
 @lru_cache(maxsize=20_000)
 def picture(item_id: str, category: str, title: str) -> str:
-    """The item's picture, an SVG element without a name of its own: what it shows is said beside it."""
+    """The item's picture as an SVG element, hidden from screen readers because the title stands beside it."""
     number = hash64(item_id)
     words = title.casefold().replace(",", " ").replace("/", " ").split()
     colours = list(PAINTS)
@@ -439,7 +439,7 @@ _OTHERS = (_gift, _box, _card, _jar, _frame, _bag)
 
 
 def _thing(category: str, words: list[str], number: int) -> Thing:
-    """What to draw: by the title's last telling word, else by the category; of a category that nobody drew, any."""
+    """The object to draw: by the last known word of the title, else by the category, else one of a few by *number*."""
     named = next((_BY_WORD[word] for word in reversed(words) if word in _BY_WORD), None)
     things = _BY_CATEGORY.get(category, _OTHERS)
     return named or things[(number >> 16) % len(things)]

@@ -1,4 +1,4 @@
-"""What the page shows, asked of retrieval and ingest: rows, lists, one product, a click and the answer that used it."""
+"""The shop's data, from retrieval and ingest: rows, lists, products, clicks and the answers that used them."""
 
 import asyncio
 import time
@@ -12,12 +12,12 @@ from nearline.errors import BadInput, NearlineError
 from nearline.sequences import UserSequence
 from services.web.histories import SequenceCache, now_ms, session_events, until
 
-OTHER = "other"  # what fits nowhere else stands last
+OTHER = "other"  # the catalogue's category for all other items, listed last
 DAY_MS = 24 * 3600 * 1000
 ROW_SIZE = 12
 LIST_SIZE = 24
-_PATIENCE_MS = 2_000  # how long a click's answer is waited for; whatever comes later comes as the page's stream
-_MOST_ITEMS = 20_000  # whose titles are remembered
+_MAX_WAIT_MS = 2_000  # for the answer to a click; a later answer reaches the page by its event stream
+_MOST_ITEMS = 20_000  # whose fields are cached
 _CATEGORIES_S = 60.0
 _FROM_EACH_LIST = 500
 
@@ -31,12 +31,12 @@ class ShopApi(Protocol):
     async def ask(
         self, service: Any, method: str, path: str, *, params: Mapping[str, Any] | None = None, body: Any = None
     ) -> Any:
-        """The answer; ``BadInput`` or ``Unavailable`` if there is none."""
+        """The answer; ``BadInput`` if the request is refused, ``Unavailable`` if the service is down."""
 
 
 @dataclass(frozen=True, slots=True)
 class Clicked:
-    """What became of a click: *answer* is the first that used it, unless that took too long (*is_used*)."""
+    """The outcome of a click: *answer* is the first that used it; *is_used* is false if that took too long."""
 
     event_id: str
     answer: AnswerJson
@@ -47,7 +47,7 @@ class Clicked:
 
 @dataclass(frozen=True, slots=True)
 class Did:
-    """An event of a user's history with the item it was about; *is_used* says whether the answer used it."""
+    """An event of a user's history with its item; *is_used* says whether the answer used it."""
 
     event_id: str
     item_id: str
@@ -60,7 +60,7 @@ class Did:
 
 @dataclass(frozen=True, slots=True)
 class Before:
-    """The row as it would be without the newest events, of which there are *left_out*."""
+    """The row without the newest events, which are *left_out*."""
 
     answer: AnswerJson
     left_out: list[Did]
@@ -69,7 +69,7 @@ class Before:
 
 @dataclass(frozen=True, slots=True)
 class Shopper:
-    """A user whom the page offers to be, and what he likes."""
+    """A user whose view the page offers, with favourite categories."""
 
     user_id: str
     likes: tuple[str, ...]
@@ -96,9 +96,9 @@ class Shop:
 
     # --- the row
 
-    async def row(self, user_id: str, k: int = ROW_SIZE, **asked: Any) -> AnswerJson:
-        """What the user would be shown now."""
-        answer: AnswerJson = await self._get(f"/recommend/{_id(user_id)}", k=k, **asked)
+    async def row(self, user_id: str, k: int = ROW_SIZE, **params: Any) -> AnswerJson:
+        """The user's recommendations now."""
+        answer: AnswerJson = await self._get(f"/recommend/{_id(user_id)}", k=k, **params)
         self._remember(answer["items"])
         return answer
 
@@ -113,19 +113,19 @@ class Shop:
         results = await self._api.ask("ingest", "POST", "/events", body=event)
         _refuse_refused(results["results"][0])
         logged_ms = (self._clock() - started) * 1000
-        answer = await self.row(user_id, after=event_id, wait_ms=_PATIENCE_MS)
+        answer = await self.row(user_id, after=event_id, wait_ms=_MAX_WAIT_MS)
         used_ms = (self._clock() - started) * 1000
         return Clicked(event_id, answer, bool(answer.get("fresh")), logged_ms, used_ms)
 
     async def before(self, user_id: str, ms: int = DAY_MS) -> Before:
-        """The row as it would be without what the user did in the last *ms*: the older events asked for anew."""
+        """The row without the user's events of the last *ms*: the older events, sent as an anonymous session."""
         sequence = await self._histories.of(user_id)
         end_ms = self._wall_ms() - ms
         older = None if sequence is None else until(sequence, end_ms)
         events = [] if older is None else session_events(older)
         answer = await self._api.ask("retrieval", "POST", "/recommend", body={"events": events, "k": ROW_SIZE})
         self._remember(answer["items"])
-        newer = [] if sequence is None else await self._told(sequence, len(events), set())
+        newer = [] if sequence is None else await self._events(sequence, len(events), set())
         return Before(answer, newer[::-1], len(events))
 
     async def used(self, user_id: str, newest_event_id: str | None, most: int = 12) -> list[Did]:
@@ -135,10 +135,10 @@ class Shop:
             return []
         ids = sequence.event_ids
         used = set(ids[: ids.index(newest_event_id) + 1]) if newest_event_id in ids else set()
-        return (await self._told(sequence, max(0, len(ids) - most), used))[::-1]
+        return (await self._events(sequence, max(0, len(ids) - most), used))[::-1]
 
     async def why(self, user_id: str, item_id: str, k: int = ROW_SIZE) -> dict[str, Any]:
-        """Why the item is in the row, with what each event did to its score, most first, and its title."""
+        """Why the item is in the row, with the effect of each event on its score, largest first, and its item."""
         sequence = await self._histories.of(user_id)
         body: dict[str, Any] = {"user_id": user_id, "item_id": item_id, "k": k}
         if sequence is not None:
@@ -151,21 +151,21 @@ class Shop:
     # --- the shelves
 
     async def trending(self, k: int = LIST_SIZE, category: str | None = None) -> list[ItemJson]:
-        """What is popular now, of all or of one category."""
+        """The most popular items, of all or one category."""
         return await self._list("/trending", k=k, **({} if category is None else {"category": category}))
 
     async def latest(self, k: int = LIST_SIZE, category: str | None = None) -> list[ItemJson]:
-        """What was listed last, of all or of one category."""
+        """The newest items, of all or one category."""
         return await self._list("/latest", k=k, **({} if category is None else {"category": category}))
 
     async def shelf(self, category: str, k: int = 2 * LIST_SIZE) -> list[ItemJson]:
-        """A category's items: those that trend, then the newest of the others."""
+        """A category's items: the most popular, then the newest of the others."""
         popular, new = await asyncio.gather(self.trending(k, category), self.latest(k, category))
         known = {item["item_id"] for item in popular}
         return [*popular, *(item for item in new if item["item_id"] not in known)][:k]
 
     async def similar(self, item_id: str, k: int = ROW_SIZE) -> list[ItemJson]:
-        """Items like one; none if it is not on show."""
+        """Items similar to an item; none if it is not available."""
         try:
             return await self._list(f"/similar/{_id(item_id)}", k=k)
         except BadInput:
@@ -176,7 +176,7 @@ class Shop:
         return await self._list("/search", q=words, k=k) if words.strip() else []
 
     async def categories(self) -> list[str]:
-        """The catalogue's categories, those of most popular items first; looked at once a minute."""
+        """The catalogue's categories, those with most popular and new items first; refreshed once a minute."""
         looked_at, known = self._categories
         if self._clock() - looked_at > _CATEGORIES_S or not known:
             popular, new = await asyncio.gather(self.trending(_FROM_EACH_LIST), self.latest(_FROM_EACH_LIST))
@@ -189,37 +189,37 @@ class Shop:
     # --- items and users
 
     async def item(self, item_id: str) -> ItemJson:
-        """The item as the catalogue has it; ``BadInput`` (not_found) without one."""
+        """The item; ``BadInput`` (not_found) if it does not exist."""
         return (await self.items([item_id], must_be_there=True))[item_id]
 
     async def items(self, item_ids: Iterable[str], *, must_be_there: bool = False) -> dict[str, ItemJson]:
-        """Items by id; of one that is not listed any more there is only the id to show."""
+        """Items by id; an item that is no longer listed has its id as the title."""
         wanted = list(dict.fromkeys(item_ids))
         missing = [item_id for item_id in wanted if item_id not in self._items]
         self._remember(await asyncio.gather(*(self._look_up(item_id, must_be_there) for item_id in missing)))
         return {item_id: self._items[item_id] for item_id in wanted}
 
     async def shoppers(self, user_ids: Iterable[str]) -> list[Shopper]:
-        """Those of *user_ids* of whom anything is known."""
+        """Those of *user_ids* who have a document."""
         found = await asyncio.gather(*map(self._shopper, user_ids))
         return [shopper for shopper in found if shopper is not None]
 
     async def known(self, user_id: str) -> dict[str, Any] | None:
-        """What is stored of the user; ``None`` for one who never came."""
+        """What is stored about the user; ``None`` for an unknown user."""
         try:
             return dict(await self._get(f"/users/{_id(user_id)}"))
         except BadInput:
             return None
 
     async def profile(self, user_id: str) -> dict[str, Any] | None:
-        """What the shop declared of the user, if anything."""
+        """The user's declared profile, if any."""
         try:
             return dict(await self._api.ask("ingest", "GET", f"/users/{_id(user_id)}"))
         except BadInput:
             return None
 
     async def people(self, path: str, k: int = 8) -> list[dict[str, Any]]:
-        """The users of an answer; none where nobody can be compared."""
+        """The users of the answer at *path*; none if it is refused or unavailable."""
         try:
             return list((await self._get(path, k=k))["users"])
         except NearlineError:
@@ -244,8 +244,8 @@ class Shop:
         while len(self._items) > _MOST_ITEMS:
             self._items.popitem(last=False)
 
-    async def _told(self, sequence: UserSequence, start: int, used: set[str]) -> list[Did]:
-        """The events from number *start* on, oldest first."""
+    async def _events(self, sequence: UserSequence, start: int, used: set[str]) -> list[Did]:
+        """The events from index *start* on with their items, oldest first."""
         about = await self.items(sequence.items[start:])
         rows = zip(sequence.event_ids, sequence.items, sequence.types, sequence.times_ms, strict=True)
         return [
@@ -253,13 +253,13 @@ class Shop:
             for event_id, item_id, kind, at_ms in list(rows)[start:]
         ]
 
-    async def _list(self, path: str, **asked: Any) -> list[ItemJson]:
-        items: list[ItemJson] = (await self._get(path, **asked))["items"]
+    async def _list(self, path: str, **params: Any) -> list[ItemJson]:
+        items: list[ItemJson] = (await self._get(path, **params))["items"]
         self._remember(items)
         return items
 
-    async def _get(self, path: str, **asked: Any) -> Any:
-        return await self._api.ask("retrieval", "GET", path, params=asked)
+    async def _get(self, path: str, **params: Any) -> Any:
+        return await self._api.ask("retrieval", "GET", path, params=params)
 
 
 def _refuse_refused(result: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The shop's routes: pages, the fragments that a click changes, and the stream that tells of changes from elsewhere."""
+"""The shop's routes: pages, the fragments that a click changes, and the event stream of other changes."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Mapping
@@ -21,7 +21,7 @@ from services.web.templating import PageTemplates, new_visitor
 from services.web.watching import Watchers
 
 MOST_BODY = 4_096
-_REST_S = 0.05  # between two rows that one page is sent: nobody sees more
+_REST_S = 0.05  # between two rows sent to one page: more would not be noticed
 _PULSE_S = 2.0
 _KINDS = ("view", "click", "add_to_cart", "purchase", "like", "dislike", "skip")
 
@@ -30,12 +30,12 @@ class SpokenFigures(Protocol):
     """The system's live figures (live_metrics.py)."""
 
     def words(self) -> Mapping[str, str]:
-        """The figures that the shop's page shows, in words."""
+        """The figures on the shop's page, as text by name."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShopRoutes:
-    """What the routes need; *users* are those that the page offers to be."""
+    """What the routes need; *users* are those whose view the page offers."""
 
     shop: Shop
     pages: PageTemplates
@@ -45,7 +45,7 @@ class ShopRoutes:
     users: tuple[str, ...]
 
     def routes(self) -> list[Route]:
-        """All of them."""
+        """All routes."""
         return [
             Route("/", self.home),
             Route("/product/{item_id:path}", self.product),
@@ -62,14 +62,14 @@ class ShopRoutes:
     # --- pages
 
     async def home(self, request: Request) -> Response:
-        """The shop; who comes without saying who he is becomes a new visitor."""
+        """The shop; a request without a user is redirected to a new visitor."""
         if not request.query_params.get("user"):
             return RedirectResponse(f"/?{urlencode({'user': new_visitor()})}", 303)
         trending, latest = await asyncio.gather(self.shop.trending(), self.shop.latest(12))
         return await self._stage(request, "stage_home.html", trending=trending, latest=latest, title="")
 
     async def product(self, request: Request) -> Response:
-        """One product and those like it."""
+        """One product and similar ones."""
         item_id = request.path_params["item_id"]
         item, similar = await asyncio.gather(self.shop.item(item_id), self.shop.similar(item_id))
         return await self._stage(request, "stage_product.html", item=item, similar=similar, title=item["title"])
@@ -83,24 +83,24 @@ class ShopRoutes:
         )
 
     async def search(self, request: Request) -> Response:
-        """Items by their words."""
+        """Items by words."""
         words = request.query_params.get("q", "")[:200]
         items = await self.shop.search(words)
         heading = f"“{words.strip()}”" if words.strip() else "Search"
-        empty = f"Nothing has the words {heading}." if words.strip() else "Say what you are looking for."
+        empty = f"Nothing has the words {heading}." if words.strip() else "Type what you are looking for."
         return await self._stage(request, "stage_list.html", items=items, heading=heading, empty=empty, title=words)
 
     # --- fragments
 
     async def row(self, request: Request) -> Response:
-        """The row, as it is now or (``as_of=yesterday``) without the last day's events."""
+        """The row now, or (``as_of=yesterday``) without the events of the last day."""
         user_id = user_of(request)
         if request.query_params.get("as_of") == "yesterday":
             before = await self.shop.before(user_id)
-            told = {"user": user_id, "answer": before.answer, "before": before}
+            values = {"user": user_id, "answer": before.answer, "before": before}
         else:
-            told = {"user": user_id, "answer": await self.shop.row(user_id), "before": None}
-        return self.pages.page("row.html", told)
+            values = {"user": user_id, "answer": await self.shop.row(user_id), "before": None}
+        return self.pages.page("row.html", values)
 
     async def used(self, request: Request) -> Response:
         """The events that the newest answer used."""
@@ -115,23 +115,23 @@ class ShopRoutes:
         return self.pages.page("why.html", {"user": user_id, "found": found, "item": item})
 
     async def click(self, request: Request) -> Response:
-        """Send the event; the answer is the row that used it, its delays are in ``Server-Timing``."""
-        told = await form(request)
-        user_id, item_id = check_id("user", told.get("user")), check_id("item", told.get("item"))
-        event_id, kind = check_id("event", told.get("event")), told.get("type", "click")
+        """Send the event; the answer is the row that used it, with the delays in ``Server-Timing``."""
+        fields = await form(request)
+        user_id, item_id = check_id("user", fields.get("user")), check_id("item", fields.get("item"))
+        event_id, kind = check_id("event", fields.get("event")), fields.get("type", "click")
         if kind not in _KINDS:
             raise BadInput("unknown_type", f"type must be one of {', '.join(_KINDS)}, came {kind!r:.40}", field="type")
-        clicked = await self.shop.click(user_id, item_id, event_id, kind=kind, request_id=told.get("request", ""))
+        clicked = await self.shop.click(user_id, item_id, event_id, kind=kind, request_id=fields.get("request", ""))
         used_ms = clicked.used_ms if clicked.is_used else None
         self.clicks.note(Click(event_id, user_id, item_id, now_ms(), clicked.logged_ms, used_ms))
         row = {"user": user_id, "answer": clicked.answer, "before": None}
         return self.pages.page("row.html", row, headers=timing(clicked))
 
     async def measured(self, request: Request) -> Response:
-        """What the browser's clock says of a click."""
+        """Record the delay of a click by the browser's clock."""
         try:
-            told = orjson.loads(await body(request))
-            self.clicks.shown(str(told["event"]), float(told["ms"]))
+            measured = orjson.loads(await body(request))
+            self.clicks.shown(str(measured["event"]), float(measured["ms"]))
         except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
             raise BadInput("bad_measurement", "expected an event and its milliseconds") from None
         return Response(status_code=204)
@@ -155,33 +155,33 @@ class ShopRoutes:
         try:
             answer = await self.shop.row(user_id)
         except NearlineError:
-            return None  # the next change tells again
+            return None  # the next change sends a row again
         return self.pages.text("row.html", user=user_id, answer=answer, before=None)
 
-    async def _stage(self, request: Request, template: str, **told: Any) -> Response:
-        """The stage alone for a page that is there already, else the whole page around it."""
+    async def _stage(self, request: Request, template: str, **values: Any) -> Response:
+        """Only the stage for an htmx request, else the whole page."""
         user_id = user_of(request)
-        told |= {"user": user_id}
+        values |= {"user": user_id}
         if request.headers.get("hx-request") and not request.headers.get("hx-history-restore-request"):
-            return self.pages.page(template, told)
+            return self.pages.page(template, values)
         row, categories, shoppers = await asyncio.gather(
             or_none(self.shop.row(user_id)), self.shop.categories(), self.shop.shoppers(self.users)
         )
         whole = {"stage": template, "answer": row, "before": None, "categories": categories, "shoppers": shoppers}
-        return self.pages.page("shop.html", told | whole | {"figures": self.live.words()})
+        return self.pages.page("shop.html", values | whole | {"figures": self.live.words()})
 
 
-async def heard(changed: asyncio.Event, patience_s: float) -> bool:
-    """Whether *changed* was set in time."""
+async def heard(changed: asyncio.Event, timeout_s: float) -> bool:
+    """Whether *changed* was set within *timeout_s*."""
     try:
-        await asyncio.wait_for(changed.wait(), patience_s)
+        await asyncio.wait_for(changed.wait(), timeout_s)
     except TimeoutError:
         return False
     return True
 
 
 async def or_none(asked: Awaitable[AnswerJson]) -> AnswerJson | None:
-    """What *asked* gives; ``None`` if that is away."""
+    """The result of *asked*; ``None`` if it is unavailable."""
     try:
         return await asked
     except Unavailable:
@@ -189,12 +189,12 @@ async def or_none(asked: Awaitable[AnswerJson]) -> AnswerJson | None:
 
 
 def user_of(request: Request) -> str:
-    """Whose page it is; ``BadInput`` if that is no id."""
+    """The user of the page; ``BadInput`` if the id is invalid."""
     return check_id("user", request.query_params.get("user"))
 
 
 async def body(request: Request) -> bytes:
-    """The request's body; ``BadInput`` if it is longer than anything that a page of ours sends."""
+    """The request's body; ``BadInput`` if it is longer than ``MOST_BODY``."""
     whole = b""
     async for part in request.stream():
         whole += part
@@ -204,12 +204,12 @@ async def body(request: Request) -> bytes:
 
 
 async def form(request: Request) -> dict[str, str]:
-    """The fields of a form; of one that comes again the last."""
+    """The fields of a form; of a repeated field the last value."""
     fields = parse_qs((await body(request)).decode(errors="replace"), max_num_fields=20)
     return {name: values[-1] for name, values in fields.items()}
 
 
 def timing(clicked: Clicked) -> dict[str, str]:
-    """The click's delays as ``Server-Timing``: until the log had it, and until an answer had used it."""
+    """The click's delays as a ``Server-Timing`` header: until it was in the log, and until an answer had used it."""
     used = f', used;dur={clicked.used_ms:.1f};desc="until an answer used it"' if clicked.is_used else ""
     return {"Server-Timing": f'log;dur={clicked.logged_ms:.1f};desc="until the log had it"{used}'}

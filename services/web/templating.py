@@ -1,4 +1,4 @@
-"""How things are put into words and pages: the templates, and what they say of times, prices and causes."""
+"""Renders the templates, with filters for times, prices and reasons."""
 
 import uuid
 from collections.abc import Callable, Mapping
@@ -36,26 +36,26 @@ _TYPES = {
     "skip": "skipped",
 }
 _REASONS = {
-    "unknown_user": "nothing is known of this visitor yet: this is what is popular now",
-    "no_vector": "this visitor has no vector yet: this is what is popular now",
-    "store_unavailable": "the store of users is away: this is what is popular now",
-    "bad_document": "what is stored of this user cannot be read: this is what is popular now",
-    "index_unavailable": "the index is away: this is what is popular now",
+    "unknown_user": "nothing is known about this visitor yet: these items are popular now",
+    "no_vector": "this visitor has no vector yet: these items are popular now",
+    "store_unavailable": "the user store is down: these items are popular now",
+    "bad_document": "this user's document cannot be read: these items are popular now",
+    "index_unavailable": "the index is down: these items are popular now",
     "too_few_candidates": "there are not enough items that fit: popular ones fill the row",
-    "tower_unavailable": "the user tower is away: this is what is popular in the categories of these events",
+    "tower_unavailable": "the user tower is down: these items are popular in the categories of these events",
 }
 _CAUSES = {
     "unknown_item": "retrieval does not know this item",
-    "not_on_show": "the item is not on show",
+    "not_on_show": "the item is not available",
     "blocked": "a rule blocks it",
     "seen": "this user has seen it",
     "filtered": "it does not pass the filter",
-    "below": "others are nearer",
+    "below": "other items are nearer",
 }
 
 
 class PageTemplates:
-    """Renders the templates; *currency* stands before prices, *users* are those that the page offers to be."""
+    """Renders the templates; *currency* stands before prices."""
 
     def __init__(self, assets: Assets, *, currency: str = "", wall_ms: Callable[[], int] = now_ms) -> None:
         self._environment = Environment(
@@ -71,7 +71,7 @@ class PageTemplates:
             "product_url": lambda item_id, user: _url("/product/", item_id, user=user),
             "category_url": lambda category, user: _url("/category/", category, user=user),
             "user_url": lambda user_id: f"/operator/users/{quote(user_id, safe='')}",
-            "query": lambda **told: urlencode(told),
+            "query": lambda **params: urlencode(params),
         }
         self._environment.filters |= {
             "name": name_of,
@@ -88,39 +88,39 @@ class PageTemplates:
         }
 
     def _picture(self, item: Any) -> Markup:
-        """The picture of an item or of an event's; drawn here, so it needs no escaping."""
+        """The picture of an item or an event's item; our own SVG, so it needs no escaping."""
         item_id, category, title = (self._environment.getattr(item, name) for name in ("item_id", "category", "title"))
         return Markup(picture(item_id, category, title))
 
-    def text(self, template: str, **told: Any) -> str:
-        """The template as text."""
-        return self._environment.get_template(template).render(**told)
+    def text(self, template: str, **values: Any) -> str:
+        """The template with *values*, as text."""
+        return self._environment.get_template(template).render(**values)
 
     def page(
-        self, template: str, told: Mapping[str, Any], *, status: int = 200, headers: Mapping[str, str] | None = None
+        self, template: str, values: Mapping[str, Any], *, status: int = 200, headers: Mapping[str, str] | None = None
     ) -> HTMLResponse:
-        """The template as an answer, which nobody keeps: it is of this moment and of one user."""
+        """The template with *values* as a response; not cached, because it is for one user at one time."""
         kept = {"Cache-Control": "no-store", "Vary": "HX-Request", **(headers or {})}
-        return HTMLResponse(self.text(template, **told), status, headers=kept)
+        return HTMLResponse(self.text(template, **values), status, headers=kept)
 
 
 def new_visitor() -> str:
-    """The id of somebody who was never here; it tells nothing of anybody."""
+    """A random id for a new visitor."""
     return VISITOR + uuid.uuid4().hex[:10]
 
 
 def shopper_name(user_id: str) -> str:
-    """What the page calls a user."""
+    """The name of a user on the page."""
     return "New visitor" if user_id.startswith(VISITOR) else f"Shopper {user_id}"
 
 
 def name_of(title: str) -> str:
-    """A title for people: one that shouts speaks as others do."""
+    """A title for display: one in capitals is put in lower case."""
     return title.capitalize() if title.isupper() else title
 
 
 def ago(ms: float) -> str:
-    """A duration in words of one unit: 3 s, 12 min, 5 h, 40 days."""
+    """A duration in one unit: 3 s, 12 min, 5 h, 40 days."""
     for below, unit, name in _STEPS:
         if ms < below:
             return f"{max(0, ms) // unit:.0f} {name}"
@@ -129,7 +129,7 @@ def ago(ms: float) -> str:
 
 
 def milliseconds(seconds: float | None) -> str:
-    """Seconds in milliseconds as people read them: 0.62 ms, 18 ms, 1.2 s; a dash for what nobody can say."""
+    """A duration as text: 0.62 ms, 18 ms, 1.2 s; a dash if it is unknown."""
     if seconds is None:
         return "-"
     if seconds >= 1:

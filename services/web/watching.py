@@ -1,4 +1,4 @@
-"""Who looks at whose row: pages that are told when a user's document was written anew, and who clicked lately."""
+"""Notifies open pages when their user's document is written, and lists the most recently active users."""
 
 import asyncio
 from collections.abc import Iterator
@@ -8,20 +8,20 @@ from nearline.log import Record
 from nearline.telemetry import gauge
 from nearline.user_updates import decode_user_update
 
-MOST_RECENT = 50  # users active last, for the operator to look at
+MOST_RECENT = 50  # users on the operator's page
 
-_WATCHING = gauge("web_watching_requests", "Pages that are told of changes by server-sent events")
+_WATCHING = gauge("web_watching_requests", "Open event streams, which send changes to pages")
 
 
 class Watchers:
-    """Wakes every page that shows a user when that user's document changed."""
+    """Wakes the event streams of a user when that user's document is written."""
 
     def __init__(self) -> None:
         self._by_user: dict[str, list[asyncio.Event]] = {}
         self._recent: dict[str, int] = {}
 
     def hear(self, record: Record) -> None:
-        """A record of ``user-updates.<space>``."""
+        """Apply a record of ``user-updates.<space>``."""
         user_id = (record.key or b"").decode()
         stored_ms = decode_user_update(record.value).stored_ms
         self._recent.pop(user_id, None)
@@ -39,7 +39,7 @@ class Watchers:
 
     @contextmanager
     def on(self, user_id: str) -> Iterator[asyncio.Event]:
-        """An event that is set whenever the user's document was written; for as long as the block runs."""
+        """An event that is set whenever the user's document is written, while the block runs."""
         changed = asyncio.Event()
         self._by_user.setdefault(user_id, []).append(changed)
         _WATCHING.inc()

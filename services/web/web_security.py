@@ -1,9 +1,9 @@
-"""What stands between the page and the web: no other site may post to it, frame it, or pass for it by name.
+"""Protects the page against other sites: CSRF, framing and DNS rebinding.
 
-Whoever reaches this port from the machine itself needs no key, so a browser on this machine must not be made to speak
-for another site. Three things see to that: a request is only for the names that this page goes by (a foreign name that
-was bound to the loopback address is refused), what changes something must come from a page of ours (``Sec-Fetch-Site``,
-else ``Origin``), and the answers forbid everything that is not served here.
+Requests from this machine need no key, so another site must not be able to make a browser on this machine send them.
+Three checks prevent that: the host name must be one of the page's own (a foreign name that resolves to the loopback
+address is refused), requests that change something must come from this page (``Sec-Fetch-Site``, else ``Origin``), and
+the answers' Content-Security-Policy forbids everything that is not served here.
 """
 
 from collections.abc import Iterable
@@ -39,7 +39,7 @@ _OURS = {"127.0.0.1", "localhost", "::1"}
 
 
 class WebSecurity:
-    """Refuses what other sites ask for, and puts the headers on every answer of *app*; *names* are more of our own."""
+    """Refuses requests of other sites and adds ``HEADERS`` to all answers of *app*; *names* are further host names."""
 
     def __init__(self, app: ASGIApp, names: Iterable[str] = ()) -> None:
         self._app = app
@@ -67,12 +67,12 @@ class WebSecurity:
         """Why the request is refused, or ``None``."""
         host = headers.get("host", "")
         if _name(f"//{host}") not in self._names:
-            return f"this page does not go by the name {host!r:.80}; NEARLINE_WEB_HOSTS says which names it has\n"
+            return f"{host!r:.80} is not a name of this page; NEARLINE_WEB_HOSTS lists its names\n"
         if method in _READING:
             return None
         site, origin = headers.get("sec-fetch-site"), headers.get("origin")
         if site not in (None, "same-origin", "none") or (origin is not None and urlsplit(origin).netloc != host):
-            return f"only pages of this address may do that; this came from {origin!r:.80}\n"
+            return f"only pages of this address may send that; the request came from {origin!r:.80}\n"
         return None
 
 

@@ -191,7 +191,7 @@ def pick(shop: Shop, ids: str | list[str], places: int, **named: Any) -> list[st
     return ids_of(found)
 
 
-# --- what is on show ---
+# --- available items ---
 
 
 def test_an_empty_index_returns_nothing(shop: Shop) -> None:

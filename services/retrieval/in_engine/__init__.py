@@ -1,1 +1,1 @@
-"""Items in an engine of their own (Milvus), shared by all replicas."""
+"""Items in a remote engine (Milvus), shared by all replicas."""

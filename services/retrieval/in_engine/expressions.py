@@ -1,10 +1,10 @@
-"""Filters for an engine: what of an item they look at, and the expression that a filter is translated to.
+"""Translates filters to an engine's expressions, and items to the columns that these compare.
 
-The engine must let pass exactly what the filter means (docs/filters.md), though engines differ in what a comparison
-with a missing field is, and whether ``1`` equals ``"1"``. So equality is not left to it: whatever can be equal, and its
-type, becomes a *fact*, a hash, and an item passes if it has the fact. ``not`` is only ever said of facts, which every
-item has; where it would meet a comparison of numbers, the opposite comparison stands instead. An expression holds our
-words, numbers and hashes, and no text that anybody sent.
+The engine must select exactly the items that the filter means (docs/filters.md), but engines differ in comparisons with
+a missing field, and in whether ``1`` equals ``"1"``. So equality does not depend on the engine: each value, with its
+field and type, becomes a *fact*, a hash, and an item passes if it has the fact. ``not`` is only applied to facts; a
+negated comparison of numbers becomes the opposite comparison. An expression contains only our own words, numbers and
+hashes, never text from a request.
 """
 
 import operator
@@ -36,32 +36,32 @@ _PRESENT, _A_NUMBER = "present", "a number"
 
 
 def facts_of(shown: ItemFields) -> tuple[int, ...]:
-    """What can be equal in an item, what it has, and which of its attributes are numbers: hashes below 2**63."""
+    """The item's facts: its values, which fields are present, and which are numbers; hashes below 2**63."""
     return tuple(sorted({fact for name, value in _fields(shown) for fact in _facts(name, value)}))
 
 
 def numbers_of(shown: ItemFields) -> dict[str, float]:
-    """The attributes that are numbers, under names that no expression has to quote."""
+    """The numeric attributes, under names that need no quotes in an expression."""
     return {_key(ATTRIBUTE + name): float(value) for name, value in shown.attributes.items() if _is_number(value)}
 
 
 def translate(wanted: Filter | None) -> str:
-    """The expression that lets pass what *wanted* does; ``""`` for no filter."""
+    """The engine's expression for the filter *wanted*; ``""`` for no filter."""
     return "" if wanted is None else _expression(wanted.node, True)
 
 
 def both(*expressions: str) -> str:
-    """The expression that lets pass what all *expressions* do; empty ones let everything pass."""
+    """The conjunction of *expressions*; empty ones are ignored."""
     return " and ".join(f"({expression})" for expression in expressions if expression)
 
 
 def excluding(item_hashes: list[int]) -> str:
-    """The expression that lets pass every item but those with these hashes (signed, as the engine holds them)."""
+    """The expression for all items except those with these hashes (signed, as the engine stores them)."""
     return f"item_hash not in {item_hashes}" if item_hashes else ""
 
 
 def passes(node: Node, shown: ItemFields) -> bool:
-    """Whether *node* lets an item pass, looked at here: for the few items that a replica holds itself."""
+    """Whether an item passes *node*, evaluated here: for the few items that a replica has in memory."""
     match node:
         case Not(part):
             return not passes(part, shown)
@@ -132,7 +132,7 @@ def _facts(name: str, value: Attribute | None) -> Iterator[int]:
 
 
 def _fact(name: str, value: Value | int) -> int:
-    """The hash that stands for *value* in *name*; a number is one however it is written, and never a truth value."""
+    """The hash of *value* in *name*; 1 and 1.0 have the same hash, 1 and true do not."""
     return hash64(orjson.dumps([name, _plain(value)]).decode()) >> 1
 
 

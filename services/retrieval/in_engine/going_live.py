@@ -1,4 +1,4 @@
-"""When an engine holds a whole space, and its alias may point there."""
+"""Points the engine's alias to a space once the engine holds all of its items."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -12,7 +12,7 @@ PartitionOffsets = Mapping[int, int]  # by partition
 
 
 class GoingLive:
-    """Waits until the group has written all that the topic held when this began, whichever replica wrote it.
+    """Waits until the consumer group has written all records that the topic had at the start, by whichever replica.
 
     *ends* gives the topic's end offsets, *written* the group's committed ones.
     """
@@ -53,7 +53,7 @@ class GoingLive:
         return all(written.get(partition, 0) >= end for partition, end in self._wanted.items())
 
     async def _point(self) -> None:
-        """Only forwards: a replica of an older space that starts once more must not take the alias back."""
+        """Move the alias, only forwards: a restarted replica of an older space must not move it back."""
         live = await self._engine.live()
         if live is None or live < self._space.number:
             await self._engine.make_live()

@@ -16,7 +16,7 @@ _FAILED = counter("engine_search_failures_total", "Searches of the item engine t
 
 
 class GuardedEngine:
-    """Searches of *engine* for requests; nothing is asked of it before ``watch`` has opened it."""
+    """Searches *engine* through a breaker; searches fail until ``watch`` has opened the engine."""
 
     def __init__(self, engine: ItemEngine) -> None:
         self._engine = engine
@@ -26,15 +26,15 @@ class GuardedEngine:
 
     @property
     def answered(self) -> bool:
-        """Whether it ever did."""
+        """Whether the engine has answered at least once."""
         return self._breaker.answered
 
     async def search(self, vector: NDArray[np.float32], limit: int, where: str) -> EngineHits:
-        """As the engine's; ``Unavailable`` at once if it is known to be away."""
+        """As the engine's; ``Unavailable`` at once while the breaker is open."""
         return await self._breaker.ask(lambda: self._engine.search(vector, limit, where))
 
     async def vectors(self, item_ids: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-        """As the engine's; ``Unavailable`` at once if it is known to be away."""
+        """As the engine's; ``Unavailable`` at once while the breaker is open."""
         return await self._breaker.ask(lambda: self._engine.vectors(item_ids))
 
     async def close(self) -> None:
@@ -43,7 +43,7 @@ class GuardedEngine:
         await self._engine.close()
 
     async def _ask_anything(self) -> None:
-        if not self._is_open:  # once: the connection comes back by itself, and others are using it
+        if not self._is_open:  # once: the client reconnects by itself, and other calls use it
             await self._engine.open()
             self._is_open = True
         await self._engine.shown_versions(_PROBE)

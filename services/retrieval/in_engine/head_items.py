@@ -1,8 +1,8 @@
-"""The items that a replica itself knows when the others are in an engine: the most popular and the newest.
+"""The most popular and the newest items, which a replica keeps in memory when all items are in a remote engine.
 
-They are what answers are topped up from, and all that is left while the engine is away. A few thousand of however many
-there are: so what trends in a small category may not be among them. An item that is withdrawn leaves the window at
-once if this replica wrote that, else with the next look at the engine, some seconds later.
+They fill the places of an answer that are not personal, and are the only items while the engine is down. There are a
+few thousand of them, so popular items of a small category may be missing. An unavailable item leaves at once if this
+replica wrote the change, else at the next refresh from the engine, some seconds later.
 """
 
 import asyncio
@@ -22,17 +22,17 @@ from services.retrieval.items.popularity import Leaderboard, Trending
 from services.retrieval.items.printed import shown_fields
 
 POPULAR, NEWEST = 5_000, 500
-_CHUNK = 500  # items of one question
+_CHUNK = 500  # items of one request to the engine
 _HOUR_MS = 3_600_000
 _EVER_MS = 2**42
-_WIDEN = 4  # each look for the newest goes so many times further back than the one before
+_WIDEN = 4  # each search for the newest items goes so many times further back than the one before
 
-_ITEMS = gauge("window_items", "Items that this replica knows itself, on show")
+_ITEMS = gauge("window_items", "Available items in this replica's memory, with items in an engine")
 
 
 @dataclass(frozen=True, slots=True)
 class HeadItem:
-    """An item on show that the window holds."""
+    """An available item in memory."""
 
     version: int
     item_hash: int
@@ -41,13 +41,13 @@ class HeadItem:
 
 
 def known_from(card: Card) -> HeadItem:
-    """What *card* says, read."""
+    """The item of *card*."""
     shown = ItemFields(**shown_fields(card.printed))  # type: ignore[arg-type]
     return HeadItem(card.version, hash64(card.item_id), card.printed, shown)
 
 
 class Top:
-    """The *most* ids with the greatest scores."""
+    """The *most* ids with the highest scores."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -55,15 +55,15 @@ class Top:
         self._order: SortedList = SortedList()  # (score, id)
 
     def __contains__(self, item_id: object) -> bool:
-        """Whether *item_id* is among them."""
+        """Whether *item_id* is one of them."""
         return item_id in self._scores
 
     def __iter__(self) -> Iterator[str]:
-        """Their ids, in no order."""
+        """The ids, in any order."""
         return iter(self._scores)
 
     def put(self, item_id: str, score: float) -> str | None:
-        """Give *item_id* this score; return who is not among them for it: another, itself, or nobody."""
+        """Set the score of *item_id*; return the evicted id (possibly this one), or ``None``."""
         self.drop(item_id)
         self._scores[item_id] = score
         self._order.add((score, item_id))
@@ -74,14 +74,14 @@ class Top:
         return str(least)
 
     def drop(self, item_id: str) -> None:
-        """Forget *item_id*; an unknown one changes nothing."""
+        """Remove *item_id*, if it is there."""
         score = self._scores.pop(item_id, None)
         if score is not None:
             self._order.remove((score, item_id))
 
 
 class HeadItems:
-    """Popular and new items of *engine*, with all that an answer prints of them; one thread uses it."""
+    """The most popular and newest items of *engine* with their JSON; for one thread."""
 
     def __init__(
         self, engine: ItemEngine, now_ms: Callable[[], int], *, popular: int = POPULAR, newest: int = NEWEST
@@ -98,52 +98,52 @@ class HeadItems:
         self.changes = 0  # items that came, changed or left
 
     def __len__(self) -> int:
-        """How many items on show it holds."""
+        """How many available items are in memory."""
         return len(self._known)
 
     def get(self, item_id: str) -> HeadItem | None:
-        """The item, if it is on show and in the window."""
+        """The item, if it is in memory."""
         return self._known.get(item_id)
 
     def category_of(self, item_hash: int) -> str:
-        """The category of the item with this hash, if it is in the window; ``""`` if not."""
+        """The category of the item with this hash; ``""`` if it is not in memory."""
         item_id = self._by_hash.get(item_hash)
         return "" if item_id is None else self._known[item_id].shown.category
 
     def score(self, item_id: str, score: float) -> None:
-        """The item's popularity is *score* now."""
+        """Set the item's popularity."""
         self.trending.score(item_id, score)
-        pushed_out = self._popular.put(item_id, score)
-        if pushed_out is not None:
-            self.trending.unscore(pushed_out)
-            self._forget_if_unwanted(pushed_out)
+        evicted = self._popular.put(item_id, score)
+        if evicted is not None:
+            self.trending.unscore(evicted)
+            self._forget_if_unwanted(evicted)
 
     def unscore(self, item_id: str) -> None:
-        """The item has no popularity any more."""
+        """Remove the item's popularity."""
         self._popular.drop(item_id)
         self.trending.unscore(item_id)
         self._forget_if_unwanted(item_id)
 
     def show(self, cards: Iterable[Card]) -> None:
-        """These are on show; those that are neither popular nor new are not kept."""
+        """Keep those of *cards*, which are available items, that are popular or new."""
         for card in cards:
             known = known_from(card)
             listed_ms = float(known.shown.listed_ms or 0)
-            pushed_out = self._new.put(card.item_id, listed_ms)
+            evicted = self._new.put(card.item_id, listed_ms)
             if card.item_id in self._popular or card.item_id in self._new:
                 self._keep(card.item_id, known, listed_ms)
-            if pushed_out is not None:
-                self.newest.drop(pushed_out)
-                self._forget_if_unwanted(pushed_out)
+            if evicted is not None:
+                self.newest.drop(evicted)
+                self._forget_if_unwanted(evicted)
 
     def hide(self, item_ids: Iterable[str]) -> None:
-        """These are not on show any more; their popularity is kept for when they come back."""
+        """Remove items that are unavailable; their popularity is kept in case they return."""
         for item_id in item_ids:
             self._new.drop(item_id)
             self._forget(item_id)
 
     async def run(self, every_s: float = 2.0, newest_every: int = 30) -> None:
-        """Look at the engine every *every_s*, for what is newest each *newest_every* times; until cancelled."""
+        """Refresh every *every_s*, and find the newest items every *newest_every* times; until cancelled."""
         looks = 0
         while True:
             try:
@@ -152,11 +152,11 @@ class HeadItems:
                     await self.find_newest()
                 looks += 1
             except Unavailable as error:
-                get_logger().debug("the window stays as it is", reason=str(error))
+                get_logger().debug("cannot refresh the items in memory", reason=str(error))
             await asyncio.sleep(every_s)
 
     async def refresh(self) -> None:
-        """Bring all that the window holds, or should, up to the engine's state."""
+        """Update the items in memory, and those that should be, to the engine's state."""
         wanted = list({*self._popular, *self._new})
         for start in range(0, len(wanted), _CHUNK):
             part = wanted[start : start + _CHUNK]
@@ -168,7 +168,7 @@ class HeadItems:
         _ITEMS.set(len(self._known))
 
     async def find_newest(self) -> None:
-        """Learn which items of the engine were listed last; of more than one answer holds, some."""
+        """Add the items of the engine that were listed last; only some, if they are more than one result holds."""
         back_ms = _HOUR_MS
         while back_ms < _EVER_MS:
             where = f"listed_ms >= {float(self._now_ms() - back_ms)!r}"
@@ -205,7 +205,7 @@ class HeadItems:
 
 
 def popular_records(window: HeadItems) -> Callable[[Record], None]:
-    """What a record of ``item-popularity`` does to *window*."""
+    """A function that applies records of ``item-popularity`` to *window*."""
 
     def apply(record: Record) -> None:
         if record.value is None:

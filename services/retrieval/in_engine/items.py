@@ -1,4 +1,4 @@
-"""Items in an engine of their own, as answers are chosen from them."""
+"""The item index on a remote engine."""
 
 from collections import Counter
 from collections.abc import Container, Iterable
@@ -20,12 +20,12 @@ from services.retrieval.items.interface import Candidates, ItemFeatures, Ordered
 from services.retrieval.items.popularity import Leaderboard, Trending
 from services.retrieval.items.printed import shown_fields
 
-_SPARE = 32  # seen items that one search allows for; a second search leaves out all of them itself
-_CHUNK = 500  # ranked items that are looked up at once
+_SPARE = 32  # seen items that the first search allows for; a second search excludes all of them in the engine
+_CHUNK = 500  # ranked items of one lookup
 
 
 class EngineItems:
-    """The items of an engine: searched there, and topped up from *window*."""
+    """The items of *engine*, searched there; popular and newest items come from *window*."""
 
     is_remote = True
 
@@ -36,21 +36,21 @@ class EngineItems:
 
     @property
     def trending(self) -> Trending:
-        """Items of the window by popularity."""
+        """The items in memory by popularity."""
         return self._window.trending
 
     def check(self, filter: Filter) -> None:
-        """Nothing is refused: which attributes there are, an engine does not tell; an unknown one lets nothing pass."""
+        """Accept every filter: an engine does not list its attributes, and an unknown one matches no item."""
 
     @property
     def generation(self) -> int:
-        """How many changes of the items that it holds itself this process took in; the engine's it does not know."""
+        """How many changes of the items in memory this process applied; changes in the engine are not counted."""
         return self._window.changes
 
     async def nearest(
         self, vector: NDArray[np.float32], k: int, excluded: Hashes, filter: Filter | None, spare: int = 0
     ) -> Candidates:
-        """The *k* best by inner product with *vector*, and some *spare* more; ``Unavailable`` if the engine is away."""
+        """The *k* best by inner product with *vector*, and up to *spare* more; ``Unavailable`` without the engine."""
         where = translate(filter)
         refused = set(excluded.tolist())
         came = await self._guard.search(vector, min(k + spare + min(len(refused), _SPARE), MAX_RESULTS), where)
@@ -61,7 +61,7 @@ class EngineItems:
         return _picked(found[: k + spare])
 
     async def features(self, items: Candidates, *, vectors: bool = False) -> ItemFeatures:
-        """What the stages look at, for each of *items*; vectors stay in the engine, likeness is that of categories."""
+        """The categories of *items*, by which diversity compares them; vectors stay in the engine."""
         categories = hash64_all([str(shown["category"]) for shown in map(shown_fields, items.printed)])
         return ItemFeatures(categories)
 
@@ -73,7 +73,7 @@ class EngineItems:
     async def pick(
         self, ranked: OrderedItems, places: int, taken: Container[str], excluded: Hashes, filter: Filter | None
     ) -> Candidates:
-        """The first *places* of *ranked* that are on show and not *taken*, in their order and with their scores."""
+        """The first *places* of *ranked* that are available and not *taken*, in their order and with their scores."""
         refused = set(excluded.tolist())
         found: EngineHits = []
         rest = iter(ranked)
@@ -88,22 +88,22 @@ class EngineItems:
         return _picked(found[:places])
 
     async def vectors(self, item_ids: Iterable[str]) -> dict[str, NDArray[np.float32]]:
-        """The candidate vectors of those of *item_ids* that are on show; ``Unavailable`` if the engine is away."""
+        """The candidate vectors of those of *item_ids* that are available; ``Unavailable`` without the engine."""
         return await self._guard.vectors(list(item_ids))
 
     def newest(self) -> Leaderboard:
-        """``(id, listed_ms)`` of the newest items of the window, latest first."""
+        """``(id, listed_ms)`` of the newest items in memory, latest first."""
         return self._window.newest
 
     def favourite_categories(self, seen: Iterable[int], most: int = 3) -> list[str]:
-        """The categories that hold most of the items with the hashes *seen*, of those in the window, most first."""
+        """The categories with most of the items in memory whose hashes are *seen*, most first."""
         counts = Counter(category for item_hash in seen if (category := self._window.category_of(item_hash)))
         return sorted(counts, key=lambda category: (-counts[category], category))[:most]
 
     async def _others(self, item_ids: list[str]) -> dict[str, HeadItem]:
-        """Those of *item_ids* that the window does not hold, if the engine has them and answers.
+        """Those of *item_ids* that are not in memory, from the engine; none while it is down.
 
-        What ranks comes from the window, so there are none as a rule.
+        Ranked items usually are in memory, so usually there are none.
         """
         missing = [item_id for item_id in item_ids if self._window.get(item_id) is None]
         try:

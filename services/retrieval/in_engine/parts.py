@@ -1,4 +1,4 @@
-"""Items in an engine of their own, which the replicas of retrieval fill together and search."""
+"""Builds and runs the parts for items in a remote engine, which all replicas write and search."""
 
 import asyncio
 import time
@@ -27,9 +27,9 @@ _COUNT_EVERY_S = 15.0
 
 
 class EngineParts:
-    """The engine's items, this replica's share of the writing, and its window; a graph or snapshots there are not."""
+    """The engine's items, this replica's writer, and its items in memory."""
 
-    known = texts = None  # nor are the items' history vectors and words
+    known = texts = None  # history vectors and text search need the items in this process
 
     def __init__(self, settings: Settings, space: Space, engine: ItemEngine) -> None:
         topic = item_vectors_topic(space)
@@ -54,7 +54,7 @@ class EngineParts:
         self._going_live = GoingLive(engine, space, ends, lambda: committed(settings.brokers, group, topic))
 
     def readiness(self) -> Mapping[str, bool]:
-        """What has to be true before requests should come here."""
+        """The conditions of ``/readyz``: all must hold before this process gets requests."""
         return {
             "engine": self._guard.answered,
             "item_vectors": self._going_live.complete,
@@ -62,7 +62,7 @@ class EngineParts:
         }
 
     async def run(self) -> None:
-        """Write, follow what is popular and look after the engine until cancelled."""
+        """Write items, follow popularity and watch the engine until cancelled."""
         async with asyncio.TaskGroup() as parts:
             for part in (self._guard.watch(), self._trending.run(), self._window.run(), self._writer.run()):
                 parts.create_task(part)
@@ -75,7 +75,7 @@ class EngineParts:
 
 
 async def count_items(engine: ItemEngine, every_s: float = _COUNT_EVERY_S) -> None:
-    """Tell the metrics how many items *engine* shows, again and again; while it is away the last count stands."""
+    """Set the gauge of available items every *every_s*; while *engine* is down the last count remains."""
     while True:
         with suppress(Unavailable):
             AVAILABLE_ITEMS.set(await engine.count(""))

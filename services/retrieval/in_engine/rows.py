@@ -1,4 +1,4 @@
-"""An item of the log as an engine's row."""
+"""Converts an item of the log to a row of the engine."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +13,10 @@ from services.retrieval.items.printed import render
 
 
 def row_of(item: ItemVector, vector: NDArray[np.float32], dimension: int) -> EngineRow:
-    """The row of *item*, which is on show with *vector*.
+    """The row of *item*, which is available, with *vector*.
 
-    ``SpaceMismatch`` with both numbers if the vector is not of *dimension*, ``BadInput`` if it is not finite, if the id
-    is none, or if what an answer prints of the item is larger than an engine takes.
+    ``SpaceMismatch`` with both numbers if the vector is not of *dimension*, ``BadInput`` if the vector is not finite,
+    the id is invalid, or the item's JSON is larger than an engine accepts.
     """
     check_id("item_id", item.item_id)
     if len(vector) != dimension:

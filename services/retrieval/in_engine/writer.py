@@ -1,6 +1,6 @@
-"""Writes item vectors into an engine: the replicas share the topic as one group, so each record is written once.
+"""Writes item vectors to an engine: the replicas are one consumer group, so each record is written by one of them.
 
-Offsets are committed after the write, so a record may come again: what is older than what the engine has is left out.
+Offsets are committed after the write, so a record may be read again: a record older than the engine's row is skipped.
 """
 
 import asyncio
@@ -20,15 +20,15 @@ from services.retrieval.in_engine.rows import row_of
 
 _WRITTEN = counter(
     "engine_records_total",
-    "Records of item-vectors that were dealt with, by what became of them",
+    "Records of item-vectors that were processed, by outcome",
     "kind",
     known=("shown", "hidden", "forgotten", "older"),
 )
 REASONS = reasons_of("ids", "item_vectors", others=("bad_vector", "too_large", "space_mismatch"))
-_REFUSED = counter("engine_records_refused_total", "Records that can never be written", "reason", known=REASONS)
-_AWAY = counter("engine_writer_waits_total", "Rounds in which the engine or the log was away")
+_REFUSED = counter("engine_records_refused_total", "Invalid records, which were skipped", "reason", known=REASONS)
+_AWAY = counter("engine_writer_waits_total", "Attempts in which the engine or the log was down")
 
-RowChange = EngineRow | int | None  # shown, hidden at this version, or to be forgotten
+RowChange = EngineRow | int | None  # put this row; hide the item at this version; delete it
 
 
 class VectorReader(Protocol):
@@ -43,7 +43,7 @@ class VectorReader(Protocol):
 
 
 class Writer:
-    """Brings *engine* up to the topic, and tells *window* at once what it wrote."""
+    """Writes the topic's records to *engine*, and applies them to *window* at once."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class Writer:
         self._retry_s = retry_s
 
     async def run(self) -> None:
-        """Write until cancelled; a log that is away is joined anew."""
+        """Write until cancelled; reconnect when the log is down."""
         while True:
             reader = self._connect()
             try:
@@ -76,7 +76,7 @@ class Writer:
             await asyncio.sleep(self._retry_s)
 
     async def step(self, reader: VectorReader) -> None:
-        """One poll, written; while the engine is away it is tried again, and the group is not left meanwhile."""
+        """Poll once and write the records; retry while the engine is down, without leaving the group."""
         records = await reader.poll()
         if not records:
             await reader.settle()
@@ -97,7 +97,7 @@ class Writer:
         return True
 
     def changes_in(self, records: Sequence[Record]) -> dict[str, RowChange]:
-        """What *records*, in order, say of each item in the end; those that make no sense are counted and left out."""
+        """The last change of each item in *records*; invalid records are counted and skipped."""
         changes: dict[str, RowChange] = {}
         for record in records:
             try:
@@ -114,10 +114,10 @@ class Writer:
         return changes
 
     async def write(self, changes: dict[str, RowChange]) -> None:
-        """Write *changes*, but for those older than what the engine has; ``Unavailable`` if some were not written.
+        """Write *changes* except those older than the engine's rows; ``Unavailable`` if some were not written.
 
-        The version is looked at and then written, in two steps: of two replicas only one has an item's partition. What
-        is of the same version is written again, so that a write that was cut off is completed.
+        Reading the version and writing are two steps, which is safe because only one replica has an item's partition.
+        A row of the same version is written again, to complete an interrupted write.
         """
         known = await self._engine.versions([item_id for item_id, change in changes.items() if change is not None])
         news = {

@@ -1,1 +1,1 @@
-"""Items in this process: a catalogue in memory, its vectors in a live index."""
+"""Items in this process: a catalogue in memory, with its vectors in a live index."""

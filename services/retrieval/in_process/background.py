@@ -1,4 +1,4 @@
-"""A thread for what takes long and reads only rows that do not change; it yields to the requests."""
+"""A low-priority thread for long work on rows that do not change."""
 
 import asyncio
 import contextlib
@@ -11,7 +11,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-_NICE = 5  # a third of a busy core: at 10 a build starves, and a scan serves until it is done
+_NICE = 5  # a third of a busy core: at 10 a build starves, and until it is done searches scan all rows
 
 
 class Background:
@@ -21,7 +21,7 @@ class Background:
         self._thread = ThreadPoolExecutor(1, name, initializer=_yield_to_requests)
 
     async def run(self, work: Callable[[], T]) -> T:
-        """The result of *work*, done in the thread after what it was given before."""
+        """The result of *work*, which the thread runs after earlier work."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     def close(self) -> None:
@@ -30,12 +30,12 @@ class Background:
 
 
 def give_back() -> None:
-    """Give freed memory back to the system, where the C library can: what a graph was made of lies about in pages."""
+    """Return freed memory to the system, if the C library can: a replaced graph leaves many free pages."""
     with contextlib.suppress(AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def _yield_to_requests() -> None:
-    """Give this thread a lower priority than the event loop's (Linux keeps one for each thread)."""
+    """Give this thread a lower priority than the event loop's (Linux has one per thread)."""
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)

@@ -1,6 +1,6 @@
-"""The catalogue as retrieval knows it: which items are on show, what an answer prints of them, and their vectors.
+"""The item index in memory: the available items, their JSON, and their vectors.
 
-The newest version of an item wins, whatever order records arrive in; a record that is not newer changes nothing. An
+The newest version of an item wins, in whatever order records arrive; a record that is not newer changes nothing. An
 item that is retired, unavailable or purged is in no answer from that moment on.
 """
 
@@ -28,31 +28,31 @@ from services.retrieval.items.popularity import Leaderboard, Trending
 from services.retrieval.items.printed import NO_ATTRIBUTES, attributes_of, render, shown_fields
 from services.retrieval.items.text_index import TextIndex
 
-_NOWHERE = -1
-_ALLOWANCES = (32, 128, 512)  # seen items that a search allows for, then those after it; the last allows for all
-_MANY = 256  # seen items: of so many more than 32 are near, as a rule, and two searches take longer than a wide one
-_NO_HISTORY: NDArray[np.float16] = np.empty(0, np.float16)  # of what is restored: it has its row already
+_NO_SLOT = -1
+_ALLOWANCES = (32, 128, 512)  # excluded items that one search after the other allows for; the last allows for all
+_MANY = 256  # excluded items: of so many usually more than 32 are near, and two searches take longer than a wide one
+_NO_HISTORY: NDArray[np.float16] = np.empty(0, np.float16)  # of restored items, which have their rows already
 
 
 @dataclass(frozen=True, slots=True)
 class CatalogueRow:
-    """One item at one version; *slot* is where its vector is, or -1 when it is not on show.
+    """One item at one version; *slot* is that of its vector, or -1 if the item is not available.
 
-    *row* is where its history vector is, or -1 when that is not known.
+    *row* is that of its history vector, or -1 if that is unknown.
     """
 
     item_id: str
     version: int
     item_hash: int
-    slot: int = _NOWHERE
+    slot: int = _NO_SLOT
     category: str = ""
     row: int = NO_ROW
 
 
 class Catalogue:
-    """Everything that can be recommended, changed record by record and read in between; one thread uses it.
+    """All items, changed record by record and searched in between; for one thread.
 
-    *texts*, if given, is told of what is on show.
+    *texts*, if given, indexes the words of the available items.
     """
 
     is_remote = False
@@ -73,11 +73,11 @@ class Catalogue:
         self._masks = Masks(self._columns)
 
     def __len__(self) -> int:
-        """How many items are on show."""
+        """How many items are available."""
         return self.index.live
 
     def apply(self, item: ItemVector) -> bool:
-        """Take in *item* unless this or a newer version is known; return whether anything changed.
+        """Apply *item* unless this or a newer version is known; return whether anything changed.
 
         ``SpaceMismatch`` with both numbers if its vector is not of the index's dimension, ``BadInput`` if it is not
         finite; then nothing has changed.
@@ -97,39 +97,39 @@ class Catalogue:
         return True
 
     def _complete(self, item: ItemVector, known: CatalogueRow) -> bool:
-        """Learn the history vector of an item of which a snapshot of an earlier build knew all the rest."""
+        """Add the history vector of an item that was restored without it, from a snapshot of an earlier build."""
         if known.row != NO_ROW or item.version < known.version:
             return False
         listing = replace(known, row=self.histories.put(item.history))
         self._by_id[item.item_id] = listing
-        if listing.slot != _NOWHERE:
+        if listing.slot != _NO_SLOT:
             self._by_hash[listing.item_hash] = listing
         return True
 
     def purge(self, item_id: str) -> None:
-        """Forget the item altogether: its record is gone from the log."""
+        """Forget the item, whose record is gone from the log."""
         known = self._by_id.pop(item_id, None)
         self._hide(known)
         if known is not None:
             self.histories.drop(known.row)
 
     def rows(self) -> NDArray[np.int64]:
-        """Where the history vector of each of ``records`` is, or -1."""
+        """The row of the history vector of each of ``records``, or -1."""
         return np.fromiter((listing.row for listing in self._by_id.values()), np.int64, len(self._by_id))
 
     def records(self) -> Iterator[tuple[str, int, int, dict[str, object] | None]]:
-        """``(id, version, slot, what Shown holds)`` of every known item, -1 and ``None`` if not on show."""
+        """``(id, version, slot, fields of ItemFields)`` of every known item; -1 and ``None`` if it is not available."""
         for listing in self._by_id.values():
-            on_show = listing.slot != _NOWHERE
-            shown = shown_fields(self._printed[listing.slot]) if on_show else None
+            available = listing.slot != _NO_SLOT
+            shown = shown_fields(self._printed[listing.slot]) if available else None
             yield listing.item_id, listing.version, listing.slot, shown
 
     def restore(
         self, records: Iterable[tuple[str, int, int, ItemFields | None]], rows: NDArray[np.int64] | None = None
     ) -> None:
-        """Know what another catalogue knew, whose index is restored already; for one that is still empty.
+        """Fill this empty catalogue with the *records* of another one, whose index is restored already.
 
-        *rows* are where the items' history vectors are, in the order of *records*; ``None`` if nobody knew.
+        *rows* are those of the items' history vectors, in the order of *records*; ``None`` if they are unknown.
         """
         slots = self.index.slots
         self._ids, self._printed = [""] * slots, [b""] * slots
@@ -143,25 +143,25 @@ class Catalogue:
                 self._show(ItemVector(item_id, version, shown, vector, _NO_HISTORY, ""), vector, listing, row)
 
     def clear(self) -> None:
-        """Know nothing, as a new one."""
+        """Remove everything."""
         self.index.clear()
         if self.texts is not None:
             self.texts.clear()
         Catalogue.__init__(self, self._dimension, self.index, self.texts)
 
     def check(self, filter: Filter) -> None:
-        """``FilterError`` if it names an attribute that no item on show has, or has as another type."""
+        """Raise ``FilterError`` if no available item has an attribute of *filter*, or has it with another type."""
         self._columns.check(filter)
 
     @property
     def generation(self) -> int:
-        """How many changes of items this process took in."""
+        """How many changes of items this process applied."""
         return self._columns.changes.end
 
     async def nearest(
         self, vector: NDArray[np.float32], k: int, excluded: Hashes, filter: Filter | None, spare: int = 0
     ) -> Candidates:
-        """The *k* best by inner product with *vector*, fewer only if there are fewer; and some *spare* more."""
+        """The *k* best by inner product with *vector*, fewer only if there are fewer; and up to *spare* more."""
         rows = None if filter is None else self._masks.rows(filter)
         for allowed in _allowances(len(excluded)):
             slots, scores = self._nearest(vector, k, spare + allowed, excluded, rows)
@@ -180,13 +180,13 @@ class Catalogue:
         return slots, scores
 
     async def features(self, items: Candidates, *, vectors: bool = False) -> ItemFeatures:
-        """What the stages look at, for each of *items*, which are on show."""
+        """The features of *items*, which are available."""
         slots = self._slots(items)
         categories: NDArray[np.uint64] = self._columns.words("category", slots)
         return ItemFeatures(categories, self.index.vectors(slots) if vectors else None)
 
     def passing(self, filter: Filter, items: Candidates) -> NDArray[np.bool_]:
-        """Whether each of *items*, which are on show, passes *filter*."""
+        """Whether each of *items*, which are available, passes *filter*."""
         passing: NDArray[np.bool_] = self._masks.rows(filter).passing[self._slots(items)]
         return passing
 
@@ -197,7 +197,7 @@ class Catalogue:
     async def pick(
         self, ranked: OrderedItems, places: int, taken: Container[str], excluded: Hashes, filter: Filter | None
     ) -> Candidates:
-        """The first *places* of *ranked* that are on show and not *taken*, in their order and with their scores."""
+        """The first *places* of *ranked* that are available and not *taken*, in their order and with their scores."""
         refused = set(excluded.tolist())
         slots: list[int] = []
         scores: list[float] = []
@@ -211,7 +211,10 @@ class Catalogue:
         return self._picked(slots, np.array(scores))
 
     def _passing(self, ranked: OrderedItems, rows: Rows) -> Iterator[tuple[str, float]]:
-        """What passes of *ranked*, in order; after as many as pass in all, the others are looked up, not waited for."""
+        """Those of *ranked* that pass, in order.
+
+        It walks down *ranked* for as many items as pass in all, and then looks the remaining ones up.
+        """
         met = set()
         for nth, (item_id, score) in enumerate(ranked):
             if nth >= rows.count:
@@ -230,26 +233,26 @@ class Catalogue:
         return Candidates([ids[slot] for slot in slots], [printed[slot] for slot in slots], scores)
 
     def get(self, item_id: str) -> CatalogueRow | None:
-        """The item, if it is on show."""
+        """The item, if it is available."""
         listing = self._by_id.get(item_id)
-        return listing if listing is not None and listing.slot != _NOWHERE else None
+        return listing if listing is not None and listing.slot != _NO_SLOT else None
 
     async def vectors(self, item_ids: Iterable[str]) -> dict[str, NDArray[np.float32]]:
-        """The candidate vectors of those of *item_ids* that are on show; not to be written."""
+        """The candidate vectors of those of *item_ids* that are available; read-only."""
         found = ((item_id, self.get(item_id)) for item_id in item_ids)
         return {item_id: self.index.vector(listing.slot) for item_id, listing in found if listing is not None}
 
     def history_rows(self, item_ids: Iterable[str]) -> dict[str, int]:
-        """The rows of ``histories`` of those of *item_ids* that are known, on show or not."""
+        """The rows in ``histories`` of those of *item_ids* that are known, available or not."""
         found = ((item_id, self._by_id.get(item_id)) for item_id in item_ids)
         return {item_id: listing.row for item_id, listing in found if listing is not None and listing.row != NO_ROW}
 
     def newest(self) -> Leaderboard:
-        """``(id, listed_ms)`` of every item on show, latest first; without a listing time an item comes last."""
+        """``(id, listed_ms)`` of every available item, latest first; an item without a listing time comes last."""
         return self._newest
 
     def favourite_categories(self, seen: Iterable[int], most: int = 3) -> list[str]:
-        """The categories that hold most of the items with the hashes *seen*, of those on show, most first."""
+        """The categories with most of the available items whose hashes are *seen*, most first."""
         counts: dict[str, int] = {}
         for item_hash in seen:
             listing = self._by_hash.get(item_hash)
@@ -278,15 +281,15 @@ class Catalogue:
             raise BadInput("bad_vector", f"item {item_id!r} has a vector that is not finite")
 
     def _slot_for(self, vector: NDArray[np.float32], known: CatalogueRow | None) -> int:
-        """A slot with *vector*; the one that the item has, if its vector did not change."""
-        if known is not None and known.slot != _NOWHERE:
+        """A slot with *vector*: the item's own if its vector did not change, else a new one."""
+        if known is not None and known.slot != _NO_SLOT:
             if np.array_equal(self.index.vector(known.slot), vector):
                 return known.slot
             self._vacate(known.slot)
         return self.index.insert(vector)
 
     def _vacate(self, slot: int) -> None:
-        """Let nothing be found in *slot*; its vector stays until the graph is built anew, what it printed need not."""
+        """Remove *slot* from searches and drop its JSON; its vector stays until the graph is rebuilt."""
         self.index.remove(slot)
         self._printed[slot] = b""
 
@@ -302,15 +305,15 @@ class Catalogue:
         self._hashes[slot] = listing.item_hash
 
     def _unlist(self, known: CatalogueRow | None) -> None:
-        """Let no filter find *known*, as it is, any more."""
-        if known is None or known.slot == _NOWHERE:
+        """Remove the fields of *known* from the filters' columns."""
+        if known is None or known.slot == _NO_SLOT:
             return
         printed = self._printed[known.slot]
         attributes = {} if printed.endswith(NO_ATTRIBUTES) else attributes_of(printed)
         self._columns.clear(known.slot, attributes)
 
     def _hide(self, known: CatalogueRow | None) -> None:
-        if known is None or known.slot == _NOWHERE:
+        if known is None or known.slot == _NO_SLOT:
             return
         self._unlist(known)
         self._vacate(known.slot)
@@ -322,7 +325,7 @@ class Catalogue:
 
 
 def _allowances(excluded: int) -> Iterator[int]:
-    """How many of so many excluded items one search after the other allows for, until one finds enough."""
+    """How many excluded items each search allows for, one search after the other until one finds enough."""
     allowances = _ALLOWANCES if excluded <= _MANY else _ALLOWANCES[1:]
     yield from (allowed for allowed in allowances if allowed < excluded)
     yield excluded

@@ -1,14 +1,12 @@
-"""What items are filtered by, as columns by slot: a look at one field of every item is one operation of numpy.
+"""The fields that filters compare, as columns by slot: comparing one field of all items is one numpy operation.
 
-Category, locale, brand, price and listing time have a value at every slot. An attribute has a column for each type
-that it comes in, for it may be text on one item and a number on another. While few items have it, such a column is two
-arrays, the slots and their values, so that 6,400 attributes on one item in a hundred cost twice what 64 on every item
-do, and not a hundred times as much; once a quarter of all slots have it, a value at every slot takes less time and
-hardly more memory.
+Category, locale, brand, price and listing time have a value at every slot. An attribute has one column per type,
+because it may be text on one item and a number on another. While few items have the attribute, its column is sparse
+(slots and values), so that 6,400 attributes on 1 % of the items cost twice what 64 on every item do, and not a hundred
+times as much. Once a quarter of all slots have it, a dense column is faster and hardly larger.
 
-Text is kept as its 64-bit hash: codes would have to be handed out, counted and taken back as items come and go, and a
-number is all that a comparison needs. That one of a million texts has the hash of the one asked for has a chance of 1
-in 10^13.
+Text is stored as its 64-bit hash, which is enough to compare; codes would need reference counts as items come and go.
+The probability that one of a million texts has the hash of another given text is 1 in 10^13.
 """
 
 import operator
@@ -43,10 +41,10 @@ Words = NDArray[Any]  # float64 with NaN for none, or uint64 hashes of text with
 Check = Callable[[Words], SlotMask]  # false for none
 
 _FIRST = 1024  # slots
-_DENSE = 4  # a column with a value at more than one slot in so many has one at each
-_PATIENCE = 32  # changes that a sparse column gathers at least before it sorts them in; each takes 100 bytes till then
-_MANY = 1024  # slots to look at, from which on sorting first is quicker
-_JOURNAL = 65_536  # changes that are remembered: two minutes at 500/s
+_DENSE = 4  # a column with a value at more than one slot in so many is dense
+_PATIENCE = 32  # changes that a sparse column collects before it sorts them in, at least; each takes 100 bytes
+_MANY = 1024  # slots of a lookup, from which on sorting first is faster
+_JOURNAL = 65_536  # changes that are kept: two minutes at 500/s
 _SIGNS: dict[str, Callable[[Words, float], SlotMask]] = {
     "<": operator.lt,
     "<=": operator.le,
@@ -56,7 +54,7 @@ _SIGNS: dict[str, Callable[[Words, float], SlotMask]] = {
 
 
 class Journal:
-    """The slots that changed, in order; when there are many, the older half is forgotten."""
+    """The slots that changed, in order; when it is full, the older half is dropped."""
 
     def __init__(self) -> None:
         self._slots = array("q")
@@ -64,25 +62,25 @@ class Journal:
 
     @property
     def end(self) -> int:
-        """How many changes there ever were."""
+        """How many changes there have been in total."""
         return self._forgotten + len(self._slots)
 
     def note(self, slot: int) -> None:
-        """*slot* changed."""
+        """Note that *slot* changed."""
         if len(self._slots) == _JOURNAL:
             del self._slots[: _JOURNAL // 2]
             self._forgotten += _JOURNAL // 2
         self._slots.append(slot)
 
     def since(self, end: int) -> Slots | None:
-        """The slots that changed since there were *end* changes, each once; ``None`` if that is forgotten."""
+        """The slots that changed since ``end`` was *end*, each once; ``None`` if they are no longer kept."""
         if end < self._forgotten:
             return None
         return np.unique(np.frombuffer(self._slots[end - self._forgotten :], np.int64))
 
 
 class Dense:
-    """A value, or the *blank* that stands for none, at every slot."""
+    """A column with a value at every slot; *blank* means no value."""
 
     def __init__(self, blank: Words, slots: int) -> None:
         self._values = np.full(slots, blank)
@@ -112,7 +110,7 @@ class Dense:
         return self._values[slots]
 
     def sparse(self, patience: int) -> "Sparse":
-        """The same for few slots."""
+        """The same column as ``Sparse``."""
         column = Sparse(self._blank, len(self._values), patience)
         has = np.flatnonzero(~(self._values == self._blank) & (self._values == self._values))
         column._slots, column._values, column.count = has.astype(np.int32), self._values[has], self.count
@@ -120,14 +118,14 @@ class Dense:
 
 
 class Sparse:
-    """Values of few slots, sorted by slot; what changed since they were sorted lies beside them."""
+    """A column with values at few slots, sorted by slot; recent changes are kept apart until they are sorted in."""
 
     def __init__(self, blank: Words, slots: int, patience: int) -> None:
         self._room = slots
         self._blank = blank
         self._slots = np.empty(0, np.int32)
         self._values = np.empty(0, blank.dtype)
-        self._changed: dict[int, float | None] = {}  # None: has none any more
+        self._changed: dict[int, float | None] = {}  # None: the value was removed
         self._patience = patience
         self.count = 0
 
@@ -155,7 +153,7 @@ class Sparse:
         return passing
 
     def dense(self) -> Dense:
-        """The same with a value at every slot."""
+        """The same column as ``Dense``."""
         self._sort()
         column = Dense(self._blank, self._room)
         column._values[self._slots] = self._values
@@ -198,12 +196,12 @@ class Sparse:
 
 
 class FieldColumns:
-    """The fields of the items on show by slot, and which slots changed when."""
+    """The fields of the available items by slot, and a journal of changed slots."""
 
     def __init__(self) -> None:
         self.changes = Journal()
         self.slots = _FIRST  # room
-        self._on_show = np.zeros(_FIRST, bool)
+        self._available = np.zeros(_FIRST, bool)
         self._shown = 0
         self._fields = {name: Dense(_BLANK[str], _FIRST) for name in TEXTS}
         self._fields |= {name: Dense(_BLANK[float], _FIRST) for name in NUMBERS}
@@ -215,7 +213,7 @@ class FieldColumns:
         if slots <= self.slots:
             return
         self.slots = max(slots, self.slots * 3 // 2)
-        self._on_show = np.concatenate((self._on_show, np.zeros(self.slots - len(self._on_show), bool)))
+        self._available = np.concatenate((self._available, np.zeros(self.slots - len(self._available), bool)))
         for field in self._fields.values():
             field.reserve(self.slots)
         for kinds in self._attributes.values():
@@ -224,7 +222,7 @@ class FieldColumns:
                 kinds[kind].reserve(self.slots)
 
     def put(self, slot: int, shown: ItemFields) -> None:
-        """An item is on show at *slot*, where none is."""
+        """Add an available item at *slot*, which is empty."""
         self.reserve(slot + 1)
         fields = self._fields
         for name in TEXTS:
@@ -234,12 +232,12 @@ class FieldColumns:
             fields[name].put(slot, np.nan if number is None else number)
         for name, value in shown.attributes.items():
             self._put_attribute(slot, name, value)
-        self._on_show[slot] = True
+        self._available[slot] = True
         self._shown += 1
         self.changes.note(slot)
 
     def clear(self, slot: int, attributes: Mapping[str, Attribute]) -> None:
-        """The item at *slot*, which had *attributes*, is on show no longer."""
+        """Remove the item at *slot*, which had *attributes*."""
         for name, value in attributes.items():
             kinds, kind = self._attributes[name], _kind(value)
             kinds[kind].drop(slot)
@@ -247,18 +245,18 @@ class FieldColumns:
                 del kinds[kind]
             if not kinds:
                 del self._attributes[name]
-        self._on_show[slot] = False  # which hides the fields: they stay until another item is put there
+        self._available[slot] = False  # which hides the fields: they stay until another item is put there
         self._shown -= 1
         self.changes.note(slot)
 
     def words(self, name: str, slots: Slots) -> Words:
-        """The hashes of the text (or the numbers) that the field *name* holds at *slots*, which are on show."""
+        """The values of the field *name* at *slots*: hashes of text, or numbers."""
         return self._fields[name].at(slots)
 
     def check(self, wanted: Filter) -> None:
-        """``FilterError`` if no item on show has an attribute of *wanted*, or none has it of a type that is compared.
+        """Raise ``FilterError`` if no available item has an attribute of *wanted*, or none with a type it compares.
 
-        While nothing is on show every attribute may come.
+        While no item is available, every attribute is accepted.
         """
         if not self._shown:
             return
@@ -270,8 +268,8 @@ class FieldColumns:
                 raise wanted.mistyped(name, position, known)
 
     def passing(self, node: Node, slots: Slots | None = None) -> SlotMask:
-        """Whether an item that *node* lets pass is on show at each of *slots*, or at every slot there is room for."""
-        passing: SlotMask = (self._on_show if slots is None else self._on_show[slots]) & self._true(node, slots)
+        """Whether each of *slots*, or every slot, has an available item that passes *node*."""
+        passing: SlotMask = (self._available if slots is None else self._available[slots]) & self._true(node, slots)
         return passing
 
     def _true(self, node: Node, slots: Slots | None) -> SlotMask:
@@ -285,7 +283,7 @@ class FieldColumns:
                 )
             case Missing(name):
                 return ~self._any(
-                    [column.test(_SAYS[kind], slots) for kind, column in self._kinds(name).items()], slots
+                    [column.test(_PRESENT[kind], slots) for kind, column in self._kinds(name).items()], slots
                 )
             case Not(part):
                 return ~self._true(part, slots)
@@ -321,19 +319,19 @@ class FieldColumns:
             kinds[kind] = column.dense()
 
     def _fitting(self, column: Dense | Sparse) -> Dense | Sparse:
-        """*column* as it takes least memory, now that there are more slots."""
+        """*column*, or its sparse form if that takes less memory now that there are more slots."""
         if isinstance(column, Dense) and column.count * _DENSE * 4 < self.slots:
             return column.sparse(self._patience())
         return column
 
     def _patience(self) -> int:
-        """Another one for each column, for columns that change together should not be sorted together."""
+        """A different number for each column, so that columns that change together are not sorted at the same time."""
         self._made += 1
         return _PATIENCE + 11 * self._made % _PATIENCE
 
 
 def _kind(value: Attribute) -> type:
-    """Of what type *value* is compared: text, number or truth value."""
+    """The type as which *value* is compared: text, number or truth value."""
     return float if type(value) is int else type(value)
 
 
@@ -355,7 +353,7 @@ def _one_of(kind: type, words: list[float]) -> Check:
 
 _EMPTY = np.uint64(_hashed(""))
 _BLANK: Mapping[type, Any] = {str: np.uint64(0), float: np.float64(np.nan), bool: np.float64(np.nan)}
-_SAYS: Mapping[type, Check] = {  # what is there and not the empty text
+_PRESENT: Mapping[type, Check] = {  # there is a value, and it is not the empty text
     str: lambda values: (values != 0) & (values != _EMPTY),
     float: lambda values: values == values,
     bool: lambda values: values == values,

@@ -1,4 +1,4 @@
-"""Graphs, and how one comes to be: row by row, in a thread of its own."""
+"""The interface of an HNSW graph, and ``Build``, which builds one in another thread."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from nearline.item_vectors import Vectors
 Slots = NDArray[np.int64]
 NearestSlots = tuple[Slots, Vectors]  # slots and inner products, best first
 
-_CHUNK = 64  # rows of each thread between two looks at whether the build was called off: about 15 ms
+_CHUNK = 64  # rows of each thread between two checks whether the build was cancelled: about 15 ms
 
 
 @dataclass(frozen=True, slots=True)
 class SavedGraph:
-    """What a graph's file does not say of itself."""
+    """The facts about a saved graph that its file does not contain."""
 
     capacity: int
     count: int
@@ -26,9 +26,9 @@ class SavedGraph:
 
 
 class Graph(Protocol):
-    """An approximate index of fixed capacity (nearline/adapters/hnsw.py); one thread uses it at a time.
+    """An approximate index of fixed capacity (nearline/adapters/hnsw.py); for one thread at a time.
 
-    It knows rows by whatever numbers it was given, each of them once: here "slots" are the index's labels.
+    A row is identified by any number, used once: its "slots" are the labels of ``LiveIndex``.
     """
 
     capacity: int
@@ -39,43 +39,43 @@ class Graph(Protocol):
         """Add *vectors* (n, dimension) under new *slots*."""
 
     def remove(self, slot: int) -> None:
-        """Never find *slot* again."""
+        """Exclude *slot* from all later searches."""
 
     def search(self, vector: Vectors, count: int, width: int) -> NearestSlots:
-        """The *count* best slots and their inner products, best first; fewer, or none, if it cannot reach so many."""
+        """The *count* best slots and their inner products, best first; fewer, or none, if it cannot reach that many."""
 
     def save(self, path: Path) -> None:
-        """Write it to a file; neither searched nor changed meanwhile."""
+        """Write it to a file; it must not be searched or changed meanwhile."""
 
 
 class Build:
-    """A graph that is being built. ``add`` is the index's; ``run`` takes long and may run in a thread.
+    """A graph that is being built. The index calls ``add``; ``run`` takes long and may run in another thread.
 
-    A row that it was given may be removed meanwhile and its slot used again, even while it is read: what comes of that
-    is in the graph under a label that nobody has any more, and ``prune`` takes it out.
+    A planned row may be removed meanwhile and its slot used again, even while ``run`` reads it: then the graph has the
+    wrong row under an unused label, which ``LiveIndex.prune`` removes.
     """
 
     def __init__(self, graph: Graph, holds: Callable[[Slots, Slots], NDArray[np.bool_]], threads: int = 1) -> None:
         self.graph = graph
         self._holds = holds
         self._threads = threads
-        self._done = 0  # of the slots, those that were put into the graph or left out
+        self._done = 0  # how many of the slots were added to the graph or skipped
         self.slots: Slots = np.empty(0, np.int64)  # in the graph once ``run`` has returned true
-        self.pruned: NDArray[np.bool_] = np.empty(0, bool)  # of these slots, those that were left out or removed again
-        self.labels: Slots = np.empty(0, np.int64)  # under which the graph knows them
+        self.pruned: NDArray[np.bool_] = np.empty(0, bool)  # whether each of these slots was skipped or removed again
+        self.labels: Slots = np.empty(0, np.int64)  # their labels in the graph
         self._vectors: Vectors = np.empty((0, 0), np.float32)  # by slot
 
     def add(self, slots: Slots, labels: Slots, vectors: Vectors) -> None:
-        """Plan *slots*, whose rows are in *vectors*, under *labels*; not while ``run`` is under way."""
+        """Plan to add *slots*, whose rows are in *vectors*, under *labels*; not while ``run`` is running."""
         self.slots = np.concatenate((self.slots, slots))
         self.labels = np.concatenate((self.labels, labels))
         self.pruned = np.concatenate((self.pruned, np.zeros(len(slots), bool)))
         self._vectors = vectors
 
-    def run(self, called_off: Callable[[], bool]) -> bool:
-        """Put every planned row into the graph that is still alive; ``False`` if called off."""
+    def run(self, is_cancelled: Callable[[], bool]) -> bool:
+        """Add every planned row that is still alive to the graph; ``False`` if cancelled."""
         while self._done < len(self.slots):
-            if called_off():
+            if is_cancelled():
                 return False
             chunk = slice(self._done, self._done + self._threads * _CHUNK)
             alive = self._holds(self.slots[chunk], self.labels[chunk])

@@ -1,17 +1,17 @@
-"""What the user tower reads of each item: FP16 rows, 128 bytes an item of 64 dimensions.
+"""The items' history vectors, which the user tower reads: FP16 rows, 128 bytes for 64 dimensions.
 
-Kept for every known item, on show or not: what is sold out is still taste, until it is purged.
+They are kept for every known item until it is purged: an item that is sold out still counts in users' histories.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
 NO_ROW = -1
-_RESERVED = 1 << 20  # rows of address space; memory is taken when one is written, and nothing is copied to grow
+_RESERVED = 1 << 20  # rows of address space; memory is allocated when a row is written, so growing copies nothing
 
 
 class HistoryVectors:
-    """History vectors by row; a row stays its item's until it is dropped."""
+    """History vectors by row; a row belongs to its item until it is dropped."""
 
     def __init__(self, dimension: int) -> None:
         self.matrix: NDArray[np.float16] = np.empty((_RESERVED, dimension), np.float16)
@@ -20,7 +20,7 @@ class HistoryVectors:
         self._free: list[int] = []
 
     def put(self, vector: NDArray[np.float16], row: int = NO_ROW) -> int:
-        """Keep *vector* in *row*, or in a new one, which is returned; one of another dimension gets none."""
+        """Store *vector* in *row*, or in a new row; return the row. A vector of another dimension is not stored."""
         if len(vector) != self._dimension:
             return row
         if row == NO_ROW:
@@ -29,16 +29,16 @@ class HistoryVectors:
         return row
 
     def drop(self, row: int) -> None:
-        """Let another item have *row*."""
+        """Free *row* for another item."""
         if row != NO_ROW:
             self._free.append(row)
 
     def used(self) -> NDArray[np.float16]:
-        """The rows that were ever handed out."""
+        """All rows up to the highest that was ever used."""
         return self.matrix[: self._used]
 
     def restore(self, rows: NDArray[np.float16], taken: NDArray[np.int64]) -> None:
-        """Hold what another one held, of which only the rows *taken* are an item's; for one that is empty."""
+        """Fill this empty object with the *rows* of another one, of which only *taken* belong to items."""
         self.matrix = np.empty((max(_RESERVED, len(rows)), self._dimension), np.float16)
         self.matrix[: len(rows)] = rows
         self._used = len(rows)

@@ -1,12 +1,13 @@
-"""The live index: vectors come and go while it is searched, and nothing is written while it is read.
+"""The live index: vectors are inserted and removed between searches.
 
 One thread (the event loop's) owns everything here. A new vector goes into a small delta that is searched exactly, so it
-is found at once and with certainty; ``fold`` moves rows of the delta into the graph, a few at a time between two
-searches. What would take long, the first graph and one that leaves removed rows behind, is a ``Build`` that runs in
-another thread; ``adopt`` then swaps the reference.
+is found at once; ``fold`` moves rows of the delta into the graph, a few at a time between two searches. What takes
+long, the first graph and a new graph without removed rows, is a ``Build`` in another thread; ``adopt`` then swaps the
+reference.
 
-A row is known by its slot. A slot is used again once nobody reads its row: a graph keeps vectors of its own, and knows
-a row by its label, the slot and how often that was used before. So rows that were removed take no memory here.
+A row is identified by its slot. A slot is reused once no search reads its row. A graph has its own copies of vectors,
+and identifies a row by its label: the slot, and how often the slot was used before. So removed rows take no memory
+here.
 """
 
 import math
@@ -26,28 +27,28 @@ from services.retrieval.in_process.widths import Moment, Widths, made_up_queries
 MakeGraph = Callable[[int], Graph]  # capacity -> an empty graph
 T = TypeVar("T", bound=np.generic)
 
-ASKED_ENOUGH = 200  # queries that came, to measure with them and not with made-up ones
+ASKED_ENOUGH = 200  # real queries, from which on the graph is measured with them and not with synthetic ones
 _ASKED = 256  # queries that are kept
-_RESERVED = 1 << 20  # rows of address space; memory is taken when one is written, and nothing is copied to grow
-_AGAIN = 1 << 32  # what the label of a slot grows by with each use
+_RESERVED = 1 << 20  # rows of address space; memory is allocated when a row is written, so growing copies nothing
+_AGAIN = 1 << 32  # each use of a slot increases its label by this
 
 
 @dataclass(frozen=True, slots=True)
 class IndexLimits:
-    """When the index folds and when it builds anew; rows unless named otherwise."""
+    """When the index folds and when it rebuilds; in rows unless the name says otherwise."""
 
-    exact_below: int = 2_000  # a scan of fewer is as fast as a graph, and exact
+    exact_below: int = 2_000  # a scan of fewer rows is as fast as a graph, and exact
     fold_above: int = 1_000  # a delta of 1,000 x 64 costs a search about 0.02 ms
-    bulk: int = 5_000  # a delta of more than this and a quarter of the graph is built beside it, not folded
-    removed_share: float = 0.25  # removed rows carry the search but are not found: more only cost time
-    headroom: float = 1.6  # capacity of a new graph over its rows; one that is not used yet takes 45 bytes
+    bulk: int = 5_000  # a delta above this and a quarter of the graph is not folded: a new graph is built
+    removed_share: float = 0.25  # removed rows are traversed but not returned: more of them only cost time
+    headroom: float = 1.6  # capacity of a new graph over its rows; an unused row takes 45 bytes
     candidate_rows: int = 30  # rows that can be fetched and compared while a graph looks at one candidate, 1.2 us
-    fetch_rows: int = 4  # rows that can be compared in their order while one is fetched from its place
+    fetch_rows: int = 4  # rows that can be compared sequentially while one is fetched at random
 
 
 @dataclass(frozen=True, slots=True)
 class IndexState:
-    """All that an index holds beside its graph; the arrays by slot are as long as slots were handed out."""
+    """The state of an index without its graph; arrays by slot cover every slot that was ever used."""
 
     vectors: Vectors
     labels: Slots
@@ -68,17 +69,17 @@ class LiveIndex:
         self._limits = limits or IndexLimits()
         self._graph: Graph | None = None
         self._vectors: Vectors = np.empty((_RESERVED, dimension), np.float32)  # by slot
-        self._labels: Slots = np.zeros(1024, np.int64)  # under which a graph knows the row that is in the slot now
+        self._labels: Slots = np.zeros(1024, np.int64)  # the graph's label of the row in each slot
         self._alive = np.zeros(1024, bool)
-        self._in_graph = np.zeros(1024, bool)  # the served one has this row, and it is alive
-        self._used = 0  # slots ever handed out
+        self._in_graph = np.zeros(1024, bool)  # the row is alive and in the current graph
+        self._used = 0  # slots that were ever used
         self._free: list[int] = []
-        self._delta: Vectors = np.empty((1024, dimension), np.float32)  # without a graph there is none: all are scanned
+        self._delta: Vectors = np.empty((1024, dimension), np.float32)  # unused without a graph: all rows are scanned
         self._delta_slots: Slots = np.empty(1024, np.int64)
         self._start = self._end = 0  # the delta's rows that are not folded yet
         self._build: Build | None = None
-        self._unplanned: list[int] = []  # labels of what came since the build's rows were planned
-        self._held = 0  # moments that somebody still looks at
+        self._unplanned: list[int] = []  # labels of rows that were inserted since the build was planned
+        self._held = 0  # moments in use
         self.live = 0
         self.widths = Widths()
         self._asked: Vectors = np.zeros((_ASKED, dimension), np.float32)  # the newest queries, a ring
@@ -86,22 +87,22 @@ class LiveIndex:
 
     @property
     def delta_rows(self) -> int:
-        """Rows that are searched exactly."""
+        """How many rows are searched exactly."""
         return self.live if self._graph is None else self._end - self._start
 
     @property
     def removed_rows(self) -> int:
-        """Rows of the graph that only carry the search."""
+        """How many rows of the graph are removed: traversed but not returned."""
         return self._graph.removed if self._graph else 0
 
     @property
     def slots(self) -> int:
-        """How many slots were ever handed out; all are below this number."""
+        """How many slots were ever used; all are below this number."""
         return self._used
 
     @property
     def has_graph(self) -> bool:
-        """Whether searches go through a graph yet."""
+        """Whether there is a graph."""
         return self._graph is not None
 
     def insert(self, vector: Vectors) -> int:
@@ -118,7 +119,7 @@ class LiveIndex:
         return slot
 
     def remove(self, slot: int) -> None:
-        """Never find *slot* again, from now on; a slot that was removed before changes nothing."""
+        """Exclude *slot* from all later searches; removing it again changes nothing."""
         if not self._alive[slot]:
             return
         self._alive[slot] = False
@@ -131,7 +132,7 @@ class LiveIndex:
             self._free.append(slot)
 
     def vector(self, slot: int) -> Vectors:
-        """The vector in *slot*; not to be written."""
+        """The vector in *slot*; read-only."""
         vector: Vectors = self._vectors[slot]
         return vector
 
@@ -143,8 +144,8 @@ class LiveIndex:
     def search(self, vector: Vectors, wanted: int, spare: int = 0, rows: Rows | None = None) -> NearestSlots:
         """The *wanted* + *spare* best live slots, of *rows* if given, and their inner products, best first.
 
-        Fewer if there are fewer. Exact in the delta; in the graph as wide as was measured to be enough for *wanted* of
-        them, whichever of the others will be left out.
+        Fewer if there are fewer. Exact in the delta; the graph is searched with the width that was measured to be
+        enough for *wanted* results, whichever of the others are dropped later.
         """
         self._asked[self.asks % _ASKED] = vector
         self.asks += 1
@@ -153,13 +154,13 @@ class LiveIndex:
         return self.find(vector, wanted, spare)
 
     def find(self, vector: Vectors, wanted: int, spare: int = 0, width: int = 0) -> NearestSlots:
-        """What ``search`` finds at this *width*, or the measured one: for ourselves, no query that came."""
+        """As ``search`` at this *width* (0: the measured one), but not counted as a query."""
         count = wanted + spare
         graph = self._graph
         if graph is None:
             return self._pass_over_all(vector, count)
         reachable = graph.count - graph.removed
-        if reachable < self._limits.exact_below:  # most of it was removed: the way through it is longer than past all
+        if reachable < self._limits.exact_below:  # most rows were removed: the graph search takes longer than a scan
             return self._look_at_all(vector, count)
         labels, scores = graph.search(vector, count, width or self.widths.beside(wanted, spare))
         slots = labels % _AGAIN
@@ -174,7 +175,7 @@ class LiveIndex:
         return _best(np.concatenate((slots, fresh)), np.concatenate((scores, fresh_scores)), count)
 
     def _search_among(self, rows: Rows, vector: Vectors, count: int) -> NearestSlots:
-        """The best of *rows*: what passes of a graph's answer, if that holds them all for certain; else all of them."""
+        """The best of *rows*: from the graph's results if enough of them pass, else by an exact scan of *rows*."""
         count = min(count, rows.count)
         reach = int(_enough(count) * self.live / max(1, rows.count))
         width = self.widths.of(reach)
@@ -183,7 +184,7 @@ class LiveIndex:
             labels, scores = self._graph.search(vector, reach, width)
             slots = labels % _AGAIN
             reached = len(slots) == min(reach, self._graph.count - self._graph.removed)
-            floor = float(scores[-1]) if len(scores) else np.inf  # below it the graph was not looked at
+            floor = float(scores[-1]) if len(scores) else np.inf  # the graph's results end at this score
             kept = rows.passing[slots]
             fresh, fresh_scores = self._scan(vector, count, floor, rows)
             if reached and np.count_nonzero(kept) + len(fresh) >= count:
@@ -192,7 +193,7 @@ class LiveIndex:
         return self._look_at(rows, vector, count)
 
     def _look_at(self, rows: Rows, vector: Vectors, count: int) -> NearestSlots:
-        """The best of *rows*, exactly: row by row, or by a pass over all rows where that is quicker."""
+        """The best of *rows*, exactly: row by row, or by a scan of all rows where that is faster."""
         if rows.count * self._limits.fetch_rows < self._used:
             slots = rows.slots
             return _best(slots, self._vectors[slots] @ vector, count)
@@ -206,18 +207,18 @@ class LiveIndex:
         return _best(slots, self._vectors[slots] @ vector, count)
 
     def _pass_over_all(self, vector: Vectors, count: int) -> NearestSlots:
-        """The same where nearly all slots are of live rows: no row is copied."""
+        """As ``_look_at_all``, for when nearly all slots are alive: no row is copied."""
         slots = np.flatnonzero(self._alive[: self._used])
         return _best(slots, (self._vectors[: self._used] @ vector)[slots], count)
 
     def asked(self, nth: int) -> Vectors:
-        """One of the newest queries, 0 the very newest; of older ones than are kept, the oldest kept."""
+        """One of the newest queries, 0 is the newest; the oldest that is kept if *nth* is older."""
         query: Vectors = self._asked[(self.asks - 1 - min(nth, _ASKED - 1)) % _ASKED].copy()
         return query
 
     @contextmanager
     def moment(self, query: Vectors) -> Iterator[Moment]:
-        """All rows that are live now, to answer *query* exactly from another thread; they stay until this ends."""
+        """All rows that are live now, to answer *query* exactly in another thread; none changes until this ends."""
         self._held += 1
         try:
             yield Moment(query, self._alive[: self._used].copy(), self._vectors[: self._used])
@@ -225,7 +226,7 @@ class LiveIndex:
             self._held -= 1
 
     def queries(self) -> Vectors:
-        """What the graph can be measured with: the newest queries, or made-up ones while fewer than 200 came."""
+        """Queries to measure the graph with: the newest ones, or synthetic ones until 200 have come."""
         if self.asks >= ASKED_ENOUGH:
             return self._asked[: self.asks].copy()
         return made_up_queries(np.flatnonzero(self._alive[: self._used]), self._vectors[: self._used])
@@ -249,10 +250,10 @@ class LiveIndex:
         return self.delta_rows > self._limits.fold_above
 
     def fold(self) -> None:
-        """Move the oldest row of the delta into the graph, about 0.2 ms; one that was removed is only dropped.
+        """Move the oldest row of the delta into the graph, about 0.2 ms; a removed row is only dropped.
 
-        During a build too, or the delta would grow all the while; what the build lacks is the delta again once it is
-        adopted.
+        This happens during a build too, or the delta would grow until it ends; rows that the build lacks are in the
+        delta again once it is adopted.
         """
         if self._graph is None or not self.fold_due:
             return
@@ -279,10 +280,10 @@ class LiveIndex:
         )
 
     def start_build(self) -> Build:
-        """Start a graph of all rows that are live now."""
+        """Start to build a graph of all rows that are live now."""
         slots = np.flatnonzero(self._alive[: self._used]).astype(np.int64)
         capacity = int(len(slots) * self._limits.headroom) + self._limits.bulk
-        # Until there is a graph every search looks at all rows: then a build that takes all cores serves requests best.
+        # Without a graph every search scans all rows: then a build on all cores is best for requests.
         threads = self._cores if self._graph is None else 1
         self._build = Build(self._make(capacity), self._holds, threads)
         self._build.add(slots, self._labels[slots], self._vectors)
@@ -290,7 +291,7 @@ class LiveIndex:
         return self._build
 
     def extend(self, build: Build) -> bool:
-        """Add to *build* what came since it was started, so that it need not be folded; ``False`` if that is little."""
+        """Add the rows since the start to *build*, so that they need not be folded; ``False`` if they are few."""
         slots = self._lacked()
         if len(slots) <= self._limits.fold_above or len(build.slots) + len(slots) > build.graph.capacity:
             return False
@@ -299,18 +300,18 @@ class LiveIndex:
         return True
 
     def _holds(self, slots: Slots, labels: Slots) -> NDArray[np.bool_]:
-        """Whether each of *slots* still has the row that had this label, alive."""
+        """Whether each of *slots* still has the row with this label, and it is alive."""
         holds: NDArray[np.bool_] = (self._labels[slots] == labels) & self._alive[slots]
         return holds
 
     def _lacked(self) -> Slots:
-        """The live rows that came since the build's were planned."""
+        """The live rows that were inserted since the build was planned."""
         labels = np.array(self._unplanned, np.int64)
         lacked: Slots = labels % _AGAIN
         return lacked[self._holds(lacked, labels)]
 
     def prune(self, build: Build, most: int) -> bool:
-        """Take up to *most* rows that were removed meanwhile out of a *build* that ran; whether more are left."""
+        """Remove up to *most* rows from a finished *build* that are no longer alive; return whether more are left."""
         gone = np.flatnonzero(~self._holds(build.slots, build.labels) & ~build.pruned)
         for place in gone[:most].tolist():
             build.graph.remove(int(build.labels[place]))
@@ -318,12 +319,12 @@ class LiveIndex:
         return len(gone) > most
 
     def drop(self, build: Build) -> None:
-        """Forget a build that was called off."""
+        """Forget *build*, which was cancelled or adopted."""
         if self._build is build:
             self._build, self._unplanned = None, []
 
     def adopt(self, build: Build) -> None:
-        """Serve *build*'s graph from now on: what was removed meanwhile leaves it, what it lacks is the delta."""
+        """Use *build*'s graph from now on: rows removed meanwhile leave it, rows that it lacks are the new delta."""
         if build is not self._build:
             raise ValueError("a build can be adopted once, and only while it is the newest")
         self.prune(build, len(build.slots))
@@ -335,7 +336,7 @@ class LiveIndex:
         self._reclaim()
 
     def state(self) -> tuple[IndexState, Graph | None]:
-        """What it holds now, to be read before anything changes: nothing is copied."""
+        """The current state, without copies: read it before anything changes."""
         used, delta = slice(0, self._used), slice(self._start, self._end)
         rows = (
             self._vectors[used],
@@ -347,10 +348,10 @@ class LiveIndex:
         return IndexState(*rows, self.widths), self._graph
 
     def restore(self, state: IndexState, graph: Graph | None) -> None:
-        """Hold what another index held; for one that is still empty."""
+        """Fill this empty index with the state of another one."""
         used = len(state.alive)
         if self._used or self._build is not None:
-            raise ValueError(f"only an empty index can be restored; this one has handed out {self._used} slots")
+            raise ValueError(f"only an empty index can be restored; this one has used {self._used} slots")
         self._vectors = np.empty((max(_RESERVED, used), state.vectors.shape[1]), np.float32)
         self._vectors[:used] = state.vectors
         self._labels = _grown(state.labels, max(1024, used))
@@ -362,9 +363,9 @@ class LiveIndex:
         self._reclaim()
 
     def clear(self) -> None:
-        """Hold nothing, as a new one."""
+        """Remove everything."""
         if self._build is not None:
-            raise ValueError("an index cannot be cleared while a graph is built of it")
+            raise ValueError("an index cannot be cleared while a graph is being built")
         LiveIndex.__init__(self, self._vectors.shape[1], self._make, self._limits, cores=self._cores)
 
     def _reclaim(self) -> None:
@@ -380,7 +381,7 @@ class LiveIndex:
             self._alive = _grown(self._alive, 2 * self._used)
             self._in_graph = _grown(self._in_graph, 2 * self._used)
             self._labels = _grown(self._labels, 2 * self._used)
-        self._labels[self._used] = self._used - _AGAIN  # which its first use sets right
+        self._labels[self._used] = self._used - _AGAIN  # ``insert`` adds _AGAIN
         self._used += 1
         return self._used - 1
 
@@ -392,26 +393,26 @@ class LiveIndex:
         self._end += 1
 
     def _shrink_delta(self) -> None:
-        """Leave folded and removed rows behind, with room for as many again."""
+        """Drop folded and removed rows from the delta, and leave room for as many again."""
         slots = self._delta_slots[self._start : self._end]
         alive = self._alive[slots]
         self._free += slots[~alive].tolist()
         self._hold_delta(slots[alive])
 
     def _hold_delta(self, slots: Slots) -> None:
-        """The delta is *slots* from now on."""
+        """Make *slots* the delta."""
         room = max(1024, 2 * len(slots))
         self._delta, self._delta_slots = _grown(self._vectors[slots], room), _grown(slots, room)
         self._start, self._end = 0, len(slots)
 
 
 def _enough(count: int) -> float:
-    """How many of an answer should pass so that *count* do: three standard deviations more, and a few."""
+    """How many rows should be expected to pass so that *count* do: three standard deviations more, and a few."""
     return count + 3.0 * math.sqrt(count) + 3.0
 
 
 def _best(slots: Slots, scores: Vectors, count: int) -> NearestSlots:
-    if len(scores) > 8 * count:  # below that, sorting all of them is quicker than choosing first
+    if len(scores) > 8 * count:  # below that, sorting all of them is faster than partitioning first
         kept = np.argpartition(scores, len(scores) - count)[len(scores) - count :]
         slots, scores = slots[kept], scores[kept]
     order = scores.argsort()[: -count - 1 : -1]
@@ -419,7 +420,7 @@ def _best(slots: Slots, scores: Vectors, count: int) -> NearestSlots:
 
 
 def _grown(array: NDArray[T], rows: int) -> NDArray[T]:
-    """A copy of *array* with room for *rows*; the old one is left as it is, for whoever still reads it."""
+    """A copy of *array* with room for *rows*; the old array is unchanged, because another thread may still read it."""
     larger = np.zeros((max(rows, len(array)), *array.shape[1:]), array.dtype)
     larger[: len(array)] = array
     return larger

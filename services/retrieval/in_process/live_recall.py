@@ -1,8 +1,7 @@
-"""Live recall: how much of the truth the answers of the last minutes held, told with the size of the sample.
+"""Live recall: the recall of recent searches, with the size of the sample.
 
-Every second one of the queries that came is asked again and answered exactly as well, from the rows of that very
-moment. The exact answer takes a thread some milliseconds (3 for 100,000 x 64) and the served one a search; no request
-waits for either.
+Every second one recent query is searched again, approximately and exactly, in the same rows. The exact search takes
+another thread some milliseconds (3 for 100,000 x 64); no request waits for it.
 """
 
 import asyncio
@@ -18,12 +17,12 @@ from services.retrieval.in_process.index import LiveIndex
 from services.retrieval.in_process.widths import ENOUGH
 
 CUTS = tuple(ENOUGH)
-_MARGIN = 0.01  # below what the width was measured for: chance alone does not get there with a full window
+_MARGIN = 0.01  # below the recall that the width was measured for: more than chance in a full window
 
 _RECALL = gauge(
-    "index_recall_ratio", "Share of the true k nearest items that answers held lately", "k", known=map(str, CUTS)
+    "index_recall_ratio", "Share of the true k nearest items that recent searches found", "k", known=map(str, CUTS)
 )
-_SAMPLES = gauge("index_recall_samples", "Queries that index_recall is the mean of")
+_SAMPLES = gauge("index_recall_samples", "Queries of which index_recall_ratio is the mean")
 
 
 class LiveRecall:
@@ -47,7 +46,7 @@ class LiveRecall:
             background.close()
 
     async def sample(self, background: Background) -> bool:
-        """Compare served and exact answer to one of the queries since the last sample; ``False`` if none came."""
+        """Compare approximate and exact search for one of the queries since the last sample; ``False`` if none came."""
         fresh = self._index.asks - self._asks
         if fresh == 0 or self._index.live == 0:
             return False
@@ -56,33 +55,33 @@ class LiveRecall:
         with self._index.moment(query) as moment:
             found = {cut: self._index.find(query, cut)[0] for cut in CUTS}
             self._seen.append(await background.run(lambda: moment.recall(found, cut=int)))
-        self._tell()
+        self._update_gauges()
         return True
 
     @property
     def samples(self) -> int:
-        """How many queries ``recall`` is the mean of."""
+        """Of how many queries ``recall`` is the mean."""
         return len(self._seen)
 
     def recall(self, cut: int) -> float:
-        """Recall@*cut*, 10 or 50; 1 before anything was sampled."""
+        """Recall@*cut*, 10 or 50; 1 before the first sample."""
         return float(np.mean([seen[cut] for seen in self._seen])) if self._seen else 1.0
 
     @property
     def has_fallen(self) -> bool:
-        """Whether a full window shows less than the graph was measured for."""
+        """Whether the window is full and its recall is below what the widths were measured for."""
         full = self.samples == self._seen.maxlen
         return full and any(self.recall(cut) < enough - _MARGIN for cut, enough in ENOUGH.items())
 
     def forget(self) -> None:
-        """Begin anew: what is served has changed."""
+        """Drop all samples, because the graph or its widths changed."""
         self._seen.clear()
 
     def report(self) -> dict[str, float]:
-        """What the metrics say."""
+        """The recalls and the sample size, for the log."""
         return {**{f"recall_at_{cut}": round(self.recall(cut), 4) for cut in CUTS}, "samples": self.samples}
 
-    def _tell(self) -> None:
+    def _update_gauges(self) -> None:
         _SAMPLES.set(self.samples)
         for cut in CUTS:
             _RECALL.labels(str(cut)).set(self.recall(cut))

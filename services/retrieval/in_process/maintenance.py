@@ -1,7 +1,7 @@
-"""Keeps the index small, quick and true while it is served: folds, builds, measures.
+"""Maintains the index while it serves requests: folds the delta, rebuilds the graph, measures the search width.
 
-Folding and measuring run on the event loop that serves requests, in slices of half a millisecond, or longer ones where
-requests leave them no time (shares.py); what takes long runs in threads of low priority, over rows that do not change.
+Folding and measuring run on the event loop that serves requests, in slices of half a millisecond, or longer ones when
+requests leave no time (loop_budget.py); long work runs in low-priority threads, over rows that do not change.
 """
 
 import asyncio
@@ -21,20 +21,20 @@ from services.retrieval.in_process.loop_budget import fold_slice_s, measure_slic
 from services.retrieval.in_process.widths import ENOUGH, ROUGH, Asking, Settling, Widths, rough_width
 from services.retrieval.items.interface import AVAILABLE_ITEMS
 
-_BETWEEN_S = 0.001  # of two slices, where requests leave time: some 900 rows a second are folded
+_BETWEEN_S = 0.001  # between two slices, if requests leave time: some 900 rows a second are folded
 _REPORT_S = 0.5
-_AT_ONCE = 100  # queries of one moment, at most: the rows of that moment are held until all are judged
-_MORE = 4  # times as many queries as there were are another sample of what comes
-_LEISURE = 15  # times the pause between queries where nothing is amiss: measuring takes 1 % of the time then, not 15
-_ROUGHLY = 32  # queries that tell a width from one twice as large
+_AT_ONCE = 100  # queries compared at one moment, at most: its rows cannot be reused until all are compared
+_MORE = 4  # measure again after so many times as many queries as before
+_IDLE_SLOWDOWN = 15  # factor on the pause between queries while recall is fine: measuring takes 1 % of the time, not 15
+_ROUGHLY = 32  # queries, enough to tell a width from one twice as large
 _PRUNED = 300  # rows of a slice, about 0.5 ms: 20,000 are removed while 100,000 rows are built at 500 changes/s
-_WORTH_A_BUILD = 0.02  # share of removed rows below which they explain no fall
+_WORTH_A_BUILD = 0.02  # share of removed rows; fewer cannot be the cause of a lower recall
 
-_DELTA = gauge("index_delta_rows", "Rows that are searched exactly, beside the graph")
-_REMOVED = gauge("index_removed_rows", "Removed rows that the graph still carries")
+_DELTA = gauge("index_delta_rows", "Rows that are searched exactly because they are not in the graph yet")
+_REMOVED = gauge("index_removed_rows", "Removed rows that the graph still contains")
 _WIDTH = gauge(
     "index_width_candidates",
-    "How wide the graph is searched (ef) for k results, as measured",
+    "Measured search width (ef) of the graph for k results",
     "k",
     known=map(str, ENOUGH),
 )
@@ -42,9 +42,9 @@ _BUILDS = counter("index_builds_total", "Graphs that were built and adopted")
 
 
 class IndexMaintenance:
-    """Folds the delta, builds graphs anew and measures them, whenever the index or its live recall says that it is due.
+    """Folds the delta, rebuilds the graph and measures it, whenever the index or its live recall makes it due.
 
-    Nothing is built before *loaded* says that the catalogue is there: it would be built again and again.
+    No graph is built before *loaded* returns true, because it would be rebuilt over and over while items load.
     """
 
     def __init__(
@@ -66,14 +66,14 @@ class IndexMaintenance:
         self._rest_s = rest_s
         self._built_at = self._measured_at = -rest_s
         self._measure_at = ASKED_ENOUGH
-        self._waited_s = 0.0  # for how long requests kept measuring waiting lately
-        self._is_guess = True  # the widths were not measured with queries that came
+        self._waited_s = 0.0  # for how long requests kept measuring waiting last time
+        self._is_guess = True  # the widths were not measured with real queries yet
         self._is_folding, self._folded_at = False, 0.0
         self._stopping = threading.Event()
         self._builder = Background("index-build")
 
     async def run(self, idle_s: float = 0.05) -> None:
-        """Keep the index small and quick until cancelled; a build under way is then called off."""
+        """Maintain the index until cancelled; a running build is then cancelled too."""
         try:
             async with asyncio.TaskGroup() as parts:
                 parts.create_task(_repeat(self._fold, idle_s))
@@ -85,13 +85,13 @@ class IndexMaintenance:
             self._builder.close()
 
     async def step(self) -> bool:
-        """Build or measure, whichever is due; return whether one was."""
+        """Rebuild or measure if due; return whether either was."""
         if self._is_build_due():
             await self._rebuild()
         elif self.recall.has_fallen:
             await self._restore_recall()
         elif self._is_measure_due():
-            await self._measure(self._pause_s if self._is_guess else _LEISURE * self._pause_s)
+            await self._measure(self._pause_s if self._is_guess else _IDLE_SLOWDOWN * self._pause_s)
         else:
             return False
         return True
@@ -107,7 +107,7 @@ class IndexMaintenance:
         return time.monotonic() - since >= self._rest_s
 
     async def _fold(self) -> bool:
-        """Fold for half a millisecond, or longer if requests kept this slice waiting; return whether it was due."""
+        """Fold for half a millisecond, or longer if requests kept it waiting; return whether folding was due."""
         due, started = self._index.fold_due, self._clock()
         waited = started - self._folded_at if self._is_folding else 0.0
         end = started + fold_slice_s(waited, self._index.delta_rows)
@@ -123,7 +123,7 @@ class IndexMaintenance:
         self.builds += 1
 
     async def _restore_recall(self) -> None:
-        """Search wider; where that was measured to be no answer, and removed rows may be the cause, build anew."""
+        """Measure the widths again; if they do not grow and removed rows may be the cause, rebuild the graph."""
         was = self._index.widths
         get_logger().warning("live recall has fallen", **self.recall.report())
         await self._measure()
@@ -152,7 +152,7 @@ class IndexMaintenance:
         get_logger().info("built a graph", rows=len(build.slots), took_s=round(took_s, 1))
 
     async def _measure(self, pause_s: float | None = None) -> None:
-        """Settle on the least widths that find enough of the truth; left at what they were if a build becomes due."""
+        """Set the smallest widths with enough recall; stop without a change if a build becomes due."""
         pause_s = self._pause_s if pause_s is None else pause_s
         real = self._index.asks >= ASKED_ENOUGH
         self._measure_at = _MORE * self._index.asks + ASKED_ENOUGH
@@ -174,7 +174,7 @@ class IndexMaintenance:
         get_logger().info("measured the graph", width_of_10=found[10], width_of_50=found[50], queries=len(queries))
 
     async def _roughly(self, queries: Vectors, pause_s: float) -> Widths:
-        """Near what is enough, from few queries: searching twice as wide as is needed may be all that is too slow."""
+        """Roughly sufficient widths from few queries: quickly, because a width twice too large slows all searches."""
         recalls = await self._recalls(queries, [(k, width) for k in ENOUGH for width in ROUGH], pause_s)
         found = {
             k: rough_width({width: recall for (of, width), recall in recalls.items() if of == k}, enough)
@@ -183,22 +183,22 @@ class IndexMaintenance:
         return Widths(found[10], found[50])
 
     async def _recalls(self, queries: Vectors, asking: Sequence[Asking], pause_s: float) -> dict[Asking, float]:
-        """The mean recall of each *asking*; a query now and then, or more at once where requests leave no time."""
+        """The mean recall of each of *asking*: query by query, or several at once if requests leave no time."""
         sums = dict.fromkeys(asking, 0.0)
         done = 0
         while done < len(queries):
-            judged = await self._judged(queries[done : done + _AT_ONCE], asking, measure_slice_s(self._waited_s))
-            for recalls in judged:
+            compared = await self._compare(queries[done : done + _AT_ONCE], asking, measure_slice_s(self._waited_s))
+            for recalls in compared:
                 for one, recall in recalls.items():
                     sums[one] += recall / len(queries)
-            done += len(judged)
+            done += len(compared)
             paused = self._clock()
             await asyncio.sleep(pause_s)
             self._waited_s = max(0.0, self._clock() - paused - pause_s)
         return sums
 
-    async def _judged(self, queries: Vectors, asking: Sequence[Asking], slice_s: float) -> list[dict[Asking, float]]:
-        """The recalls of as many of *queries* as are asked in *slice_s*, one at least; all of one moment."""
+    async def _compare(self, queries: Vectors, asking: Sequence[Asking], slice_s: float) -> list[dict[Asking, float]]:
+        """The recalls of as many of *queries* as fit in *slice_s*, at least one; all at the same moment."""
         end = self._clock() + slice_s
         with ExitStack() as held:
             work = []
@@ -211,7 +211,7 @@ class IndexMaintenance:
             return await self._builder.run(lambda: [recall() for recall in work])
 
     async def _report(self) -> None:
-        """Tell the gauges twice a second, whatever else is under way."""
+        """Update the gauges twice a second, even during a build."""
         while True:
             AVAILABLE_ITEMS.set(self._index.live)
             _DELTA.set(self._index.delta_rows)
@@ -222,6 +222,6 @@ class IndexMaintenance:
 
 
 async def _repeat(work: Callable[[], Awaitable[bool]], idle_s: float) -> None:
-    """Do *work* again and again, at once while there is some."""
+    """Call *work* forever: at once while it returns true, else after *idle_s*."""
     while True:
         await asyncio.sleep(_BETWEEN_S if await work() else idle_s)

@@ -1,7 +1,7 @@
-"""Which items pass the filters that were asked for lately, kept true while items change.
+"""A cache of which items pass recent filters, kept up to date while items change.
 
-A filter's mask is made once, by a look at the columns that it names, and from then on only what changed since it was
-last used is looked at again.
+A filter's mask is computed once from its columns; after that only items that changed since its last use are tested
+again.
 """
 
 from collections import OrderedDict
@@ -17,14 +17,14 @@ _MOST_BYTES = 32 * 1024 * 1024
 
 @dataclass(slots=True)
 class _KeptMask:
-    """What passes a filter, and the change of the columns up to which that is so."""
+    """The rows that pass a filter, as of the change number *end* of the columns."""
 
     rows: Rows
     end: int
 
 
 class Masks:
-    """The rows that pass a filter, from one cache; those least recently asked for are forgotten first."""
+    """The rows that pass a filter, cached; the least recently used filter is evicted first."""
 
     def __init__(self, columns: FieldColumns, *, most: int = _MOST, most_bytes: int = _MOST_BYTES) -> None:
         self._columns = columns
@@ -33,11 +33,11 @@ class Masks:
         self._kept: OrderedDict[str, _KeptMask] = OrderedDict()
 
     def __len__(self) -> int:
-        """How many filters are kept."""
+        """How many filters are cached."""
         return len(self._kept)
 
     def rows(self, wanted: Filter) -> Rows:
-        """What passes *wanted* now; to be used before anything changes."""
+        """The rows that pass *wanted* now; use them before anything changes."""
         kept = self._kept.get(wanted.key)
         if kept is None:
             return self._make(wanted)

@@ -1,4 +1,4 @@
-"""Items in the memory of this process: an index of its own, followed from the log and kept in snapshots."""
+"""Builds and runs the parts for items in this process: the catalogue, its followers, maintenance and snapshots."""
 
 import asyncio
 import os
@@ -22,11 +22,11 @@ from services.retrieval.in_process.records import item_records, popularity_recor
 from services.retrieval.in_process.snapshot_schedule import SnapshotSchedule
 from services.retrieval.items.text_index import TextIndex
 
-TRENDING_PAUSE_S = 0.2  # trending may be this late; a poll for each click would cost answers their time
+TRENDING_PAUSE_S = 0.2  # popularity may be this late; a poll for each click would delay answers
 
 
 class LocalItems:
-    """The catalogue of this process, and what keeps it true."""
+    """The catalogue of this process, and the parts that keep it up to date."""
 
     def __init__(self, settings: Settings, space: Space) -> None:
         self._settings = settings
@@ -53,10 +53,10 @@ class LocalItems:
             reasons=reasons_of("ids", "popularity"),
         )
         recall = LiveRecall(index, every_s=settings.recall_every_s)
-        self._upkeep = IndexMaintenance(index, lambda: self._items.caught_up, recall)
-        self._keeper = self._make_keeper(settings.snapshots_folder, self.index)
+        self._maintenance = IndexMaintenance(index, lambda: self._items.caught_up, recall)
+        self._snapshots = self._make_snapshots(settings.snapshots_folder, self.index)
 
-    def _make_keeper(self, folder: Path | None, catalogue: Catalogue) -> SnapshotSchedule | None:
+    def _make_snapshots(self, folder: Path | None, catalogue: Catalogue) -> SnapshotSchedule | None:
         if folder is None:
             return None
         settings, space = self._settings, self._space
@@ -71,29 +71,29 @@ class LocalItems:
             (self._items, self._trending),
             lambda: log_extent(settings.brokers, (item_vectors_topic(space), ITEM_POPULARITY)),
             load,
-            lambda: self._upkeep.builds,
+            lambda: self._maintenance.builds,
             every_s=settings.snapshot_every_s,
         )
 
     def readiness(self) -> Mapping[str, bool]:
-        """What has to be true before requests should come here."""
+        """The conditions of ``/readyz``: all must hold before this process gets requests."""
         return {"item_vectors": self._items.caught_up, "trending": self._trending.caught_up}
 
     async def run(self) -> None:
-        """Keep the catalogue true until cancelled."""
+        """Keep the catalogue up to date until cancelled."""
         async with asyncio.TaskGroup() as parts:
             parts.create_task(self._follow())
-            parts.create_task(self._upkeep.run())
+            parts.create_task(self._maintenance.run())
 
     async def _follow(self) -> None:
-        """Start from the newest snapshot, if one is good, and follow the log from there until cancelled."""
-        if self._keeper is not None:
-            await self._keeper.resume()
+        """Start from the newest usable snapshot, if any, and follow the log from there until cancelled."""
+        if self._snapshots is not None:
+            await self._snapshots.resume()
         async with asyncio.TaskGroup() as parts:
             parts.create_task(self._items.run())
             parts.create_task(self._trending.run())
-            if self._keeper is not None:
-                parts.create_task(self._keeper.run())
+            if self._snapshots is not None:
+                parts.create_task(self._snapshots.run())
 
     async def close(self) -> None:
-        """Nothing is left open."""
+        """Nothing to close."""

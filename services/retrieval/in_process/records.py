@@ -1,4 +1,4 @@
-"""What the records of the followed topics do to the catalogue."""
+"""Applies the records of the followed topics to the catalogue."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from services.retrieval.in_process.catalogue import Catalogue
 
 
 def item_records(catalogue: Catalogue, space: Space) -> Callable[[Record], None]:
-    """What a record of ``item-vectors.<space>`` does to *catalogue*."""
+    """A function that applies records of ``item-vectors.<space>`` to *catalogue*."""
 
     def apply(record: Record) -> None:
         if record.value is None:
@@ -22,7 +22,7 @@ def item_records(catalogue: Catalogue, space: Space) -> Callable[[Record], None]
 
 
 def popularity_records(catalogue: Catalogue) -> Callable[[Record], None]:
-    """What a record of ``item-popularity`` does to *catalogue*."""
+    """A function that applies records of ``item-popularity`` to *catalogue*."""
 
     def apply(record: Record) -> None:
         if record.value is None:

@@ -1,4 +1,4 @@
-"""The rows that a search may find, when it may not find all of them."""
+"""The rows that a filtered search may return."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +9,7 @@ SlotMask = NDArray[np.bool_]
 
 
 class Rows:
-    """Live rows by slot: whether each may be found (*passing*), how many may (*count*), and which (*slots*)."""
+    """Live rows by slot: whether each passes (*passing*), how many do (*count*), and which (*slots*)."""
 
     def __init__(self, passing: SlotMask) -> None:
         self.passing = passing
@@ -18,7 +18,7 @@ class Rows:
 
     @property
     def slots(self) -> Slots:
-        """Those that pass, in order; kept until one of them changes."""
+        """The slots that pass, in order; cached until one changes."""
         if self._slots is None:
             self._slots = np.flatnonzero(self.passing)
         return self._slots
@@ -29,7 +29,7 @@ class Rows:
         return self.passing.nbytes + (0 if self._slots is None else self._slots.nbytes)
 
     def change(self, slots: Slots, passing: SlotMask) -> None:
-        """From now on each of *slots*, none of them twice, passes as *passing* says."""
+        """Set whether each of *slots*, without duplicates, passes."""
         before = self.passing[slots]
         if np.array_equal(before, passing):
             return
@@ -38,6 +38,6 @@ class Rows:
         self._slots = None
 
     def reserve(self, slots: int) -> None:
-        """Have room for *slots*; those that are new do not pass."""
+        """Have room for *slots*; new ones do not pass."""
         if slots > len(self.passing):
             self.passing = np.concatenate((self.passing, np.zeros(slots - len(self.passing), bool)))

@@ -1,4 +1,4 @@
-"""When snapshots are taken and used: at the start, after each build, every few minutes, and at the end."""
+"""Takes snapshots after each build, every few minutes and at the end, and restores the newest at the start."""
 
 import asyncio
 import time
@@ -16,27 +16,27 @@ from services.retrieval.in_process.forking import in_fork
 from services.retrieval.in_process.snapshots import LoadGraph, Snapshot, SnapshotRefused, Taken, TopicOffsets
 
 _RETRY_S = 1.0
-_LAST_S = 5.0  # a snapshot at the end that takes longer is given up: whoever stops us may kill us
+_LAST_S = 5.0  # the last snapshot is abandoned after this: a supervisor may kill a process that stops slowly
 _WRITTEN = counter("index_snapshots_written_total", "Snapshots of the index that were written")
 _FAILED = counter("index_snapshots_failed_total", "Snapshots of the index that could not be written")
-_HELD = gauge("index_snapshot_held_seconds", "How long taking the newest snapshot kept requests waiting")
+_HELD = gauge("index_snapshot_held_seconds", "How long the fork for the newest snapshot kept requests waiting")
 
 
 class Followed(Protocol):
-    """A topic that is read from an offset on (nearline/followers.py: Follower)."""
+    """A topic that is read from given offsets on (nearline/followers.py: Follower)."""
 
     name: str
     caught_up: bool
 
     def positions(self) -> dict[int, int]:
-        """The next offset of each partition of which anything was read."""
+        """The next offset of each partition from which records were read."""
 
     def start_at(self, positions: dict[int, int]) -> None:
-        """Take what lies before *positions* for read."""
+        """Start reading at *positions*."""
 
 
 class SnapshotSchedule:
-    """Takes snapshots of a catalogue and of how far its topics were read, and fills it from the newest good one."""
+    """Takes snapshots of a catalogue and its topics' offsets, and restores the newest usable one."""
 
     def __init__(
         self,
@@ -64,9 +64,10 @@ class SnapshotSchedule:
         self._kept_builds = 0
 
     async def resume(self) -> bool:
-        """Fill the catalogue from the newest snapshot that fits the log; whether there was one.
+        """Fill the catalogue from the newest snapshot that fits the log; return whether there was one.
 
-        Waits for the log, which alone can tell. Until the followers have caught up nobody is answered from this.
+        Waits for the log, which is needed to check a snapshot. The process is not ready until the followers have caught
+        up.
         """
         self._log = await self._reached()
         now = time.time()
@@ -85,7 +86,7 @@ class SnapshotSchedule:
             try:
                 return await self._extent()
             except Unavailable as error:
-                get_logger().warning("cannot tell which snapshot fits the log", reason=str(error))
+                get_logger().warning("cannot check snapshots without the log", reason=str(error))
             await asyncio.sleep(_RETRY_S)
 
     def _use(self, snapshot: Snapshot) -> bool:
@@ -95,7 +96,7 @@ class SnapshotSchedule:
             snapshots.refuse(snapshot.folder, SnapshotRefused("damaged", f"it cannot be restored: {error!r:.200}"))
             self._catalogue.clear()
             return False
-        if not snapshot.has_histories:  # what it lacks is in the log, all of it; until that is read nobody is answered
+        if not snapshot.has_histories:  # the log has them; the process is not ready until that is read
             get_logger().info("the snapshot has no history vectors; reading the log from its beginning")
             return True
         for topic in self._followed:
@@ -104,7 +105,7 @@ class SnapshotSchedule:
         return True
 
     async def run(self, look_s: float = 1.0) -> None:
-        """Take snapshots when they are due until cancelled, and a last one then."""
+        """Take snapshots when they are due until cancelled, and then a last one."""
         try:
             while True:
                 await asyncio.sleep(look_s)
@@ -116,13 +117,13 @@ class SnapshotSchedule:
 
     @property
     def due(self) -> bool:
-        """Whether a graph was built since the last snapshot, or something changed and the time has come."""
+        """Whether a graph was built since the last snapshot, or something changed and *every_s* has passed."""
         timely = time.monotonic() - self._kept_at >= self._every_s
         return self._changed and (timely or self._builds() != self._kept_builds)
 
     @property
     def _changed(self) -> bool:
-        """Whether a snapshot would hold what the last one does not; none is taken before all topics are read."""
+        """Whether a snapshot would differ from the last one; false until all topics are read."""
         ready = self._log is not None and all(topic.caught_up for topic in self._followed)
         return ready and (self._builds() != self._kept_builds or self._positions() != self._kept)
 
@@ -130,7 +131,7 @@ class SnapshotSchedule:
         return {topic.name: topic.positions() for topic in self._followed}
 
     async def take(self, *, deadline_s: float = 60.0) -> bool:
-        """Write a snapshot of this moment; whether it was written. A failure is logged and counted."""
+        """Write a snapshot of the current state; return whether it was written. A failure is logged and counted."""
         if self._log is None:
             return False
         taken = Taken(int(time.time() * 1000), self._space, self._log, self._positions())

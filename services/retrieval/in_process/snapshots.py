@@ -1,12 +1,12 @@
-"""Snapshots of the index: a restart reads the newest good one and then only what the log got since.
+"""Snapshots of the index: a restart reads the newest usable one, and then only the log since then.
 
-A snapshot is a folder. ``manifest.json`` names every other file with its size and digest, and says what the snapshot
-was taken of: space, Kafka cluster, topics and the next offset of each partition; its first line is the digest of the
-rest. Nothing is interpreted before all digests were compared, for hnswlib crashes the process on a flipped bit. A
-folder gets its name only when everything in it is on the disk; the newest two are kept.
+A snapshot is a folder. ``manifest.json`` has the size and digest of every other file, and the snapshot's space, Kafka
+cluster, topics and next offset of each partition; its first line is the digest of the rest. No file is interpreted
+before all digests are verified, because hnswlib crashes the process on a flipped bit. A folder gets its final name only
+when all its files are on the disk; the newest two are kept.
 
-What cannot be used is refused with a reason, counted, and the next older one tried; without any, the log is read from
-its beginning, as if there were no snapshots.
+A snapshot that cannot be used is refused with a reason and counted, and the next older one is tried; if none is usable,
+the log is read from its beginning.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ from services.retrieval.in_process.index import IndexState
 from services.retrieval.in_process.widths import Widths
 
 FORMAT = 2
-_READ = (1, FORMAT)  # the first kept no labels: then they were the slots
+_READ = (1, FORMAT)  # format 1 has no labels: they are the slots
 KEPT = 2
 # Tombstones stay in the log for 7 days (nearline/topics.py): a snapshot that is older could bring a purged item back.
 MAX_AGE_MS = 6 * 24 * 3600 * 1000
@@ -42,13 +42,13 @@ TopicOffsets = Mapping[str, Mapping[int, int]]  # topic -> partition -> the next
 
 _HISTORIES, _ROWS = "histories", "history_rows"
 _PREFIX, _UNFINISHED, _MANIFEST, _GRAPH = "snapshot-", ".writing-", "manifest.json", "graph"
-_ABANDONED_S = 3_600  # an unfinished folder that is older is of a process that died
+_ABANDONED_S = 3_600  # an older unfinished folder is from a process that died
 REASONS = ("damaged", "newer_format", "other_log", "other_space", "too_old")
 _REFUSED = counter("index_snapshots_refused_total", "Snapshots that could not be used", "reason", known=REASONS)
 
 
 class SnapshotRefused(Exception):
-    """A snapshot that must not be used; *reason* is a short code to count by, the message says more."""
+    """A snapshot must not be used; *reason* is a short code for the metric, the message has the details."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -57,7 +57,7 @@ class SnapshotRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """When a snapshot was taken and of what; *next_offsets* is where the log is to be read on from."""
+    """When and from what a snapshot was taken; the log is read on from *next_offsets*."""
 
     taken_ms: int
     space: Space
@@ -67,7 +67,7 @@ class Taken:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A snapshot whose every byte was verified; nothing of it is in use yet."""
+    """A snapshot whose bytes were all verified."""
 
     taken: Taken
     folder: Path
@@ -77,14 +77,14 @@ class Snapshot:
 
     @property
     def has_histories(self) -> bool:
-        """Whether it holds the items' history vectors; an earlier build kept none."""
+        """Whether it has the items' history vectors; snapshots of an earlier build do not."""
         return _HISTORIES in self.parts
 
 
 def write(folder: Path, catalogue: Catalogue, taken: Taken) -> Path:
-    """Write a snapshot of *catalogue* into *folder* and keep the newest two; return where it is.
+    """Write a snapshot of *catalogue* into *folder* and keep the newest two; return its path.
 
-    Takes a second for 100,000 items and nothing may change meanwhile: for a process of its own (forking.py).
+    Takes a second for 100,000 items, and nothing may change meanwhile: call it in a forked process (forking.py).
     """
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=folder))
@@ -107,7 +107,7 @@ def kept(folder: Path) -> list[Path]:
 
 
 def tidy(folder: Path, now_s: float) -> None:
-    """Remove what processes left behind that died while they wrote."""
+    """Remove unfinished snapshots of processes that died while they wrote."""
     for path in folder.glob(_UNFINISHED + "*"):
         with contextlib.suppress(OSError):
             if now_s - path.stat().st_mtime > _ABANDONED_S:
@@ -115,7 +115,7 @@ def tidy(folder: Path, now_s: float) -> None:
 
 
 def newest(folder: Path, space: Space, log: Extent, now_ms: int) -> Iterator[Snapshot]:
-    """The snapshots that fit *space* and *log*, newest first and read one by one; others are logged and counted."""
+    """The snapshots that fit *space* and *log*, newest first, read one by one; others are logged and counted."""
     for path in kept(folder):
         try:
             snapshot = read(path)
@@ -127,7 +127,7 @@ def newest(folder: Path, space: Space, log: Extent, now_ms: int) -> Iterator[Sna
 
 
 def refuse(folder: Path, refusal: SnapshotRefused) -> None:
-    """Say and count why the snapshot in *folder* is not used."""
+    """Log and count why the snapshot in *folder* is not used."""
     _REFUSED.labels(refusal.reason).inc()
     get_logger().error("a snapshot was refused", folder=str(folder), reason=refusal.reason, why=str(refusal))
 
@@ -139,7 +139,7 @@ def read(folder: Path) -> Snapshot:
         if manifest["format"] not in _READ:
             reads = " and ".join(map(str, _READ))
             raise SnapshotRefused("newer_format", f"it has format {manifest['format']}; this build reads {reads}")
-        parts = {name: _part(folder / name, **said) for name, said in manifest["parts"].items()}
+        parts = {name: _part(folder / name, **expected) for name, expected in manifest["parts"].items()}
         parts.pop(_GRAPH, None)
         graph = SavedGraph(**manifest["graph"]) if manifest["graph"] else None
         return Snapshot(_taken(manifest), folder, parts, manifest["index"], graph)
@@ -148,7 +148,7 @@ def read(folder: Path) -> Snapshot:
 
 
 def check(taken: Taken, space: Space, log: Extent, now_ms: int) -> None:
-    """``SnapshotRefused`` unless the snapshot is of this *space* and its offsets mean something in this *log*."""
+    """Raise ``SnapshotRefused`` unless the snapshot is of this *space*, and its offsets exist in this *log*."""
     if taken.space != space:
         raise SnapshotRefused("other_space", f"it is of {taken.space}; this process serves {space}")
     if taken.log.cluster != log.cluster:
@@ -163,7 +163,7 @@ def check(taken: Taken, space: Space, log: Extent, now_ms: int) -> None:
 def _check_topic(name: str, was: TopicExtent | None, now: TopicExtent, next_offsets: Mapping[int, int]) -> None:
     if was is None or was.topic_id != now.topic_id:
         raise SnapshotRefused(
-            "other_log", f"topic {name} was created anew: {was and was.topic_id} then, {now.topic_id} now"
+            "other_log", f"topic {name} was recreated: its id was {was and was.topic_id}, it is {now.topic_id}"
         )
     for partition, offset in next_offsets.items():
         first, end = now.first.get(partition, 0), now.end.get(partition, 0)
@@ -174,7 +174,7 @@ def _check_topic(name: str, was: TopicExtent | None, now: TopicExtent, next_offs
 
 
 def restore(snapshot: Snapshot, catalogue: Catalogue, load_graph: LoadGraph) -> None:
-    """Fill the empty *catalogue* with what *snapshot* holds; takes 2 s for 100,000 items."""
+    """Fill the empty *catalogue* from *snapshot*; takes 2 s for 100,000 items."""
     parts, dimension = snapshot.parts, snapshot.taken.space.dimension
     state = IndexState(
         vectors=np.frombuffer(parts["vectors"], "<f4").reshape(-1, dimension),
@@ -197,14 +197,14 @@ def restore(snapshot: Snapshot, catalogue: Catalogue, load_graph: LoadGraph) -> 
 
 
 def _labels(parts: Mapping[str, bytes]) -> Slots:
-    """The label of each slot's row; in the first format a row's label was its slot."""
+    """The label of each slot's row; in format 1 a row's label is its slot."""
     if "labels" in parts:
         return np.frombuffer(parts["labels"], "<i8")
     return np.arange(len(parts["alive"]), dtype=np.int64)
 
 
 def _widths(index: Mapping[str, Any]) -> Widths:
-    """The measured widths; the first snapshots kept one number, candidates for each of fifty results."""
+    """The measured widths; the first snapshots have one number, the candidates per result for fifty results."""
     if "widths" in index:
         return Widths(**index["widths"])
     return Widths(of_50=int(50 * index["width_per_result"]))
@@ -251,8 +251,8 @@ def _topic_json(taken: Taken, name: str) -> dict[str, Any]:
 
 def _taken(manifest: Mapping[str, Any]) -> Taken:
     topics = manifest["topics"]
-    offsets = {name: {int(p): o for p, o in said["next_offsets"].items()} for name, said in topics.items()}
-    log = Extent(manifest["cluster"], {name: TopicExtent(said["id"], {}, {}) for name, said in topics.items()})
+    offsets = {name: {int(p): o for p, o in topic["next_offsets"].items()} for name, topic in topics.items()}
+    log = Extent(manifest["cluster"], {name: TopicExtent(topic["id"], {}, {}) for name, topic in topics.items()})
     return Taken(manifest["taken_ms"], Space(**manifest["space"]), log, offsets)
 
 
@@ -283,7 +283,7 @@ def _number(path: Path) -> int:
 
 
 def _sync(path: Path) -> None:
-    """Have *path* on the disk before anything that depends on it."""
+    """Flush *path* to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,1 +1,1 @@
-"""Items as answers see them: the interface of an index, popularity, words, and what is printed of each."""
+"""Items on the request path: the interface of an index, popularity, text search, and the JSON of an item."""

@@ -1,4 +1,4 @@
-"""What answers are chosen from: the items on show and their vectors, in this process or in an engine of their own."""
+"""The interface of an item index, local or remote: the available items and their vectors, from which answers come."""
 
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from nearline.filters import Filter
 from nearline.telemetry import gauge
 from nearline.user_documents import NO_HASHES, Hashes
 
-AVAILABLE_ITEMS = gauge("index_items", "Available items, which answers may contain")
+AVAILABLE_ITEMS = gauge("index_items", "Available items")
 
 Scores = NDArray[np.floating[Any]]
 
 
 class OrderedItems(Protocol):
-    """Items by a score, best first (ranking.py: Ranking)."""
+    """Items by a score, best first (popularity.py: Leaderboard)."""
 
     def __iter__(self) -> Iterator[tuple[str, float]]:
         """``(id, score)``, best first."""
@@ -28,7 +28,7 @@ class OrderedItems(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """Items, best first: ids, what an answer prints of each (a comma and its JSON up to the score), and scores."""
+    """Items, best first: ids, the JSON of each (*printed*: a comma and its fields up to the score), and scores."""
 
     item_ids: list[str]
     printed: list[bytes]
@@ -46,10 +46,10 @@ class Candidates:
 
 @dataclass(frozen=True, slots=True)
 class ItemFeatures:
-    """What the stages of an answer look at, for each of n items.
+    """The features of n items that the pipeline uses.
 
-    *categories* (n,) are hashes, the same for the same name. *vectors* (n, dimension) are of unit norm; ``None`` if
-    they were not asked for, or the index does not give them.
+    *categories* (n,) are hashes of the names. *vectors* (n, dimension) are of unit norm; ``None`` if they were not
+    requested, or the index does not return vectors.
     """
 
     categories: NDArray[np.uint64]
@@ -62,7 +62,7 @@ class ItemFeatures:
 
 
 class Rankings(Protocol):
-    """Items by popularity (ranking.py: Trending)."""
+    """Items by popularity (popularity.py: Trending)."""
 
     def top(self) -> OrderedItems:
         """``(id, score)``, most popular first."""
@@ -71,13 +71,13 @@ class Rankings(Protocol):
         """``(id, score)`` of the items of *categories* together, most popular first."""
 
     def popularity(self, item_ids: Sequence[str]) -> NDArray[np.float64]:
-        """How popular each of *item_ids* is beside the most popular item: 0-1, on a scale of logarithms."""
+        """The popularity of each of *item_ids* relative to the most popular item: 0-1, on a logarithmic scale."""
 
 
 class ItemIndex(Protocol):
-    """Every item that can be recommended. *filter* leaves only what passes it; *excluded* are hashes of ids, sorted.
+    """All available items. Results contain only items that pass *filter*; *excluded* are sorted hashes of ids.
 
-    ``nearest`` and ``vectors`` may raise ``Unavailable``: when it is an engine that does not answer.
+    ``nearest`` and ``vectors`` raise ``Unavailable`` if the index is a remote engine that does not answer.
     """
 
     @property
@@ -86,54 +86,54 @@ class ItemIndex(Protocol):
 
     @property
     def generation(self) -> int:
-        """How many changes of items this process took in: two answers of one number chose from the same items."""
+        """How many changes of items this process applied: answers with the same number chose from the same items."""
 
     @property
     def is_remote(self) -> bool:
         """Whether a search waits for another process."""
 
     def check(self, filter: Filter) -> None:
-        """``FilterError`` if it names an attribute that no item on show has, or has as another type."""
+        """Raise ``FilterError`` if no available item has an attribute of *filter*, or has it with another type."""
 
     async def nearest(
         self, vector: NDArray[np.float32], k: int, excluded: Hashes, filter: Filter | None, oversample: int = 0
     ) -> Candidates:
-        """The *k* best by inner product with *vector*, fewer only if there are fewer; and some *oversample* more.
+        """The *k* best by inner product with *vector*, fewer only if there are fewer; and up to *oversample* more.
 
-        The oversample is near too, but not surely the nearest that there is.
+        The oversample need not be exactly the next best.
         """
 
     async def pick(
         self, ranked: OrderedItems, places: int, taken: Container[str], excluded: Hashes, filter: Filter | None
     ) -> Candidates:
-        """The first *places* of *ranked* that are on show and not *taken*, in their order and with their scores."""
+        """The first *places* of *ranked* that are available and not *taken*, in their order and with their scores."""
 
     async def vectors(self, item_ids: Iterable[str]) -> dict[str, NDArray[np.float32]]:
-        """The candidate vectors of those of *item_ids* that are on show; not to be written."""
+        """The candidate vectors of those of *item_ids* that are available; read-only."""
 
     async def features(self, items: Candidates, *, vectors: bool = False) -> ItemFeatures:
-        """What the stages look at, for each of *items*; with *vectors*, if the index gives them."""
+        """The features of *items*; with *vectors*, if the index returns vectors."""
 
     def passing(self, filter: Filter, items: Candidates) -> NDArray[np.bool_]:
-        """Whether each of *items* is on show and passes *filter*."""
+        """Whether each of *items* is available and passes *filter*."""
 
     def newest(self) -> OrderedItems:
         """``(id, listed_ms)``, latest first."""
 
     def favourite_categories(self, seen: Iterable[int]) -> list[str]:
-        """The categories that hold most of the items with the hashes *seen*, most first."""
+        """The categories with most of the items whose hashes are *seen*, most first."""
 
 
 class CandidateSource(Protocol):
-    """One named source of an answer's candidates, less what the answer's hard exclusions forbid."""
+    """A source of candidates for an answer; it returns only items that the answer's hard exclusions allow."""
 
     async def fetch(self, places: int, oversample: int) -> Candidates:
-        """The best for the *places*, and up to *oversample* more to choose from."""
+        """The best *places* candidates, and up to *oversample* more to choose from."""
 
     async def best(
         self, places: int, to: Filter | None = None, without: Sequence[Filter] = (), left_out: Hashes = NO_HASHES
     ) -> Candidates:
-        """The best for the *places* that pass *to* and none of *without*, less the items with the hashes *left_out*."""
+        """The best *places* candidates that pass *to* and no filter of *without*, except the hashes *left_out*."""
 
     async def of(self, item_ids: Sequence[str]) -> Candidates:
         """Those of *item_ids* that the source has."""

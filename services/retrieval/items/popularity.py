@@ -1,7 +1,7 @@
-"""Rankings that are always in order: trending of everything, of each category, and the newest items.
+"""Leaderboards that are always sorted: trending overall, trending per category, and the newest items.
 
-Scores arrive from the log before, after or without the item that they belong to; an item ranks once it has a score and
-is on show.
+An item's score may arrive from the log before, after or without the item; an item ranks once it has a score and is
+available.
 """
 
 import heapq
@@ -11,22 +11,22 @@ import numpy as np
 from numpy.typing import NDArray
 from sortedcontainers import SortedList
 
-_LEAST = 2.0**-16  # of the most popular item's score: less counts as none
+_LEAST = 2.0**-16  # of the most popular item's score: anything lower counts as 0
 
 
 class Leaderboard:
-    """Ids by score, greatest first; equal scores by id."""
+    """Ids by score, highest first; equal scores by id."""
 
     def __init__(self) -> None:
         self._order: SortedList = SortedList()  # (-score, id)
         self._scores: dict[str, float] = {}
 
     def __len__(self) -> int:
-        """How many rank."""
+        """How many items rank."""
         return len(self._scores)
 
     def __iter__(self) -> Iterator[tuple[str, float]]:
-        """``(id, score)`` from the top; the ranking must not change meanwhile."""
+        """``(id, score)`` from the top; must not change while iterated."""
         return ((item_id, -negated) for negated, item_id in self._order)
 
     def among(self, item_ids: Iterable[str]) -> Iterator[tuple[str, float]]:
@@ -39,7 +39,7 @@ class Leaderboard:
         return self._scores.get(item_id)
 
     def put(self, item_id: str, score: float) -> None:
-        """Rank *item_id* by *score* from now on."""
+        """Set the score of *item_id*."""
         known = self._scores.get(item_id)
         if known == score:
             return
@@ -49,14 +49,14 @@ class Leaderboard:
         self._order.add((-score, item_id))
 
     def drop(self, item_id: str) -> None:
-        """Rank *item_id* no longer; one that does not rank changes nothing."""
+        """Remove *item_id*, if it ranks."""
         score = self._scores.pop(item_id, None)
         if score is not None:
             self._order.remove((-score, item_id))
 
 
 class ItemList:
-    """Items in an order of their own, each with a score."""
+    """Items in a given order, each with a score."""
 
     def __init__(self, scored: Iterable[tuple[str, float]]) -> None:
         self._scored = dict(scored)
@@ -72,13 +72,13 @@ class ItemList:
 
 
 class MergedLeaderboards:
-    """Several rankings as one; no item is in two of them."""
+    """Several leaderboards, merged by score; no item is in two of them."""
 
     def __init__(self, rankings: Sequence[Leaderboard]) -> None:
         self._rankings = rankings
 
     def __iter__(self) -> Iterator[tuple[str, float]]:
-        """``(id, score)`` from the top; the rankings must not change meanwhile."""
+        """``(id, score)`` from the top; they must not change while iterated."""
         return heapq.merge(*self._rankings, key=lambda ranked: (-ranked[1], ranked[0]))
 
     def among(self, item_ids: Iterable[str]) -> Iterator[tuple[str, float]]:
@@ -88,7 +88,7 @@ class MergedLeaderboards:
 
 
 def _in_order(negated: list[tuple[float, str]]) -> Iterator[tuple[str, float]]:
-    """A heap, for often only the first few are asked for."""
+    """*negated* pairs in order; a heap, because often only the first few are used."""
     heapq.heapify(negated)
     while negated:
         score, item_id = heapq.heappop(negated)
@@ -96,7 +96,7 @@ def _in_order(negated: list[tuple[float, str]]) -> Iterator[tuple[str, float]]:
 
 
 class Trending:
-    """Items on show by popularity, over all and within each category."""
+    """Available items by popularity, overall and within each category."""
 
     def __init__(self) -> None:
         self._scores: dict[str, float] = {}
@@ -105,22 +105,22 @@ class Trending:
         self._by_category: dict[str, Leaderboard] = {}
 
     def score(self, item_id: str, score: float) -> None:
-        """The item's popularity is *score* now."""
+        """Set the item's popularity."""
         self._scores[item_id] = score
         if item_id in self._category_of:
             self._rank(item_id)
 
     def unscore(self, item_id: str) -> None:
-        """The item has no popularity any more."""
+        """Remove the item's popularity."""
         self._unrank(item_id)
         self._scores.pop(item_id, None)
 
     def scores(self) -> Mapping[str, float]:
-        """The popularity of every item that has one, on show or not."""
+        """The popularity of every item that has one, available or not."""
         return self._scores
 
     def show(self, item_id: str, category: str) -> None:
-        """The item is on show, in *category*."""
+        """Mark the item as available, in *category*."""
         if self._category_of.get(item_id) == category:
             return
         self._unrank(item_id)
@@ -129,7 +129,7 @@ class Trending:
             self._rank(item_id)
 
     def hide(self, item_id: str) -> None:
-        """The item is not on show any more; its score is kept for when it comes back."""
+        """Mark the item as unavailable; its score is kept in case it returns."""
         self._unrank(item_id)
         self._category_of.pop(item_id, None)
 
@@ -138,10 +138,10 @@ class Trending:
         return self._all
 
     def popularity(self, item_ids: Sequence[str]) -> NDArray[np.float64]:
-        """How popular each of *item_ids* is beside the most popular item of all: 0-1, on a scale of logarithms.
+        """The popularity of each of *item_ids* relative to the most popular item: 0-1, on a logarithmic scale.
 
-        1 is as popular, 0.5 a 256th of it, 0 a 65,536th or not at all. Scores of another decay, or of
-        another moment, give the same: only their ratios count.
+        1 is as popular, 0.5 a 256th of it, 0 a 65,536th or less. Only ratios of scores count, so the time to which
+        decayed scores refer makes no difference.
         """
         most = next(iter(self._all), ("", 0.0))[1]
         if most <= 0:

@@ -1,4 +1,4 @@
-"""An item as answers print it: made once when the item changes, and not again for each answer."""
+"""The JSON of an item in answers, made once when the item changes and not for each answer."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,12 +9,12 @@ from nearline.item_vectors import ItemFields
 from nearline.items import Attribute
 from services.retrieval.items.interface import Candidates, Scores
 
-BEFORE_SCORE = b',"score":'  # a payload ends with this
+BEFORE_SCORE = b',"score":'  # the JSON from ``render`` ends with this
 NO_ATTRIBUTES = b'"attributes":{}' + BEFORE_SCORE
 
 
 def render(item_id: str, shown: ItemFields) -> bytes:
-    """What an answer prints of an item, made once and not for each answer: its JSON up to the score, after a comma."""
+    """The item's JSON up to the score, after a comma."""
     fields = {
         "item_id": item_id,
         "title": shown.title,
@@ -29,20 +29,20 @@ def render(item_id: str, shown: ItemFields) -> bytes:
 
 
 def attributes_of(printed: bytes) -> Mapping[str, Attribute]:
-    """The attributes in what ``render`` made of an item."""
+    """The attributes in the JSON from ``render``."""
     attributes: Mapping[str, Attribute] = orjson.loads(printed[1 : -len(BEFORE_SCORE)] + b"}")["attributes"]
     return attributes
 
 
 def shown_fields(printed: bytes) -> dict[str, object]:
-    """What ``ItemFields`` holds, from what ``render`` made of it; such an item is available."""
+    """The fields of ``ItemFields`` in the JSON from ``render``, of an available item."""
     fields: dict[str, object] = orjson.loads(printed[1 : -len(BEFORE_SCORE)] + b"}")
     del fields["item_id"]
     return fields
 
 
 def print_scores(scores: Scores) -> bytes:
-    """*scores* as JSON, between commas."""
+    """*scores* as JSON, separated by commas."""
     return orjson.dumps(np.ascontiguousarray(scores), option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
 
 
@@ -52,6 +52,6 @@ def print_items(items: Candidates) -> bytes:
 
 
 def closed(starts: Sequence[bytes], scores: Sequence[bytes], end: bytes = b"", notes: Sequence[bytes] = ()) -> bytes:
-    """Items from their pieces, joined by commas; *notes*, if there are any, are one for each item."""
+    """The JSON of items from their pieces, joined by commas; *notes* are empty or one for each item."""
     pieces = zip(starts, scores, notes or [b""] * len(starts), strict=True)
     return b"".join([b"%b%b%b%b}" % (start, score, end, note) for start, score, note in pieces])[1:]

@@ -1,8 +1,8 @@
-"""Text search in the items on show: SQLite's FTS5, in the memory of this process.
+"""Text search in the available items: SQLite's FTS5, in memory.
 
-It was chosen over tantivy because a change is in the next search, without a commit of milliseconds and its merging
-threads, and because it comes with Python. Changes are noted at once and written by the thread that searches, before it
-searches: so no request waits for them on the event loop, and none misses one.
+It was chosen over tantivy because a change is in the next search, without a commit of milliseconds and merging threads,
+and because it comes with Python. Changes are queued and written by the search thread before its next search: so they
+never block the event loop, and every search includes them.
 """
 
 import asyncio
@@ -25,8 +25,8 @@ MAX_WORDS = 16
 MAX_FOUND = 2_000
 _MOST_WAITING = 64  # searches; one takes a few ms, and all share a thread
 _DEADLINE_S = 0.5
-_SLICE = 4_000  # changes that are written at once: 40 ms; many small writes would have to be merged again and again
-_LOOK_EVERY = 20_000  # of SQLite's operations, whether the deadline has passed: about a millisecond
+_SLICE = 4_000  # changes of one write: 40 ms; SQLite would merge many small writes over and over
+_LOOK_EVERY = 20_000  # SQLite operations between two checks of the deadline: about a millisecond
 _WORD = re.compile(r"[^\W_]+")
 # Per column: id (never searched), title, category, brand, attributes.
 _BM25 = "bm25(items, 0.0, 10.0, 4.0, 4.0, 1.0)"
@@ -40,16 +40,16 @@ _FIND = f"select item_id, {_BM25} as score from items where items match ? order 
 _PUT = "insert or replace into items(rowid, item_id, title, category, brand, attributes) values (?, ?, ?, ?, ?, ?)"
 _DROP = "delete from items where rowid = ?"
 
-_SEARCHES = seconds("text_search_seconds", "From a text search's turn to its matches")
+_SEARCHES = seconds("text_search_seconds", "Duration of a text search in its thread, without the wait for it")
 _WAITING = gauge("text_waiting_changes", "Changes of items that the text index has not written yet")
-_CUT_OFF = counter("text_searches_cut_off_total", "Text searches that were ended at their deadline")
+_CUT_OFF = counter("text_searches_cut_off_total", "Text searches that were stopped at their deadline")
 
 T = TypeVar("T")
-Match = tuple[str, float]  # id, score: the greater the better
+Match = tuple[str, float]  # id, score: higher is better
 
 
 class TextIndex:
-    """Words to items. ``put``, ``drop`` and ``search`` belong to the event loop's thread; the database to its own."""
+    """Finds items by words. ``put``, ``drop``, ``search`` are for the event loop; the database has its own thread."""
 
     def __init__(self, *, deadline_s: float = _DEADLINE_S) -> None:
         self._deadline_s = deadline_s
@@ -59,32 +59,32 @@ class TextIndex:
         self._database = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
         self._database.execute(_SCHEMA)
         self._database.set_progress_handler(lambda: time.monotonic() > self._end, _LOOK_EVERY)
-        self._end = math.inf  # of the statement that runs; looked at in the thread that runs it
+        self._end = math.inf  # deadline of the running statement, used only in the search thread
         self._searches = 0
 
     def put(self, item_id: str, shown: ItemFields) -> None:
-        """The item is on show, with these words."""
+        """Index the words of an available item, or replace them."""
         self._changes[item_id] = shown
 
     def drop(self, item_id: str) -> None:
-        """The item is on show no longer; an unknown one changes nothing."""
+        """Remove the item, if it is indexed."""
         self._changes[item_id] = None
 
     def clear(self) -> None:
-        """Know nothing, as a new one."""
+        """Remove all items."""
         self._changes.clear()
         self._cleared = True
 
     async def search(self, text: str, most: int) -> tuple[list[Match], list[Match]]:
-        """The items that have all words of *text*, and those that have some; at most *most* together, best first.
+        """The items with all words of *text*, and those with some; at most *most* together, best first.
 
-        The last word may be the beginning of one. The second is only looked for if the first are fewer than *most*.
-        ``BadInput`` if there is no word in *text* or there are too many, ``Overloaded`` if too many search,
-        ``Unavailable`` if it takes too long.
+        The last word may be a prefix. Items with some words are only searched if fewer than *most* have all.
+        ``BadInput`` if *text* has no word or too many, ``Overloaded`` if too many searches wait, ``Unavailable`` if
+        the search exceeds its deadline.
         """
         words = words_of(text)
         if self._searches >= _MOST_WAITING:
-            raise Overloaded(f"{self._searches} searches are waiting, at most {_MOST_WAITING} may; come again")
+            raise Overloaded(f"{self._searches} searches are waiting, at most {_MOST_WAITING} may; try again")
         self._searches += 1
         try:
             await self._write_all()
@@ -93,7 +93,7 @@ class TextIndex:
             self._searches -= 1
 
     async def run(self, every_s: float = 0.2) -> None:
-        """Write what changed until cancelled, so that a search finds little left to write."""
+        """Write queued changes until cancelled, so that a search has few to write first."""
         try:
             while True:
                 await self._write_all()
@@ -103,7 +103,7 @@ class TextIndex:
             self.close()
 
     def close(self) -> None:
-        """Wait for what is under way and let go of everything; safe to call twice."""
+        """Wait for the running search and close the database; safe to call twice."""
         self._thread.shutdown()
         self._database.close()
 
@@ -116,7 +116,7 @@ class TextIndex:
             raise Unavailable(problem) from None
 
     async def _write_all(self) -> None:
-        """Have the thread write all changes that there are now; it takes them in the order of its work."""
+        """Let the thread write all queued changes, before any search that is submitted later."""
         while self._changes or self._cleared:
             cleared, self._cleared = self._cleared, False
             part = dict(islice(self._changes.items(), _SLICE))
@@ -158,7 +158,7 @@ class TextIndex:
 
 
 def words_of(text: str) -> list[str]:
-    """The words that are searched for; ``BadInput`` if there is none, or there are too many."""
+    """The words of *text*; ``BadInput`` if there are none or too many."""
     words = _WORD.findall(unicodedata.normalize("NFC", text))
     if not words:
         raise BadInput("no_words", f"no letter or digit to search for, came {text!r:.80}", field="q")
@@ -176,7 +176,7 @@ def _any_of(words: Sequence[str]) -> str:
 
 
 def _terms(words: Sequence[str]) -> Iterable[str]:
-    """Each word in quotes, so that none is a word of the query language; the last may go on."""
+    """Each word in quotes, so that none is a keyword of the query language; the last as a prefix."""
     for nth, word in enumerate(words, 1):
         yield f'"{word}"' + ("*" if nth == len(words) and len(word) > 1 else "")
 
@@ -187,6 +187,6 @@ def _texts(shown: ItemFields) -> tuple[str, str, str, str]:
 
 
 def _row(item_id: str) -> int:
-    """The item's row: its hash, as SQLite's signed numbers hold it."""
+    """The item's rowid: its hash as a signed 64-bit integer."""
     number = hash64(item_id)
     return number - (1 << 64) if number >= 1 << 63 else number

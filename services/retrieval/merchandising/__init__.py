@@ -1,1 +1,1 @@
-"""Rules as data: what holds for a request, what it does to scores, and where pins and exploration put items."""
+"""Merchandising: the rules that are active for a request, their effect on scores, and the places of pinned items."""

@@ -1,4 +1,4 @@
-"""The rules that are active for one request, as the pipeline uses them, and how a request gets them."""
+"""The rules that are active for one request: how they are found, and their interface to the pipeline."""
 
 import time
 from collections.abc import Callable
@@ -18,7 +18,7 @@ _DAY_MS = 24 * 3600 * 1000
 
 
 class ActiveRules:
-    """The rules of one request, and its exploration, which is seeded by the request's id."""
+    """The active rules of one request, and its exploration, which is seeded by the request id."""
 
     def __init__(self, rules: RuleSet, request_id: str, exploration: ExplorationPolicy = NO_EXPLORATION) -> None:
         self._rules = rules
@@ -28,7 +28,7 @@ class ActiveRules:
 
     @property
     def is_weighing(self) -> bool:
-        """Whether boosts or buries hold."""
+        """Whether boosts or buries are active."""
         return bool(self._rules.weights)
 
     @property
@@ -37,11 +37,11 @@ class ActiveRules:
         return self._rules.blocked_items
 
     def allowed(self, filter: Filter | None) -> Filter | None:
-        """*filter*, and what no block forbids; *filter* itself if none does."""
+        """*filter* without the items that blocks forbid; *filter* itself if no block has a filter."""
         return self._rules.allowed(filter)
 
     async def widened(self, index: ItemIndex, pool: Candidates, source: CandidateSource, places: int) -> Candidates:
-        """*pool*, the best of *source* by plain score, with what may be better once weights apply; in any order."""
+        """*pool*, the best of *source* by unweighted score, plus items that weights may lift; in any order."""
         return await widened(pool, self._rules.weights, source, places, index.passing)
 
     def weighted(self, index: ItemIndex, items: Candidates) -> Scores:
@@ -52,7 +52,7 @@ class ActiveRules:
     async def place(
         self, index: ItemIndex, groups: list[Group], context: RequestContext, excluded: Hashes, filter: Filter | None
     ) -> list[Group]:
-        """The answer with exploration, then pins, at their places; both obey *excluded* and *filter*."""
+        """The answer with exploration, then pins, in place; both obey *excluded* and *filter*."""
         rules, exploration = self._rules, self._exploration
         context.trace.rules += [rule.rule_id for rule in rules.blocks]
         if not (rules.weights or rules.pins or exploration.share):
@@ -65,9 +65,10 @@ class ActiveRules:
 
 
 class RuleResolver:
-    """Finds the rules of each request in *table*; exploration takes *share* of the places unless a scenario says.
+    """Finds the active rules of each request in *table*.
 
-    An item that was listed within *new_days* is new.
+    Exploration takes *share* of the places, unless a scenario sets another share, for items that were listed in the
+    last *new_days*.
     """
 
     def __init__(
@@ -84,13 +85,13 @@ class RuleResolver:
         self._now_ms = now_ms
 
     def of(self, table: RuleTable) -> "RuleResolver":
-        """The same for another table."""
+        """A resolver with the same settings for another table."""
         return RuleResolver(table, share=self._share, new_days=self._new_ms / _DAY_MS, now_ms=self._now_ms)
 
     def expand(self, request: RecommendRequest) -> RecommendRequest:
-        """*request* with the parameters of its scenario, where the caller gave none.
+        """*request* with the parameters of its scenario, where the caller set none.
 
-        Filters of both are joined. ``BadInput`` if there is no such scenario.
+        Both filters apply. ``BadInput`` if the scenario does not exist.
         """
         if request.scenario is None:
             return request
@@ -104,11 +105,11 @@ class RuleResolver:
         return replace(request, filter=rules.within_base_filter(request.filter), **more)
 
     def rule_set(self, request: RecommendRequest) -> RuleSet:
-        """The rules that hold for *request* now."""
+        """The rules that are active for *request* now."""
         return self.table.rule_set(request.scenario, self._now_ms())
 
     def resolve(self, request: RecommendRequest, request_id: str) -> ActiveRules | None:
-        """The rules and exploration of this request, now; ``None`` if there are none: it then costs nothing more."""
+        """The active rules and exploration of this request; ``None`` if there are none."""
         now_ms = self._now_ms()
         rules = self.table.rule_set(request.scenario, now_ms)
         share = self._share if rules.scenario is None else rules.scenario.parameters.get("explore", self._share)

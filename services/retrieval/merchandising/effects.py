@@ -1,8 +1,8 @@
-"""What the rules in force do to an answer, as functions of its candidates.
+"""The effects of active rules on an answer, as functions of its candidates.
 
-Hard drops come first: what is blocked is not looked for at all, by a filter joined to the request's own. Boosts and
-buries then weigh scores: a factor multiplies a score, and divides a negative one, so that a boost raises and a bury
-lowers whatever the score is of. Pins come last, and only those whose items the hard drops let through.
+Blocks come first: they are part of the request's filter, so blocked items are never candidates. Boosts and buries then
+weight scores: a factor multiplies a score, and divides a negative one, so that a boost always raises a score and a bury
+lowers it. Pins come last, and only with items that pass the hard exclusions.
 """
 
 from collections.abc import Callable, Container, Mapping, Sequence
@@ -18,33 +18,33 @@ from nearline.rules import Action, Rule, Scenario
 from nearline.user_documents import NO_HASHES, Hashes
 from services.retrieval.items.interface import Candidates, CandidateSource, Scores
 
-_KEPT = 256  # filters of requests whose joining with what holds is remembered
+_KEPT = 256  # cached filters of requests, joined with those of the rules
 
 
 @dataclass(frozen=True, slots=True)
 class RuleSet:
-    """The rules that hold for an answer, prepared once for all answers until a rule changes or its window ends."""
+    """The active rules of a scenario, prepared once and used until a rule changes or a window begins or ends."""
 
     scenario: Scenario | None = None
     base_filter: Filter | None = None  # the scenario's own
     blocks: tuple[Rule, ...] = ()
     weights: tuple[Rule, ...] = ()  # boosts and buries
     pins: tuple[Rule, ...] = ()  # by position
-    blocked_filters: tuple[Filter, ...] = ()  # what passes one of these is blocked
-    blocked_items: Hashes = field(default_factory=lambda: NO_HASHES)  # so are these, sorted
+    blocked_filters: tuple[Filter, ...] = ()  # items that pass one of these are blocked
+    blocked_items: Hashes = field(default_factory=lambda: NO_HASHES)  # hashes of items blocked by id, sorted
     _joined: dict[tuple[str, bool], Filter | None] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def is_empty(self) -> bool:
-        """Whether no rule holds."""
+        """Whether no rule is active."""
         return not (self.blocks or self.weights or self.pins)
 
     def within_base_filter(self, filter: Filter | None) -> Filter | None:
-        """What passes *filter* and the scenario's filter; ``None`` if everything does."""
+        """The filter for items that pass *filter* and the scenario's filter; ``None`` if all items do."""
         return filter if self.base_filter is None else self._remembered(filter, self.base_filter, ())
 
     def allowed(self, filter: Filter | None) -> Filter | None:
-        """What passes *filter* and no filter of a block; ``None`` if everything does."""
+        """The filter for items that pass *filter* and no filter of a block; ``None`` if all items do."""
         return filter if not self.blocked_filters else self._remembered(filter, None, self.blocked_filters)
 
     def _remembered(self, filter: Filter | None, to: Filter | None, without: Sequence[Filter]) -> Filter | None:
@@ -57,7 +57,7 @@ class RuleSet:
 
 
 def rule_set_of(rules: Sequence[Rule], scenario: Scenario | None) -> RuleSet:
-    """*rules*, all of which hold, prepared; of two pins of one position the one with the lesser id comes first."""
+    """The rule set of *rules*, which are all active; of two pins at one position the smaller id comes first."""
     blocks = tuple(rule for rule in rules if rule.action is Action.BLOCK)
     pins = [rule for rule in rules if rule.action is Action.PIN]
     expression = None if scenario is None else scenario.parameters.get("filter")
@@ -78,10 +78,10 @@ Passing = Callable[[Filter, Candidates], NDArray[np.bool_]]
 async def widened(
     pool: Candidates, weights: Sequence[Rule], source: CandidateSource, places: int, passing: Passing
 ) -> Candidates:
-    """*pool*, the best of *source* by plain score, with what may be better once *weights* apply; in no promised order.
+    """*pool*, the best of *source* by unweighted score, plus items that *weights* may lift; in any order.
 
-    That is the best of what each boost names and, if something buried is in the pool, the best of what is not. So the
-    true best are among them, unless several rules touch one item.
+    These are the best items of each boost and, if the pool contains buried items, the best that are not buried. So the
+    result contains the best items by weighted score, unless several rules touch one item.
     """
     found = [pool]
     for rule in weights:
@@ -96,7 +96,7 @@ async def widened(
 
 
 def touches(rule: Rule, items: Candidates, passing: Passing) -> NDArray[np.bool_]:
-    """Which of *items* (n,) the rule is about."""
+    """Whether the rule applies to each of *items* (n,)."""
     if rule.filter is not None:
         return passing(rule.filter, items)
     named = set(rule.items)
@@ -104,7 +104,7 @@ def touches(rule: Rule, items: Candidates, passing: Passing) -> NDArray[np.bool_
 
 
 def weighted(scores: Scores, weights: Sequence[Rule], about: Sequence[NDArray[np.bool_]]) -> Scores:
-    """*scores* (n,) after each of *weights* weighed those that it is *about* (n,)."""
+    """*scores* (n,) after *weights*, each applied to the items that its mask in *about* (n,) selects."""
     found = scores.astype(np.float64)
     for rule, mine in zip(weights, about, strict=True):
         factor = rule.factor or 1.0
@@ -113,7 +113,7 @@ def weighted(scores: Scores, weights: Sequence[Rule], about: Sequence[NDArray[np
 
 
 def together(found: Sequence[Candidates]) -> Candidates:
-    """All of *found*, each item once, in the order in which they first come."""
+    """All of *found* without duplicates, in the order of first occurrence."""
     if len(found) == 1:
         return found[0]
     ids = [item_id for picked in found for item_id in picked.item_ids]
@@ -125,7 +125,7 @@ def together(found: Sequence[Candidates]) -> Candidates:
 
 @dataclass(frozen=True, slots=True)
 class PinPosition:
-    """An item that a pin puts at a place, counted from 0."""
+    """A pinned item and its place, counted from 0."""
 
     at: int
     item_id: str
@@ -135,11 +135,10 @@ class PinPosition:
 def pin_positions(
     pins: Sequence[Rule], best_of: Mapping[str, Sequence[str]], allowed: Container[str], k: int
 ) -> list[PinPosition]:
-    """Where *pins* put which items of an answer of *k*: only *allowed* ones, each once, none beyond the answer's end.
+    """The places of pinned items in an answer of *k*: only *allowed* items, each once, none beyond the end.
 
-    *best_of* has, by rule, the best items for a pin that names a filter, which takes the first that is free. What a pin
-    of items names comes one after the other; one that is not allowed leaves its place to the next. A place that is
-    taken pushes to the next free one.
+    A pin of items puts them one after the other and skips those that are not allowed. A pin with a filter puts the
+    first free item of *best_of*, by rule id. An item whose place is taken gets the next free one.
     """
     taken: dict[int, PinPosition] = {}
     pinned: set[str] = set()
@@ -157,7 +156,7 @@ def pin_positions(
 
 
 def with_pins(others: Sequence[str], pinned: Sequence[PinPosition], k: int) -> list[str]:
-    """The answer's *k* ids: each pin at its place, *others* around them in their order; no gaps when they are few."""
+    """The answer's *k* ids: pins at their places, *others* around them in their order; no gaps if *others* are few."""
     rest = iter([item_id for item_id in others if item_id not in {place.item_id for place in pinned}])
     found: list[str] = []
     for place in pinned:

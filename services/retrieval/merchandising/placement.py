@@ -1,4 +1,4 @@
-"""The last two stages of an answer: exploration, then pins. What they bring passed the same hard drops as the rest."""
+"""The last two stages of an answer: exploration, then pins; their items pass the same hard exclusions as the rest."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,12 +17,12 @@ from services.retrieval.merchandising.exploration import POOL, explore, opened_p
 from services.retrieval.request import RequestContext
 from services.retrieval.result import Group, Source
 
-_LOOKED_AT = 4 * POOL  # of the newest items, for those that the user may be shown
+_LOOKED_AT = 4 * POOL  # newest items from which the pool is filled, as some are excluded for this user
 
 
 @dataclass(frozen=True, slots=True)
 class ExplorationPolicy:
-    """Which *share* of an answer's places goes to items that were listed at *since_ms* or later."""
+    """The *share* of an answer's places that goes to items listed at *since_ms* or later."""
 
     share: float = 0.0
     since_ms: int = 0
@@ -33,7 +33,7 @@ NO_EXPLORATION = ExplorationPolicy()
 
 @dataclass(frozen=True, slots=True)
 class PlacedItem:
-    """One item of an answer in the making; *rules* touched it, and it came to its place with *propensity*."""
+    """One item of an unfinished answer, with the *rules* that touched it and its *propensity* at its place."""
 
     item_id: str
     printed: bytes
@@ -50,7 +50,7 @@ class PlacedItem:
 
 
 class Placement:
-    """Puts the items of one answer in their places; *excluded* and *filter* are the hard drops of the whole answer."""
+    """Puts the items of one answer in their places; *excluded* and *filter* are the answer's hard exclusions."""
 
     def __init__(self, index: ItemIndex, context: RequestContext, excluded: Hashes, filter: Filter | None) -> None:
         self._index = index
@@ -61,7 +61,7 @@ class Placement:
     async def place(
         self, groups: Sequence[Group], rules: RuleSet, exploration: ExplorationPolicy, request_id: str
     ) -> list[PlacedItem]:
-        """The answer's items, in order: of *groups*, of exploration and of pins. Pins are for the first page."""
+        """The answer's items, in order: from *groups*, exploration and pins. Pins are only on the first page."""
         k = self._context.request.k
         entries = self._touched(_entries(groups), rules.weights)
         pins = rules.pins if not len(self._context.served) else ()
@@ -73,7 +73,7 @@ class Placement:
         return [by_id[item_id] for item_id in with_pins([entry.item_id for entry in others], pinned, k)]
 
     def _touched(self, entries: list[PlacedItem], weights: Sequence[Rule]) -> list[PlacedItem]:
-        """*entries* with the ids of the boosts and buries that are about them."""
+        """*entries* with the ids of the boosts and buries that apply to them."""
         items = Candidates([e.item_id for e in entries], [e.printed for e in entries], np.zeros(len(entries)))
         for rule in weights:
             about = touches(rule, items, self._index.passing)
@@ -86,7 +86,7 @@ class Placement:
     async def _pinned(
         self, pins: Sequence[Rule], entries: Mapping[str, PlacedItem], k: int
     ) -> tuple[list[PinPosition], dict[str, PlacedItem]]:
-        """Where *pins* put what, and the items that they put there: of the answer's *entries* or from elsewhere."""
+        """The places of *pins*, and the pinned items, from the answer's *entries* or from the index."""
         named = dict.fromkeys(item_id for pin in pins for item_id in pin.items)
         outside = ItemList((item_id, 0.0) for item_id in named if item_id not in entries)
         allowed = dict(entries) | await self._scored(await self._pick(outside, len(named), self._wanted), Source.PINNED)
@@ -100,7 +100,7 @@ class Placement:
         return placed, {place.item_id: _pinned_by(place, allowed[place.item_id]) for place in placed}
 
     async def _best(self, filter: Filter | None, most: int) -> dict[str, PlacedItem]:
-        """The *most* best that pass *filter*: nearest to the user, or most popular, then newest."""
+        """The best *most* items that pass *filter*: nearest to the user; without a vector most popular, else newest."""
         document = self._context.document
         if document is not None and document.vector is not None:
             return _by_id(await self._index.nearest(document.vector, most, self._excluded, filter), Source.PERSONAL)
@@ -111,7 +111,7 @@ class Placement:
     async def _explored(
         self, others: list[PlacedItem], exploration: ExplorationPolicy, request_id: str, pinned: Collection[str]
     ) -> list[PlacedItem]:
-        """*others* with some places given to new items by lot, and the propensity of each."""
+        """*others* with some places given to random new items, and the propensity of each."""
         taken = {entry.item_id for entry in others} | set(pinned)
         newest = _recent(self._index.newest(), exploration.since_ms)
         pool = await self._index.pick(newest, POOL, taken, self._excluded, self._wanted)
@@ -127,7 +127,7 @@ class Placement:
         return await self._index.pick(ranked, most, (), self._excluded, filter)
 
     async def _scored(self, items: Candidates, source: Source) -> dict[str, PlacedItem]:
-        """*items* as entries, each with its inner product with the user's vector; 0 where there is none to tell it."""
+        """*items* as entries, each with its inner product with the user's vector; 0 if a vector is missing."""
         document = self._context.document
         if not len(items) or document is None or document.vector is None:
             return _by_id(replace(items, scores=np.zeros(len(items))), source)
@@ -137,7 +137,7 @@ class Placement:
 
 
 def groups_of(entries: Iterable[PlacedItem]) -> list[Group]:
-    """*entries* as groups of one source that follow one another."""
+    """*entries* grouped by consecutive source."""
     return [_group(source, list(members)) for source, members in groupby(entries, key=lambda entry: entry.source)]
 
 

@@ -1,4 +1,4 @@
-"""Every rule and scenario of the log: the table that the topic ``rules`` is, kept while requests are served."""
+"""All rules and scenarios: the topic ``rules`` as a table in memory."""
 
 import difflib
 from collections.abc import Iterable
@@ -9,12 +9,12 @@ from nearline.rules import SCENARIO_PREFIX, Rule, Scenario, decode
 from nearline.telemetry import gauge
 from services.retrieval.merchandising.effects import RuleSet, rule_set_of
 
-_RULES = gauge("rules", "Merchandising rules that are known, whether their window is open or not")
+_RULES = gauge("rules", "Merchandising rules, whether their window is open or not")
 _NEVER_MS = 1 << 62
 
 
 class RuleTable:
-    """Rules and scenarios by id; the rule set of a scenario is prepared once, and again when that changes."""
+    """Rules and scenarios by id; rule sets are cached until a rule changes or a window begins or ends."""
 
     def __init__(self, entries: Iterable[Rule | Scenario] = ()) -> None:
         self._rules: dict[str, Rule] = {}
@@ -24,14 +24,14 @@ class RuleTable:
             self._put(entry)
 
     def __contains__(self, scenario: str) -> bool:
-        """Whether there is a scenario of that name."""
+        """Whether a scenario of that name exists."""
         return scenario in self._scenarios
 
     def apply(self, record: Record) -> None:
-        """Take in a record of ``rules``; a tombstone deletes.
+        """Apply a record of ``rules``; a tombstone deletes.
 
-        ``BadInput`` for one that is neither rule nor scenario; what stood under its key before is then gone, so that a
-        reader of this build never goes on with what its owner has replaced.
+        ``BadInput`` if the record is neither a rule nor a scenario; the earlier entry with its key is then removed too,
+        so that a build that cannot read the new entry does not continue with the old one.
         """
         self._ready.clear()
         if record.id.startswith(SCENARIO_PREFIX):
@@ -43,11 +43,11 @@ class RuleTable:
         _RULES.set(len(self._rules))
 
     def with_also(self, entries: Iterable[Rule | Scenario]) -> "RuleTable":
-        """Another table that holds *entries* too, in the place of those with their ids; this one stays as it is."""
+        """A new table with *entries* added, where they replace those with the same ids; this one does not change."""
         return RuleTable([*self._rules.values(), *self._scenarios.values(), *entries])
 
     def rule_set(self, scenario: str | None, now_ms: int) -> RuleSet:
-        """The rules that hold now in *scenario*, or in none; ``BadInput`` with near names if there is no such one."""
+        """The active rules of *scenario*, or of no scenario; ``BadInput`` with similar names for an unknown one."""
         ready = self._ready.get(scenario)
         if ready is None or not ready[0] <= now_ms < ready[1]:
             ready = self._ready[scenario] = self._make(scenario, now_ms)
@@ -79,7 +79,7 @@ class RuleTable:
 
 
 def _is_meant(rule: Rule, scenario: Scenario | None) -> bool:
-    """Whether *rule* is about answers in *scenario*: it is about all answers, its own ones, or is listed there."""
+    """Whether *rule* applies in *scenario*: it applies to all answers, names the scenario, or is listed by it."""
     if rule.scenario is None:
         return True
     return scenario is not None and (rule.scenario == scenario.name or rule.rule_id in scenario.rules)

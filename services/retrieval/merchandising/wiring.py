@@ -1,4 +1,4 @@
-"""What rules and exposures need of the log, put together and kept going."""
+"""Builds and runs the parts of rules and exposures that read or write Kafka."""
 
 import asyncio
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from services.retrieval.merchandising.rule_table import RuleTable
 
 
 class Merchandising:
-    """The rules of the log, followed, and the way of exposures into it."""
+    """The follower of the topic ``rules``, and the writer of exposures."""
 
     def __init__(self, settings: Settings) -> None:
         table = RuleTable()
@@ -31,7 +31,7 @@ class Merchandising:
         self.exposures = ExposureLog(share, self._producer.send_all) if share else None
 
     def readiness(self) -> Mapping[str, bool]:
-        """Whether the rules are read: before that an answer might show what is blocked."""
+        """Ready once the rules are read: before that an answer might contain blocked items."""
         return {"rules": self._follower.caught_up}
 
     async def run(self) -> None:
@@ -42,7 +42,7 @@ class Merchandising:
                 parts.create_task(self.exposures.run())
 
     async def close(self) -> None:
-        """Send what is noted, if the log takes it, and disconnect."""
+        """Send the queued exposures, if the log accepts them, and disconnect."""
         if self.exposures is not None:
             await self.exposures.drain()
         await self._producer.close()

@@ -1,1 +1,1 @@
-"""The order of an answer: candidates, exclusions, scores, diversity, and what is chosen."""
+"""The pipeline of an answer: candidates, exclusions, scores, diversity and selection."""

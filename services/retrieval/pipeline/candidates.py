@@ -1,6 +1,6 @@
-"""Where candidates come from, in order: personal, trending of categories, trending, newest.
+"""The candidate sources in their order: personal, trending in categories, trending, newest.
 
-Each source fills only what the one before it left open.
+Each source fills only the places that the sources before it left open.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -18,7 +18,10 @@ from services.retrieval.result import Degradation, Source
 def candidate_sources(
     index: ItemIndex, context: RequestContext, excluded: Hashes, filter: Filter | None, taken: Collection[str]
 ) -> Iterator[tuple[Source, CandidateSource]]:
-    """Each source, of which nothing is in *taken* when it is asked; a later one costs nothing until it is due."""
+    """Each source in order; a source leaves out items that are in *taken* when it is fetched.
+
+    A source costs nothing until the iterator reaches it.
+    """
     document = context.document
     if document is not None and document.vector is not None:
         yield Source.PERSONAL, _Personal(index, document, excluded, filter)
@@ -27,7 +30,7 @@ def candidate_sources(
 
 
 class _Personal:
-    """The items near to the user's vector."""
+    """The items near the user's vector."""
 
     def __init__(self, index: ItemIndex, document: UserDocument, excluded: Hashes, filter: Filter | None) -> None:
         assert document.vector is not None
@@ -46,7 +49,7 @@ class _Personal:
         return await self._index.nearest(self._vector, places, _both(self._excluded, left_out), filter)
 
     async def of(self, item_ids: Sequence[str]) -> Candidates:
-        """They come with their inner products; none if the index does not tell vectors."""
+        """With their inner products; none if the index does not return vectors."""
         listed = ItemList((item_id, 0.0) for item_id in item_ids)
         items = await self._index.pick(listed, len(item_ids), (), self._excluded, self._wanted)
         vectors = (await self._index.features(items, vectors=True)).vectors
@@ -56,7 +59,7 @@ class _Personal:
 
 
 class _Ordered:
-    """Items in an order that is the same for everybody."""
+    """Items in an order that is the same for every user."""
 
     def __init__(
         self, index: ItemIndex, ranked: OrderedItems, taken: Collection[str], excluded: Hashes, filter: Filter | None
@@ -86,7 +89,7 @@ def _both(one: Hashes, other: Hashes) -> Hashes:
 
 
 def _top_ups(index: ItemIndex, context: RequestContext) -> Iterator[tuple[Source, OrderedItems]]:
-    """The category of the page that is shown goes first: it is what the user looks at now."""
+    """The popular lists; the category of the page that is shown comes first, because the user looks at it now."""
     page_category = context.request.context.category
     if page_category:
         yield Source.TRENDING_CATEGORY, index.trending.top_of([page_category])

@@ -1,7 +1,7 @@
-"""Caps by category and diversity: which of the candidates are chosen, and in what order.
+"""Selects and orders candidates, with caps per category and with diversity.
 
 Diversity is maximal marginal relevance (Carbonell and Goldstein 1998): each next choice is the candidate with the best
-score, less its similarity to the most similar one of those already selected.
+score less its similarity to the most similar item already selected.
 """
 
 from dataclasses import dataclass, field
@@ -16,13 +16,13 @@ Positions = NDArray[np.int64]  # of candidates, in the order in which they are c
 
 @dataclass(slots=True)
 class Selected:
-    """What was chosen for the answer so far; later choices take it into account."""
+    """The items selected so far, which later choices take into account."""
 
     per_category: dict[int, int] = field(default_factory=dict)
     features: list[ItemFeatures] = field(default_factory=list)
 
     def add(self, features: ItemFeatures) -> None:
-        """Note that these were chosen too."""
+        """Add the features of newly selected items."""
         self.features.append(features)
         for category in features.categories.tolist():
             self.per_category[category] = self.per_category.get(category, 0) + 1
@@ -66,7 +66,7 @@ def mmr(
 
 
 def _value_after(selected: Selected, features: ItemFeatures, gain: Scores, share: np.float32) -> Scores:
-    """Each candidate's gain less its similarity to what was chosen before."""
+    """Each candidate's gain less its similarity to the items selected before."""
     if not selected.features:
         return gain.copy()
     like = [_similarity(before, features).max(axis=0, initial=-1.0) for before in selected.features]
@@ -108,7 +108,7 @@ class _Room:
                 self._close_if_full(category)
 
     def take(self, place: int) -> None:
-        """*place* was selected."""
+        """Count the category of the candidate at *place*, which was selected."""
         if self._most is not None:
             category = int(self._categories[place])
             self._counts[category] = self._counts.get(category, 0) + 1

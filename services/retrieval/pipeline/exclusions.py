@@ -1,4 +1,4 @@
-"""The hard exclusions: what may not come into an answer, whatever else it asks for; every source and pin obeys them."""
+"""The hard exclusions: items that no answer may contain; every source and pin obeys them."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from services.retrieval.request import ExcludeSeen, RequestContext
 
 
 def excluded_hashes(context: RequestContext, blocked: Hashes = NO_HASHES) -> Hashes:
-    """Hashes of what was seen, excluded by the caller, served before or *blocked* by name: sorted, each once."""
+    """Sorted hashes, without duplicates, of items that are seen, excluded by the caller, served before or *blocked*."""
     request = context.request
     all_parts = (seen_hashes(context.document, request.exclude_seen), request.exclude, context.served, blocked)
     parts = [part for part in all_parts if len(part)]
@@ -17,7 +17,7 @@ def excluded_hashes(context: RequestContext, blocked: Hashes = NO_HASHES) -> Has
 
 
 def seen_hashes(document: UserDocument | None, exclude: ExcludeSeen) -> Hashes:
-    """Of what the user has seen, the part that *exclude* names."""
+    """Hashes of the user's seen items, or only of the purchased ones, as *exclude* says."""
     if document is None or exclude is ExcludeSeen.NONE:
         return NO_HASHES
     return document.purchased if exclude is ExcludeSeen.PURCHASE else document.seen

@@ -1,4 +1,4 @@
-"""The candidates of several named sources as one table, for a re-ranker to score before items are selected."""
+"""The candidates of all sources in one pool, for a re-ranker to score before items are selected."""
 
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -19,7 +19,7 @@ from services.retrieval.result import Group, Source
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """Candidates (n,), none twice, with the name of the source of each and what an index tells of them.
+    """Candidates (n,) without duplicates, with their sources and features.
 
     Until a re-ranker has scored them, scores are comparable within one source only.
     """
@@ -39,19 +39,19 @@ class Pool:
         return replace(self, candidates=replace(self.candidates, scores=scores))
 
     def groups(self, order: Positions) -> list[Group]:
-        """The candidates at *order*, in that order, as groups of one source that follow one another."""
+        """The candidates at *order*, in that order, grouped by consecutive source."""
         places = order.tolist()
         runs = groupby(range(len(places)), key=lambda at: self.sources[places[at]])
         return [Group(name, self.candidates.take(order[list(at)])) for name, at in runs]
 
 
 class Reranker(Protocol):
-    """Scores the candidates of all sources beside each other."""
+    """Scores the candidates of all sources on one scale."""
 
     async def score(self, pool: Pool, context: RequestContext) -> Scores:
-        """(n,): how good each candidate of *pool* is for this request, more is better.
+        """The scores (n,) of the candidates of *pool* for this request, higher is better.
 
-        ``Unavailable`` if it can't be told in time: then the answer goes without, and says so.
+        ``Unavailable`` if it cannot answer in time: the answer is then made without it and is degraded.
         """
 
 
@@ -63,7 +63,7 @@ async def collect(
     filter: Filter | None,
     places: int,
 ) -> Pool:
-    """At most *places* candidates of the sources in their order, and what *weights* may lift into the answer."""
+    """At most *places* candidates of the sources in their order, and items that *weights* may lift into the answer."""
     found: list[Candidates] = []
     names: list[Source] = []
     taken: set[str] = set()

@@ -1,4 +1,4 @@
-"""Scores that sources' candidates are chosen by: brought to 0-1 within a source, less a discount for popularity."""
+"""The scores by which candidates are selected: normalised to 0-1 within a source, less a popularity discount."""
 
 import numpy as np
 
@@ -6,9 +6,9 @@ from services.retrieval.items.interface import Scores
 
 
 def normalized(scores: Scores) -> Scores:
-    """*scores* (n,) of one source moved to 0-1: 1 the best of them, 0 the last; all 1 if they are equal.
+    """*scores* (n,) of one source, scaled to 0-1: the best is 1, the worst 0; all are 1 if they are equal.
 
-    So a share of discount or diversity means the same for inner products, popularity and listing times.
+    So a discount or diversity has the same effect on inner products, popularity and listing times.
     """
     if not len(scores):
         return np.zeros(0)

@@ -1,8 +1,7 @@
-"""The order of an answer: candidates, exclusions, discount and rules' weights, caps and diversity, placement.
+"""Selects the items of an answer: candidates, exclusions, discount and weights of rules, caps and diversity, placement.
 
-A request that wants none of the steps between asks each source for exactly the places that are open. Only what is
-shaped is chosen from more candidates than there are places. With a re-ranker the candidates of all sources become one
-pool, and its scores decide.
+A request without discount, weights, caps or diversity asks each source for exactly the open places; one with them
+selects from more candidates. With a re-ranker the candidates of all sources become one pool, and its scores decide.
 """
 
 from nearline.errors import Unavailable
@@ -25,7 +24,7 @@ _MOST_OVERSAMPLE = 2_000  # where caps leave places open
 async def select(
     index: ItemIndex, context: RequestContext, rules: ActiveRules | None = None, reranker: Reranker | None = None
 ) -> list[Group]:
-    """At most ``context.request.k`` available items that pass the filter and are not excluded, none twice."""
+    """At most ``context.request.k`` available items that pass the filter and are not excluded, without duplicates."""
     request = context.request
     excluded = excluded_hashes(context, NO_HASHES if rules is None else rules.blocked)
     filter = request.filter if rules is None else rules.allowed(request.filter)
@@ -62,7 +61,7 @@ async def _reranked(
     excluded: Hashes,
     filter: Filter | None,
 ) -> list[Group] | None:
-    """The best of all sources by the re-ranker's scores; ``None`` if it is away or there is no time left for it."""
+    """The best of all sources by the re-ranker's scores; ``None`` if it is unavailable or no time is left for it."""
     request, weights = context.request, rules if rules is not None and rules.is_weighing else None
     pool = await collect(index, context, weights, excluded, filter, request.k + _oversample(request.k))
     try:
@@ -77,7 +76,7 @@ async def _reranked(
 
 
 class _Shaping:
-    """Chooses from each source's candidates, in view of what was chosen of the sources before."""
+    """Selects from each source's candidates, given the items selected from earlier sources."""
 
     def __init__(self, index: ItemIndex, context: RequestContext, weights: ActiveRules | None) -> None:
         self._index = index
@@ -86,7 +85,7 @@ class _Shaping:
         self._selected = Selected()
 
     async def fill(self, source: CandidateSource, room: int) -> Candidates:
-        """At most *room* of the candidates of *source*; where caps leave places open, of more and more."""
+        """At most *room* candidates of *source*; if caps leave places open, from more and more candidates."""
         request = self._context.request
         oversample = _oversample(room) if request.is_shaped else 0
         while True:
@@ -96,7 +95,7 @@ class _Shaping:
                 found = await self._weights.widened(self._index, found, source, room)
             features = await self._index.features(found, vectors=bool(request.diversity))
             order = self.order(found, features, room)
-            # Too few, and there may be more where these came from.
+            # Too few, and the source may have more.
             is_short = len(order) < room and not is_all and oversample < _MOST_OVERSAMPLE
             if not is_short or self._context.is_late:
                 if len(order):
@@ -105,7 +104,7 @@ class _Shaping:
             oversample = min(4 * (oversample + room), _MOST_OVERSAMPLE)
 
     def order(self, found: Candidates, features: ItemFeatures, room: int) -> Positions:
-        """Which of *found* take the *room*, and in what order."""
+        """The positions of the at most *room* candidates to select from *found*, in order."""
         request, scores = self._context.request, self._scores(found)
         if request.diversity and self._context.is_late:
             self._context.trace.degrade(Degradation.DIVERSITY_SKIPPED)

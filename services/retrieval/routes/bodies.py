@@ -1,6 +1,6 @@
-"""Bodies of requests, within bounds: none is read beyond a size, none is waited for for ever, and all are JSON.
+"""Reads request bodies with limits on size and time, and checks that they are JSON.
 
-What the standard library takes for JSON beyond that (NaN, half of a surrogate pair) would be trouble later.
+NaN and half of a surrogate pair, which the standard library accepts, are refused: they would fail later.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from nearline.errors import BadInput
 from nearline.events import load_json
 from services.retrieval.routes.refusals import NotAnswered, answer_of, refused
 
-PARSED = "nearline.body"  # where in the scope what the body says is
+PARSED = "nearline.body"  # key of the parsed body in the ASGI scope
 MOST_BYTES = 1024 * 1024  # 50 events with contexts of 20 KiB each
 ARRIVAL_S = 10.0
 
@@ -68,10 +68,10 @@ def _announced(headers: Iterable[tuple[bytes, bytes]]) -> int:
 
 
 def _with(body: bytes, receive: Receive) -> Receive:
-    """*body* in one piece, then what *receive* tells."""
-    given: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+    """*body* as one message, then the messages of *receive*."""
+    first: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def received() -> Message:
-        return given.pop() if given else await receive()
+        return first.pop() if first else await receive()
 
     return received

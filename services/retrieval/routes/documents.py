@@ -1,4 +1,4 @@
-"""A user's document, for the routes that give no answer without it."""
+"""Reads a user's document for the routes that cannot answer without it."""
 
 import time
 
@@ -10,11 +10,11 @@ from services.retrieval.users.store_guard import GuardedStore
 
 
 async def document_of(user_id: str, store: GuardedStore, space: Space) -> UserDocument:
-    """The user's document; a 404 for a user whom nobody knows or who was erased, ``Unavailable`` without the store."""
+    """The user's document; a 404 for a user who is unknown or erased, ``Unavailable`` without the store."""
     raw = await store.get(user_id)
     document = None if raw is None else _decoded(user_id, raw, space)
     if document is None:
-        raise not_known("user_id", user_id, "no event of this user has arrived, or all that was known is erased")
+        raise not_known("user_id", user_id, "no event of this user has arrived, or the user was erased")
     return document
 
 
@@ -22,4 +22,4 @@ def _decoded(user_id: str, raw: bytes, space: Space) -> UserDocument | None:
     try:
         return decode_user_document(raw, space).at(int(time.time()))
     except (BadInput, SpaceMismatch) as error:
-        raise Unavailable(f"the document of {user_id!r:.80} cannot be read ({error}); it is written anew") from None
+        raise Unavailable(f"the document of {user_id!r:.80} cannot be read ({error}) until it is rewritten") from None

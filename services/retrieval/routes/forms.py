@@ -1,4 +1,4 @@
-"""What the read routes have in common: parameters, what an item looks like, and how items are printed."""
+"""What the read routes share: parameters, models of items and answers, and their serialisation."""
 
 import time
 from collections.abc import Mapping
@@ -40,7 +40,7 @@ EXAMPLE_ITEM: JsonDict = {
 
 
 def id_named(name: str) -> AfterValidator:
-    """A check that the parameter *name* is an id."""
+    """A validator that the parameter *name* is an id."""
 
     def checked(value: str) -> str:
         try:
@@ -60,26 +60,28 @@ FilterText = Annotated[
 
 
 class StrictModel(BaseModel):
-    """Parameters; an unknown one is refused, for it is a misspelt one."""
+    """Parameters; an unknown one is refused, because it is probably misspelt."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class FilterQuery(StrictModel):
-    """How many, and of which items."""
+    """The parameters ``k`` and ``filter``."""
 
     k: K = DEFAULT_K
     filter: FilterText = None
 
 
 class ListQuery(FilterQuery):
-    """As above, and of which categories."""
+    """The parameters ``k``, ``filter`` and ``category``."""
 
-    category: list[str] = Field([], max_length=MAX_CATEGORIES, description="of these categories alone; all without it")
+    category: list[str] = Field(
+        [], max_length=MAX_CATEGORIES, description="only items of these categories; all by default"
+    )
 
 
 class ListedItem(BaseModel):
-    """An item on show."""
+    """An available item."""
 
     item_id: str
     title: str
@@ -93,20 +95,20 @@ class ListedItem(BaseModel):
 
 
 class RouteAnswer(BaseModel):
-    """What every answer says of itself."""
+    """The fields of every answer."""
 
     took_ms: float
     request_id: str
 
 
 class ItemsAnswer(RouteAnswer):
-    """Items on show, best first."""
+    """Available items, best first."""
 
     items: list[ListedItem]
 
 
 def wanted_in(request: Request, items: ItemIndex) -> Filter | None:
-    """The filter that the request gives; ``FilterError`` if it is none, or names what no item has."""
+    """The request's filter; ``FilterError`` if it is invalid or names an attribute that no item has."""
     expressions = request.query_params.getlist("filter")
     if len(expressions) > 1:
         raise FilterError("filter is given more than once; join the expressions with and", expressions[1], 0)
@@ -114,7 +116,7 @@ def wanted_in(request: Request, items: ItemIndex) -> Filter | None:
 
 
 def checked_filter(expression: str | None, items: ItemIndex) -> Filter | None:
-    """The filter that *expression* says; ``FilterError`` if it says none, or names what no item has."""
+    """The filter of *expression*; ``FilterError`` if it is invalid or names an attribute that no item has."""
     if expression is None:
         return None
     wanted = parse(expression)
@@ -123,7 +125,7 @@ def checked_filter(expression: str | None, items: ItemIndex) -> Filter | None:
 
 
 def in_categories(wanted: Filter | None, categories: list[str]) -> Filter | None:
-    """*wanted*, and that the item is of one of *categories*, unless there are none."""
+    """*wanted*, restricted to items of *categories* unless these are empty."""
     if not categories:
         return wanted
     node: Any = Same("category", tuple(sorted(set(categories))))
@@ -133,7 +135,7 @@ def in_categories(wanted: Filter | None, categories: list[str]) -> Filter | None
 
 
 class RequestClock:
-    """When a request came and who sent it, for its answer to say."""
+    """The id and start of a request, for its answer."""
 
     def __init__(self, request: Request) -> None:
         self._started_ns = time.perf_counter_ns()
@@ -141,15 +143,15 @@ class RequestClock:
 
     @property
     def took_ms(self) -> float:
-        """Since it came."""
+        """Milliseconds since the request came."""
         return round((time.perf_counter_ns() - self._started_ns) / 1e6, 3)
 
     def answer(self, about: Mapping[str, object], items: Candidates | None = None) -> Response:
-        """*about* and *items*, with what every answer says."""
-        said = orjson.dumps({**about, "took_ms": self.took_ms, "request_id": self.request_id})
+        """An answer of *about*, *items* and the fields of every answer."""
+        body = orjson.dumps({**about, "took_ms": self.took_ms, "request_id": self.request_id})
         if items is not None:
-            said = said[:-1] + b',"items":[' + print_items(items) + b"]}"
-        return Response(said, media_type="application/json")
+            body = body[:-1] + b',"items":[' + print_items(items) + b"]}"
+        return Response(body, media_type="application/json")
 
 
 def example(of: Mapping[str, Any], **more: Any) -> ConfigDict:

@@ -1,4 +1,4 @@
-"""``GET /users/{user_id}``: what the system knows of a user."""
+"""``GET /users/{user_id}``: what is stored about a user."""
 
 from fastapi import FastAPI, Request, Response
 from pydantic import Field
@@ -15,7 +15,7 @@ ALLOWED = {"user_id": ID}
 
 
 class KnownUser(RouteAnswer):
-    """What is stored of a user. No item's id is: the store holds hashes."""
+    """What is stored about a user. Seen items are stored as hashes, so there are no ids of items."""
 
     model_config = example(
         {
@@ -35,31 +35,29 @@ class KnownUser(RouteAnswer):
     )
 
     user_id: str
-    space: int = Field(description="the embedding space that this process serves; another has a document of its own")
+    space: int = Field(description="the embedding space that this process serves; each space has its own document")
     has_vector: bool
     vector_version: int | None = Field(description="version of the history that the vector used; null without a vector")
-    history_version: int = Field(description="version of what was seen; ahead of the vector's while none could be made")
-    newest_event_id: str = Field(description="the newest event that the vector used; without one, that arrived")
+    history_version: int = Field(description="version of the seen items; newer than the vector if the tower failed")
+    newest_event_id: str = Field(description="the newest event that the vector used; without a vector, that arrived")
     as_of_ms: int = Field(description="when that event happened, UTC ms")
     stored_ms: int = Field(description="when the document was written, UTC ms")
-    events: int = Field(description="how many of the newest events those are")
+    events: int = Field(description="how many of the newest events the document contains")
     seen: int = Field(description="how many items count as seen")
-    purchased: int = Field(description="how many of them as bought")
-    categories: list[str] = Field(description="those of most of the seen items that this process knows")
+    purchased: int = Field(description="how many of them count as bought")
+    categories: list[str] = Field(description="the categories with most of the seen items that this process knows")
 
 
 def add(app: FastAPI, items: ItemIndex, store: GuardedStore, space: Space) -> None:
-    """Give *app* the route."""
+    """Add the route to *app*."""
 
     @app.get(
         PATH,
-        summary="What is known of a user",
+        summary="What is stored about a user",
         responses={200: {"model": KnownUser}, 404: {"model": Refused}, 422: {"model": Refused}},
     )
     async def known_user(request: Request, user_id: UserId) -> Response:
-        """The document that answers are made from. A profile that the shop declared is told by ingest's route of this
-        name.
-        """
+        """The user's document, which answers use. Ingest's route with the same path returns the declared profile."""
         clock = RequestClock(request)
         document = await document_of(user_id, store, space)
         has_vector = document.vector is not None

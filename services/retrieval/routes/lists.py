@@ -1,4 +1,4 @@
-"""``GET /trending`` and ``GET /latest``: what is popular now, and what was listed last."""
+"""``GET /trending`` and ``GET /latest``: the most popular and the newest items."""
 
 from fastapi import FastAPI, Request, Response
 from pydantic import Field
@@ -22,24 +22,24 @@ ALLOWED = ALLOWED_LIST
 
 
 class ListedItems(ItemsAnswer):
-    """Items of the categories that were asked for, or of all; the score is popularity, or when they were listed."""
+    """Items of the requested categories, or of all; the score is the popularity or the listing time."""
 
     model_config = example(EXAMPLE_ITEMS, category=["holder"])
 
-    category: list[str] = Field(description="as asked for; empty for all")
+    category: list[str] = Field(description="the requested categories; empty for all")
 
 
 def add(app: FastAPI, items: ItemIndex) -> None:
-    """Give *app* the routes."""
+    """Add the routes to *app*."""
 
     @app.get(
         TRENDING,
-        summary="What is popular now",
+        summary="Popular items",
         responses={200: {"model": ListedItems}, 422: {"model": Refused}},
     )
     async def trending(request: Request, query: CategoryQuery) -> Response:
-        """Items on show by popularity: events weighed by their type, each worth half as much a week later. An item
-        without any event does not trend. On Milvus this is the most popular 5,000 of all categories.
+        """Available items by popularity: the sum of their events, weighted by type, with a half-life of one week. An
+        item without events is not listed. On Milvus these are the 5,000 most popular items of all categories.
         """
         clock = RequestClock(request)
         ranked = items.trending.top_of(query.category) if query.category else items.trending.top()
@@ -48,12 +48,12 @@ def add(app: FastAPI, items: ItemIndex) -> None:
 
     @app.get(
         LATEST,
-        summary="What was listed last",
+        summary="Newest items",
         responses={200: {"model": ListedItems}, 422: {"model": Refused}},
     )
     async def latest(request: Request, query: CategoryQuery) -> Response:
-        """Items on show by listing time (`listed_ms`), newest first; those without one come last, with a score of 0.
-        On Milvus this is the newest 500 of all categories.
+        """Available items by listing time (`listed_ms`), newest first; those without one come last, with a score of 0.
+        On Milvus these are the newest 500 items of all categories.
         """
         clock = RequestClock(request)
         filter = in_categories(wanted_in(request, items), query.category)

@@ -1,4 +1,4 @@
-"""The routes for a shop's operators: rules tried before they hold, and why an answer is what it is."""
+"""The routes for operators: trying rules, and explaining an answer."""
 
 from fastapi import FastAPI
 
@@ -17,7 +17,7 @@ OPERATOR_ALLOWED = {try_rules.PATH: try_rules.ALLOWED, why.PATH: why.ALLOWED}
 
 
 def add_operator_routes(app: FastAPI, recommender: Recommender, reads: Reads, rules: RuleResolver) -> None:
-    """Give *app* the routes."""
+    """Add the routes to *app*."""
     try_rules.add(app, recommender, rules)
     vectors = None if reads.sessions is None else reads.sessions.vectors
     explainer = why.Explainer(

@@ -1,4 +1,4 @@
-"""What the read routes need, put together and kept going."""
+"""Builds and runs the parts behind the read routes."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -19,7 +19,7 @@ Hear = Callable[[Record], None]
 
 
 class ReadParts:
-    """The parts behind the read routes; *known* and *texts* are there where items are in this process."""
+    """The parts behind the read routes; *known* and *texts* are ``None`` if items are in an engine."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class ReadParts:
         self.reads = Reads(space, items, store, sessions, texts, self._users)
 
     async def run(self) -> None:
-        """Keep them going until cancelled; none of them stops answers when it is away."""
+        """Run the parts until cancelled; if Triton or the store is down, other answers continue."""
         async with asyncio.TaskGroup() as tasks:
             for part in self._running():
                 tasks.create_task(part)
@@ -55,7 +55,7 @@ class ReadParts:
         return running
 
     def hearing(self, others: Hear) -> Hear:
-        """What is to be done with each record of ``user-updates``: what *others* do, and to note who is active."""
+        """A handler for records of ``user-updates``: it notes the active user and calls *others*."""
         users = self._users
         if users is None:
             return others
@@ -68,7 +68,7 @@ class ReadParts:
 
 
 def _towers(settings: Settings, space: Space) -> SessionEncoder:
-    """The user tower; where items are in an engine there is none, and no client of Triton is needed."""
+    """The user tower; not called if items are in an engine, which therefore needs no Triton client."""
     from nearline.adapters.triton import TritonTowers
 
     return TritonTowers(

@@ -1,6 +1,6 @@
 """``GET /users/{user}/similar`` and ``GET /items/{item_id}/audience``: users near a user, users near an item.
 
-Among the users who were active last, as far as this process knows: no store is scanned.
+The search covers the most recently active users, whose vectors are in memory; it does not scan the store.
 """
 
 from typing import Annotated
@@ -42,7 +42,7 @@ class CountQuery(StrictModel):
 
 
 class NearUser(BaseModel):
-    """A user, as the store knows him now."""
+    """A user, with the versions of the current document."""
 
     user_id: str
     score: float = Field(description="inner product of unit vectors, 1 at most")
@@ -53,13 +53,13 @@ class NearUser(BaseModel):
 class UsersAnswer(RouteAnswer):
     """Users, nearest first."""
 
-    among: int = Field(description="how many users were looked at: those active last, since this process started")
-    most: int = Field(description="how many it remembers at most")
+    among: int = Field(description="how many users were compared: the most recently active since this process started")
+    most: int = Field(description="how many users this process remembers at most")
     users: list[NearUser]
 
 
 class SimilarUsers(UsersAnswer):
-    """Users whose taste is nearest to one user's."""
+    """The users nearest to a user."""
 
     model_config = example(_AMONG, user_id="u-17850")
 
@@ -67,7 +67,7 @@ class SimilarUsers(UsersAnswer):
 
 
 class Audience(UsersAnswer):
-    """Users to whom an item is nearest, whether or not they saw it."""
+    """The users nearest to an item, whether or not they saw it."""
 
     model_config = example(_AMONG, item_id="85123A")
 
@@ -75,32 +75,32 @@ class Audience(UsersAnswer):
 
 
 def add(app: FastAPI, items: ItemIndex, users: ActiveUsers | None, store: GuardedStore, space: Space) -> None:
-    """Give *app* the routes."""
+    """Add the routes to *app*."""
 
-    @app.get(SIMILAR, summary="Users like one", responses=_answers(SimilarUsers))
+    @app.get(SIMILAR, summary="Users similar to a user", responses=_answers(SimilarUsers))
     async def similar(request: Request, of_user: OfUser, query: Annotated[CountQuery, Query()]) -> Response:
-        """The *k* users nearest to this one, of those whose documents changed last. It tells of other users: a user's
-        own token does not open it.
+        """The *k* users nearest to this one, of those whose documents changed last. A user's own token does not give
+        access, because the answer is about other users.
         """
         clock, known = RequestClock(request), _known(users)
         document = await document_of(of_user, store, space)
         if document.vector is None:
-            raise NotAnswered(409, "user_id", of_user, "this user has no vector yet: no event of his could be encoded")
+            raise NotAnswered(409, "user_id", of_user, "this user has no vector yet: no event could be encoded")
         return _answer(clock, {"user_id": of_user}, known, await known.nearest(document.vector, query.k, but=of_user))
 
     @app.get(AUDIENCE, summary="Users for an item", responses=_answers(Audience))
     async def audience(request: Request, item_id: ItemId, query: Annotated[CountQuery, Query()]) -> Response:
-        """The *k* users nearest to this item, which must be on show, of those whose documents changed last."""
+        """The *k* users nearest to this item, which must be available, of those whose documents changed last."""
         clock, known = RequestClock(request), _known(users)
         vector = (await items.vectors([item_id])).get(item_id)
         if vector is None:
-            raise not_known("item_id", item_id, "no item of this id is on show; GET /search finds ids by words")
+            raise not_known("item_id", item_id, "no item with this id is available; GET /search finds ids by words")
         return _answer(clock, {"item_id": item_id}, known, await known.nearest(vector, query.k))
 
 
 def _known(users: ActiveUsers | None) -> ActiveUsers:
     if users is None:
-        raise not_here("who is near whom", "set NEARLINE_ACTIVE_USERS to how many users to remember")
+        raise not_here("the search for users", "set NEARLINE_ACTIVE_USERS to how many users to remember")
     return users
 
 

@@ -1,4 +1,4 @@
-"""``POST /rank``: the items that a caller brings, in the order that a user would like them."""
+"""``POST /rank``: sorts the caller's items for a user or session."""
 
 import time
 from typing import Annotated, Any
@@ -37,11 +37,11 @@ _PERSONAL, _TRENDING, _GIVEN, _UNKNOWN = "personal", "trending", "as_given", "un
 
 
 class RankBody(StrictModel):
-    """Whose order, of which items."""
+    """The items to rank, and the user or session to rank them for."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"example": _EXAMPLE})
 
-    item_ids: list[Id] = Field(min_length=1, max_length=MAX_ITEMS, description="an id that comes again is ranked once")
+    item_ids: list[Id] = Field(min_length=1, max_length=MAX_ITEMS, description="a repeated id is ranked once")
     user_id: Id | None = Field(None, description=ID)
     events: Annotated[
         list[dict[str, Any]],
@@ -57,18 +57,18 @@ class RankBody(StrictModel):
 
 
 class RankedItem(BaseModel):
-    """An item at its place."""
+    """An item of the ranking."""
 
     item_id: str
     score: float | None = Field(description="comparable within one source; null where there is none")
     source: str = Field(
-        description="personal: by the user's vector; trending: by popularity, where there is no vector; as_given: on "
-        "show, and nothing to order it by; unknown: not on show, so it comes last"
+        description="personal: by the user's vector; trending: by popularity, without a vector; as_given: available, "
+        "without vector and popularity, in the given order; unknown: not available, so it comes last"
     )
 
 
 class RankedItems(RouteAnswer):
-    """All items that were given, each once, best first."""
+    """All given items, each once, best first."""
 
     model_config = example(
         {
@@ -87,14 +87,14 @@ class RankedItems(RouteAnswer):
 
     user_id: str | None
     vector_version: int | None = Field(description="version of the vector that was used; null if there is none")
-    degraded: bool = Field(description="true when a part was down and the order is poorer for it")
-    reason: Reason | None = Field(description="why the order is not personal; null when it is")
-    unknown: int = Field(description="how many of the items are not on show")
+    degraded: bool = Field(description="true if the order is worse because a part was down")
+    reason: Reason | None = Field(description="why the order is not personal; null if it is")
+    unknown: int = Field(description="how many of the items are not available")
     items: list[RankedItem]
 
 
 class Ranker:
-    """Puts items in order, by whatever there is to order them by."""
+    """Sorts items by the user's vector, else by popularity."""
 
     def __init__(self, items: ItemIndex, store: GuardedStore, space: Space, sessions: Sessions | None) -> None:
         self._items = items
@@ -103,7 +103,7 @@ class Ranker:
         self._sessions = sessions
 
     async def rank(self, body: RankBody) -> dict[str, object]:
-        """The answer to *body*; there is one whatever is down."""
+        """The answer to *body*, even if store, index or tower are down."""
         vector, version, reason = await (self._of_user(body.user_id) if body.user_id else self._of_session(body))
         item_ids = list(dict.fromkeys(body.item_ids))
         try:
@@ -111,8 +111,8 @@ class Ranker:
         except Unavailable:
             reason, ordered = Reason.INDEX_UNAVAILABLE, self._by_popularity(item_ids)
         else:
-            on_show = [item_id for item_id in item_ids if item_id in known]
-            ordered = self._by_popularity(on_show) if vector is None else _by_vector(known, on_show, vector)
+            available = [item_id for item_id in item_ids if item_id in known]
+            ordered = self._by_popularity(available) if vector is None else _by_vector(known, available, vector)
             ordered += [(item_id, None, _UNKNOWN) for item_id in item_ids if item_id not in known]
         return {
             "user_id": body.user_id,
@@ -138,10 +138,10 @@ class Ranker:
 
     async def _of_session(self, body: RankBody) -> tuple[Vector | None, int | None, Reason | None]:
         if self._sessions is None:
-            raise not_here("a session's order", "it needs NEARLINE_INDEX=hnsw://; give the user_id of a known user")
-        told = {} if body.context is None else body.context.told
+            raise not_here("ranking for a session", "it needs NEARLINE_INDEX=hnsw://; give the user_id of a known user")
+        context = {} if body.context is None else body.context.told
         try:
-            session = session_of(body.events, told, now_ms=self._sessions.now_ms())
+            session = session_of(body.events, context, now_ms=self._sessions.now_ms())
         except BadInput as error:
             raise refused(error) from None
         document, reason = await self._sessions.document(session)
@@ -168,12 +168,12 @@ def _by_vector(vectors: dict[str, Vector], item_ids: list[str], vector: Vector) 
 
 
 def add(app: FastAPI, items: ItemIndex, store: GuardedStore, space: Space, sessions: Sessions | None) -> None:
-    """Give *app* the route."""
+    """Add the route to *app*."""
     ranker = Ranker(items, store, space, sessions)
 
     @app.post(
         PATH,
-        summary="Put items in order",
+        summary="Rank items",
         responses={
             200: {"model": RankedItems},
             408: {"model": Refused},
@@ -183,8 +183,8 @@ def add(app: FastAPI, items: ItemIndex, store: GuardedStore, space: Space, sessi
         },
     )
     async def rank(request: Request, body: RankBody) -> Response:
-        """All of the given items, best first; none is left out, seen or not. Without a vector of the user they are
-        ordered by popularity, and *reason* says why.
+        """All given items, best first, including seen ones. Without a user vector they are sorted by popularity, and
+        *reason* says why.
         """
         clock = RequestClock(request)
         return clock.answer(await ranker.rank(body))

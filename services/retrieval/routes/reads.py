@@ -1,4 +1,4 @@
-"""The read routes put together: what they need, who may call them, and what they let a caller say."""
+"""The read routes together: their parts, permissions, and allowed parameters."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -21,7 +21,7 @@ from services.retrieval.users.active_users import ActiveUsers
 from services.retrieval.users.session_vectors import KnownItems
 from services.retrieval.users.store_guard import GuardedStore
 
-# {of_user} and not {user_id}: what it tells is about other users, and no user's token may open it (nearline/guard.py).
+# {of_user} and not {user_id}: the answer is about other users, so a user's own token has no access (nearline/guard.py).
 READ_RULES = tuple(
     RoutePermission(method, path, Permission.READ)
     for method, path in (
@@ -61,7 +61,7 @@ _MODELS: tuple[type[BaseModel], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Reads:
-    """What the read routes look at; where something is ``None``, the routes that need it say what to do."""
+    """The parts behind the read routes; if one is ``None``, its routes answer with what to configure."""
 
     space: Space
     items: ItemIndex
@@ -74,7 +74,7 @@ class Reads:
 
 
 def add_reads(app: FastAPI, reads: Reads, others: Mapping[str, Mapping[str, str]] | None = None) -> None:
-    """Give *app* the read routes, after those that it has; *others* says what the other routes let a caller say."""
+    """Add the read routes to *app*; *others* are the allowed parameters of further routes, by path."""
     refuse_with(app, _ALLOWED | dict(others or {}))
     sessions.add(app, reads.sessions)
     rank.add(app, reads.items, reads.store, reads.space, reads.sessions)
@@ -87,9 +87,7 @@ def add_reads(app: FastAPI, reads: Reads, others: Mapping[str, Mapping[str, str]
 
 
 def describe_reads(document: dict[str, Any]) -> None:
-    """Put into *document* (an OpenAPI document) what FastAPI does not know: the schema of events in a body, and the
-    nulls of examples, which it leaves out.
-    """
+    """Add to the OpenAPI *document* what FastAPI leaves out: the schema of session events, and nulls in examples."""
     schemas = document["components"]["schemas"]
     schemas["SessionEvent"] = sessions.SessionEvent.model_json_schema()
     for model in _MODELS:

@@ -1,4 +1,4 @@
-"""What is said when a route gives no answer: always the field, what came, what was expected, and what is allowed."""
+"""The answers of routes to requests that they refuse: the field, its value, the problem, and the allowed values."""
 
 import difflib
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ _COMES_AGAIN = (429, 503)
 
 
 class NotAnswered(Exception):
-    """A request that gets no answer; *field* is what it was about, *came* what stood there."""
+    """The request is refused; *field* is the parameter at fault, *came* its value."""
 
     def __init__(self, status: int, field: str, came: object, problem: str) -> None:
         super().__init__(problem)
@@ -26,57 +26,57 @@ class NotAnswered(Exception):
 
 
 def not_known(field: str, came: str, problem: str) -> NotAnswered:
-    """What a path names is not there."""
+    """A 404: the path names something that does not exist."""
     return NotAnswered(404, field, came, problem)
 
 
 def not_here(what: str, instead: str) -> NotAnswered:
-    """This process was put together without what it takes; *instead* says what to do."""
+    """A 501: this process is configured without *what*; *instead* says what to do."""
     return NotAnswered(501, "", "", f"{what} is not served here: {instead}")
 
 
 def refuse_with(app: FastAPI, allowed: Mapping[str, Mapping[str, str]]) -> None:
-    """Have *app* answer for the routes that *allowed* knows, by path; *allowed* says what each parameter may be."""
+    """Add handlers to *app* for the routes in *allowed*, which has the allowed values by path and parameter."""
     others: Any = app.exception_handlers.get(RequestValidationError)
 
-    def said_of(request: Request) -> Mapping[str, str] | None:
+    def allowed_for(request: Request) -> Mapping[str, str] | None:
         return allowed.get(getattr(request.scope.get("route"), "path", ""))
 
     async def malformed(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        known = said_of(request)
+        known = allowed_for(request)
         if known is None:
             answer: Response = await others(request, error)
             return answer
         detail = [problem_of(one, known) for one in error.errors()]
         return JSONResponse({"detail": detail, "allowed": dict(known)}, 422)
 
-    async def told(request: Request, error: Exception) -> Response:
+    async def not_answered(request: Request, error: Exception) -> Response:
         assert isinstance(error, NotAnswered)
-        return answer_of(error, said_of(request) or {})
+        return answer_of(error, allowed_for(request) or {})
 
     async def overloaded(_: Request, error: Exception) -> Response:
         return answer_of(NotAnswered(429, "", "", str(error)), {})
 
     async def unavailable(_: Request, error: Exception) -> Response:
-        get_logger().warning("a request found a part away", reason=str(error))  # which may name hosts and folders
-        return answer_of(NotAnswered(503, "", "", "a part that this answer needs does not answer; come again"), {})
+        get_logger().warning("a request needed a part that is down", reason=str(error))  # may name hosts and folders
+        return answer_of(NotAnswered(503, "", "", "a part that this answer needs does not answer; try again"), {})
 
     app.add_exception_handler(RequestValidationError, malformed)
-    app.add_exception_handler(NotAnswered, told)
+    app.add_exception_handler(NotAnswered, not_answered)
     app.add_exception_handler(Overloaded, overloaded)
     app.add_exception_handler(Unavailable, unavailable)
 
 
 def answer_of(error: NotAnswered, allowed: Mapping[str, object]) -> Response:
-    """The answer that says why there is none."""
+    """The response for a refused request."""
     detail = [{"field": error.field, "came": error.came, "problem": str(error)}]
     headers = _RETRY if error.status in _COMES_AGAIN else None
     return JSONResponse({"detail": detail, "allowed": dict(allowed)}, error.status, headers)
 
 
 def problem_of(error: Mapping[str, Any], known: Mapping[str, str]) -> dict[str, str]:
-    """One thing that pydantic found, in our words; an unknown name with the nearest of the *known* ones."""
+    """One error of pydantic in our format; an unknown name with the most similar of the *known* ones."""
     where = [str(part) for part in error["loc"]]
     field = ".".join(where[1:]) or where[0]
     if error["type"] == "extra_forbidden":
@@ -88,5 +88,5 @@ def problem_of(error: Mapping[str, Any], known: Mapping[str, str]) -> dict[str, 
 
 
 def refused(error: BadInput, field: str = "", came: object = "") -> NotAnswered:
-    """A request that can never be answered as it is."""
+    """A 422: the request is invalid."""
     return NotAnswered(422, ".".join(filter(None, (field, error.field))), came, str(error))

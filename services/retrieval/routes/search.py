@@ -1,4 +1,4 @@
-"""``GET /search``: items by words of their title, category, brand and attributes."""
+"""``GET /search``: items by words in their title, category, brand and attributes."""
 
 from collections.abc import Iterable, Iterator
 from typing import Annotated
@@ -29,18 +29,18 @@ ALLOWED = {"q": f"1-{MAX_WORDS} words, at most {MAX_TEXT} characters"} | ALLOWED
 
 
 class SearchQuery(ListQuery):
-    """What is looked for."""
+    """The parameters of a text search."""
 
     q: str = Field(
         min_length=1,
         max_length=MAX_TEXT,
-        description="words; case and accents do not matter, and the last may be the beginning of one",
+        description="words; case and accents do not matter, and the last may be a prefix",
         examples=["t-light hol"],
     )
 
 
 class FoundItems(ItemsAnswer):
-    """Items with all words first, then those with some; the score is BM25, a word of the title counting most."""
+    """Items with all words first, then those with some; the score is BM25, in which words of the title count most."""
 
     model_config = example(EXAMPLE_ITEMS, q="t-light hol", with_all_words=1)
 
@@ -49,7 +49,7 @@ class FoundItems(ItemsAnswer):
 
 
 class Matches:
-    """Text matches as a ranking."""
+    """Text matches as ordered items."""
 
     def __init__(self, found: list[Match]) -> None:
         self._found = found
@@ -65,11 +65,11 @@ class Matches:
 
 
 def add(app: FastAPI, items: ItemIndex, texts: TextIndex | None) -> None:
-    """Give *app* the route."""
+    """Add the route to *app*."""
 
     @app.get(
         PATH,
-        summary="Items by their words",
+        summary="Items by words",
         responses={
             200: {"model": FoundItems},
             422: {"model": Refused},
@@ -77,8 +77,8 @@ def add(app: FastAPI, items: ItemIndex, texts: TextIndex | None) -> None:
         },
     )
     async def search(request: Request, query: Annotated[SearchQuery, Query()]) -> Response:
-        """Items on show whose title, category, brand or attributes have these words, an item that was put or deleted a
-        moment ago included. With a filter, the best 2,000 matches are looked at.
+        """Available items whose title, category, brand or attributes have these words. Changes of items count at once.
+        With a filter, the best 2,000 matches are filtered.
         """
         clock = RequestClock(request)
         if texts is None:

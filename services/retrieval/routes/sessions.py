@@ -1,7 +1,7 @@
 """``POST /recommend``: items for an anonymous session, whose events come with the request.
 
-Well-formed requests are answered before FastAPI's routing and validation, as those of ``GET /recommend/{user_id}`` are
-(fast_path.py); all others go through it, so that a refusal and the OpenAPI document come from one declaration.
+Well-formed requests are answered before FastAPI's routing and validation, like ``GET /recommend/{user_id}``
+(fast_path.py); all others go through FastAPI, so that refusals and the OpenAPI document come from one declaration.
 """
 
 from typing import Annotated, Any, Literal
@@ -34,20 +34,20 @@ _EXAMPLE: JsonDict = {
 
 
 class SessionEvent(BaseModel):
-    """What somebody did to an item: as in `POST /events`, without a user."""
+    """An event as in `POST /events`, without a user."""
 
     model_config = ConfigDict(extra="allow")
 
     item_id: str = Field(description=ID)
     type: Literal["view", "click", "add_to_cart", "purchase", "like", "dislike", "skip"]
     time_ms: int = Field(description="when, UTC milliseconds")
-    event_id: str | None = Field(None, description="not needed; two of one id are one event")
+    event_id: str | None = Field(None, description="optional; two events with the same id are one event")
     value: float = 1.0
-    context: dict[str, Any] = Field({}, description="country, device, referrer, interests: the newest of each counts")
+    context: dict[str, Any] = Field({}, description="country, device, referrer, interests: the newest value counts")
 
 
 class SessionContext(StrictModel):
-    """What the caller says of the moment; it goes before what the events say."""
+    """The request's context; it overrides the context of the events."""
 
     country: str = Field(default="", max_length=64)
     device: str = Field(default="", max_length=64)
@@ -57,28 +57,26 @@ class SessionContext(StrictModel):
 
     @property
     def told(self) -> dict[str, Any]:
-        """What of it the model may know."""
+        """The part that the model reads."""
         return self.model_dump(exclude={"category"}, exclude_defaults=True)
 
     @property
     def page(self) -> PageContext:
-        """What of it is about the page."""
+        """The part that selection reads."""
         return PageContext(self.device, self.country, self.category)
 
 
 class SessionBody(SharedParameters):
-    """The events that are known of a session, if any, and what is asked for."""
+    """A session's events, if any, and the parameters of the answer."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"example": _EXAMPLE})
 
-    # Judged by nearline/events.py, as all events are; the schema is for the document.
+    # Validated by nearline/events.py, like all events; the schema is for the OpenAPI document.
     events: Annotated[
         list[dict[str, Any]],
         Field(max_length=MAX_EVENTS, json_schema_extra={"items": {"$ref": "#/components/schemas/SessionEvent"}}),
         Allowed(f"up to {MAX_EVENTS} objects with item_id, type ({', '.join(EVENT_TYPES)}) and time_ms (UTC ms)"),
-    ] = Field(
-        default_factory=list, description="in any order; the user tower makes a vector of those whose items are known"
-    )
+    ] = Field(default_factory=list, description="in any order; the user tower encodes those whose items are known")
     context: Annotated[
         SessionContext | None,
         Allowed("an object: country, device, referrer, interests, and category of the page that is shown"),
@@ -89,14 +87,14 @@ class SessionBody(SharedParameters):
     fields: Annotated[
         list[Literal[FIELDS]] | None,  # type: ignore[valid-type]
         Allowed(f"a list of some of {', '.join(FIELDS)}; all by default"),
-    ] = Field(None, description="what to say of an item beside its id")
+    ] = Field(None, description="the fields of an item beside its id")
 
     def request(self) -> RecommendRequest:
-        """The request; ``FilterError`` if its filter is none."""
+        """The request; ``FilterError`` for an invalid filter."""
         return self.request_for(self.exclude, self.fields, NOTHING_SAID if self.context is None else self.context.page)
 
     def session(self, now_ms: int) -> UserSequence:
-        """The session; ``BadInput`` naming the field of an event that is none."""
+        """The session; ``BadInput`` that names the field of an invalid event."""
         return session_of(self.events, {} if self.context is None else self.context.told, now_ms=now_ms)
 
 
@@ -104,14 +102,14 @@ ALLOWED = allowed_of(SessionBody)
 
 SessionRecommendations = answer_model(
     "SessionRecommendations",
-    "An answer, with which of the events it used.",
+    "An answer, and which of the events it used.",
     {**EXAMPLE, "user_id": None},
-    user_id=(None, Field(description="null: nobody is known")),
+    user_id=(None, Field(description="always null")),
 )
 
 
 def add(app: FastAPI, sessions: Sessions | None) -> None:
-    """Give *app* the route, and the way past FastAPI for what is well-formed."""
+    """Add the route to *app*, and the fast path for well-formed requests."""
 
     @app.post(
         PATH,
@@ -125,15 +123,15 @@ def add(app: FastAPI, sessions: Sessions | None) -> None:
         },
     )
     async def recommend(request: Request, body: SessionBody) -> Response:
-        """At most *k* items, best first, for somebody of whom these events are all that is known. The user tower reads
-        them now; nothing is stored. `vector_version` is the time of the newest event. If the tower is away the answer
-        is what trends in the categories of the events' items, and says so in *reason* and *degradations*.
+        """At most *k* items, best first, for an anonymous user with these events. The user tower encodes them now;
+        nothing is stored. `vector_version` is the time of the newest event. If the tower is down, the answer has
+        popular items in the categories of the events' items, and *reason* and *degradations* say so.
         """
         if sessions is None:
             raise not_here(
-                "a session's vector",
+                "an anonymous session",
                 "it needs the items' history vectors, which this process keeps with NEARLINE_INDEX=hnsw://; send the "
-                "events with an id of the session as user_id, and ask GET /recommend/{user_id}",
+                "events with an id of the session as user_id, then call GET /recommend/{user_id}",
             )
         try:
             session = body.session(sessions.now_ms())
@@ -163,6 +161,6 @@ class SessionPath:
             session = body.session(self._sessions.now_ms())
             answer = await self._sessions.answer(session, body.request(), request_id_of(scope["headers"]))
         except (ValidationError, BadInput):
-            await self._app(scope, receive, send)  # FastAPI says what is wrong with it
+            await self._app(scope, receive, send)  # FastAPI refuses it
         else:
             await send_json(send, answer)

@@ -1,4 +1,4 @@
-"""``GET /similar/{item_id}``: the items nearest to one, by the vectors that answers are chosen by."""
+"""``GET /similar/{item_id}``: the items nearest to an item, by their candidate vectors."""
 
 from typing import Annotated
 
@@ -32,23 +32,23 @@ class SimilarItems(ItemsAnswer):
 
     model_config = example(EXAMPLE_ITEMS, item_id="22423")
 
-    item_id: str = Field(description="the item that was asked about, which is not among them")
+    item_id: str = Field(description="the item of the request, which is not in the answer")
 
 
 def add(app: FastAPI, items: ItemIndex) -> None:
-    """Give *app* the route."""
+    """Add the route to *app*."""
 
     @app.get(
         PATH,
-        summary="Items like one",
+        summary="Items similar to an item",
         responses={200: {"model": SimilarItems}, 404: {"model": Refused}, 422: {"model": Refused}},
     )
     async def similar(request: Request, item_id: ItemId, query: Annotated[ListQuery, Query()]) -> Response:
-        """The *k* items on show that are nearest to this one, which must be on show itself."""
+        """The *k* available items nearest to this one, which must be available too."""
         clock = RequestClock(request)
         filter = in_categories(wanted_in(request, items), query.category)
         vector = (await items.vectors([item_id])).get(item_id)
         if vector is None:
-            raise not_known("item_id", item_id, "no item of this id is on show; GET /search finds ids by words")
+            raise not_known("item_id", item_id, "no item with this id is available; GET /search finds ids by words")
         found = await items.nearest(vector, query.k, np.array([hash64(item_id)], np.uint64), filter)
         return clock.answer({"item_id": item_id}, found)

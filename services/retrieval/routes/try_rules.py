@@ -1,4 +1,4 @@
-"""``POST /rules/try``: answers as they are, and as they would be with rules that nobody has put into force."""
+"""``POST /rules/try``: users' answers now, and with rules that are not stored."""
 
 from typing import Annotated, Any
 
@@ -33,7 +33,7 @@ ALLOWED = {
 
 
 class TryBody(BaseModel):
-    """Which rules, for whom."""
+    """The rules to try, and the users whose answers to compare."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"entries": [_RULE], "users": ["u-17850"]}})
 
@@ -44,7 +44,7 @@ class TryBody(BaseModel):
 
 
 class TriedUser(BaseModel):
-    """One user's answers."""
+    """One user's answers without and with the rules."""
 
     user_id: str
     before: list[RecommendedItem]
@@ -52,17 +52,17 @@ class TriedUser(BaseModel):
 
 
 class Tried(BaseModel):
-    """What rules would change; nothing was stored, and nobody was shown anything."""
+    """What the rules would change; nothing is stored, and no exposure is recorded."""
 
     users: list[TriedUser]
 
 
 def add(app: FastAPI, recommender: Recommender, rules: RuleResolver) -> None:
-    """Give *app* the route."""
+    """Add the route to *app*."""
 
-    @app.post(PATH, summary="Try rules without putting them into force", responses={422: {"model": Refused}})
+    @app.post(PATH, summary="Try rules without storing them", responses={422: {"model": Refused}})
     async def try_rules(body: TryBody) -> Tried:
-        """Each user's answer as it is now, and as it would be with *entries* too. Both stay with the caller."""
+        """Each user's answer now, and with *entries* added. Nothing is stored."""
         try:
             entries = rules_in(body.entries, where="entries")
         except BadInput as error:

@@ -1,4 +1,4 @@
-"""``POST /why``: why an item is in a user's answer, or is not."""
+"""``POST /why``: why an item is in a user's answer, or not."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -45,7 +45,7 @@ ALLOWED = {
 
 
 class WhyBody(BaseModel):
-    """Which item, for whom, in which answer; *sequence* is the user's record of the topic ``user-sequences``."""
+    """The item, the user, and the parameters of the answer; *sequence* is the user's record in ``user-sequences``."""
 
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"example": {"user_id": "u-17850", "item_id": "85123A"}}
@@ -56,7 +56,7 @@ class WhyBody(BaseModel):
     k: Annotated[int, Field(ge=1, le=MAX_K)] = DEFAULT_K
     filter: str | None = None
     scenario: Id | None = None
-    sequence: dict[str, Any] | None = Field(None, description="the user's events, to tell which of them moved the item")
+    sequence: dict[str, Any] | None = Field(None, description="the user's events, to compute the effect of each")
 
 
 class _Columns(BaseModel):
@@ -70,7 +70,7 @@ class _Columns(BaseModel):
 
 
 class MovedModel(BaseModel):
-    """What one event did to the item's score."""
+    """The effect of one event on the item's score."""
 
     event_id: str
     item_id: str
@@ -80,31 +80,31 @@ class MovedModel(BaseModel):
 
 
 class AbsenceModel(BaseModel):
-    """What keeps the item out."""
+    """Why the item is not in the answer."""
 
     cause: AbsenceCause
     rules: list[str] = Field([], description="ids of the rules that block it")
-    last_score: float | None = Field(None, description="of the last personal item of the answer")
-    by: float | None = Field(None, description="how far below that the item's score is")
+    last_score: float | None = Field(None, description="the score of the last personal item of the answer")
+    by: float | None = Field(None, description="how far the item's score is below that")
 
 
 class Why(BaseModel):
-    """Why the item is where it is."""
+    """Why the item is in the answer, or not."""
 
     user_id: str
     item_id: str
-    place: int | None = Field(description="in the answer, from 1; null if it is not there")
+    place: int | None = Field(description="position in the answer, from 1; null if it is not there")
     source: str | None
     rules: list[str] = Field(description="the rules that moved it")
     score: float | None = Field(description="inner product of the vectors of user and item; null without one of them")
-    absent: AbsenceModel | None = Field(description="what keeps it out; null if it is there")
-    events: list[MovedModel] | None = Field(description="what each event did, most first; null if that cannot be told")
+    absent: AbsenceModel | None = Field(description="why it is not in the answer; null if it is")
+    events: list[MovedModel] | None = Field(description="the effect of each event, largest first; null if unknown")
     untold: str | None = Field(description="why `events` is null")
-    is_current: bool | None = Field(description="whether the stored vector is that of the events that were given")
+    is_current: bool | None = Field(description="whether the stored vector was computed from the given events")
 
 
 class Explainer:
-    """Answers the question; *vectors* and *known* are there where items are in this process."""
+    """Explains items of answers; *vectors* and *known* are ``None`` if items are in an engine."""
 
     def __init__(
         self,
@@ -128,7 +128,7 @@ class Explainer:
         self._now_ms = now_ms
 
     async def why(self, body: WhyBody) -> Why:
-        """The answer to *body*; ``BadInput`` if it names a filter, scenario or sequence that is none."""
+        """The answer to *body*; ``BadInput`` if its filter, scenario or sequence is invalid."""
         events = None if body.sequence is None else _history(body.sequence)
         given = frozenset({"k"} | ({"filter"} if body.filter is not None else set()))
         wanted = None if body.filter is None else parse(body.filter)
@@ -144,7 +144,7 @@ class Explainer:
         places = {each["item_id"]: at for at, each in enumerate(answer["items"], start=1)}
         place = places.get(body.item_id)
         there: Mapping[str, Any] = {} if place is None else answer["items"][place - 1]
-        told, untold = await self._moved(events, vector)
+        moved, untold = await self._moved(events, vector)
         return Why(
             user_id=body.user_id,
             item_id=body.item_id,
@@ -153,7 +153,7 @@ class Explainer:
             rules=there.get("rules", []),
             score=score,
             absent=None if place is not None else self._absent(body.item_id, item, score, request, document, answer),
-            events=told,
+            events=moved,
             untold=untold,
             is_current=None if events is None or document is None else events.version == document.vector_version,
         )
@@ -187,36 +187,36 @@ class Explainer:
     async def _moved(
         self, events: UserSequence | None, item: Vector | None
     ) -> tuple[list[MovedModel] | None, str | None]:
-        """What each event did, or why that cannot be told."""
+        """The effect of each event, or why it is unknown."""
         if events is None:
             return None, "no events were given"
         if item is None:
-            return None, "the item is not on show here, or its vector is in an engine"
+            return None, "the item is not available here, or its vector is in an engine"
         if self._vectors is None:
-            return None, "the user tower is not asked by this process: items are in an engine"
+            return None, "this process does not use the user tower, because items are in an engine"
         try:
             moved = await movements(events, item, self._vectors.vector)
         except (Unavailable, Overloaded, BadAnswer) as error:
-            return None, f"the user tower gives no vectors: {error}"
+            return None, f"the user tower returned no vectors: {error}"
         return [MovedModel(**asdict(each)) for each in moved], None
 
 
-def _history(told: Mapping[str, Any]) -> UserSequence:
-    """The sequence that *told* is; HTTP brings what the job never writes, so its columns are looked at too."""
+def _history(record: Mapping[str, Any]) -> UserSequence:
+    """The sequence in *record*; its columns are validated too, because a caller may send what the job never writes."""
     try:
-        _Columns.model_validate(told, strict=True)
-        return decode_sequence(orjson.dumps(told))
+        _Columns.model_validate(record, strict=True)
+        return decode_sequence(orjson.dumps(record))
     except (ValidationError, TypeError) as error:
         raise BadInput("bad_sequence", f"not a record of user-sequences: {error!s:.200}", field="sequence") from None
 
 
 def add(app: FastAPI, explainer: Explainer) -> None:
-    """Give *app* the route."""
+    """Add the route to *app*."""
 
-    @app.post(PATH, summary="Why an item is in an answer, or is not", responses={422: {"model": Refused}})
+    @app.post(PATH, summary="Why an item is in an answer, or not", responses={422: {"model": Refused}})
     async def why(body: WhyBody) -> Why:
-        """Where the item stands in the user's answer now, what keeps it out if it is not there, and what each of the
-        given events did to its score: the tower reads the history once without each of them.
+        """The item's position in the user's answer now, or why it is not there, and the effect of each given event on
+        its score: the tower encodes the history once without each event.
         """
         try:
             return await explainer.why(body)

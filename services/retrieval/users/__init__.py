@@ -1,1 +1,1 @@
-"""The users of answers: their documents, read and remembered, those who wait for one, and who was active."""
+"""Users on the request path: reading and caching documents, waiting for updates, active users, session vectors."""

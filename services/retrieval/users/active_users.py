@@ -1,8 +1,7 @@
-"""The newest vectors of the users who were active last: who is like whom, and for whom an item is, in one pass.
+"""The newest vectors of the most recently active users, to find users near a user or near an item.
 
-A bound and not a store: the *most* users whose documents changed last, as far as this process has heard of them since
-it started; those silent longest are forgotten first. All are looked at, exactly: 50,000 of 64 dimensions take 1 ms and
-13 MB, so there is no graph to keep.
+Bounded: the *most* users whose documents changed last since this process started; the least recently active are evicted
+first. The search is exact: 50,000 vectors of 64 dimensions take 1 ms and 13 MB, so no graph is needed.
 """
 
 import asyncio
@@ -22,43 +21,44 @@ from nearline.user_documents import UserDocument, decode_user_document
 from services.retrieval.users.store_guard import GuardedStore
 
 MOST = 50_000
-_ROUND_S = 1.0  # between two rounds of reading: what a user does meanwhile costs one read
-_ASKED_ROUND_S = 0.25  # the same while somebody asks
-_ASKED_S = 60.0  # how long a question counts as that
-_ROUND = 500  # documents of one round, so 500/s or 2,000/s; of more, the newest are read and the others wait
+_ROUND_S = 1.0  # between two rounds of reading: several changes of a user meanwhile cost one read
+_ASKED_ROUND_S = 0.25  # the same after a request for users
+_ASKED_S = 60.0  # how long after it
+_ROUND = 500  # documents of one round, so 500/s or 2,000/s; if there are more, the newest are read first
 _MOST_WAITING = 10_000
 _AT_ONCE = 50
-_SPARE = 16  # users that are found and may have gone since
+_SPARE = 16  # extra candidates, because some users may have been erased since
 
-_USERS = gauge("active_users", "Users whose newest vector this process knows")
-_SKIPPED = counter("active_users_skipped_total", "Changes of users' documents that were not looked at: too many came")
+_USERS = gauge("active_users", "Users whose newest vector is in memory")
+_SKIPPED = counter("active_users_skipped_total", "Changes of users' documents that were not read: too many came")
 
 NearUsers = list[tuple[str, float, UserDocument]]  # the user, the inner product, the document as it is now
 
 
 class ActiveUsers:
-    """Users' vectors by the order in which they changed; one thread uses it.
+    """Users' vectors in the order in which they changed; for one thread.
 
-    ``note`` what changed; ``run`` reads it from *store*, which tells what is true and is asked again for each answer.
+    ``note`` queues a changed user; ``run`` reads the documents from *store*. ``nearest`` reads them again, so that its
+    answers are never older than the store.
     """
 
     def __init__(self, store: GuardedStore, space: Space, *, most: int = MOST) -> None:
         self._store = store
         self._space = space
         self.most = most
-        self._vectors: Vector = np.empty((most, space.dimension), np.float32)  # taken when written
-        self._place_of: OrderedDict[str, int] = OrderedDict()  # silent longest first
-        self._user_at: list[str] = []  # by place; "" for nobody
+        self._vectors: Vector = np.empty((most, space.dimension), np.float32)  # memory is allocated when written
+        self._place_of: OrderedDict[str, int] = OrderedDict()  # least recently active first
+        self._user_at: list[str] = []  # by place; "" for a free place
         self._free: list[int] = []
         self._changed: OrderedDict[str, None] = OrderedDict()  # changed longest ago first
         self._asked_at = -_ASKED_S
 
     def __len__(self) -> int:
-        """How many users are known."""
+        """How many users have a vector here."""
         return len(self._place_of)
 
     def note(self, user_id: str) -> None:
-        """The user's document changed; that of a synthetic one is nothing to anybody."""
+        """Queue the user, whose document changed; synthetic users are ignored."""
         if user_id.startswith(SYNTHETIC_USERS):
             return
         self._changed[user_id] = None
@@ -68,11 +68,11 @@ class ActiveUsers:
             _SKIPPED.inc()
 
     def follow(self, record: Record) -> None:
-        """Take in a record of ``user-updates``."""
+        """Apply a record of ``user-updates``."""
         self.note(record.id)
 
     async def run(self) -> None:
-        """Read what changed until cancelled; what cannot be read while the store is away waits."""
+        """Read changed documents until cancelled; while the store is down they stay queued."""
         while True:
             await self.read()
             _USERS.set(len(self))
@@ -80,7 +80,7 @@ class ActiveUsers:
             await asyncio.sleep(_ASKED_ROUND_S if is_asked else _ROUND_S)
 
     async def read(self) -> None:
-        """One round: the documents that changed last."""
+        """Read one round of documents, the latest changes first."""
         user_ids = [self._changed.popitem()[0] for _ in range(min(_ROUND, len(self._changed)))]
         for start in range(0, len(user_ids), _AT_ONCE):
             part = user_ids[start : start + _AT_ONCE]
@@ -94,9 +94,9 @@ class ActiveUsers:
             await asyncio.sleep(0)  # no answer waits for more than a part
 
     async def nearest(self, vector: Vector, k: int, but: str | None = None) -> NearUsers:
-        """The *k* users nearest to *vector*, best first, as the store knows them now; never *but*.
+        """The *k* users nearest to *vector* except *but*, best first, with their current documents.
 
-        ``Unavailable`` if the store cannot say: who was forgotten must not be named.
+        ``Unavailable`` if the store is down: an erased user must not be in the result.
         """
         self._asked_at = time.monotonic()
         candidates = self._candidates(vector, k + _SPARE, but)
@@ -160,7 +160,7 @@ class ActiveUsers:
             self._free.append(place)
 
     def _wait_again(self, user_ids: Iterable[str]) -> None:
-        """Put back what was not read; what changed meanwhile is newer."""
+        """Queue *user_ids*, which were not read, behind those that changed meanwhile."""
         for user_id in user_ids:
             if user_id not in self._changed:
                 self._changed[user_id] = None

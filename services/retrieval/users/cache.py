@@ -1,8 +1,8 @@
-"""Users who asked lately: their documents, decoded, each good only beside the very bytes that it was decoded from.
+"""A cache of decoded user documents, each valid only for the exact bytes that it was decoded from.
 
-Every answer reads the user's bytes, so nobody gets an answer that is older than the store. What is saved is decoding
-them, and while the store is down they are all that is known. Not of a user whose document was written since, as far as
-the updates say: what came after may be an erasure.
+Every answer reads the user's bytes from the store, so no answer is older than the store; the cache only saves decoding.
+While the store is down, the cached document is used, unless ``user-updates`` announced a newer one: that could be an
+erasure.
 """
 
 from collections import OrderedDict
@@ -13,12 +13,12 @@ from nearline.telemetry import counter, gauge
 from nearline.user_documents import DocumentVersions, UserDocument, decode_user_document
 
 _MOST_BYTES = 64 * 1024 * 1024
-_ENTRY_BYTES = 1_000  # of an entry beside the stored bytes
-_MOST_HEARD = 20_000  # users whose newest version is remembered, for reads that are under way when it is heard
+_ENTRY_BYTES = 1_000  # of an entry in addition to the stored bytes
+_MOST_HEARD = 20_000  # users whose newest version is remembered, for reads that are under way when an update arrives
 
-_HITS = counter("user_cache_hits_total", "Documents that were decoded before and did not change")
-_MISSES = counter("user_cache_misses_total", "Documents that were decoded")
-_USERS = gauge("user_cache_users", "Users whose decoded document is kept")
+_HITS = counter("user_cache_hits_total", "Reads whose document was in the cache, unchanged")
+_MISSES = counter("user_cache_misses_total", "Reads whose document had to be decoded")
+_USERS = gauge("user_cache_users", "Users whose decoded document is cached")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,21 +28,23 @@ class _KeptDocument:
 
 
 class UserCache:
-    """Decoded documents of *space*, the least lately asked for forgotten first."""
+    """Decoded documents of *space*, bounded by bytes; the least recently used are evicted first."""
 
     def __init__(self, space: Space, *, most_bytes: int = _MOST_BYTES) -> None:
         self._space = space
         self._most_bytes = most_bytes
         self._kept: OrderedDict[str, _KeptDocument] = OrderedDict()
         self._bytes = 0
-        self._newest: OrderedDict[str, DocumentVersions] = OrderedDict()  # that was heard of or read
+        self._newest: OrderedDict[str, DocumentVersions] = (
+            OrderedDict()
+        )  # the newest versions that were announced or read
 
     def __len__(self) -> int:
-        """How many are kept."""
+        """How many documents are cached."""
         return len(self._kept)
 
     def decoded(self, user_id: str, raw: bytes) -> UserDocument:
-        """The document in *raw*, which the store holds now; as ``decode_user_document``, and kept."""
+        """The document in *raw*, which the store holds now; decoded only if the cached bytes differ."""
         kept = self._kept.get(user_id)
         if kept is not None and kept.raw == raw:
             self._kept.move_to_end(user_id)
@@ -56,27 +58,27 @@ class UserCache:
         return document
 
     def remembered(self, user_id: str) -> UserDocument | None:
-        """What the store held when it was last asked; ``None`` if it took something newer since, or nothing is kept."""
+        """The document at the last read; ``None`` if it is not cached or a newer one was written since."""
         kept = self._kept.get(user_id)
         return None if kept is None else kept.document
 
     def forget(self, user_id: str) -> None:
-        """The store holds nothing of the user, or something else."""
+        """Drop the user's cached document."""
         kept = self._kept.pop(user_id, None)
         if kept is not None:
             self._bytes -= _size(kept)
 
     def heard(self, user_id: str, order: DocumentVersions) -> None:
-        """The store took a document of *order*: an older one is good for nothing any more."""
+        """Drop the cached document if it is older than *order*, which the store now holds."""
         self._learn(user_id, order)
         kept = self._kept.get(user_id)
         if kept is not None and _is_behind(kept.document.order, order):
             self.forget(user_id)
 
     def _learn(self, user_id: str, order: DocumentVersions) -> bool:
-        """Note that there is a document of *order*; whether none is known that is newer.
+        """Note that a document of *order* exists; return whether no newer one is known.
 
-        Of two reads that were under way at one time the older may come back last: it must not be what is kept.
+        Of two concurrent reads the older may finish last: it must not replace the newer in the cache.
         """
         known = self._newest.pop(user_id, order)
         is_newest = not _is_behind(order, known)

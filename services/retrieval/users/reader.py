@@ -1,4 +1,4 @@
-"""Reads the user's document for an answer: as the store holds it, or as it was last read while the store is down."""
+"""Reads the user's document for an answer: from the store, or from the cache while the store is down."""
 
 import asyncio
 import time
@@ -23,9 +23,9 @@ from services.retrieval.users.waiters import Waiters
 
 @dataclass(frozen=True, slots=True)
 class UserState:
-    """A user's document, if there is one that may be used; *reason* and *degradation* say what stood in the way of it.
+    """A user's document, or ``None`` with *reason* and *degradation*, which say why it cannot be used.
 
-    *fresh* says whether the event that the answer should use was used; ``None`` if none was named.
+    *fresh* says whether the document has used the event of ``after``; ``None`` if the request has no ``after``.
     """
 
     document: UserDocument | None = None
@@ -36,10 +36,10 @@ class UserState:
 
 
 class UserReader:
-    """Reads documents for answers, and waits for those that are on their way.
+    """Reads documents for answers, and waits for the document that has used a given event.
 
-    ``hear`` is given the records of the updates' topic; *is_hearing* says whether they come in now. While they do not,
-    nobody can say that a remembered document is the newest.
+    ``hear`` gets the records of ``user-updates``; *is_hearing* says whether that topic is being read up to its end.
+    While it is not, a cached document may be outdated.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class UserReader:
         self._traced = traced
 
     def hear(self, record: Record) -> None:
-        """Take in one record of the updates' topic; ``BadInput`` if it is none."""
+        """Apply a record of ``user-updates``; ``BadInput`` if it is invalid."""
         update = decode_user_update(record.value)
         self._cache.heard(record.id, update.order)
         if self._traced is not None:
@@ -68,12 +68,12 @@ class UserReader:
         self._waiters.wake(record.id)
 
     async def read(self, user_id: str) -> UserState:
-        """What is known of the user now."""
+        """The user's current document; the cached one while the store is down."""
         try:
             raw = await self._store.get(user_id)
             if raw is None:
                 self._cache.forget(user_id)
-                return _NOTHING
+                return _UNKNOWN_USER
             return UserState(self._cache.decoded(user_id, raw).at(self._now_ms() // 1000))
         except Unavailable:
             return self._remembered(user_id)
@@ -82,7 +82,7 @@ class UserReader:
             return _DAMAGED
 
     async def read_after(self, user_id: str, event_id: str, wait_ms: int) -> UserState:
-        """As ``read``, once the document has used the event, or after *wait_ms*; at once if too many wait."""
+        """As ``read``, once the document has used the event, or after *wait_ms*; at once if too many requests wait."""
         event = np.uint64(hash64(event_id))
         known = await self.read(user_id)
         if _has_used(known, event) or not wait_ms:
@@ -92,13 +92,13 @@ class UserReader:
         with self._waiters.for_user(user_id) as written:
             try:
                 async with asyncio.timeout(wait_ms / 1000):
-                    known = await self.read(user_id)  # it may have come before anybody listened
+                    known = await self.read(user_id)  # it may have been written before the waiter was registered
                     while not _has_used(known, event):
                         await written.wait()
                         written.clear()
                         known = await self.read(user_id)
             except TimeoutError:
-                known = await self.read(user_id)  # the word of it may have been lost
+                known = await self.read(user_id)  # the update may have been lost
         return _state(known, event)
 
     def _remembered(self, user_id: str) -> UserState:
@@ -111,7 +111,7 @@ class UserReader:
         )
 
 
-_NOTHING = UserState()
+_UNKNOWN_USER = UserState()
 _STORE_DOWN = UserState(None, Seen.UNKNOWN, Reason.STORE_UNAVAILABLE, Degradation.STORE_UNAVAILABLE)
 _DAMAGED = UserState(None, Seen.UNKNOWN, Reason.BAD_DOCUMENT, Degradation.BAD_DOCUMENT)
 

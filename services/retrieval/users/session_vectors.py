@@ -1,8 +1,8 @@
-"""The user tower on the request path: sessions that nobody stored, encoded together.
+"""The user tower on the request path: anonymous sessions, encoded in batches.
 
-As long as a request is with Triton, sessions that come wait for the next one, which takes up to 64 of them: so they
-cost no window of waiting when few come, and few requests when many do. Triton that is away costs a session nothing: a
-few failures in a row open its breaker (breaker.py), and ``watch`` alone asks until it answers.
+While requests are in flight to Triton, further sessions wait for the next one, which encodes up to 64 of them. So few
+sessions do not wait for a batching window, and many sessions need few requests. While Triton is down, sessions do not
+wait: a few failures in a row open its breaker (breaker.py), and only ``watch`` keeps trying.
 """
 
 import asyncio
@@ -20,29 +20,29 @@ from nearline.sequences import UserSequence
 from nearline.telemetry import counter, gauge, get_logger, seconds
 from services.retrieval.breaker import Breaker
 
-IN_FLIGHT = 2  # requests with Triton
+IN_FLIGHT = 2  # requests to Triton
 BATCH = 64
 MOST_WAITING = 512  # sessions
 
 _UP = gauge("session_tower_up", "1 while the user tower answers sessions")
-_ENCODED = counter("sessions_encoded_total", "Sessions whose vector the user tower gave")
+_ENCODED = counter("sessions_encoded_total", "Sessions that the user tower encoded")
 _REQUESTS = counter("session_requests_total", "Requests to the user tower for sessions")
 _FAILED = counter("session_failures_total", "Requests for sessions that failed within or at their deadline")
 _TOOK = seconds("session_encode_seconds", "One request to the user tower for sessions")
 
 
 class SessionEncoder(Protocol):
-    """The towers of this space (nearline/adapters/triton.py)."""
+    """The user tower of this space (nearline/adapters/triton.py)."""
 
     @property
     def features(self) -> Features:
-        """What they read; known once they are open."""
+        """The tower's features; known once ``open`` has returned."""
 
     async def open(self) -> None:
-        """Connect and check; ``Unavailable`` while they are not up, ``Misconfigured`` if they never fit."""
+        """Connect and check; ``Unavailable`` while Triton is down, ``Misconfigured`` if the model does not fit."""
 
     async def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
 
     async def encode_users(self, batch: Mapping[str, NDArray[Any]]) -> Vector:
         """The vectors of the users in *batch*."""
@@ -57,18 +57,18 @@ class HistoryRows(Protocol):
 
 
 class KnownItems(Protocol):
-    """Where items' history vectors are (in_process/catalogue.py)."""
+    """The items' history vectors (in_process/catalogue.py)."""
 
     @property
     def histories(self) -> HistoryRows:
         """The vectors."""
 
     def history_rows(self, item_ids: Iterable[str]) -> dict[str, int]:
-        """The rows of those of *item_ids* that are known."""
+        """The row of each of *item_ids* that is known."""
 
 
 class SessionVectors:
-    """Sequences to vectors, those that come together in one request; ``watch`` has to run."""
+    """Encodes sessions, concurrent ones in one request; ``watch`` has to run."""
 
     def __init__(self, towers: SessionEncoder, items: KnownItems, *, most_waiting: int = MOST_WAITING) -> None:
         self._towers = towers
@@ -78,13 +78,13 @@ class SessionVectors:
         self._in_flight: set[asyncio.Task[None]] = set()
         self._is_starting = False
         self._breaker = Breaker("the user tower", self._connect, up=_UP, failed=_FAILED)
-        self._misfit = ""  # what was logged of towers that never fit
+        self._misfit = ""  # the misconfiguration that was logged last
 
     async def vector(self, session: UserSequence) -> Vector | None:
-        """The session's vector, (dimension,), or ``None`` if nothing of it is known to the tower.
+        """The session's vector, (dimension,), or ``None`` if the tower knows none of its items or context.
 
-        ``Unavailable`` at once if the tower is known to be away, ``Overloaded`` if too many wait, ``BadAnswer`` if it
-        answers nonsense for this session.
+        ``Unavailable`` at once while the breaker is open, ``Overloaded`` if too many sessions wait, ``BadAnswer`` if
+        the tower's answer for this session is invalid.
         """
         self._breaker.check()
         if len(self._waiting) >= self._most_waiting:
@@ -94,11 +94,11 @@ class SessionVectors:
         self._waiting.append((session, vector))
         if not self._is_starting and len(self._in_flight) < IN_FLIGHT:
             self._is_starting = True
-            loop.call_soon(self._start)  # what arrived together goes together
+            loop.call_soon(self._start)  # sessions of the same turn of the loop share a request
         return await vector
 
     async def watch(self, every_s: float = 0.25) -> None:
-        """Open the towers, and try again and again while they are away; runs until cancelled."""
+        """Connect to the tower, and retry every *every_s* while it is down; runs until cancelled."""
         try:
             await self._breaker.watch(every_s)
         finally:
@@ -106,7 +106,7 @@ class SessionVectors:
             await self._towers.close()
 
     async def probe(self) -> None:
-        """Ask whether they answer."""
+        """Check once whether the tower answers."""
         await self._breaker.probe()
 
     async def _connect(self) -> None:
@@ -131,15 +131,15 @@ class SessionVectors:
         self._start()
 
     async def _settle(self, part: Sequence[tuple[UserSequence, asyncio.Future[Vector | None]]]) -> None:
-        """Give each of *part* its vector, or the error that there is instead."""
-        part = [each for each in part if not each[1].done()]  # nobody waits for the others any more
+        """Resolve each future of *part* with its vector or error."""
+        part = [each for each in part if not each[1].done()]  # the others were cancelled
         try:
             vectors = await self._breaker.ask(lambda: self._encode([session for session, _ in part]))
         except NearlineError as error:
             vectors = [error] * len(part)
         for (_, future), vector in zip(part, vectors, strict=True):
             if not future.done():
-                _tell(future, vector)
+                _resolve(future, vector)
 
     async def _encode(self, sessions: Sequence[UserSequence]) -> list[Vector | NearlineError | None]:
         features = self._towers.features
@@ -163,9 +163,9 @@ class SessionVectors:
         return [found.get(nth) for nth in range(len(sessions))]
 
 
-def _tell(future: asyncio.Future[Vector | None], vector: Vector | NearlineError | None) -> None:
+def _resolve(future: asyncio.Future[Vector | None], vector: Vector | NearlineError | None) -> None:
     if isinstance(vector, BadAnswer):
-        future.set_exception(BadAnswer(str(vector)))  # an exception of its own: each is raised in another task
+        future.set_exception(BadAnswer(str(vector)))  # a new exception, because each is raised in another task
     elif isinstance(vector, NearlineError):
         future.set_exception(Unavailable(str(vector)))
     else:

@@ -13,7 +13,7 @@ _FAILED = counter("store_read_failures_total", "Reads of the store that failed w
 
 
 class GuardedStore:
-    """Reads of *store* for requests; nothing is read before ``watch`` has opened it."""
+    """Reads *store* through a breaker; reads fail until ``watch`` has opened the store."""
 
     def __init__(self, store: UserStore) -> None:
         self._store = store
@@ -23,11 +23,11 @@ class GuardedStore:
 
     @property
     def answered(self) -> bool:
-        """Whether it ever did."""
+        """Whether the store has answered at least once."""
         return self._breaker.answered
 
     async def get(self, user_id: str) -> bytes | None:
-        """The user's stored bytes or ``None``; ``Unavailable``, at once if the store is known to be down."""
+        """The user's stored bytes or ``None``; ``Unavailable`` if the read fails, at once while the breaker is open."""
         return await self._breaker.ask(lambda: self._store.get(user_id))
 
     async def get_many(self, user_ids: Sequence[str]) -> list[bytes | None]:

@@ -1,4 +1,4 @@
-"""The end of a click's trace: the first answer of this process that used it."""
+"""Ends the trace of a click with the first answer of this process that used it."""
 
 import time
 from collections import OrderedDict
@@ -10,11 +10,11 @@ from nearline.tracing import Spans, is_traced, note
 from nearline.user_documents import UserDocument
 from nearline.user_updates import UserUpdate
 
-_MOST = 1_000  # users whose next answer ends a trace; of more, those that waited longest are given up
+_MOST = 1_000  # users whose next answer ends a trace; beyond that the oldest are dropped
 
 
 class TracedClicks:
-    """Traced clicks that no answer has used yet, by user; empty, and asked for nothing, while nothing is traced."""
+    """Traced clicks that no answer has used yet, by user."""
 
     def __init__(self, spans: Spans, *, most: int = _MOST) -> None:
         self._spans = spans
@@ -22,11 +22,11 @@ class TracedClicks:
         self._waiting: OrderedDict[str, UserUpdate] = OrderedDict()
 
     def __len__(self) -> int:
-        """How many users' clicks wait."""
+        """How many users have such a click."""
         return len(self._waiting)
 
     def heard(self, user_id: str, update: UserUpdate) -> None:
-        """A user's document was written."""
+        """Remember the click of *update* if it is traced; the user's document was written."""
         if is_traced(update.traceparent):
             self._waiting[user_id] = update
             self._waiting.move_to_end(user_id)
@@ -34,7 +34,7 @@ class TracedClicks:
                 self._waiting.popitem(last=False)
 
     def answered(self, user_id: str, document: UserDocument | None, took_ns: int, request_id: str) -> None:
-        """An answer was made of *document* just now, in *took_ns*."""
+        """End the trace of the user's click if the answer, made from *document* in *took_ns*, used it."""
         update = self._waiting.get(user_id)
         if update is None or document is None or document.vector_version < update.vector_version:
             return

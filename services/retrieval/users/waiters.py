@@ -1,4 +1,4 @@
-"""Requests that wait until a user's document is written anew: woken, they do not poll."""
+"""Requests that wait until a user's document is written: they are woken and do not poll."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -12,9 +12,9 @@ _WAITING = gauge("recommend_waiting_requests", "Requests that wait for an event 
 
 
 class Waiters:
-    """At most *most* requests wait at one time; those that come then are told that there is no room.
+    """The waiting requests by user, at most *most* at a time (``is_full``).
 
-    *hurry* is called whenever one begins to wait.
+    *hurry* is called whenever a request begins to wait.
     """
 
     def __init__(self, most: int = MOST, *, hurry: Callable[[], None] = lambda: None) -> None:
@@ -24,17 +24,17 @@ class Waiters:
         self._count = 0
 
     def __len__(self) -> int:
-        """How many wait."""
+        """How many requests wait."""
         return self._count
 
     @property
     def is_full(self) -> bool:
-        """Whether nobody else may wait."""
+        """Whether no further request may wait."""
         return self._count >= self._most
 
     @contextmanager
     def for_user(self, user_id: str) -> Iterator[asyncio.Event]:
-        """An event that is set whenever the user's document was written; for as long as the block runs."""
+        """An event that is set whenever the user's document is written, while the block runs."""
         written = asyncio.Event()
         self._by_user.setdefault(user_id, []).append(written)
         self._note(+1)
@@ -49,7 +49,7 @@ class Waiters:
             self._note(-1)
 
     def wake(self, user_id: str) -> None:
-        """The user's document was written."""
+        """Wake the requests that wait for the user, whose document was written."""
         for written in self._by_user.get(user_id, ()):
             written.set()
 

@@ -9,8 +9,8 @@
   const user = document.body.dataset.user;
   const calm = matchMedia("(prefers-reduced-motion: reduce)");
   const NEWNESS_MS = 6000;
-  const PRODUCT_MS = 250; // the product's page waits no longer for the row than this
-  let waiting = null; // the newest click: its event, when it was (the browser's clock), and what the row showed then
+  const PRODUCT_MS = 250; // the product's page waits for the row at most so long
+  let waiting = null; // the newest click: its event, its time (the browser's clock), and the row at that time
   let shownBy = ""; // the answer that showed the item which was clicked last
 
   const answer = () => row.querySelector(".answer");
@@ -98,7 +98,7 @@
     if (usedDetails.open) showUsed();
   }
 
-  // The row shows what the click did. Told after the frame: its callback runs before that is drawn, the message after.
+  // The row shows what the click did. Measured by a message: a frame's callback runs before the frame is drawn.
   function showed(click) {
     click.hadChanged = true;
     requestAnimationFrame(() => {
@@ -182,7 +182,7 @@
   });
   document.addEventListener("click", (event) => { if (event.target === why) why.close(); });
 
-  // --- the stage: what was asked for comes into sight, and the keyboard goes on there
+  // --- the stage: new content scrolls into view and gets the keyboard focus
 
   document.body.addEventListener("htmx:afterSwap", (event) => {
     if (event.detail.target?.id !== "stage") return;

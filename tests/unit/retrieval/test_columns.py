@@ -197,7 +197,7 @@ def test_many_rare_attributes_cost_what_few_common_ones_do() -> None:
 
 def test_an_attribute_that_no_item_has_is_refused_with_those_that_are_like_it() -> None:
     shelf = Shelf()
-    shelf.columns.check(parse("attributes.anything = 1"))  # nothing is on show yet: it may come
+    shelf.columns.check(parse("attributes.anything = 1"))  # no item is available yet: the attribute may come
     shelf.put(0, {"attributes": {"colour": "red", "two words": 1}})
     shelf.columns.check(parse('attributes.colour != "blue" and attributes."two words" < 3'))
     with pytest.raises(FilterError, match=r"did you mean attributes\.colour\?") as refused:

@@ -79,7 +79,7 @@ class World:
         return reader
 
     def shown(self) -> dict[str, int]:
-        """What is on show, and its version."""
+        """The available items with their versions."""
         cards = asyncio.run(self.engine.matching("", 1_000))
         return {card.item_id: card.version for card in cards}
 

@@ -47,7 +47,7 @@ def user(seed: int, *seen: str) -> UserDocument:
 
 
 class Shop:
-    """A catalogue, and beside it a plain dict of what is on show; does to both what a step says."""
+    """A catalogue and a plain dict of its available items; each step is applied to both."""
 
     def __init__(self, limits: IndexLimits = SMALL) -> None:
         self.limits = limits

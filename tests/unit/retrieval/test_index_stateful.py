@@ -52,7 +52,7 @@ def load(path: Path, saved: SavedGraph) -> HnswGraph:
 
 
 class Shop(RuleBasedStateMachine):
-    """The catalogue beside a dict of what is on show."""
+    """The catalogue and a dict of its available items."""
 
     def __init__(self) -> None:
         super().__init__()

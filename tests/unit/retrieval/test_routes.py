@@ -85,7 +85,7 @@ def test_an_id_may_hold_slashes_and_any_letter(world: World) -> None:
 
 
 def test_an_unavailable_item_has_no_similar_items(world: World) -> None:
-    assert "no item of this id" in told(world.get("/similar/nothing"), 404)["problem"]
+    assert "no item with this id" in told(world.get("/similar/nothing"), 404)["problem"]
     world.catalogue.apply(item(10, 2, available=False))
     assert told(world.get("/similar/i10"), 404)["field"] == "item_id"
     assert "i10" not in ids(world.get("/similar/i11?k=100"))

@@ -671,7 +671,7 @@ def test_without_an_only_event_there_is_nothing_to_compare() -> None:
 
 def test_a_missing_explanation_says_why_it_is_missing() -> None:
     assert explained(item_id="i0")["untold"] == "no events were given"
-    assert "not on show" in explained(item_id="nobody's", sequence=history("i0"))["untold"]
+    assert "not available" in explained(item_id="nobody's", sequence=history("i0"))["untold"]
     down = ScriptedTowers(4)
     down.down = True
     assert "the user tower" in explained(item_id="i0", sequence=history("i0"), towers=down)["untold"]

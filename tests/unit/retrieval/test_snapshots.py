@@ -268,7 +268,7 @@ def extent(topic_id: str = "topic-a", first: int = 0, end: int = 1_000) -> Exten
         (Space(3, 8), LOG, NOW, "number=2, dimension=8.; this process serves Space.number=3"),
         (Space(2, 16), LOG, NOW, "dimension=16"),
         (SPACE, replace(LOG, cluster="cluster-b"), NOW, "cluster 'cluster-a'; this one is 'cluster-b'"),
-        (SPACE, extent("topic-b"), NOW, "created anew: topic-a then, topic-b now"),
+        (SPACE, extent("topic-b"), NOW, "recreated: its id was topic-a, it is topic-b"),
         (SPACE, extent(first=41), NOW, "item-vectors.2/0 holds 41 to 1000; the snapshot ends at 40"),
         (SPACE, extent(end=39), NOW, "item-vectors.2/0 holds 0 to 39; the snapshot ends at 40"),
         (SPACE, LOG, NOW + 7 * 24 * 3_600_000, "168 h old; deletes may have left the log after 144 h"),

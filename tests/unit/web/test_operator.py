@@ -48,7 +48,7 @@ def test_a_users_history_stands_beside_the_answer() -> None:
 def test_a_user_of_whom_nothing_is_known_has_a_page_that_says_so() -> None:
     shown = Page().get("/operator/users/visitor-1")
     assert shown.status_code == 200
-    assert "Nothing is stored of this user" in shown.text
+    assert "Nothing is stored about this user" in shown.text
 
 
 def test_looking_for_a_user_leads_to_the_page_even_of_an_odd_id() -> None:

@@ -78,7 +78,7 @@ def test_a_page_that_is_there_already_gets_the_stage_alone() -> None:
 
 def test_a_search_for_nothing_asks_nobody() -> None:
     page = Page()
-    assert "Say what you are looking for" in page.get(f"/search?user={USER}&q=%20").text
+    assert "Type what you are looking for" in page.get(f"/search?user={USER}&q=%20").text
     assert not any(path == "/search" for _, path, _, _ in page.api.asked)
 
 
@@ -92,7 +92,7 @@ def test_the_page_says_when_retrieval_is_down() -> None:
     page.api.is_away = True
     answer = page.get(f"/?user={USER}")
     assert answer.status_code == 503
-    assert "is away" in answer.text
+    assert "is down" in answer.text
 
 
 # --- a click ---
@@ -164,7 +164,7 @@ def test_the_events_are_shown_newest_first_and_those_not_used_yet_are_marked() -
 
 
 def test_a_visitor_without_events_sees_an_empty_history() -> None:
-    assert "nothing is known of this shopper yet" in Page().get("/used?user=visitor-1&newest=").text
+    assert "nothing is known about this shopper yet" in Page().get("/used?user=visitor-1&newest=").text
 
 
 def test_as_of_yesterday_the_row_is_made_of_the_older_events_alone() -> None:
