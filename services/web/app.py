@@ -24,11 +24,11 @@ from nearline.topics import CLICKS_DLQ, ITEMS_DLQ, USER_SEQUENCES, USER_SEQUENCE
 from nearline.topics import RULES as RULES_TOPIC
 from services.web.api import RULES, create_app
 from services.web.assets import Assets
-from services.web.attention import Attended, Attention
 from services.web.clicks import Clicks
 from services.web.histories import SequenceCache
 from services.web.letters import NEWEST, RuleList
 from services.web.live_metrics import LiveMetrics
+from services.web.open_pages import CountedPages, OpenPages
 from services.web.operator_routes import OperatorRoutes
 from services.web.shop import Shop
 from services.web.shop_routes import ShopRoutes
@@ -48,7 +48,7 @@ class WebService:
         self._settings = settings
         addresses: dict[ServiceName, str] = {"retrieval": settings.retrieval, "ingest": settings.ingest}
         self._services = Services(addresses, lambda: key_headers(settings))
-        self._attention = Attention()
+        self._open_pages = OpenPages()
         self._histories = SequenceCache(self._find)
         watchers = Watchers()
         updates = user_updates_topic(settings.embedding_space)
@@ -74,7 +74,7 @@ class WebService:
             names=(settings.host, *_words(settings.web_hosts)),
         )
         self._front = HttpFront(settings)
-        self._app = self._front.before(Attended(app, self._attention), RULES)
+        self._app = self._front.before(CountedPages(app, self._open_pages), RULES)
 
     def _follower(self, topic: str, apply: Callable[[Record], None], pause_s: float) -> Follower:
         """A follower that continues from its own positions when it connects again."""
@@ -100,7 +100,7 @@ class WebService:
             stack.push_async_callback(self._metrics.close)
             await open_within(settings.startup_deadline_s, f"topic {USER_SEQUENCES}", self._start_at_the_end)
             running = (each.run() for each in (self._rules, self._front, self._live))
-            await serve_app(_server(self._app), listener, (*running, self._follow_while_attended(), self._ask_once()))
+            await serve_app(_server(self._app), listener, (*running, self._follow_while_open(), self._ask_once()))
 
     async def _start_at_the_end(self) -> None:
         """Set both topics' start to their current ends; older sequences are searched in the log when a page needs them.
@@ -113,19 +113,19 @@ class WebService:
         newest = {part: max(updates.first[part], end - MOST_RECENT) for part, end in updates.end.items()}
         self._updates.start_at(newest)
 
-    async def _follow_while_attended(self) -> None:
+    async def _follow_while_open(self) -> None:
         """Follow both topics while a page is open: each click costs a poll of both."""
         while True:
             self._histories.resume()
             async with asyncio.TaskGroup() as following:
                 follows = [following.create_task(each.run()) for each in (self._updates, self._sequences)]
                 await until(lambda: self._updates.caught_up and self._sequences.caught_up)
-                await self._attention.end()
+                await self._open_pages.closed()
                 for follow in follows:
                     follow.cancel()
                 self._histories.rest()
             get_logger().info("no open page: users are not followed")
-            await self._attention.begin()
+            await self._open_pages.opened()
             await self._start_again()
 
     async def _start_again(self) -> None:

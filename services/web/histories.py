@@ -11,7 +11,7 @@ from nearline.log import Record
 from nearline.sequences import UserSequence, decode_sequence
 
 MOST = 2_000  # users of whom the newest sequence is kept; some 10 MB
-_START_S = 3.0  # how long whoever looks first waits until the log is followed
+_START_S = 3.0  # how long a reader that looks first waits until the log is followed
 _COLUMNS = ("items", "times_ms", "types", "values", "event_ids", "contexts")
 
 

@@ -1,4 +1,4 @@
-"""The page follows what users do for as long as somebody looks, and forgets what would grow old."""
+"""The page follows what users do only while it is open, and keeps nothing that would become stale."""
 
 import asyncio
 from collections.abc import Callable
@@ -13,8 +13,8 @@ from nearline.log import Record
 from nearline.sequences import UserSequence, encode_sequence
 from nearline.user_updates import UserUpdate, encode_user_update
 from services.web import histories as module
-from services.web.attention import Attended, Attention
 from services.web.histories import SequenceCache
+from services.web.open_pages import CountedPages, OpenPages
 from services.web.watching import MOST_RECENT, Watchers
 
 
@@ -28,62 +28,62 @@ class Clock:
         return self.now_s
 
 
-def attention(clock: Clock) -> Attention:
-    return Attention(lasts_s=60, clock=clock)
+def open_pages(clock: Clock) -> OpenPages:
+    return OpenPages(lasts_s=60, clock=clock)
 
 
-def test_a_look_lasts_for_a_while_after_it_ended() -> None:
+def test_a_page_counts_as_open_for_a_while_after_its_last_request() -> None:
     clock = Clock()
-    eyes = attention(clock)
-    with eyes.look():
+    pages = open_pages(clock)
+    with pages.request():
         clock.now_s += 1_000
-        assert eyes.is_there, "a stream of changes stays open"
+        assert pages.any, "a stream of changes stays open"
     clock.now_s += 59
-    assert eyes.is_there
+    assert pages.any
     clock.now_s += 1
-    assert not eyes.is_there
+    assert not pages.any
 
 
-def test_it_ends_without_a_look_and_begins_with_the_next() -> None:
+def test_pages_close_without_requests_and_open_with_the_next() -> None:
     clock = Clock()
-    eyes = attention(clock)
+    pages = open_pages(clock)
 
     async def story() -> None:
-        await eyes.begin()
-        ending = asyncio.create_task(eyes.end(every_s=0))
+        await pages.opened()
+        ending = asyncio.create_task(pages.closed(every_s=0))
         await asyncio.sleep(0)
         assert not ending.done()
         clock.now_s += 60
         await ending
-        beginning = asyncio.create_task(eyes.begin())
+        beginning = asyncio.create_task(pages.opened())
         await asyncio.sleep(0)
         assert not beginning.done()
-        with eyes.look():
+        with pages.request():
             await beginning
 
     asyncio.run(asyncio.wait_for(story(), 10))
 
 
-@pytest.mark.parametrize(("path", "is_look"), [("/", True), ("/row", True), ("/metrics", False), ("/readyz", False)])
-def test_a_request_is_a_look_unless_it_asks_for_the_state_of_the_service(path: str, is_look: bool) -> None:
+@pytest.mark.parametrize(("path", "counts"), [("/", True), ("/row", True), ("/metrics", False), ("/readyz", False)])
+def test_requests_count_as_open_pages_unless_they_ask_for_the_status(path: str, counts: bool) -> None:
     clock = Clock()
-    eyes = attention(clock)
+    pages = open_pages(clock)
     clock.now_s += 60
     looked: list[bool] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        looked.append(eyes.is_there)
+        looked.append(pages.any)
         await PlainTextResponse("")(scope, receive, send)
 
-    TestClient(Attended(app, eyes)).get(path)
-    assert (looked, eyes.is_there) == ([is_look], is_look)
+    TestClient(CountedPages(app, pages)).get(path)
+    assert (looked, pages.any) == ([counts], counts)
 
 
 def sequence(version: int) -> bytes:
     return encode_sequence(UserSequence("u", version, ["i"], [1], ["click"], [1.0], ["e"]))
 
 
-def test_what_was_kept_before_a_rest_is_looked_for_again_once_the_log_is_followed() -> None:
+def test_what_was_kept_before_a_rest_countsed_for_again_once_the_log_is_followed() -> None:
     stored = [sequence(1)]
 
     async def find(user_id: str) -> bytes | None:
@@ -105,7 +105,7 @@ def test_what_was_kept_before_a_rest_is_looked_for_again_once_the_log_is_followe
     asyncio.run(asyncio.wait_for(story(), 10))
 
 
-def test_without_the_log_whoever_looks_first_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_request_without_the_log_gets_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_START_S", 0.0)
 
     async def find(user_id: str) -> bytes | None:
@@ -131,7 +131,7 @@ def heard(*updates: tuple[str, int]) -> Callable[[], list[str]]:
     return lambda: [user_id for user_id, _ in watchers.recent]
 
 
-def test_who_was_active_last_comes_first_whatever_the_order_of_the_partitions() -> None:
+def test_the_most_recently_active_users_come_first_in_any_order_of_partitions() -> None:
     assert heard(("a", 1), ("d", 4), ("b", 2), ("c", 3), ("a", 5))() == ["a", "d", "c", "b"]
     many = [(f"u{nth:03d}", nth) for nth in range(2 * MOST_RECENT)]
     newest = [user_id for user_id, _ in many[: -MOST_RECENT - 1 : -1]]
