@@ -279,7 +279,7 @@ def open_loop(url: str, requests: Sequence[bytes], rps: float, seconds: float, c
         start, cpu = time.perf_counter(), time.process_time()
         end = start + seconds
         schedule = Schedule(start, end, rps)
-        while (now := time.perf_counter()) < end + _GRACE_S and (now < end or not run.is_idle):
+        while (now := time.perf_counter()) < end + _GRACE_S and (now < end or schedule.next < end or not run.is_idle):
             for due in schedule.take(now):
                 run.waiting.append((due, next(in_turn)))
                 run.counted.late.append(now - due)

@@ -19,6 +19,8 @@ _ONE_SYSTEM = ("e2e", "flink")  # folders whose files share a running system, wh
 # The tests start dozens of JVMs that live for seconds. The optimising compiler costs each of them more processor time
 # than it saves: a broker takes 4.4 s of it to start instead of 7.8 s.
 os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1")
+# Workers of xdist begin with COLUMNS=80, and the command line would cut its tables to that width.
+os.environ.pop("COLUMNS", None)
 
 
 @pytest.hookimpl(optionalhook=True)
