@@ -5,7 +5,7 @@ before and speaks for every window up to its version, so an item whose event was
 set only grows. The vector changes only together with what it used. An erasure takes everything up to its version.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -121,7 +121,7 @@ def _seeing(document: UserDocument, sequences: Sequence[UserSequence], policy: S
     newer = sorted((each for each in sequences if each.version > document.seen_version), key=_version)
     if not newer:
         return {}
-    window, is_forever = _window_of(newer[0], policy) if len(newer) == 1 else _window(newer, policy)
+    window, is_forever = _window(newer, policy)
     seen, until_s, purchased = _grown(document, window, is_forever)
     history_version = max(document.history_version, newer[-1].version)
     return {
@@ -134,51 +134,33 @@ def _seeing(document: UserDocument, sequences: Sequence[UserSequence], policy: S
     }
 
 
-def _window(newer: Iterable[UserSequence], policy: SeenPolicy) -> tuple[Recent, bool]:
+def _window(newer: Sequence[UserSequence], policy: SeenPolicy) -> tuple[Recent, bool]:
     """What the windows of *newer*, in the order of their versions, hold of items that count as seen.
 
-    And whether all of it counts for ever.
+    And whether all of it counts for ever, as it most often does.
     """
-    until_of: dict[str, int] = {}
+    counting = [_counting(sequence, policy) for sequence in newer]
     version_of: dict[str, int] = {}
-    bought: set[str] = set()
-    for sequence in newer:
-        counting, _ = _counting(sequence, policy)
-        version_of |= dict.fromkeys(counting, sequence.version)
-        until_of |= {item: max(until_s, until_of.get(item, 0)) for item, until_s in counting.items()}
-        bought |= _bought(sequence, counting)
-    hashes = hash64_all(list(until_of))
+    for sequence, (until_of, _) in zip(newer, counting, strict=True):
+        version_of |= dict.fromkeys(until_of, sequence.version)
+    is_forever = all(forever for _, forever in counting)
+    hashes = hash64_all(list(version_of))
     order = hashes.argsort()
-    count = len(hashes)
-    until_s = np.fromiter(until_of.values(), np.uint32, count)[order]
-    recent = Recent(
-        hashes[order],
-        np.fromiter(version_of.values(), np.int64, count)[order],
-        until_s,
-        np.fromiter(map(bought.__contains__, until_of), np.bool_, count)[order],
-    )
-    return recent, bool((until_s == FOREVER_S).all())
-
-
-def _window_of(sequence: UserSequence, policy: SeenPolicy) -> tuple[Recent, bool]:
-    """As ``_window`` of one: nearly all that is read."""
-    counting, is_forever = _counting(sequence, policy)
-    hashes = hash64_all(list(counting))
-    order = hashes.argsort()
-    count = len(hashes)
-    bought = _bought(sequence, counting)
-    until_s, is_bought = np.full(count, FOREVER_S, np.uint32), np.zeros(count, np.bool_)
+    count = len(order)
+    until_s, bought = np.full(count, FOREVER_S, np.uint32), np.zeros(count, np.bool_)
     if not is_forever:
-        until_s = np.fromiter(counting.values(), np.uint32, count)[order]
-    if bought:
-        is_bought = np.fromiter(map(bought.__contains__, counting), np.bool_, count)[order]
-    recent = Recent(hashes[order], np.full(count, sequence.version, np.int64), until_s, is_bought)
-    return recent, is_forever
+        longest = dict.fromkeys(version_of, 0)
+        for until_of, _ in counting:
+            longest |= {item: max(end_s, longest[item]) for item, end_s in until_of.items()}
+        until_s = np.fromiter(longest.values(), np.uint32, count)[order]
+    if any(PURCHASE in sequence.types for sequence in newer):
+        of_all = set[str]().union(*map(_bought, newer, (until_of for until_of, _ in counting)))
+        bought = np.fromiter(map(of_all.__contains__, version_of), np.bool_, count)[order]
+    versions = np.fromiter(version_of.values(), np.int64, count)[order]
+    return Recent(hashes[order], versions, until_s, bought), is_forever
 
 
 def _bought(sequence: UserSequence, counting: Mapping[str, int]) -> set[str]:
-    if PURCHASE not in sequence.types:
-        return set()
     pairs = zip(sequence.items, sequence.types, strict=True)
     return {item for item, kind in pairs if kind == PURCHASE and item in counting}
 

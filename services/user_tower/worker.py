@@ -181,8 +181,10 @@ class UserWorker:
 
     async def _take(self, records: list[Record]) -> NewsByUser:
         users: NewsByUser = {}
+        sequences = sum(map(_is_sequence, records))
+        SEQUENCES.inc(sequences)
+        SNAPSHOTS.inc(len(records) - sequences)
         for record in records:
-            (SEQUENCES if _is_sequence(record) else SNAPSHOTS).inc()
             if record.value:
                 try:
                     users.setdefault(record.id, News()).add(_news(record, record.value))
