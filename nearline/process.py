@@ -1,6 +1,7 @@
 """How a long-running part starts, waits for what it needs, and stops."""
 
 import asyncio
+import gc
 import signal
 import sys
 from collections.abc import Awaitable, Callable
@@ -81,6 +82,17 @@ async def follow(poll: Callable[[], Awaitable[list[Record]]], apply: Callable[[l
             continue
         if records:
             apply(records)
+
+
+def settle_memory() -> None:
+    """Exclude what is loaded by now from garbage collection, and collect less often.
+
+    A full collection over 100,000 items pauses answers for 0.1 s. New objects are collected after 50,000 and not after
+    700, which a part under load makes in a few milliseconds.
+    """
+    gc.set_threshold(50_000, 20, 100)
+    gc.collect()
+    gc.freeze()
 
 
 async def until(condition: Callable[[], bool], *, every_s: float = 0.02) -> None:

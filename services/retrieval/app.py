@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import gc
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Protocol
@@ -21,7 +20,7 @@ from nearline.adapters.span_exporters import spans_for
 from nearline.adapters.stores import store_for
 from nearline.errors import Unavailable
 from nearline.followers import Follower
-from nearline.process import RETRY_S
+from nearline.process import RETRY_S, settle_memory, until
 from nearline.reasons import reasons_of
 from nearline.request_counts import Counted
 from nearline.settings import Settings
@@ -220,12 +219,9 @@ def _server(app: object, waits_for_nothing: Callable[[Scope], bool]) -> uvicorn.
 
 
 async def _settle_memory(loaded: Callable[[], bool]) -> None:
-    """Exclude the catalogue from garbage collection: with 100,000 items a full collection pauses answers for 0.1 s."""
-    gc.set_threshold(50_000, 20, 100)
-    while not loaded():
-        await asyncio.sleep(0.1)
-    gc.collect()
-    gc.freeze()
+    """Exclude the catalogue from garbage collection once it is loaded."""
+    await until(loaded, every_s=0.1)
+    settle_memory()
 
 
 def main() -> int:

@@ -13,7 +13,7 @@ from nearline.adapters.stores import store_for
 from nearline.adapters.triton import TritonTowers
 from nearline.item_table import ItemTable, apply_all
 from nearline.log import Record
-from nearline.process import follow, open_within, run_part, until
+from nearline.process import follow, open_within, run_part, settle_memory, until
 from nearline.settings import Settings
 from nearline.store import UserStore
 from nearline.telemetry import counter, gauge, get_logger
@@ -84,6 +84,7 @@ async def serve(settings: Settings) -> None:
             tasks.create_task(follow(vectors.poll, learn))
             tasks.create_task(_keep_house(store))
             await until(lambda: vectors.caught_up)
+            settle_memory()
             ready["item_vectors"] = True
             get_logger().info("ready", items=len(table), space=space.number)
             stack.push_async_callback(reader.close)

@@ -74,9 +74,13 @@ class GroupReader(LogReader):
 
     def done(self, records: Iterable[Record]) -> None:
         """Note that *records* are dealt with; they are committed within a quarter of a second, and on close."""
+        newest: dict[tuple[str, int], int] = {}
         for record in records:
-            part = TopicPartition(record.topic, record.partition)
-            self._dealt_with[part] = max(self._dealt_with.get(part, 0), record.offset + 1)
+            place = record.topic, record.partition
+            newest[place] = max(newest.get(place, 0), record.offset + 1)
+        for (topic, partition), offset in newest.items():
+            part = TopicPartition(topic, partition)
+            self._dealt_with[part] = max(self._dealt_with.get(part, 0), offset)
 
     async def settle(self) -> None:
         """Commit how far was read, when all of it is dealt with: past records that compaction took away, too."""
