@@ -1,20 +1,16 @@
 """Fixtures that more than one folder of tests needs. Imports nothing that an environment might lack."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from local.broker import running_broker
-from nearline.errors import Misconfigured
-
 if TYPE_CHECKING:
     from xdist.scheduler import LoadScopeScheduling
 
 _TESTS = Path(__file__).parent
-_ONE_SYSTEM = ("e2e", "flink")  # folders whose files share a running system, which takes a minute of two cores to start
+_ONE_SYSTEM = "tests/e2e/test_whole_system"  # these files share a running system, which takes 50 s of processor time
 
 # The tests start dozens of JVMs that live for seconds. The optimising compiler costs each of them more processor time
 # than it saves: a broker takes 4.4 s of it to start instead of 7.8 s.
@@ -25,14 +21,12 @@ os.environ.pop("COLUMNS", None)
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> "LoadScopeScheduling":
-    """With several workers: each takes file after file in the usual order, and a folder that shares a system as one."""
+    """With several workers: each takes file after file in the usual order; files that share a system stay together."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFile(LoadScopeScheduling):  # type: ignore[misc]  # xdist is not typed
         def _split_scope(self, nodeid: str) -> str:
-            file = nodeid.partition("::")[0]
-            folder = file.split("/")[1]
-            return folder if folder in _ONE_SYSTEM else file
+            return _ONE_SYSTEM if nodeid.startswith(_ONE_SYSTEM) else nodeid.partition("::")[0]
 
     config.option.loadscopereorder = False  # the longest come first as it is: contract, e2e, flink, then unit
     return ByFile(config, log)
@@ -44,16 +38,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         folder = item.path.relative_to(_TESTS).parts[0]
         if (_TESTS / folder).is_dir():
             item.add_marker(folder)
-
-
-@pytest.fixture(scope="session")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a real Kafka broker of this test run; use topics and groups with names of your own."""
-    try:
-        with running_broker(tmp_path_factory.mktemp("broker")) as running:
-            yield running.bootstrap
-    except Misconfigured as problem:
-        pytest.fail(f"no broker for the tests: {problem}", pytrace=False)
 
 
 @pytest.fixture

@@ -182,11 +182,11 @@ def nearest(
 
 
 def pick(shop: Shop, ids: str | list[str], places: int, **named: Any) -> list[str]:
-    given = {"taken": (), "excluded": NOTHING, "wanted": None} | named
+    given: dict[str, Any] = {"taken": (), "excluded": NOTHING, "filter": None} | named
     ranked, scores = Leaderboard(), {item_id: 99.0 - nth for nth, item_id in enumerate(ids)}
     for item_id, score in scores.items():
         ranked.put(item_id, score)
-    found = shop.run(shop.index.pick(ranked, places, **given))  # type: ignore[arg-type]
+    found = shop.run(shop.index.pick(ranked, places, **given))
     assert [scores[item_id] for item_id in found.item_ids] == list(found.scores)
     return ids_of(found)
 
@@ -441,7 +441,7 @@ def test_every_filter_means_the_same_wherever_items_are(shop: Shop) -> None:
     for expression in EXPRESSIONS:
         expected = passing(parse(expression))
         assert nearest(shop, 20, wanted=expression) == expected, expression
-        assert pick(shop, everything, 20, wanted=parse(expression)) == expected, expression
+        assert pick(shop, everything, 20, filter=parse(expression)) == expected, expression
     assert {len(passing(parse(expression))) for expression in EXPRESSIONS} > {1, 2, 3, 4}, "the table says little"
 
 

@@ -9,9 +9,9 @@ if TYPE_CHECKING:
     from local.system import System
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator["System"]:
-    """A running system whose answers show every item of the catalogue; ended with the test run."""
+    """A running system whose answers show every item of the catalogue; ended with this folder's tests."""
     from local.processes import wait_until
     from local.system import embedded_system
     from nearline.items import encode_item

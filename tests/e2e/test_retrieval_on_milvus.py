@@ -18,6 +18,7 @@ import pytest
 
 pytest.importorskip("pymilvus", reason="Milvus has an environment of its own: make test-milvus")
 
+from local.broker import running_broker
 from local.layout import ROOT
 from local.ports import HOST, free_ports
 from local.processes import wait_until
@@ -155,6 +156,12 @@ async def store_user(folder: Path) -> None:
     await store.open()
     await store.put_many_if_newer({"u": encode_user_document(document, SPACE)})
     await store.close()
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with running_broker(tmp_path_factory.mktemp("broker")) as running:
+        yield running.bootstrap
 
 
 @pytest.fixture(scope="module")

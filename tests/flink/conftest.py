@@ -33,7 +33,7 @@ def wait_for(condition: Callable[[], bool], deadline_s: float, what: str) -> Non
         time.sleep(0.1)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a real broker for these tests alone: the job reads all that was ever sent to its topics."""
     with running_broker(tmp_path_factory.mktemp("broker-of-the-job")) as running:
@@ -204,7 +204,7 @@ def new_job(broker: str, data: Path, **extra: str) -> Job:
     return Job(broker, data, job_port, metrics_port, rest_port, extra=extra)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def log(broker: str) -> Iterator[Log]:
     """The topics as ``nearline init`` makes them."""
     topics = Topics(broker)
@@ -215,7 +215,7 @@ def log(broker: str) -> Iterator[Log]:
     log.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def job(broker: str, log: Log, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Job]:
     """The job, running; a test that kills it starts it again."""
     job = new_job(broker, tmp_path_factory.mktemp("job") / "data")
