@@ -108,6 +108,7 @@ def measure_reads(source: TowerVectors, scale: ChurnScale, seed: int, say: Say) 
         ours.tell("rate", per_s=CHANGES_PER_S)
         beside, reads = _reads_beside(ours, scale, say)
         judged = ours.tell("judged")
+        ours.tell("rate", per_s=0)  # a slow machine would else never be done folding
         ours.tell("settle")
         compared = _side_by_side(source, ours, scale, seed, say)
     return {

@@ -44,10 +44,10 @@ def _amount(value: float) -> str:
 
 def floors_table(rounds: Sequence[Round]) -> Table:
     """What the machine was like in each round: an empty server's p99, and what others used."""
-    table = Table(title="An empty server's p99 before and after each round, ms, and the cores that other programs used")
+    table = Table(title="The machine in each round")
     table.add_column("round", justify="right")
     for rate in RATES:
-        table.add_column(f"at {rate:,}/s", justify="right")
+        table.add_column(f"empty server's p99 at {rate:,}/s, before and after, ms", justify="right")
     table.add_column("others' cores", justify="right")
     for number, one in enumerate(rounds, 1):
         floors = [", ".join(f"{floor[str(rate)]:.1f}" for floor in one.floors) for rate in RATES]

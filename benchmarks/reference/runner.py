@@ -4,7 +4,7 @@
 
 ``-P`` keeps this file's own folder out of the imports, so ``local`` is that tree's. It prints one JSON object a line:
 ``{"say": …}`` while the system starts, then ``{"ready": …}``. Each line on its input is answered with the processes'
-ids by part. When its input ends it stops the system and deletes its data.
+ids by part. When its input ends it stops the system.
 """
 
 import argparse
@@ -42,13 +42,12 @@ def serve(data: Path) -> None:
         print(json.dumps({"ready": address(system)}), flush=True)
         for _ in sys.stdin:
             print(json.dumps(parts(system)), flush=True)
-    reset(system, lambda line: None)
 
 
 def main() -> None:
     """Run the system until the input ends."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder of the system; deleted before and after")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the system; deleted first")
     data = parser.parse_args().data
     interrupt_on_sigterm()
     try:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -61,8 +62,9 @@ def _started(tree: Tree, opened: ExitStack, say: Say) -> "tuple[subprocess.Popen
 @contextmanager
 def _runner(tree: Tree) -> "Iterator[subprocess.Popen[str]]":
     environment = {name: value for name, value in os.environ.items() if not name.upper().startswith(PREFIX)}
+    data = FOLDER / f"data-{tree.name}"
     process = subprocess.Popen(
-        [str(tree.python), "-P", str(_RUNNER), "--data", str(FOLDER / f"data-{tree.name}")],
+        [str(tree.python), "-P", str(_RUNNER), "--data", str(data)],
         cwd=tree.root,
         env={**environment, "PYTHONPATH": str(tree.root)},
         stdin=subprocess.PIPE,
@@ -74,6 +76,7 @@ def _runner(tree: Tree) -> "Iterator[subprocess.Popen[str]]":
         yield process
     finally:
         _end(process)
+        shutil.rmtree(data, ignore_errors=True)
 
 
 def _end(process: "subprocess.Popen[str]") -> None:
