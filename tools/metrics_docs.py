@@ -18,8 +18,8 @@ ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "metrics.md"
 # The modules whose import declares all that a part counts: its composition root, and what that imports later.
 PARTS: Mapping[str, tuple[str, ...]] = {
-    "retrieval": ("services.retrieval.app", "services.retrieval.in_process.parts"),
-    "retrieval on Milvus": ("services.retrieval.app", "services.retrieval.in_engine.parts"),
+    "retrieval": ("services.retrieval.app", "services.retrieval.in_process.local_items"),
+    "retrieval on Milvus": ("services.retrieval.app", "services.retrieval.in_engine.remote_items"),
     "ingest": ("services.ingest.app",),
     "user_tower": ("services.user_tower.app",),
     "item_tower": ("services.item_tower.app",),

@@ -37,7 +37,7 @@ from services.retrieval.items.text_index import TextIndex
 from services.retrieval.merchandising.wiring import Merchandising
 from services.retrieval.pages import LIVES_S, PageTokens
 from services.retrieval.recommender import Recommender
-from services.retrieval.routes.parts import ReadParts
+from services.retrieval.routes.read_parts import ReadParts
 from services.retrieval.users.reader import UserReader
 from services.retrieval.users.session_vectors import KnownItems
 from services.retrieval.users.store_guard import GuardedStore
@@ -199,12 +199,12 @@ def _items_for(settings: Settings, space: Space) -> ServedItems:
     """The items as ``NEARLINE_INDEX`` configures them; the libraries of the other kind are not imported."""
     engine = engine_for(settings.index, space, read_ms=settings.index_timeout_ms)
     if engine is None:
-        from services.retrieval.in_process.parts import LocalItems
+        from services.retrieval.in_process.local_items import LocalItems
 
         return LocalItems(settings, space)
-    from services.retrieval.in_engine.parts import EngineParts
+    from services.retrieval.in_engine.remote_items import RemoteItems
 
-    return EngineParts(settings, space, engine)
+    return RemoteItems(settings, space, engine)
 
 
 def _server(app: object, waits_for_nothing: Callable[[Scope], bool]) -> uvicorn.Server:

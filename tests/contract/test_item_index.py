@@ -73,7 +73,7 @@ class InProcess:
 
 
 class OnEngine:
-    """An engine, a window and the writer of both, as in_engine/parts.py puts them together."""
+    """An engine, a window and the writer of both, as in_engine/remote_items.py puts them together."""
 
     def __init__(self, engine: Any, runner: asyncio.Runner) -> None:
         self.engine = engine

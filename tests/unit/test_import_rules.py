@@ -43,7 +43,9 @@ ONE_HOME_EACH = {
 # What app.py puts together in one of two ways.
 RETRIEVAL_KINDS = {
     "services/retrieval/merchandising/wiring.py",
-    *(f"services/retrieval/{folder}/parts.py" for folder in ("in_process", "in_engine", "routes")),
+    "services/retrieval/in_process/local_items.py",
+    "services/retrieval/in_engine/remote_items.py",
+    "services/retrieval/routes/read_parts.py",
 }
 # An answer's way, from the top: a floor imports those below it, and what stands beside it on its own.
 RETRIEVAL_FLOORS: tuple[set[str], ...] = (

@@ -31,7 +31,7 @@ from services.retrieval.in_engine.going_live import GoingLive
 from services.retrieval.in_engine.guard import GuardedEngine
 from services.retrieval.in_engine.head_items import HeadItems, Top, popular_records
 from services.retrieval.in_engine.items import EngineItems
-from services.retrieval.in_engine.parts import count_items
+from services.retrieval.in_engine.remote_items import count_items
 from services.retrieval.in_engine.writer import Writer
 from services.retrieval.items.printed import render
 from services.retrieval.recommender import Recommender

@@ -9,7 +9,7 @@ from services.retrieval.in_process.catalogue import Catalogue
 from services.retrieval.in_process.index import LiveIndex
 from services.retrieval.items.text_index import TextIndex
 from services.retrieval.recommender import Recommender
-from services.retrieval.routes.parts import ReadParts
+from services.retrieval.routes.read_parts import ReadParts
 from services.retrieval.users.reader import UserReader
 from services.retrieval.users.store_guard import GuardedStore
 from tests.support.fakes import ExactGraph

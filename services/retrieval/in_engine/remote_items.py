@@ -26,7 +26,7 @@ _TRENDING_PAUSE_S = 0.2
 _COUNT_EVERY_S = 15.0
 
 
-class EngineParts:
+class RemoteItems:
     """The engine's items, this replica's writer, and its items in memory."""
 
     known = texts = None  # history vectors and text search need the items in this process
