@@ -8,7 +8,7 @@ CODE := nearline nearline_client services flink_jobs training local benchmarks t
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help doctor machine environments demo up stop status reset test nightly test-model test-milvus observe test-browser screenshots bench-page bench bench-index bench-train train evaluate quality docs site lint
+.PHONY: help doctor machine environments demo up stop status reset test nightly test-model test-milvus observe test-browser screenshots bench-page bench bench-guard bench-index bench-train train evaluate quality docs site lint
 
 help:  ## what can be done here
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1\t/' | awk -F '\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -43,9 +43,10 @@ test: python  ## all tests that need no torch, on two workers (ARGS="-n 0 -x tes
 	@$(SERVICES)/python -m local.downloads --tests
 	@$(SERVICES)/python -m pytest -n 2 --ignore tests/model --ignore tests/browser $(ARGS)
 
-nightly: python  ## what takes too long for every change: the property tests with ten times the examples
+nightly: python  ## what takes too long for every change: property tests with ten times the examples, and bench-guard
 	@$(PYTHON) -m local.environments $(RUNTIME) --dev
 	@TEST_EXAMPLES=10 $(SERVICES)/python -m pytest -n 2 -m hypothesis tests/unit $(ARGS)
+	@$(MAKE) bench-guard
 
 test-model: python  ## the tests of the training code (brings torch: 2.5 GB to download)
 	@$(PYTHON) -m local.environments train baselines
@@ -77,6 +78,9 @@ bench-page: environments  ## click to changed row, and first paint, by the brows
 
 bench: environments  ## the benchmarks of docs/benchmarks.md (REF=COMMIT: beside that commit, round by round; ROUNDS=5)
 	@$(SERVICES)/python -m benchmarks$(if $(REF),.reference $(REF) $(if $(ROUNDS),--rounds $(ROUNDS))) $(ARGS)
+
+bench-guard: environments  ## has a click, an answer or a backlog become dearer than at the last landing here? (6 min; fails at 1.25 times)
+	@$(SERVICES)/python -m benchmarks.reference.guard $(ARGS)
 
 bench-index: environments  ## the index under churn: recall, reads, memory; beside what one would write without us
 	@$(PYTHON) -m local.environments peers

@@ -26,6 +26,7 @@ _CLICKS_EACH = 5  # of every user, before anything is measured
 _LAST_CLICKS_S = 1.0  # the last clicks of a load are stored vectors by then, or the tree did not keep up
 _ASK_EVERY_S = 0.05  # while a backlog is worked off: asking costs the processors that are measured
 _ASKERS = 2_000
+_REST_S = 5.0  # how long a tree alone is watched at rest
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +125,15 @@ def taken_in_turn(
     floors.append(floor())
     this, that = (figures_of(*one) for one in zip(taken, resting, strict=True))
     return Round(this, that, floors, others())
+
+
+def taken_alone(
+    tree: Running, names: Sequence[str], scale: RoundScale, seed: int
+) -> tuple[dict[str, CostsTaken], Costs]:
+    """Each measurement of *tree* once, and what it uses at rest; no other tree runs."""
+    with costs(tree) as resting:
+        time.sleep(_REST_S)
+    return {name: MEASUREMENTS[name](tree, scale, seed) for name in names}, resting
 
 
 def _item(scale: RoundScale, number: int) -> str:
