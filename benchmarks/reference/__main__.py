@@ -59,7 +59,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     named = partial(measurements_named, known=MEASUREMENTS)
     parser.add_argument("--only", type=named, default=list(MEASUREMENTS), help=f"of {','.join(MEASUREMENTS)}")
-    parser.add_argument("--quick", action="store_true", help="small and short: shows differences of a tenth and more")
+    parser.add_argument("--quick", action="store_true", help="small and short: shows differences of a third and more")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, default=BUILD / "bench-ref.json")
     return parser.parse_args()

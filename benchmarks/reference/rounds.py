@@ -31,7 +31,7 @@ _REST_S = 5.0  # how long a tree alone is watched at rest
 
 @dataclass(frozen=True, slots=True)
 class RoundScale:
-    """How much is asked of each tree; ``quick`` is for trying it and for differences of a tenth and more."""
+    """How much is asked of each tree; ``quick`` is for trying it and for differences of a third and more."""
 
     items: int = 20_000
     users: int = 5_000
