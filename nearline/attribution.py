@@ -1,4 +1,4 @@
-"""What came of answers: shown items and the events that name them by request, counted by source and scenario."""
+"""Attribution: joins shown items with the events that name their request, and counts by source and scenario."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -19,19 +19,19 @@ _DONE = dict.fromkeys([*_KEY, "user_id"], pl.String) | dict.fromkeys(["clicked",
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """*hits* out of *shown*, with the 95 % interval of Wilson (1927), which holds for few hits too."""
+    """*hits* out of *shown*, with Wilson's 95 % interval (1927), which also holds for few hits."""
 
     hits: int
     shown: int
 
     @property
     def share(self) -> float:
-        """What part of the shown ones; NaN of none."""
+        """Hits per shown item; NaN if nothing was shown."""
         return self.hits / self.shown if self.shown else math.nan
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Between what the true share lies; 0 and 1 if nothing was shown."""
+        """The interval that holds the true share; (0, 1) if nothing was shown."""
         if not self.shown:
             return 0.0, 1.0
         n, z2 = self.shown, _Z * _Z
@@ -42,7 +42,7 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class SourceRates:
-    """What came of the items of one source in one scenario (``""``: in none)."""
+    """The rates of one source's items in one scenario (``""``: without one)."""
 
     scenario: str
     source: str
@@ -52,17 +52,17 @@ class SourceRates:
 
 @dataclass(frozen=True, slots=True)
 class AttributionReport:
-    """What was read, how much of it met, and the lines, most shown first."""
+    """How much was read and joined, and the rates by source and scenario, most shown first."""
 
     exposures: int
-    events: int  # all that are no command and not synthetic
-    with_request: int  # of them: those that name an answer
-    met: int  # of these: those whose answer showed that item to that user
+    events: int  # without commands and synthetic events
+    with_request: int  # those of them that name an answer
+    met: int  # those of them whose answer showed that item to that user
     lines: list[SourceRates]
 
 
 def attribute(exposures: Iterable[Exposure], events: Iterable[Event]) -> AttributionReport:
-    """Join *exposures* and *events* by request, item and user, if one is known; a shown item counts once.
+    """Join *exposures* and *events* by request, item and, if known, user; a shown item counts once.
 
     Repeated records of one event or one answer change nothing. Synthetic events are left out.
     """

@@ -1,22 +1,22 @@
-"""The description of a data set: a small ``dataset.toml`` that says what its columns are called and how it is split.
+"""The description of a data set: a small ``dataset.toml`` that names its columns and says how to split it.
 
-    joint = false                    # true (the default): what a user does at one time are joint targets, never inputs
+    joint = false                    # true (the default): a user's events of one time are joint targets, never inputs
 
     [interactions]                   # every key but time_unit, types, filter and separator names a column
     file = "interactions.parquet"    # or a file of CSV, or a folder of either
     user_id = "customer"
     time = "timestamp"
     time_unit = "s"                  # s, ms (the default), us, ns, or datetime
-    order = "pos"                    # what comes first among events of one time
+    order = "pos"                    # sorts events of the same time
     types = { buy = "purchase" }     # this set's event types as Nearline's
     filter = { split = ["train"] }   # keep only rows with one of these values
 
     [items]
     title = "name"
-    attributes = ["genres"]          # by default every column that is nothing else
+    attributes = ["genres"]          # by default every other column
     separator = ","                  # within an attribute that holds several values; by default "|"
 
-    [users]                          # what users declared once for all: country, device, referrer, interests
+    [users]                          # declared once for each user: country, device, referrer, interests
     file = "users.parquet"
 
     [split]
@@ -24,9 +24,9 @@
     validate_from = 2011-10-09       # a day (UTC) or a share of the events, such as 0.8
     test_from = 2011-11-09
 
-    [recipe]                         # handed to the training run as it is
+    [recipe]                         # passed to the training run unchanged
 
-All of it is optional. A key that is not known is refused with the nearest one that is.
+Every key is optional. An unknown key is refused with the nearest known one.
 """
 
 import difflib
@@ -47,7 +47,7 @@ TIME_UNITS = ("s", "ms", "us", "ns", "datetime")
 ONLINE_RETAIL = "online-retail"
 TIME, LEAVE_ONE_OUT = "time", "leave-one-out"
 
-EVENT_TEXTS = ("user_id", "item_id", "type", "event_id", *CONTEXT_KEYS)  # read as text, whatever type they have
+EVENT_TEXTS = ("user_id", "item_id", "type", "event_id", *CONTEXT_KEYS)  # read as text, whatever their type
 EVENT_COLUMNS = ("user_id", "item_id", "time", "type", "value", "event_id", "order", *CONTEXT_KEYS)
 ITEM_COLUMNS = (
     "item_id",
@@ -66,7 +66,7 @@ CSV = ".csv"
 
 @dataclass(frozen=True)
 class Table:
-    """One file of the set: *columns* holds the names that the description gives, ours to theirs."""
+    """One file of the set; *columns* maps our names to those in the description."""
 
     file: str
     columns: Mapping[str, str] = field(default_factory=dict)
@@ -75,7 +75,7 @@ class Table:
 
 @dataclass(frozen=True)
 class SplitRule:
-    """A split as it is written: a moment is milliseconds, or a share of the events below 1."""
+    """A split as configured: a moment is milliseconds, or a share of the events if below 1."""
 
     kind: str = TIME
     validate_from: int | float = 0.8
@@ -85,12 +85,12 @@ class SplitRule:
 
 @dataclass(frozen=True)
 class Description:
-    """What a ``dataset.toml`` says, or the defaults."""
+    """The content of a ``dataset.toml``, or the defaults."""
 
     interactions: Table = Table("interactions.parquet")
     items: Table = Table("items.parquet")
     users: Table = Table("users.parquet")
-    named: frozenset[str] = frozenset()  # the tables whose file the description names, so that it must be there
+    named: frozenset[str] = frozenset()  # tables whose file the description names: it must exist
     attributes: tuple[str, ...] | None = None
     time_unit: str | None = None
     types: Mapping[str, str] = field(default_factory=dict)
@@ -102,7 +102,7 @@ class Description:
 
 
 def find_description(folder: Path, given: Path | None = None, *, known: Path | None = None) -> Path | None:
-    """*given*, else the ``dataset.toml`` in *folder*, else the one of the folder's name in the folder *known*."""
+    """*given*, else the ``dataset.toml`` in *folder*, else the one named as *folder* in the folder *known*."""
     if given is not None:
         if not given.is_file():
             raise Misconfigured(f"no description at {given}")
@@ -112,9 +112,9 @@ def find_description(folder: Path, given: Path | None = None, *, known: Path | N
 
 
 def table_path(folder: Path, about: Description, name: str, *, needed: bool = False) -> Path | None:
-    """The file or folder of the table *name*: what the description names, else NAME.parquet, NAME.csv or a folder NAME.
+    """The file or folder of table *name*: the description's, else NAME.parquet, NAME.csv or a folder NAME.
 
-    ``None`` if there is none; ``Misconfigured``, naming what there is, if the description names one or it is *needed*.
+    ``None`` if there is none; ``Misconfigured``, listing the folder, if the description names one or it is *needed*.
     """
     table: Table = getattr(about, name)
     others = () if name in about.named else (folder / f"{name}{CSV}", folder / name)
@@ -128,7 +128,7 @@ def table_path(folder: Path, about: Description, name: str, *, needed: bool = Fa
 
 
 def read_description(path: Path) -> Description:
-    """The description in the file *path*; ``Misconfigured`` naming file, key and what was expected."""
+    """The description in the file *path*; ``Misconfigured`` names the file, the key and what was expected."""
     try:
         return describe(tomllib.loads(path.read_text(encoding="utf-8")))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as broken:
@@ -138,7 +138,7 @@ def read_description(path: Path) -> Description:
 
 
 def describe(told: Mapping[str, Any]) -> Description:
-    """The description that *told* spells out; ``Misconfigured`` for what it can not mean."""
+    """The description in the parsed TOML *told*; ``Misconfigured`` for invalid content."""
     _refuse_unknown(told, ("interactions", "items", "users", "split", "recipe", "joint", "preparation"), "")
     parts = {name: _table(told, name) for name in ("interactions", "items", "users", "split", "recipe")}
     events = parts["interactions"]
@@ -163,7 +163,7 @@ def describe(told: Mapping[str, Any]) -> Description:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A question in brackets that names the known word nearest to *name*, or nothing."""
+    """A question in brackets with the known word nearest to *name*, or an empty text."""
     lower = {str(one).lower(): str(one) for one in known}
     near = difflib.get_close_matches(str(name).lower(), lower, n=1)
     return f" (did you mean {lower[near[0]]!r}?)" if near else ""
@@ -248,7 +248,7 @@ def _split(told: Mapping[str, Any]) -> SplitRule:
 
 
 def _cut(value: object, where: str) -> int | float:
-    """Milliseconds of a day or moment (UTC where it names no zone), or a share of the events."""
+    """The milliseconds of a day or moment (UTC without a time zone), or a share of the events."""
     if isinstance(value, float) and 0 < value < 1:
         return value
     try:

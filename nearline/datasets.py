@@ -1,6 +1,6 @@
-"""The demo's data set: Online Retail as a catalogue and a log of purchases, prepared by rules that are counted.
+"""The demo's data set: Online Retail as a catalogue and a log of purchases; rows that a rule drops are counted.
 
-Needs polars, which only the services' and the training environments carry.
+Needs polars, which only the services' and the training environments have.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ FILE = "online_retail.parquet"
 OTHER = "other"
 _NO_COUNTRY = "Unspecified"
 
-# The last word of a title that names a kind of thing decides its category; the file itself has no categories.
+# The last word of a title that is in this table decides its category; the file itself has no categories.
 _KINDS: Mapping[str, str] = {
     "bags": "bag bags handbag backpack purse washbag shopper wallet wallets",
     "storage": "box boxes basket baskets container drawer drawers cabinet tin tins jar jars storage organiser tidy"
@@ -51,8 +51,7 @@ class Prepared:
     """Items by id, and events in their total order.
 
     ``events`` has the columns user_id, item_id, type, time_ms, value, event_id, country, sorted by (time_ms, event_id);
-    the country is that of the invoice, null where it was not given.
-    ``dropped`` counts rows by reason, in the order in which the rules were applied.
+    the country is the invoice's, null if it has none. ``dropped`` counts rows by reason, in the order of the rules.
     """
 
     items: Mapping[str, Item]
@@ -61,7 +60,7 @@ class Prepared:
     rows: int
 
     def report(self) -> str:
-        """What came, what was dropped and why, what is left: a few lines for people."""
+        """A few lines for people: rows read, rows dropped by reason, events, users and items left."""
         lines = [f"{self.rows:,} rows read"]
         lines += [f"{count:>9,} dropped: {reason}" for reason, count in self.dropped.items()]
         users = self.events["user_id"].n_unique()
@@ -72,9 +71,9 @@ class Prepared:
 def load_online_retail(folder: Path) -> Prepared:
     """Read and prepare ``online_retail.parquet`` in *folder*; the same file gives the same result.
 
-    An event is one user's purchase of one item in one invoice; its value is what was paid for it. An item's title is
-    its most frequent description and its price the median, over all its kept rows; ``listed_ms`` is its first sale;
-    the category is derived from the title (``category_derived``). ``Misconfigured`` when the file is not there.
+    An event is one user's purchase of one item in one invoice; its value is the amount paid. An item's title is its
+    most frequent description and its price the median, over all kept rows; ``listed_ms`` is its first sale; the
+    category is derived from the title (``category_derived``). ``Misconfigured`` if the file is missing.
     """
     raw = _read(Path(folder) / FILE)
     sales, dropped = _clean(raw)
@@ -89,7 +88,7 @@ def load_online_retail(folder: Path) -> Prepared:
 
 
 def derived_category(title: str) -> str:
-    """The kind of thing that the title's last telling word names, or ``other``."""
+    """The category of the last word of *title* that has one, or ``other``."""
     words = title.casefold().replace(",", " ").split()
     return next((_CATEGORY_OF[word] for word in reversed(words) if word in _CATEGORY_OF), OTHER)
 
@@ -105,7 +104,7 @@ def _read(path: Path) -> pl.DataFrame:
 
 
 def _clean(raw: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, int]]:
-    """Apply the rules one after the other; each drop is counted under its own reason."""
+    """Apply the rules one after the other, counting dropped rows by reason."""
     rules = {
         "code of a service, not an item": pl.col("StockCode").str.contains(r"^\d{5}"),
         "no customer": pl.col("CustomerID").is_not_null(),
@@ -123,7 +122,7 @@ def _clean(raw: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, int]]:
 
 
 def _events(sales: pl.DataFrame) -> pl.DataFrame:
-    """One event for each user, item and invoice, at the invoice's first minute."""
+    """One event per user, item and invoice, at the invoice's first minute."""
     time_ms = pl.col("InvoiceDate").dt.epoch("ms").min().over("InvoiceNo")
     paid = (pl.col("Quantity") * pl.col("UnitPrice").cast(pl.Float64)).sum().round(2)
     merged = (

@@ -1,4 +1,4 @@
-"""Dead letters: input that was refused, with its original bytes and the reason (version 1)."""
+"""Dead letters: refused input with its original bytes and the reason (version 1)."""
 
 import base64
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from nearline.log import Record
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """One refused record: where it came from, what it held, and why it was refused."""
+    """One refused record: its origin, its content, and the reason."""
 
     reason: str
     detail: str
@@ -30,7 +30,7 @@ def letter_about(record: Record, reason: str, detail: str) -> DeadLetter:
 
 
 def encode_dead_letter(letter: DeadLetter) -> bytes:
-    """The dead letter as the ``…-dlq`` topics carry it; original bytes as base64, ``null`` where there were none."""
+    """The dead letter as in the ``…-dlq`` topics; original bytes as base64, ``null`` for none."""
     return orjson.dumps(
         {
             "v": 1,
@@ -47,7 +47,7 @@ def encode_dead_letter(letter: DeadLetter) -> bytes:
 
 
 def decode_dead_letter(raw: bytes) -> DeadLetter:
-    """The dead letter in *raw*; raises ``ValueError`` or ``KeyError`` if it is none."""
+    """The dead letter in *raw*; ``ValueError`` or ``KeyError`` if it is none."""
     body = orjson.loads(raw)
     return DeadLetter(
         reason=body["reason"],

@@ -1,6 +1,6 @@
-"""Erasure: what is left of a user where, and until when, as records of the log and the store's document tell it.
+"""Erasure: what is left of a user, where and until when, from the log's records and the store's document.
 
-Nothing here reads anything itself: ``Traces`` is handed records, and ``remains`` is told what else was found.
+Nothing here does I/O: the caller passes records to ``Traces`` and the other findings to ``remains``.
 """
 
 import json
@@ -21,18 +21,18 @@ from nearline.topics import CLICKS, CLICKS_DLQ, EXPOSURES, USER_SEEN, USER_SEQUE
 from nearline.user_commands import Entry, Erase, Merge, decode_entry
 from nearline.user_documents import UserDocument
 
-PAGES_LIVE_MS = 30 * 60 * 1000  # as long as a page's token is good (services/retrieval/pages.py)
-ROCKSDB_MERGES_MS = 30 * 24 * 3600 * 1000  # Flink's default of its periodic compaction, at most
+PAGES_LIVE_MS = 30 * 60 * 1000  # a page's token is valid for so long (services/retrieval/pages.py)
+ROCKSDB_MERGES_MS = 30 * 24 * 3600 * 1000  # Flink's default interval of periodic compaction
 _DELETES_EVERY_MS = 5 * 60 * 1000  # Kafka's log.retention.check.interval.ms
-_NEVER_MS = 2**62  # Kafka's words for "no limit" are larger
+_NEVER_MS = 2**62  # Kafka's values for "no limit" are larger
 
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """For how long a topic keeps a record (ms); ``None`` where its settings set no end.
+    """How long a topic keeps a record (ms); ``None`` without a limit.
 
-    *deleted_ms* counts from a record to the deletion of the segment it is in, *compacted_ms* from a newer record of
-    the same key, *tombstone_ms* from a null value.
+    *deleted_ms* counts from a record to its segment's deletion, *compacted_ms* from a newer record of the same key,
+    *tombstone_ms* from a null value.
     """
 
     deleted_ms: int | None
@@ -41,16 +41,16 @@ class Retention:
 
     @property
     def superseded_ms(self) -> int | None:
-        """As *compacted_ms*, unless deletion comes first."""
+        """How long an older value of a key is kept: until compaction or deletion, whichever comes first."""
         ends = [each for each in (self.deleted_ms, self.compacted_ms) if each is not None]
         return min(ends) if ends else None
 
 
 def retention_of(config: Mapping[str, str]) -> Retention:
-    """The limits in a topic's settings as the broker tells them.
+    """The limits in a topic's settings, as the broker reports them.
 
-    Kafka deletes whole segments, by their newest record, and looks for them every five minutes: so a record may outlive
-    the retention by the time for which its segment grows.
+    Kafka deletes whole segments, by their newest record, and checks every five minutes: so a record may outlive the
+    retention by the time for which its segment grows.
     """
     policy = config["cleanup.policy"].split(",")
     retention, segment, lag = (int(config[name]) for name in ("retention.ms", "segment.ms", "max.compaction.lag.ms"))
@@ -65,10 +65,10 @@ def retention_of(config: Mapping[str, str]) -> Retention:
 
 @dataclass(slots=True)
 class Traces:
-    """What records of the log hold of one user (or session); hand it every record of a topic in order."""
+    """What the log holds about one user (or session); ``take`` every record of a topic in order."""
 
     user_id: str
-    erased_ms: int | None = None  # the append time of the newest command that has it forgotten
+    erased_ms: int | None = None  # the append time of the newest erasure
     became: str | None = None  # the user that this session is now
     sessions: set[str] = field(default_factory=set)  # those that became this user
     held: dict[str, list[Record]] = field(default_factory=dict)  # by topic, oldest first
@@ -78,7 +78,7 @@ class Traces:
         self._names = orjson.dumps(self.user_id), json.dumps(self.user_id).encode()
 
     def take(self, record: Record) -> None:
-        """Note what *record* has to do with the user; a record of exposures once for each that is the user's."""
+        """Note *record* if it concerns the user; a record of exposures once for each of the user's."""
         if record.topic == EXPOSURES:
             self.held.setdefault(EXPOSURES, []).extend([record] * self._shown_in(record.value))
             return
@@ -97,7 +97,7 @@ class Traces:
         return sum(exposure.user_id == self.user_id for exposure in decode_exposures(value))
 
     def _take_entry(self, record: Record) -> bool:
-        """Whether *record* holds something of the user, other than that it is to be forgotten."""
+        """Whether *record* holds data of the user, other than an erasure."""
         entry = _entry(record)
         if isinstance(entry, Merge) and entry.into == self.user_id:
             self.sessions.add(entry.user_id)
@@ -107,7 +107,7 @@ class Traces:
         return not isinstance(entry, Erase | Merge)
 
     def _is_named_in(self, value: bytes | None) -> bool:
-        """Whether the id stands in *value* as JSON writes it, escaped or not."""
+        """Whether the id is in *value* as JSON text, escaped or not."""
         return value is not None and any(name in value for name in self._names)
 
     def _is_named_in_letter(self, value: bytes | None) -> bool:
@@ -119,19 +119,19 @@ class Traces:
 
     @property
     def profile(self) -> Profile | None:
-        """The profile as it is now."""
+        """The current profile."""
         raw = self._newest(USERS)
         return decode_profile(raw) if raw else None
 
     @property
     def sequence(self) -> UserSequence | None:
-        """The sequence as it is now; an erased one is the mark that stands in its place."""
+        """The current sequence, which may be the marker of an erased one."""
         raw = self._newest(USER_SEQUENCES)
         return decode_sequence(raw) if raw else None
 
     @property
     def seen(self) -> SeenSnapshot | None:
-        """The newest snapshot of what was seen."""
+        """The newest snapshot of seen items."""
         raw = self._newest(USER_SEEN)
         return decode_seen(raw) if raw else None
 
@@ -140,7 +140,7 @@ class Traces:
         return records[-1].value if records else None
 
     def before_erasure(self, topic: str) -> list[Record]:
-        """The records of *topic* that the erasure is about: all of them as long as there is none."""
+        """The records of *topic* from before the erasure; all of them without one."""
         records = self.held.get(topic, [])
         return [record for record in records if self.erased_ms is None or record.append_ms <= self.erased_ms]
 
@@ -154,9 +154,9 @@ def _entry(record: Record) -> Entry | None:
 
 @dataclass(frozen=True, slots=True)
 class Remains:
-    """What is left in one place. *until_ms* is when it is gone at the latest, ``None`` if *note* has to say it.
+    """What is left in one place. *until_ms* is when it is gone at the latest; ``None`` if *note* says it.
 
-    *is_known* means that the system still answers with what is to be forgotten; *is_new* that it came afterwards.
+    *is_known* means that answers still use data from before the erasure; *is_new* that the data came afterwards.
     """
 
     where: str
@@ -170,14 +170,14 @@ class Remains:
 def remains(
     traces: Traces, limits: Mapping[str, Retention], document: UserDocument | None, *, space: int, document_ttl_ms: int
 ) -> list[Remains]:
-    """What is left of the user, place by place; nothing of places where nothing is."""
+    """What is left of the user, place by place; places with nothing are left out."""
     rows = [
         _profile(traces, limits[USERS]),
         _sequence(traces, limits[USER_SEQUENCES]),
         _seen(traces, limits[USER_SEEN]),
         _document(traces, document, space, document_ttl_ms),
         _records(traces, CLICKS, limits[CLICKS], "records"),
-        _records(traces, EXPOSURES, limits[EXPOSURES], "answers that were shown"),
+        _records(traces, EXPOSURES, limits[EXPOSURES], "answers shown"),
         _records(traces, CLICKS_DLQ, limits[CLICKS_DLQ], "letters"),
         _records(traces, USER_SEQUENCES_DLQ, limits[USER_SEQUENCES_DLQ], "letters"),
         *(_records(traces, topic, limits[topic], "versions, no content") for topic in _updates(limits)),
@@ -191,35 +191,37 @@ def _updates(limits: Mapping[str, Retention]) -> list[str]:
 
 
 def elsewhere(traces: Traces, *, oldest_checkpoint_ms: int | None) -> list[Remains]:
-    """What may be left where nobody can look, with the limit that is known."""
+    """What may be left in places that cannot be inspected, with the known limits."""
     erased_ms = traces.erased_ms
     return [
         Remains("Flink's state", *_state(erased_ms, oldest_checkpoint_ms)),
         Remains(
             "page tokens",
-            "with callers: a vector and the items shown",
+            "tokens that callers hold: a vector and the items shown",
             None if erased_ms is None else erased_ms + PAGES_LIVE_MS,
-            "30 min after they were given out" if erased_ms is None else "",
+            "30 min after they were issued" if erased_ms is None else "",
         ),
-        Remains("trained models", "no id, no row of a user", None, "until trained anew without the user's events"),
+        Remains(
+            "trained models", "no user ids, no rows of users", None, "until trained anew without the user's events"
+        ),
         Remains(
             "traces", "none are written here", None, "events carry `traceparent`: as long as your collector keeps it"
         ),
         Remains("logs of the parts", "an id may stand in a line about an error", None, "as long as you keep them"),
-        Remains("exports, backups", "what was taken out of the log or the store", None, "as long as you keep them"),
+        Remains("exports, backups", "exports of the log or the store", None, "as long as you keep them"),
     ]
 
 
 def _state(erased_ms: int | None, oldest_ms: int | None) -> tuple[str, int | None, str]:
     if erased_ms is None:
-        return "the history and its checkpoints", None, "until forgotten, or idle for NEARLINE_HISTORY_TTL_DAYS"
+        return "the history and its checkpoints", None, "until erased, or idle for NEARLINE_HISTORY_TTL_DAYS"
     if oldest_ms is not None and oldest_ms <= erased_ms:
         return (
             "a checkpoint from before the erasure",
             None,
-            "until three newer ones are complete, seconds while it runs",
+            "until three newer ones are complete: seconds while the job runs",
         )
-    looked = "no checkpoint from before; " if oldest_ms is not None else "not here to look at; "
+    looked = "no checkpoint from before; " if oldest_ms is not None else "no checkpoints on this machine; "
     return looked + "deleted rows in RocksDB's files", erased_ms + ROCKSDB_MERGES_MS, "its files are merged by then"
 
 
@@ -256,26 +258,26 @@ def _document(traces: Traces, document: UserDocument | None, space: int, ttl_ms:
     if document is None:
         return None
     if document.erased:
-        return Remains(where, "only the mark that it was erased", document.stored_ms + ttl_ms)
+        return Remains(where, "only the marker of the erasure", document.stored_ms + ttl_ms)
     vector = "no vector" if document.vector is None else "a vector"
     found = f"{vector}, hashes of {len(document.seen):,} items"
     return _known(where, found, traces, document.history_version)
 
 
 def _known(where: str, found: str, traces: Traces, version: int) -> Remains:
-    """What is answered with, of *version* of the user's clock: that of an erasure is its append time or later."""
+    """Data that answers use, at *version* of the user's clock; an erasure's version is its append time or later."""
     if traces.erased_ms is None:
-        return Remains(where, found, None, "until forgotten", is_known=True)
+        return Remains(where, found, None, "until erased", is_known=True)
     if version < traces.erased_ms:
-        return Remains(where, found, None, "not forgotten yet: see `nearline status`", is_known=True)
-    return Remains(where, f"{found}, new since the erasure", None, "until forgotten again", is_new=True)
+        return Remains(where, found, None, "not erased yet: see `nearline status`", is_known=True)
+    return Remains(where, f"{found}, new since the erasure", None, "until erased again", is_new=True)
 
 
 def _mark(where: str, record: Record, limits: Retention, after_ms: int | None) -> Remains:
-    """The mark of an erasure: it holds the id, and keeps out what comes late."""
+    """The marker of an erasure: it holds the id, and keeps out older data that arrives later."""
     waits_ms = limits.compacted_ms if record.value is None else 0
     until_ms = None if after_ms is None or waits_ms is None else record.append_ms + waits_ms + after_ms
-    return Remains(where, "only the mark that it was erased", until_ms, "" if until_ms else "no end is set")
+    return Remains(where, "only the marker of the erasure", until_ms, "" if until_ms else "no limit is set")
 
 
 def _records(traces: Traces, topic: str, limits: Retention, what: str) -> Remains | None:
@@ -283,21 +285,21 @@ def _records(traces: Traces, topic: str, limits: Retention, what: str) -> Remain
     if not records:
         return None
     until_ms = None if limits.deleted_ms is None else records[-1].append_ms + limits.deleted_ms
-    return Remains(topic, f"{len(records):,} {what}", until_ms, "" if until_ms else "no end is set")
+    return Remains(topic, f"{len(records):,} {what}", until_ms, "" if until_ms else "no limit is set")
 
 
 def _superseded(traces: Traces, topic: str, limits: Retention) -> Remains | None:
-    """Older values of a compacted topic: newer ones stand for them, and they wait to be compacted away."""
+    """Older values in a compacted topic, which wait for compaction."""
     older = [record for record in traces.held.get(topic, [])[:-1] if record.value]
     if not older:
         return None
     replaced_ms = traces.held[topic][-1].append_ms
     until_ms = None if limits.superseded_ms is None else replaced_ms + limits.superseded_ms
     found = f"{len(older):,} older values"
-    return Remains(f"{topic}, before compaction", found, until_ms, "" if until_ms else "no end is set")
+    return Remains(f"{topic}, before compaction", found, until_ms, "" if until_ms else "no limit is set")
 
 
 def events_of(traces: Traces) -> list[Event]:
-    """The user's events that the log still holds, in its order, from before the erasure and after."""
+    """The user's events in the log, in its order, from before and after the erasure."""
     entries = (_entry(record) for record in traces.held.get(CLICKS, []))
     return [entry for entry in entries if isinstance(entry, Event)]

@@ -1,25 +1,25 @@
 """Errors sorted by what the caller should do.
 
 NearlineError
-├── BadInput         someone sent nonsense: dead-letter it, count it, go on
-├── BadAnswer        a dependency answered nonsense: bisect, retry, dead-letter; the old vector stays
-├── Unavailable      a dependency is away: retry within the deadline, then degrade and say so
-├── Overloaded       more is asked than this process takes on at once: refuse it now, the caller comes again
-└── Misconfigured    two parts disagree for good: refuse to start
+├── BadInput         an input is invalid: dead-letter it, count it, go on
+├── BadAnswer        a dependency's answer is invalid: bisect, retry, dead-letter; the old vector stays
+├── Unavailable      a dependency is down: retry within the deadline, then degrade and say so
+├── Overloaded       this process has too much to do: refuse now, the caller retries
+└── Misconfigured    two parts disagree and no retry helps: refuse to start
     └── SpaceMismatch    a vector, document or model of another embedding space or dimension
 
-Every message carries what came, what was expected and, where there is one, the next step.
+Every message says what came, what was expected and, if there is one, the next step.
 """
 
 
 class NearlineError(Exception):
-    """The root of every error that Nearline raises on purpose."""
+    """The base of every error that Nearline raises itself."""
 
 
 class BadInput(NearlineError):
-    """An input that can never be accepted; *reason* is a short code to count by, the message says more.
+    """An input that can never be accepted; *reason* is a short code for counters, the message gives details.
 
-    *field* is the field that the message is about, empty when it is about the input as a whole.
+    *field* is the field that the message is about, empty if it is about the whole input.
     """
 
     def __init__(self, reason: str, message: str, *, field: str = "") -> None:
@@ -29,7 +29,7 @@ class BadInput(NearlineError):
 
 
 class BadAnswer(NearlineError):
-    """A dependency answered, but the answer cannot be true (wrong size, NaN, no unit norm)."""
+    """A dependency's answer is invalid (wrong size, NaN, no unit norm)."""
 
 
 class Unavailable(NearlineError):
@@ -37,12 +37,12 @@ class Unavailable(NearlineError):
 
 
 class Overloaded(NearlineError):
-    """This process has taken on as much as it may; the same call may succeed in a moment."""
+    """This process is at its limit; the same call may succeed in a moment."""
 
 
 class Misconfigured(NearlineError):
-    """Two parts disagree in a way that retrying cannot mend."""
+    """Two parts disagree, and retrying cannot help."""
 
 
 class SpaceMismatch(Misconfigured):
-    """Something belongs to another embedding space, or has another dimension, than this process serves."""
+    """Something has another embedding space or dimension than this process serves."""

@@ -1,7 +1,7 @@
-"""Events: what a user did to an item, as the topic ``clicks`` carries it (version 1).
+"""Events: what a user did to an item, as in the topic ``clicks`` (version 1).
 
-``decode_event`` is the only door: what comes through it is valid for good, what does not is a dead letter with
-a reason that helps its producer.
+Every event is validated here, by ``decode_event`` or ``event_of``: an invalid one becomes a dead letter with a reason
+that helps its producer.
 """
 
 import difflib
@@ -18,12 +18,12 @@ from nearline.errors import BadInput
 from nearline.ids import check_id, check_ids
 
 MAX_EVENT_BYTES = 64 * 1024
-EARLIEST_MS = 946_684_800_000  # 2000-01-01: an event before it has a wrong unit, not an old story
-MAX_AHEAD_MS = 5 * 60 * 1000  # how far a producer's clock may run ahead of the log's
+EARLIEST_MS = 946_684_800_000  # 2000-01-01: an earlier time has a wrong unit
+MAX_AHEAD_MS = 5 * 60 * 1000  # how far a producer's clock may be ahead of the log's
 
 
 class EventType(StrEnum):
-    """What a user did; the order is the models' encoding (1, 2, …), so new types go to the end."""
+    """What a user did; the order is the models' encoding (1, 2, …), so new types are appended."""
 
     VIEW = "view"
     CLICK = "click"
@@ -40,10 +40,10 @@ _TYPES = frozenset(EVENT_TYPES)
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One valid event. Equal ``event_id`` means the same event, however often it arrives.
+    """One valid event. Events with equal ``event_id`` are the same event.
 
-    *merged_from* is empty, except in a copy that the job made when an anonymous session became part of a user
-    (nearline/user_commands.py): the ids that it was kept under before, oldest first. It was counted there already.
+    *merged_from* is empty, except in a copy that the job made when it merged an anonymous session into a user
+    (nearline/user_commands.py): the user ids of earlier copies, oldest first. Those already counted the event.
     """
 
     event_id: str
@@ -65,7 +65,7 @@ _REQUIRED = ("v", "event_id", "user_id", "item_id", "type", "time_ms")
 
 
 def encode_event(event: Event) -> bytes:
-    """The event as its producers write it; optional fields at their default are left out."""
+    """The event as producers write it; optional fields at their default are left out."""
     body: dict[str, Any] = {"v": 1}
     for f in fields(Event):
         value = getattr(event, f.name)
@@ -75,9 +75,9 @@ def encode_event(event: Event) -> bytes:
 
 
 def decode_event(raw: bytes | None, *, append_ms: int) -> Event:
-    """Return the event in *raw*, judged by the log's clock *append_ms*, or raise ``BadInput`` with a reason.
+    """Return the event in *raw*, checked against the log's clock *append_ms*, or raise ``BadInput`` with a reason.
 
-    The judgement depends on nothing but the arguments, so a replayed log judges as the first run did.
+    The result depends only on the arguments, so a replayed log gives the same events.
     """
     return event_of(load_object(raw, MAX_EVENT_BYTES), append_ms=append_ms)
 
@@ -85,7 +85,7 @@ def decode_event(raw: bytes | None, *, append_ms: int) -> Event:
 def event_of(body: Mapping[str, Any], *, append_ms: int, ahead_ms: int = MAX_AHEAD_MS) -> Event:
     """The event in the JSON object *body*, at most *ahead_ms* ahead of *append_ms*; else ``BadInput`` as above."""
     if not body.keys() <= _FIELDS:
-        refuse_unknown(body, _FIELDS, hint="put free fields under 'context'")
+        refuse_unknown(body, _FIELDS, hint="put your own fields under 'context'")
     for name in _REQUIRED:
         if name not in body:
             raise BadInput(
@@ -101,13 +101,13 @@ def event_of(body: Mapping[str, Any], *, append_ms: int, ahead_ms: int = MAX_AHE
         item_id=check_id("item_id", body["item_id"]),
         type=kind,
         time_ms=check_time(body["time_ms"], append_ms=append_ms, ahead_ms=ahead_ms),
-        # Most events have few of the others: what is not there costs nothing and keeps its default.
+        # Most events have few optional fields: a missing one costs nothing and keeps its default.
         **{name: read(name, body[name]) for name, read in _OPTIONAL.items() if name in body},
     )
 
 
 def load_object(raw: bytes | None, max_bytes: int) -> dict[str, Any]:
-    """The JSON object in *raw*; ``BadInput`` for anything else, with the reason's code."""
+    """The JSON object in *raw*; ``BadInput`` with a reason for anything else."""
     if not raw:
         raise BadInput("empty", "the value is null or empty; expected a JSON object")
     if len(raw) > max_bytes:
@@ -119,7 +119,7 @@ def load_object(raw: bytes | None, max_bytes: int) -> dict[str, Any]:
 
 
 def load_json(raw: bytes) -> Any:
-    """What *raw* says in JSON; ``BadInput`` if it is none."""
+    """The JSON value in *raw*; ``BadInput`` if it is not JSON."""
     try:
         return orjson.loads(raw)
     except orjson.JSONDecodeError as error:
@@ -135,7 +135,7 @@ def _not_json(raw: bytes, error: Exception) -> BadInput:
 
 
 def refuse_unknown(body: Mapping[str, Any], known: frozenset[str], *, hint: str) -> None:
-    """Raise ``BadInput`` for the first unknown field, naming the nearest known one: a typo must not be stored."""
+    """Raise ``BadInput`` for the first unknown field, naming the nearest known one: typos are not stored."""
     name = min(body.keys() - known)
     near = difflib.get_close_matches(name, known, n=1)
     guess = f"; did you mean {near[0]!r}?" if near else f"; {hint}"
@@ -143,7 +143,7 @@ def refuse_unknown(body: Mapping[str, Any], known: frozenset[str], *, hint: str)
 
 
 def check_version(body: Mapping[str, Any]) -> None:
-    """Raise ``BadInput`` unless the body is of version 1."""
+    """Raise ``BadInput`` unless the body has version 1."""
     if type(body.get("v")) is not int or body["v"] != 1:
         raise BadInput("unknown_version", f"v must be 1, came {body.get('v')!r:.80}", field="v")
 

@@ -1,7 +1,7 @@
-"""What of the log an export holds: each key's newest record, and no event that was to be forgotten.
+"""What an export takes from the log: each key's newest record, and every event that is not erased.
 
-Both rules need two looks at a topic, the first for what is newest or forgotten; so an export holds ids in memory and
-never the records.
+Both need two passes over a topic, the first of which finds the newest records or the erasures; so an export keeps ids
+in memory and never the records.
 """
 
 from collections.abc import Iterable
@@ -13,10 +13,10 @@ from nearline.user_commands import Entry, Erase, Merge, Remove, decode_entry
 
 
 class Newest:
-    """The newest record of each key of a compacted topic: ``note`` it at the first look, ``take`` it at the second.
+    """The newest record of each key of a compacted topic: ``note`` in the first pass, ``take`` in the second.
 
-    A key is taken once, not older than at the first look, also if it is changed or compacted in between. Some 150
-    bytes for each key.
+    A key is taken once, at least as new as in the first pass, even if it is changed or compacted in between. A key
+    needs about 150 bytes.
     """
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class Newest:
         return len(self._offsets)
 
     def note(self, records: Iterable[Record]) -> None:
-        """The first look, in the order of the log."""
+        """The first pass: *records* in the order of the log."""
         for record in records:
             if record.key is not None and record.value:
                 self._offsets[record.key] = record.offset
@@ -34,7 +34,7 @@ class Newest:
                 self._offsets.pop(record.key, None)
 
     def take(self, records: Iterable[Record]) -> list[Record]:
-        """The second look: those of *records* that are their key's newest."""
+        """The second pass: those of *records* that are their key's newest."""
         return [record for record in records if self._is_due(record)]
 
     def _is_due(self, record: Record) -> bool:
@@ -45,14 +45,14 @@ class Newest:
 
 
 class Forgotten:
-    """What users wanted forgotten, by the commands in ``clicks``: ``note`` them first, then ask ``keeps``."""
+    """The erasures and removals in ``clicks``: ``note`` all its records first, then ask ``keeps``."""
 
     def __init__(self) -> None:
         self._erased_ms: dict[str, int] = {}  # user -> append time of the newest erasure
         self._removed: set[tuple[str, str]] = set()
 
     def note(self, record: Record) -> None:
-        """Obey *record* if it is a command. A merged session is erased: its events come again under the user's id."""
+        """Apply *record* if it is a command. A merge erases the session: its events come again under the user's id."""
         if record.value is None or b'"command"' not in record.value:
             return
         command = entry_in(record)
@@ -62,7 +62,7 @@ class Forgotten:
             self._removed.add((command.user_id, command.event_id))
 
     def keeps(self, event: Event, append_ms: int) -> bool:
-        """Whether *event* is none of what was to be forgotten; late duplicates of what was erased are."""
+        """Whether *event* is not erased; late duplicates of erased events are."""
         erased_ms = self._erased_ms.get(event.user_id, -1)
         if append_ms <= erased_ms or event.time_ms <= erased_ms:
             return False
@@ -70,7 +70,7 @@ class Forgotten:
 
 
 def entry_in(record: Record) -> Entry | None:
-    """The event or command in a record of ``clicks``; ``None`` for what the job makes a dead letter of."""
+    """The event or command in a record of ``clicks``; ``None`` for one that the job makes a dead letter."""
     try:
         return decode_entry(record.value, append_ms=record.append_ms)
     except BadInput:

@@ -1,7 +1,7 @@
-"""Exposures: what answers showed, as the topic ``exposures`` carries it (version 1), for events to be joined with.
+"""Exposures: the items that answers showed, as in the topic ``exposures`` (version 1), to be joined with events.
 
-Events name the answer that they came from by its ``request_id``. A record holds one exposure or many, each a line of
-JSON: a record costs its writer a hundred times what a line does. It has no key, for its lines are of many users.
+An event names the answer that it came from by ``request_id``. A record holds one or more exposures, each a line of
+JSON: a record costs its writer a hundred times as much as a line. It has no key, since its lines are of many users.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,17 +17,17 @@ from nearline.errors import BadInput
 from nearline.events import check_version, load_object
 
 MAX_BYTES = 1024 * 1024  # of one exposure
-RECORD_BYTES = 512 * 1024  # of the lines of one record, unless the first alone is longer
+RECORD_BYTES = 512 * 1024  # of one record's lines, unless its first line is longer
 _LISTS = ("items", "sources", "scores")
 
 
 @dataclass(frozen=True, slots=True)
 class Exposure:
-    """One answer; *sources*, *scores* and, if there are any, *propensities* are as long as *items*.
+    """One answer's items; *sources*, *scores* and, if there are any, *propensities* are as long as *items*.
 
-    *user_id* is empty where nobody is known. *propensities* are there where an answer explored: with which probability
-    each item came to its place, before pins; ``None`` for one that was pinned. *rules* touched the answer. *page* is 0
-    for an answer that is no further page.
+    *user_id* is empty for an anonymous answer. *propensities* are present if the answer explored: each item's
+    probability to get its place, before pins; ``None`` for a pinned item. *rules* changed the answer. *page* is 0
+    for a first page.
     """
 
     request_id: str
@@ -44,7 +44,7 @@ class Exposure:
 
 
 def encode_exposure(exposure: Exposure) -> bytes:
-    """The line of *exposure*; what there is none of is left out. Its scores may be an array."""
+    """The line of *exposure*, without its empty fields. Its scores may be an array."""
     body: dict[str, Any] = {
         "v": 1,
         "request_id": exposure.request_id,
@@ -63,7 +63,7 @@ def encode_exposure(exposure: Exposure) -> bytes:
 
 
 def decode_exposure(raw: bytes | None) -> Exposure:
-    """The exposure in *raw*; ``BadInput`` if it is not one of version 1 with lists of one length."""
+    """The exposure in *raw*; ``BadInput`` unless it has version 1 and lists of one length."""
     body = load_object(raw, MAX_BYTES)
     check_version(body)
     try:
@@ -82,7 +82,7 @@ def decode_exposure(raw: bytes | None) -> Exposure:
 
 
 def records_of(lines: Iterable[bytes]) -> Iterator[bytes]:
-    """The records that hold *lines*, in order: as few as keep within ``RECORD_BYTES``."""
+    """Join *lines*, in order, into as few records as fit ``RECORD_BYTES`` each."""
     held: list[bytes] = []
     size = 0
     for line in lines:
@@ -96,7 +96,7 @@ def records_of(lines: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def decode_exposures(raw: bytes | None) -> list[Exposure]:
-    """The exposures of a record, in order; a line that is none is left out."""
+    """The exposures in a record, in order; invalid lines are left out."""
     found = []
     for line in (raw or b"").splitlines():
         with suppress(BadInput):
@@ -105,6 +105,6 @@ def decode_exposures(raw: bytes | None) -> list[Exposure]:
 
 
 def _lengths(exposure: Exposure) -> Mapping[str, int]:
-    """How long each list is that belongs to the items."""
+    """The length of each list that runs parallel to the items."""
     lengths = {name: len(getattr(exposure, name)) for name in _LISTS}
     return lengths | ({"propensities": len(exposure.propensities)} if exposure.propensities else {})

@@ -1,8 +1,8 @@
-"""Features: signals as the towers' tensors. The one home of how an item and a history become numbers.
+"""Features: turns items' and users' signals into the towers' tensors. No other code does.
 
-Training, ``item_tower`` and ``user_tower`` all go through a ``Features``, which is what a pair of towers was trained
-with: its signals (nearline/signals.py), its sizes, its dimension. Its declaration lies beside every exported tower
-and in the model repository's configuration, and is compared before the tower is used.
+Training, ``item_tower`` and ``user_tower`` all use a ``Features``: the signals (nearline/signals.py), sizes and
+dimension that a pair of towers was trained with. Its declaration is stored beside every exported tower and in the
+model repository's configuration, and is compared before the tower is used.
 
 Item tower: ``tokens`` INT32 [64], ``numeric`` FP32 [2] -> ``candidate``, ``history`` FP32 [dim], unit norm; with a
 pretrained text encoder also ``input_ids`` and ``attention_mask`` INT64 [length].
@@ -52,16 +52,16 @@ CANDIDATE, HISTORY = "candidate", "history"
 VECTORS, AGES, TYPES, CONTEXT = "vectors", "ages", "types", "context"
 USER = "user"
 
-TOKEN_COUNT = 64  # slots of an item: its id, then the signals' tokens in their order; surplus ones are cut
+TOKEN_COUNT = 64  # slots of an item: its id, then the signals' tokens in order; the rest is cut
 CONTEXT_COUNT = 8  # slots of a user's context
 TEXT_BUCKETS = 20_000  # bucket 0 is padding
 CONTEXT_BUCKETS = 4_096  # likewise
-NO_ID = 0  # in slot 0: a tower that never trained on an id treats it the same
+NO_ID = 0  # in slot 0; an id that the tower was not trained on has the same effect
 TYPE_CODES: Mapping[str, int] = {str(name): code for code, name in enumerate(EVENT_TYPES, start=1)}
 RULES: Mapping[str, str] = {"hash": "xxh3_64", "ages": "log1p(hours before the newest event)"}
-SEVERAL = "|"  # parts the values of an attribute that has several
+SEVERAL = "|"  # separates several values of an attribute
 
-_MAX_TEXT = 2_000  # characters of a text that are looked at; a title has 30, a novel costs no more than this
+_MAX_TEXT = 2_000  # characters of a text that are read; a title has 30
 _WORD = re.compile(r"\w+")
 
 T = TypeVar("T")
@@ -81,7 +81,7 @@ class TextEncoder:
 
 @dataclass(frozen=True)
 class Features:
-    """What one pair of towers reads; the default is what this build trains with."""
+    """The inputs of one pair of towers; the defaults are those that this build trains with."""
 
     dimension: int = DIMENSION
     history_length: int = HISTORY_LENGTH
@@ -89,23 +89,23 @@ class Features:
     text_buckets: int = TEXT_BUCKETS
     item: tuple[Signal, ...] = ITEM_SIGNALS
     user: tuple[Signal, ...] = USER_SIGNALS
-    types: int = len(TYPE_CODES)  # how many of the event types the towers know; others are masked
+    types: int = len(TYPE_CODES)  # how many event types the towers know; others are masked
     text_encoder: TextEncoder | None = None
 
     @property
     def numeric_count(self) -> int:
-        """Two for each number: its size, and whether it is there."""
+        """Two per number signal: its value, and whether it is present."""
         return 2 * sum(signal.kind is Kind.NUMBER for signal in self.item)
 
     def item_tensors(self) -> Tensors:
-        """Type and shape, without the batch, of each input of the item tower."""
+        """The type and shape, without the batch, of each input of the item tower."""
         tensors: Tensors = {TOKENS: ("INT32", [self.token_count]), NUMERIC: ("FP32", [self.numeric_count])}
         if self.text_encoder is not None:
             tensors |= {name: ("INT64", [self.text_encoder.length]) for name in (INPUT_IDS, ATTENTION_MASK)}
         return tensors
 
     def user_tensors(self) -> Tensors:
-        """Type and shape, without the batch, of each input of the user tower."""
+        """The type and shape, without the batch, of each input of the user tower."""
         length = self.history_length
         return {
             VECTORS: ("FP16", [length, self.dimension]),
@@ -139,16 +139,16 @@ class Features:
         return [id_token(item_id), *islice(buckets, self.token_count - 1)]
 
     def item_numbers(self, item: Item) -> list[float]:
-        """Of each number log(1 + value) / 4 and whether it is there; all between 0 and 3."""
+        """For each number signal log(1 + value) / 4 and whether it is present; all between 0 and 3."""
         numbers = (getattr(item, signal.of, None) for signal in self.item if signal.kind is Kind.NUMBER)
         return [part for number in numbers for part in _sized(number)]
 
     def user_rows(
         self, sequences: Sequence[UserSequence], row_of: Mapping[str, int]
     ) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.int32]]:
-        """Row index, ages and types, each (batch, N), newest first; an item that *row_of* lacks is -1 and masked.
+        """Row index, ages and types, each (batch, N), newest first; an item missing in *row_of* is -1 and masked.
 
-        So is, with type 0, an event of a type that this build does not know.
+        An event of an unknown type gets type 0 and is masked too.
         """
         most = self.history_length
         length = np.fromiter((min(len(s.items), most) for s in sequences), np.int64, len(sequences))
@@ -164,7 +164,7 @@ class Features:
         )
 
     def user_context(self, contexts: Sequence[Context]) -> NDArray[np.int32]:
-        """The tokens of each user's context, (batch, 8); what is missing is 0."""
+        """The tokens of each user's context, (batch, 8); missing ones are 0."""
         tokens = np.zeros((len(contexts), CONTEXT_COUNT), dtype=np.int32)
         for row, context in enumerate(contexts):
             if context:
@@ -173,9 +173,9 @@ class Features:
         return tokens
 
     def contexts_of(self, sequences: Sequence[UserSequence]) -> NDArray[np.int32]:
-        """``user_context`` of what each sequence's profile and events say, the newest value of each signal.
+        """``user_context`` of each sequence's profile and events, with the newest value of each signal.
 
-        All kept events count, not only the last N: in training too a value holds until a newer one comes.
+        All kept events count, not only the last N: in training, too, a value holds until a newer one comes.
         """
         return self.user_context([newest_context(s.told) if s.contexts or s.profile else {} for s in sequences])
 
@@ -194,7 +194,7 @@ class Features:
         types: NDArray[np.int32],
         context: NDArray[np.int32],
     ) -> Arrays:
-        """The user tower's input: ``vectors`` (batch, N, dim) gathered from *matrix* by row; row -1 is masked."""
+        """The user tower's input: ``vectors`` (batch, N, dim) are rows of *matrix*; row -1 is masked."""
         known = (row_index >= 0) & (types > 0) & (types <= self.types)
         vectors = matrix[
             row_index
@@ -208,7 +208,7 @@ class Features:
         }
 
     def declaration(self) -> dict[str, Any]:
-        """Everything that a tower trained with these features depends on, as plain data."""
+        """Everything in these features that a trained tower depends on, as plain data."""
         return {
             "version": VERSION,
             "dimension": self.dimension,
@@ -226,20 +226,20 @@ class Features:
 
     @property
     def digest(self) -> str:
-        """Sixteen hex digits that change with anything in the declaration."""
+        """The declaration's digest, sixteen hex digits."""
         return digest_of(self.declaration())
 
 
 def digest_of(declaration: Mapping[str, Any]) -> str:
-    """The digest of a declaration, the same however its keys are ordered."""
+    """The digest of a declaration; the order of its keys does not matter."""
     canonical = json.dumps(declaration, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
 def features_of(declaration: Mapping[str, Any]) -> Features:
-    """The features of towers that were trained with *declaration*, as this build gives them.
+    """The features for towers that were trained with *declaration*.
 
-    ``Misconfigured``, with both versions, if this build cannot give what the towers require (``served_signals``).
+    ``Misconfigured``, with both versions, if this build cannot compute them (``served_signals``).
     """
     try:
         return _features_of(declaration)
@@ -287,17 +287,17 @@ def context_token(name: str, value: str) -> int:
 
 
 def sentence(item: Item) -> str:
-    """What a pretrained encoder reads of an item."""
+    """The item's text for a pretrained encoder."""
     return ". ".join(text[:_MAX_TEXT] for text in (item.title, item.description) if text.strip())
 
 
 def ages(age_ms: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Ages as the tower sees them: log(1 + hours) before the user's newest event, never before the wall clock."""
+    """The tower's ages: log(1 + hours) before the user's newest event; the wall clock is not used."""
     return np.log1p(np.maximum(age_ms, 0) / 3_600_000.0).astype(np.float32)
 
 
 def _item_texts(signal: Signal, item: Item) -> Iterator[str]:
-    """The texts that stand for a signal of an item, each with its kind before it, so that kinds do not mix."""
+    """The texts of a signal of an item, each with a prefix for its kind, so that kinds do not collide."""
     if signal.kind is Kind.CATEGORY:
         yield from _labelled(signal.name, getattr(item, signal.of, ""))
     elif signal.kind is Kind.ATTRIBUTES:
@@ -321,7 +321,7 @@ def _attributes(attributes: Mapping[str, Attribute]) -> Iterator[str]:
 
 
 def _magnitude(value: float) -> str:
-    """A truth value as it is, a number by its sign and power of two: near values share a token."""
+    """A boolean unchanged, a number as its sign and power of two: near values share a token."""
     if isinstance(value, bool) or value == 0 or not math.isfinite(value):
         return str(value).lower()
     return f"{'-' if value < 0 else ''}2^{math.floor(math.log2(abs(value)))}"
@@ -339,12 +339,12 @@ def _labelled(name: str, text: str) -> Iterator[str]:
 
 
 def _plain(text: str) -> str:
-    """The text with case and compatibility forms folded, cut before and after: folding can lengthen it 18-fold."""
+    """The text with case and compatibility forms folded, cut before and after: folding can make it 18 times longer."""
     return unicodedata.normalize("NFKC", text[:_MAX_TEXT]).casefold()[:_MAX_TEXT]
 
 
 def _words(text: str, most: int) -> list[str]:
-    """The first words; a text of signs alone (an emoji) counts as one word."""
+    """The first words; a text without letters or digits (an emoji) counts as one word."""
     plain = _plain(text)
     words = list(islice((match.group() for match in _WORD.finditer(plain)), most))
     return words or ([plain.strip()] if plain.strip() else [])

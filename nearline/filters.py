@@ -1,8 +1,8 @@
 """The language of ``filter=``: an expression over an item's fields, parsed into a tree (docs/filters.md).
 
-``category in ("A", "B") and price < 20 and not attributes.colour = "red"``: parsing knows the fields that every item
-has and their types; whether an attribute is known, the catalogue says (in_process/columns.py). Nothing of an expression
-is ever run: a value is only compared.
+Example: ``category in ("A", "B") and price < 20 and not attributes.colour = "red"``. The parser knows the fields that
+every item has and their types; the catalogue knows the attributes (in_process/columns.py). No part of an expression is
+executed as code: its values are only compared.
 """
 
 import difflib
@@ -19,8 +19,8 @@ from lark.exceptions import UnexpectedCharacters, UnexpectedInput, UnexpectedTok
 from nearline.errors import BadInput
 
 MAX_BYTES = 10_000
-MAX_DEPTH = 50  # brackets and nots within one another
-MAX_COMPARISONS = 100  # each is a look at every item: 0.03 ms at 100,000 items
+MAX_DEPTH = 50  # nested brackets and nots
+MAX_COMPARISONS = 100  # each reads every item: 0.03 ms at 100,000 items
 TEXTS = ("category", "locale", "brand")
 NUMBERS = ("price", "listed_ms")
 ATTRIBUTE = "attributes."
@@ -28,10 +28,10 @@ ATTRIBUTE = "attributes."
 Value = str | float | bool
 
 _TYPES = {str: "text (written in quotes)", float: "a number", bool: "true or false"}
-_NEAR = 5  # characters that a name may have more or less than the one that it is taken for
-_LOOKED_AT = 1_000  # names, for likeness takes 5 us each
+_NEAR = 5  # characters by which a name's length may differ from the suggested one's
+_LOOKED_AT = 1_000  # names that are compared with a misspelt one, 5 us each
 
-_SHOWN_AROUND = 30  # characters of the expression that a message shows on either side of the place
+_SHOWN_AROUND = 30  # characters of the expression that a message shows on either side of the error
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", '"': '"', "'": "'", "\\": "\\"}
 
 _GRAMMAR = r"""
@@ -90,7 +90,7 @@ _CALLED = {
 
 
 class FilterError(BadInput):
-    """An expression that is no filter, or not here; *position* is the character, from 0, where that shows."""
+    """An expression that is not a valid filter; *position* is the index of the character with the error."""
 
     def __init__(self, problem: str, expression: str, position: int) -> None:
         super().__init__("bad_filter", f"{problem}, at character {position}:\n{_pointed(expression, position)}")
@@ -100,7 +100,7 @@ class FilterError(BadInput):
 
 @dataclass(frozen=True, slots=True)
 class Same:
-    """The field is one of *values*, of the same type; a field that an item lacks is none of them."""
+    """The field equals one of *values*, in value and type; a missing field equals none."""
 
     name: str
     values: tuple[Value, ...]
@@ -108,7 +108,7 @@ class Same:
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """The field is a number and on the *sign* side of *bound*."""
+    """The field is a number that compares with *bound* by *sign*."""
 
     name: str
     sign: str  # <, <=, >, >=
@@ -117,28 +117,28 @@ class Compared:
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """The item lacks the field, or it is the empty text."""
+    """The item has no such field, or its text is empty."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Not:
-    """What *part* lets pass does not, and the other way round."""
+    """*part* does not hold."""
 
     part: "Node"
 
 
 @dataclass(frozen=True, slots=True)
 class AllOf:
-    """What all *parts* let pass."""
+    """All *parts* hold."""
 
     parts: tuple["Node", ...]
 
 
 @dataclass(frozen=True, slots=True)
 class AnyOf:
-    """What one of *parts* lets pass."""
+    """At least one of *parts* holds."""
 
     parts: tuple["Node", ...]
 
@@ -148,33 +148,35 @@ Node = Same | Compared | Missing | Not | AllOf | AnyOf
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """A parsed expression; two that differ only in spaces, quotes or the order of their parts have one *key*."""
+    """A parsed expression; expressions that differ only in spaces, quotes or the order of parts have the same *key*."""
 
     expression: str
     node: Node
     key: str
-    compared: tuple[tuple[str, frozenset[type], int], ...]  # attributes, with values of which types, and where
+    compared: tuple[
+        tuple[str, frozenset[type], int], ...
+    ]  # attributes, the types they are compared as, and their positions
 
     @property
     def attributes(self) -> tuple[tuple[str, int], ...]:
-        """The attributes' names and where they stand."""
+        """The attributes' names and positions in the expression."""
         return tuple((name, position) for name, _, position in self.compared)
 
     def unknown(self, name: str, position: int, known: Iterable[str]) -> FilterError:
-        """The refusal of attribute *name*, which no item has, with the *known* names that are like it."""
+        """The error for attribute *name*, which no item has; suggests similar *known* names."""
         alike = (other for other in known if abs(len(other) - len(name)) < _NEAR)
         near = difflib.get_close_matches(name, list(islice(alike, _LOOKED_AT)), n=3, cutoff=0.5)
         near = [ATTRIBUTE + (other if re.fullmatch(r"[\w-]+", other) else _quoted(other)) for other in near]
         return FilterError(f"no item has the attribute {name!r:.80}; {_meant(near)}", self.expression, position)
 
     def mistyped(self, name: str, position: int, known: Iterable[type]) -> FilterError:
-        """The refusal of attribute *name*, which items have only as the types *known*, none of them asked for."""
+        """The error for attribute *name*, whose values have the types *known* and never the compared one."""
         came = " or ".join(sorted(_TYPES[kind] for kind in known))
         return FilterError(f"attribute {name!r:.80} is {came} wherever an item has it", self.expression, position)
 
 
 def parse(expression: str) -> Filter:
-    """The filter that *expression* says; ``FilterError`` with the place if it says none."""
+    """Parse *expression*; ``FilterError`` with the position if it is invalid."""
     raw = expression.encode("utf-8", "replace")
     if len(raw) > MAX_BYTES:
         at = len(raw[:MAX_BYTES].decode("utf-8", "ignore"))
@@ -190,9 +192,9 @@ def parse(expression: str) -> Filter:
 
 
 def narrowed(wanted: Filter | None, *, to: Filter | None = None, without: Sequence[Filter] = ()) -> Filter | None:
-    """What passes *wanted* and *to*, and none of *without*; ``None`` if nothing is asked for.
+    """The filter of items that pass *wanted* and *to* and none of *without*; ``None`` without conditions.
 
-    It is checked for the attributes of *wanted* and *to* only: what one does without need not be there.
+    Only the attributes of *wanted* and *to* are checked: those of *without* need not exist.
     """
     given = [each for each in (wanted, to) if each is not None]
     if len(given) < 2 and not without:
@@ -216,14 +218,14 @@ _LEAVES = ("equality", "order", "membership", "missing")
 
 
 class _Reading:
-    """One expression's tree of words, turned into nodes; refuses what is well formed and means nothing."""
+    """Turns one expression's parse tree into nodes; refuses what is well formed but has no meaning."""
 
     def __init__(self, expression: str) -> None:
         self._expression = expression
         self.compared: list[tuple[str, frozenset[type], int]] = []
 
     def check_size(self, tree: Branch) -> None:
-        """Refuse too much nesting and too many comparisons, before anything recurses into *tree*."""
+        """Refuse too much nesting or too many comparisons, before anything recurses into *tree*."""
         comparisons = 0
         waiting = [(tree, 0)]
         while waiting:
@@ -232,13 +234,13 @@ class _Reading:
                 depth += 1
             comparisons += branch.data in _LEAVES
             if depth > MAX_DEPTH:
-                raise self._error(f"more than {MAX_DEPTH} brackets and nots within one another", branch)
+                raise self._error(f"more than {MAX_DEPTH} nested brackets and nots", branch)
             if comparisons > MAX_COMPARISONS:
                 raise self._error(f"more than {MAX_COMPARISONS} comparisons", branch)
             waiting += [(child, depth) for child in reversed(branch.children) if isinstance(child, Tree)]
 
     def node(self, tree: Branch) -> Node:
-        """What *tree* says."""
+        """The node of *tree*."""
         words = tree.children
         match str(tree.data):
             case "either":
@@ -316,7 +318,7 @@ class _Reading:
         return number
 
     def _text(self, tree: Branch, nth: int) -> str:
-        """The text in quotes that is the *nth* word of *tree*."""
+        """The quoted text that is the *nth* child of *tree*."""
         token = tree.children[nth]
         assert isinstance(token, Token)
         start = (token.start_pos or 0) + 1
@@ -327,7 +329,7 @@ class _Reading:
             code = int(found[1][1:], 16) if len(found[1]) == 5 else 0xD800
             if 0xD800 <= code < 0xE000:
                 known = "\\n, \\t, \\r, \\\", \\', \\\\ or \\u and four hex digits"
-                problem = f"{found[0]} is no character; after a backslash comes {known}"
+                problem = f"{found[0]} is not a character; expected after a backslash: {known}"
                 raise FilterError(problem, self._expression, start + found.start())
             return chr(code)
 
@@ -346,8 +348,8 @@ def _unless(negated: object, node: Node) -> Node:
 
 
 def _ordered(parts: list[Node]) -> tuple[Node, ...]:
-    """*parts* without repetition, in an order that does not depend on how they were written."""
-    by_key = {repr(part): part for part in parts}  # not a set of them: for Python, 1.0 and true are equal
+    """*parts* without duplicates, in an order independent of the expression's."""
+    by_key = {repr(part): part for part in parts}  # not a set of parts: for Python, 1.0 and true are equal
     return tuple(by_key[key] for key in sorted(by_key))
 
 
@@ -357,12 +359,12 @@ def _branch(word: Token | Branch) -> Branch:
 
 
 def _word(tree: Branch) -> str:
-    """A value as it was written."""
+    """A value as written."""
     return f"{tree.children[0]!s:.80}"
 
 
 def _start(tree: Branch) -> int:
-    """Where in the expression *tree* begins."""
+    """The position in the expression where *tree* begins."""
     while True:
         first = tree.children[0]
         if isinstance(first, Token):
@@ -372,11 +374,11 @@ def _start(tree: Branch) -> int:
 
 def _unknown_name(name: str, words: list[str]) -> str:
     if name == "title":
-        return "title is shown and not filtered by; " + _meant([])
+        return "title cannot be filtered by; " + _meant([])
     if name == "available":
-        return "available needs no filter: what is not is never recommended; " + _meant([])
+        return "available needs no filter: unavailable items are never recommended; " + _meant([])
     if len(words) > 1:
-        return f"{name!r:.80} is no name; " + _meant([ATTRIBUTE + words[1]])
+        return f"{name!r:.80} is not a name; " + _meant([ATTRIBUTE + words[1]])
     return f"unknown name {name!r:.80}; " + _meant(difflib.get_close_matches(name, [*TEXTS, *NUMBERS], n=2, cutoff=0.5))
 
 
@@ -388,14 +390,14 @@ def _meant(near: list[str]) -> str:
 
 
 def _refusal(error: UnexpectedInput, expression: str) -> FilterError:
-    """What the parser stumbled over, in the words of the language."""
+    """The error for what the parser could not read, in the language's terms."""
     if isinstance(error, UnexpectedToken) and error.token.type != "$END":
         return FilterError(
             f"{str(error.token)!r:.80} cannot stand here; {_awaited(error.expected)}", expression, _at(error)
         )
     if isinstance(error, UnexpectedCharacters):
         if expression[_at(error)] in "\"'":
-            return FilterError("text begins here, where it may not or without an end", expression, _at(error))
+            return FilterError("a quoted text begins here that is not allowed or has no end", expression, _at(error))
         problem = f"{expression[_at(error)]!r} cannot stand here; {_awaited(error.allowed)}"
         return FilterError(problem, expression, _at(error))
     expected = error.expected if isinstance(error, UnexpectedToken) else ()
@@ -412,7 +414,7 @@ def _awaited(terminals: Iterable[str] | None) -> str:
 
 
 def _pointed(expression: str, position: int) -> str:
-    """The line around *position*, and below it a caret; what would break the line shows as a space."""
+    """The line around *position* with a caret below it; line breaks show as spaces."""
     start, end = max(0, position - _SHOWN_AROUND), position + _SHOWN_AROUND
     line = "".join(character if character.isprintable() else " " for character in expression[start:end])
     before, after = "…" * (start > 0), "…" * (end < len(expression))

@@ -1,7 +1,7 @@
-"""Following a compacted topic while requests are served: the catalogue's, and that of the keys.
+"""Follows a compacted topic, such as the catalogue's or the keys', while requests are served.
 
-Everything runs on the event loop that serves requests, in slices of about a millisecond, so that no burst of records
-stalls an answer.
+Records are applied on the event loop that serves requests, in slices of about a millisecond, so that no burst of
+records delays an answer.
 """
 
 import asyncio
@@ -16,11 +16,11 @@ from nearline.telemetry import begin, counter, get_logger
 
 _SLICE_S = 0.001
 _SHARE, _LONGEST_SLICE_S = 0.2, 0.02
-_BACKLOG = 1_000  # records of one poll after which there is no rest
+_BACKLOG = 1_000  # a poll with so many records is followed by the next at once
 _REPORT_EVERY = 1_000  # refused records between two log lines of one reason
 
-_APPLIED = counter("records_applied_total", "Records of a followed topic that were taken in", "topic")
-_REFUSED = counter("records_refused_total", "Records that can never be taken in", "topic", "reason")
+_APPLIED = counter("records_applied_total", "Records of a followed topic that were applied", "topic")
+_REFUSED = counter("records_refused_total", "Records that can never be applied", "topic", "reason")
 
 
 class CompactedTopic(Protocol):
@@ -32,18 +32,18 @@ class CompactedTopic(Protocol):
         """Connect and note the end offsets."""
 
     async def poll(self) -> list[Record]:
-        """The next records; none if nothing comes for a while."""
+        """The next records; empty if none come for a while."""
 
     async def close(self) -> None:
         """Disconnect."""
 
 
 class Follower:
-    """Applies every record of a topic once, in order, from its beginning; connects anew when the log was away.
+    """Applies every record of a topic once, in order, from its beginning; reconnects after the log was down.
 
-    Once caught up it rests for *pause_s* after each poll that brought something, so that more comes at once: a poll
-    costs a millisecond or two, a record a hundredth of that. While *is_awaited* it does not rest, and ``hurry`` ends a
-    rest. *reasons* are those that *apply* may refuse a record with.
+    Once caught up it pauses for *pause_s* after each poll with records, to batch them: a poll costs a millisecond or
+    two, a record a hundredth of that. It does not pause while *is_awaited*, and ``hurry`` ends a pause. *reasons* are
+    those that *apply* may refuse a record with.
     """
 
     def __init__(
@@ -69,15 +69,15 @@ class Follower:
         self.caught_up = False
 
     def positions(self) -> dict[int, int]:
-        """The next offset of each partition of which anything was read."""
+        """The next offset of each partition that has been read."""
         return {partition: offset + 1 for partition, offset in self._applied_to.items()}
 
     def start_at(self, positions: dict[int, int]) -> None:
-        """Take what lies before *positions* for applied; before the topic is followed."""
+        """Count records before *positions* as applied; call it before ``run``."""
         self._applied_to = {partition: offset - 1 for partition, offset in positions.items()}
 
     def hurry(self) -> None:
-        """Somebody waits for what comes next: end the rest, if there is one."""
+        """End the current pause, because a request waits for the next records."""
         self._hurried.set()
 
     async def run(self, retry_s: float = 1.0) -> None:
@@ -111,9 +111,9 @@ class Follower:
                 await self._hurried.wait()
 
     async def apply_all(self, records: Sequence[Record]) -> None:
-        """Apply *records* in slices; those applied before change nothing, those that make no sense are counted.
+        """Apply *records* in slices; skip those applied before, count those refused.
 
-        A slice takes a millisecond, or a fifth of the time for which others kept it waiting, lest it falls behind them.
+        A slice takes a millisecond, or a fifth of the time that it waited for other tasks, so as not to fall behind.
         """
         started, slice_s = time.perf_counter(), _SLICE_S
         for record in records:

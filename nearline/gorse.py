@@ -1,8 +1,8 @@
-"""What Gorse keeps of users, items and feedback, as Nearline's profiles, items and events; every loss is counted.
+"""Converts Gorse's users, items and feedback into profiles, items and events; every loss is counted.
 
-Gorse (read at 5404aef, v0.5.11) gives its data away in two forms, whose fields are named alike: ``GET /api/dump`` of
-its master (nearline/adapters/gorse_dump.py), and lines of JSON by ``GET /api/bulk/users|items|feedback``. Labels are
-any JSON. Feedback has a type of the operator's choosing; a user has it once for an item and type.
+Gorse (checked at 5404aef, v0.5.11) exports its data in two forms with the same field names: ``GET /api/dump`` of its
+master (nearline/adapters/gorse_dump.py), and JSON lines from ``GET /api/bulk/users|items|feedback``. Labels are any
+JSON. Operators choose the types of feedback; there is one feedback per user, item and type.
 """
 
 import hashlib
@@ -19,9 +19,9 @@ from nearline.events import EARLIEST_MS, EVENT_TYPES
 from nearline.items import MAX_ATTRIBUTES, MAX_TEXT, MAX_TITLE
 from nearline.signals import MAX_INTERESTS, MAX_LETTERS
 
-# Beside our own names, those of Gorse's default configuration.
+# Our own names, and those of Gorse's default configuration.
 DEFAULT_TYPES = (*(f"{name}={name}" for name in EVENT_TYPES), "read=view", "star=like")
-SEVERAL = "|"  # parts several values of an attribute, as training reads them
+SEVERAL = "|"  # separates several values of an attribute, as training reads them
 _RULE = re.compile(r"([^<>=]+)(?:(>=|<=|>|<)(-?\d+(?:\.\d+)?))?=(\w+)")
 _COMPARE: Mapping[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
@@ -36,7 +36,7 @@ Body = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class TypeRule:
-    """Feedback of Gorse's type *name*, if its value stands *sign* to *bound*, is an event of *type*."""
+    """Maps feedback of Gorse's type *name*, if its value compares with *bound* by *sign*, to events of *type*."""
 
     name: str
     type: str
@@ -44,12 +44,12 @@ class TypeRule:
     bound: float = 0.0
 
     def fits(self, name: str, value: float) -> bool:
-        """Whether feedback of type *name* with *value* is meant."""
+        """Whether the rule applies to feedback of type *name* with *value*."""
         return self.name == name and (not self.sign or _COMPARE[self.sign](value, self.bound))
 
 
 def type_rules(told: Iterable[str]) -> tuple[TypeRule, ...]:
-    """The rules in *told* (``watch=view``, ``rating>=4=like``) before the default ones; ``BadInput`` for others."""
+    """The rules in *told* (``watch=view``, ``rating>=4=like``), then the defaults; ``BadInput`` for a malformed one."""
     return tuple(map(_type_rule, (*told, *DEFAULT_TYPES)))
 
 
@@ -64,14 +64,14 @@ def _type_rule(text: str) -> TypeRule:
 
 @dataclass
 class Conversion:
-    """Turns Gorse's records into bodies of our API; ``counted`` says what was left out or changed, and why."""
+    """Turns Gorse's records into bodies of our API; ``counted`` counts what was left out or changed, by reason."""
 
     rules: tuple[TypeRule, ...]
-    title: str = ""  # the label that is an item's title; else title or name, the comment, the id
+    title: str = ""  # the label with an item's title; default: title, name, the comment, the id
     counted: Counter[str] = field(default_factory=Counter)
 
     def user(self, user: Mapping[str, Any]) -> tuple[str, Body] | None:
-        """Id and profile of a user; ``None`` if there is nothing to tell, which Nearline needs no user for."""
+        """The id and profile of a user; ``None`` if the profile would be empty: Nearline needs no record for that."""
         labels = user.get("Labels")
         told = dict(labels) if isinstance(labels, dict) else {"interests": labels} if labels else {}
         signals: Body = {name: told.pop(name) for name in _SIGNALS if _is_signal(told.get(name))}
@@ -79,11 +79,11 @@ class Conversion:
         attributes = self._attributes(told, "users' labels")
         self._count("users' comments left out", bool(user.get("Comment")))
         profile = signals | _given(interests=interests, attributes=attributes)
-        self._count("users left out: nothing is told of them", not profile)
+        self._count("users left out: their profiles are empty", not profile)
         return (user["UserId"], profile) if profile else None
 
     def item(self, item: Mapping[str, Any]) -> Body:
-        """An item of ours: the first of several categories is the item's, all of them are an attribute."""
+        """The item; of several categories the first is the item's, and all are an attribute."""
         labels = item.get("Labels")
         told = dict(labels) if isinstance(labels, dict) else {"labels": labels} if labels else {}
         comment = item.get("Comment") or ""
@@ -92,7 +92,7 @@ class Conversion:
         attributes = self._attributes(told, "items' labels")
         if len(categories) > 1:
             attributes = {"categories": SEVERAL.join(categories)} | attributes
-            self._count("items of several categories: the first is theirs, all are the attribute categories")
+            self._count("items with several categories: the first is the category, all are the attribute categories")
         body = {"item_id": item["ItemId"], "title": title[:MAX_TITLE], "available": not item.get("IsHidden", False)}
         return body | _given(
             description=comment[:MAX_TEXT] if comment != title else None,
@@ -102,9 +102,9 @@ class Conversion:
         )
 
     def event(self, feedback: Mapping[str, Any]) -> Body | None:
-        """The event that *feedback* is; ``None`` if no rule takes its type, or nobody knows when it was.
+        """The event of *feedback*; ``None`` if no rule maps its type, or it has no time.
 
-        Its id is made of what makes it one in Gorse (type, user, item), so that a second import changes nothing.
+        Its id is derived from Gorse's key (type, user, item), so that importing it twice changes nothing.
         """
         name, value = str(feedback.get("FeedbackType", "")), float(feedback.get("Value") or 0.0)
         rule = next((rule for rule in self.rules if rule.fits(name, value)), None)
@@ -130,7 +130,7 @@ class Conversion:
         for name in (self.title,) if self.title else _TITLES:
             if isinstance(labels.get(name), str) and labels[name].strip():
                 return str(labels.pop(name)).strip()
-        self._count("items titled by their id: there is neither a label nor a comment to", not comment.strip())
+        self._count("items titled by their id: no label or comment has a title", not comment.strip())
         return comment.strip() or str(item["ItemId"])
 
     def _listed(self, timestamp: object) -> int | None:
@@ -142,12 +142,12 @@ class Conversion:
         several = told if isinstance(told, list) else [told] if told else []
         texts = list(dict.fromkeys(str(one).strip() for one in several if _is_signal(one)))
         self._count(
-            f"users' interests left out: more than {MAX_INTERESTS}, or no short text", len(texts) < len(several)
+            f"users' interests left out: more than {MAX_INTERESTS}, or not a short text", len(texts) < len(several)
         )
         return texts[:MAX_INTERESTS]
 
     def _attributes(self, labels: Mapping[str, Any], whose: str) -> Body:
-        """Labels as attributes: several texts become one, an object's parts are named with a dot; vectors are left."""
+        """Labels as attributes: several texts become one, an object's fields get dotted names; vectors are left out."""
         kept: Body = {}
         for name, value in _flat(labels):
             if isinstance(value, list) and value and all(isinstance(one, str) for one in value):
@@ -155,7 +155,7 @@ class Conversion:
             elif isinstance(value, str | int | float) and value == value:
                 kept[name] = value
             else:
-                self._count(f"{whose} left out: {name!r:.60} is no text, number or truth", value is not None)
+                self._count(f"{whose} left out: {name!r:.60} is not a text, number or boolean", value is not None)
         return kept
 
     def _count(self, what: str, happened: bool = True) -> None:
@@ -164,7 +164,7 @@ class Conversion:
 
 
 def in_ms(timestamp: object) -> int | None:
-    """Gorse's time in UTC milliseconds; ``None`` if it is none after 2000, as where nobody gave one."""
+    """Gorse's time in UTC milliseconds; ``None`` if it is not after 2000, such as Gorse's value for no time."""
     try:
         parsed = datetime.fromisoformat(str(timestamp).strip())
     except ValueError:

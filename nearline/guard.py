@@ -1,8 +1,8 @@
-"""Who may call which route: an ASGI layer in front of an API, driven by a table of its routes.
+"""Checks who may call which route: an ASGI layer in front of an API, driven by a table of its routes.
 
-A route that is not in the table does not exist for anybody. A caller presents a key, or a token that the owner of a
-key's signing half made for one user; what a presented value is good for is remembered by its digest, until any key
-changes. Only values that were proven good are remembered, so wrong ones cost no memory.
+A route that is not in the table does not exist for any caller. A caller presents a key, or a user's token signed for
+a key. The grant of a verified key or token is cached under its digest until any key changes; invalid ones are not
+cached, so they cost no memory.
 """
 
 import hashlib
@@ -28,10 +28,10 @@ AsgiSend = Callable[[AsgiMessage], Awaitable[None]]
 AsgiApp = Callable[[AsgiScope, AsgiReceive, AsgiSend], Awaitable[None]]
 
 MAX_TOKEN_BYTES = 4_096
-_REMEMBERED = 10_000  # presented values that were proven good; a browser's token is one for each user and hour
+_REMEMBERED = 10_000  # cached grants; each browser adds one token per user and hour
 _FORWARDING = {b"forwarded", b"x-forwarded-for", b"x-real-ip"}
 _CHALLENGE = b'Bearer realm="nearline"'
-_HOW = {"authorization": "Bearer <key>, or Bearer <token of a user>; X-API-Key: <key> does as well"}
+_HOW = {"authorization": "Bearer <key>, or Bearer <token of a user>; or X-API-Key: <key>"}
 
 REASONS = (
     "bad_token",
@@ -52,10 +52,10 @@ _REFUSED = counter("requests_refused_total", "Requests that the guard refused", 
 
 @dataclass(frozen=True, slots=True)
 class RoutePermission:
-    """What calling a route takes: *scope*, or nothing at all if that is ``None``.
+    """The permission that a route needs: *scope*, or none if that is ``None``.
 
     *template* is the route's path as its application declares it (``/users/{user_id:path}``). With *near*, callers from
-    the networks that the operator trusts need no key.
+    the operator's trusted networks need no key.
     """
 
     method: str
@@ -65,11 +65,11 @@ class RoutePermission:
 
     @property
     def is_about_a_user(self) -> bool:
-        """Whether its path names a user, so that this user's token may open it."""
+        """Whether its path names a user, whose token then gives access."""
         return "{user_id" in self.template
 
 
-# Health is for whoever balances the load. Metrics and documentation tell more, and say nothing of any user.
+# Load balancers need the health routes. Metrics and documentation reveal more, but nothing about users.
 STATUS_RULES = (
     RoutePermission("GET", "/healthz", None),
     RoutePermission("GET", "/readyz", None),
@@ -81,39 +81,39 @@ STATUS_RULES = (
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """What a user's token says, once its signature is known to be good."""
+    """The claims of a user's token with a verified signature."""
 
     user_id: str
     expires_s: float
 
 
 class Tokens(Protocol):
-    """Tokens of users (nearline/adapters/tokens.py)."""
+    """Verifies user tokens (nearline/adapters/tokens.py)."""
 
     def key_id(self, token: str) -> str | None:
-        """Which key's owner claims to have signed *token*; ``None`` if it is no token."""
+        """The id of the key that *token* claims to be signed with; ``None`` if it is no token."""
 
     def claims(self, token: str, public_key: bytes) -> Claims:
-        """What *token* says; ``BadInput`` unless the owner of *public_key* signed it and it is of this hour."""
+        """The claims of *token*; ``BadInput`` unless *public_key* verifies it and it is valid now."""
 
 
-# (key id, address, requests a minute) -> seconds until the next request may come, 0 if this one may.
+# (key id, address, requests per minute) -> seconds until the next request is allowed, 0 if this one is.
 Spend = Callable[[str, str, int], float]
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What a presented value is good for."""
+    """What a verified key or token permits."""
 
     key: Key
     scopes: frozenset[Permission]
-    user_id: str | None = None  # of a token: the only user it is about
+    user_id: str | None = None  # of a token: its only user
     expires_s: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """An answer that is not what was asked for; *came* never holds what was presented."""
+    """An error answer; *came* never holds the presented key or token."""
 
     status: int
     reason: str
@@ -124,7 +124,7 @@ class Refusal:
 
     @property
     def body(self) -> bytes:
-        """The form that every refusal of the APIs has."""
+        """The body, in the form of all errors of the APIs."""
         detail = [{"field": self.field, "came": self.came, "problem": self.problem}]
         return orjson.dumps({"detail": detail, "allowed": _HOW if self.status in (401, 403) else {}})
 
@@ -134,16 +134,16 @@ def _unproven(reason: str, problem: str, *, came: str = "(not repeated here)") -
     return Refusal(401, reason, "authorization", came, problem, ((b"www-authenticate", challenge),))
 
 
-_NO_KEY = _unproven("no_key", "this API wants a key", came="")
+_NO_KEY = _unproven("no_key", "this API needs a key", came="")
 _WRONG_KEY = _unproven("wrong_key", "no such key")
 _REVOKED = _unproven("revoked_key", "this key was revoked")
 _NOT_YET = Refusal(
-    503, "keys_unread", "authorization", "", "the keys are not read yet, ask again", ((b"retry-after", b"1"),)
+    503, "keys_unread", "authorization", "", "the keys are not read yet, try again", ((b"retry-after", b"1"),)
 )
 
 
 class Routes:
-    """Which rule is about a request; the first of the table whose path fits, as the application's router finds it."""
+    """Finds a request's rule: the first in the table whose path matches, as in the application's router."""
 
     def __init__(self, rules: Iterable[RoutePermission]) -> None:
         self._by_method: dict[str, list[tuple[re.Pattern[str], RoutePermission]]] = {}
@@ -151,7 +151,7 @@ class Routes:
             self._by_method.setdefault(rule.method, []).append((_pattern(rule.template), rule))
 
     def find(self, method: str, path: str) -> tuple[RoutePermission | None, str | None]:
-        """The rule, and the user whom the path names; ``None`` for what there is not."""
+        """The rule, and the user in the path; ``None`` for a missing one."""
         for pattern, rule in self._by_method.get("GET" if method == "HEAD" else method, ()):
             found = pattern.fullmatch(path)
             if found is not None:
@@ -159,12 +159,12 @@ class Routes:
         return None, None
 
     def methods(self, path: str) -> list[str]:
-        """The methods that *path* has a rule for."""
+        """The methods that have a rule for *path*."""
         return [method for method in self._by_method if self.find(method, path)[0] is not None]
 
 
 def _pattern(template: str) -> re.Pattern[str]:
-    """A plain parameter is one segment; one with a converter (``:path``, or another for ids) may hold slashes."""
+    """The pattern of a path: a plain parameter is one segment, one with a converter (``:path``) may hold slashes."""
     parts = re.split(r"\{(\w+(?::\w+)?)\}", template)
     for at, part in enumerate(parts):
         name, _, converter = part.partition(":")
@@ -173,7 +173,7 @@ def _pattern(template: str) -> re.Pattern[str]:
 
 
 def unruled(routes: Iterable[tuple[str, str]], rules: Sequence[RoutePermission]) -> list[str]:
-    """What is wrong between an application's *routes*, (method, template) in its order, and its rules, as sentences."""
+    """The mismatches, as sentences, between an application's *routes*, (method, template) in order, and its rules."""
     served, ruled = list(dict.fromkeys(routes)), [(rule.method, rule.template) for rule in rules]
     wrong = [f"{method} {path} has no rule" for method, path in served if (method, path) not in ruled]
     wrong += [f"{method} {path} has a rule and no route" for method, path in ruled if (method, path) not in served]
@@ -187,7 +187,7 @@ def unruled(routes: Iterable[tuple[str, str]], rules: Sequence[RoutePermission])
 
 
 def describe(document: dict[str, Any], rules: Iterable[RoutePermission]) -> None:
-    """Say in *document* (an OpenAPI document) what each route takes, and how the guard refuses."""
+    """Add each route's permission and the guard's errors to *document*, an OpenAPI document."""
     schemes = {
         "key": {"type": "http", "scheme": "bearer", "description": "a key, or a token of the user whom the path names"},
         "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
@@ -203,9 +203,9 @@ def describe(document: dict[str, Any], rules: Iterable[RoutePermission]) -> None
 
 
 _REFUSALS = {
-    "401": "no key or token, or not a good one",
-    "403": "of another scope, user or origin",
-    "429": "too many requests of this address; Retry-After says when to come back",
+    "401": "the key or token is missing or invalid",
+    "403": "wrong scope, user or origin",
+    "429": "too many requests from this address; Retry-After says when to try again",
     "503": "the keys are not read yet",
 }
 _TEXT = {"type": "string"}
@@ -231,7 +231,7 @@ _REFUSAL_CONTENT = {
 
 
 class Guard:
-    """Lets through what the rules and the caller's key or token allow, and answers everything else itself."""
+    """Passes on the requests that the rules and the caller's key or token allow, and refuses all others."""
 
     def __init__(
         self,
@@ -321,7 +321,7 @@ class Guard:
             return _WRONG_KEY
         key = self._ring.get(key_id)
         if key is None or key.token_key is None:
-            return _unproven("foreign_token", "no key of that kid signs tokens") if self._is_read() else _NOT_YET
+            return _unproven("foreign_token", "no key with that kid signs tokens") if self._is_read() else _NOT_YET
         try:
             claims = self._tokens.claims(text, key.token_key)
         except BadInput as error:
@@ -336,7 +336,7 @@ class Guard:
         if not methods:
             return Refusal(404, "no_route", "path", came, "there is no such route")
         allow = ((b"allow", ", ".join(methods).encode()),)
-        return Refusal(405, "no_route", "method", came, f"this route knows {', '.join(methods)}", allow)
+        return Refusal(405, "no_route", "method", came, f"this route accepts {', '.join(methods)}", allow)
 
     def _too_many(self, scope: AsgiScope, key: Key) -> Refusal | None:
         if key.per_minute is None:
@@ -344,7 +344,7 @@ class Guard:
         wait_s = self._spend(key.id, address_of(scope), key.per_minute)
         if wait_s <= 0:
             return None
-        problem = f"this key allows {key.per_minute} requests a minute from one address"
+        problem = f"this key allows {key.per_minute} requests per minute from one address"
         return Refusal(429, "limit", "address", "", problem, ((b"retry-after", b"%d" % math.ceil(wait_s)),))
 
 
@@ -363,7 +363,7 @@ def _wrong_origin(origin: str) -> Refusal:
 
 
 def _presented(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
-    """The key or token of a request: that of Authorization, or else that of X-API-Key."""
+    """The key or token in a request's Authorization header, or else in X-API-Key."""
     other = None
     for name, value in headers:
         if name == b"authorization" and value[:7].lower() == b"bearer ":
@@ -385,7 +385,7 @@ async def _send(send: AsgiSend, refusal: Refusal) -> None:
 
 
 def address_of(scope: AsgiScope) -> str:
-    """Whom a limit counts for: the caller's address, of IPv6 its /64, which is what one subscriber gets."""
+    """The address that limits count by: the caller's, or for IPv6 its /64, which one subscriber gets."""
     address = _client(scope)
     if isinstance(address, ipaddress.IPv6Address):
         return str(ipaddress.ip_network((address, 64), strict=False))
@@ -393,9 +393,9 @@ def address_of(scope: AsgiScope) -> str:
 
 
 def callers_in(networks: str) -> Callable[[AsgiScope], bool]:
-    """Whether a request comes straight from one of *networks*, separated by commas; ``Misconfigured`` for nonsense.
+    """A check whether a request comes directly from *networks* (comma separated); ``Misconfigured`` if malformed.
 
-    What a proxy passed on is from nowhere: the proxy may well be a neighbour, whom it speaks for is not.
+    A request through a proxy never passes: the proxy may be in a trusted network, but its caller need not be.
     """
     try:
         known = [ipaddress.ip_network(one.strip()) for one in networks.split(",") if one.strip()]

@@ -1,6 +1,6 @@
-"""Ids of users, items and events: what they may be.
+"""Validates the ids of users, items and events.
 
-An id is a string of 1-128 UTF-8 bytes without control characters, so that it fits the keys of every store.
+An id is a string of 1-128 UTF-8 bytes without control characters, so that every store accepts it as a key.
 """
 
 import re
@@ -8,14 +8,14 @@ import re
 from nearline.errors import BadInput
 
 MAX_ID_BYTES = 128
-SYNTHETIC_USERS = "canary:"  # whose id begins so is nobody: no answer of theirs is an exposure
+SYNTHETIC_USERS = "canary:"  # the prefix of synthetic users' ids: their answers are no exposures
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 def check_id(name: str, value: object) -> str:
     """Return *value* if it is a valid id, else raise ``BadInput`` naming the field and the rule."""
     if type(value) is str and value.isascii() and value.isprintable() and 0 < len(value) <= MAX_ID_BYTES:
-        return value  # what nearly all ids are: each event has three, and an ASCII character is a byte
+        return value  # nearly all ids end here: each event has three, and an ASCII character is a byte
     if not isinstance(value, str):
         raise BadInput("wrong_type", f"{name} must be a string, came {type(value).__name__}: {value!r:.80}", field=name)
     try:

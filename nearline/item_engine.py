@@ -1,6 +1,6 @@
-"""An engine of its own that keeps items and searches them (Milvus): what retrieval asks of it, whichever it is.
+"""The interface of a remote engine that stores and searches items, such as Milvus.
 
-Engines are adapters (``nearline/adapters/milvus.py``); ``tests/contract/test_item_index.py`` holds them to this.
+Engines are adapters (``nearline/adapters/milvus.py``) and pass ``tests/contract/test_item_index.py``.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,18 +10,17 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-MAX_PRINTED = 65_535  # bytes of what an answer prints of an item; the largest text that Milvus takes
-MAX_RESULTS = 16_384  # of one request; Milvus' limit
+MAX_PRINTED = 65_535  # bytes of an item's serialised form in answers; Milvus' largest text
+MAX_RESULTS = 16_384  # per request; Milvus' limit
 
-EngineHits = list[tuple[str, bytes, float]]  # ids, what an answer prints of them, and inner products, best first
+EngineHits = list[tuple[str, bytes, float]]  # id, serialised form for answers, inner product; best first
 
 
 @dataclass(frozen=True, slots=True)
 class EngineRow:
-    """One item on show as an engine keeps it.
+    """One available item as an engine stores it.
 
-    *facts* and *numbers* are what filters look at (services/retrieval/in_engine/expressions.py); *printed* is what an
-    answer shows.
+    Filters read *facts* and *numbers* (services/retrieval/in_engine/expressions.py); *printed* goes into answers.
     """
 
     item_id: str
@@ -37,7 +36,7 @@ class EngineRow:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """What an engine tells of an item without its vector."""
+    """An item in an engine, without its vector."""
 
     item_id: str
     version: int
@@ -45,50 +44,50 @@ class Card:
 
 
 class ItemEngine(Protocol):
-    """The items of one space. A change is in every answer that is asked for after the call that made it returned.
+    """The items of one space. Once a call that changes items returns, every later call sees the change.
 
-    *where* is an expression of the engine's language, ``""`` for no condition. Every method but ``close`` raises
-    ``Unavailable`` when the engine does not answer within its deadline.
+    *where* is an expression in the engine's language, ``""`` for no condition. Every method but ``close`` raises
+    ``Unavailable`` if the engine does not answer within its deadline.
     """
 
     async def open(self) -> None:
-        """Connect, and make what is missing; ``SpaceMismatch`` if what is there is of another dimension."""
+        """Connect, and create what is missing; ``SpaceMismatch`` if existing data has another dimension."""
 
     async def close(self) -> None:
-        """Let go of everything; safe to call twice."""
+        """Close all connections; safe to call twice."""
 
     async def search(self, vector: NDArray[np.float32], limit: int, where: str) -> EngineHits:
-        """The *limit* best by inner product with *vector* of those that pass *where*."""
+        """The *limit* best items by inner product with *vector* among those that pass *where*."""
 
     async def versions(self, item_ids: Sequence[str]) -> dict[str, int]:
-        """The newest version that was put or hidden, of each of *item_ids* that was and is not forgotten."""
+        """The newest version put or hidden of each of *item_ids* that has one and was not erased since."""
 
     async def cards(self, item_ids: Sequence[str]) -> list[Card]:
-        """Those of *item_ids* that are on show, in any order."""
+        """The available items among *item_ids*, in any order."""
 
     async def vectors(self, item_ids: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-        """The vectors of those of *item_ids* that are on show; at most ``MAX_RESULTS`` ids."""
+        """The vectors of the available items among *item_ids*; at most ``MAX_RESULTS`` ids."""
 
     async def shown_versions(self, item_ids: Sequence[str]) -> dict[str, int]:
-        """The version of those of *item_ids* that are on show."""
+        """The versions of the available items among *item_ids*."""
 
     async def matching(self, where: str, limit: int) -> list[Card]:
-        """Some *limit* items that pass *where*; all of them if they are fewer."""
+        """Any *limit* items that pass *where*; all of them if they are fewer."""
 
     async def count(self, where: str) -> int:
         """How many items pass *where*."""
 
     async def put(self, rows: Sequence[EngineRow]) -> None:
-        """Show *rows*, in the place of other versions; an id comes once."""
+        """Make *rows* available, replacing other versions; each id comes once."""
 
     async def hide(self, versions: Mapping[str, int]) -> None:
-        """Show these items no longer, and remember at which version that was said."""
+        """Make these items unavailable, and keep the version at which they became so."""
 
     async def forget(self, item_ids: Sequence[str]) -> None:
-        """Show these items no longer, and keep nothing of them."""
+        """Erase these items and their versions."""
 
     async def live(self) -> int | None:
-        """The space that the engine's alias points at, or ``None`` if it points nowhere yet."""
+        """The space that the engine's alias points at, or ``None`` without an alias."""
 
     async def make_live(self) -> None:
         """Point the alias at this space, in one step."""

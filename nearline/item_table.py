@@ -1,4 +1,4 @@
-"""The item table: ``item-vectors.<space>`` materialised, newest version of each item, in numpy rows."""
+"""The item table: the newest version of each item in ``item-vectors.<space>``, in numpy rows."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ _FIRST_ROWS = 1_024
 
 @dataclass(frozen=True, slots=True)
 class ItemEntry:
-    """What the table keeps of an item beside its vectors."""
+    """An item's entry in the table, without its vectors."""
 
     row: int
     version: int
@@ -24,10 +24,10 @@ class ItemEntry:
 
 
 class ItemTable:
-    """Every item's newest vectors; an item keeps its row for as long as it is known.
+    """Every item's newest vectors; an item keeps its row until its tombstone.
 
-    A retired item stays (a history may still use it) until its tombstone. ``history`` is what the user tower
-    gathers from; ``candidates`` is kept only where *keep_candidates* says so.
+    A retired item stays, since a history may still use it. The user tower's input is gathered from ``history``;
+    ``candidates`` is kept only with *keep_candidates*.
     """
 
     def __init__(self, space: Space, *, keep_candidates: bool = False) -> None:
@@ -42,7 +42,7 @@ class ItemTable:
         self._rows = 0
 
     def __len__(self) -> int:
-        """How many items are known, retired ones included."""
+        """How many items there are, including retired ones."""
         return len(self._known)
 
     def __contains__(self, item_id: str) -> bool:
@@ -50,7 +50,7 @@ class ItemTable:
         return item_id in self._known
 
     def get(self, item_id: str) -> ItemEntry | None:
-        """What is kept of the item, or ``None``."""
+        """The item's entry, or ``None``."""
         return self._known.get(item_id)
 
     def live_ids(self) -> set[str]:
@@ -62,17 +62,17 @@ class ItemTable:
         return [i for i, known in self._known.items() if known.retired_ms is not None and known.retired_ms < moment_ms]
 
     def apply(self, record: Record) -> bool:
-        """Take in one record; whether it changed anything. An older or equal version changes nothing.
+        """Apply one record; return whether it changed anything. An older or equal version changes nothing.
 
         ``SpaceMismatch`` or ``BadInput`` if the record is not an item vector of this space: the caller counts it
-        and goes on.
+        and continues.
         """
         if not record.value:
             return self._forget(record.id)
         return self.put(decode_item_vector(record.id, record.value, self._space))
 
     def put(self, vector: ItemVector) -> bool:
-        """Take in one item vector; whether it was newer than what is known."""
+        """Store one item vector; return whether it was newer than the stored one."""
         known = self._known.get(vector.item_id)
         if known is not None and known.version >= vector.version:
             return False
@@ -108,7 +108,7 @@ def _doubled(rows: NDArray) -> NDArray:  # type: ignore[type-arg]
 
 
 def apply_all(table: ItemTable, records: list[Record]) -> tuple[int, list[str]]:
-    """Take in *records*; return how many changed something, and the message of each that was refused."""
+    """Apply *records*; return how many changed something, and the message of each refused one."""
     changed, refused = 0, []
     for record in records:
         try:

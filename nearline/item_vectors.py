@@ -1,8 +1,8 @@
-"""Item vectors: what ``item-vectors.<space>`` carries for each item (version 1, binary).
+"""Item vectors: an item's record in ``item-vectors.<space>`` (version 1, binary).
 
-A record holds the vector that is searched (``candidate``, FP32), the one that the user tower reads (``history``,
-FP16) and what retrieval filters and shows by. A deleted item keeps its record, marked retired and without a
-candidate, so that every replica agrees on what a history may still use; only a purge writes a tombstone.
+A record holds the vector that is searched (``candidate``, FP32), the one that the user tower reads (``history``, FP16)
+and the fields that retrieval filters by and shows. A deleted item keeps its record, marked retired and without a
+candidate, so that all replicas agree on what a history may still use; only a purge writes a tombstone.
 
 Layout, little-endian: magic ``NV``, version, flags, space u32, dimension u32, item version i64, crc32 of the rest u32,
 then u32 + JSON of the shown fields, candidate, history.
@@ -33,7 +33,7 @@ HalfVector = NDArray[np.float16]
 
 @dataclass(frozen=True, slots=True)
 class ItemFields:
-    """What an answer shows of an item and what a request may filter by."""
+    """The fields of an item that answers show and requests filter by."""
 
     title: str
     category: str = ""
@@ -49,7 +49,7 @@ class ItemFields:
 class ItemVector:
     """The vectors of one item at one version; *candidate* is ``None`` once the item is retired.
 
-    *input_digest* is the digest of what the model read, so that a change beside it needs no model.
+    *input_digest* is the digest of the model's input, so that a change of other fields needs no model call.
     """
 
     item_id: str
@@ -62,7 +62,7 @@ class ItemVector:
 
 
 def encode_item_vector(vector: ItemVector, space: Space) -> bytes:
-    """The record's value; raises ``SpaceMismatch`` if a vector is not of *space*'s dimension."""
+    """The record's value; ``SpaceMismatch`` if a vector does not have *space*'s dimension."""
     space.check(f"item {vector.item_id!r}", number=space.number, dimension=len(vector.history))
     shown = orjson.dumps(
         {
@@ -86,7 +86,7 @@ def encode_item_vector(vector: ItemVector, space: Space) -> bytes:
 
 
 def decode_item_vector(item_id: str, raw: bytes, space: Space) -> ItemVector:
-    """The item vector in *raw*; ``SpaceMismatch`` if of another space, ``BadInput`` if damaged or unknown."""
+    """The item vector in *raw*; ``SpaceMismatch`` if of another space, ``BadInput`` if damaged or of other version."""
     if len(raw) < _HEAD.size or raw[:2] != _MAGIC:
         raise BadInput("bad_item_vector", f"item {item_id!r}: not an item vector: {raw[:16]!r}")
     _, layout, flags, number, dimension, version, crc = _HEAD.unpack_from(raw)

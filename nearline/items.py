@@ -1,4 +1,4 @@
-"""Items: what the catalogue says of a thing that can be recommended, as the topic ``items`` carries it (version 1)."""
+"""Items: the catalogue's entries that can be recommended, as in the topic ``items`` (version 1)."""
 
 import math
 from collections.abc import Mapping
@@ -32,13 +32,13 @@ class Item:
     attributes: Mapping[str, Attribute] = field(default_factory=dict)
 
 
-# A record header of a tombstone in ``items``: also forget the item's vector, which histories may else use.
+# A record header of a tombstone in ``items``: also delete the item's vector, which histories may otherwise use.
 PURGE = ("nearline-purge", b"1")
 _FIELDS = frozenset({"v", *(f.name for f in fields(Item))})
 
 
 def encode_item(item: Item) -> bytes:
-    """The item as its producers write it; fields at their default are left out."""
+    """The item as producers write it; fields at their default are left out."""
     body: dict[str, Any] = {"v": 1, "title": item.title}
     for f in fields(Item)[1:]:
         value = getattr(item, f.name)
@@ -48,14 +48,14 @@ def encode_item(item: Item) -> bytes:
 
 
 def decode_item(raw: bytes) -> Item:
-    """The item in *raw*; ``BadInput`` with the reason if it is not one. (An empty value is a delete, not an item.)"""
+    """The item in *raw*; ``BadInput`` with the reason if it is invalid. (An empty value is a delete, not an item.)"""
     return item_of(load_object(raw, MAX_ITEM_BYTES))
 
 
 def item_of(body: Mapping[str, Any]) -> Item:
-    """The item in the JSON object *body*; ``BadInput`` with the reason if it is not one."""
+    """The item in the JSON object *body*; ``BadInput`` with the reason if it is invalid."""
     if not body.keys() <= _FIELDS:
-        refuse_unknown(body, _FIELDS, hint="put free fields under 'attributes'")
+        refuse_unknown(body, _FIELDS, hint="put your own fields under 'attributes'")
     check_version(body)
     title = _text(body, "title", MAX_TITLE)
     if not title.strip():

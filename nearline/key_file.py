@@ -1,4 +1,4 @@
-"""The key of this machine's own programs: a file that only its owner may read."""
+"""The key file of this machine's own programs, readable by its owner only."""
 
 import os
 from pathlib import Path
@@ -9,12 +9,12 @@ from nearline.settings import Settings
 
 
 def key_file(settings: Settings) -> Path:
-    """Where the key lies."""
+    """The path of the key file."""
     return settings.data / "key"
 
 
 def own_key(settings: Settings) -> str:
-    """The key to present: that of NEARLINE_KEY, else the file's; empty if there is neither."""
+    """The key to present: NEARLINE_KEY, else the file's; empty without either."""
     given = settings.key.get_secret_value()
     if given:
         return given
@@ -29,13 +29,13 @@ def own_key(settings: Settings) -> str:
 
 
 def key_headers(settings: Settings) -> dict[str, str]:
-    """What a request of ours carries to be let in; nothing if there is no key."""
+    """The headers with our key; empty without a key."""
     key = own_key(settings)
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def write_key(file: Path, key: str) -> None:
-    """Put *key* into *file*, which nobody else can read at any moment of it."""
+    """Write *key* to *file*, which only its owner can read, at any moment."""
     assert id_in(key) is not None, "not a key"
     file.parent.mkdir(parents=True, exist_ok=True)
     new = file.with_name(f".{file.name}.{os.getpid()}")

@@ -1,22 +1,22 @@
-"""Every key of the log by its id: the table that the topic ``api-keys`` is, kept while requests are served."""
+"""The keys in the topic ``api-keys``, by id."""
 
 from nearline.errors import BadInput
 from nearline.keys import Key, decode_key
 from nearline.log import Record
 from nearline.telemetry import gauge
 
-_KEYS = gauge("api_keys", "API keys that are known and not revoked")
+_KEYS = gauge("api_keys", "API keys that are not revoked")
 
 
 class KeyRing:
-    """Keys by id. ``generation`` changes with every record, so what was concluded from older ones can be forgotten."""
+    """Keys by id. ``generation`` changes with every record, so that grants cached from older ones can be dropped."""
 
     def __init__(self) -> None:
         self._keys: dict[str, Key] = {}
         self.generation = 0
 
     def get(self, key_id: str) -> Key | None:
-        """The key of that id, be it revoked or not."""
+        """The key with that id, revoked or not."""
         return self._keys.get(key_id)
 
     def all(self) -> list[Key]:
@@ -24,9 +24,9 @@ class KeyRing:
         return sorted(self._keys.values(), key=lambda key: (key.created_ms, key.id))
 
     def apply(self, record: Record) -> None:
-        """Take in a record of ``api-keys``; a tombstone deletes.
+        """Apply a record of ``api-keys``; a tombstone deletes.
 
-        ``BadInput`` for one that is no key. What it was about is then unknown, so the key of that id opens nothing.
+        ``BadInput`` for an invalid one. The id of that record then has no key, so it opens nothing.
         """
         self.generation += 1
         self._keys.pop(record.id, None)

@@ -1,8 +1,8 @@
-"""API keys: what one may do, as the compacted topic ``api-keys`` carries it (version 1).
+"""API keys and their permissions, as in the compacted topic ``api-keys`` (version 1).
 
-A key reads ``nl_<id>_<secret>``: 48 random bits that name it, and 256 that prove it, in hex; so it is found by
-``nl_[0-9a-f]{12}_[0-9a-f]{64}``, in logs and by scanners. Only the SHA-256 of the whole is stored. A plain hash is
-enough for 256 random bits: there is nothing to guess that a slow hash would protect.
+A key is ``nl_<id>_<secret>``: an id of 48 and a secret of 256 random bits, in hex, so that
+``nl_[0-9a-f]{12}_[0-9a-f]{64}`` finds it in logs and by scanners. Only the SHA-256 of the whole is stored. A plain hash
+is enough for 256 random bits: they cannot be guessed, so a slow hash would protect nothing.
 """
 
 import base64
@@ -20,13 +20,13 @@ import orjson
 from nearline.errors import BadInput
 
 PATTERN = re.compile(r"nl_([0-9a-f]{12})_[0-9a-f]{64}")
-EVENTS_PER_MINUTE = 600  # of one address, with a key that any page shows
+EVENTS_PER_MINUTE = 600  # per address, with a key that web pages show
 _ORIGIN = re.compile(r"https?://[a-z0-9.\-]+(:\d{1,5})?|https?://\[[0-9a-f:.]+\](:\d{1,5})?")
 _NO_DIGEST = bytes(32)
 
 
 class Permission(StrEnum):
-    """What a key may do; none contains another."""
+    """A key's permissions; none includes another."""
 
     EVENTS = "events"
     READ = "read"
@@ -39,11 +39,11 @@ EVERYTHING = frozenset(Permission)
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """What the log knows of a key; the key itself is not in it and cannot be computed from it.
+    """A key's record in the log, from which the key itself cannot be computed.
 
     *origins*, if there are any, are the pages that may use it (``scheme://host[:port]``). *per_minute* is how many
-    requests one address may send with it in a minute, ``None`` for no limit. *token_key* is the Ed25519 public key
-    whose owner signs the tokens of users.
+    requests one address may send with it per minute, ``None`` for no limit. *token_key* is the Ed25519 public key that
+    verifies user tokens.
     """
 
     id: str
@@ -58,7 +58,7 @@ class Key:
 
     @property
     def is_publishable(self) -> bool:
-        """Whether it may stand in a page that anybody reads: it can only send events."""
+        """Whether a public page may contain it: it can only send events."""
         return self.scopes == {Permission.EVENTS}
 
 
@@ -71,10 +71,9 @@ def make_key(
     per_minute: int | None = None,
     token_key: bytes | None = None,
 ) -> tuple[str, Key]:
-    """A new key as its owner gets it, once, and as the log keeps it; ``BadInput`` if it would make no sense.
+    """Make a key: the text for its owner, shown once, and its record for the log; ``BadInput`` for invalid arguments.
 
-    A key for events only is limited to 600 requests a minute and address unless *per_minute* says another number; 0 is
-    no limit.
+    A key for events only is limited to 600 requests per minute and address by default; *per_minute* 0 is no limit.
     """
     key_id = secrets.token_hex(6)
     secret = f"nl_{key_id}_{secrets.token_hex(32)}"
@@ -94,24 +93,24 @@ def _permissions(names: Collection[str]) -> frozenset[Permission]:
 
 
 def digest(presented: str) -> bytes:
-    """The SHA-256 of a key as it is presented."""
+    """The SHA-256 of a presented key."""
     return hashlib.sha256(presented.encode()).digest()
 
 
 def id_in(presented: str) -> str | None:
-    """Which key *presented* claims to be, or ``None`` if it has not the form of one."""
+    """The id in *presented*, or ``None`` if it does not have the form of a key."""
     found = PATTERN.fullmatch(presented)
     return found[1] if found else None
 
 
 def is_proven(key: Key | None, presented: str) -> bool:
-    """Whether *presented* is *key*; as slow for a wrong one, and for one that nobody knows, as for the right one."""
+    """Whether *presented* is *key*, in constant time: also for a wrong or unknown key."""
     known = _NO_DIGEST if key is None else key.secret_sha256
     return hmac.compare_digest(known, digest(presented)) and key is not None
 
 
 def revoked(key: Key, *, now_ms: int) -> Key:
-    """*key* from *now_ms* on, for ever; one that was revoked before stays as it was."""
+    """*key*, revoked as of *now_ms* for ever; a key revoked before stays as it is."""
     return key if key.revoked_ms is not None else replace(key, revoked_ms=now_ms)
 
 
@@ -134,7 +133,7 @@ def encode_key(key: Key) -> bytes:
 
 
 def decode_key(raw: bytes) -> Key:
-    """The key in *raw*; ``BadInput`` if it is not one of version 1."""
+    """The key in *raw*; ``BadInput`` unless it is valid and of version 1."""
     try:
         body = orjson.loads(raw)
     except orjson.JSONDecodeError as error:

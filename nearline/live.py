@@ -1,8 +1,8 @@
-"""Live figures: what the parts' metrics say of the moment, for a screen that follows the running system.
+"""Live figures from the parts' metrics, for a screen that follows the running system.
 
-A page is what one part shows at /metrics. Everything here is pure: pages of two moments in, figures of the time between
-them out. A counter that fell belongs to a part that was started anew, and counts from nothing again, as Prometheus
-does it. What nobody can say yet is ``None``; a part whose page is missing is named and leaves its figures out.
+A page is one part's /metrics. Everything here is pure: it computes figures from the pages of two moments. A counter
+that fell belongs to a restarted part and counts from 0 again, as in Prometheus. An unknown figure is ``None``; a part
+whose page is missing is named, and its figures are unknown.
 """
 
 import math
@@ -46,7 +46,7 @@ _WANTED = (*(name for names in _LAGS.values() for name in names), *_DEAD_LETTERS
 
 @dataclass(frozen=True, slots=True)
 class Delay:
-    """Percentiles of a delay in seconds, and of how many."""
+    """Percentiles of a delay in seconds, and the number of samples."""
 
     p50_s: float
     p99_s: float
@@ -57,16 +57,16 @@ class Delay:
 class LiveFigures:
     """The system between two moments, *seconds* apart.
 
-    *freshness* is from a click's ``produced_ms`` to its vector stored, *stages* its parts (append, sequence, vector).
-    *lag* is what each part has in the log and has not read; *dead_letters* count since the parts' start, by reason.
-    *recall* is by k, of *recall_samples* queries.
+    *freshness* is from a click's ``produced_ms`` to its stored vector, *stages* its parts (append, sequence, vector).
+    *lag* is each part's number of unread records; *dead_letters* count since the parts' start, by reason. *recall* is
+    by k, of *recall_samples* queries.
     """
 
     seconds: float
     freshness: Delay | None = None
     stages: Mapping[str, Delay] = field(default_factory=dict)
-    clicks_per_s: float | None = None  # sequences that came to user_tower: clicks that changed something
-    events_per_s: float | None = None  # that came by HTTP
+    clicks_per_s: float | None = None  # sequences that user_tower read: clicks that changed something
+    events_per_s: float | None = None  # received by HTTP
     answers_per_s: float | None = None
     answers: Delay | None = None
     fallback_share: float | None = None
@@ -84,9 +84,9 @@ class LiveFigures:
 
 
 def read_page(text: str) -> MetricsPage:
-    """The samples in *text* (Prometheus' format) that a figure needs; ``ValueError`` if it is no such text."""
+    """The samples in *text* (Prometheus' format) that a figure needs; ``ValueError`` if *text* has another format."""
     page: dict[str, dict[LabelSet, float]] = defaultdict(dict)
-    # Most of a page is of no use here, and parsing is what costs.
+    # Most of a page is not needed here, and parsing is expensive.
     lines = "\n".join(line for line in text.splitlines() if line.startswith(_WANTED))
     for family in text_string_to_metric_families(lines):
         for sample in family.samples:
@@ -95,9 +95,9 @@ def read_page(text: str) -> MetricsPage:
 
 
 def figures_between(before: MetricsPages, after: MetricsPages, seconds: float) -> LiveFigures:
-    """What *after* says, and what came about since *before*, which was *seconds* earlier."""
+    """The figures at *after*, and of the *seconds* since *before*."""
     now = _merged(after)
-    # Of a part that did not answer then, nobody knows what came about since.
+    # For a part that did not answer at *before*, the changes since then are unknown.
     known = {part: page if before.get(part) is None else before[part] for part, page in after.items()}
     then = _merged({part: known[part] for part, page in after.items() if page is not None})
     answers = _grown(then, now, "nearline_recommend_answers_total")
@@ -132,16 +132,16 @@ def figures_between(before: MetricsPages, after: MetricsPages, seconds: float) -
 
 
 class LiveWindow:
-    """The figures of the last *seconds*, as pages come in."""
+    """The figures of the last *seconds*, updated with each reading of the pages."""
 
     def __init__(self, seconds: float = WINDOW_S) -> None:
         self._seconds = seconds
         self._kept: deque[tuple[float, MetricsPages]] = deque()
 
     def add(self, now_s: float, pages: MetricsPages) -> LiveFigures:
-        """Take in what was read at *now_s*, by a clock that never goes back; the figures of the window that ends then.
+        """Add *pages* read at *now_s* (a monotonic clock); return the figures of the window that ends then.
 
-        The first pages have nothing before them: they tell how things stand, and of no rate.
+        The first pages give current values only, and no rates.
         """
         self._kept.append((now_s, pages))
         while len(self._kept) > 1 and self._kept[1][0] <= now_s - self._seconds:
@@ -153,7 +153,7 @@ class LiveWindow:
 def quantile(buckets: Mapping[float, float], q: float) -> float | None:
     """Quantile *q* of a histogram, by its cumulated *buckets* (upper bound -> count), or ``None`` without a sample.
 
-    Within a bucket linear, as Prometheus' ``histogram_quantile``; beyond the last bound there is only that bound.
+    Linear within a bucket, as Prometheus' ``histogram_quantile``; beyond the last bound the result is that bound.
     """
     bounds = sorted(buckets)
     if not bounds or buckets[bounds[-1]] <= 0:
@@ -170,7 +170,7 @@ def quantile(buckets: Mapping[float, float], q: float) -> float | None:
 
 
 def _merged(pages: MetricsPages) -> dict[str, dict[LabelSet, float]]:
-    """The samples of all *pages*; but for lag, the names of different parts do not meet."""
+    """The samples of all *pages*; except for lag, parts have no metric names in common."""
     merged: dict[str, dict[LabelSet, float]] = defaultdict(dict)
     for page in pages.values():
         for name, samples in (page or {}).items():
@@ -179,7 +179,7 @@ def _merged(pages: MetricsPages) -> dict[str, dict[LabelSet, float]]:
 
 
 def _grown(then: MetricsPage, now: MetricsPage, name: str) -> Mapping[LabelSet, float]:
-    """By how much each sample of a counter grew; all of it counts if any fell, for then its process is a new one."""
+    """The increase of each sample of a counter; if one fell, the process was restarted and its full value counts."""
     before, after = then.get(name, {}), now.get(name, {})
     if any(value < before.get(labels, 0.0) for labels, value in after.items()):
         return after
@@ -206,7 +206,7 @@ def _by(samples: Mapping[LabelSet, float], label: str) -> dict[str, float]:
 
 
 def _share(answers: Mapping[LabelSet, float]) -> float | None:
-    """The share of answers that were not wholly personal."""
+    """The share of answers that were not fully personalised."""
     by_reason = _by(answers, "reason")
     total = sum(by_reason.values())
     return 1 - by_reason.get("none", 0.0) / total if total else None
@@ -219,7 +219,7 @@ def _stages(then: MetricsPage, now: MetricsPage) -> dict[str, Delay]:
 
 
 def _delay(then: MetricsPage, now: MetricsPage, name: str, **wanted: str) -> Delay | None:
-    """The percentiles of what a histogram, or its samples with the labels *wanted*, counted meanwhile."""
+    """The percentiles of a histogram's new samples between *then* and *now*, or of those with the labels *wanted*."""
     buckets: dict[float, float] = defaultdict(float)
     for labels, value in _grown(then, now, f"{name}_bucket").items():
         told = dict(labels)
@@ -240,9 +240,9 @@ def _dead_letters(now: MetricsPage) -> dict[str, float]:
 
 
 def metrics_urls(told: str, defaults: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Where each part's metrics are: *defaults*, but for what *told* says (``part=url, part=url``).
+    """The URL of each part's metrics: *defaults*, overridden by *told* (``part=url, part=url``).
 
-    ``ValueError`` naming what of *told* is no such pair.
+    ``ValueError`` names a malformed pair of *told*.
     """
     urls = dict(defaults)
     for pair in filter(None, (each.strip() for each in told.split(","))):

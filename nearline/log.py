@@ -1,4 +1,4 @@
-"""What the services see of the log: messages to append, and records, wherever they were read from."""
+"""The services' types for the log: messages to append and records read."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,22 +21,22 @@ class Record:
 
     @property
     def id(self) -> str:
-        """The key as text; records of our topics are keyed by an id's UTF-8 bytes."""
+        """The key as text; our topics' keys are ids in UTF-8."""
         return (self.key or b"").decode(errors="replace")
 
 
 @dataclass(frozen=True, slots=True)
 class TopicExtent:
-    """Which topic this is (one of the same name that was created anew has another id) and what it holds."""
+    """A topic's id, which changes when it is created anew, and its first and end offsets."""
 
     topic_id: str
-    first: Mapping[int, int]  # partition -> offset of the oldest record that may be there
+    first: Mapping[int, int]  # partition -> offset of the oldest record that may exist
     end: Mapping[int, int]  # partition -> offset of the next record
 
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """Which log this is, and how far some of its topics reach."""
+    """The id of a log, and the extents of some of its topics."""
 
     cluster: str
     topics: Mapping[str, TopicExtent]

@@ -1,7 +1,7 @@
-"""Popularity: each item's forward-decayed score, as the topic ``item-popularity`` carries it (version 1).
+"""Popularity: each item's forward-decayed score, as in the topic ``item-popularity`` (version 1).
 
 ``score = Σ weight · 2^((time_ms - landmark_ms) / half_life_ms)`` (forward decay, Cormode et al. 2009): the landmark is
-fixed, so scores of different moments compare as they are and nothing has to be decayed when read.
+fixed, so scores of different moments are comparable and need no decay when read.
 """
 
 import math
@@ -14,7 +14,7 @@ from nearline.errors import BadInput
 
 @dataclass(frozen=True, slots=True)
 class Popularity:
-    """The decayed score of one item; comparable only with scores of the same landmark and half-life."""
+    """One item's decayed score; comparable only with scores of the same landmark and half-life."""
 
     item_id: str
     score: float
@@ -23,7 +23,7 @@ class Popularity:
 
 
 def decode_popularity(raw: bytes) -> Popularity:
-    """The popularity in *raw*; ``BadInput`` if it is not one of version 1 with a finite score."""
+    """The popularity in *raw*; ``BadInput`` unless it has version 1 and a finite score."""
     try:
         body = orjson.loads(raw)
         if body["v"] != 1:

@@ -1,4 +1,4 @@
-"""How a long-running part starts, waits for what it needs, and stops."""
+"""Starts and stops a long-running part, and waits for its dependencies."""
 
 import asyncio
 import gc
@@ -17,8 +17,8 @@ RETRY_S = 0.5
 def run_part(name: str, main: Callable[[Settings], Awaitable[None]]) -> None:
     """Run *main* until it ends or SIGTERM/SIGINT cancels it, and exit.
 
-    Exit status: 0 after a signal, 2 when a setting or another part is misconfigured (one line says which), 1 when
-    something stayed away past its deadline; a supervisor starts the part again.
+    Exit status: 0 after a signal, 2 if a setting or another part is misconfigured (one line says which), 1 if a
+    dependency was still down at its deadline; a supervisor then restarts the part.
     """
     try:
         settings = load_settings()
@@ -49,7 +49,7 @@ async def _until_signalled(work: Awaitable[None]) -> None:
 
 
 def _most_telling(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error of ours in a task group's bundle, if there is one: its message is what an operator needs."""
+    """Our own error in an exception group, if there is one, since its message helps the operator; else any."""
     ours = group.subgroup(NearlineError)
     while ours is not None and isinstance(ours.exceptions[0], BaseExceptionGroup):
         ours = ours.exceptions[0]
@@ -72,7 +72,7 @@ async def open_within(deadline_s: float, what: str, open_it: Callable[[], Awaita
 
 
 async def follow(poll: Callable[[], Awaitable[list[Record]]], apply: Callable[[list[Record]], object]) -> None:
-    """Hand every polled batch to *apply*, for ever; a log that is away is polled again."""
+    """Pass every polled batch to *apply*, for ever; if the log is down, poll again."""
     while True:
         try:
             records = await poll()
@@ -85,10 +85,10 @@ async def follow(poll: Callable[[], Awaitable[list[Record]]], apply: Callable[[l
 
 
 def settle_memory() -> None:
-    """Exclude what is loaded by now from garbage collection, and collect less often.
+    """Exclude all current objects from garbage collection, and collect less often.
 
-    A full collection over 100,000 items pauses answers for 0.1 s. New objects are collected after 50,000 and not after
-    700, which a part under load makes in a few milliseconds.
+    A full collection over 100,000 items pauses answers for 0.1 s. A collection now comes after 50,000 new objects, not
+    after 700, which a part under load allocates in a few milliseconds.
     """
     gc.set_threshold(50_000, 20, 100)
     gc.collect()

@@ -1,8 +1,8 @@
-"""Profiles: what a shop knows of a user beside the events, as the topic ``users`` carries it (version 1).
+"""Profiles: a shop's data about a user, apart from events, as in the topic ``users`` (version 1).
 
-The key is the user's id; a null value means that there is no profile any more. Country, device, referrer and interests
-are signals (nearline/signals.py) and become the oldest part of the user's context; what is under ``attributes`` is
-kept and shown, and read by no tower.
+The key is the user's id; a null value deletes the profile. Country, device, referrer and interests are signals
+(nearline/signals.py) and become the oldest part of the user's context; ``attributes`` are stored and shown, but no
+tower reads them.
 """
 
 import math
@@ -23,7 +23,7 @@ MAX_ATTRIBUTES = 100
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """One valid profile; its user is the record's key. Empty means that nothing was told."""
+    """One valid profile; the record's key is its user. Empty fields were not given."""
 
     country: str = ""
     device: str = ""
@@ -33,7 +33,7 @@ class Profile:
 
     @property
     def context(self) -> Context:
-        """What the towers may read of it, in the form of an event's kept context; empty if there is none of it."""
+        """Its signals, in the form of an event's kept context; empty if it has none."""
         told = {"country": self.country, "device": self.device, "referrer": self.referrer}
         several = {"interests": list(self.interests)} if self.interests else {}
         return {name: value for name, value in told.items() if value} | several
@@ -43,23 +43,23 @@ _FIELDS = frozenset({"v", *(f.name for f in fields(Profile))})
 
 
 def encode_profile(profile: Profile) -> bytes:
-    """The profile as its producers write it; what was not told is left out."""
+    """The profile as producers write it; empty fields are left out."""
     attributes = {"attributes": profile.attributes} if profile.attributes else {}
     return orjson.dumps({"v": 1, **profile.context, **attributes})
 
 
 def decode_profile(raw: bytes) -> Profile:
-    """The profile in *raw*; ``BadInput`` with the reason if it is not one. (A null value is none any more.)"""
+    """The profile in *raw*; ``BadInput`` with the reason if it is invalid. (A null value is a deletion.)"""
     return profile_of(load_object(raw, MAX_PROFILE_BYTES))
 
 
 def profile_of(body: Mapping[str, Any]) -> Profile:
-    """The profile in the JSON object *body*; ``BadInput`` with field and reason if it is not one.
+    """The profile in the JSON object *body*; ``BadInput`` with field and reason if it is invalid.
 
-    An event's strange context is left out, since it must not cost the event; a profile has nothing else to lose.
+    An event's invalid context is dropped to keep the event; a profile is refused instead.
     """
     if not body.keys() <= _FIELDS:
-        refuse_unknown(body, _FIELDS, hint="put free fields under 'attributes'")
+        refuse_unknown(body, _FIELDS, hint="put your own fields under 'attributes'")
     check_version(body)
     return Profile(
         country=_text("country", body.get("country")),

@@ -1,6 +1,6 @@
-"""The codes that inputs are refused with, by the module that refuses them: counters have all of them from the start.
+"""The reason codes of refused inputs, by the module that refuses: counters start with all of them.
 
-A test compares each line with what its module raises. A service's own codes stand beside the counter that has them.
+A test compares each line with what its module raises. A service declares its own codes beside its counter.
 """
 
 RAISED: dict[str, tuple[str, ...]] = {
@@ -46,11 +46,11 @@ RAISED: dict[str, tuple[str, ...]] = {
 
 
 def reasons_of(*modules: str, others: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """Every code that these modules of the core refuse with, and *others*; sorted."""
+    """Every reason code of these core modules, and *others*; sorted."""
     return tuple(sorted({*others, *(reason for module in modules for reason in RAISED[module])}))
 
 
-# What a record of the topic ``clicks`` or ``users`` can be refused with by the job, and what ingest checks of it.
+# The job's reasons to refuse a record of ``clicks`` or ``users``, and ingest's checks.
 EVENT_REASONS = reasons_of("events", "ids")
 COMMAND_REASONS = reasons_of("events", "ids", "user_commands")
 ITEM_REASONS = reasons_of("events", "ids", "items")

@@ -1,4 +1,4 @@
-"""Replay: a recorded history sent as if it had ended just now, so that ages and trending mean something."""
+"""Replay: send a recorded history as if it had just ended, so that ages and trending are realistic."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -19,7 +19,7 @@ SHIFTS = "replay-shifts.json"
 
 @dataclass(frozen=True)
 class Recording:
-    """Items to list first (may be none) and events in the order in which they are sent."""
+    """The items to send first (may be empty) and the events in sending order."""
 
     name: str
     items: Mapping[str, Item]
@@ -28,11 +28,11 @@ class Recording:
 
 
 def load_recording(path: Path) -> Recording:
-    """A recording from a prepared data set's folder, or from a file with one event (version 1) a line.
+    """Load a recording from a prepared data set's folder, or from a file with one event (version 1) per line.
 
-    A file may be what ``clicks`` held: commands in it are left out.
+    A file may be an export of ``clicks``: commands in it are left out.
 
-    ``Misconfigured`` if there is nothing like that at *path*; ``BadInput`` naming the line that is not an event.
+    ``Misconfigured`` if *path* is neither; ``BadInput`` names the line that is not an event.
     """
     if path.is_dir():
         prepared = load_online_retail(path)
@@ -40,16 +40,16 @@ def load_recording(path: Path) -> Recording:
         return Recording(path.name, prepared.items, events, prepared.report())
     if not path.is_file():
         raise Misconfigured(
-            f"nothing to replay at {path}: expected a file of events (one JSON a line) or data/online-retail"
+            f"nothing to replay at {path}: expected a file of events (one JSON object per line) or data/online-retail"
         )
     events = list(_lines(path))
     if not events:
-        raise BadInput("empty", f"{path} holds no event")
+        raise BadInput("empty", f"{path} has no events")
     return Recording(path.name, {}, events, f"{len(events):,} events")
 
 
 def _event(row: dict[str, Any]) -> Event:
-    """The event of a prepared row; where its user bought from goes with it as context."""
+    """The event of a prepared row, with the invoice's country as context."""
     country = row.pop("country")
     return Event(**row, context={"country": country} if country else {})
 
@@ -60,16 +60,16 @@ def _lines(path: Path) -> Iterator[Event]:
             try:
                 body = orjson.loads(line)
                 if COMMAND in body:
-                    continue  # what users asked for holds for the log that they asked it of
+                    continue  # users' commands apply to the log that they were sent to
                 yield Event(**{name: value for name, value in body.items() if name != "v"})
             except (orjson.JSONDecodeError, TypeError, AttributeError) as error:
                 raise BadInput("bad_line", f"{path}:{number} is not an event: {error}") from None
 
 
 def shift_of(recording: Recording, data: Path, *, now_ms: int) -> int:
-    """What is added to every time so that the last event is now; the first answer is kept in *data* and stays.
+    """The shift for every time so that the last event is now; the first result is stored in *data* and reused.
 
-    Keeping it makes a second replay of the same recording send the very same events, which then change nothing.
+    So a second replay of the same recording sends identical events, which change nothing.
     """
     path = data / SHIFTS
     shifts: dict[str, int] = json.loads(path.read_text()) if path.is_file() else {}
@@ -81,14 +81,14 @@ def shift_of(recording: Recording, data: Path, *, now_ms: int) -> int:
 
 
 def listings(items: Mapping[str, Item], *, shift_ms: int) -> Iterator[tuple[bytes, bytes]]:
-    """The records to append to ``items``: key and value of each item, its listing moved by *shift_ms*."""
+    """The records to append to ``items``: the key and value of each item, its listing time moved by *shift_ms*."""
     for item_id, item in items.items():
         listed_ms = None if item.listed_ms is None else item.listed_ms + shift_ms
         yield item_id.encode(), encode_item(replace(item, listed_ms=listed_ms))
 
 
 def messages(events: list[Event], *, shift_ms: int) -> Iterator[tuple[bytes, bytes]]:
-    """The records to append to ``clicks``: key and value of each event, moved by *shift_ms*."""
+    """The records to append to ``clicks``: the key and value of each event, its time moved by *shift_ms*."""
     for event in events:
         moved = replace(event, time_ms=event.time_ms + shift_ms)
         yield event.user_id.encode(), encode_event(moved)

@@ -1,4 +1,4 @@
-"""Requests of an HTTP service: how many, how they ended, how long they took; by route, in every service alike.
+"""Counts and times the requests of an HTTP service by route and status, in the same way for every service.
 
 A route is the first word of a path, as the service's table of routes has it; every other path is ``other``.
 """
@@ -11,15 +11,15 @@ from nearline.guard import AsgiApp, AsgiMessage, AsgiReceive, AsgiScope, AsgiSen
 from nearline.telemetry import begin, counter, seconds
 
 OTHER = "other"
-# Those that every service may give: of a route that gives another, that series begins with its first.
+# Statuses that every service may return; the series of any other starts with its first request.
 STATUSES = ("200", "401", "403", "404", "422", "429", "500", "503")
 
 _REQUESTS = counter("requests_total", "Answered requests by the first word of their path", "route", "status")
-_TOOK = seconds("request_seconds", "From a request's first byte here to the beginning of its answer", "route")
+_TOOK = seconds("request_seconds", "From a request's first byte to the start of its answer", "route")
 
 
 class RouteCounts:
-    """The counts of one service's routes, those that *rules* are about."""
+    """The counts of one service's routes, those in *rules*."""
 
     def __init__(self, rules: Iterable[RoutePermission]) -> None:
         self._routes = frozenset(_first_word(rule.template) for rule in rules)
@@ -30,7 +30,7 @@ class RouteCounts:
         self._times = {route: _TOOK.labels(route) for route in every}
 
     def note(self, path: str, status: int, took_s: float) -> str:
-        """A request to *path* was answered; the route that it counts for."""
+        """Count an answered request to *path*; return its route."""
         word = _first_word(path)
         route = word if word in self._routes else OTHER
         count = self._counts.get((route, status))
@@ -42,7 +42,7 @@ class RouteCounts:
 
 
 class Counted:
-    """An application whose answers are counted."""
+    """Wraps an application and counts its answers."""
 
     def __init__(self, app: AsgiApp, rules: Iterable[RoutePermission]) -> None:
         self._app = app

@@ -1,4 +1,4 @@
-"""The id of an HTTP request: the caller's, if it is one that may stand in logs and headers, else a new one."""
+"""The id of an HTTP request: the caller's, if it is safe for logs and headers, else a new one."""
 
 import secrets
 from collections.abc import Iterable

@@ -1,7 +1,7 @@
-"""Rules as people write them: a file in TOML or JSON with one rule, one scenario, or lists of both.
+"""Reads rules from a TOML or JSON file with one rule, one scenario, or lists of both.
 
-In such a file a window of time may be given as ``from`` and ``until`` with a date and time of a named zone; the version
-may be left out.
+Such a file may give a time window as ``from`` and ``until``, each a date and time with a time zone, and may leave out
+the version.
 """
 
 import tomllib
@@ -20,7 +20,7 @@ _LISTS = {"rules", "scenarios"}
 
 
 def read_rules(path: Path) -> list[Rule | Scenario]:
-    """What the file at *path* says; ``BadInput`` naming the rule and the field, ``Misconfigured`` without a file."""
+    """The rules in the file at *path*; ``BadInput`` names the rule and the field, ``Misconfigured`` without a file."""
     try:
         raw = path.read_bytes()
     except OSError as error:
@@ -29,7 +29,7 @@ def read_rules(path: Path) -> list[Rule | Scenario]:
 
 
 def rules_in(body: object, *, where: str) -> list[Rule | Scenario]:
-    """The rules and scenarios that *body*, plain data, says; ``BadInput`` if it says none, or an id comes twice."""
+    """The rules and scenarios in *body* (plain data); ``BadInput`` if there are none, or an id comes twice."""
     found: dict[str, Rule | Scenario] = {}
     for place, kind, each in _each(body, where):
         try:
@@ -41,7 +41,7 @@ def rules_in(body: object, *, where: str) -> list[Rule | Scenario]:
             raise BadInput("twice", f"{place}: {key} is in the file already")
         found[key] = read
     if not found:
-        raise BadInput("empty", f"{where} holds no rule and no scenario; expected [[rules]] or [[scenarios]]")
+        raise BadInput("empty", f"{where} has no rules or scenarios; expected [[rules]] or [[scenarios]]")
     return list(found.values())
 
 
@@ -56,7 +56,7 @@ def _parsed(raw: bytes, path: Path) -> object:
 
 
 def _each(body: object, where: str) -> Iterator[tuple[str, str, object]]:
-    """Every rule and scenario: where it stands in words, which of the two it is if that is said, and itself."""
+    """Yield every rule and scenario: its place in words, which of the two it is (if known), and its body."""
     if isinstance(body, list):
         yield from ((f"{where}, number {at}", "", each) for at, each in enumerate(body, start=1))
     elif isinstance(body, dict) and body.keys() <= _LISTS:
@@ -78,7 +78,7 @@ def _read(kind: str, each: object) -> Rule | Scenario:
 
 
 def _timed(body: Mapping[str, Any]) -> dict[str, Any]:
-    """The rule with its window in milliseconds."""
+    """The rule with its time window in milliseconds."""
     timed = {name: value for name, value in body.items() if name not in _TIMES}
     for name, in_ms in _TIMES.items():
         if name in body and in_ms in body:
@@ -95,6 +95,7 @@ def _moment(name: str, value: object) -> int:
         moment = None
     if not isinstance(moment, datetime) or moment.tzinfo is None:
         raise BadInput(
-            "no_time", f"{name} must be a date and time of a zone, such as 2026-11-27T00:00:00Z, came {value!s:.40}"
+            "no_time",
+            f"{name} must be a date and time with a time zone, such as 2026-11-27T00:00:00Z, came {value!s:.40}",
         )
     return int(moment.astimezone(UTC).timestamp() * 1000)

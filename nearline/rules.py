@@ -1,8 +1,8 @@
-"""Rules: what a shop wants of its answers, as the compacted topic ``rules`` carries it (version 1).
+"""Merchandising rules of a shop, as in the compacted topic ``rules`` (version 1).
 
-A rule blocks, boosts, buries or pins the items that it names by ids or by a filter; in a window of time, if it has one.
-A scenario bundles parameters of an answer and rules under a name that a request gives. A rule is kept under its id, a
-scenario under ``scenario:<name>``; an empty value deletes.
+A rule blocks, boosts, buries or pins items, named by ids or by a filter, always or within a time window. A scenario
+bundles parameters and rules under a name that a request gives. A rule's key is its id, a scenario's is
+``scenario:<name>``; an empty value deletes.
 """
 
 import difflib
@@ -21,28 +21,28 @@ from nearline.filters import Filter, parse
 from nearline.ids import check_id
 
 MAX_BYTES = 256 * 1024
-MAX_ITEMS = 1_000  # that one rule names by id
-MAX_PINS = 50  # items of one rule that pins
+MAX_ITEMS = 1_000  # ids in one rule
+MAX_PINS = 50  # items in one pin
 MAX_K = 500
 MAX_FACTOR = 1_000.0
 SCENARIO_PREFIX = "scenario:"
 
 
 class Action(StrEnum):
-    """What becomes of a rule's items."""
+    """What a rule does with its items."""
 
-    BLOCK = "block"  # they are in no answer
-    BOOST = "boost"  # their score counts for more
-    BURY = "bury"  # their score counts for less
-    PIN = "pin"  # they come at a place of their own
+    BLOCK = "block"  # not in any answer
+    BOOST = "boost"  # raise their scores
+    BURY = "bury"  # lower their scores
+    PIN = "pin"  # put them at a fixed position
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One rule, about *items* or about what passes *filter*.
+    """One rule, for *items* or for the items that pass *filter*.
 
-    A pin of items puts them at *position* (the first place is 1) and the places after it, in their order; one with a
-    filter puts there the best item that passes. A rule of a *scenario* holds only there, and where a scenario lists it.
+    A pin with items puts them, in order, at *position* (the first is 1) and the positions after it; one with a filter
+    puts the best matching item there. A rule with a *scenario* applies only in it, and in scenarios that list the rule.
     """
 
     rule_id: str
@@ -52,17 +52,17 @@ class Rule:
     position: int | None = None  # of a pin
     factor: float | None = None  # of a boost (above 1) or of a bury (below 1)
     from_ms: int | None = None
-    until_ms: int | None = None  # the first moment at which it does not hold any more
+    until_ms: int | None = None  # exclusive
     scenario: str | None = None
 
     def holds_at(self, now_ms: int) -> bool:
-        """Whether its window of time is open."""
+        """Whether *now_ms* is within its time window."""
         return (self.from_ms is None or self.from_ms <= now_ms) and (self.until_ms is None or now_ms < self.until_ms)
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """Parameters that a request need not give when it names this, and rules that hold for it beside its own."""
+    """Default parameters for requests that name it, and additional rules that apply to them."""
 
     name: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
@@ -85,7 +85,7 @@ def scenario_key(name: str) -> bytes:
 
 
 def encode_rule(rule: Rule) -> bytes:
-    """The record of *rule*; what is not given is left out."""
+    """The record of *rule*; absent fields are left out."""
     body: dict[str, Any] = {"v": 1}
     for f in fields(Rule):
         value = getattr(rule, f.name)
@@ -101,7 +101,7 @@ def encode_scenario(scenario: Scenario) -> bytes:
 
 
 def decode(key: str, raw: bytes) -> Rule | Scenario:
-    """What the record *raw* under *key* holds; ``BadInput`` if it is neither, or is about another id than its key."""
+    """The rule or scenario in *raw*; ``BadInput`` if it is neither, or its id does not match *key*."""
     body = load_object(raw, MAX_BYTES)
     check_version(body)
     found: Rule | Scenario = scenario_of(body) if key.startswith(SCENARIO_PREFIX) else rule_of(body)
@@ -112,7 +112,7 @@ def decode(key: str, raw: bytes) -> Rule | Scenario:
 
 
 def rule_of(body: Mapping[str, Any]) -> Rule:
-    """The rule that *body* says, version or not; ``BadInput`` naming the field and what is expected."""
+    """The rule in *body*, with or without a version; ``BadInput`` names the field and what is expected."""
     _known("rule", body, _RULE_FIELDS)
     for name in ("rule_id", "action"):
         if name not in body:
@@ -133,9 +133,9 @@ def rule_of(body: Mapping[str, Any]) -> Rule:
 
 
 def _check(rule: Rule) -> None:
-    """Refuse a rule whose fields do not go together."""
+    """Refuse a rule whose fields contradict each other."""
     if (rule.filter is None) == (not rule.items):
-        raise BadInput("no_items", "a rule says which items it is about, either by 'filter' or by 'items'")
+        raise BadInput("no_items", "a rule needs either 'filter' or 'items'")
     for name, actions in _SPECIAL.items():
         given = getattr(rule, name) is not None
         if given != (rule.action in actions):
@@ -145,7 +145,7 @@ def _check(rule: Rule) -> None:
         side = "above 1" if rule.action is Action.BOOST else "between 0 and 1"
         raise BadInput("out_of_range", f"the factor of a {rule.action} is {side}, came {rule.factor:g}")
     if rule.action is Action.BURY and not rule.factor:
-        raise BadInput("out_of_range", "the factor of a bury is above 0; to take items out, block them")
+        raise BadInput("out_of_range", "the factor of a bury is above 0; to exclude items, block them")
     if rule.action is Action.PIN and len(rule.items) > MAX_PINS:
         raise BadInput("too_large", f"a pin has at most {MAX_PINS} items, came {len(rule.items):,}")
     if rule.from_ms is not None and rule.until_ms is not None and rule.until_ms <= rule.from_ms:
@@ -153,7 +153,7 @@ def _check(rule: Rule) -> None:
 
 
 def scenario_of(body: Mapping[str, Any]) -> Scenario:
-    """The scenario that *body* says, version or not; ``BadInput`` naming the field and what is expected."""
+    """The scenario in *body*, with or without a version; ``BadInput`` names the field and what is expected."""
     _known("scenario", body, _SCENARIO_FIELDS)
     if "scenario" not in body:
         raise BadInput("missing_field", f"a scenario needs its name under 'scenario'; came {sorted(body)}"[:400])
@@ -167,18 +167,18 @@ def scenario_of(body: Mapping[str, Any]) -> Scenario:
 
 
 def _known(what: str, body: Mapping[str, Any], known: frozenset[str]) -> None:
-    """Refuse a name that there is not: a slip of the pen must not be stored."""
+    """Refuse an unknown field: typos are not stored."""
     for name in body:
         if name not in known:
             near = difflib.get_close_matches(str(name), known, n=1)
-            guess = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(known - {'v'}))}"
+            guess = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(known - {'v'}))}"
             raise BadInput("unknown_field", f"a {what} has no {name!r:.80}; {guess}")
 
 
 def _rule_id(value: object) -> str:
     rule_id = check_id("rule_id", value)
     if rule_id.startswith(SCENARIO_PREFIX):
-        raise BadInput("bad_id", f"a rule_id does not begin with {SCENARIO_PREFIX!r}, came {rule_id!r:.80}")
+        raise BadInput("bad_id", f"a rule_id must not begin with {SCENARIO_PREFIX!r}, came {rule_id!r:.80}")
     return rule_id
 
 
@@ -249,7 +249,7 @@ def _one_of(*words: str) -> Callable[[str, object], object]:
     return check
 
 
-# What a scenario may say in a request's place; a test holds it against the request's own declaration.
+# The parameters that a scenario may give; a test compares them with the request's declaration.
 PARAMETERS: Mapping[str, Callable[[str, object], object]] = {
     "k": lambda name, value: _integer(name, value, 1, MAX_K),
     "filter": _expression,

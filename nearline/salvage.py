@@ -1,4 +1,4 @@
-"""Salvage: one bad answer must not cost its neighbours theirs."""
+"""Salvage: finds the inputs of a batch that a model cannot encode, and encodes all others."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
@@ -13,10 +13,10 @@ TRIES = 3
 async def salvage(
     encode: Callable[[Sequence[T]], Awaitable[Sequence[R]]], batch: Sequence[T]
 ) -> tuple[list[tuple[T, R]], list[tuple[T, BadAnswer]]]:
-    """Encode *batch*, halving it around bad answers; return what was encoded and what three tries could not.
+    """Encode *batch*, halving it after a bad answer; return the encoded inputs and those that failed three tries.
 
-    ``encode`` gives one result for each input, in order, or raises ``BadAnswer`` for the whole call. Other errors
-    (``Unavailable``) pass through: then nothing is known about any input.
+    ``encode`` returns one result per input, in order, or raises ``BadAnswer`` for the whole call. Other errors
+    (``Unavailable``) propagate: then nothing is known about any input.
     """
     good: list[tuple[T, R]] = []
     bad: list[tuple[T, BadAnswer]] = []

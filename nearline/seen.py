@@ -1,12 +1,11 @@
-"""Seen: the items that a user interacted with, beyond the window of the last N events (snapshot version 1, binary).
+"""Seen items: those a user interacted with, also before the last N events (snapshot version 1, binary).
 
-The job keeps the newest ``MOST_ITEMS`` items of each user and writes snapshots of them to ``user-seen``, so seldom that
-they cost little and so often that the newest snapshot and the newest sequence together always hold them all. For how
-long an item counts as seen is a policy for each type of event (``NEARLINE_SEEN``); an item that several kinds of events
-met counts for the longest.
+The job keeps the newest ``MOST_ITEMS`` items of each user and writes snapshots of them to ``user-seen``: rarely, to be
+cheap, but often enough that the newest snapshot and the newest sequence together always hold them all. How long an item
+counts as seen depends on the type of event (``NEARLINE_SEEN``); after events of several types the longest time counts.
 
-Items are told apart by 64-bit hashes: with n items the chance that any two of one user share one is n² / 2^65, for
-2,000 about 1 in 10^13.
+Items are identified by 64-bit hashes: the chance that two of a user's n items collide is n² / 2^65, for 2,000 about 1
+in 10^13.
 
 Layout, little-endian: magic ``NS``, version u8, flags u8 (0), user's version i64, count u32, crc32 of the rest u32,
 then hashes u64[] (sorted), until_s u32[], bought u8[].
@@ -25,7 +24,7 @@ from nearline.errors import BadInput, Misconfigured
 from nearline.events import EVENT_TYPES
 
 MOST_ITEMS = 2000
-FOREVER_S = 0xFFFF_FFFF  # as the second until which an item counts: no end
+FOREVER_S = 0xFFFF_FFFF  # as the second until which an item counts: for ever
 _DAY_S = 24 * 3600
 _HEAD = struct.Struct("<2sBBqII")
 _MAGIC = b"NS"
@@ -34,23 +33,23 @@ _MOST_DAYS = 36_500
 
 @dataclass(frozen=True, slots=True)
 class SeenPolicy:
-    """For how many seconds an event of each type makes its item count as seen: ``FOREVER_S``, or 0 for never."""
+    """How many seconds an event of each type makes its item count as seen: ``FOREVER_S`` for ever, 0 never."""
 
     seconds: Mapping[str, int]
 
     @property
     def is_forever(self) -> bool:
-        """Whether every event counts, and for ever."""
+        """Whether every event makes its item seen for ever."""
         return all(lasts_s == FOREVER_S for lasts_s in self.seconds.values())
 
     def counts(self, kind: str) -> bool:
-        """Whether events of *kind* count at all."""
+        """Whether events of *kind* make their items seen."""
         return bool(self.seconds.get(kind, FOREVER_S))
 
     def until_s(self, kind: str, time_ms: int) -> int:
-        """The second at which an item met by *kind* at *time_ms* stops counting; 0 if it never counts.
+        """The second until which an event of *kind* at *time_ms* makes its item count as seen; 0 if it does not.
 
-        A type that this build does not know counts for ever.
+        An unknown type counts for ever.
         """
         lasts_s = self.seconds.get(kind, FOREVER_S)
         if lasts_s in (0, FOREVER_S):
@@ -59,9 +58,9 @@ class SeenPolicy:
 
 
 def parse_seen_policy(text: str) -> SeenPolicy:
-    """The policy in *text*, ``TYPE=forever|never|<days>d`` separated by commas; types that it leaves out: forever.
+    """The policy in *text*, ``TYPE=forever|never|<days>d`` separated by commas; types left out are forever.
 
-    ``Misconfigured`` naming the part that is not understood.
+    ``Misconfigured`` names the malformed part.
     """
     seconds = dict.fromkeys(EVENT_TYPES, FOREVER_S)
     for part in filter(None, (part.strip() for part in text.split(","))):
@@ -70,7 +69,7 @@ def parse_seen_policy(text: str) -> SeenPolicy:
             near = difflib.get_close_matches(kind, EVENT_TYPES, n=1)
             guess = f"; did you mean {near[0]}?" if near else ""
             raise Misconfigured(
-                f"NEARLINE_SEEN: {part!r} names no type of event{guess} Known: {', '.join(EVENT_TYPES)}"
+                f"NEARLINE_SEEN: {part!r} is not a type of event{guess} Known: {', '.join(EVENT_TYPES)}"
             )
         seconds[kind] = _lasting(part, lasts)
     return SeenPolicy(seconds)
@@ -87,11 +86,11 @@ def _lasting(part: str, lasts: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class SeenSnapshot:
-    """The items that a user had seen at *version*: sorted hashes, until when each counts, and whether it was bought.
+    """A user's seen items at *version*: sorted hashes, until when each counts, and whether it was bought.
 
-    All three have one length, at most ``MOST_ITEMS`` and the window of the sequence. *version* is of the user's clock,
-    which sequences carry too; a snapshot may be newer than the newest sequence, since an event that is too old for the
-    window moves the snapshot alone.
+    All three have one length, at most ``MOST_ITEMS`` and the window of the sequence. *version* is on the user's clock,
+    as in sequences; a snapshot may be newer than the newest sequence, since an event too old for the window changes
+    the snapshot only.
     """
 
     version: int
@@ -106,7 +105,7 @@ class SeenSnapshot:
 
 
 def no_seen(version: int) -> SeenSnapshot:
-    """The snapshot of a user of whom nothing is left."""
+    """The snapshot of an erased user."""
     return SeenSnapshot(version, np.zeros(0, np.uint64), np.zeros(0, np.uint32), np.zeros(0, np.bool_))
 
 
@@ -116,7 +115,7 @@ def until_s_of(policy: SeenPolicy, types: Sequence[str], times_ms: Sequence[int]
 
 
 def encode_seen(snapshot: SeenSnapshot) -> bytes:
-    """The snapshot as ``user-seen`` carries it under the user's id."""
+    """The snapshot's record in ``user-seen``, under the user's id."""
     body = b"".join(
         (
             snapshot.hashes.astype("<u8", copy=False).tobytes(),
@@ -128,7 +127,7 @@ def encode_seen(snapshot: SeenSnapshot) -> bytes:
 
 
 def decode_seen(raw: bytes) -> SeenSnapshot:
-    """The snapshot in *raw*; ``BadInput`` if it is none, damaged, or of an unknown version."""
+    """The snapshot in *raw*; ``BadInput`` if it is not one, damaged, or of unknown version."""
     if len(raw) < _HEAD.size or raw[:2] != _MAGIC:
         raise BadInput("bad_seen", f"not a seen snapshot: {raw[:16]!r}")
     _, layout, _, version, count, crc = _HEAD.unpack_from(raw)

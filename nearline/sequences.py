@@ -1,10 +1,10 @@
-"""Sequences: a user's last N events, columnar, as the topic ``user-sequences`` carries them (version 1).
+"""Sequences: a user's last N events, in columns, as in the topic ``user-sequences`` (version 1).
 
-The columns run oldest first. ``version`` is the user's hybrid logical clock: larger after every accepted change. The
-column ``contexts`` is there only if an event brought some of the declared context (nearline/signals.py). ``profile``,
-with ``profile_ms``, is there only for users who have one: a user with a profile may have no event. ``erased`` stands in
-place of the columns when nothing is left of the user, so that what left is as much a version as what came. ``cause``
-names the event that this version came of, if it said when it was produced: who measures delays reads it, nobody else.
+The columns run oldest first. ``version`` is the user's hybrid logical clock: it grows with every accepted change. The
+column ``contexts`` is present only if an event has some of the declared context (nearline/signals.py), ``profile`` and
+``profile_ms`` only if the user has a profile: such a user may have no events. ``erased`` replaces the columns of an
+erased user, so that an erasure is a version like any other. ``cause`` names the event that led to this version, if the
+event has its time of production; only measurements of delays read it.
 """
 
 from collections.abc import Mapping
@@ -26,9 +26,9 @@ _NO_PROFILE: Context = {}
 
 @dataclass(frozen=True, slots=True)
 class TriggerEvent:
-    """The event that a version of a sequence came of: when it was produced and appended, in UTC ms.
+    """The event that led to a version of a sequence: when it was produced and appended, in UTC ms.
 
-    All of it stands in the log, so a job that reads the log again says the same. *synthetic* is a test's event.
+    All of it comes from the log, so a job that replays the log writes the same. *synthetic* is a test's event.
     """
 
     event_id: str
@@ -40,11 +40,11 @@ class TriggerEvent:
 
 @dataclass(frozen=True, slots=True)
 class UserSequence:
-    """The last N events of one user in their total order ``(time_ms, event_id)``; none only with a profile or erased.
+    """One user's last N events in the total order ``(time_ms, event_id)``; empty only with a profile or if erased.
 
-    *contexts* is empty if no event has one, else as long as the other columns. *profile* holds declared signals, told
-    before all events; *profile_ms* is the append time of the record that brought it, 0 without one. *erased* means that
-    nothing is left: the user is as unknown as one who never came, but this version is newer than all before.
+    *contexts* is empty if no event has one, else as long as the other columns. *profile* holds declared signals, which
+    count as older than all events; *profile_ms* is its record's append time, 0 without one. *erased* means that the
+    user is as unknown as a new one, but this version is newer than all before.
     """
 
     user_id: str
@@ -62,7 +62,7 @@ class UserSequence:
 
     @property
     def as_of_ms(self) -> int:
-        """The time of the newest event; without events the profile's append time, 0 when erased."""
+        """The time of the newest event; without events the profile's append time; 0 if erased."""
         return self.times_ms[-1] if self.times_ms else self.profile_ms
 
     @property
@@ -72,12 +72,12 @@ class UserSequence:
 
     @property
     def told(self) -> list[Context | None]:
-        """What the user's context is made of, oldest first: the profile, then what the events brought."""
+        """The sources of the user's context, oldest first: the profile, then the events' contexts."""
         return [self.profile, *self.contexts] if self.profile else self.contexts
 
 
 def erased_sequence(user_id: str, version: int) -> UserSequence:
-    """What stands in the user's place when nothing is left."""
+    """The sequence of an erased user."""
     return UserSequence(user_id, version, [], [], [], [], [], erased=True)
 
 
@@ -104,7 +104,7 @@ def encode_sequence(sequence: UserSequence) -> bytes:
 
 
 def with_cause(sequence: bytes, cause: TriggerEvent) -> bytes:
-    """The encoded *sequence* of one who says no cause yet, with *cause*."""
+    """Add *cause* to an encoded *sequence* that has none."""
     body: dict[str, Any] = {
         "event_id": cause.event_id,
         "produced_ms": cause.produced_ms,
@@ -118,9 +118,9 @@ def with_cause(sequence: bytes, cause: TriggerEvent) -> bytes:
 
 
 def decode_sequence(raw: bytes) -> UserSequence:
-    """The sequence in *raw*; ``BadInput`` if it is not one of version 1 with columns of one length.
+    """The sequence in *raw*; ``BadInput`` unless it has version 1 and columns of one length.
 
-    Columns may be empty only beside a profile.
+    Columns may be empty only with a profile.
     """
     try:
         body = orjson.loads(raw)
@@ -154,7 +154,7 @@ def _erased(body: Mapping[str, Any], user_id: str, version: int) -> UserSequence
 
 
 def _cause(told: Any) -> TriggerEvent | None:
-    """What is *told* of the cause; a form that is not known here is no reason to refuse a history: ``None``."""
+    """The cause in *told*; ``None`` for an unknown form, which is no reason to refuse a history."""
     try:
         event_id, produced_ms, appended_ms = told["event_id"], told["produced_ms"], told["appended_ms"]
         traceparent, synthetic = told.get("traceparent", ""), told.get("synthetic", False)

@@ -1,4 +1,4 @@
-"""Settings: read once, at the edge, from ``NEARLINE_*`` variables into one frozen object; parts get values."""
+"""Settings: read once at start from ``NEARLINE_*`` variables into a frozen object; parts get single values."""
 
 import difflib
 import os
@@ -28,10 +28,10 @@ class Settings(BaseSettings):
     store: str = Field("", description="couchbase://user:password@host/bucket or lmdb:///folder; default: lmdb in data")
     retrieval: str = Field("http://127.0.0.1:8080", description="base URL of the retrieval service, for the CLI")
     ingest: str = Field("http://127.0.0.1:8088", description="base URL of the ingest service, for the CLI")
-    data: Path = Field(Path(".nearline"), description="folder of everything this machine keeps")
+    data: Path = Field(Path(".nearline"), description="folder of all data on this machine")
 
     auth: Literal["keys", "off"] = Field(
-        "keys", description="keys: HTTP callers need one; off: anybody may do anything"
+        "keys", description="keys: HTTP callers need a key; off: any caller may do anything"
     )
     key: SecretStr = Field(
         SecretStr(""), description="the key that the command line presents; default: the file `key` in the data folder"
@@ -46,22 +46,22 @@ class Settings(BaseSettings):
     cors_origins: str = Field("", description="origins whose pages may call, comma separated; * for all")
 
     kafka_tls: bool = Field(False, description="speak TLS to Kafka; a file below implies it")
-    kafka_ca: Path | None = Field(None, description="PEM file of who signs Kafka's certificates; default: the system's")
+    kafka_ca: Path | None = Field(None, description="PEM file of the CA of Kafka's certificates; default: the system's")
     kafka_certificate: Path | None = Field(None, description="PEM file of our own certificate for Kafka")
     kafka_private_key: Path | None = Field(None, description="PEM file of that certificate's private key")
-    kafka_user: str = Field("", description="user for SASL; without it none is used")
+    kafka_user: str = Field("", description="user for SASL; empty: no SASL")
     kafka_password: SecretStr = Field(SecretStr(""), description="that user's password")
     kafka_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
-        "SCRAM-SHA-512", description="how that user logs in"
+        "SCRAM-SHA-512", description="SASL mechanism of that user"
     )
     triton_tls: bool = Field(False, description="speak TLS to Triton; a file below implies it")
     triton_ca: Path | None = Field(
-        None, description="PEM file of who signs Triton's certificate; default: the system's"
+        None, description="PEM file of the CA of Triton's certificate; default: the system's"
     )
     triton_certificate: Path | None = Field(None, description="PEM file of our own certificate for Triton")
     triton_private_key: Path | None = Field(None, description="PEM file of that certificate's private key")
     store_ca: Path | None = Field(
-        None, description="PEM file of who signs Couchbase's certificates; the store's URL begins with couchbases://"
+        None, description="PEM file of the CA of Couchbase's certificates; the store's URL begins with couchbases://"
     )
     store_certificate: Path | None = Field(None, description="PEM file of our own certificate for Couchbase")
     store_private_key: Path | None = Field(None, description="PEM file of that certificate's private key")
@@ -69,21 +69,26 @@ class Settings(BaseSettings):
     index: str = Field(
         "hnsw://", description="hnsw:// (in this process) or milvus://[user:password@]host:19530[/database]"
     )
-    index_timeout_ms: int = Field(500, gt=0, description="deadline of one search in an index of another process")
+    index_timeout_ms: int = Field(500, gt=0, description="deadline of one search in a remote index")
     search: Literal["on", "off"] = Field(
-        "on", description="off: no GET /search; 600 bytes of memory less for each item in this process"
+        "on", description="off: no GET /search; saves 600 bytes of memory per item in this process"
     )
     active_users: int = Field(
-        50_000, ge=0, le=1_000_000, description="users active last whose vectors retrieval remembers; 0: none"
+        50_000,
+        ge=0,
+        le=1_000_000,
+        description="how many recently active users' vectors retrieval keeps in memory; 0: none",
     )
     session_timeout_ms: int = Field(100, gt=0, description="deadline of one Triton request for anonymous sessions")
     snapshots: str | None = Field(
         None, description="folder of the index's snapshots, empty for none; default: in the data folder"
     )
     recall_every_s: float = Field(
-        1.0, gt=0, description="so often one query is answered exactly too, for live recall; 3 ms at 100,000 x 64"
+        1.0,
+        gt=0,
+        description="interval of queries that are also answered exactly, for live recall; 3 ms each at 100,000 x 64",
     )
-    snapshot_every_s: float = Field(300, gt=0, description="a changed index is kept in a snapshot this often")
+    snapshot_every_s: float = Field(300, gt=0, description="interval of snapshots of a changed index")
 
     space: int = Field(1, ge=1, description="the embedding space that is served")
     dimension: int = Field(64, ge=1, le=4096, description="dimensions of that space")
@@ -91,16 +96,16 @@ class Settings(BaseSettings):
         50, ge=1, le=500, description="events kept for each user; at least as many as the towers read"
     )
     tokenizer: Path | None = Field(
-        None, description="tokenizer.json of the text encoder, for towers that were trained with one"
+        None, description="tokenizer.json of the text encoder, if the towers were trained with one"
     )
     seen: str = Field(
-        "", description="how long an event makes its item seen, such as view=30d, skip=never; what is left out: forever"
+        "", description="how long an event makes its item seen, such as view=30d, skip=never; types left out: forever"
     )
-    history_ttl_days: float = Field(400, gt=0, description="a user idle for longer is forgotten")
+    history_ttl_days: float = Field(400, gt=0, description="data of a user idle for longer is deleted")
     popularity_half_life_days: float = Field(7, gt=0, description="an event's weight in trending halves in this time")
 
-    explore: float = Field(0.0, ge=0, le=1, description="share of an answer's places that is given to new items by lot")
-    explore_days: float = Field(14.0, gt=0, description="an item listed within so many days is new")
+    explore: float = Field(0.0, ge=0, le=1, description="share of an answer's places that random new items get")
+    explore_days: float = Field(14.0, gt=0, description="an item is new for so many days after its listing")
     exposures: float = Field(
         1.0, ge=0, le=1, description="share of all answers whose items are written to the topic exposures"
     )
@@ -111,18 +116,20 @@ class Settings(BaseSettings):
     web_port: Port = Field(8090, description="port of the page")
     web_users: str = Field(
         "17850, 13242, 12748, 14911",
-        description="users whom the page offers to be, comma separated, if known",
+        description="users that the page offers to choose from, comma separated, if known",
     )
     web_hosts: str = Field(
-        "", description="names by which the page is asked for, beside localhost and this machine's own, comma separated"
+        "", description="host names of the page, beside localhost and this machine's own, comma separated"
     )
-    web_currency: str = Field("£", max_length=8, description="what the page writes before prices")
+    web_currency: str = Field("£", max_length=8, description="currency sign that the page writes before prices")
     ingest_body_mib: float = Field(4, gt=0, le=256, description="largest body of a request to ingest; beyond it 413")
     ingest_in_flight_mib: float = Field(
-        32, gt=0, description="bodies that ingest holds until the log has them (each at least 16 KiB); beyond it 429"
+        32,
+        gt=0,
+        description="memory for bodies that are not in the log yet (each at least 16 KiB); beyond it 429",
     )
     ingest_ack_timeout_ms: int = Field(
-        5_000, ge=500, description="how long ingest waits for the log's acknowledgement before it answers 503"
+        5_000, ge=500, description="how long ingest waits for the log's acknowledgement; beyond it 503"
     )
     user_tower_port: int = Field(
         9101, ge=1, le=65_535, description="port of user_tower's /healthz, /readyz and /metrics"
@@ -133,45 +140,47 @@ class Settings(BaseSettings):
     job_port: Port = Field(9103, description="port of the last_n launcher's /metrics")
     canary_port: Port = Field(9104, description="port of the canary's /healthz, /readyz and /metrics")
     canary_every_s: float = Field(
-        1.0, ge=0, description="the canary, a synthetic user, clicks this often; 0: never, and it is not started here"
+        1.0, ge=0, description="interval of the clicks of the canary, a synthetic user; 0: the canary is not started"
     )
     metrics_of: str = Field(
-        "", description="where parts' /metrics are, if not here, such as user_tower=http://tower:9101, comma separated"
+        "",
+        description="parts' /metrics on other machines, such as user_tower=http://tower:9101, comma separated",
     )
     traces: str = Field(
-        "", description="OTLP endpoint that traces go to, such as http://127.0.0.1:4318/v1/traces; empty for none"
+        "", description="OTLP endpoint for traces, such as http://127.0.0.1:4318/v1/traces; empty: no traces"
     )
-    traces_share: float = Field(
-        0.01, ge=0, le=1, description="share of clicks that are traced, if there is an endpoint"
-    )
+    traces_share: float = Field(0.01, ge=0, le=1, description="share of traced clicks, if there is an endpoint")
     flink_metrics_port: Port = Field(9249, description="port of Flink's own Prometheus reporter")
     flink_rest_port: Port = Field(8082, description="port of Flink's REST interface")
     flink_lib: Path = Field(Path("build/flink/lib"), description="folder with Flink's Kafka connector jar")
 
-    startup_deadline_s: float = Field(120, gt=0, description="how long a part waits for what it needs at start")
+    startup_deadline_s: float = Field(120, gt=0, description="how long a part waits for its dependencies at start")
     request_timeout_ms: int = Field(1000, gt=0, description="deadline of one Triton request")
     budget_ms: float = Field(
-        100, gt=0, description="time of one answer; over it, what only makes it better is left out and named"
+        100,
+        gt=0,
+        description="time budget of one answer; beyond it, optional steps are left out and named in the answer",
     )
     page_secret: SecretStr = Field(
         SecretStr(""),
-        description="signs the pages of lists, the same for all replicas; default: the file `page-secret` in data",
+        description="secret that signs page tokens, the same for all replicas; default: the file `page-secret` in data",
     )
     store_timeout_ms: int = Field(20, gt=0, description="deadline of one read of the store on the request path")
     log_key: SecretStr = Field(
-        SecretStr(""), description="keys the hashes that stand for users in logs; empty: whoever has ids can tell them"
+        SecretStr(""),
+        description="key of the hashes that replace user ids in logs; empty: anyone can compute an id's hash",
     )
     log_level: str = Field("info", description="debug, info, warning or error")
     log_format: str = Field("json", description="json or console")
 
     @property
     def embedding_space(self) -> Space:
-        """The space that this process serves."""
+        """The embedding space of this process."""
         return Space(self.space, self.dimension)
 
     @property
     def brokers(self) -> Brokers:
-        """Where the log is and how one gets in; ``Misconfigured`` if a file of a certificate is missing."""
+        """The log's addresses, TLS and login; ``Misconfigured`` if a certificate file is missing."""
         files = (self.kafka_ca, self.kafka_certificate, self.kafka_private_key)
         tls = tls_of("KAFKA", self.kafka_tls, *files)
         password = self.kafka_password.get_secret_value()
@@ -179,44 +188,44 @@ class Settings(BaseSettings):
 
     @property
     def triton_security(self) -> Tls | None:
-        """TLS to Triton, or ``None``; ``Misconfigured`` if a file of a certificate is missing."""
+        """TLS to Triton, or ``None``; ``Misconfigured`` if a certificate file is missing."""
         return tls_of("TRITON", self.triton_tls, self.triton_ca, self.triton_certificate, self.triton_private_key)
 
     @property
     def store_security(self) -> Tls | None:
-        """What TLS to Couchbase needs beyond its URL, or ``None``; ``Misconfigured`` if a file is missing."""
+        """Certificates for TLS to Couchbase, or ``None``; ``Misconfigured`` if a file is missing."""
         return tls_of("STORE", False, self.store_ca, self.store_certificate, self.store_private_key)
 
     @property
     def store_url(self) -> str:
-        """Where user documents live; by default LMDB in the data folder."""
+        """The store's URL; by default LMDB in the data folder."""
         return self.store or f"lmdb://{self.data.absolute()}/store"
 
     @property
     def snapshots_folder(self) -> Path | None:
-        """Where the snapshots of the served space's index live; ``None`` if none are to be kept."""
+        """The folder of the index's snapshots for this space; ``None`` if snapshots are off."""
         if self.snapshots == "":
             return None
         return Path(self.snapshots or self.data / "snapshots") / f"space-{self.space}"
 
     @property
     def seen_policy(self) -> SeenPolicy:
-        """For how long an event of each type makes its item count as seen; ``Misconfigured`` naming a bad part."""
+        """How long an event of each type makes its item count as seen; ``Misconfigured`` names a malformed part."""
         return parse_seen_policy(self.seen)
 
     @property
     def log_options(self) -> dict[str, str]:
-        """How ``configure_logs`` is to log."""
+        """The arguments for ``configure_logs``."""
         return {"level": self.log_level, "style": self.log_format, "key": self.log_key.get_secret_value()}
 
     @property
     def history_ttl_ms(self) -> int:
-        """After how long an idle user is forgotten."""
+        """After how long an idle user's data is deleted."""
         return int(self.history_ttl_days * 24 * 3600 * 1000)
 
 
 def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
-    """Read the settings, or raise ``Misconfigured`` with the variable, what came and what was expected."""
+    """Read the settings; ``Misconfigured`` names the variable, what came and what was expected."""
     environ = os.environ if environ is None else environ
     given = {k.upper(): v for k, v in environ.items() if k.upper().startswith(PREFIX)}
     _refuse_unknown(given)

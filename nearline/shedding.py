@@ -1,14 +1,14 @@
-"""Shedding load early: who cannot be served soon is told so at once, and the others hardly notice.
+"""Sheds load early: a request that would wait too long is refused at once, and others are hardly delayed.
 
-Requests that came wait in one queue and begin a few at a time, so that between them those that come are noted with
-their true time of arrival: an event loop left to itself begins all that came at once and looks up when it is done with
-them. A queue that empties now and then is a burst, and bursts are served. One that has not been empty for a while is
-too much work: from then on nobody is let in who would have to wait for more than a few milliseconds, for a longer
-queue would serve no more of them and all of them later (after CoDel, Nichols and Jacobson 2012). A queue kept so short
-is empty now and then by chance; that it is over shows in that it is empty often.
+Requests wait in one queue and begin a few at a time; in between, the loop polls for new requests, so that each gets its
+true time of arrival: an event loop by itself would begin all waiting requests before it polls again. A queue that
+empties now and then is a burst, and bursts are served. A queue that has not been empty for a while is overload: from
+then on a request that would wait for more than a few milliseconds is refused, since a longer queue would only serve the
+same number later (after CoDel, Nichols and Jacobson 2012). Such a short queue is sometimes empty by chance; the
+overload is over when it is often empty.
 
-To refuse takes time too. Where very many come, as many begin between two looks as take as long as the look did: half of
-the time at least goes to those who are served.
+Refusing takes time too. Under a flood, the requests begun between two polls take as long as the poll did, so that at
+least half of the time goes to served requests.
 """
 
 from collections import deque
@@ -20,7 +20,7 @@ from nearline.telemetry import counter
 
 _SHED = counter(
     "requests_shed_total",
-    "Requests that were refused because there were too many, by when",
+    "Requests refused because of overload, by when",
     "when",
     known=("on_arrival", "waited"),
 )
@@ -28,45 +28,45 @@ _ON_ARRIVAL, _WAITED = _SHED.labels("on_arrival"), _SHED.labels("waited")
 
 
 class QueuedRequest(Protocol):
-    """A request that has come."""
+    """A request that has arrived."""
 
     @property
     def is_gone(self) -> bool:
-        """Whether nobody waits for its answer any more."""
+        """Whether its caller has disconnected."""
 
     def begin(self) -> None:
         """Serve it."""
 
     def refuse(self) -> None:
-        """Answer that there is too much to do."""
+        """Answer that the process is overloaded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long requests may wait; seconds."""
+    """How long requests may wait, in seconds."""
 
-    burst_s: float = 0.05  # a queue may take so long to empty: until then it is a burst
-    waited_s: float = 0.1  # nobody is served who has waited longer, for who asked has given up or will ask again
-    hurried_s: float = 0.002  # where there is too much: nobody is let in who would have to wait longer
-    at_once: int = 2  # requests that begin before the loop looks up: 0.7 ms of plain ones
-    most: int = 2_000  # requests that wait
+    burst_s: float = 0.05  # a queue that empties within this time is a burst
+    waited_s: float = 0.1  # a request that has waited longer is refused: its caller has given up or will retry
+    hurried_s: float = 0.002  # in overload, a request that would wait longer is refused
+    at_once: int = 2  # requests that begin between two polls of the loop: 0.7 ms of plain ones
+    most: int = 2_000  # waiting requests
 
 
-_LEAST = 4  # of them may wait in any case: a queue that is empty at every look would pass for the end of the overload
+_LEAST = 4  # so many may always wait: a queue that is empty at every poll would look like the end of the overload
 _MOST_AT_ONCE = 64
 _LONGEST_TURN_S = 0.005
-_RELIEF = 8  # in overload, how many seconds of a waiting queue one of an empty queue makes up for
-_LEAST_TAKES_S = 0.00002  # nothing takes less: what waits for others at once, or a clock that stands still, seems to
-_STEP = (
-    1.05  # by which the median of what a request takes is followed: a stall of the whole machine moves it no further
+_RELIEF = 8  # in overload, one second of an empty queue offsets so many of a waiting one
+_LEAST_TAKES_S = (
+    0.00002  # lower bound of a request's time: one that awaits at once, or a coarse clock, seems to take none
 )
+_STEP = 1.05  # step by which the estimated median time of a request moves: a stall of the machine moves it no further
 
 
 class Gate:
-    """Lets requests begin in the order in which they came.
+    """Begins requests in the order of their arrival.
 
-    *call_soon* runs something once the loop has done what it has to do now, and looked up for more; in the order in
-    which it was given. *now_s* is any clock that goes steadily forward.
+    *call_soon* runs callbacks, in order, after the loop's current work and a poll for new requests. *now_s* is any
+    monotonic clock.
     """
 
     def __init__(
@@ -79,24 +79,24 @@ class Gate:
         self._now_s = now_s
         self._patience = patience or Patience()
         self._queue: deque[tuple[float, QueuedRequest]] = deque()
-        self._pressed_s = 0.0  # for how long the queue was not found empty; in overload, how far its end is
+        self._pressed_s = 0.0  # how long the queue has not been empty; in overload, how far the end is
         self._is_overload = False
-        self._judged_s = 0.0  # when that was looked at last
-        self._begun = 0  # since the loop looked up last
-        self._at_once = self._patience.at_once  # as many as begin now before it looks up again
+        self._judged_s = 0.0  # when that was last updated
+        self._begun = 0  # since the loop's last poll
+        self._at_once = self._patience.at_once  # how many begin before the next poll
         self._turning = False
-        self._looked_s = self._worked_s = 0.0  # when the last look began, and when it was over and work went on
-        self._within_s = 0.0  # of the look, what went to requests that were served as they began
-        self._takes_s = 0.0003  # a request, until the loop can look up: the median, followed
+        self._looked_s = self._worked_s = 0.0  # start and end of the last poll
+        self._within_s = 0.0  # time of the poll that went to requests served as they began
+        self._takes_s = 0.0003  # estimated median time from a request's begin to the next poll
 
     def __len__(self) -> int:
-        """How many wait."""
+        """How many requests wait."""
         return len(self._queue)
 
     def come(self, request: QueuedRequest) -> None:
-        """*request* has come: it begins, waits or is refused."""
+        """Begin, queue or refuse a *request* that has just arrived."""
         if self._is_overload and not self._turning:
-            self._judge(self._now_s())  # nothing has come since the last turn
+            self._judge(self._now_s())  # nothing has arrived since the last turn
         if not self._queue and self._begun < self._patience.at_once:
             self._begin([request])
         elif self._is_full():
@@ -114,7 +114,7 @@ class Gate:
         return waiting * self._takes_s > self._patience.hurried_s
 
     def _begin(self, requests: list[QueuedRequest]) -> None:
-        """Begin *requests*, and look up after them."""
+        """Begin *requests*, then let the loop poll."""
         first, began_s = not self._turning, self._now_s()
         if first:
             self._turning = True
@@ -131,7 +131,7 @@ class Gate:
         self._worked_s = self._now_s()
 
     def _turn(self) -> None:
-        """What began has gone as far as it gets by itself: let the next begin, and look up."""
+        """The begun requests have run until they wait: begin the next ones, then let the loop poll."""
         now_s = self._now_s()
         self._turning = False
         if self._begun:
@@ -147,9 +147,9 @@ class Gate:
             self._begin(requests)
 
     def _judge(self, now_s: float) -> None:
-        """Overload begins when the queue was not empty for as long as a burst takes, and ends when it often is.
+        """Start overload when the queue was not empty for longer than a burst, and end it when it often is.
 
-        A turn counts for a few milliseconds at most: that the whole machine stood still is no overload.
+        A turn counts for a few milliseconds at most: a stall of the whole machine is not overload.
         """
         most_s = _RELIEF * self._patience.burst_s
         if self._queue:
@@ -164,7 +164,7 @@ class Gate:
         self._judged_s = now_s
 
     def _next(self, now_s: float) -> list[QueuedRequest]:
-        """The next to begin; who has hung up is passed over, who has waited too long is refused."""
+        """The next requests to begin; skips callers that disconnected, refuses requests that waited too long."""
         longest_s = self._patience.waited_s
         if self._is_overload:
             longest_s = min(longest_s, 2 * max(self._patience.hurried_s, (_LEAST + 2 * self._at_once) * self._takes_s))

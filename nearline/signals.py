@@ -1,7 +1,7 @@
-"""Signals: the one declaration of what the towers read of an item and of a user.
+"""Signals: the declaration of what the towers read of items and users.
 
 To add a signal, add its line to ``ITEM_SIGNALS`` or ``USER_SIGNALS`` with ``since`` one above ``VERSION``, raise
-``VERSION`` to it, and add a test of what it gives. A tower keeps the declaration that it was trained with
+``VERSION`` to it, and add a test of its output. A tower keeps the declaration that it was trained with
 (``Features.declaration``); ``served_signals`` decides whether this build can serve it.
 """
 
@@ -16,7 +16,7 @@ VERSION = 2  # of the declaration: raise it with every change of a list below, o
 
 
 class Kind(StrEnum):
-    """How a signal becomes numbers, and what stands where it is missing."""
+    """How a signal becomes numbers, and what replaces a missing one."""
 
     ID = "id"  # the id's own hash, in the first slot; never missing
     TEXT = "text"  # words and pairs of neighbouring words, hashed; missing: no token
@@ -27,16 +27,16 @@ class Kind(StrEnum):
     ATTRIBUTES = (
         "attributes"  # name and value of each attribute, hashed; a number by its power of two; missing: no token
     )
-    NUMBER = "number"  # log(1 + value), and 1 for being there; missing: 0 and 0
+    NUMBER = "number"  # log(1 + value), and 1 for present; missing: 0 and 0
     EVENTS = "events"  # the last events: item vector, age, type; missing: all masked
 
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """One thing that a tower reads: *of* the item's field or the context's key, at most *most* tokens of it.
+    """One input of a tower: at most *most* tokens *of* an item's field or a context's key.
 
-    A tower is never served without a signal that is *required*; another one may be new to a tower, or gone from this
-    build, and counts as missing. *since* is the declaration's version that brought it.
+    A tower is never served without a *required* signal; any other signal may be unknown to the tower, or gone from
+    this build, and counts as missing. *since* is the declaration's version that added it.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Signal:
     since: int = 1
 
 
-# In the order in which they fill an item's slots: what comes last is cut first.
+# In the order in which they fill an item's slots: the last ones are cut first.
 ITEM_SIGNALS: tuple[Signal, ...] = (
     Signal("item_id", Kind.ID, "item_id", required=True),
     Signal("category", Kind.CATEGORY, "category"),
@@ -60,7 +60,7 @@ ITEM_SIGNALS: tuple[Signal, ...] = (
     Signal("price", Kind.NUMBER, "price"),
 )
 
-# Of the user's context the newest value counts; an event may carry any of it under ``context``.
+# The newest value of each key counts; an event may have any of them under ``context``.
 USER_SIGNALS: tuple[Signal, ...] = (
     Signal("events", Kind.EVENTS, "events", required=True),
     Signal("country", Kind.CATEGORY, "country", since=2),
@@ -70,7 +70,7 @@ USER_SIGNALS: tuple[Signal, ...] = (
 )
 
 CONTEXT_KEYS: tuple[str, ...] = tuple(signal.of for signal in USER_SIGNALS if signal.kind is not Kind.EVENTS)
-MAX_LETTERS = 64  # of one value of the context
+MAX_LETTERS = 64  # per value of the context
 _SEVERAL = frozenset(signal.of for signal in USER_SIGNALS if signal.kind is Kind.CATEGORIES)
 _MOST = {signal.of: signal.most for signal in USER_SIGNALS}
 MAX_INTERESTS = _MOST["interests"]
@@ -79,10 +79,10 @@ Context = Mapping[str, Any]
 
 
 def kept_context(context: Context) -> Context | None:
-    """What of an event's free *context* is a declared signal; ``None`` if nothing is.
+    """The declared signals in an event's free *context*; ``None`` if there are none.
 
-    Values that are no text (for ``interests``: no list of texts) are left out, long ones cut: a context is free, and a
-    strange one must not cost the event.
+    Values that are not text (for ``interests``: not a list of texts) are left out, long ones cut: a context may hold
+    anything, and an unusual one must not invalidate the event.
     """
     if not context:
         return None
@@ -103,7 +103,7 @@ def _several(key: str, value: object) -> list[str]:
 
 
 def newest_context(contexts: Sequence[Context | None]) -> Context:
-    """Of each declared key the newest value in *contexts*, which run oldest first."""
+    """The newest value of each declared key in *contexts*, which run oldest first."""
     merged: dict[str, Any] = {}
     for context in filter(None, contexts):
         merged |= context
@@ -111,18 +111,18 @@ def newest_context(contexts: Sequence[Context | None]) -> Context:
 
 
 def as_plain(signals: Iterable[Signal]) -> list[dict[str, Any]]:
-    """The signals as JSON holds them."""
+    """The signals as plain data for JSON."""
     return [{**asdict(signal), "kind": str(signal.kind)} for signal in signals]
 
 
 def served_signals(
     tower: str, trained: Sequence[Mapping[str, Any]], built: Sequence[Signal], *, trained_version: int
 ) -> tuple[Signal, ...]:
-    """The signals that a tower trained with *trained* is to be given by a build that has *built*, in its order.
+    """The signals that a build with *built* gives to a tower trained with *trained*, in the tower's order.
 
-    ``Misconfigured``, naming both versions, if a required signal is missing on either side or a signal is not the one
-    that the tower knows. A signal that is new and optional is left out; one that is gone and optional keeps its place
-    and is missing for every item and user.
+    ``Misconfigured``, with both versions, if a required signal is missing on either side or a signal differs from the
+    tower's. A new optional signal is left out; a removed optional one keeps its place and is missing for every item
+    and user.
     """
     have = {signal.name: signal for signal in built}
     known = {str(plain["name"]): plain for plain in trained}
@@ -143,7 +143,7 @@ def served_signals(
 
 
 def _gone(plain: Mapping[str, Any]) -> Signal:
-    """A signal that this build has no source for any more."""
+    """A signal that this build no longer computes."""
     return Signal(**{**plain, "kind": Kind(plain["kind"])})
 
 

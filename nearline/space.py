@@ -1,4 +1,4 @@
-"""The embedding space: one integer that a user vector and an item vector must share to meet."""
+"""The embedding space: an integer that user and item vectors must share to be compared."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ class Space:
     dimension: int
 
     def __post_init__(self) -> None:
-        """Refuse a space that no model could have."""
+        """Refuse an invalid number or dimension."""
         if self.number < 1:
             raise Misconfigured(f"an embedding space is numbered from 1, came {self.number}")
         if not 1 <= self.dimension <= 4096:

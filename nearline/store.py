@@ -1,4 +1,4 @@
-"""The store of user documents: what every engine promises, whichever URL names it.
+"""The interface of the store of user documents.
 
 Engines are adapters (``nearline/adapters/memory.py``, ``lmdb.py``, ``couchbase.py``); all pass
 ``tests/contract/test_store.py``.
@@ -9,19 +9,19 @@ from typing import Protocol
 
 
 class UserStore(Protocol):
-    """Keeps one value for each user of one space; an expired value is as if it had never been.
+    """Stores one value per user of one space; an expired value is as if it had never existed.
 
-    Every method but ``close`` raises ``Unavailable`` when the engine does not answer within its deadline: an outage
-    is never mistaken for "no such user".
+    Every method but ``close`` raises ``Unavailable`` if the engine does not answer within its deadline: an outage is
+    never mistaken for "no such user".
     """
 
-    is_remote: bool  # whether a call waits for another process
+    is_remote: bool  # whether calls wait for another process
 
     async def open(self) -> None:
-        """Connect; ``Unavailable`` if the engine is away (call again later), ``Misconfigured`` if it never can be."""
+        """Connect; ``Unavailable`` if the engine is down (call again later), ``Misconfigured`` if no retry can help."""
 
     async def close(self) -> None:
-        """Let go of everything; safe to call twice."""
+        """Close all connections; safe to call twice."""
 
     async def get(self, user_id: str) -> bytes | None:
         """The user's stored bytes, or ``None`` if there are none."""
@@ -30,14 +30,14 @@ class UserStore(Protocol):
         """As ``get`` for each id, in order."""
 
     async def put_many_if_newer(self, documents: Mapping[str, bytes]) -> int:
-        """Write each encoded user document that knows all of what is stored; return how many were written.
+        """Write each document that is at least as new as the stored one in every version; return how many were written.
 
-        ``knows_all_of`` (nearline/user_documents.py) compares three versions, so a write that was made from something
-        older is refused even if it is newer in one of them. An equal rewrite is written, so that it heals.
+        ``knows_all_of`` (nearline/user_documents.py) compares three versions, so a document that is older in one is
+        refused even if it is newer in another. An equal document is written again, which repairs a damaged one.
         """
 
     async def delete(self, user_id: str) -> None:
-        """Forget the user; unknown ones are forgotten already."""
+        """Delete the user's document, if there is one."""
 
     async def keep_house(self) -> None:
-        """The writer's upkeep (expiry, flushing), called every few seconds; may do nothing."""
+        """The writer's maintenance (expiry, flushing), called every few seconds; may do nothing."""

@@ -1,11 +1,11 @@
-"""Telemetry: structured logs and the metrics' names, the same in every process.
+"""Telemetry: structured logs and metrics, the same in every process.
 
-Metrics live in the default registry of ``prometheus_client``; each is declared beside the code that counts it, through
-the functions here, so that all of them start with ``nearline_`` and docs/metrics.md can list them (``make docs``).
+Metrics are in the default registry of ``prometheus_client``; each is declared beside the code that counts it, with the
+functions here, so that all names start with ``nearline_`` and docs/metrics.md can list them (``make docs``).
 
-A series that is born with its first event cannot show that event: ``rate`` and ``increase`` need a value before it. So
-a declaration names the label values that it may count by, and their series exist, at 0, from the start. Where those
-are known only when a part is put together (a topic's name holds the space's number), the part calls ``begin``.
+A series that starts with its first event cannot show that event: ``rate`` and ``increase`` need a value before it. So
+a declaration lists its label values, and their series exist, at 0, from the start. If they are known only when a part
+is set up (a topic's name holds the space's number), the part calls ``begin``.
 """
 
 import logging
@@ -22,12 +22,12 @@ from structlog.typing import EventDict, Processor
 from nearline.hashing import pseudonym
 from nearline.tracing import is_traced, trace_id_of
 
-# Nobody asks when a series was born, and it would be a line of its own for each.
+# The time of a series' creation is not used, and would add a line for each.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 LATENCY_BUCKETS_S = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 30.0, 300.0)
-# The E12 series from 1 ms to 1 s: no bound is more than a quarter above the one before, so a percentile that is read
-# between two is off by a few percent only.
+# The E12 series from 1 ms to 1 s: each bound is at most a quarter above the one before, so a percentile interpolated
+# between two is only a few percent off.
 _E12 = (1.0, 1.2, 1.5, 1.8, 2.2, 2.7, 3.3, 3.9, 4.7, 5.6, 6.8, 8.2)
 FINE_BUCKETS_S = (
     0.0005,
@@ -38,7 +38,7 @@ BATCH_BUCKETS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024
 
 
 class LoggedRequest(NamedTuple):
-    """The request that is being answered, as log lines name it; empty for what it has not."""
+    """The ids of the current request for log lines; empty if it has none."""
 
     id: str
     user_id: str = ""
@@ -49,12 +49,12 @@ _REQUEST: ContextVar[LoggedRequest | None] = ContextVar("request", default=None)
 
 
 def in_request(request: LoggedRequest) -> None:
-    """What this task logs from here on is about *request*."""
+    """Attach *request* to all further log lines of this task."""
     _REQUEST.set(request)
 
 
 def with_request(_: object, __: str, line: EventDict) -> EventDict:
-    """Add the ids of the request that the line belongs to."""
+    """Add the ids of the line's request."""
     request = _REQUEST.get()
     if request is not None:
         line.setdefault("request_id", request.id)
@@ -66,7 +66,7 @@ def with_request(_: object, __: str, line: EventDict) -> EventDict:
 
 
 def without_user_ids(key: str = "") -> Processor:
-    """Puts ``user``, a hash by *key*, in the place of every ``user_id``: no log line names a person."""
+    """A processor that replaces every ``user_id`` with ``user``, a hash with *key*: no log line identifies a person."""
 
     def hashed(_: object, __: str, line: EventDict) -> EventDict:
         if "user_id" in line:
@@ -77,7 +77,7 @@ def without_user_ids(key: str = "") -> Processor:
 
 
 def logs_requests() -> bool:
-    """Whether each request is to be logged: at level debug."""
+    """Whether each request is logged: at level debug."""
     return _logs_requests
 
 
@@ -87,7 +87,7 @@ _logs_requests = False
 def configure_logs(part: str, *, level: str = "info", style: str = "json", key: str = "") -> None:
     """Log to stderr as one JSON object a line (or coloured text, *style* ``console``), each naming *part*.
 
-    A line tells the request and the trace that it belongs to, and of a user only a hash by *key*.
+    A line names its request and trace, and a user only as a hash with *key*.
     """
     global _logs_requests
     _logs_requests = level.lower() == "debug"
@@ -107,7 +107,7 @@ def configure_logs(part: str, *, level: str = "info", style: str = "json", key: 
     )
     structlog.contextvars.bind_contextvars(part=part)
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, force=True)
-    # Its own words on every lost connection; what it means for us is logged by the parts.
+    # It logs every lost connection; the parts log what that means for them.
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
 
 
@@ -118,13 +118,13 @@ def get_logger() -> structlog.stdlib.BoundLogger:
 
 # --- metrics ---------------------------------------------------------------------------------------------------------
 
-Values = str | tuple[str, ...]  # of one label, or of all of them in their order
+Values = str | tuple[str, ...]  # of one label, or of all labels in order
 Metric = TypeVar("Metric", Counter, Gauge, Histogram)
 
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """A metric as it was declared; *known* are the label values whose series exist from the start."""
+    """A declared metric; *known* are the label values whose series exist from the start."""
 
     name: str
     kind: str  # counter, gauge or histogram
@@ -137,7 +137,7 @@ _DECLARED: dict[str, Declared] = {}
 
 
 def declared() -> list[Declared]:
-    """Every metric that the modules imported so far declare, by name."""
+    """Every metric declared by the modules imported so far, by name."""
     return [_DECLARED[name] for name in sorted(_DECLARED)]
 
 
@@ -164,13 +164,13 @@ def seconds(
 
 
 def sizes(name: str, about: str, *labels: str, known: Iterable[Values] = ()) -> Histogram:
-    """A histogram of how many were dealt with together, ``nearline_<name>``; *name* ends in what they are."""
+    """A histogram of batch sizes ``nearline_<name>``; *name* ends in what is counted."""
     metric = Histogram(f"nearline_{name}", about, labels, buckets=BATCH_BUCKETS)
     return _declare("histogram", metric, name, about, labels, known)
 
 
 def begin(metric: Counter | Gauge | Histogram, known: Iterable[Values]) -> None:
-    """Have the series of these label values from now on, at 0 where they are new."""
+    """Create the series of these label values; new ones are at 0."""
     about = _DECLARED.get(metric._name) or _DECLARED[f"{metric._name}_total"]
     for one in known:
         values = (one,) if isinstance(one, str) else one

@@ -1,4 +1,4 @@
-"""How a connection to another server is secured: files of certificates, and who one is there."""
+"""TLS and logins for connections to other servers."""
 
 import ssl
 from dataclasses import dataclass, field
@@ -9,9 +9,9 @@ from nearline.errors import Misconfigured
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """TLS with the server's certificate checked: against *ca*, or what this machine trusts if that is ``None``.
+    """TLS that checks the server's certificate against *ca*, or this machine's CAs if that is ``None``.
 
-    *certificate* and *key* are the client's own, in PEM, where the server wants to know it that way.
+    *certificate* and *key*, in PEM, are the client's own, for servers that require one.
     """
 
     ca: Path | None = None
@@ -21,7 +21,7 @@ class Tls:
 
 @dataclass(frozen=True, slots=True)
 class Brokers:
-    """Where the log is (host:port, comma separated) and how one gets in; without TLS and user, in the clear."""
+    """The log's addresses (host:port, comma separated), TLS and login; without both, a plain connection."""
 
     addresses: str
     tls: Tls | None = None
@@ -31,7 +31,7 @@ class Brokers:
 
 
 def tls_of(part: str, wanted: bool, ca: Path | None, certificate: Path | None, key: Path | None) -> Tls | None:
-    """TLS for *part* as its settings say, ``None`` for none; ``Misconfigured`` if files are missing or halves."""
+    """TLS for *part* by its settings, ``None`` for none; ``Misconfigured`` if a file or one of a pair is missing."""
     if not (wanted or ca or certificate or key):
         return None
     if (certificate is None) != (key is None):
@@ -45,7 +45,7 @@ def tls_of(part: str, wanted: bool, ca: Path | None, certificate: Path | None, k
 
 
 def ssl_context(tls: Tls) -> ssl.SSLContext:
-    """Python's own form of *tls*; ``Misconfigured`` if a file is not what it should be."""
+    """Python's SSL context for *tls*; ``Misconfigured`` if a file is invalid."""
     try:
         context = ssl.create_default_context(cafile=tls.ca)
         if tls.certificate is not None:

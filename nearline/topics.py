@@ -1,4 +1,4 @@
-"""The log's topics: every name and every setting, in one place. ``nearline init`` creates and verifies them."""
+"""The log's topics with their names and settings. ``nearline init`` creates and checks them."""
 
 from dataclasses import dataclass, field
 
@@ -17,11 +17,11 @@ ITEMS_DLQ = "items-dlq"
 ITEM_POPULARITY = "item-popularity"
 API_KEYS = "api-keys"
 
-PARTITIONS = 8  # for ever: a key's partition, and so its order, must never change
+PARTITIONS = 8  # never changes: a key's partition, and so its order, must stay
 _DAY_MS = 24 * 3600 * 1000
 _HOUR_MS = 3600 * 1000
 _MIB = 1024 * 1024
-# 500 events with the longest ids and contexts come to 1.8 MB, which a dead letter holds in base64.
+# 500 events with the longest ids and contexts are 1.8 MB; a dead letter holds them in base64.
 MAX_SEQUENCE_BYTES = 5 * _MIB // 2
 
 _ALWAYS = {"message.timestamp.type": "LogAppendTime"}
@@ -32,17 +32,17 @@ _COMPACT = {
     "min.cleanable.dirty.ratio": "0.3",
     "delete.retention.ms": str(7 * _DAY_MS),
 }
-# What was replaced or deleted of a user leaves the disk within a day and a segment's time, however quiet the topic is.
+# A user's replaced or deleted records leave the disk within a day and a segment's time, even in a quiet topic.
 _FORGETS = {"max.compaction.lag.ms": str(_DAY_MS)}
-# A record lives on until its whole segment is old enough; Kafka's default of seven days would be added to 30.
+# A record is kept until its whole segment is old enough; Kafka's default of seven days would be added to 30.
 _DAILY = {"segment.ms": str(_DAY_MS)}
-# Small segments, so that a topic that keeps an hour does not keep a day: only whole old segments are deleted.
+# Small segments, since only whole segments are deleted: a topic of an hour would otherwise keep a day.
 _ROLLING = {"segment.bytes": str(64 * _MIB), "segment.ms": str(_HOUR_MS // 6)}
 
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """A topic as it must be; *config* holds only what differs from the broker's defaults."""
+    """A topic's required settings; *config* holds only those that differ from the broker's defaults."""
 
     name: str
     partitions: int
@@ -55,16 +55,16 @@ def item_vectors_topic(space: Space) -> str:
 
 
 def user_updates_topic(space: Space) -> str:
-    """The topic that tells which users' documents of *space* changed, as soon as the store has them."""
+    """The topic that announces each changed user document of *space* as soon as it is stored."""
     return f"user-updates.{space.number}"
 
 
 def all_topics(space: Space, *, history_ttl_ms: int) -> list[Topic]:
-    """Every topic that a system serving *space* needs.
+    """Every topic of a system that serves *space*.
 
     ``user-sequences`` expires with the history (*history_ttl_ms*, counted from a user's last event), as the job's state
-    and the store do; ``user-seen``, which is written less often, a quarter later. Dead-letter topics take larger
-    records than their sources, so that none can be refused.
+    and the store do; ``user-seen``, which is written less often, a quarter later. Dead-letter topics accept larger
+    records than their sources, so that every dead letter fits.
     """
     expiring = {"cleanup.policy": "compact,delete", "retention.ms": str(history_ttl_ms)}
     month = _DAILY | {"retention.ms": str(30 * _DAY_MS)}
@@ -84,11 +84,11 @@ def all_topics(space: Space, *, history_ttl_ms: int) -> list[Topic]:
         Topic(USERS, PARTITIONS, _ALWAYS | _COMPACT | _FORGETS),
         Topic(user_updates_topic(space), PARTITIONS, _ALWAYS | {"retention.ms": str(_HOUR_MS)} | _ROLLING),
         Topic(EXPOSURES, PARTITIONS, _ALWAYS | month),
-        Topic(RULES, 1, _ALWAYS | _COMPACT),  # one: rules and scenarios are read in the order in which they were put
+        Topic(RULES, 1, _ALWAYS | _COMPACT),  # one: rules and scenarios are read in the order of their writes
         Topic(ITEMS, PARTITIONS, _ALWAYS | _COMPACT),
         Topic(item_vectors_topic(space), PARTITIONS, _ALWAYS | _COMPACT),
         Topic(ITEM_POPULARITY, 1, _ALWAYS | _COMPACT),
-        Topic(API_KEYS, 1, _ALWAYS | _COMPACT),  # one: a revocation is never overtaken
+        Topic(API_KEYS, 1, _ALWAYS | _COMPACT),  # one: revocations are read in order
         Topic(CLICKS_DLQ, 1, _ALWAYS | letters),
         Topic(ITEMS_DLQ, 1, _ALWAYS | letters),
         Topic(USER_SEQUENCES_DLQ, 1, _ALWAYS | letters),

@@ -1,12 +1,12 @@
-"""User commands: what is to become of a user's history, told in ``clicks`` among the user's events (version 1).
+"""User commands: changes of a user's history, in ``clicks`` among the user's events (version 1).
 
-They travel in the events' own topic, keyed alike, so that each has its place in the user's order: whoever reads
-``clicks`` uses ``decode_entry`` and obeys or skips them. A record's append time is the command's time.
+They share the events' topic and keys, so that each has its place in the user's order: a reader of ``clicks`` uses
+``decode_entry`` and applies or skips them. A record's append time is the command's time.
 
-    erase    forget the user: all that came before, and what of it comes late
-    remove   forget one event, whenever it comes
+    erase    delete the user's data: all from before, and older events that arrive later
+    remove   delete one event, also if it arrives later
     merge    an anonymous session (*user_id*) is the user *into*: its events become the user's, then it is erased
-    adopt    the rest of a merge, written by the job alone: what the session had seen before the events that it kept
+    adopt    the rest of a merge, written only by the job: the session's seen items from before its kept events
 """
 
 import base64
@@ -35,7 +35,7 @@ COMMAND = "command"
 
 @dataclass(frozen=True, slots=True)
 class Erase:
-    """Forget the user."""
+    """Delete all data of the user."""
 
     command_id: str
     user_id: str
@@ -44,7 +44,7 @@ class Erase:
 
 @dataclass(frozen=True, slots=True)
 class Remove:
-    """Forget the event *event_id* of the user."""
+    """Delete the event *event_id* of the user."""
 
     command_id: str
     user_id: str
@@ -64,9 +64,9 @@ class Merge:
 
 @dataclass(frozen=True, slots=True)
 class Adopt:
-    """The user has seen *seen* too: bytes of the job's own (flink_jobs/last_n/seen_items.py).
+    """The user has also seen *seen*, in the job's own binary form (flink_jobs/last_n/seen_items.py).
 
-    *merged_from* are the ids under which they were kept before, oldest first.
+    *merged_from* are the user ids of earlier copies, oldest first.
     """
 
     command_id: str
@@ -84,7 +84,7 @@ _FIELDS = {kind: frozenset({"v", COMMAND, *(f.name for f in fields(kind))}) for 
 
 
 def encode_command(command: Command) -> bytes:
-    """The command as ``clicks`` carries it, under the key ``command.user_id``."""
+    """The command's record in ``clicks``, under the key ``command.user_id``."""
     body: dict[str, Any] = {"v": 1, COMMAND: _NAMES[type(command)]}
     body |= {f.name: getattr(command, f.name) for f in fields(command)}
     if isinstance(command, Adopt):
@@ -93,22 +93,22 @@ def encode_command(command: Command) -> bytes:
 
 
 def encode_entry(entry: Entry) -> bytes:
-    """The event or the command as ``clicks`` carries it, under the key ``entry.user_id``."""
+    """The event's or command's record in ``clicks``, under the key ``entry.user_id``."""
     return encode_event(entry) if isinstance(entry, Event) else encode_command(entry)
 
 
 def decode_entry(raw: bytes | None, *, append_ms: int) -> Entry:
-    """The event or the command in a record of ``clicks``, judged by its append time; ``BadInput`` with a reason."""
+    """The event or command in a record of ``clicks``, checked against its append time; ``BadInput`` with a reason."""
     return entry_of(load_object(raw, MAX_EVENT_BYTES), append_ms=append_ms)
 
 
 def entry_of(body: Mapping[str, Any], *, append_ms: int) -> Entry:
-    """The event or the command in the JSON object *body*; else ``BadInput`` as above."""
+    """The event or command in the JSON object *body*; else ``BadInput`` as above."""
     return command_of(body, append_ms=append_ms) if COMMAND in body else event_of(body, append_ms=append_ms)
 
 
 def command_of(body: Mapping[str, Any], *, append_ms: int) -> Command:
-    """The command in the JSON object *body*, judged by the log's clock *append_ms*; ``BadInput`` with a reason."""
+    """The command in the JSON object *body*, checked against the log's clock; ``BadInput`` with a reason."""
     name = body.get(COMMAND)
     kind = COMMANDS.get(name) if isinstance(name, str) else None
     if kind is None:

@@ -1,20 +1,19 @@
-"""User documents: what the store keeps of one user in one space (version 2, binary; version 1 is read for ever).
+"""User documents: the store's value for one user in one space (version 2, binary; version 1 stays readable).
 
-The document holds the vector and which clicks it used, and what was seen. The seen items come from two places: the
-job's newest snapshot (``seen_version``, nearline/seen.py) and the windows of the sequences that are newer than it
-(``recent``). So the three versions may differ, and a write is good only if it knows all that the stored document does:
-``knows_all_of`` compares each of them.
+A document holds the vector, which clicks it used, and the seen items. Seen items have two sources: the job's newest
+snapshot (``seen_version``, nearline/seen.py) and the windows of newer sequences (``recent``). So the three versions may
+differ, and a write is accepted only if none of them is older than the stored document's (``knows_all_of``).
 
-The document of an erased user is a marker: no vector, no hashes, and the erasure's version in all three places, so that
-what was on its way before it loses.
+An erased user's document is a marker: no vector, no hashes, and the erasure's version in all three places, so that
+writes from before it are refused.
 
 Layout, little-endian: magic ``NU``, version, flags, space u32, dimension u32, vector_version i64, history_version i64,
 seen_version i64, as_of_ms i64, stored_ms i64, counts u32 (seen, purchased, events, recent), size of the newest event
-id u16, six bytes of nothing, crc32 of all but itself u32; then seen u64[], purchased u64[], events u64[], recent u64[],
+id u16, six zero bytes, crc32 of all but itself u32; then seen u64[], purchased u64[], events u64[], recent u64[],
 versions of recent i64[], vector FP32[], until_s u32[] (only where something expires), until_s of recent u32[], bought
-of recent u8[], newest event id. The head has 80 bytes, so the columns are aligned and are read where they lie.
+of recent u8[], newest event id. The head has 80 bytes, so the columns are aligned and are read in place.
 
-Version 1 had no ``seen_version``, ``until_s`` and ``recent``, and the vector before its hashes.
+Version 1 has no ``seen_version``, ``until_s`` and ``recent``, and has the vector before the hashes.
 """
 
 import struct
@@ -42,9 +41,9 @@ DocumentVersions = tuple[int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Recent:
-    """What the windows of sequences newer than the snapshot held; columns of one length, *hashes* sorted and unique.
+    """The items in windows of sequences newer than the snapshot; columns of one length, *hashes* sorted and unique.
 
-    *versions* tells the newest sequence that held the item: a snapshot of that version or a later one speaks for it.
+    *versions* is each item's newest sequence: a snapshot of that version or a later one includes the item.
     """
 
     hashes: Hashes = field(default_factory=lambda: np.zeros(0, np.uint64))
@@ -60,8 +59,8 @@ NOTHING_RECENT = Recent()
 class UserDocument:
     """One user in one space; hashes are ``hash64`` of ids, *seen* and *purchased* sorted and unique.
 
-    *newest_event_id*, *as_of_ms* and *events* describe what the vector used; with no vector yet they describe
-    the history alone. *seen* holds *recent*; *until_s* is as long as *seen*, or ``None`` where nothing expires.
+    *newest_event_id*, *as_of_ms* and *events* describe what the vector used, or without a vector the history. *seen*
+    includes *recent*; *until_s* is as long as *seen*, or ``None`` if nothing expires.
     """
 
     vector: NDArray[np.float32] | None
@@ -84,7 +83,7 @@ class UserDocument:
         return self.history_version, self.vector_version, self.seen_version
 
     def at(self, now_s: int) -> "UserDocument | None":
-        """What an answer may use at *now_s*: ``None`` of an erased user, of others only what still counts as seen."""
+        """The document for an answer at *now_s*: ``None`` if erased, else without seen items that have expired."""
         if self.erased:
             return None
         if self.until_s is None:
@@ -92,7 +91,7 @@ class UserDocument:
         return replace(self, seen=self.seen_at(now_s), purchased=self.purchased_at(now_s), until_s=None)
 
     def seen_at(self, now_s: int) -> Hashes:
-        """The seen items that still count at *now_s*, sorted; *seen* itself where nothing expires."""
+        """The seen items that still count at *now_s*, sorted; *seen* itself if nothing expires."""
         return self.seen if self.until_s is None else self.seen[self.until_s > now_s]
 
     def purchased_at(self, now_s: int) -> Hashes:
@@ -103,7 +102,7 @@ class UserDocument:
 
 
 def encode_user_document(document: UserDocument, space: Space) -> bytes:
-    """The stored bytes; raises ``SpaceMismatch`` if the vector is not of *space*'s dimension."""
+    """The stored bytes; ``SpaceMismatch`` if the vector does not have *space*'s dimension."""
     if document.vector is not None:
         space.check("a user vector", number=space.number, dimension=len(document.vector))
     newest = document.newest_event_id.encode()
@@ -151,7 +150,7 @@ def _flags(document: UserDocument) -> int:
 
 
 def document_order(raw: bytes) -> DocumentVersions:
-    """``(history_version, vector_version, seen_version)`` of stored bytes without decoding the rest."""
+    """``(history_version, vector_version, seen_version)`` of stored bytes, without decoding the rest."""
     layout = _layout(raw)
     if layout == 1:
         head = _HEAD_1.unpack_from(raw)
@@ -161,9 +160,9 @@ def document_order(raw: bytes) -> DocumentVersions:
 
 
 def knows_all_of(raw: bytes, stored: bytes) -> bool:
-    """Whether the document in *raw* is as new as the *stored* one in each of its versions: what "newest wins" asks.
+    """Whether the document in *raw* is at least as new as the *stored* one in each version, so that it may replace it.
 
-    One that is newer in one and older in another was made from something that is not stored any more.
+    A document that is newer in one version and older in another was made from outdated data.
     """
     history, vector, seen = document_order(raw)
     stored_history, stored_vector, stored_seen = document_order(stored)
@@ -171,9 +170,9 @@ def knows_all_of(raw: bytes, stored: bytes) -> bool:
 
 
 def decode_user_document(raw: bytes, space: Space) -> UserDocument:
-    """The document in *raw*; ``SpaceMismatch`` if of another space, ``BadInput`` if damaged or unknown.
+    """The document in *raw*; ``SpaceMismatch`` if of another space, ``BadInput`` if damaged or of unknown version.
 
-    Its arrays look at *raw* and can't be written.
+    Its arrays are read-only views of *raw*.
     """
     return _decode_1(raw, space) if _layout(raw) == 1 else _decode_2(raw, space)
 
@@ -226,7 +225,7 @@ def _decode_2(raw: bytes, space: Space) -> UserDocument:
 
 
 def _recent(hashes: Hashes, versions: Hashes, raw: bytes, at: int) -> Recent:
-    """The columns of what is recent; the last two begin at *at*."""
+    """The columns of the recent items; the last two begin at *at*."""
     count = len(hashes)
     until_s = np.frombuffer(raw, "<u4", count, at)
     return Recent(hashes, versions.view(np.int64), until_s, np.frombuffer(raw, np.bool_, count, at + 4 * count))
@@ -262,7 +261,7 @@ def _decode_1(raw: bytes, space: Space) -> UserDocument:
 
 
 def _all_recent(seen: Hashes, purchased: Hashes, version: int) -> Recent:
-    """All that version 1 knew came from windows; when each was last in one it didn't say, so: lately."""
+    """All seen items, as recent at *version*: layout 1 has no snapshot, and no item's last version."""
     return Recent(
         seen,
         np.full(len(seen), version, np.int64),

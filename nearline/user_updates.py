@@ -1,8 +1,8 @@
-"""User updates: that a user's document was written, as the topic ``user-updates.<space>`` says it (version 1, JSON).
+"""User updates announce that a user's document was written, in the topic ``user-updates.<space>`` (version 1, JSON).
 
-``user_tower`` appends one, keyed by the user, right after the store acknowledged. It is a hint to those who wait for a
-document or keep a decoded one: the truth is in the store, and a hint may be missing or come twice. Where the write came
-of an event that said when it was produced, the update names it.
+``user_tower`` appends one, keyed by the user, right after the store's acknowledgement. It is a hint for readers that
+wait for a document or cache it: the store decides, and a hint may be missing or come twice. If an event with a time of
+production led to the write, the update names it.
 """
 
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ from nearline.user_documents import DocumentVersions
 
 @dataclass(frozen=True, slots=True)
 class UserUpdate:
-    """The versions of a document that the store holds since *stored_ms*, and the event that this came of, if told.
+    """The versions of a document stored at *stored_ms*, and the event that led to it, if known.
 
-    Of several events that were written together it is one that is traced, if there is any, and else the newest.
+    Of several events written together it is a traced one, if there is any, else the newest.
     """
 
     history_version: int
@@ -31,7 +31,7 @@ class UserUpdate:
 
     @property
     def order(self) -> DocumentVersions:
-        """As ``UserDocument.order``; a kept document that is less in one of the three is stale."""
+        """As ``UserDocument.order``; a cached document that is lower in one of the three is stale."""
         return self.history_version, self.vector_version, self.seen_version
 
 
@@ -52,7 +52,7 @@ def encode_user_update(update: UserUpdate) -> bytes:
 
 
 def decode_user_update(raw: bytes | None) -> UserUpdate:
-    """The update in *raw*; ``BadInput`` if it is not one of version 1."""
+    """The update in *raw*; ``BadInput`` unless it is valid and of version 1."""
     try:
         body = orjson.loads(raw or b"")
         if body["v"] != 1:

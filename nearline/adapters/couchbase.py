@@ -1,4 +1,4 @@
-"""User documents in Couchbase, by its Python SDK (asyncio), as raw binary values that expire by themselves."""
+"""User documents in Couchbase, through its Python SDK (asyncio), as raw binary values with an expiry."""
 
 import asyncio
 from collections.abc import Awaitable, Mapping, Sequence
@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 
 def _login(user: str, password: str, tls: Tls) -> PasswordAuthenticator | CertificateAuthenticator:
-    """By password, or by our own certificate where there is one; the server's is checked against the same CA."""
+    """Log in by password, or by our own certificate if there is one; the server's is checked against the same CA."""
     ca = str(tls.ca) if tls.ca else None
     if tls.certificate is None:
         return PasswordAuthenticator(user, password, cert_path=ca)
@@ -48,8 +48,8 @@ def _login(user: str, password: str, tls: Tls) -> PasswordAuthenticator | Certif
 class CouchbaseStore:
     """Documents of *space* in the bucket that *url* names: ``couchbase://user:password@host[:port]/bucket``.
 
-    Reads have *read_ms*, writes ten times that. The SDK does not fail fast when a node is gone: every call then
-    costs its whole deadline, so callers on a request path put a breaker in front.
+    A read's deadline is *read_ms*, a write's ten times that. The SDK does not fail fast when a node is down: every
+    call then takes its whole deadline, so callers on a request path put a breaker in front.
     """
 
     is_remote = True
@@ -57,7 +57,7 @@ class CouchbaseStore:
     def __init__(self, url: str, space: Space, *, ttl_ms: int, read_ms: int, tls: Tls | None = None) -> None:
         parts = urlsplit(url)
         if tls is not None and parts.scheme != "couchbases":
-            raise Misconfigured("certificates for Couchbase are of no use in the clear: its URL must be couchbases://…")
+            raise Misconfigured("certificates for Couchbase need TLS: its URL must be couchbases://…")
         bucket = parts.path.strip("/")
         if not (parts.hostname and parts.username and parts.password and bucket):
             raise Misconfigured("the store's URL must be couchbase://user:password@host/bucket; a part is missing")
@@ -106,12 +106,12 @@ class CouchbaseStore:
         return [value for value, _ in found]
 
     async def put_many_if_newer(self, documents: Mapping[str, bytes]) -> int:
-        """Write each document that knows all of the stored one, by compare-and-swap."""
+        """Write each document that is at least as new as the stored one in every version, by compare-and-swap."""
         written = await asyncio.gather(*(self._put(user_id, raw) for user_id, raw in documents.items()))
         return sum(written)
 
     async def delete(self, user_id: str) -> None:
-        """Forget the user."""
+        """Delete the user's document."""
         options = RemoveOptions(timeout=timedelta(seconds=self._write_s))
         try:
             await self._answer(self._open_collection().remove(self._key(user_id), options), self._write_s)
@@ -119,7 +119,7 @@ class CouchbaseStore:
             return
 
     async def keep_house(self) -> None:
-        """Nothing: Couchbase expires and persists by itself."""
+        """Do nothing: Couchbase expires and persists by itself."""
 
     async def _read(self, user_id: str, deadline_s: float) -> tuple[bytes | None, int]:
         options = GetOptions(transcoder=_RAW, timeout=timedelta(seconds=deadline_s))
@@ -152,7 +152,7 @@ class CouchbaseStore:
             await self._answer(collection.insert(key, raw, insert), self._write_s)
 
     async def _answer(self, call: Awaitable[T], deadline_s: float) -> T:
-        """Await *call*; the SDK's own deadline overshoots on a loaded machine, so ours stands behind it."""
+        """Await *call*, within our own deadline: the SDK's overshoots on a loaded machine."""
         try:
             async with asyncio.timeout(deadline_s * 1.5):
                 return await call
@@ -171,5 +171,5 @@ class CouchbaseStore:
 
 
 def _said(error: Exception) -> str:
-    """What went wrong; not all that the SDK tells of it, for that names the document, and so the user."""
+    """The error's type and message; the SDK's full text names the document, and so the user."""
     return f"{type(error).__name__} {getattr(error, 'message', '') or ''}".strip()[:200]

@@ -1,7 +1,7 @@
-"""Gorse's binary dump (``GET /api/dump`` of its master), by protobuf.
+"""Reads Gorse's binary dump (``GET /api/dump`` of its master), with protobuf.
 
-A stream of frames: a 64-bit little-endian number, -1, -2 or -3 where users, items or feedback begin, 0 at the end, and
-else the size of the message that follows. What comes after the end (Gorse appends statistics) is not read.
+A dump is a stream of frames, each with a 64-bit little-endian number: -1, -2 or -3 where users, items or feedback
+begin, 0 at the end, else the size of the message that follows. Gorse appends statistics after the end: not read.
 """
 
 import json
@@ -17,9 +17,9 @@ from nearline.errors import BadInput
 
 _KINDS: Mapping[int, str] = {-1: "users", -2: "items", -3: "feedback"}
 _MESSAGES: Mapping[str, str] = {"users": "User", "items": "Item", "feedback": "Feedback"}
-_MOST_BYTES = 64 * 1024 * 1024  # of one message; a greater size is none
+_MOST_BYTES = 64 * 1024 * 1024  # of one message; a larger size is refused
 _TEXT, _BYTES, _TRUTH, _NUMBER, _TIME = "string", "bytes", "bool", "double", "time"
-# protocol/protocol.proto of Gorse: number, name as its JSON has it, type; what we do not use is skipped by the parser.
+# protocol/protocol.proto of Gorse: number, name as in its JSON, type; the parser skips the fields that we do not use.
 _FIELDS: Mapping[str, tuple[tuple[int, str, str], ...]] = {
     "User": ((1, "UserId", _TEXT), (2, "Labels", _BYTES), (3, "Comment", _TEXT)),
     "Item": (
@@ -54,7 +54,7 @@ _TYPE_OF = {
 
 
 def read_dump(stream: BinaryIO) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(users, items or feedback; the record as Gorse's JSON has it) for each record; ``BadInput`` if it is no dump."""
+    """Yield (users, items or feedback; the record as in Gorse's JSON) per record; ``BadInput`` if it is no dump."""
     classes = message_classes()
     kind = ""
     while (number := _number(stream)) != 0:
@@ -63,7 +63,7 @@ def read_dump(stream: BinaryIO) -> Iterator[tuple[str, dict[str, Any]]]:
         elif kind and 0 < number <= _MOST_BYTES:
             yield kind, _record(classes[_MESSAGES[kind]], _exactly(stream, number))
         else:
-            raise _no_dump(stream, f"{number} is neither the size of a record nor the begin of a part")
+            raise _no_dump(stream, f"{number} is neither the size of a record nor the start of a part")
 
 
 def message_classes() -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""A graph for approximate nearest neighbours by inner product: hnswlib.
+"""A graph for approximate nearest neighbours by inner product, on hnswlib.
 
-hnswlib allows add beside add and query beside query, never add beside query. So one thread owns a graph at a time:
-the one that builds it, then, for good, the one that serves it.
+hnswlib allows concurrent adds and concurrent queries, but never an add beside a query. So one thread owns a graph at a
+time: first the one that builds it, then the one that serves it.
 """
 
 from pathlib import Path
@@ -19,7 +19,7 @@ _SEED = 100
 
 
 class HnswGraph:
-    """Vectors of unit norm under slots (integers), found by inner product; never grows beyond *capacity*.
+    """Finds vectors of unit norm, by slot (an integer), by inner product; holds at most *capacity*.
 
     *links* is HNSW's M and *build_width* its efConstruction (Malkov and Yashunin 2018). Of 100,000 items encoded by
     the demo's tower and users who like anything, 50 results at a width of 200: recall .847 with 16 links and a build
@@ -36,9 +36,9 @@ class HnswGraph:
 
     @classmethod
     def load(cls, path: Path, dimension: int, capacity: int, *, count: int, removed: int) -> Self:
-        """The graph that ``save`` wrote; a file that was changed since may crash the process: compare digests first.
+        """Load the graph that ``save`` wrote; a file changed since may crash the process: compare digests first.
 
-        ``ValueError`` if it does not hold *count* slots, of which *removed* are never found.
+        ``ValueError`` if it does not hold *count* slots, of which *removed* are marked as removed.
         """
         graph = cls.__new__(cls)
         graph._index = hnswlib.Index("ip", dimension)
@@ -52,24 +52,24 @@ class HnswGraph:
         return graph
 
     def save(self, path: Path) -> None:
-        """Write it to a file; no other thread of the process runs Python meanwhile (0.1 s for 100,000 x 64)."""
+        """Write the graph to a file; no other thread of the process runs Python meanwhile (0.1 s for 100,000 x 64)."""
         self._index.save_index(str(path))
 
     def add(self, slots: GraphLabels, vectors: Vectors, threads: int = 1) -> None:
         """Add *vectors* (n, dimension) under *slots* that were never added before; other threads run meanwhile.
 
-        With more than one of hnswlib's *threads* the graph is as good, and another one each time.
+        With several of hnswlib's *threads* the graph is as good, but differs from run to run.
         """
         self._index.add_items(vectors, slots, num_threads=threads)
         self.count += len(slots)
 
     def remove(self, slot: int) -> None:
-        """Never find *slot* again; it goes on carrying the search through the graph."""
+        """Leave *slot* out of results; the search still passes through it."""
         self._index.mark_deleted(slot)
         self.removed += 1
 
     def search(self, vector: Vectors, count: int, width: int) -> tuple[GraphLabels, Vectors]:
-        """The *count* best slots and their inner products, best first; none if not all of them can be reached.
+        """The *count* best slots and their inner products, best first; empty if fewer can be reached.
 
         *width* (ef) candidates are kept during the search: more find more of the true best and take longer.
         """

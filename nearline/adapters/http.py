@@ -1,4 +1,4 @@
-"""HTTP servers by uvicorn: a service's own, and the small one beside another's loop (/healthz, /readyz, /metrics)."""
+"""HTTP servers on uvicorn: a service's own, and a part's small status server (/healthz, /readyz, /metrics)."""
 
 import asyncio
 import contextlib
@@ -22,14 +22,14 @@ from nearline.errors import Misconfigured, NearlineError
 from nearline.settings import Settings, load_settings
 from nearline.telemetry import configure_logs, get_logger
 
-_SWITCH_S = 0.0005  # how long another thread (a client's, a builder's) may keep the interpreter from an answer
-_PIECE = 40  # samples of the metrics' page that are printed at once, in less than a millisecond
+_SWITCH_S = 0.0005  # how long another thread (a client's, a builder's) may hold the interpreter while an answer waits
+_PIECE = 40  # samples of the metrics page printed in one piece, in less than a millisecond
 
 Readiness = Callable[[], Mapping[str, bool]]
 
 
 class Text(PathConvertor):
-    """The rest of a path, whatever it holds: starlette's own ends at a line break, and a bad id must be called bad."""
+    """The rest of a path, with any character: starlette's ends at a line break, and bad ids need their own error."""
 
     regex = r"[\s\S]*"
 
@@ -38,7 +38,7 @@ register_url_convertor("text", Text())  # for the ids in every service's routes:
 
 
 def status_routes(readiness: Readiness) -> list[Route]:
-    """The routes that every service answers; ``/readyz`` is 503 until every part of *readiness* is true."""
+    """The status routes of every service; ``/readyz`` is 503 until every part of *readiness* is true."""
 
     async def healthz(_: Request) -> Response:
         return JSONResponse({"status": "alive"})
@@ -55,7 +55,7 @@ def status_routes(readiness: Readiness) -> list[Route]:
 
 
 async def metrics_page(registry: CollectorRegistry = REGISTRY) -> bytes:
-    """All metrics as Prometheus reads them, in pieces: 20 ms of printing at once would make an answer wait for it."""
+    """All metrics in Prometheus' format, printed in pieces: 20 ms of printing at once would delay an answer."""
     pieces = []
     for metric in registry.collect():
         for start in range(0, len(metric.samples) or 1, _PIECE):
@@ -65,7 +65,7 @@ async def metrics_page(registry: CollectorRegistry = REGISTRY) -> bytes:
 
 
 def _print_some(metric: Metric, start: int) -> bytes:
-    """The samples from number *start* on, under the metric's two lines of description if they are the first."""
+    """The samples from number *start* on; the first piece begins with the metric's two lines of description."""
     some = Metric(metric.name, metric.documentation, metric.type)
     some.samples = metric.samples[start : start + _PIECE]
     printed = generate_latest(_Only(some))
@@ -101,7 +101,7 @@ async def status_server(host: str, port: int, readiness: Readiness) -> AsyncIter
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A listening socket, or ``Misconfigured`` naming the port and what to do."""
+    """A listening socket; ``Misconfigured``, naming the port and what to do, if it is taken."""
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -128,7 +128,7 @@ async def serve_app(
 ) -> None:
     """Serve on *listener* until SIGTERM or SIGINT, while *background* runs; raise the error of a part that failed.
 
-    When it returns or raises, nothing of *background* runs any more: what it used may be closed. *about* is logged.
+    When it returns or raises, *background* has ended: what it used may be closed. *about* is logged.
     """
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -142,7 +142,7 @@ async def serve_app(
 
 
 def run_service(name: str, serve: Callable[[Settings], Coroutine[Any, Any, None]]) -> int:
-    """Run *serve* on a loop of its own; the exit status says whether it ended as it was told to."""
+    """Run *serve* on its own loop and return the exit status: 2, with the message printed, after an error of ours."""
     status = 0
     try:
         settings = load_settings()

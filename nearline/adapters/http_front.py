@@ -1,4 +1,4 @@
-"""What stands before an API in every service: proxies, other pages' browsers, and the guard with the log's keys."""
+"""The layers in front of every service's API: trusted proxies, CORS, and the guard with the API keys of the log."""
 
 import ipaddress
 from collections.abc import Iterable, Mapping
@@ -24,7 +24,7 @@ _SHOWN = ("ETag", "Retry-After", "WWW-Authenticate", "X-Request-ID")
 
 
 class HttpFront:
-    """The keys of the log, followed by ``run`` while the guard in front of an application uses them."""
+    """Puts the guard in front of an application; ``run`` follows the API keys in the log."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -39,11 +39,11 @@ class HttpFront:
 
     @property
     def is_guarded(self) -> bool:
-        """Whether callers need a key."""
+        """Whether a caller needs a key."""
         return self._settings.auth == "keys"
 
     def before(self, app: AsgiApp, rules: Iterable[RoutePermission]) -> AsgiApp:
-        """*app* as it may be served: guarded by *rules*, and outside of that what pages and proxies need."""
+        """*app* behind the guard with *rules*, and in front of that the layers for browsers and proxies."""
         served = app
         if self.is_guarded:
             served = Guard(
@@ -58,21 +58,21 @@ class HttpFront:
         return _for_pages(_behind_proxies(served, self._settings.trusted_proxies), self._settings.cors_origins)
 
     def readiness(self) -> Mapping[str, bool]:
-        """Whether the keys are read; nothing to wait for where nobody needs one."""
+        """Whether the keys are read; empty if no caller needs one."""
         return {"keys": self._follower.caught_up} if self.is_guarded else {}
 
     async def run(self) -> None:
-        """Follow the keys until cancelled; where callers need none, say so and return."""
+        """Follow the keys until cancelled; if no caller needs one, log that and return."""
         if self.is_guarded:
             await self._follower.run()
         else:
             get_logger().warning(
-                "NEARLINE_AUTH=off: whoever reaches this port may do anything", host=self._settings.host
+                "NEARLINE_AUTH=off: anyone who reaches this port may do anything", host=self._settings.host
             )
 
 
 def _for_pages(app: Any, origins: str) -> AsgiApp:
-    """Outermost, so that a page can read a refusal too, and is told before it sends a key what it may send."""
+    """Add CORS outermost, so that a page can read a refusal too and its preflight needs no key."""
     allowed = [one.strip() for one in origins.split(",") if one.strip()]
     if not allowed:
         return app  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""Where a URL says that items are searched."""
+"""Chooses the item index that a URL names."""
 
 from urllib.parse import urlsplit
 
@@ -8,9 +8,9 @@ from nearline.space import Space
 
 
 def engine_for(url: str, space: Space, *, read_ms: int) -> ItemEngine | None:
-    """The engine that *url* names, not yet open, or ``None`` for the index of this process (``hnsw://``).
+    """The engine that *url* names, not yet open, or ``None`` for the index in this process (``hnsw://``).
 
-    ``Misconfigured`` if the scheme is none of ours.
+    ``Misconfigured`` for an unknown scheme.
     """
     scheme = urlsplit(url).scheme
     if scheme == "hnsw":

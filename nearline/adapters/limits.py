@@ -1,19 +1,19 @@
-"""How often an address may call, by throttled-py: the generic cell rate algorithm, in this process's memory."""
+"""Rate limits by address, with throttled-py: the generic cell rate algorithm, in this process's memory."""
 
 from throttled import RateLimiterType, Throttled, per_min, store
 
-_ADDRESSES = 50_000  # whoever was silent longest is forgotten first; 20 MB
+_ADDRESSES = 50_000  # the least recently active is evicted first; 20 MB
 
 
 class AddressLimits:
-    """Counts requests by key and address; each replica counts its own."""
+    """Limits requests by key and address; each replica counts its own."""
 
     def __init__(self, addresses: int = _ADDRESSES) -> None:
         self._store = store.MemoryStore(options={"MAX_SIZE": addresses})
         self._by_limit: dict[int, Throttled] = {}
 
     def spend(self, key_id: str, address: str, per_minute: int) -> float:
-        """Seconds until the next request may come, 0 if this one may; a burst may take a second's share, or ten."""
+        """Seconds until the next request is allowed, 0 if this one is; a burst is a second's share, or ten requests."""
         limit = self._by_limit.get(per_minute)
         if limit is None:
             quota = per_min(per_minute, burst=max(10, per_minute // 6))

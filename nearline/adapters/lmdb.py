@@ -1,7 +1,7 @@
-"""User documents in LMDB: the store of one machine. One process writes, any number read.
+"""User documents in LMDB, the store for one machine: one process writes, any number read.
 
 A value is its expiry (UTC ms, 8 bytes little-endian) and the document. Commits are not fsynced one by one: a killed
-process loses nothing, a power cut at most what came after the last ``keep_house`` (and the job can be replayed).
+process loses nothing, a power cut at most the writes since the last ``keep_house`` (and the job can be replayed).
 """
 
 import struct
@@ -17,11 +17,11 @@ from nearline.user_documents import knows_all_of
 
 _EXPIRY = struct.Struct("<q")
 _MAP_SIZE = 64 << 30  # address space, not disk: the file grows with its content
-_SWEEP = 2_000  # keys looked at in one round of upkeep
+_SWEEP = 2_000  # keys checked in one round of maintenance
 
 
 class LmdbStore:
-    """Documents of *space* in *folder*; *writer* creates the folder, a reader finds it ``Unavailable`` until then.
+    """Documents of *space* in *folder*; a *writer* creates the folder, a reader gets ``Unavailable`` until then.
 
     LMDB forbids opening one folder twice in a process, and a handle across ``fork``: open it in the process, and
     in the event loop, that uses it.
@@ -47,7 +47,7 @@ class LmdbStore:
         self._swept_to = b""
 
     async def open(self) -> None:
-        """Open the environment; a reader raises ``Unavailable`` while the writer has not made it yet."""
+        """Open the environment; a reader raises ``Unavailable`` until the writer has created it."""
         if self._env is not None:
             return
         try:
@@ -87,7 +87,7 @@ class LmdbStore:
             raise self._refused("a read", error) from None
 
     async def put_many_if_newer(self, documents: Mapping[str, bytes]) -> int:
-        """Write, in one transaction, each document that knows all of the stored one."""
+        """Write, in one transaction, each document that is at least as new as the stored one in every version."""
         written = 0
         expiry = _EXPIRY.pack(self._now_ms() + self._ttl_ms)
         try:
@@ -103,12 +103,12 @@ class LmdbStore:
         return written
 
     async def delete(self, user_id: str) -> None:
-        """Forget the user."""
+        """Delete the user's document."""
         with self._open_env().begin(write=True) as transaction:
             transaction.delete(self._key(user_id))
 
     async def keep_house(self) -> None:
-        """Free slots of dead readers, flush to disk, and drop the next few expired documents."""
+        """Free the slots of dead readers, flush to disk, and delete the next few expired documents."""
         env = self._open_env()
         env.reader_check()
         self._sweep(env)
@@ -124,7 +124,7 @@ class LmdbStore:
                     break
                 expired = _EXPIRY.unpack_from(cursor.value())[0] <= now
                 if expired:
-                    cursor.delete()  # moves to the next key; past the last one the key is empty
+                    cursor.delete()  # moves to the next key; after the last one the key is empty
                     more = bool(cursor.key())
                 else:
                     more = cursor.next()

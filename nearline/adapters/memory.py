@@ -1,4 +1,4 @@
-"""A store in memory, for unit tests; passes the contract tests that the real engines pass."""
+"""A store in memory for unit tests; it passes the same contract tests as the real engines."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -8,7 +8,7 @@ from nearline.user_documents import knows_all_of
 
 
 class MemoryStore:
-    """Keeps documents in a dict; ``down = True`` makes it behave as an engine that does not answer."""
+    """Keeps documents in a dict; with ``down = True`` it behaves like an engine that does not answer."""
 
     is_remote = False
 
@@ -19,11 +19,11 @@ class MemoryStore:
         self.down = False
 
     async def open(self) -> None:
-        """Nothing to open."""
+        """Do nothing."""
         self._check()
 
     async def close(self) -> None:
-        """Nothing to close."""
+        """Do nothing."""
 
     async def get(self, user_id: str) -> bytes | None:
         """The user's stored bytes, or ``None``."""
@@ -36,7 +36,7 @@ class MemoryStore:
         return [await self.get(user_id) for user_id in user_ids]
 
     async def put_many_if_newer(self, documents: Mapping[str, bytes]) -> int:
-        """Write each document that knows all of the stored one."""
+        """Write each document that is at least as new as the stored one in every version."""
         written = 0
         for user_id, value in documents.items():
             stored = await self.get(user_id)
@@ -46,15 +46,15 @@ class MemoryStore:
         return written
 
     async def delete(self, user_id: str) -> None:
-        """Forget the user."""
+        """Delete the user's document."""
         self._check()
         self._values.pop(user_id, None)
 
     async def keep_house(self) -> None:
-        """Drop what has expired."""
+        """Delete the expired documents."""
         now = self._now_ms()
         self._values = {k: v for k, v in self._values.items() if v[0] > now}
 
     def _check(self) -> None:
         if self.down:
-            raise Unavailable("the store in memory was told to be down")
+            raise Unavailable("the store in memory is set to be down")

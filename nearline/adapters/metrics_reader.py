@@ -1,4 +1,4 @@
-"""The parts' own metrics, read over HTTP: what nearline/live.py makes figures of."""
+"""Reads the parts' metrics over HTTP, for the figures of nearline/live.py."""
 
 import asyncio
 from collections.abc import Mapping
@@ -13,12 +13,12 @@ from nearline.live import MetricsPage, MetricsPages, metrics_urls, read_page
 from nearline.settings import Settings
 
 _TIMEOUT_S = 2.0
-_KEPT_S = 3.0  # parts hang up on who says nothing for five seconds; one who asks just then would find them away
+_KEPT_S = 3.0  # parts close a connection idle for five seconds; a request just then would fail
 _WANT_A_KEY = ("ingest", "retrieval")
 
 
 def addresses_of(settings: Settings) -> dict[str, str]:
-    """The base URL of each part's metrics, by part; ``Misconfigured`` if ``NEARLINE_METRICS_OF`` is no such list."""
+    """The base URL of each part's metrics, by part; ``Misconfigured`` if ``NEARLINE_METRICS_OF`` is malformed."""
     host = settings.host if settings.host != "0.0.0.0" else "127.0.0.1"
     ports = {
         "last_n": settings.flink_metrics_port,
@@ -35,7 +35,7 @@ def addresses_of(settings: Settings) -> dict[str, str]:
 
 
 class MetricsReader:
-    """Reads the metrics of all parts at once; one connection each is kept."""
+    """Reads the metrics of all parts at once, over one kept connection each."""
 
     def __init__(self, addresses: Mapping[str, str], key: Mapping[str, str] | None = None) -> None:
         self._addresses = dict(addresses)
@@ -45,11 +45,11 @@ class MetricsReader:
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
-        """Of the system that *settings* describe, with the key that they name."""
+        """The reader for the system in *settings*, with their key."""
         return cls(addresses_of(settings), key_headers(settings))
 
     async def read(self) -> MetricsPages:
-        """The page of every part; ``None`` in place of one that does not answer, or not to us."""
+        """The page of every part; ``None`` for one that does not answer or refuses our key."""
         pages = await asyncio.gather(*(self._page(part, url) for part, url in self._addresses.items()))
         return dict(zip(self._addresses, pages, strict=True))
 

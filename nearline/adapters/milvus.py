@@ -1,7 +1,7 @@
-"""The item engine on Milvus, by pymilvus: a server, or for tests a file (milvus-lite, an engine in this process).
+"""The item engine on Milvus, through pymilvus: a server, or for tests a file (milvus-lite, in this process).
 
-Space 7 is the collection ``nearline_items_7``; what is hidden is in ``nearline_gone_7``, versions only, so that an
-older record that is read again never brings it back. Of what anybody sent only ids get into an expression, quoted.
+Space 7 is the collection ``nearline_items_7``; ``nearline_gone_7`` holds the versions of hidden items, so that reading
+an older record again never brings them back. Only ids, quoted, get from callers' input into an expression.
 """
 
 import asyncio
@@ -41,9 +41,9 @@ _LEVELS = ("Strong", "Session", "Bounded", "Eventually")
 
 @dataclass(frozen=True, slots=True)
 class MilvusAddress:
-    """Where Milvus is and how it is asked.
+    """Where Milvus is and how to query it.
 
-    *consistency*: Strong sees every write that was acknowledged before the question, whoever wrote it.
+    *consistency*: with Strong a query sees every write acknowledged before it, by any writer.
     """
 
     uri: str
@@ -51,12 +51,12 @@ class MilvusAddress:
     database: str = ""
     consistency: str = "Strong"
     width: int = 4  # HNSW's ef for each result
-    shards: int = 1  # of a collection that is made
-    replicas: int = 1  # of a collection that is loaded
+    shards: int = 1  # of a new collection
+    replicas: int = 1  # of a loaded collection
 
 
 def parse_address(url: str) -> MilvusAddress:
-    """What a ``milvus://`` (``milvuss://`` with TLS) URL says; ``Misconfigured`` with what came if it says nothing."""
+    """Parse a ``milvus://`` (``milvuss://`` with TLS) URL; ``Misconfigured`` with what came if it is malformed."""
     parts = urlsplit(url)
     options = _options(parts)
     if not parts.hostname:
@@ -99,17 +99,17 @@ class MilvusItems:
         self._client: AsyncMilvusClient | None = None
         self._mending: asyncio.Task[None] | None = None
         self._leaving: set[asyncio.Task[None]] = set()
-        logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it logs what it raises as well, with its stack
+        logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it also logs, with a stack trace, what it raises
 
     async def open(self) -> None:
-        """Connect, and make what is missing; ``SpaceMismatch`` if the collection is of another dimension."""
+        """Connect, and create what is missing; ``SpaceMismatch`` if the collection has another dimension."""
         await self.close()
         await self._answer(asyncio.to_thread(self._prepare), "opening", 3 * _OPEN_S)
         self._client = self._new_client()
         self._check(await self._ask("describe_collection", self._items, within_s=_OPEN_S))
 
     async def close(self) -> None:
-        """Let go of the connection; safe to call twice."""
+        """Close the connection; safe to call twice."""
         client, self._client = self._client, None
         tasks = [*self._leaving, *([self._mending] if self._mending is not None else [])]
         for task in tasks:
@@ -119,9 +119,9 @@ class MilvusItems:
             await _closed(client)
 
     async def search(self, vector: NDArray[np.float32], limit: int, where: str) -> EngineHits:
-        """The *limit* best by inner product with *vector* of those that pass *where*."""
+        """The *limit* best items by inner product with *vector* among those that pass *where*."""
         if len(vector) != self._space.dimension:
-            raise SpaceMismatch(f"a vector of {len(vector)} dimensions was searched for in {self._described()}")
+            raise SpaceMismatch(f"a search with a vector of {len(vector)} dimensions in {self._described()}")
         limit = min(limit, MAX_RESULTS)
         hits = await self._ask(
             "search",
@@ -129,7 +129,7 @@ class MilvusItems:
             data=[vector],
             filter=where,
             limit=limit,
-            output_fields=["printed"],  # else the vectors come along
+            output_fields=["printed"],  # else the vectors are returned too
             search_params={"params": {"ef": max(_LEAST_EF, self._address.width * limit)}},
             consistency_level=self._address.consistency,
             within_s=self._read_s,
@@ -137,13 +137,13 @@ class MilvusItems:
         return [(hit["item_id"], hit["entity"]["printed"].encode(), hit["distance"]) for hit in hits[0]]
 
     async def versions(self, item_ids: Sequence[str]) -> dict[str, int]:
-        """The newest version that was put or hidden, of each of *item_ids* that was and is not forgotten."""
+        """The newest version put or hidden of each of *item_ids* that has one and was not erased since."""
         gone = await self._versions(self._gone, item_ids)
         shown = await self.shown_versions(item_ids)
         return {item_id: max(shown.get(item_id, 0), gone.get(item_id, 0)) for item_id in {*shown, *gone}}
 
     async def shown_versions(self, item_ids: Sequence[str]) -> dict[str, int]:
-        """The version of those of *item_ids* that are on show."""
+        """The versions of the available items among *item_ids*."""
         return await self._versions(self._items, item_ids)
 
     async def _versions(self, collection: str, item_ids: Sequence[str]) -> dict[str, int]:
@@ -151,18 +151,18 @@ class MilvusItems:
         return {row["item_id"]: row["version"] for row in rows}
 
     async def cards(self, item_ids: Sequence[str]) -> list[Card]:
-        """Those of *item_ids* that are on show, in any order."""
+        """The available items among *item_ids*, in any order."""
         return await self.matching(among(item_ids), MAX_RESULTS) if item_ids else []
 
     async def vectors(self, item_ids: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-        """The vectors of those of *item_ids* that are on show; at most ``MAX_RESULTS`` ids."""
+        """The vectors of the available items among *item_ids*; at most ``MAX_RESULTS`` ids."""
         if not item_ids:
             return {}
         rows = await self._query(self._items, among(item_ids), ["item_id", "vector"], MAX_RESULTS)
         return {row["item_id"]: np.asarray(row["vector"], np.float32) for row in rows}
 
     async def matching(self, where: str, limit: int) -> list[Card]:
-        """Some *limit* items that pass *where*; all of them if they are fewer."""
+        """Any *limit* items that pass *where*; all of them if they are fewer."""
         rows = await self._query(self._items, where, ["item_id", "version", "printed"], min(limit, MAX_RESULTS))
         return [Card(row["item_id"], row["version"], row["printed"].encode()) for row in rows]
 
@@ -172,25 +172,25 @@ class MilvusItems:
         return int(rows[0]["count(*)"])
 
     async def put(self, rows: Sequence[EngineRow]) -> None:
-        """Show *rows*, in the place of other versions; an id comes once."""
+        """Make *rows* available, replacing other versions; each id comes once."""
         if rows:
             await self._write("upsert", self._items, data=[_fields(row) for row in rows])
             await self._delete(self._gone, [row.item_id for row in rows])
 
     async def hide(self, versions: Mapping[str, int]) -> None:
-        """Show these items no longer, and remember at which version that was said."""
+        """Make these items unavailable, and keep the version at which they became so."""
         if versions:
             rows = [{"item_id": item_id, "version": version, "v": [0.0, 0.0]} for item_id, version in versions.items()]
             await self._write("upsert", self._gone, data=rows)
             await self._delete(self._items, list(versions))
 
     async def forget(self, item_ids: Sequence[str]) -> None:
-        """Show these items no longer, and keep nothing of them."""
+        """Erase these items and their versions."""
         await self._delete(self._items, item_ids)
         await self._delete(self._gone, item_ids)
 
     async def live(self) -> int | None:
-        """The space that the alias points at, or ``None``; ``SpaceMismatch`` if it is not a space of ours."""
+        """The space that the alias points at, or ``None``; ``SpaceMismatch`` if it is no space's collection."""
         try:
             found = await self._answer(self._connected().describe_alias(ALIAS), "describe_alias", _OPEN_S)
         except Unavailable as error:
@@ -209,10 +209,10 @@ class MilvusItems:
         await self._ask(change, self._items, ALIAS, within_s=_OPEN_S)
 
     def _prepare(self) -> None:
-        """Make what is missing of the collections and their indexes, and have them loaded; by the blocking client.
+        """Create the missing collections and indexes, and load them, with the blocking client.
 
-        The other one waits for an index by a call that milvus-lite does not have. What a replica left half made, the
-        next one completes; two at a time do no harm.
+        The asynchronous client waits for an index with a call that milvus-lite lacks. A replica completes what another
+        left unfinished; two at the same time do no harm.
         """
         client = MilvusClient(**self._where(), timeout=_OPEN_S)
         try:
@@ -231,13 +231,13 @@ class MilvusItems:
                     name, schema=schema, num_shards=self._address.shards, consistency_level="Strong"
                 )
             except MilvusException:
-                if not client.has_collection(name):  # else another replica was quicker
+                if not client.has_collection(name):  # else another replica was faster
                     raise
         for field, index in indexes.items():
             _make_index(client, name, field, index)
 
     def _index_facts(self, client: MilvusClient) -> None:
-        """Filters mean the same without it and look at every item: milvus-lite has no index of arrays."""
+        """Index the facts for filters. milvus-lite has no index of arrays: its filters scan every item instead."""
         try:
             _make_index(client, self._items, "facts", {"index_type": "INVERTED"})
         except MilvusException as error:
@@ -262,15 +262,15 @@ class MilvusItems:
         schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
         schema.add_field("item_id", DataType.VARCHAR, is_primary=True, max_length=MAX_ID_BYTES)
         schema.add_field("version", DataType.INT64)
-        schema.add_field("v", DataType.FLOAT_VECTOR, dim=2)  # a collection has to have one
+        schema.add_field("v", DataType.FLOAT_VECTOR, dim=2)  # a collection must have a vector
         return schema
 
     def _check(self, described: Mapping[str, Any]) -> None:
-        """A collection is only made when it is missing: one that is there may be of other towers."""
+        """Check that an existing collection is ours and has this space's dimension."""
         by_name = {field["name"]: field for field in described["fields"]}
         dimension = by_name.get("vector", {}).get("params", {}).get("dim")
         if dimension is None:
-            raise Misconfigured(f"the collection {self._items} of Milvus is none of ours: it has {', '.join(by_name)}")
+            raise Misconfigured(f"the collection {self._items} of Milvus is not ours: it has {', '.join(by_name)}")
         self._space.check(f"the collection {self._items}", number=self._space.number, dimension=int(dimension))
 
     def _described(self) -> str:
@@ -285,7 +285,7 @@ class MilvusItems:
         return self._client
 
     async def _query(self, collection: str, where: str, fields: list[str], limit: int | None) -> list[Any]:
-        """Rows of *collection*, as it is after every write that was acknowledged."""
+        """Rows of *collection*, including every acknowledged write."""
         given = {} if limit is None else {"limit": limit}
         return list(
             await self._ask(
@@ -315,11 +315,11 @@ class MilvusItems:
             raise
 
     async def _answer(self, call: Awaitable[T], doing: str, within_s: float) -> T:
-        """What *call* gives within the deadline; pymilvus' own counts each try anew, so this one stands over it."""
+        """The result of *call* within the deadline; pymilvus' own deadline starts again with each retry."""
         try:
             return await asyncio.wait_for(call, within_s)
         except TimeoutError:
-            raise self._away(doing, f"nothing came within {within_s:g} s") from None
+            raise self._away(doing, f"no answer within {within_s:g} s") from None
         except (MilvusException, grpc.RpcError, ValueError) as error:
             raise self._away(doing, error) from None
 
@@ -327,10 +327,10 @@ class MilvusItems:
         return AsyncMilvusClient(**self._where(), timeout=_OPEN_S, dedicated=True)
 
     def _mend_soon(self, failed: AsyncMilvusClient) -> None:
-        """Have another client in the place of *failed*, beside what goes on; one attempt at a time.
+        """Replace the *failed* client in the background; one attempt at a time.
 
-        gRPC would connect anew by itself, but pymilvus' own repair never answers again when a deadline cut it off, and
-        an engine that was started again may not have the collections loaded.
+        gRPC would reconnect by itself, but pymilvus' own reconnect hangs once a deadline interrupted it, and a
+        restarted engine may not have loaded the collections.
         """
         if self._client is failed and (self._mending is None or self._mending.done()):
             self._mending = asyncio.ensure_future(self._mend(failed))
@@ -342,7 +342,7 @@ class MilvusItems:
             await asyncio.sleep(_RETRY_S)
             return
         self._client = self._new_client()
-        task = asyncio.ensure_future(_closed(failed, after_s=_OPEN_S))  # when the calls that others make are over
+        task = asyncio.ensure_future(_closed(failed, after_s=_OPEN_S))  # once other callers' calls have ended
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
 
@@ -359,18 +359,18 @@ async def _closed(client: AsyncMilvusClient, after_s: float = 0.0) -> None:
 
 
 def among(item_ids: Sequence[str]) -> str:
-    """The condition that an item is one of *item_ids*: pymilvus' own, for ids, breaks at a quote."""
+    """The condition that an item is one of *item_ids*; pymilvus' own condition breaks at a quote."""
     return f"item_id in [{', '.join(map(quoted, item_ids))}]"
 
 
 def quoted(text: str) -> str:
-    """*text* as Milvus' expressions spell it; whatever it holds, it stays one text."""
+    """*text* as a string literal of Milvus' expressions, safe for any content."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
 
 
 def _fields(row: EngineRow) -> dict[str, Any]:
-    """A row as pymilvus takes it: unsigned hashes as the signed numbers with the same bits."""
+    """A row for pymilvus, with unsigned hashes as signed numbers with the same bits."""
     return {
         "item_id": row.item_id,
         "item_hash": signed(row.item_hash),
@@ -385,7 +385,7 @@ def _fields(row: EngineRow) -> dict[str, Any]:
 
 
 def signed(number: int) -> int:
-    """A 64-bit number as Milvus' INT64 holds it."""
+    """The signed number with the same 64 bits, for Milvus' INT64."""
     return number - (1 << 64) if number >= 1 << 63 else number
 
 

@@ -1,8 +1,7 @@
 """uvicorn's HTTP protocol (httptools) behind a gate: a request begins when the gate lets it (nearline/shedding.py).
 
-A refusal is written without a task, a cycle of ASGI messages or a line of the application, in some microseconds; an
-answer that comes whole, its head and its body in one piece. It also bounds what a request line and its headers may
-hold, which httptools does not.
+A refusal takes microseconds: no task, no cycle of ASGI messages, no application code. An answer with one body is
+written with its head in one piece. The size of the request line and headers is limited too; httptools has no limit.
 """
 
 import asyncio
@@ -17,10 +16,10 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from nearline.shedding import Gate
 
 _MOST_HEAD_BYTES = 64 * 1024  # of the request line and all headers
-_EXEMPT = frozenset({"/healthz", "/readyz", "/metrics"})  # who asks whether we are alive must not be told "too busy"
+_EXEMPT = frozenset({"/healthz", "/readyz", "/metrics"})  # a health check must not get "too busy"
 _BODY = orjson.dumps(
     {
-        "detail": [{"field": "", "came": "", "problem": "more requests than this process can answer; ask again"}],
+        "detail": [{"field": "", "came": "", "problem": "more requests than this process can answer; try again"}],
         "allowed": {},
     }
 )
@@ -31,17 +30,17 @@ _REFUSAL = _HEAD % len(_BODY)
 
 
 def never(_: Scope) -> bool:
-    """No request is known to wait for nothing."""
+    """The default of *waits_for_nothing*: every request gets a task."""
     return False
 
 
 def queueing(
     gate: Callable[[], Gate], waits_for_nothing: Callable[[Scope], bool] = never
 ) -> Callable[..., asyncio.Protocol]:
-    """What ``uvicorn.Config`` takes as *http*: connections whose requests pass the gate that *gate* makes, one for all.
+    """The *http* argument of ``uvicorn.Config``: connections whose requests all pass one gate, made by *gate*.
 
-    It is made with the first connection, for only then is the loop known. A request that *waits_for_nothing* is
-    answered without a task and a turn of the loop, unless it waits after all: then its task has the rest.
+    The gate is made with the first connection, when the loop is known. A request that *waits_for_nothing* is
+    answered without a task and a turn of the loop; if it waits after all, a task continues it.
     """
     made: list[Gate] = []
 
@@ -63,12 +62,12 @@ class _Queueing(HttpToolsProtocol):
         self._head_bytes = 0
 
     def on_message_begin(self) -> None:
-        """A request begins to come in."""
+        """A request begins to arrive."""
         self._head_bytes = 0
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
-        """More of the request line."""
+        """The next part of the request line."""
         self._count(len(url))
         super().on_url(url)
 
@@ -89,7 +88,7 @@ class _Queueing(HttpToolsProtocol):
             self._gate.come(_Request(self, cycle, app))
 
     def start(self, cycle: Any, app: Any) -> None:
-        """Hand the request to the application."""
+        """Pass the request to the application."""
         app = _Whole(self, cycle, app)
         if not self._waits_for_nothing(cycle.scope) or asyncio.current_task(self.loop) is not None:
             super()._start_asgi_task(cycle, app)
@@ -104,12 +103,12 @@ class _Queueing(HttpToolsProtocol):
         self.tasks.add(task)
 
     def refuse(self, cycle: Any) -> None:
-        """Answer 503 at once; the connection stays if the caller wants it to."""
+        """Answer 503 at once; the connection stays open if the caller keeps it alive."""
         end = b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n"
         self.answer(cycle, _REFUSAL + end + (b"" if cycle.scope["method"] == "HEAD" else _BODY))
 
     def answer(self, cycle: Any, whole: bytes) -> None:
-        """Write *whole* as all there is to answer; the connection stays if the caller wants it to."""
+        """Write *whole* as the complete answer; the connection stays open if the caller keeps it alive."""
         cycle.response_started = cycle.response_complete = True
         cycle.message_event.set()
         self.transport.write(whole)
@@ -119,12 +118,12 @@ class _Queueing(HttpToolsProtocol):
 
 
 async def _rest(begun: Coroutine[Any, Any, None], awaited: Any) -> None:
-    """What is left of a coroutine that was *begun* outside of a task and waits for what it *awaited*."""
+    """Continue in a task a coroutine that was *begun* outside of one and waits for *awaited*."""
     await _Rest(begun, awaited)
 
 
 class _Rest:
-    """What a task can await; as ``yield from`` would go on (PEP 380)."""
+    """An awaitable that continues a begun coroutine, as ``yield from`` would (PEP 380)."""
 
     def __init__(self, begun: Coroutine[Any, Any, None], awaited: Any) -> None:
         self._begun = begun
@@ -156,7 +155,7 @@ class _Request:
 
     @property
     def is_gone(self) -> bool:
-        """Whether the caller has hung up."""
+        """Whether the caller has disconnected."""
         return bool(self._cycle.disconnected)
 
     def begin(self) -> None:
@@ -169,7 +168,7 @@ class _Request:
 
 
 class _Whole:
-    """The application for one request: an answer of one body is written at once, any other as uvicorn does it."""
+    """Runs the application for one request: an answer with one body is written in one piece, any other by uvicorn."""
 
     __slots__ = ("_app", "_cycle", "_head", "_protocol")
 
@@ -177,7 +176,7 @@ class _Whole:
         self._protocol = protocol
         self._cycle = cycle
         self._app = app
-        self._head: Message | None = None  # held back until its body is there
+        self._head: Message | None = None  # held back until the body comes
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         return self._app(scope, receive, self._send)
@@ -209,12 +208,12 @@ class _Whole:
 
 
 def _printed(status: int, headers: Sequence[tuple[bytes, bytes]], length: int) -> bytes | None:
-    """The head of an answer whose body has *length* bytes; ``None`` for one that takes uvicorn's care."""
+    """The head of an answer whose body has *length* bytes; ``None`` if uvicorn must write it."""
     pieces, told = [STATUS_LINE[status]], False
     for name, value in headers:
         if name == b"content-length":
             told = int(value) == length
-        elif name != b"content-type":  # others may end the connection, or hold what a header must not
+        elif name != b"content-type":  # other headers may close the connection or hold invalid characters
             return None
         pieces += (name, b": ", value, b"\r\n")
     return b"".join((*pieces, b"\r\n")) if told else None

@@ -1,4 +1,4 @@
-"""The HTTP API of retrieval and ingest, asked by a part of ours with the operator's key."""
+"""Calls the HTTP APIs of retrieval and ingest with the operator's key."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -13,9 +13,9 @@ _UNPROVEN = 401
 
 
 class Services:
-    """Both services behind one pool of kept connections; *key* gives the headers with the key; read again after 401.
+    """Both services over one connection pool; *key* returns the headers with the key, and is called again after a 401.
 
-    Belongs to the event loop that it is used in; ``close`` lets go of the connections.
+    Belongs to the event loop that uses it; ``close`` closes the connections.
     """
 
     def __init__(
@@ -41,10 +41,10 @@ class Services:
         params: Mapping[str, Any] | None = None,
         body: Any = None,
     ) -> Any:
-        """What the service answers, read from JSON.
+        """The service's JSON answer.
 
-        ``BadInput`` with the field if it can never be accepted (reason ``not_found`` for what there is not);
-        ``Unavailable`` if the service, or what it needs, is away.
+        ``BadInput`` with the field if it can never be accepted (reason ``not_found`` for a 404);
+        ``Unavailable`` if the service, or a part that it needs, is down.
         """
         url = self._addresses[service] + path
         try:
@@ -60,7 +60,7 @@ class Services:
         return await self._http.request(method, url, params=params, json=body, headers=self._headers)
 
     async def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         await self._http.aclose()
 
 

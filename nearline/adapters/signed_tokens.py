@@ -10,34 +10,34 @@ from itsdangerous.encoding import base64_decode, base64_encode
 from nearline.errors import BadInput, Misconfigured
 
 _BYTES = 32
-_LEAST = 16  # characters of a secret that an operator gives
+_LEAST = 16  # least characters of a configured secret
 
 
 class SignedTokens:
-    """Signs for *purpose* with HMAC-SHA-256 of *secret*; what was signed for another purpose is as good as forged."""
+    """Signs for *purpose* with HMAC-SHA-256 and *secret*; a token signed for another purpose counts as forged."""
 
     def __init__(self, secret: bytes, purpose: str, *, lives_s: int) -> None:
         self._signer = TimestampSigner(secret, salt=purpose, digest_method="sha256", key_derivation="hmac")
         self._lives_s = lives_s
 
     def sign(self, payload: bytes) -> str:
-        """*payload*, readable by anybody and signed, as text for an address."""
+        """The signed *payload*, not encrypted, as text for a URL."""
         return self._signer.sign(base64_encode(payload)).decode()
 
     def open(self, token: str) -> bytes:
-        """What ``sign`` was given; ``BadInput`` (``expired``, ``forged``) if that was too long ago, or never."""
+        """The payload given to ``sign``; ``BadInput`` with reason ``expired`` or ``forged``."""
         try:
             return base64_decode(self._signer.unsign(token, max_age=self._lives_s))
         except SignatureExpired:
             raise BadInput("expired", f"it is older than {self._lives_s // 60} minutes") from None
         except (BadSignature, UnicodeError, ValueError):
-            raise BadInput("forged", "nobody who has our secret signed it") from None
+            raise BadInput("forged", "it is not signed with our secret") from None
 
 
 def secret_of(given: str, file: Path) -> bytes:
-    """The secret *given*, or that of *file*, which is made for its owner's eyes only if it is not there.
+    """The secret *given*, else the one in *file*, which is created, readable by its owner only, if it is missing.
 
-    ``Misconfigured`` if what is given is short, or the file can be read by others or not by us.
+    ``Misconfigured`` if *given* is too short, or the file can be read by others or not by us.
     """
     if given:
         if len(given) < _LEAST:
@@ -46,17 +46,17 @@ def secret_of(given: str, file: Path) -> bytes:
     try:
         _make(file)
         if file.stat().st_mode & 0o077:
-            raise Misconfigured(f"{file} can be read by others; chmod 600 it, or remove it and another is made")
+            raise Misconfigured(f"{file} can be read by others; chmod 600 it, or remove it and a new one is made")
         secret = bytes.fromhex(file.read_text().strip())
         if len(secret) < _BYTES:
-            raise ValueError(f"it holds {len(secret)} bytes, {_BYTES} were expected")
+            raise ValueError(f"it holds {len(secret)} bytes, expected {_BYTES}")
         return secret
     except (OSError, ValueError) as error:
         raise Misconfigured(f"cannot use the secret in {file}: {error}; set NEARLINE_PAGE_SECRET") from None
 
 
 def _make(file: Path) -> None:
-    """Make *file* with a new secret unless it is there; of two that start at once one wins, and both read that."""
+    """Create *file* with a new secret unless it exists; of two concurrent calls one wins, and both read its secret."""
     if file.exists():
         return
     file.parent.mkdir(parents=True, exist_ok=True)

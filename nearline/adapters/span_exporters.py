@@ -1,4 +1,4 @@
-"""Which exporter takes the spans of a part: the collector that the settings name, or none."""
+"""Chooses the exporter of a part's spans: to the collector in the settings, or none."""
 
 from typing import TYPE_CHECKING
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def spans_for(settings: Settings, part: str) -> "OtelSpans | None":
-    """The spans of *part*, to be closed; ``None`` without an endpoint, and then none of the libraries is loaded."""
+    """The spans of *part*, which the caller closes; ``None``, without loading a library, if there is no endpoint."""
     if not settings.traces:
         return None
     from nearline.adapters.traces import to_collector

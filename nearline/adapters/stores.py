@@ -1,4 +1,4 @@
-"""Which store a URL names."""
+"""Chooses the store that a URL names."""
 
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -10,9 +10,9 @@ from nearline.tls import Tls
 
 
 def store_for(url: str, space: Space, *, ttl_ms: int, read_ms: int, writer: bool, tls: Tls | None = None) -> UserStore:
-    """The store that *url* names, not yet open; *tls* is what couchbases:// needs beyond what the machine trusts.
+    """The store that *url* names, not yet open; *tls* holds certificates for couchbases:// beyond the system's.
 
-    ``Misconfigured`` if the scheme is none of ours.
+    ``Misconfigured`` for an unknown scheme.
     """
     scheme = urlsplit(url).scheme
     if scheme == "lmdb":

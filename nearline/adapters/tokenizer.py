@@ -1,7 +1,7 @@
 """The tokenizer of a pretrained text encoder, from a ``tokenizer.json``: the only file that imports tokenizers.
 
-The encoder itself lies inside the item tower that Triton serves. Its tokenizer runs here, so the towers' declaration
-names the file by its SHA-256: ids of another tokenizer would be read as other words, and nothing would fail.
+The encoder itself is part of the item tower in Triton. Its tokenizer runs here, so the towers' declaration names the
+file by its SHA-256: with another tokenizer's ids the tower would read other words without any error.
 """
 
 import hashlib
@@ -19,22 +19,22 @@ _PADDING_TOKENS = ("[PAD]", "<pad>")
 
 
 def open_tokenizer(path: Path | None, encoder: TextEncoder | None) -> Tokenizer | None:
-    """The tokenizer that towers with *encoder* need, read from *path*; ``None`` if they need none.
+    """The tokenizer in *path* for towers with *encoder*; ``None`` if they have no encoder.
 
-    ``Misconfigured`` if there is no such file, it is not a tokenizer, or not the one that the towers were trained with.
+    ``Misconfigured`` if the file is missing, not a tokenizer, or not the one that the towers were trained with.
     """
     if encoder is None:
         return None
     if path is None:
         raise Misconfigured(
-            "these towers hold a pretrained text encoder: set NEARLINE_TOKENIZER to the tokenizer.json that it was "
+            "these towers have a pretrained text encoder: set NEARLINE_TOKENIZER to the tokenizer.json that it was "
             f"trained with (SHA-256 {encoder.tokenizer_sha256})"
         )
     return FileTokenizer(_read(path, encoder.tokenizer_sha256), path=path, length=encoder.length)
 
 
 class FileTokenizer:
-    """Turns texts into ids and masks of one *length*: longer texts are cut, shorter ones padded."""
+    """Turns texts into ids and masks of *length* tokens: longer texts are cut, shorter ones padded."""
 
     def __init__(self, raw: bytes, *, path: Path, length: int) -> None:
         try:
@@ -63,7 +63,7 @@ class FileTokenizer:
 
 
 def _padding(tokenizer: tokenizers.Tokenizer) -> dict[str, object]:
-    """The token that fills up, for a file that names none; what it is does not matter, since it is masked."""
+    """The padding token; any will do if the file names none, since padding is masked."""
     for token in _PADDING_TOKENS:
         number = tokenizer.token_to_id(token)
         if number is not None:

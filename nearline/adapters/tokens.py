@@ -1,6 +1,6 @@
-"""Tokens of users, by PyJWT: signed by a shop's backend with Ed25519, checked here with the public half.
+"""User tokens, with PyJWT: a shop's backend signs them with Ed25519, and the public key checks them here.
 
-The algorithm is ours to say, never the token's: a header that names another one is refused.
+We fix the algorithm: a token whose header names another one is refused.
 """
 
 from typing import Any
@@ -17,14 +17,14 @@ from nearline.keys import Permission
 
 ALGORITHM = "EdDSA"
 LONGEST_S = 3_600
-_CLOCKS_DIFFER_S = 10  # between a shop's clock and ours
+_CLOCKS_DIFFER_S = 10  # allowed difference between a shop's clock and ours
 
 
 class UserTokens:
     """Reads and checks tokens; keeps nothing."""
 
     def key_id(self, token: str) -> str | None:
-        """Which key's owner claims to have signed *token*; ``None`` if it is no token."""
+        """The id of the key that *token* claims to be signed with; ``None`` if it is no token."""
         try:
             named = jwt.get_unverified_header(token).get("kid")
         except (jwt.InvalidTokenError, ValueError, RecursionError):
@@ -32,7 +32,7 @@ class UserTokens:
         return named if isinstance(named, str) else None
 
     def claims(self, token: str, public_key: bytes) -> Claims:
-        """What *token* says; ``BadInput`` unless the owner of *public_key* signed it and it is valid now.
+        """The claims of *token*; ``BadInput`` unless *public_key* verifies it and it is valid now.
 
         It needs ``user_id``, ``scope`` (``read``), ``iat`` and ``exp``, at most an hour apart.
         """
@@ -52,13 +52,13 @@ def _verified(token: str, key: Ed25519PublicKey) -> dict[str, Any]:
     try:
         return jwt.decode(token, key, algorithms=[ALGORITHM], leeway=_CLOCKS_DIFFER_S, options=options)
     except jwt.ExpiredSignatureError:
-        raise BadInput("expired_token", "the token has expired; have the shop's backend make another") from None
+        raise BadInput("expired_token", "the token has expired; get a new one from the shop's backend") from None
     except (jwt.InvalidTokenError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise BadInput("bad_token", f"not a valid token of this key: {error!s:.120}") from None
 
 
 class Signer:
-    """The side of a shop's backend: makes tokens with a private key of its own; *public* is what we are given."""
+    """Makes tokens as a shop's backend does, with its own private key; *public* is the key that we get."""
 
     def __init__(self) -> None:
         self._key = Ed25519PrivateKey.generate()
@@ -71,7 +71,7 @@ class Signer:
 
 
 def public_key_in(pem: bytes) -> bytes:
-    """The 32 bytes of the Ed25519 public key in *pem*; ``BadInput`` for anything else, a private key first of all."""
+    """The 32 bytes of the Ed25519 public key in *pem*; ``BadInput`` for anything else, above all a private key."""
     try:
         key = load_pem_public_key(pem)
     except ValueError:

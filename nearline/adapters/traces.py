@@ -1,6 +1,6 @@
-"""Traces to a collector: OpenTelemetry's SDK and its OTLP exporter, behind nearline/tracing.py.
+"""Sends traces to a collector with OpenTelemetry's SDK and OTLP exporter, behind nearline/tracing.py.
 
-Spans are sent in batches by a thread of the SDK; a collector that is away costs spans, and nothing else.
+A thread of the SDK sends spans in batches; if the collector is down, spans are lost and nothing else happens.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ class OtelSpan:
     def __init__(self, span: Span) -> None:
         self._span = span
         context = span.get_span_context()
-        # Whether a click is traced was decided before any span of it was made, so all of them are.
+        # The click was sampled before its first span was made, so every span is recorded.
         self.traceparent = f"00-{format_trace_id(context.trace_id)}-{format_span_id(context.span_id)}-01"
 
     def end(self, end_ns: int, **about: About) -> None:
@@ -41,7 +41,7 @@ class OtelSpan:
 
 
 class OtelSpans:
-    """Spans of the part *part*, given to *processor*."""
+    """Passes spans of *part* to *processor*."""
 
     def __init__(self, part: str, processor: SpanProcessor) -> None:
         resource = Resource.create({"service.name": part, "service.namespace": "nearline"})
@@ -55,7 +55,7 @@ class OtelSpans:
         return OtelSpan(self._tracer.start_span(name, context, start_time=start_ns))
 
     async def close(self) -> None:
-        """Send what was not sent yet; what the collector does not take within seconds is lost."""
+        """Send the buffered spans; those that the collector does not accept within seconds are lost."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE_S):
                 await asyncio.to_thread(self._provider.shutdown)
@@ -63,17 +63,17 @@ class OtelSpans:
 
 def to_collector(endpoint: str, part: str) -> OtelSpans:
     """Spans that are sent to the OTLP collector at *endpoint* (HTTP)."""
-    logging.getLogger("opentelemetry").setLevel(logging.ERROR)  # it warns of each batch that has to be tried again
+    logging.getLogger("opentelemetry").setLevel(logging.ERROR)  # it warns about each retried batch
     return OtelSpans(part, BatchSpanProcessor(OTLPSpanExporter(endpoint, timeout=_EXPORT_S)))
 
 
 class _Nowhere(SpanExporter):
-    """Takes every span and sends none."""
+    """Accepts every span and sends none."""
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         return SpanExportResult.SUCCESS
 
 
 def to_nowhere(part: str) -> OtelSpans:
-    """Spans that are made and batched and that nobody gets: for measuring what they cost."""
+    """Spans that are made and batched but not sent, to measure their cost."""
     return OtelSpans(part, BatchSpanProcessor(_Nowhere()))

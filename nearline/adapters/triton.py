@@ -1,8 +1,8 @@
-"""The two towers, as Triton serves them: the only file that imports tritonclient.
+"""The two towers in Triton: the only file that imports tritonclient.
 
-Every request names the version, which is the space: a vector of another space can not come back by accident. What the
-towers read stands in their own configuration, as the parameter ``features.<version>``. Every answer is checked for
-size, NaN and unit norm before anyone sees it.
+Every request names the version, which is the space, so a vector of another space cannot come back. The towers'
+configuration declares their features as the parameter ``features.<version>``. Every answer is checked for size, NaN
+and unit norm before it is returned.
 """
 
 import json
@@ -39,9 +39,9 @@ TOWERS = (USER_TOWER, ITEM_TOWER)
 FEATURES = gauge("features_info", "1 for the declaration that the served towers were trained with.", "digest")
 _NORM_SLACK = 1e-2
 _ASK_S = 5.0  # deadline of a question about a model; a request for vectors has the caller's
-# A caller's mistake that no retry mends; every other status is the server's trouble and may pass.
+# Errors of the caller, which no retry fixes; every other status is the server's and may pass.
 _CALLERS_FAULT = "StatusCode.INVALID_ARGUMENT"
-# grpc waits up to two minutes before it tries a dead server again; a restart here takes three seconds.
+# By default gRPC waits up to two minutes before it retries a dead server; Triton restarts in three seconds.
 _CHANNEL = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
@@ -52,9 +52,9 @@ _CHANNEL = (
 
 
 class TritonTowers:
-    """Both towers of one space behind one connection; safe for many tasks at once.
+    """Both towers of one space over one connection; safe for concurrent tasks.
 
-    *kept* is how many events of a user the job keeps; *tls* secures the connection, which is in the clear without it.
+    *kept* is how many events of a user the job keeps. Without *tls* the connection is not encrypted.
     """
 
     def __init__(
@@ -76,15 +76,15 @@ class TritonTowers:
 
     @property
     def features(self) -> Features:
-        """What the towers read; known once they are open."""
+        """The towers' features, known once they are open."""
         assert self._features is not None, "the towers are not open"
         return self._features
 
     async def open(self) -> None:
-        """Connect, learn what both towers read, and check them against the space.
+        """Connect, read the features of both towers, and check them against the space.
 
         ``Unavailable`` while the server or a tower is not up (call again), ``SpaceMismatch`` or ``Misconfigured``
-        when a tower will never fit.
+        if a tower does not match the space or this build.
         """
         if self._client is None:
             self._client = grpc_aio.InferenceServerClient(self._url, channel_args=_CHANNEL, **_security(self._tls))
@@ -113,12 +113,12 @@ class TritonTowers:
             return False
 
     async def encode_users(self, batch: Mapping[str, NDArray[Any]]) -> Vectors:
-        """The vectors, (n, dim), of n users given as ``Features.user_batch`` gives them."""
+        """The vectors, (n, dim), of the n users in *batch*, which ``Features.user_batch`` makes."""
         answer = await self._infer(USER_TOWER, batch, [USER])
         return check_vectors(answer[USER], rows=len(batch[AGES]), dimension=self._space.dimension, what=USER_TOWER)
 
     async def encode_items(self, inputs: Mapping[str, NDArray[Any]]) -> tuple[Vectors, Vectors]:
-        """The candidate and history vectors, each (n, dim), of n items given as ``Features.item_inputs`` gives them."""
+        """The candidate and history vectors, each (n, dim), of the n items in *inputs* (``Features.item_inputs``)."""
         answer = await self._infer(ITEM_TOWER, inputs, [CANDIDATE, HISTORY])
         candidate, history = (
             check_vectors(answer[name], rows=len(inputs[TOKENS]), dimension=self._space.dimension, what=ITEM_TOWER)
@@ -186,7 +186,7 @@ def _tensor(name: str, array: NDArray[Any]) -> Any:
 
 
 def declaration_in(answer: Mapping[str, Any], tower: str, version: str) -> dict[str, Any]:
-    """What *version* of *tower* was trained with, from its configuration; ``Misconfigured`` if that says nothing."""
+    """The features declared in the configuration of *tower*'s *version*; ``Misconfigured`` if there are none."""
     name = f"features.{version}"
     parameter = answer["config"].get("parameters", {}).get(name, {})
     try:
@@ -202,10 +202,10 @@ def declaration_in(answer: Mapping[str, Any], tower: str, version: str) -> dict[
 
 
 def served_features(space: Space, declared: Mapping[str, Mapping[str, Any]], *, kept: int) -> Features:
-    """The features that both towers of *space* are to be given, where the job keeps *kept* events of a user.
+    """The features to give to both towers of *space*, if the job keeps *kept* events of a user.
 
-    ``Misconfigured`` if this build cannot give them, the towers were not trained together, or they read more events
-    than are kept; ``SpaceMismatch`` if they have another dimension than the space.
+    ``Misconfigured`` if this build cannot compute them, the towers were not trained together, or they read more events
+    than the job keeps; ``SpaceMismatch`` if their dimension is not the space's.
     """
     digests = {tower: digest_of(declared[tower]) for tower in TOWERS}
     if len(set(digests.values())) != 1:
@@ -228,7 +228,7 @@ def served_features(space: Space, declared: Mapping[str, Mapping[str, Any]], *, 
 
 
 def tensors_of(features: Features) -> dict[str, Tensors]:
-    """Every tensor that each tower must have to be served *features*."""
+    """The tensors that each tower must have for *features*."""
     unit = ("FP32", [features.dimension])
     return {
         USER_TOWER: features.user_tensors() | {USER: unit},
@@ -237,13 +237,13 @@ def tensors_of(features: Features) -> dict[str, Tensors]:
 
 
 def tensors_in(metadata: Mapping[str, Any]) -> Tensors:
-    """The type and shape of each tensor in a model's metadata, without the batch dimension."""
+    """The type and shape, without the batch dimension, of each tensor in a model's metadata."""
     tensors = [*metadata["inputs"], *metadata["outputs"]]
     return {each["name"]: (each["datatype"], [int(size) for size in each["shape"]][1:]) for each in tensors}
 
 
 def check_tensors(tower: str, space: Space, wanted: Tensors, found: Tensors) -> None:
-    """Raise ``Misconfigured`` unless the tower has exactly the tensors that it is to be given and asked for."""
+    """Raise ``Misconfigured`` unless the tower has exactly the *wanted* tensors."""
     for name in sorted(wanted.keys() | found.keys()):
         if found.get(name) != wanted.get(name):
             raise Misconfigured(
@@ -262,7 +262,7 @@ def check_vectors(vectors: NDArray[Any] | None, *, rows: int, dimension: int, wh
         came = None if vectors is None else vectors.shape
         raise BadAnswer(f"{what} answered with shape {came}, expected {(rows, dimension)}")
     norms = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))
-    bad = np.flatnonzero(~(np.abs(norms - 1) <= _NORM_SLACK))  # NaN is not within any slack
+    bad = np.flatnonzero(~(np.abs(norms - 1) <= _NORM_SLACK))  # NaN is never within the slack
     if len(bad):
         first = ", ".join(f"row {row} has norm {norms[row]:.4g}" for row in bad[:5])
         raise BadAnswer(f"{what} answered with {len(bad)} of {rows} vectors that have no unit norm: {first}")

@@ -1,1 +1,1 @@
-"""The command line ``nearline``: every command says what to do next when something is down."""
+"""The command line ``nearline``; if a part is down, every command says what to do next."""

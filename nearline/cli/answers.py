@@ -1,4 +1,4 @@
-"""``nearline recommend``: an answer, as a person reads it."""
+"""``nearline recommend``: print an answer for people."""
 
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -17,28 +17,28 @@ from nearline_client import RecommendOptions
 
 
 def recommend(
-    user_id: Annotated[str, typer.Argument(help="Whom it is for; left out with --all-users.")] = "",
+    user_id: Annotated[str, typer.Argument(help="The user to recommend to; leave out with --all-users.")] = "",
     k: Annotated[int, typer.Option(min=1, max=500)] = 10,
     exclude_seen: Annotated[str, typer.Option(help="all, purchase or none.")] = "all",
     wanted: Annotated[
         str | None, typer.Option("--filter", help="Only items that pass, such as: price < 20 (docs/filters.md).")
     ] = None,
-    json: Annotated[bool, typer.Option(help="Print the answer as it came.")] = False,
-    all_users: Annotated[bool, typer.Option("--all-users", help="Ask for everybody; needs --to.")] = False,
-    to: Annotated[Path | None, typer.Option(help="The Parquet file for everybody's answers.")] = None,
+    json: Annotated[bool, typer.Option(help="Print the answer as JSON.")] = False,
+    all_users: Annotated[bool, typer.Option("--all-users", help="Answers for all users; needs --to.")] = False,
+    to: Annotated[Path | None, typer.Option(help="The Parquet file for all users' answers.")] = None,
     users: Annotated[Path | None, typer.Option(help="Only the users of this file, one id a line.")] = None,
-    at_once: Annotated[int, typer.Option(min=1, max=256, help="Requests at a time, for everybody.")] = 16,
+    at_once: Annotated[int, typer.Option(min=1, max=256, help="Concurrent requests with --all-users.")] = 16,
 ) -> None:
-    """Show what is recommended to USER_ID now, and which clicks that used; or write it to a file for everybody."""
+    """Show the current recommendations for USER_ID and the clicks they used, or write all users' to a file."""
     if all_users or users is not None:
         if user_id or to is None:
-            raise typer.BadParameter("--all-users (or --users FILE) goes with --to FILE and without USER_ID")
+            raise typer.BadParameter("--all-users (or --users FILE) needs --to FILE and takes no USER_ID")
         options = {"k": k, "exclude_seen": exclude_seen} | ({} if wanted is None else {"filter": wanted})
         count = recommend_all(load_settings(), to, cast("RecommendOptions", options), users=users, at_once=at_once)
         console.print(f"answers for {count:,} users are in {to}")
         return
     if not user_id:
-        raise typer.BadParameter("say for whom: a USER_ID, or --all-users")
+        raise typer.BadParameter("give a USER_ID, or --all-users")
     answer = get_answer(load_settings(), user_id, k=k, exclude_seen=exclude_seen, wanted=wanted)
     if json:
         console.print_json(data=answer)
@@ -50,16 +50,16 @@ def recommend(
 def get_answer(
     settings: Settings, user_id: str, *, k: int, exclude_seen: str = "all", wanted: str | None = None
 ) -> dict:  # type: ignore[type-arg]
-    """The answer of ``GET /recommend``; ``Unavailable`` if retrieval is away, ``BadInput`` with its words on a 422.
+    """The answer of ``GET /recommend``; ``Unavailable`` if retrieval is down, ``BadInput`` with its message on a 422.
 
-    ``Misconfigured`` if the key of this machine is not accepted, or there is none.
+    ``Misconfigured`` if this machine's key is missing or not accepted.
     """
     params = {"k": k, "exclude_seen": exclude_seen, **({} if wanted is None else {"filter": wanted})}
     return ask(settings, "GET", f"/recommend/{quote(user_id, safe='')}", params=params)
 
 
 def ask(settings: Settings, method: str, path: str, *, timeout_s: float = 5.0, **what: Any) -> dict[str, Any]:
-    """What retrieval answers; *what* as httpx takes it. Errors as those of ``get_answer``."""
+    """Retrieval's JSON answer; *what* are httpx's arguments. Raises as ``get_answer`` does."""
     base_url = settings.retrieval
     headers = key_headers(settings)
     try:
@@ -76,13 +76,13 @@ def ask(settings: Settings, method: str, path: str, *, timeout_s: float = 5.0, *
 
 
 def refuse_unlet_in(settings: Settings, response: httpx.Response) -> None:
-    """Raise ``Misconfigured`` if *response* says that the key was missing or not good for what was asked."""
+    """Raise ``Misconfigured`` if *response* says that the key is missing or lacks the permission."""
     if response.status_code in (401, 403):
         said = response.json()["detail"][0]["problem"]
         whose = "NEARLINE_KEY" if settings.key.get_secret_value() else str(key_file(settings))
         raise Misconfigured(
             f"{response.url.host} says: {said}. The key comes from {whose}; `nearline keys ensure` makes one, "
-            "`nearline keys list` shows what there is"
+            "`nearline keys list` shows the keys"
         )
 
 
@@ -103,7 +103,7 @@ def answer_table(answer: dict, title: str = "") -> Table:  # type: ignore[type-a
 
 
 def provenance(answer: dict) -> str:  # type: ignore[type-arg]
-    """One line: the space, the history version and its newest event, how old that is, and what the answer cost."""
+    """One line: the space, the history version, its newest event and that event's age, and how long the answer took."""
     age = answer.get("age_ms")
     parts = [
         f"space {answer['space']}",

@@ -1,4 +1,4 @@
-"""The commands, put together; each lives in the file that its name suggests."""
+"""The root of the command line; each command is in the file of its name."""
 
 import sys
 
@@ -29,8 +29,8 @@ from nearline.topics import all_topics
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
-    help="Send clicks, read recommendations, and see how the parts are.",
-    epilog="Where things are is set by NEARLINE_* variables; the defaults fit `make demo` on this machine.",
+    help="Send clicks, read recommendations, and see the state of the parts.",
+    epilog="NEARLINE_* variables set the addresses; the defaults fit `make demo` on this machine.",
 )
 app.command()(clicks.click)
 app.command()(clicks.replay)
@@ -50,7 +50,7 @@ app.add_typer(users.app, name="user")
 
 @app.command()
 def init() -> None:
-    """Create every topic that is missing and set right what differs; run it as often as you like."""
+    """Create every missing topic and correct settings that differ; safe to run again."""
     settings = load_settings()
     topics = Topics(settings.brokers)
     try:

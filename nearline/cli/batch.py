@@ -1,7 +1,7 @@
-"""``nearline recommend --all-users``: an answer for everybody, as one Parquet file.
+"""``nearline recommend --all-users``: an answer for every user, in one Parquet file.
 
-Users are asked for in parts. A finished part lies beside the file until all are there; what was interrupted goes on
-with the users who are in no part yet.
+The answers come in parts. Finished parts lie beside the file until all are there; after an interruption the next run
+continues with the users who are in no part yet.
 """
 
 import asyncio
@@ -45,23 +45,23 @@ _ASKED_AS = "asked.json"
 def recommend_all(
     settings: Settings, file: Path, options: RecommendOptions, *, users: Path | None = None, at_once: int = 16
 ) -> int:
-    """Write an answer for each user of *users* (a text file, one id a line; else all whom the log knows) to *file*.
+    """Write an answer for each of *users* (a text file, one id a line; else all in the log) to *file*; return how many.
 
-    How many users it holds. Run again after it was interrupted, it asks for those who are missing; with other *options*
-    it starts anew. ``Misconfigured`` if a user cannot be asked for with them.
+    After an interruption another run asks for the missing users; with other *options* it starts anew. ``Misconfigured``
+    if retrieval refuses the options.
     """
     parts = Parts(file, options)
     with progress() as bars:
         ids = sorted(set(known_users(settings) if users is None else _listed(users)))
         client = AsyncClient(key=own_key(settings), retrieval=settings.retrieval, retries=_PATIENT)
         asyncio.run(
-            ask_all(client, parts, ids, options, at_once=at_once, show=bar(bars, "asking for everybody", len(ids)))
+            ask_all(client, parts, ids, options, at_once=at_once, show=bar(bars, "asking for all users", len(ids)))
         )
         return parts.join()
 
 
 def known_users(settings: Settings) -> Iterator[str]:
-    """Every user of whom there is a history or a profile that answers may use; nobody who was erased."""
+    """Every user who has a history or a profile and is not erased."""
     newest = Newest()
     for records in records_of(settings, USER_SEQUENCES):
         newest.note(records)
@@ -84,7 +84,7 @@ def _listed(file: Path) -> Iterator[str]:
 
 
 class Parts:
-    """The finished parts of *file*, in a folder beside it."""
+    """The finished parts of *file*, in a folder next to it."""
 
     def __init__(self, file: Path, options: RecommendOptions) -> None:
         self.file = file
@@ -97,15 +97,15 @@ class Parts:
             asked.write_bytes(wanted)
 
     def done(self) -> set[str]:
-        """The users who are in a part."""
+        """The users in finished parts."""
         return {user for file in self._files() for user in pl.read_parquet(file, columns=["user_id"])["user_id"]}
 
     def add(self, rows: Sequence[Row]) -> None:
-        """Keep *rows* as the next part."""
+        """Write *rows* as the next part."""
         parquet.write(self._folder / f"{len(self._files()):06}.parquet", rows, SCHEMA)
 
     def join(self) -> int:
-        """Make the file of all parts, whole or not at all, and let go of them; how many users it holds."""
+        """Join all parts into the file, atomically, and delete them; return the number of users."""
         rows = (row for file in self._files() for row in parquet.rows_of(file))
         count = parquet.write(self.file, rows, SCHEMA)
         self._clear()
@@ -130,7 +130,7 @@ async def ask_all(
     show: Callable[[int], object] = lambda count: None,
     per_part: int = USERS_PER_PART,
 ) -> None:
-    """Ask for each of *user_ids* who is in no part yet, *at_once* at a time, and keep the answers part by part."""
+    """Ask for each of *user_ids* who is in no part yet, *at_once* at a time, and write the answers part by part."""
     done = parts.done()
     left = (user_id for user_id in user_ids if user_id not in done)
     count = len(done)
@@ -148,7 +148,7 @@ async def ask_all(
 async def _answers(
     client: AsyncClient, user_ids: Sequence[str], options: RecommendOptions, at_once: int
 ) -> AsyncIterator[Row]:
-    """The rows of *user_ids*, in their order, never more than *at_once* requests under way."""
+    """The rows of *user_ids*, in their order, with at most *at_once* concurrent requests."""
     ids = iter(user_ids)
     tasks = [asyncio.create_task(_answer(client, user_id, options)) for user_id in islice(ids, at_once)]
     try:
@@ -180,4 +180,4 @@ def _ours(error: ClientError) -> NearlineError:
         return Misconfigured(f"{error}; `nearline keys ensure` makes a key, NEARLINE_KEY names another")
     if isinstance(error, Refused):
         return BadInput("refused", str(error), field=error.field)
-    return Unavailable(f"{error}; run it again, it goes on where it ended")
+    return Unavailable(f"{error}; run it again, it continues where it stopped")

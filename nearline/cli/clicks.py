@@ -1,4 +1,4 @@
-"""``nearline click`` and ``nearline replay``: events into the log."""
+"""``nearline click`` and ``nearline replay``: send events to the log."""
 
 import asyncio
 import time
@@ -34,13 +34,13 @@ def click(
     type: Annotated[EventType, typer.Option(help=f"One of {', '.join(EVENT_TYPES)}.")] = EventType.CLICK,
     wait: Annotated[bool, typer.Option(help="Wait for the first answer that used it, and print the delay.")] = True,
 ) -> None:
-    """Send one event of USER_ID on ITEM_ID to the log, and measure how long the next answer took to use it."""
+    """Send one event of USER_ID on ITEM_ID to the log, and measure the time until an answer uses it."""
     settings = load_settings()
     asyncio.run(_click(settings, new_event(user_id, item_id, type), wait))
 
 
 def new_event(user_id: str, item_id: str, kind: str = "click") -> Event:
-    """An event of this moment with an id of its own; ``BadInput`` if an id is not valid."""
+    """A new event with the current time and a new id; ``BadInput`` if an id is not valid."""
     now = time.time_ns() // 1_000_000
     event = Event(f"cli-{uuid.uuid4().hex[:16]}", user_id, item_id, str(kind), now, produced_ms=now)
     return decode_event(encode_event(event), append_ms=now)
@@ -58,9 +58,9 @@ async def _click(settings: Settings, event: Event, wait: bool) -> None:
 
 
 async def click_to_answer(settings: Settings, event: Event, *, deadline_s: float = _WAIT_S) -> float:
-    """Send *event* and return the milliseconds from before that to the first answer whose newest event it is.
+    """Send *event* and return the milliseconds from just before until the first answer with it as newest event.
 
-    Connections are made before the clock starts. ``Unavailable`` if the log or retrieval is away, or if no answer
+    Connections are opened before the clock starts. ``Unavailable`` if the log or retrieval is down, or if no answer
     used the event within the deadline.
     """
     url = f"/recommend/{quote(event.user_id, safe='')}?k=20"
@@ -71,7 +71,7 @@ async def click_to_answer(settings: Settings, event: Event, *, deadline_s: float
         await producer.prepare(CLICKS)
         refuse_unlet_in(settings, await _asked(client, url))
         started = time.perf_counter()
-        produced_ms = time.time_ns() // 1_000_000  # when it was made the connections were not
+        produced_ms = time.time_ns() // 1_000_000  # the event was made before the connections were open
         await producer.send_all(CLICKS, [_message(replace(event, produced_ms=produced_ms))])
         while await _newest_event(client, url) != event.event_id:
             if time.perf_counter() - started > deadline_s:
@@ -98,12 +98,12 @@ def _message(event: Event) -> Message:
 
 
 def replay(
-    file: Annotated[Path, typer.Argument(help="A file with one event a line, or the folder data/online-retail.")],
-    rate: Annotated[float, typer.Option(min=0, help="Events a second; 0 is as fast as the log takes them.")] = 0,
+    file: Annotated[Path, typer.Argument(help="A file with one event per line, or the folder data/online-retail.")],
+    rate: Annotated[float, typer.Option(min=0, help="Events per second; 0 is as fast as the log accepts them.")] = 0,
     catalogue: Annotated[bool, typer.Option(help="List the recording's items first.")] = False,
-    shift: Annotated[bool, typer.Option(help="Move all times so that the last event is now.")] = True,
+    shift: Annotated[bool, typer.Option(help="Shift all times so that the last event is now.")] = True,
 ) -> None:
-    """Send a recorded history to the log, moved in time so that its last event is now."""
+    """Send a recorded history to the log, with all times shifted so that its last event is now."""
     settings = load_settings()
     recording = load_recording(file)
     console.print(recording.report)
@@ -113,14 +113,14 @@ def replay(
 
 
 async def list_items(settings: Settings, recording: Recording, *, shift: bool = True) -> None:
-    """List the recording's items; listed twice, they are the same items."""
+    """Send the recording's items; idempotent."""
     records = listings(recording.items, shift_ms=_shift_ms(settings, recording) if shift else 0)
     async with Producer(settings.brokers) as producer:
         await _send(producer, ITEMS, records, len(recording.items), "listing items", 0)
 
 
 async def replay_events(settings: Settings, recording: Recording, *, rate: float = 0, shift: bool = True) -> None:
-    """Send the recording's events, *rate* a second (0: as fast as the log takes them); sent twice, nothing changes."""
+    """Send the recording's events, *rate* a second (0: as fast as the log accepts them); idempotent."""
     records = messages(recording.events, shift_ms=_shift_ms(settings, recording) if shift else 0)
     async with Producer(settings.brokers) as producer:
         await _send(producer, CLICKS, records, len(recording.events), "replaying events", rate)
@@ -145,7 +145,7 @@ async def _send(producer: Producer, topic: str, records: Iterable[Message], tota
 
 
 def _pace(rate: float) -> Callable[[int], Awaitable[None]]:
-    """Waits until *sent* records may have been sent at *rate* a second."""
+    """A function that waits until *sent* records are due at *rate* a second."""
     started = time.monotonic()
 
     async def pace(sent: int) -> None:

@@ -1,4 +1,4 @@
-"""Where the command line prints, and how it shows long work."""
+"""The command line's consoles and progress bars."""
 
 import time
 from collections.abc import Callable
@@ -11,13 +11,13 @@ _errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def say_error(error: Exception) -> None:
-    """One line on stderr."""
+    """Print *error* as one line on stderr."""
     _errors.print(f"[red]nearline:[/red] {type(error).__name__}:", end=" ")
     _errors.print(str(error), markup=False)
 
 
 def progress() -> Progress:
-    """A progress bar with counts, rate and the time that is left; plain and quiet where there is no terminal."""
+    """A progress bar with counts, rate and remaining time; nothing is drawn without a terminal."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -29,7 +29,7 @@ def progress() -> Progress:
 
 
 def bar(bars: Progress, what: str, total: int | None = None) -> Callable[[int], None]:
-    """A bar of *bars* for *what*, which is told how many of *total* are done."""
+    """Add a bar for *what* to *bars*; call the result with how many of *total* are done."""
     task = bars.add_task(what, total=total, rate="")
     started = time.monotonic()
 

@@ -1,4 +1,4 @@
-"""``nearline dlq``: what was refused, why, and sending it again."""
+"""``nearline dlq``: show refused records with their reasons, and send them again."""
 
 import asyncio
 from collections import Counter
@@ -19,7 +19,7 @@ from nearline.topics import CLICKS_DLQ, ITEMS_DLQ, USER_SEQUENCES_DLQ
 
 QUEUES = (CLICKS_DLQ, ITEMS_DLQ, USER_SEQUENCES_DLQ)
 
-app = typer.Typer(no_args_is_help=True, help="Dead letters: input that was refused, with its bytes and the reason.")
+app = typer.Typer(no_args_is_help=True, help="Dead letters: refused input, with its bytes and the reason.")
 Queue = Annotated[str, typer.Option("--queue", help=f"One of {', '.join(QUEUES)}; all if not given.")]
 
 
@@ -38,7 +38,7 @@ def list_letters(queue: Queue = "") -> None:
 
 @app.command()
 def show(queue: str, offset: int) -> None:
-    """Show one dead letter: where it came from, why it was refused, and what it held."""
+    """Show one dead letter: its origin, the reason, and its content."""
     letter = _one(queue, offset)
     console.print(f"{letter.topic}[{letter.partition}]@{letter.offset}, appended at {letter.append_ms} ms")
     console.print(f"{letter.reason}: {letter.detail}", markup=False)
@@ -48,10 +48,10 @@ def show(queue: str, offset: int) -> None:
 
 @app.command()
 def replay(queue: str, offset: int) -> None:
-    """Append a dead letter's bytes to its topic again, under its key: after a mend of what refused it."""
+    """Append a dead letter's bytes to its topic again, under its key, once the cause of the refusal is fixed."""
     letter = _one(queue, offset)
     if letter.key is None:
-        raise BadInput("no_key", "the record had no key and cannot be sent again as it was; send it anew with one")
+        raise BadInput("no_key", "the record had no key and cannot be sent again as it is; send a new one with a key")
     key = letter.key
 
     async def send() -> list[int]:
@@ -75,7 +75,7 @@ def _chosen(queue: str) -> tuple[str, ...]:
 
 
 async def _read(settings: Settings, queues: tuple[str, ...]) -> list[tuple[str, int, DeadLetter]]:
-    Topics(settings.brokers).close()  # says at once that the broker is away
+    Topics(settings.brokers).close()  # fails at once if the broker is down
     return [row for queue in queues for row in [*(await _read_queue(settings, queue))]]
 
 

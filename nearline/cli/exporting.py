@@ -1,4 +1,4 @@
-"""``nearline export``: what the log holds, as a folder of Parquet."""
+"""``nearline export``: write the log's content to a folder of Parquet files."""
 
 import asyncio
 from collections import Counter
@@ -25,11 +25,13 @@ from nearline.profiles import decode_profile
 from nearline.settings import Settings, load_settings
 from nearline.topics import CLICKS, ITEMS, USERS
 
-Look = Callable[[str, str], Iterator[list[Record]]]  # (topic, what is done with it) -> its records from the beginning
+Look = Callable[
+    [str, str], Iterator[list[Record]]
+]  # (topic, the progress bar's title) -> its records from the beginning
 
 
 class ExportPart(StrEnum):
-    """What can be exported by itself."""
+    """A part of an export."""
 
     EVENTS = "events"
     ITEMS = "items"
@@ -37,13 +39,13 @@ class ExportPart(StrEnum):
 
 
 def export(
-    folder: Annotated[Path, typer.Argument(help="Where the files go; it is made if it is not there.")],
-    only: Annotated[list[ExportPart] | None, typer.Option(help="Only this; may be given several times.")] = None,
+    folder: Annotated[Path, typer.Argument(help="The folder for the files; created if missing.")],
+    only: Annotated[list[ExportPart] | None, typer.Option(help="Only this part; repeatable.")] = None,
 ) -> None:
     """Write events, items and users to Parquet in FOLDER, as `nearline import` and `make train DATA=` read them.
 
-    What users wanted forgotten is not in it, nor are a test's synthetic events. Events are those of the log's
-    retention. Each file is there whole or not at all.
+    Erased data and synthetic events are left out. Events go back as far as the log's retention. Each file is written
+    atomically.
     """
     settings = load_settings()
     folder.mkdir(parents=True, exist_ok=True)
@@ -54,24 +56,24 @@ def export(
 
 
 def said(counted: Mapping[str, int]) -> str:
-    """Counts as one line for people; what there was none of is left out."""
+    """The counts that are not 0, as one line for people."""
     return ", ".join(f"{count:,} {what}" for what, count in counted.items() if count) or "nothing"
 
 
 def export_events(folder: Path, look: Look) -> Counter[str]:
-    """Write the log's events; how many were written and left out."""
+    """Write the log's events; return how many were written and left out."""
     forgotten = Forgotten()
     for records in look(CLICKS, "looking for erasures"):
         for record in records:
             forgotten.note(record)
-    counted = Counter(events=0)  # what is said first
+    counted = Counter(events=0)  # printed first
     rows = map(parquet.row_of_event, _kept(look(CLICKS, "exporting events"), forgotten, counted))
     counted["events"] = parquet.write(folder / parquet.INTERACTIONS, rows, parquet.EVENT_SCHEMA)
     return counted
 
 
 def _kept(batches: Iterable[list[Record]], forgotten: Forgotten, counted: Counter[str]) -> Iterator[Event]:
-    """The events of *batches* that an export holds; the others are counted."""
+    """Yield the events of *batches* that belong into an export; count the others."""
     for record in (record for batch in batches for record in batch):
         entry = entry_in(record)
         if entry is None:
@@ -87,7 +89,7 @@ def _kept(batches: Iterable[list[Record]], forgotten: Forgotten, counted: Counte
 
 
 def export_items(folder: Path, look: Look) -> Counter[str]:
-    """Write the items that are listed; how many were written and left out."""
+    """Write the items that are not deleted; return how many were written and left out."""
     newest, attributes = Newest(), Attributes()
     for records in look(ITEMS, "looking for the newest items"):
         newest.note(records)
@@ -111,7 +113,7 @@ def _items(records: Iterable[Record], counted: Counter[str]) -> Iterator[tuple[s
 
 
 def export_users(folder: Path, look: Look) -> Counter[str]:
-    """Write the profiles; how many were written and left out."""
+    """Write the profiles; return how many were written and left out."""
     newest = Newest()
     for records in look(USERS, "looking for the newest profiles"):
         newest.note(records)
@@ -138,8 +140,8 @@ _EXPORTS: Mapping[ExportPart, Callable[[Path, Look], Counter[str]]] = {
 
 
 def _look(settings: Settings, bars: Progress) -> Look:
-    """How the log of *settings* is read, with a bar for each look."""
-    topics = Topics(settings.brokers)  # says at once that the broker is away
+    """A function that reads a topic of the log, with a progress bar."""
+    topics = Topics(settings.brokers)  # fails at once if the broker is down
     try:
         ends = {topic: topics.end_offset(topic) for topic in (CLICKS, ITEMS, USERS) if topic in topics.names()}
     finally:
@@ -154,13 +156,13 @@ def _look(settings: Settings, bars: Progress) -> Look:
             count += len(records)
             show(count)
             yield records
-        show(ends[topic])  # what was compacted or has expired is not there to be read
+        show(ends[topic])  # compacted and expired records are gone, so the count falls short
 
     return look
 
 
 def records_of(settings: Settings, topic: str) -> Iterator[list[Record]]:
-    """All of *topic* from its beginning to where it ends now."""
+    """All records of *topic* from its beginning to its current end."""
     reader = TableReader(settings.brokers, topic)
     with asyncio.Runner() as runner:
         runner.run(reader.open())

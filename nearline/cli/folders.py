@@ -1,6 +1,6 @@
-"""A folder of a shop's own tables, read as its dataset.toml describes them, as bodies for the API's doors.
+"""Reads a folder of a shop's own tables, as its dataset.toml describes them, into bodies for the API.
 
-Names, units and types become ours here; whether a row can be taken is for the doors to judge, which say why not.
+Names, units and types become ours here; the API checks each row and says why it refuses one.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -30,18 +30,18 @@ from nearline.tables import columns_in, joined, scan, text_id, time_in_ms
 _ITEM_TEXTS = ("title", "description", "category", "locale", "brand")
 _OF_AN_EXPORT = ("more_context", "request_id")
 _TOLD = "time as told"
-UploadPart = tuple[str, Iterator[Any], int]  # which door, the bodies for it, how many
+UploadPart = tuple[str, Iterator[Any], int]  # events, items or users; the bodies; how many
 
 
 def parts_of(folder: Path, description: Path | None, unit: str | None = None) -> list[UploadPart]:
-    """What *folder* holds for the doors: items first, then users and events; *unit* goes before the description's.
+    """The bodies in *folder* for the API: items first, then users and events; *unit* overrides the description's.
 
-    ``Misconfigured`` if there is nothing, or files, columns and description do not fit together.
+    ``Misconfigured`` if there is nothing, or the files do not match the description.
     """
     path = find_description(folder, description)
     about = Description() if path is None else read_description(path)
     if about.preparation is not None:
-        raise Misconfigured(f"{folder} is prepared by rules of its own, which only training and the demo know")
+        raise Misconfigured(f"{folder} needs its own preparation, which only training and the demo have")
     readers: Mapping[str, tuple[str, Callable[[pl.LazyFrame, str], pl.LazyFrame], Callable[[Row], Any]]] = {
         "items": ("items", lambda raw, file: items_in(raw, about, file), parquet.item_of_row),
         "users": ("users", lambda raw, file: users_in(raw, about.users, file), parquet.profile_of_row),
@@ -58,14 +58,14 @@ def parts_of(folder: Path, description: Path | None, unit: str | None = None) ->
 
 
 def _texts(about: Description, name: str) -> set[str]:
-    """What columns of texts are called in the table *name*: in CSV they are not to be taken for numbers."""
+    """The names of the text columns in the table *name*, which a CSV reader must not parse as numbers."""
     ours = {"interactions": EVENT_TEXTS, "items": ("item_id", *_ITEM_TEXTS), "users": USER_COLUMNS}[name]
     table: Table = getattr(about, name)
     return {table.columns.get(one, one) for one in ours}
 
 
 def events_in(raw: pl.LazyFrame, about: Description, file: str, unit: str | None = None) -> pl.LazyFrame:
-    """The rows that the filter keeps, with our names and types and UTC milliseconds."""
+    """The rows that the filter keeps, with our names and types, times in UTC milliseconds."""
     schema, table = raw.collect_schema(), about.interactions
     theirs = columns_in(schema, table, EVENT_COLUMNS, ("user_id", "item_id", "time"), file, "interactions")
     time = time_in_ms(schema, theirs["time"], unit or about.time_unit)
@@ -82,7 +82,7 @@ def events_in(raw: pl.LazyFrame, about: Description, file: str, unit: str | None
 
 
 def items_in(raw: pl.LazyFrame, about: Description, file: str) -> pl.LazyFrame:
-    """The items with our names; what is nothing else, or what the description lists, is an attribute."""
+    """The items with our names; attributes are the columns that the description lists, or else all other columns."""
     schema = raw.collect_schema()
     theirs = columns_in(schema, about.items, ITEM_COLUMNS, ("item_id",), file, "items")
     chosen = about.attributes
@@ -103,7 +103,7 @@ def items_in(raw: pl.LazyFrame, about: Description, file: str) -> pl.LazyFrame:
 
 
 def users_in(raw: pl.LazyFrame, table: Table, file: str) -> pl.LazyFrame:
-    """What users declared, with our names; every further column is an attribute."""
+    """The users' declared signals with our names; every other column is an attribute."""
     schema = raw.collect_schema()
     theirs = columns_in(schema, table, USER_COLUMNS, ("user_id",), file, "users")
     others = [name for name in schema if name not in theirs.values() and name not in USER_COLUMNS]
@@ -115,7 +115,7 @@ def users_in(raw: pl.LazyFrame, table: Table, file: str) -> pl.LazyFrame:
 
 
 def _event_of_row(row: Row) -> Row:
-    """The body of an event; one whose time is none goes to the door as it was told, which refuses it and says why."""
+    """The body of an event; an invalid time is passed on as it is, and the API refuses it with the reason."""
     told = row.pop(_TOLD)
     body = parquet.event_of_row(row)
     return body if row["time"] is not None else body | {"time_ms": told or ""}
@@ -157,5 +157,5 @@ def _listed(schema: pl.Schema, column: str) -> pl.Expr:
 
 
 def _attribute(schema: pl.Schema, column: str, separator: str) -> pl.Expr:
-    """An attribute as it is; of texts that hold several values the parts are parted as everywhere."""
+    """An attribute as it is; several values in a text are joined by our own separator."""
     return joined(schema, column, separator).alias(column) if schema[column] == pl.String else pl.col(column)

@@ -1,4 +1,4 @@
-"""``nearline freshness-value``: what freshness is worth on the user's own log; the training code does the work."""
+"""``nearline freshness-value``: measure what freshness is worth on your own log; the training code does the work."""
 
 import os
 from collections.abc import Sequence
@@ -15,19 +15,22 @@ MODULE = "training.freshness_value"
 
 def freshness_value(
     folder: Annotated[Path, typer.Argument(help="The log and the catalogue, as for make train.")],
-    towers: Annotated[Path | None, typer.Option(help="Folder of towers.pt; by default build/train/<name>.")] = None,
-    dataset: Annotated[Path | None, typer.Option(help="A dataset.toml elsewhere than in FOLDER.")] = None,
-    delays: Annotated[str, typer.Option(help="How far the history lags behind: s, min, h, d.")] = "0,1min,1h,24h,7d",
+    towers: Annotated[Path | None, typer.Option(help="The folder of towers.pt; default: build/train/<name>.")] = None,
+    dataset: Annotated[Path | None, typer.Option(help="A dataset.toml outside FOLDER.")] = None,
+    delays: Annotated[str, typer.Option(help="How far the history lags: s, min, h, d.")] = "0,1min,1h,24h,7d",
     test_from: Annotated[
-        str, typer.Option(help="Ask from here on: a share of the events such as 0.9, or a day; else as in training.")
+        str,
+        typer.Option(
+            help="Where the test part starts: a share of events such as 0.9, or a day; default: as in training."
+        ),
     ] = "",
-    queries: Annotated[int, typer.Option(help="At most so many, drawn at random.")] = 20_000,
-    text_encoder: Annotated[Path | None, typer.Option(help="Its folder, if the towers were trained with one.")] = None,
+    queries: Annotated[int, typer.Option(help="At most this many queries, drawn at random.")] = 20_000,
+    text_encoder: Annotated[Path | None, typer.Option(help="The text encoder's folder, if trained with one.")] = None,
     out: Annotated[
-        Path | None, typer.Option(help="For plot and JSON; by default build/freshness-value/<name>.")
+        Path | None, typer.Option(help="The folder for plot and JSON; default: build/freshness-value/<name>.")
     ] = None,
 ) -> None:
-    """Replay the log in FOLDER with answers that lag behind, and print and plot what that costs."""
+    """Replay the log in FOLDER with a lagging history, and print and plot what the lag costs."""
     if not folder.is_dir():
         raise Misconfigured(f"no folder at {folder}; expected one with a log and a catalogue, as for make train")
     name = folder.resolve().name
@@ -43,7 +46,7 @@ def freshness_value(
 
 
 def hand_over(root: Path, words: Sequence[str], *, trained: Path | None) -> None:
-    """Become the training environment's Python in *root*, which works on *words*; its exit code is this process's.
+    """Replace this process with the training environment's Python in *root*, called with *words*.
 
     ``Misconfigured`` if that environment is not built, or *trained* holds no towers.
     """

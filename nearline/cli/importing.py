@@ -1,4 +1,4 @@
-"""``nearline import``: a folder of tables, or what Gorse gives away, through the API's doors."""
+"""``nearline import``: send a folder of tables, or an export of Gorse, through the HTTP API."""
 
 import asyncio
 import tempfile
@@ -27,17 +27,15 @@ from nearline_client import AsyncClient, NotLetIn, Profile, Refused, Retries
 from nearline_client import NearlineError as ClientError
 from nearline_client.calls import batches
 
-_UNDER_WAY = 4  # requests at a time: the door's log takes what waits together in one go
+_UNDER_WAY = 4  # concurrent requests: ingest appends waiting bodies to the log together
 _PATIENT = Retries(attempts=10, total_s=120)
 _SHOWN = 5
 
-app = typer.Typer(
-    no_args_is_help=True, help="Bring in events, items and users; what is brought in twice is there once."
-)
+app = typer.Typer(no_args_is_help=True, help="Import events, items and users; importing twice changes nothing.")
 
 
 class Unit(StrEnum):
-    """What numbers in a file's column ``time`` count."""
+    """The unit of numbers in a file's column ``time``."""
 
     S = "s"
     MS = "ms"
@@ -47,7 +45,7 @@ class Unit(StrEnum):
 
 @dataclass
 class ImportOutcome:
-    """What became of rows: how many are in the log, and why others are not, with a few of them."""
+    """The result of an import: how many rows are in the log, and why others are not, with examples."""
 
     accepted: int = 0
     refused: Counter[str] = field(default_factory=Counter)
@@ -55,11 +53,11 @@ class ImportOutcome:
 
     @property
     def count(self) -> int:
-        """How many were judged."""
+        """How many rows have a result."""
         return self.accepted + self.refused.total()
 
     def note(self, bodies: Sequence[gorse.Body], results: Sequence[Mapping[str, Any]]) -> None:
-        """Take in the *results* of *bodies*."""
+        """Count the *results* of *bodies*."""
         for body, result in zip(bodies, results, strict=True):
             if result["status"] == "accepted":
                 self.accepted += 1
@@ -67,23 +65,23 @@ class ImportOutcome:
                 self.refuse(body, result.get("field", ""), result.get("reason", ""), result.get("problem", ""))
 
     def refuse(self, body: Any, name: str, reason: str, problem: str) -> None:
-        """One that can never be accepted."""
+        """Count a body that can never be accepted."""
         self.refused[f"refused: {name} {reason}".replace("  ", " ")] += 1
         if len(self.shown) < _SHOWN:
             self.shown.append(f"{problem} in {orjson.dumps(body, default=str).decode():.200}")
 
 
 @app.command("folder")
-@app.command("parquet", hidden=True)  # as it was called when it read nothing else
+@app.command("parquet", hidden=True)  # the old name, from when it read Parquet only
 def from_folder(
-    folder: Annotated[Path, typer.Argument(help="With interactions, items or users as .parquet or .csv.")],
-    dataset: Annotated[Path | None, typer.Option(help="A dataset.toml that lies elsewhere.")] = None,
-    time_unit: Annotated[Unit | None, typer.Option(help="What numbers in the column time count, else ms.")] = None,
+    folder: Annotated[Path, typer.Argument(help="A folder with interactions, items or users as .parquet or .csv.")],
+    dataset: Annotated[Path | None, typer.Option(help="A dataset.toml outside FOLDER.")] = None,
+    time_unit: Annotated[Unit | None, typer.Option(help="Unit of numbers in the column time; default ms.")] = None,
 ) -> None:
-    """Bring in FOLDER, as `nearline export` writes it or `make train DATA=` reads it: items first, then users, events.
+    """Import FOLDER, as `nearline export` writes it or `make train DATA=` reads it: items first, then users, events.
 
-    Its dataset.toml says what the files and columns are called where that is not as ours are. Through the API, which
-    judges every row; what it refuses is counted and shown, and the exit status is 1 then.
+    Its dataset.toml names files and columns that differ from ours. The API checks every row; refused rows are counted
+    and shown, and the exit status is then 1.
     """
     _finish(asyncio.run(_bring_in(parts_of(folder, dataset, time_unit))))
 
@@ -95,14 +93,18 @@ def from_gorse(
     ],
     type: Annotated[
         list[str] | None,
-        typer.Option(help="A feedback type as one of ours: watch=view, or rating>=4=like. Repeatable."),
+        typer.Option(help="Map a feedback type to one of ours: watch=view, or rating>=4=like. Repeatable."),
     ] = None,
-    title: Annotated[str, typer.Option(help="The label that titles an item; else title, name, or the comment.")] = "",
-    key: Annotated[str, typer.Option(envvar="GORSE_API_KEY", help="Gorse's admin_api_key, for an address.")] = "",
+    title: Annotated[
+        str, typer.Option(help="The label with an item's title; default: title, name, or the comment.")
+    ] = "",
+    key: Annotated[
+        str, typer.Option(envvar="GORSE_API_KEY", help="Gorse's admin_api_key, if the source is an address.")
+    ] = "",
 ) -> None:
-    """Bring in users, items and feedback of Gorse; what is left out or changed on the way is counted with its reason.
+    """Import users, items and feedback of Gorse; whatever is left out or changed is counted with its reason.
 
-    A folder holds users.jsonl, items.jsonl and feedback.jsonl, as GET /api/bulk/… gives them.
+    A folder holds users.jsonl, items.jsonl and feedback.jsonl, as GET /api/bulk/… returns them.
     """
     conversion = gorse.Conversion(gorse.type_rules(type or []), title)
     with tempfile.TemporaryDirectory(prefix="nearline-gorse-") as folder:
@@ -116,11 +118,11 @@ def from_gorse(
     _finish(outcomes)
 
 
-# --- what Gorse gives ------------------------------------------------------------------------------------------------
+# --- Gorse's export --------------------------------------------------------------------------------------------------
 
 
 def _fetched(address: str, key: str, folder: Path) -> Path:
-    """The dump of the Gorse at *address*, in a file of *folder*: it must not wait for our log."""
+    """Download the dump of the Gorse at *address* into *folder*, so that it need not wait for our log."""
     file = folder / "gorse.dump"
     try:
         with (
@@ -140,7 +142,7 @@ def _fetched(address: str, key: str, folder: Path) -> Path:
 
 
 def _records(path: Path) -> Iterator[tuple[str, gorse.Body]]:
-    """The kind and the fields of each of Gorse's records in *path*, a dump or a folder of JSON lines."""
+    """Yield the kind and fields of each of Gorse's records in *path*, a dump or a folder of JSON lines."""
     if path.is_dir():
         names = [name for name in ("users", "items", "feedback") if (path / f"{name}.jsonl").is_file()]
         if not names:
@@ -161,13 +163,13 @@ def _lines(file: Path) -> Iterator[gorse.Body]:
                 try:
                     yield dict(orjson.loads(line))
                 except (orjson.JSONDecodeError, TypeError, ValueError) as error:
-                    raise BadInput("bad_line", f"{file}:{number} is no object in JSON: {error}") from None
+                    raise BadInput("bad_line", f"{file}:{number} is not a JSON object: {error}") from None
 
 
 def _converted(
     records: Iterable[tuple[str, gorse.Body]], conversion: gorse.Conversion, read: Counter[str]
 ) -> Iterator[tuple[str, Any]]:
-    """Where each record goes (users, items, events) and as what; *read* counts what came."""
+    """Yield where each record goes (users, items, events) and its body; *read* counts the records."""
     for kind, record in records:
         read[kind] += 1
         try:
@@ -183,11 +185,11 @@ def _converted(
             raise BadInput("bad_record", f"{kind} of Gorse, {orjson.dumps(record)[:200]!r}: {error!r}") from None
 
 
-# --- through the doors -----------------------------------------------------------------------------------------------
+# --- through the API -------------------------------------------------------------------------------------------------
 
 
 async def _bring_in(parts: Sequence[tuple[str, Iterable[Any], int]]) -> dict[str, ImportOutcome]:
-    """Send *parts* (what, bodies, how many) one after the other; the outcome of each."""
+    """Send *parts* (what, bodies, how many) one after the other; return the outcome of each."""
     outcomes = {}
     async with _client() as client:
         with progress() as bars:
@@ -197,7 +199,7 @@ async def _bring_in(parts: Sequence[tuple[str, Iterable[Any], int]]) -> dict[str
 
 
 async def _bring_in_mixed(bodies: Iterable[tuple[str, Any]]) -> dict[str, ImportOutcome]:
-    """Send *bodies*, each with where it goes, in runs of the same; the outcome of each kind."""
+    """Send *bodies*, each with its kind, in runs of one kind; return the outcome of each kind."""
     outcomes: dict[str, ImportOutcome] = {}
     async with _client() as client:
         with progress() as bars:
@@ -219,9 +221,9 @@ async def deliver(
     show: Callable[[int], object] = lambda count: None,
     outcome: ImportOutcome | None = None,
 ) -> ImportOutcome:
-    """Send *bodies* (of events, items or users) through *client*, a few requests at a time, and judge the answers.
+    """Send *bodies* (of events, items or users) with *client*, a few requests at a time, and count the results.
 
-    The order in which they arrive says nothing, since each has its time or id.
+    The order in which they arrive does not matter, since each has its time or id.
     """
     outcome = ImportOutcome() if outcome is None else outcome
     room = asyncio.Semaphore(_UNDER_WAY)
@@ -274,14 +276,14 @@ def _client() -> AsyncClient:
 
 
 def _ours(error: BaseException) -> NearlineError:
-    """The client's error as one of ours, for the one line on stderr."""
+    """The client's error as one of ours, to be printed as one line on stderr."""
     if isinstance(error, NotLetIn):
         return Misconfigured(f"{error}; `nearline keys ensure` makes a key, NEARLINE_KEY names another")
-    return Unavailable(f"{error}; run the import again, what is there already stays as it is")
+    return Unavailable(f"{error}; run the import again, what is already there does not change")
 
 
 def _finish(outcomes: Mapping[str, ImportOutcome]) -> None:
-    """Say what became of everything; exit status 1 if anything was refused."""
+    """Print the outcomes; exit with status 1 if anything was refused."""
     for what, outcome in outcomes.items():
         console.print(f"{what}: " + said({"in the log": outcome.accepted, **outcome.refused}))
         for example in outcome.shown:

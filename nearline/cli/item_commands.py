@@ -1,4 +1,4 @@
-"""``nearline item``: changes of the catalogue."""
+"""``nearline item``: change the catalogue."""
 
 import asyncio
 import sys
@@ -20,7 +20,7 @@ app = typer.Typer(no_args_is_help=True, help="List, change and delete items.")
 @app.command()
 def put(
     item_id: str,
-    title: Annotated[str, typer.Option(help="What the item is called; required unless --json is given.")] = "",
+    title: Annotated[str, typer.Option(help="The item's title; required unless --json is given.")] = "",
     category: Annotated[str, typer.Option()] = "",
     description: Annotated[str, typer.Option()] = "",
     brand: Annotated[str, typer.Option()] = "",
@@ -28,14 +28,14 @@ def put(
     available: Annotated[bool, typer.Option()] = True,
     json: Annotated[str, typer.Option(help="The whole item as JSON (version 1), or - to read it from stdin.")] = "",
 ) -> None:
-    """List ITEM_ID, or change it: the item is replaced as a whole."""
+    """Put ITEM_ID into the catalogue, or replace it as a whole."""
     check_id("item_id", item_id)
     if json:
         item = decode_item((sys.stdin.read() if json == "-" else json).encode())
     else:
         item = Item(title, description, category, "", price, brand, None, available)
     raw = encode_item(item)
-    decode_item(raw)  # what the log would refuse is refused here, with the same words
+    decode_item(raw)  # an invalid item is refused here, with item_tower's message
     offset = _append(item_id, raw)
     console.print(f"listed {item_id} as version {offset}")
 
@@ -43,9 +43,9 @@ def put(
 @app.command()
 def delete(
     item_id: str,
-    purge: Annotated[bool, typer.Option(help="Also forget its vector, which histories may else use.")] = False,
+    purge: Annotated[bool, typer.Option(help="Also delete its vector, which histories may otherwise use.")] = False,
 ) -> None:
-    """Take ITEM_ID out of every answer."""
+    """Remove ITEM_ID from all answers."""
     check_id("item_id", item_id)
     offset = _append(item_id, None, purge=purge)
     console.print(f"deleted {item_id} as version {offset}" + (" and purged it" if purge else ""))

@@ -1,4 +1,4 @@
-"""``nearline keys``: who may call the HTTP APIs. Talks to the log directly, so no service has to be up."""
+"""``nearline keys``: the keys of the HTTP APIs. Uses the log directly, so no service has to be up."""
 
 import asyncio
 import time
@@ -25,17 +25,18 @@ app = typer.Typer(no_args_is_help=True, help="Create, list and revoke the keys o
 
 @app.command()
 def create(
-    name: Annotated[str, typer.Option(help="Who will use it, for `nearline keys list`.")],
-    scope: Annotated[list[str], typer.Option(help=f"{', '.join(Permission)}; may be repeated.")],
-    origin: Annotated[list[str] | None, typer.Option(help="A page that may use it, https://shop.example.")] = None,
+    name: Annotated[str, typer.Option(help="Who uses the key, for `nearline keys list`.")],
+    scope: Annotated[list[str], typer.Option(help=f"{', '.join(Permission)}; repeatable.")],
+    origin: Annotated[list[str] | None, typer.Option(help="A page that may use the key, https://shop.example.")] = None,
     limit: Annotated[
-        int | None, typer.Option(min=0, help="Requests a minute of one address; 0 for no limit. Events only: 600.")
+        int | None,
+        typer.Option(min=0, help="Requests per minute and address; 0: no limit. Default for events only: 600."),
     ] = None,
     public_key: Annotated[
-        Path | None, typer.Option(help="PEM file: whoever has its private half makes tokens for users.")
+        Path | None, typer.Option(help="PEM file of the public key that verifies user tokens.")
     ] = None,
 ) -> None:
-    """Make a key and print it: once, for it is kept nowhere."""
+    """Make a key and print it; it is stored nowhere and cannot be shown again."""
     signer = public_key_in(_bytes_of(public_key)) if public_key else None
     secret, key = make_key(name, scope, now_ms=_now_ms(), origins=origin or (), per_minute=limit, token_key=signer)
     asyncio.run(_write(load_settings(), key))
@@ -44,7 +45,7 @@ def create(
 
 @app.command("list")
 def list_keys() -> None:
-    """Show every key, without what proves it."""
+    """Show every key, without its secret."""
     table = Table(Column("id", min_width=12), "name", "scopes", "created", Column("limits", overflow="fold"), "state")
     for key in asyncio.run(_ring(load_settings())).all():
         state = f"revoked {_day(key.revoked_ms)}" if key.revoked_ms is not None else "valid"
@@ -54,19 +55,19 @@ def list_keys() -> None:
 
 @app.command()
 def revoke(key_id: Annotated[str, typer.Argument(metavar="ID", help="As `nearline keys list` shows it.")]) -> None:
-    """Make a key, and all tokens that its owner signed, useless within a second, for ever."""
+    """Revoke a key, and all tokens signed for it, for ever; it takes effect within a second."""
     settings = load_settings()
     key = asyncio.run(_ring(settings)).get(key_id)
     if key is None:
         shown = "a key instead of its id" if id_in(key_id) else repr(key_id[:40])
-        raise BadInput("not_found", f"there is no key of that id, came {shown}; see `nearline keys list`")
+        raise BadInput("not_found", f"there is no key with that id, came {shown}; see `nearline keys list`")
     asyncio.run(_write(settings, revoked(key, now_ms=_now_ms())))
     console.print(f"revoked {key.id} ({key.name})", markup=False)
 
 
 @app.command()
 def ensure() -> None:
-    """Make sure that the data folder holds a valid key of all scopes for this machine's own programs."""
+    """Make sure that the data folder holds a valid key with all scopes for this machine's own programs."""
     settings = load_settings()
     file = key_file(settings)
     kept = _kept(file)
@@ -95,7 +96,7 @@ def _bytes_of(file: Path) -> bytes:
 
 
 async def _ring(settings: Settings) -> KeyRing:
-    """Every key that the log knows now."""
+    """All keys in the log."""
     ring = KeyRing()
     async with TableReader(settings.brokers, API_KEYS) as reader:
         while not reader.caught_up:

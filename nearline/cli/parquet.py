@@ -60,15 +60,15 @@ ITEM_SCHEMA: Schema = {
     "listed_ms": pl.Int64,
     "available": pl.Boolean,
 }
-# Structures, since training takes a list of texts for an attribute.
+# Structures, since training reads a list of texts as an attribute.
 _PAIRS = pl.List(pl.Struct({"name": pl.String, "json": pl.String}))
 USER_SCHEMA: Schema = {"user_id": pl.String, **_SIGNALS, _MORE_ATTRIBUTES: _PAIRS}
 _MS_OF: Mapping[str, float] = {"s": 1e3, "ms": 1, "us": 1e-3, "ns": 1e-6}
-_EXACT = 2**53  # whole numbers beyond it are not all floating ones
+_EXACT = 2**53  # larger integers are not all exact as floats
 
 
 def write(file: Path, rows: Iterable[Row], schema: Schema) -> int:
-    """Write *rows* to *file*, which is there whole or not at all; how many they were."""
+    """Write *rows* to *file* atomically; return how many they were."""
     count = 0
 
     def source(_columns: object, _predicate: object, _rows: object, _size: object) -> Iterator[pl.DataFrame]:
@@ -89,12 +89,12 @@ def write(file: Path, rows: Iterable[Row], schema: Schema) -> int:
 
 
 def rows_of(file: Path) -> Iterator[Row]:
-    """The rows of the Parquet *file* one by one; ``Misconfigured`` if it is none."""
+    """Yield the rows of the Parquet *file* one by one; ``Misconfigured`` if it is none."""
     return rows_in(pl.scan_parquet(file), file)
 
 
 def rows_in(frame: pl.LazyFrame, file: Path) -> Iterator[Row]:
-    """The rows of *frame* one by one, a group of them in memory; ``Misconfigured`` if its *file* cannot be read."""
+    """Yield the rows of *frame*, with one group in memory; ``Misconfigured`` if its *file* cannot be read."""
     try:
         for group in frame.collect_batches(chunk_size=ROWS_PER_GROUP, maintain_order=True):
             yield from group.iter_rows(named=True)
@@ -103,12 +103,12 @@ def rows_in(frame: pl.LazyFrame, file: Path) -> Iterator[Row]:
 
 
 def count_of(file: Path) -> int:
-    """How many rows the Parquet *file* has; ``Misconfigured`` if it is none, or not there."""
+    """How many rows the Parquet *file* has; ``Misconfigured`` if it is missing or not Parquet."""
     return count_in(pl.scan_parquet(file), file)
 
 
 def count_in(frame: pl.LazyFrame, file: Path) -> int:
-    """How many rows *frame* has; ``Misconfigured`` if its *file* cannot be read, or is not there."""
+    """How many rows *frame* has; ``Misconfigured`` if its *file* cannot be read."""
     try:
         return int(frame.select(pl.len()).collect().item())
     except (pl.exceptions.PolarsError, OSError) as broken:
@@ -135,9 +135,9 @@ def row_of_event(event: Event) -> Row:
 
 
 def event_of_row(row: Row, unit: str = "ms") -> Row:
-    """The body of the event in *row*, whose numeric times are in *unit*, for ``POST /events``, which judges it.
+    """The body of the event in *row*, with numeric times in *unit*, for ``POST /events``, which checks it.
 
-    A row without an event_id gets one that is made of the row, so that to import it twice changes nothing.
+    A row without an event_id gets one derived from the row, so that importing it twice changes nothing.
     """
     context = {key: row[key] for key in CONTEXT_KEYS if row.get(key)} | orjson.loads(row.get(_MORE_CONTEXT) or "{}")
     body = {
@@ -154,7 +154,7 @@ def event_of_row(row: Row, unit: str = "ms") -> Row:
 
 
 def made_id(kind: str, about: Mapping[str, Any]) -> str:
-    """An event id that is the same for the same *about*, and for no other."""
+    """An event id derived from *about*: the same for the same content, and only for it."""
     return f"{kind}-{hashlib.sha256(orjson.dumps(about, option=orjson.OPT_SORT_KEYS)).hexdigest()[:32]}"
 
 
@@ -162,7 +162,7 @@ def made_id(kind: str, about: Mapping[str, Any]) -> str:
 
 
 class Attributes:
-    """The columns that items' attributes become: at most 100, each of one kind; the rest stays together as JSON."""
+    """Chooses the columns for items' attributes: at most 100, each of one type; other attributes are stored as JSON."""
 
     def __init__(self) -> None:
         self._kinds: dict[str, type[pl.DataType] | None] = {}
@@ -177,7 +177,7 @@ class Attributes:
 
     @property
     def columns(self) -> dict[str, type[pl.DataType]]:
-        """Name and type of each attribute's column, the most frequent first."""
+        """The name and type of each attribute's column, most frequent first."""
         taken = {*ITEM_SCHEMA, _MORE_ATTRIBUTES}
         names = [name for name, _ in self._counts.most_common() if name not in taken]
         kinds = {name: kind for name in names if (kind := self._kinds[name]) is not None}
@@ -190,14 +190,14 @@ class Attributes:
 
 
 def row_of_item(item_id: str, item: Item, columns: Mapping[str, type[pl.DataType]]) -> Row:
-    """The row of *item*, whose attributes have *columns*."""
+    """The row of *item*, with *columns* for its attributes."""
     fields = {name: getattr(item, name) for name in ITEM_SCHEMA if name != "item_id"}
     own, more = _parted(item.attributes, lambda name, value: name in columns and columns[name] is _kind(value))
     return {"item_id": item_id, **fields, **{name: own.get(name) for name in columns}, _MORE_ATTRIBUTES: _pairs(more)}
 
 
 def item_of_row(row: Row) -> Row:
-    """The body of the item in *row*, for ``POST /items``: every column that is nothing else is an attribute."""
+    """The body of the item in *row*, for ``POST /items``; every column that is not a field is an attribute."""
     fields = {name: row[name] for name in ITEM_SCHEMA if row.get(name) is not None}
     fields["item_id"] = _id(fields.get("item_id"))
     fields["price"] = _finite(fields.get("price"), None)
@@ -213,7 +213,7 @@ def row_of_user(user_id: str, profile: Profile) -> Row:
 
 
 def profile_of_row(row: Row) -> tuple[str, Row]:
-    """The user's id and profile in *row*, for ``PUT /users/{id}``; every further column is an attribute."""
+    """The user's id and profile in *row*, for ``PUT /users/{id}``; every column that is not a field is an attribute."""
     signals = {key: row[key] for key in CONTEXT_KEYS if row.get(key)}
     others = {name: _plain(value) for name, value in row.items() if name not in USER_SCHEMA}
     attributes = {name: value for name, value in others.items() if value is not None}
@@ -225,14 +225,14 @@ def profile_of_row(row: Row) -> tuple[str, Row]:
 
 
 def _is_signal(name: str, value: object) -> bool:
-    """Whether the column of signal *name* can hold *value* as it is."""
+    """Whether the column of signal *name* can hold *value* unchanged."""
     if name == _INTERESTS:
         return isinstance(value, list) and all(isinstance(one, str) for one in value)
     return name in CONTEXT_KEYS and isinstance(value, str)
 
 
 def _parted(values: Mapping[str, Any], fits: Callable[[str, Any], bool]) -> tuple[Row, Row]:
-    """*values* that have a column, and the others."""
+    """The *values* that fit a column, and the others."""
     own = {name: value for name, value in values.items() if fits(name, value)}
     return own, {name: value for name, value in values.items() if name not in own}
 
@@ -259,24 +259,24 @@ def _from_pairs(pairs: list[Row] | None) -> Row:
 
 
 def _plain(value: Any) -> Any:
-    """A cell as an attribute: several values become one text, as training reads them; what is no attribute is left."""
+    """A cell as an attribute: several values become one text, as training reads them; any other value is unchanged."""
     if isinstance(value, list):
         return SEVERAL.join(map(str, value)) or None
     return _finite(value, None) if isinstance(value, str | int | float) else None
 
 
 def _finite(value: Any, otherwise: Any) -> Any:
-    """*value*, or *otherwise* in the place of nothing and of a number that is none, which JSON cannot say."""
+    """*value*, or *otherwise* for null, NaN and infinity, which JSON lacks."""
     return otherwise if value is None or (isinstance(value, float) and not math.isfinite(value)) else value
 
 
 def _id(value: Any) -> Any:
-    """An id of a file: whole numbers are texts in the log."""
+    """An id from a file; integers become text, as in the log."""
     return str(value) if isinstance(value, int) else value
 
 
 def in_ms(value: datetime | int | float, unit: str) -> int:
-    """A file's time in UTC milliseconds; a number is in *unit* (s, ms, us or ns), a date without a zone is UTC."""
+    """A file's time in UTC milliseconds; a number is in *unit* (s, ms, us or ns), a date without a time zone is UTC."""
     if isinstance(value, datetime):
         return round((value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp() * 1000)
     return int(value * _MS_OF[unit])

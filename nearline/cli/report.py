@@ -1,4 +1,4 @@
-"""``nearline report``: what came of answers, by source and scenario, from the log's exposures and events."""
+"""``nearline report``: click-through and conversion by source and scenario, from the log's exposures and events."""
 
 import asyncio
 import time
@@ -24,8 +24,8 @@ _DAY_MS = 24 * 3600 * 1000
 
 
 def report(
-    days: Annotated[float, typer.Option(min=0.0, help="Answers and events of so many days until now.")] = 30.0,
-    json: Annotated[bool, typer.Option(help="Print numbers for programs.")] = False,
+    days: Annotated[float, typer.Option(min=0.0, help="Answers and events of the last so many days.")] = 30.0,
+    json: Annotated[bool, typer.Option(help="Print the report as JSON.")] = False,
 ) -> None:
     """Show click-through and conversion of what was recommended, by source and scenario."""
     found = asyncio.run(_read(load_settings(), time.time_ns() // 1_000_000 - int(days * _DAY_MS)))
@@ -38,7 +38,7 @@ def report(
 
 
 def said(found: AttributionReport) -> str:
-    """What was read, in words."""
+    """One line: how many answers and events were read and joined."""
     return (
         f"read {found.exposures:,} answers and {found.events:,} events; {found.with_request:,} events name an answer, "
         f"{found.met:,} of them an item that it showed"
@@ -46,7 +46,7 @@ def said(found: AttributionReport) -> str:
 
 
 def table_of(found: AttributionReport) -> Table:
-    """The lines, most shown first; rates with the 95 % interval of Wilson."""
+    """The lines, most shown first; rates with Wilson's 95 % interval."""
     table = Table("scenario", "source", "shown", "clicked", "click-through", "bought", "conversion")
     for line in found.lines:
         clicked, bought = line.clicked, line.bought
@@ -61,7 +61,7 @@ def _rate(rate: Rate) -> str:
 
 
 def as_plain(found: AttributionReport) -> dict[str, object]:
-    """The report as JSON holds it."""
+    """The report as plain data for JSON."""
     lines = [
         {
             "scenario": line.scenario or None,
@@ -79,7 +79,7 @@ def as_plain(found: AttributionReport) -> dict[str, object]:
 
 
 class Told:
-    """What the log's records of ``clicks`` come to, its commands obeyed."""
+    """The events in the records of ``clicks``, with its commands applied."""
 
     def __init__(self) -> None:
         self._events: dict[str, tuple[int, Event]] = {}  # by id: append time, event
@@ -88,7 +88,7 @@ class Told:
         self._removed: set[tuple[str, str]] = set()
 
     def take(self, record: Record) -> None:
-        """Take in a record; what is neither event nor command is a dead letter, and not ours to count."""
+        """Apply a record; skip what is neither event nor command: the job makes it a dead letter."""
         try:
             entry = decode_entry(record.value, append_ms=record.append_ms)
         except BadInput:
@@ -104,7 +104,7 @@ class Told:
                 self._events[entry.event_id] = record.append_ms, entry
 
     def owner(self, user_id: str, append_ms: int) -> str | None:
-        """Who *user_id* is by now, and ``None`` if what was appended then is to be forgotten."""
+        """The current user of *user_id*, following merges; ``None`` if what was appended at *append_ms* is erased."""
         seen = set()
         while user_id not in seen:
             if append_ms <= self._erased_ms.get(user_id, -1):
@@ -114,7 +114,7 @@ class Told:
         return user_id
 
     def events(self, since_ms: int) -> Iterator[Event]:
-        """Every event since then that is neither forgotten nor removed, of who its user is by now."""
+        """Every event since *since_ms* that is neither erased nor removed, under its current user."""
         for append_ms, event in self._events.values():
             owner = self.owner(event.user_id, append_ms)
             if owner is None or event.time_ms < since_ms:
@@ -134,7 +134,7 @@ async def _read(settings: Settings, since_ms: int) -> AttributionReport:
 
 
 def shown_in(record: Record, told: Told, since_ms: int) -> list[Exposure]:
-    """The exposures in *record*, each of who its user is by now; those that are older or forgotten are left out."""
+    """The exposures in *record* since *since_ms*, each under its current user, without erased ones."""
     found = []
     for exposure in decode_exposures(record.value):
         owner = told.owner(exposure.user_id, record.append_ms)
@@ -144,7 +144,7 @@ def shown_in(record: Record, told: Told, since_ms: int) -> list[Exposure]:
 
 
 async def _records(settings: Settings, topic: str) -> AsyncIterator[Record]:
-    """Everything that was in the topic when it was opened."""
+    """Everything in the topic as of the call."""
     async with TableReader(settings.brokers, topic) as reader:
         while not reader.caught_up:
             for record in await reader.poll():

@@ -1,4 +1,4 @@
-"""``nearline rules``: what a shop wants of its answers. ``put``, ``list`` and ``delete`` talk to the log directly."""
+"""``nearline rules``: a shop's merchandising rules. ``put``, ``list`` and ``delete`` use the log directly."""
 
 import asyncio
 import random
@@ -36,13 +36,13 @@ from nearline.topics import RULES, USER_SEQUENCES
 _PATIENCE_S = 30.0
 _SAMPLED_FROM = 200  # newest records of each partition
 
-app = typer.Typer(no_args_is_help=True, help="Pin, boost, bury and block items, in windows of time and in scenarios.")
-File = Annotated[Path, typer.Argument(help="TOML or JSON with a rule, a scenario, or lists of them (docs/rules.md).")]
+app = typer.Typer(no_args_is_help=True, help="Pin, boost, bury and block items, within time windows and in scenarios.")
+File = Annotated[Path, typer.Argument(help="TOML or JSON with one or several rules and scenarios (docs/rules.md).")]
 
 
 @app.command()
 def put(file: File) -> None:
-    """Put every rule and scenario of FILE into force, in the place of those with their ids; all of them or none."""
+    """Activate every rule and scenario of FILE, replacing those with the same ids; all of them or none."""
     entries = read_rules(file)
     asyncio.run(_write(load_settings(), [_message(entry) for entry in entries]))
     for entry in entries:
@@ -50,7 +50,7 @@ def put(file: File) -> None:
 
 
 @app.command("list")
-def list_rules(json: Annotated[bool, typer.Option(help="Print the records, one a line.")] = False) -> None:
+def list_rules(json: Annotated[bool, typer.Option(help="Print the records, one per line.")] = False) -> None:
     """Show every rule and scenario."""
     entries = asyncio.run(_read(load_settings()))
     if json:
@@ -59,18 +59,18 @@ def list_rules(json: Annotated[bool, typer.Option(help="Print the records, one a
         return
     rules = [entry for entry in entries if isinstance(entry, Rule)]
     scenarios = [entry for entry in entries if isinstance(entry, Scenario)]
-    console.print(_rules_table(rules, _now_ms()) if rules else "no rules; `nearline rules put` puts some")
+    console.print(_rules_table(rules, _now_ms()) if rules else "no rules; `nearline rules put` adds some")
     if scenarios:
         console.print(_scenarios_table(scenarios))
 
 
 @app.command()
 def delete(rule_id: Annotated[str, typer.Argument(help="A rule's id, or scenario:<name>.")]) -> None:
-    """Take a rule or a scenario out of force, for good."""
+    """Delete a rule or a scenario."""
     settings = load_settings()
     known = {_message(entry)[0].decode() for entry in asyncio.run(_read(settings))}
     if rule_id not in known:
-        raise BadInput("not_found", f"there is no {rule_id!r:.80}; `nearline rules list` shows which there are")
+        raise BadInput("not_found", f"there is no {rule_id!r:.80}; `nearline rules list` shows all")
     asyncio.run(_write(settings, [(rule_id.encode(), None)]))
     console.print(f"deleted {rule_id}", markup=False)
 
@@ -78,13 +78,13 @@ def delete(rule_id: Annotated[str, typer.Argument(help="A rule's id, or scenario
 @app.command("try")
 def try_rules(
     file: File,
-    users: Annotated[int, typer.Option(min=1, max=100, help="Sample so many users of the log.")] = 5,
-    user: Annotated[list[str] | None, typer.Option(help="These users instead; may be repeated.")] = None,
+    users: Annotated[int, typer.Option(min=1, max=100, help="How many users to sample from the log.")] = 5,
+    user: Annotated[list[str] | None, typer.Option(help="This user instead; repeatable.")] = None,
     k: Annotated[int, typer.Option(min=1, max=100)] = 10,
-    scenario: Annotated[str | None, typer.Option(help="As a request that names this scenario.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the sample.")] = 0,
+    scenario: Annotated[str | None, typer.Option(help="Request answers of this scenario.")] = None,
+    seed: Annotated[int, typer.Option(help="Random seed of the sample.")] = 0,
 ) -> None:
-    """Show answers before and after FILE, without putting it into force: retrieval answers as if it were."""
+    """Show answers without and with the rules of FILE, without activating them."""
     settings = load_settings()
     entries = read_rules(file)
     asked = user or asyncio.run(_sampled(settings, users, seed))
@@ -98,7 +98,7 @@ def try_rules(
 
 
 def comparison(user_id: str, before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]]) -> Table:
-    """Both answers side by side; what moved or came shows from where, and by which rules."""
+    """Both answers side by side; a moved or new item shows its old place and the rules that changed it."""
     stood = {item["item_id"]: at for at, item in enumerate(before, start=1)}
     table = Table("", "before", "after", "was", "rules", title=f"user {user_id}")
     for at in range(max(len(before), len(after))):
@@ -115,7 +115,7 @@ def comparison(user_id: str, before: Sequence[dict[str, Any]], after: Sequence[d
 
 
 def summary(before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]]) -> str:
-    """What changed between two answers, in a line."""
+    """One line: the changes between two answers."""
     old, new = [item["item_id"] for item in before], [item["item_id"] for item in after]
     came, left = [item for item in new if item not in old], [item for item in old if item not in new]
     if old == new:
@@ -145,7 +145,7 @@ async def _sampled(settings: Settings, count: int, seed: int) -> list[str]:
 
 
 async def _read(settings: Settings) -> list[Rule | Scenario]:
-    """Every rule and scenario that the log holds, by key; what is none is said and left out."""
+    """Every rule and scenario in the log, by key; invalid records are reported and left out."""
     values: dict[str, bytes | None] = {}
     for record in await _records(TableReader(settings.brokers, RULES)):
         values[record.id] = record.value
@@ -160,7 +160,7 @@ async def _read(settings: Settings) -> list[Rule | Scenario]:
 
 
 async def _records(table: TableReader) -> list[Record]:
-    """Everything that was in the topic when it was opened."""
+    """Everything in the topic as of the call."""
     records: list[Record] = []
     async with table as reader:
         while not reader.caught_up:

@@ -18,13 +18,13 @@ from nearline.key_file import key_headers
 from nearline.settings import Settings, load_settings
 from nearline.topics import CLICKS, CLICKS_DLQ, ITEMS, ITEMS_DLQ, USER_SEEN, USER_SEQUENCES, USER_SEQUENCES_DLQ
 
-_LOOPING = 3  # starts of the job within one data folder's last ten minutes that make a restart loop
+_LOOPING = 3  # starts of the job in the last ten minutes, in one data folder, that count as a restart loop
 Metrics = dict[str, float]
 
 
 @dataclass(frozen=True)
 class StatusLine:
-    """One part as the screen shows it."""
+    """One part's line on the screen."""
 
     part: str
     state: str
@@ -33,8 +33,8 @@ class StatusLine:
 
 
 def status(
-    watch: Annotated[bool, typer.Option("--watch", help="Follow live figures until Ctrl-C.")] = False,
-    every: Annotated[float, typer.Option(min=0.2, help="With --watch: seconds between two looks.")] = 1.0,
+    watch: Annotated[bool, typer.Option("--watch", help="Show live figures until Ctrl-C.")] = False,
+    every: Annotated[float, typer.Option(min=0.2, help="With --watch: seconds between updates.")] = 1.0,
 ) -> None:
     """Show every part, its lag and its freshness; exit status 1 if something is down."""
     settings = load_settings()
@@ -84,7 +84,7 @@ def _ingest(settings: Settings) -> StatusLine:
 
 
 def ingest_words(metrics: Metrics) -> str:
-    """What came in by HTTP since the part's start, in words."""
+    """What ingest received since its start, in words."""
 
     def total(name: str) -> float:
         return sum(value for key, value in metrics.items() if key.partition("{")[0] == f"nearline_ingest_{name}_total")
@@ -108,7 +108,7 @@ def _job(settings: Settings) -> StatusLine:
 
 
 def _job_lag(settings: Settings) -> str:
-    """Clicks that the job's newest checkpoint does not cover yet, in words; nothing while that cannot be told."""
+    """The clicks that the job's newest checkpoint does not cover yet, in words; empty while unknown."""
     try:
         topics = Topics(settings.brokers)
     except Unavailable:
@@ -169,7 +169,7 @@ def _canary(settings: Settings) -> StatusLine:
 
 
 def canary_words(metrics: Metrics) -> str:
-    """What became of the canary's clicks since its start, in words."""
+    """The outcomes of the canary's clicks since its start, in words."""
     used, late, refused = (
         metrics.get(f'nearline_canary_clicks_total{{outcome="{outcome}"}}', 0)
         for outcome in ("used", "late", "refused")
@@ -191,7 +191,7 @@ def _web(settings: Settings) -> StatusLine:
 
 
 def index_words(metrics: Metrics) -> str:
-    """The index in words: how much it holds, and how much of the truth its answers held lately."""
+    """The index in words: its size, and the recall of its sampled queries."""
     if "nearline_engine_up" in metrics:
         return _engine_words(metrics)
     words = f"{metrics.get('nearline_index_items', 0):,.0f} items"
@@ -203,10 +203,10 @@ def index_words(metrics: Metrics) -> str:
 
 
 def _engine_words(metrics: Metrics) -> str:
-    state = "answers" if metrics["nearline_engine_up"] else "is away: answers are degraded"
+    state = "answers" if metrics["nearline_engine_up"] else "is down: answers are degraded"
     lag = sum(value for name, value in metrics.items() if name.startswith('nearline_lag_records{topic="item-vectors.'))
     window = metrics.get("nearline_window_items", 0)
-    return f"items in an engine that {state}, {lag:,.0f} item vectors behind, {window:,.0f} items in the window"
+    return f"items in an engine that {state}, {lag:,.0f} item vectors behind, {window:,.0f} head items here"
 
 
 def _service(
@@ -236,13 +236,13 @@ def _service(
 
 
 def lag_of(metrics: Metrics, *topics: str) -> float:
-    """How many records of all partitions of *topics* the part has not read yet."""
+    """How many records of *topics*, in all partitions, the part has not read yet."""
     starts = tuple(f'nearline_lag_records{{topic="{topic}",' for topic in topics)
     return sum(value for name, value in metrics.items() if name.startswith(starts))
 
 
 def of_topic(metrics: Metrics, topic: str) -> Metrics:
-    """The metrics without those of other topics, and those of *topic* as if they had no such label."""
+    """The metrics without those of other topics; those of *topic* lose the label."""
     label = f'topic="{topic}"'
     return {
         name.replace(f"{{{label}}}", "").replace(f"{label},", "").replace(f",{label}", ""): value
@@ -252,11 +252,11 @@ def of_topic(metrics: Metrics, topic: str) -> Metrics:
 
 
 def _log_hint(part: str) -> str:
-    return f"look into .nearline/logs/{part}.log, or docker compose logs {part}"
+    return f"see .nearline/logs/{part}.log, or docker compose logs {part}"
 
 
 def quantile(metrics: Metrics, name: str, q: float) -> float | None:
-    """The upper bound of the bucket of histogram *name* that holds quantile *q*, or ``None`` without a sample."""
+    """The upper bound of histogram *name*'s bucket that holds quantile *q*, or ``None`` without samples."""
     total = metrics.get(f"{name}_count", 0)
     if not total:
         return None
@@ -269,7 +269,7 @@ def quantile(metrics: Metrics, name: str, q: float) -> float | None:
 
 
 def _metrics(host: str, port: int, headers: Mapping[str, str] | None = None) -> Metrics | None:
-    """The part's metrics, ``None`` if it does not answer or does not show them to us."""
+    """The part's metrics; ``None`` if it does not answer or refuses our key."""
     try:
         response = httpx.get(f"http://{host}:{port}/metrics", timeout=2.0, follow_redirects=True, headers=headers)
     except httpx.HTTPError:

@@ -1,4 +1,4 @@
-"""``nearline user``: what is known of a user, and having it forgotten. Talks to the log and the store directly."""
+"""``nearline user``: show and erase a user's data. Uses the log and the store directly."""
 
 import asyncio
 import time
@@ -33,29 +33,29 @@ from nearline.topics import (
 from nearline.user_commands import Erase, encode_command
 from nearline.user_documents import UserDocument, decode_user_document
 
-app = typer.Typer(no_args_is_help=True, help="Show what is known of a user, and have it forgotten.")
+app = typer.Typer(no_args_is_help=True, help="Show a user's data, and erase it.")
 
 
 @app.command()
 def forget(
     user_id: Annotated[str, typer.Argument(metavar="USER")],
     check: Annotated[
-        bool, typer.Option("--check", help="Send nothing: say what remains where and until when; 1 if it is in use.")
+        bool, typer.Option("--check", help="Send nothing; show what remains where and until when; status 1 if in use.")
     ] = False,
 ) -> None:
-    """Have USER forgotten: history, seen items, vector and profile, and what of it comes late."""
+    """Erase USER: history, seen items, vector and profile, and older events that arrive later."""
     settings = load_settings()
     check_id("user_id", user_id)
     if check:
         raise typer.Exit(_check(settings, user_id))
     asyncio.run(_erase(settings, user_id))
-    console.print(f"the log has it: {user_id!r} is to be forgotten", markup=False)
-    console.print("`nearline user forget USER --check` says what remains where, and until when")
+    console.print(f"the erasure of {user_id!r} is in the log", markup=False)
+    console.print("`nearline user forget USER --check` shows what remains where, and until when")
 
 
 @app.command()
 def show(user_id: Annotated[str, typer.Argument(metavar="USER")]) -> None:
-    """Show what the log and the store hold of USER."""
+    """Show what the log and the store hold about USER."""
     settings = load_settings()
     check_id("user_id", user_id)
     traces = asyncio.run(_traces(settings, user_id, (CLICKS, USERS, USER_SEQUENCES, USER_SEEN)))[0]
@@ -78,14 +78,14 @@ def _check(settings: Settings, user_id: str) -> int:
         found = remains(traces, limits, document, space=space, document_ttl_ms=ttl_ms)
         in_use = in_use or any(row.is_known for row in found)
         console.print(_about(traces), markup=False)
-        # Of a session everything that cannot be looked at is the user's: it is said once.
+        # What cannot be inspected is the same for a user and the user's sessions: printed once.
         more = elsewhere(traces, oldest_checkpoint_ms=oldest_ms) if traces.user_id == user_id else []
         console.print(_table([*found, *more]) if found or more else "nothing")
     return 1 if in_use else 0
 
 
 def _topics_of_users(settings: Settings) -> list[str]:
-    """Every topic that holds something of a user; clicks first, which tells of sessions."""
+    """Every topic with users' data; clicks first, because it names the user's sessions."""
     updates = user_updates_topic(settings.embedding_space)
     return [CLICKS, CLICKS_DLQ, USERS, USER_SEQUENCES, USER_SEQUENCES_DLQ, USER_SEEN, EXPOSURES, updates]
 
@@ -107,7 +107,7 @@ async def _erase(settings: Settings, user_id: str) -> None:
 
 
 async def _traces(settings: Settings, user_id: str, topics: Iterable[str]) -> list[Traces]:
-    """What the log holds of the user, and of each session that became the user."""
+    """What the log holds about the user, and about each session merged into the user."""
     user = Traces(user_id)
     first, *others = topics
     await _read(settings, first, [user])
@@ -120,7 +120,7 @@ async def _traces(settings: Settings, user_id: str, topics: Iterable[str]) -> li
 
 
 async def _read(settings: Settings, topic: str, ids: Iterable[Traces]) -> None:
-    """Hand all of *topic* to *ids*: by a key's partition alone, what others wrote about the user would be missed."""
+    """Pass all of *topic* to *ids*: other keys' records may also name the user."""
     async with TableReader(settings.brokers, topic) as reader:
         while not reader.caught_up:
             for record in await reader.poll():
@@ -137,14 +137,14 @@ async def _document(settings: Settings, user_id: str) -> UserDocument | None:
         await store.open()
         raw = await store.get(user_id)
     except Unavailable as error:
-        raise Unavailable(f"the store has to be up too, to look into it: {error}") from None
+        raise Unavailable(f"the store must be up for this check: {error}") from None
     finally:
         await store.close()
     return decode_user_document(raw, space) if raw else None
 
 
 def _oldest_checkpoint_ms(folder: Path) -> int | None:
-    """When the oldest complete checkpoint of the job was made, if it runs on this machine."""
+    """When the job's oldest complete checkpoint was made, if the job runs on this machine."""
     made = [path.stat().st_mtime_ns // 1_000_000 for path in folder.glob("*/chk-*/_metadata")]
     return min(made, default=None)
 
@@ -152,8 +152,8 @@ def _oldest_checkpoint_ms(folder: Path) -> int | None:
 def _about(traces: Traces) -> str:
     who = f"session {traces.user_id!r}, now {traces.became!r}" if traces.became else f"user {traces.user_id!r}"
     if traces.erased_ms is None:
-        return f"{who}: nobody asked to have it forgotten (or longer ago than the log goes back)"
-    return f"{who}: forgotten as of {_time(traces.erased_ms)}"
+        return f"{who}: not erased (or longer ago than the log goes back)"
+    return f"{who}: erased as of {_time(traces.erased_ms)}"
 
 
 def _table(rows: Iterable[Remains]) -> Table:
@@ -181,7 +181,7 @@ def _learnt(traces: Traces) -> list[str]:
         history = f"the last {len(sequence.items)} events, version {sequence.version}"
     items = f"{len(seen.hashes):,} items in the snapshot of version {seen.version}" if seen else "no snapshot yet"
     in_log = f"{len(events_of(traces)):,} events"
-    erased = [f"forgotten as of {_time(traces.erased_ms)}"] if traces.erased_ms is not None else []
+    erased = [f"erased as of {_time(traces.erased_ms)}"] if traces.erased_ms is not None else []
     return [f"history: {history}", f"seen: {items}", f"in the log: {in_log}", *erased]
 
 

@@ -1,4 +1,4 @@
-"""``nearline status --watch``: the live figures on one screen, or a line each time where there is no terminal."""
+"""``nearline status --watch``: live figures on one screen, or one line per update without a terminal."""
 
 import asyncio
 import time
@@ -13,11 +13,11 @@ from nearline.adapters.metrics_reader import MetricsReader
 from nearline.live import Delay, LiveFigures, LiveWindow
 from nearline.settings import Settings
 
-FigureRow = tuple[str, str, str]  # what, how much, of what
+FigureRow = tuple[str, str, str]  # name, value, details
 
 
 async def watching(settings: Settings, console: Console, *, every_s: float, looks: int | None = None) -> None:
-    """Show the figures of the last minute every *every_s*, *looks* times or until cancelled."""
+    """Show the figures of the last minute every *every_s* seconds, *looks* times or until cancelled."""
     window = LiveWindow()
     async with MetricsReader.of(settings) as metrics:
         with Live(console=console, auto_refresh=False, transient=False) as screen:
@@ -34,7 +34,7 @@ async def watching(settings: Settings, console: Console, *, every_s: float, look
 
 
 def screen_of(figures: LiveFigures) -> Group:
-    """The figures as a table, and what is down."""
+    """The figures as a table, and the parts that are down."""
     table = Table("", "", "", box=None, show_header=False, pad_edge=False)
     for what, amount, rest in rows_of(figures):
         table.add_row(what, Text(amount, "bold"), Text(rest, "dim"))
@@ -44,14 +44,14 @@ def screen_of(figures: LiveFigures) -> Group:
 
 
 def line_of(figures: LiveFigures) -> str:
-    """The figures on one line, those alone that there are."""
+    """The known figures on one line."""
     told = (f"{what}: {amount}" for what, amount, _ in rows_of(figures) if amount != "-")
     down = [f"no metrics: {', '.join(figures.down)}"] if figures.down else []
     return "; ".join([*told, *down])
 
 
 def rows_of(figures: LiveFigures) -> list[FigureRow]:
-    """What there is to see, from a click to its answer; ``-`` for what nobody can say yet."""
+    """The figures' rows, from a click to its answer; ``-`` for unknown."""
     stages = ", ".join(f"{stage} {_ms(delay.p50_s)}" for stage, delay in figures.stages.items())
     outcomes = ", ".join(f"{count:,.0f} {outcome}" for outcome, count in figures.canary_clicks.items() if count)
     recall = ", ".join(f"@{k} {share:.3f}" for k, share in sorted(figures.recall.items()))

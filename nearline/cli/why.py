@@ -1,4 +1,4 @@
-"""``nearline why``: which of a user's events moved an item and by how much, or what keeps it out of the answer."""
+"""``nearline why``: how much each of a user's events moved an item, or what keeps it out of the answer."""
 
 import asyncio
 from typing import Annotated, Any
@@ -15,8 +15,8 @@ from nearline.topics import USER_SEQUENCES
 
 _PATIENCE_S = 30.0
 _CAUSES = {
-    "unknown_item": "nobody told retrieval of such an item; `nearline item put` adds one",
-    "not_on_show": "the item is known, and unavailable, deleted or without a vector yet",
+    "unknown_item": "retrieval has no such item; `nearline item put` adds one",
+    "not_on_show": "the item is unavailable, deleted or without a vector yet",
     "blocked": "blocked by {rules}",
     "seen": "the user has seen it",
     "filtered": "it does not pass the filter",
@@ -26,13 +26,13 @@ _CAUSES = {
 def why(
     user_id: str,
     item_id: str,
-    k: Annotated[int, typer.Option(min=1, max=500, help="In an answer of so many.")] = 20,
-    wanted: Annotated[str | None, typer.Option("--filter", help="In an answer with this filter.")] = None,
-    scenario: Annotated[str | None, typer.Option(help="In an answer of this scenario.")] = None,
-    most: Annotated[int, typer.Option(min=1, help="Show so many events.")] = 10,
-    json: Annotated[bool, typer.Option(help="Print the answer as it came.")] = False,
+    k: Annotated[int, typer.Option(min=1, max=500, help="The answer's size.")] = 20,
+    wanted: Annotated[str | None, typer.Option("--filter", help="The answer's filter.")] = None,
+    scenario: Annotated[str | None, typer.Option(help="The answer's scenario.")] = None,
+    most: Annotated[int, typer.Option(min=1, help="How many events to show.")] = 10,
+    json: Annotated[bool, typer.Option(help="Print the answer as JSON.")] = False,
 ) -> None:
-    """Show why ITEM is in the answer for USER, or is not, and which events moved it."""
+    """Show why ITEM is or is not in the answer for USER, and which events moved it."""
     settings = load_settings()
     body: dict[str, Any] = {"user_id": user_id, "item_id": item_id, "k": k}
     body |= {name: value for name, value in (("filter", wanted), ("scenario", scenario)) if value is not None}
@@ -47,13 +47,13 @@ def why(
     if found["events"]:
         console.print(events_table(found["events"], most))
     elif found["untold"]:
-        console.print(f"what the events did cannot be told: {found['untold']}", markup=False)
+        console.print(f"the events' effect is unknown: {found['untold']}", markup=False)
     if found["is_current"] is False:
-        console.print("the stored vector is not of these events yet: what they did is as of the newest ones")
+        console.print("the stored vector does not use the newest events yet; their effect is shown as if it did")
 
 
 def standing_of(found: dict[str, Any], k: int) -> str:
-    """Where the item stands, in a sentence."""
+    """The item's place and score, in a sentence."""
     score = "" if found["score"] is None else f", score {found['score']:.4f}"
     if found["place"] is not None:
         rules = f", moved by {', '.join(found['rules'])}" if found["rules"] else ""
@@ -66,14 +66,14 @@ def cause_of(absent: dict[str, Any]) -> str:
     if absent["cause"] != "below":
         return _CAUSES[absent["cause"]].format(rules=", ".join(absent["rules"]))
     if absent["by"] is None:
-        return "others are more popular, or newer; there is no vector to compare by"
+        return "others are more popular or newer; there is no user vector to score by"
     if absent["by"] <= 0:
-        return f"its score is {-absent['by']:.4f} above the last one's: diversity, a cap or a rule took its place"
+        return f"its score is {-absent['by']:.4f} above the last one's: diversity, a cap or a rule replaced it"
     return f"{absent['by']:.4f} below the last one's score, {absent['last_score']:.4f}"
 
 
 def events_table(events: list[dict[str, Any]], most: int) -> Table:
-    """What each event did to the score, most first."""
+    """Each event's effect on the score, largest first."""
     table = Table("moved it by", "event", "item", "type")
     for event in events[:most]:
         moved = "?" if event["moved"] is None else f"{event['moved']:+.4f}"

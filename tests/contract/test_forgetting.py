@@ -127,7 +127,7 @@ async def test_user_check_reports_data_in_use_until_the_erasure_arrives(settings
     await known(settings, "u-checked")
     before = await typed("user", "forget", "u-checked", "--check")
     assert before.exit_code == 1
-    assert "nobody asked" in before.output
+    assert "not erased" in before.output
     assert "a profile" in rows(before.output)["profile (users)"]
     ours = [record for record in await everything(settings, CLICKS) if record.id == "u-checked"]
     assert len(ours) == 2, "a check sends nothing"
@@ -135,8 +135,8 @@ async def test_user_check_reports_data_in_use_until_the_erasure_arrives(settings
     await typed("user", "forget", "u-checked")
     amid = await typed("user", "forget", "u-checked", "--check")
     assert amid.exit_code == 1
-    assert "not forgotten yet" in rows(amid.output)["history (user-sequences)"]
-    assert "not forgotten yet" in rows(amid.output)["document of space 1 (store)"]
+    assert "not erased yet" in rows(amid.output)["history (user-sequences)"]
+    assert "not erased yet" in rows(amid.output)["document of space 1 (store)"]
 
     version = NOW_MS + 5
     erased = [r.append_ms for r in await everything(settings, CLICKS) if r.id == "u-checked"][-1]

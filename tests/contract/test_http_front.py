@@ -158,7 +158,7 @@ def test_mistakes_on_the_command_line_say_what_was_expected(settings: Settings, 
     for words, said in (
         (("create", "--name", "x", "--scope", "reed"), "unknown scope 'reed'"),
         (("create", "--name", "x", "--scope", "read", "--origin", "https://a.example"), "only a key for events"),
-        (("revoke", "0" * 12), "no key of that id"),
+        (("revoke", "0" * 12), "no key with that id"),
         (("revoke", "nl_" + "0" * 12 + "_" + "ab" * 32), "came a key instead of its id"),
     ):
         with pytest.raises(BadInput, match=said) as refused:
@@ -194,7 +194,7 @@ async def test_doors_that_are_off_let_everybody_in_and_say_so(
     assert doors.before(inner, RULES) is inner
     assert doors.readiness() == {}
     await doors.run()
-    assert "NEARLINE_AUTH=off: whoever reaches this port may do anything" in capfd.readouterr().out
+    assert "NEARLINE_AUTH=off: anyone who reaches this port may do anything" in capfd.readouterr().out
 
 
 async def test_pages_of_the_origins_set_may_ask_first_and_read_a_refusal(

@@ -1,4 +1,4 @@
-"""Topics of the log: created, checked and described, and how far readers of them have come."""
+"""Creates, checks and describes the log's topics, and reads their consumers' offsets."""
 
 import asyncio
 import time
@@ -15,7 +15,7 @@ from nearline.log import Extent, TopicExtent
 from nearline.tls import Brokers
 from nearline.topics import Topic
 
-_NEW_TOPICS_MS = 60_000  # a crowded broker was seen to take more than ten seconds for all their partitions
+_NEW_TOPICS_MS = 60_000  # a loaded broker took more than ten seconds for all their partitions
 
 
 class Topics:
@@ -35,11 +35,11 @@ class Topics:
         self._admin.close()
 
     def cluster_id(self) -> str:
-        """The id of the Kafka cluster; another id means another log."""
+        """The id of the Kafka cluster; a different id means a different log."""
         return str(self._admin.describe_cluster()["cluster_id"])
 
     def topic_ids(self, names: Iterable[str]) -> dict[str, str]:
-        """The id of each topic, another when it is created anew; ``Unavailable`` if one is missing."""
+        """The id of each topic, which changes when it is created anew; ``Unavailable`` if one is missing."""
         found = {topic["name"]: topic for topic in self._admin.describe_topics(list(names))}
         missing = [name for name, topic in found.items() if topic["error_code"]]
         if missing:
@@ -47,11 +47,11 @@ class Topics:
         return {name: str(topic["topic_id"]) for name, topic in found.items()}
 
     def names(self) -> set[str]:
-        """The names of all topics that there are."""
+        """The names of all topics in the log."""
         return set(self._admin.list_topics())
 
     def ensure(self, topics: Iterable[Topic]) -> dict[str, str]:
-        """Make each topic as it should be; return what was done: created, changed or "as it should be".
+        """Create or correct each topic; return what was done: created, changed or "as it should be".
 
         Idempotent. ``Misconfigured`` if a topic has another number of partitions: that cannot be changed without
         breaking the order of its keys.
@@ -98,7 +98,7 @@ class Topics:
         return changed
 
     def settings_of(self, names: Iterable[str]) -> dict[str, dict[str, str]]:
-        """All settings of each topic as the broker has them, its defaults among them."""
+        """All settings of each topic in the broker, including its defaults."""
         found: dict[str, dict[str, str]] = {}
         for name in names:
             resource = ConfigResource(ConfigResourceType.TOPIC, name)
@@ -107,7 +107,7 @@ class Topics:
         return found
 
     def group_lag(self, group: str, topic: str) -> int | None:
-        """Records of *topic* that *group* has not committed yet, or ``None`` if it never committed."""
+        """How many records of *topic* *group* has not committed yet, or ``None`` if it never committed."""
         consumer = KafkaConsumer(**connection(self._brokers), group_id=group, enable_auto_commit=False)
         try:
             parts = [TopicPartition(topic, p) for p in consumer.partitions_for_topic(topic) or ()]
@@ -121,7 +121,7 @@ class Topics:
             consumer.close()
 
     def end_offset(self, topic: str) -> int:
-        """How many records were ever appended to *topic*, over all partitions."""
+        """How many records were ever appended to *topic*, in all partitions."""
         consumer = KafkaConsumer(**connection(self._brokers))
         try:
             parts = [TopicPartition(topic, p) for p in consumer.partitions_for_topic(topic) or ()]
@@ -150,7 +150,7 @@ def wait_for_topics(log: Brokers | str, names: Sequence[str], *, deadline_s: flo
 
 
 async def log_extent(log: Brokers | str, topics: Sequence[str]) -> Extent:
-    """Which log *log* leads to, and how far *topics* reach; ``Unavailable`` without it or one of them."""
+    """The id of the log and the first and end offsets of *topics*; ``Unavailable`` without the log or one of them."""
     return await asyncio.to_thread(_log_extent, brokers_of(log), topics)
 
 
@@ -177,7 +177,7 @@ def _topic_extent(consumer: Any, name: str, topic_id: str) -> TopicExtent:
 
 
 async def committed(log: Brokers | str, group: str, topic: str) -> dict[int, int]:
-    """The next offset that *group* has not dealt with, of each partition of *topic* of which it has said one."""
+    """The committed offset of *group* for each partition of *topic* that has one."""
     return await asyncio.to_thread(_committed, brokers_of(log), group, topic)
 
 

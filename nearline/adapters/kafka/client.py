@@ -1,4 +1,4 @@
-"""What every client of the log shares: how one gets in, its thread, and what its errors mean."""
+"""What every client of the log shares: its login, its thread, and the meaning of its errors."""
 
 import asyncio
 import socket
@@ -15,16 +15,16 @@ from nearline.tls import Brokers, ssl_context
 
 T = TypeVar("T")
 REQUEST_MS = 10_000
-BOOTSTRAP_MS = 3_000  # how long a client looks for a broker before it says that there is none
+BOOTSTRAP_MS = 3_000  # how long a client looks for a broker before it gives up
 
 
 def brokers_of(where: Brokers | str) -> Brokers:
-    """A plain address is one in the clear."""
+    """*where* as ``Brokers``: a plain address means no TLS and no login."""
     return Brokers(where) if isinstance(where, str) else where
 
 
 def connection(brokers: Brokers) -> dict[str, Any]:
-    """What every client of kafka-python is told of where the log is and how one gets in."""
+    """The arguments of every kafka-python client: the brokers' addresses, TLS and the login."""
     login: dict[str, Any] = {}
     if brokers.user:
         login = {
@@ -47,7 +47,7 @@ def unavailable(brokers: Brokers, error: Exception) -> Unavailable:
 
 
 def _refused_handshake(brokers: Brokers) -> str | None:
-    """Why TLS fails with the first broker, which kafka-python keeps to itself; ``None`` if it does not, or none is."""
+    """Why TLS fails with the first broker, which kafka-python does not report; ``None`` if it works or is not used."""
     assert brokers.tls is not None
     host, _, port = brokers.addresses.split(",")[0].rpartition(":")
     try:
@@ -63,7 +63,7 @@ def _refused_handshake(brokers: Brokers) -> str | None:
 
 
 class LogClient:
-    """One kafka-python client and the thread that alone may use it."""
+    """One kafka-python client and the only thread that uses it."""
 
     def __init__(self, log: Brokers | str) -> None:
         self._brokers = brokers_of(log)
@@ -74,7 +74,7 @@ class LogClient:
         try:
             return await loop.run_in_executor(self._thread, function, *args)
         except MessageSizeTooLargeError as error:
-            raise BadInput("too_large", f"the log takes no record of that size: {error}") from None
+            raise BadInput("too_large", f"the record is too large for the log: {error}") from None
         except KafkaError as error:
             raise unavailable(self._brokers, error) from None
 
@@ -92,5 +92,5 @@ class LogClient:
         raise NotImplementedError
 
     async def close(self) -> None:
-        """Let go of the connection and its thread; safe to call twice."""
+        """Close the connection and end its thread; safe to call twice."""
         await asyncio.get_running_loop().run_in_executor(None, self._thread.shutdown)

@@ -1,4 +1,4 @@
-"""Reading topics as a member of a group that shares them."""
+"""Reads topics as a member of a consumer group."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -17,10 +17,10 @@ from nearline.tls import Brokers
 class GroupReader(LogReader):
     """Reads topics as a member of *group*: each partition belongs to one replica at a time.
 
-    Topics of equally many partitions are shared out alike, so a key's records all come to one replica; between topics
-    they come in no order.
+    Topics with the same number of partitions are assigned alike, so all records of a key come to one replica; records
+    of different topics come in no order.
 
-    Nothing is committed until ``done`` names it, so what a killed replica had not dealt with is read again.
+    A record is committed only after ``done``, so what a killed replica had not processed is read again.
     """
 
     def __init__(self, log: Brokers | str, topics: str | Sequence[str], group: str, *, batch: int = 500) -> None:
@@ -44,14 +44,14 @@ class GroupReader(LogReader):
             session_timeout_ms=6_000,
             heartbeat_interval_ms=1_500,
         )
-        # kafka-python 3.0.12: a member that joins before it knows the topic's partitions gets none, for good.
+        # kafka-python 3.0.12: a member that joins before it knows the topic's partitions never gets any.
         for topic in self._topics:
             if not self._consumer.partitions_for_topic(topic):
                 raise Unavailable(f"topic {topic} does not exist; run `nearline init`")
         self._consumer.subscribe(self._topics)
 
     async def poll(self) -> list[Record]:
-        """The next records (at most a batch; none if nothing comes within half a second)."""
+        """The next records: at most a batch, and none if nothing comes within half a second."""
         return await self._call(self._poll)
 
     def _poll(self) -> list[Record]:
@@ -61,7 +61,7 @@ class GroupReader(LogReader):
         return records
 
     async def stay(self) -> None:
-        """Stay in the group without reading on, for as long as a dependency is away; call it again and again."""
+        """Stay in the group without reading while a dependency is down; call it repeatedly."""
         await self._call(self._stay)
 
     def _stay(self) -> None:
@@ -73,7 +73,7 @@ class GroupReader(LogReader):
             self._consumer.resume(*self._consumer.paused())
 
     def done(self, records: Iterable[Record]) -> None:
-        """Note that *records* are dealt with; they are committed within a quarter of a second, and on close."""
+        """Mark *records* as processed; they are committed within a quarter of a second, and on close."""
         newest: dict[tuple[str, int], int] = {}
         for record in records:
             place = record.topic, record.partition
@@ -83,7 +83,7 @@ class GroupReader(LogReader):
             self._dealt_with[part] = max(self._dealt_with.get(part, 0), offset)
 
     async def settle(self) -> None:
-        """Commit how far was read, when all of it is dealt with: past records that compaction took away, too."""
+        """Commit the position once all records read are processed, also past records that compaction removed."""
         await self._call(self._settle)
 
     def _settle(self) -> None:
@@ -105,7 +105,7 @@ class GroupReader(LogReader):
             self._consumer.commit_async(offsets)
 
     async def close(self) -> None:
-        """Commit what is dealt with and leave the group."""
+        """Commit the processed records and leave the group."""
         if self._consumer is not None:
             await self._call(self._commit_last)
         await super().close()

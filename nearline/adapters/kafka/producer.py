@@ -1,4 +1,4 @@
-"""Writing to the log."""
+"""Writes to the log."""
 
 import contextlib
 from collections.abc import Sequence
@@ -13,16 +13,16 @@ from nearline.log import Message
 from nearline.tls import Brokers
 
 _DELIVERY_S = 30.0
-_GRACE_S = 2.0  # kafka-python notices a deadline that passed a moment later
+_GRACE_S = 2.0  # kafka-python notices a missed deadline a little late
 _RECONNECT_MS = 1_000
 
 
 class Producer(LogClient):
-    """Writes to the log; what ``send_all`` returned from is in the log, acknowledged by all replicas.
+    """Writes to the log: when ``send_all`` returns, all replicas have acknowledged the messages.
 
-    With *linger_ms* records wait that long for others of their partition: fewer requests, later records. What the log
-    has not acknowledged after *delivery_s* is ``Unavailable``; it may have got in all the same. The next send then
-    starts with a new client.
+    With *linger_ms* a record waits that long for others of its partition: fewer requests, later records. If the log
+    has not acknowledged after *delivery_s*, the send raises ``Unavailable``, though the record may be in the log. The
+    next send then starts with a new client.
     """
 
     _producer: Any = None
@@ -54,12 +54,12 @@ class Producer(LogClient):
             max_block_ms=min(REQUEST_MS, int(self._delivery_s * 1000)),
             request_timeout_ms=int(self._delivery_s * 1000),
             delivery_timeout_ms=int(self._delivery_s * 1000) + self._linger_ms,
-            # By default it looks ever more rarely, in the end every 30 s, whether a broker is back.
+            # By default it tries a lost broker ever more rarely, in the end every 30 s.
             reconnect_backoff_max_ms=_RECONNECT_MS,
         )
 
     async def prepare(self, topic: str) -> None:
-        """Learn where *topic*'s partitions are, so that the first send does not wait for that."""
+        """Fetch *topic*'s metadata, so that the first send does not wait for it."""
         await self._call(lambda: self._connected().partitions_for(topic))
 
     async def send_all(
@@ -82,10 +82,10 @@ class Producer(LogClient):
             raise
 
     def _abandon(self) -> None:
-        """Let go of the client without waiting for what it still holds.
+        """Drop the client without waiting for its buffered records.
 
-        kafka-python 3.0.12: an idempotent producer whose batches expired while they were under way may send nothing
-        ever after, and its own ``close`` then gives up before it has ended its thread.
+        kafka-python 3.0.12: an idempotent producer whose batches expired in flight may never send again, and its own
+        ``close`` then gives up before its thread has ended.
         """
         producer, self._producer = self._producer, None
         producer._sender.force_close()
@@ -93,7 +93,7 @@ class Producer(LogClient):
             producer.close(timeout=_GRACE_S)
 
     async def send_soon(self, topic: str, messages: Sequence[Message]) -> None:
-        """Hand *messages* over to be appended in order, without waiting; ``flush`` says whether all of them were."""
+        """Queue *messages* to be appended in order, without waiting; ``flush`` raises if one was not."""
         await self._call(self._send_soon, topic, messages)
 
     def _send_soon(self, topic: str, messages: Sequence[Message]) -> None:
@@ -102,14 +102,14 @@ class Producer(LogClient):
             producer.send(topic, key=key, value=value).add_errback(self._failed.append)
 
     async def flush(self) -> None:
-        """Return when everything sent is in the log; ``Unavailable`` if something sent soon never got there."""
+        """Return when everything sent is in the log; ``Unavailable`` if a message of ``send_soon`` was not appended."""
         await self._call(lambda: self._connected().flush(self._delivery_s + _GRACE_S))
         if self._failed:
             failed, self._failed = self._failed, []
-            raise Unavailable(f"{len(failed):,} records did not get into the log, the first: {failed[0]!r:.200}")
+            raise Unavailable(f"{len(failed):,} records are not in the log, the first: {failed[0]!r:.200}")
 
     async def close(self) -> None:
-        """Send what is buffered, if the log takes it in time, and disconnect."""
+        """Send the buffered records, if the log accepts them in time, and disconnect."""
         if self._producer is not None:
             await self._call(self._close)
         await super().close()

@@ -1,4 +1,4 @@
-"""What both readers of the log share: polling in the thread, records out, and the lag as a metric."""
+"""What both readers of the log share: polling in the thread, and the lag as a metric."""
 
 import time
 from typing import Any
@@ -14,7 +14,7 @@ _LAG_EVERY_S = 1.0
 
 
 class LogReader(LogClient):
-    """A client that consumes; its subclasses say which partitions and from where."""
+    """A consuming client; its subclasses choose the partitions and where to start."""
 
     _consumer: Any = None
     _looked_at = 0.0
@@ -22,7 +22,7 @@ class LogReader(LogClient):
 
     def __init__(self, log: Brokers | str) -> None:
         super().__init__(log)
-        self._told: set[Any] = set()  # the partitions that the gauge has
+        self._told: set[Any] = set()  # the partitions in the gauge
 
     def _consumer_config(self) -> dict[str, Any]:
         return {
@@ -44,7 +44,7 @@ class LogReader(LogClient):
         ]
 
     def _look_at_lag(self) -> None:
-        """Bring ``lag`` up to date, once a second: each ``position`` is a hop to kafka-python's own thread and back."""
+        """Update ``lag`` once a second: each ``position`` is a hop to kafka-python's own thread and back."""
         if time.monotonic() - self._looked_at < _LAG_EVERY_S:
             return
         self._looked_at = time.monotonic()
@@ -52,7 +52,7 @@ class LogReader(LogClient):
         lags = {part: max(0, end - self._consumer.position(part)) for part, end in ends.items() if end is not None}
         self.lag = sum(lags.values())
         for part in self._told - lags.keys():
-            _LAG.remove(part.topic, str(part.partition))  # another replica's now
+            _LAG.remove(part.topic, str(part.partition))  # now another replica's
         for part, lag in lags.items():
             _LAG.labels(part.topic, str(part.partition)).set(lag)
         self._told = set(lags)
@@ -63,6 +63,6 @@ class LogReader(LogClient):
             consumer, self._consumer = self._consumer, None
             await self._call(consumer.close)
         for part in self._told:
-            _LAG.remove(part.topic, str(part.partition))  # it reads no more: what was left is no lag
+            _LAG.remove(part.topic, str(part.partition))  # it reads no more, so it has no lag
         self._told = set()
         await super().close()

@@ -1,4 +1,4 @@
-"""Reading a compacted topic as a table: all of it, without a group."""
+"""Reads a compacted topic as a table: all of it, without a group."""
 
 import asyncio
 from collections.abc import Mapping
@@ -16,10 +16,10 @@ from nearline.tls import Brokers
 
 
 class TableReader(LogReader):
-    """Reads all of a compacted topic from its beginning, and goes on following it.
+    """Reads all of a compacted topic from its beginning, then follows it.
 
-    A partition in *start_at* is read from that offset instead; from its beginning if the log does not have it.
-    ``caught_up`` turns true once everything is read that was in the topic when it was opened, and stays so.
+    A partition in *start_at* is read from that offset instead, or from its beginning if the log no longer has it.
+    ``caught_up`` becomes true, and stays so, once everything that was in the topic at ``open`` is read.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class TableReader(LogReader):
         self._settle()
 
     async def poll(self) -> list[Record]:
-        """The next records (at most a batch; none if nothing comes within half a second)."""
+        """The next records: at most a batch, and none if nothing comes within half a second."""
         return await self._call(self._poll)
 
     def _poll(self) -> list[Record]:
@@ -63,7 +63,7 @@ class TableReader(LogReader):
         return records
 
     def _settle(self) -> None:
-        """Forget each partition whose old end is reached; an empty or compacted-away tail counts as reached."""
+        """Drop each partition whose end at ``open`` is reached; an empty or compacted tail counts as reached."""
         for part, end in list(self._waiting_for.items()):
             if end == 0 or self._consumer.position(part) >= end:
                 del self._waiting_for[part]
@@ -71,7 +71,7 @@ class TableReader(LogReader):
 
 
 async def newest_of(log: Brokers | str, topic: str, key: bytes) -> Record | None:
-    """The newest record under *key* in *topic*, from a look at all of its partition; ``Unavailable`` without those."""
+    """The newest record of *key* in *topic*, found by reading its whole partition; ``Unavailable`` if that fails."""
     return await asyncio.to_thread(_newest_of, brokers_of(log), topic, key)
 
 

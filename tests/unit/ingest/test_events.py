@@ -98,7 +98,7 @@ REFUSALS: list[tuple[dict[str, Any], str, str, str]] = [
     ({"synthetic": 1}, "synthetic", "wrong_type", "true or false"),
     ({"v": 2}, "v", "unknown_version", "v must be 1, came 2"),
     ({"usr_id": "u"}, "usr_id", "unknown_field", "did you mean 'user_id'?"),
-    ({"shoe_size": 4}, "shoe_size", "unknown_field", "put free fields under 'context'"),
+    ({"shoe_size": 4}, "shoe_size", "unknown_field", "put your own fields under 'context'"),
 ]
 
 

@@ -88,7 +88,7 @@ def test_before_the_erasure_everything_is_in_use() -> None:
     found = left(click(T - 2), sequence(T - 1), told, stored=document(T - 1))
     in_use = {where for where, row in found.items() if row.is_known}
     assert in_use == {"profile (users)", "history (user-sequences)", "document of space 1 (store)"}
-    assert {found[where].note for where in in_use} == {"until forgotten"}
+    assert {found[where].note for where in in_use} == {"until erased"}
 
 
 def test_after_the_erasure_marks_are_left_and_what_the_log_has_not_deleted_yet() -> None:
@@ -112,7 +112,7 @@ def test_after_the_erasure_marks_are_left_and_what_the_log_has_not_deleted_yet()
 def test_data_that_the_erasure_has_not_reached_is_reported_as_in_use(late: Record) -> None:
     found = left(ERASE, late)
     (row,) = (row for row in found.values() if row.is_known)
-    assert "not forgotten yet" in row.note
+    assert "not erased yet" in row.note
 
 
 def test_a_document_older_than_the_erasure_is_reported_as_in_use() -> None:
@@ -168,7 +168,7 @@ def test_records_in_a_topic_without_retention_have_no_end_date() -> None:
     told, gone = record(USERS, T - 9, encode_profile(Profile("GB"))), record(USERS, T - 1, None)
     rows = remains(traces_of(click(T - 4), ERASE, told, gone), for_ever, None, space=1, document_ttl_ms=DAY)
     assert {row.where: (row.until_ms, row.note) for row in rows} == {
-        place: (None, "no end is set") for place in (CLICKS, "profile (users)", "users, before compaction")
+        place: (None, "no limit is set") for place in (CLICKS, "profile (users)", "users, before compaction")
     }
 
 
@@ -205,5 +205,5 @@ def test_places_that_cannot_be_read_are_reported_with_their_limit() -> None:
     assert places(None)["page tokens"].until_ms is None
     assert "from before the erasure" in places(T - 1, ERASE)["Flink's state"].found
     assert places(T + 1, ERASE)["Flink's state"].until_ms == T + 30 * DAY
-    assert "not here" in places(None, ERASE)["Flink's state"].found
+    assert "no checkpoints on this machine" in places(None, ERASE)["Flink's state"].found
     assert {"trained models", "traces", "logs of the parts", "exports, backups"} <= places(None).keys()

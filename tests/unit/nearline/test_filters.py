@@ -63,16 +63,16 @@ def test_a_number_and_a_truth_value_are_different_values() -> None:
         ('brand < "x"', 0, "brand is text"),
         ("attributes.a < true", 15, "compares numbers"),
         ('catgory = "x"', 0, "did you mean category"),
-        ('title = "x"', 0, "not filtered by"),
+        ('title = "x"', 0, "cannot be filtered by"),
         ("price = 1; drop table items", 9, "cannot stand here"),
         ('__import__("os")', 10, "cannot stand here"),
         ('brand = "a" or 1 = 1 --', 15, "cannot stand here"),
-        ('brand = "a', 8, "without an end"),
-        ('brand = "\\q"', 9, "no character"),
-        ('brand = "\\ud800"', 9, "no character"),
+        ('brand = "a', 8, "has no end"),
+        ('brand = "\\q"', 9, "not a character"),
+        ('brand = "\\ud800"', 9, "not a character"),
         ("price < 1e999", 8, "too large"),
-        ("(" * 4_000 + "price = 1" + ")" * 4_000, 50, "more than 50 brackets"),
-        ("not " * 2_000 + "price = 1", 200, "more than 50 brackets"),
+        ("(" * 4_000 + "price = 1" + ")" * 4_000, 50, "more than 50 nested brackets"),
+        ("not " * 2_000 + "price = 1", 200, "more than 50 nested brackets"),
         (" or ".join(["price=1"] * 101), 1_100, "more than 100 comparisons"),
         ("x" * (MAX_BYTES + 1), MAX_BYTES, "10,001 bytes"),
         ("é" * MAX_BYTES, MAX_BYTES // 2, "20,000 bytes"),
@@ -112,7 +112,7 @@ def test_filters_are_joined_and_what_is_unwanted_is_taken_out() -> None:
     found = narrowed(wanted, without=[unwanted])
     assert found is not None
     assert found.key == parse('brand = "x" and not (price < 2 or attributes.sold = true)').key
-    assert found.attributes == (), "what one does without need not be there"
+    assert found.attributes == (), "those of *without* need not exist"
     only = narrowed(None, without=[unwanted])
     assert only is not None
     assert only.key == parse("not (price < 2 or attributes.sold = true)").key

@@ -171,7 +171,7 @@ def test_every_route_opens_for_its_scope_and_for_no_other(
 @pytest.mark.parametrize(("rule", "method", "path"), CALLS, ids=[f"{m} {p}" for _, m, p in CALLS])
 def test_no_route_opens_without_a_key(world: World, rule: RoutePermission, method: str, path: str) -> None:
     problem = refused(response := world.send(method, path), 401)
-    assert problem["problem"] == "this API wants a key"
+    assert problem["problem"] == "this API needs a key"
     assert response.headers["www-authenticate"] == 'Bearer realm="nearline"'
 
 
@@ -227,7 +227,7 @@ def test_a_route_without_a_rule_is_refused_though_the_application_has_it() -> No
     key = world.key(*EVERYTHING)
     assert refused(world.get("/trending", key), 404)["problem"] == "there is no such route"
     response = world.get("/events", key)
-    assert refused(response, 405)["problem"] == "this route knows POST"
+    assert refused(response, 405)["problem"] == "this route accepts POST"
     assert response.headers["allow"] == "POST"
 
 
@@ -337,7 +337,7 @@ def test_one_address_may_send_so_much_and_the_next_address_as_much_again(world: 
     burst = [world.send("POST", "/events", key).status_code for _ in range(11)]
     assert burst == [200] * 10 + [429]
     response = world.send("POST", "/events", key)
-    assert refused(response, 429)["problem"] == "this key allows 60 requests a minute from one address"
+    assert refused(response, 429)["problem"] == "this key allows 60 requests per minute from one address"
     assert response.headers["retry-after"] == "1"
     world.address = "203.0.113.6"
     assert world.send("POST", "/events", key).status_code == 200

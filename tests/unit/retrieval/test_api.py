@@ -276,7 +276,7 @@ def test_ids_may_hold_any_printable_character(world: World) -> None:
         ("/recommend/u1?context.device=" + "x" * 65, "context.device", "at most 64 characters"),
         ("/recommend/u1?device=phone", "device", "Extra inputs are not permitted"),
         ("/recommend/u1?page=", "page", "at least 1 character"),
-        ("/recommend/u1?page=forged", "page", "nobody who has our secret signed it"),
+        ("/recommend/u1?page=forged", "page", "it is not signed with our secret"),
         ("/recommend/u1?scenario=home", "scenario", "there is no scenario 'home'"),
         ("/recommend/u1?kk=5", "kk", "Extra inputs are not permitted"),
         ("/recommend/" + "x" * 129, "user_id", "1-128 UTF-8 bytes, came 129"),

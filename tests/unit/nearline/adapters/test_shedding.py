@@ -331,7 +331,7 @@ def test_a_refusal_is_a_503_that_says_when_to_come_back_and_the_connection_goes_
                 head, body = await ask_on(reader, writer, request)
                 assert head.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
                 assert b"\r\nretry-after: 1\r\n" in head
-                assert (b"ask again" in body) == (method != "HEAD")
+                assert (b"try again" in body) == (method != "HEAD")
             assert (await ask_on(reader, writer, get("/healthz")))[1] == b"/healthz"
             assert served.begun == 2
             served.go.set()

@@ -80,7 +80,7 @@ def test_everybodys_answers_are_one_file_and_few_requests_at_a_time(stage: Stage
 def test_an_interrupted_run_continues_with_the_missing_users(stage: Stage, tmp_path: Path) -> None:
     file = tmp_path / "answers.parquet"
     weather = stage.app = Weather(Retrieval(), *[0] * 12, *[503] * 50)
-    with pytest.raises(Unavailable, match="goes on where it ended"):
+    with pytest.raises(Unavailable, match="continues where it stopped"):
         ask(stage, file, USERS)
     assert not file.exists()
     weather.script, weather.asked = [], []

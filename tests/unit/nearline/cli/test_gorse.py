@@ -49,7 +49,7 @@ def test_an_item_keeps_what_ours_has_a_place_for() -> None:
         "attributes": {"categories": "lighting|retro", "colour": "red|black", "size.cm": 40},
     }
     item_of({name: value for name, value in body.items() if name != "item_id"} | {"v": 1})
-    assert convert.counted["items' labels left out: 'vector' is no text, number or truth"] == 1
+    assert convert.counted["items' labels left out: 'vector' is not a text, number or boolean"] == 1
     assert any("several categories" in what for what in convert.counted)
 
 
@@ -152,7 +152,7 @@ def test_a_users_labels_become_a_profile() -> None:
         {"interests": ["a", "b", "c", "d", "e"]},
     )
     assert convert.user({"UserId": "u", "Labels": None}) is None
-    assert convert.counted["users left out: nothing is told of them"] == 1
+    assert convert.counted["users left out: their profiles are empty"] == 1
 
 
 # --- the binary dump -------------------------------------------------------------------------------------------------
@@ -258,8 +258,8 @@ def test_lines_of_json_are_imported(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "text", "problem"),
     [
-        ("items.jsonl", "{", r"items\.jsonl:1 is no object"),
-        ("items.jsonl", "[1]", r"items\.jsonl:1 is no object"),
+        ("items.jsonl", "{", r"items\.jsonl:1 is not a JSON object"),
+        ("items.jsonl", "[1]", r"items\.jsonl:1 is not a JSON object"),
         ("items.jsonl", '{"Title": "x"}', "items of Gorse.*ItemId"),
         ("other.txt", "", r"expected users\.jsonl"),
     ],

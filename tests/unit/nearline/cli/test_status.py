@@ -60,8 +60,6 @@ def test_items_in_an_engine_are_told_as_that() -> None:
         'nearline_lag_records{topic="item-vectors.1",partition="3"}': 1_200.0,
         "nearline_window_items": 5_500.0,
     }
-    words = (
-        "items in an engine that is away: answers are degraded, 1,200 item vectors behind, 5,500 items in the window"
-    )
+    words = "items in an engine that is down: answers are degraded, 1,200 item vectors behind, 5,500 head items here"
     assert index_words(told) == words
     assert index_words(told | {"nearline_engine_up": 1.0}).startswith("items in an engine that answers")
