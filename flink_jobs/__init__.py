@@ -1,1 +1,1 @@
-"""The Flink jobs: each folder is one job; job.py is its graph."""
+"""The Flink jobs: one folder per job, whose graph is in job.py."""

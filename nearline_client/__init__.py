@@ -1,4 +1,4 @@
-"""Nearline's client for Python: events and items in, recommendations out. ``Client`` and ``AsyncClient``."""
+"""Nearline's client for Python: ``Client`` and ``AsyncClient`` send events and items and read recommendations."""
 
 from nearline_client.answers import (
     Context,

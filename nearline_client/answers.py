@@ -1,6 +1,6 @@
-"""The shapes of what goes out and comes back, as type checkers see them; at run time they are plain dictionaries.
+"""The types of requests and answers, for type checkers; at run time they are plain dictionaries.
 
-What a newer service adds is there too, though its name is not below. docs/api.md describes every field.
+An answer of a newer service may have further fields. docs/api.md describes every field.
 """
 
 from typing import Any, Literal, NotRequired, TypedDict
@@ -26,7 +26,7 @@ class Event(TypedDict):
 
 
 class SessionEvent(TypedDict):
-    """What a visitor without an id did to an item; a click of this moment, where type and time are left out."""
+    """What a visitor without an id did to an item; the defaults are type ``click`` and the current time."""
 
     item_id: str
     type: NotRequired[EventType]
@@ -37,7 +37,7 @@ class SessionEvent(TypedDict):
 
 
 class EventResult(TypedDict):
-    """What became of one event of a batch; the last three only where it was refused."""
+    """The result of one event of a batch; the last three fields only if it was refused."""
 
     status: Literal["accepted", "refused"]
     event_id: str | None
@@ -47,7 +47,7 @@ class EventResult(TypedDict):
 
 
 class EventResults(TypedDict):
-    """One result for each event, in the order in which they were sent."""
+    """One result per event, in the order of sending."""
 
     accepted: int
     refused: int
@@ -69,13 +69,13 @@ class Item(TypedDict):
 
 
 class ItemOfBatch(Item):
-    """An item of a batch: its id is among its fields."""
+    """An item of a batch, with its id."""
 
     item_id: str
 
 
 class ItemChange(TypedDict, total=False):
-    """The fields of an item that change; ``None`` takes one away."""
+    """The fields of an item that change; ``None`` removes one."""
 
     title: str
     description: str | None
@@ -89,7 +89,7 @@ class ItemChange(TypedDict, total=False):
 
 
 class ItemAnswer(TypedDict):
-    """An item and the version that it is now."""
+    """An item and its current version."""
 
     item_id: str
     version: int
@@ -97,14 +97,14 @@ class ItemAnswer(TypedDict):
 
 
 class Deleted(TypedDict):
-    """The item is in no answer any more."""
+    """The item is deleted and in no answer."""
 
     item_id: str
     version: int
 
 
 class ItemResult(TypedDict):
-    """What became of one item of a batch; the last three only where it was refused."""
+    """The result of one item of a batch; the last three fields only if it was refused."""
 
     status: Literal["accepted", "refused"]
     item_id: str | None
@@ -115,7 +115,7 @@ class ItemResult(TypedDict):
 
 
 class ItemResults(TypedDict):
-    """One result for each item, in the order in which they were sent."""
+    """One result per item, in the order of sending."""
 
     accepted: int
     refused: int
@@ -123,7 +123,7 @@ class ItemResults(TypedDict):
 
 
 class Profile(TypedDict, total=False):
-    """What a shop knows of a user beside events."""
+    """A shop's data about a user, apart from events."""
 
     country: str
     device: str
@@ -133,7 +133,7 @@ class Profile(TypedDict, total=False):
 
 
 class Recommended(TypedDict):
-    """An item of an answer. With ``fields`` only those that were asked for are there, and ``item_id``."""
+    """An item of an answer. With ``fields`` it has only those fields and ``item_id``."""
 
     item_id: str
     title: str
@@ -150,7 +150,7 @@ class Recommended(TypedDict):
 
 
 class Recommendations(TypedDict):
-    """An answer, with which events it used and how old it is."""
+    """An answer, with the events that it used and its age."""
 
     user_id: str
     space: int
@@ -168,13 +168,13 @@ class Recommendations(TypedDict):
     fresh: NotRequired[bool]
     seen: NotRequired[Literal["known", "cached", "unknown"]]
     degradations: NotRequired[list[str]]
-    steps: NotRequired[list[str]]  # the same as degradations; goes with 1.0
+    steps: NotRequired[list[str]]  # the same as degradations; removed in 1.0
     rules: NotRequired[list[str]]
     index_generation: NotRequired[int | None]
 
 
 class Context(TypedDict, total=False):
-    """Where the answer will be shown."""
+    """The context in which the answer will be shown."""
 
     device: str
     country: str
@@ -182,7 +182,7 @@ class Context(TypedDict, total=False):
 
 
 class RecommendOptions(TypedDict, total=False):
-    """What an answer may be asked for; left out, the service's defaults hold."""
+    """The options of an answer; the service has defaults for all."""
 
     k: int
     filter: str
@@ -200,14 +200,14 @@ class RecommendOptions(TypedDict, total=False):
 
 
 class SessionContext(Context, total=False):
-    """What a visitor without an id tells of itself, beside the above."""
+    """The context of a visitor without an id."""
 
     referrer: str
     interests: list[str]
 
 
 class SessionOptions(TypedDict, total=False):
-    """What an answer for a session may be asked for."""
+    """The options of an answer for a session."""
 
     k: int
     filter: str
@@ -222,7 +222,7 @@ class SessionOptions(TypedDict, total=False):
 
 
 class ListOptions(TypedDict, total=False):
-    """What a plain list of items may be asked for."""
+    """The options of a plain list of items."""
 
     k: int
     filter: str

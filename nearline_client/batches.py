@@ -1,7 +1,7 @@
-"""Events that go out in the background, many in one request: a bounded queue, and one sender that empties it.
+"""Sends events in the background, many per request: a bounded queue and one sender.
 
-An event leaves the queue when the service has answered for it. While the service or its log is away the sender tries
-again and again, and the queue fills; then ``add`` says so (``QueueFull``) instead of growing or forgetting.
+An event leaves the queue once the service has answered for it. While the service or its log is down the sender keeps
+retrying and the queue fills; a full queue refuses new events (``QueueFull``) and drops none.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ _USUAL = Retries()
 
 
 class WaitingEvents:
-    """The events that wait, oldest first, and what became of the last attempt to send some; not for several threads."""
+    """The waiting events, oldest first, and the last attempt's failure; not thread-safe."""
 
     def __init__(self, *, batch: int, most: int, retries: Retries, draw: Callable[[], float]) -> None:
         if not 1 <= batch <= most:
@@ -36,7 +36,7 @@ class WaitingEvents:
         self.batch = batch
         self.most = most
         self.failure: NearlineError | None = None
-        self._events: deque[tuple[Event, int]] = deque()  # with its size as it is sent
+        self._events: deque[tuple[Event, int]] = deque()  # with its encoded size
         self._retries = retries
         self._draw = draw
         self._failures = 0
@@ -46,11 +46,11 @@ class WaitingEvents:
 
     @property
     def is_full(self) -> bool:
-        """Whether there is no room for one more."""
+        """Whether there is no room for another event."""
         return len(self._events) >= self.most
 
     def add(self, event: Event) -> None:
-        """Let *event* wait; ``QueueFull`` if there is no room, ``ValueError`` or ``TypeError`` if it is no JSON."""
+        """Queue *event*; ``QueueFull`` if there is no room, ``ValueError`` or ``TypeError`` if it is not valid JSON."""
         size = len(encoded(event)) + 1
         if self.is_full:
             why = f"; the last attempt to send failed: {self.failure}" if self.failure else ""
@@ -58,7 +58,7 @@ class WaitingEvents:
         self._events.append((event, size))
 
     def next_batch(self) -> list[Event]:
-        """The oldest events, as many as one request takes; they stay until ``sent``."""
+        """The oldest events, as many as fit into one request; they stay queued until ``sent``."""
         chosen: list[Event] = []
         room = MOST_BYTES_IN_A_BATCH
         for event, size in islice(self._events, self.batch):
@@ -69,34 +69,34 @@ class WaitingEvents:
         return chosen
 
     def sent(self, count: int) -> None:
-        """The service has answered for the oldest *count*."""
+        """Remove the oldest *count* events: the service has answered for them."""
         for _ in range(count):
             self._events.popleft()
         self.failure, self._failures = None, 0
 
     def failed(self, failure: NearlineError) -> float:
-        """They were not taken; the seconds to wait before the next attempt."""
+        """Note a failed attempt; return the seconds to wait before the next one."""
         self.failure = failure
         self._failures = min(self._failures + 1, 30)
         told_s = failure.retry_after_s if isinstance(failure, TooMany | Unavailable) else None
         return (told_s or 0.0) + self._draw() * self._retries.bound_s(self._failures)
 
     def give_up(self) -> list[Event]:
-        """Everything that still waits, which nobody will send any more."""
+        """Empty the queue and return its events, which will not be sent."""
         left = [event for event, _ in self._events]
         self._events.clear()
         return left
 
 
 class Reports:
-    """Whom it is told that an event was refused, or lost; without anybody, a line of the log for each batch."""
+    """Calls the program's callbacks for refused and lost events; without callbacks, logs a line per batch."""
 
     def __init__(self, on_refused: RefusedEvents | None, on_lost: Lost | None) -> None:
         self._on_refused = on_refused
         self._on_lost = on_lost
 
     def answered(self, events: Sequence[Event], results: EventResults) -> None:
-        """The service has judged *events*."""
+        """Report the refused ones of *events*."""
         refused = refused_of(events, results)
         if refused and self._on_refused is not None:
             self._told(self._on_refused, refused)
@@ -107,31 +107,31 @@ class Reports:
             )
 
     def lost(self, events: Sequence[Event], failure: NearlineError | None) -> None:
-        """*events* will not be sent."""
+        """Report that *events* will not be sent."""
         if events and self._on_lost is not None:
             self._told(self._on_lost, events, failure)
         elif events:
             _LOG.error("%d events were never sent: %s", len(events), failure)
 
     def waiting(self, count: int, failure: NearlineError) -> None:
-        """*count* events wait, because an attempt to send some just failed."""
+        """Log that *count* events wait after a failed attempt."""
         _LOG.warning("%d events wait to be sent, after: %s", count, failure)
 
     def _told(self, listener: Callable[..., object], *about: object) -> None:
         try:
             listener(*about)
         except Exception:
-            # Of the caller's making: it must not end the sender, which other events still need.
+            # The callback is the program's: its error must not end the sender.
             _LOG.exception("%r failed", listener)
 
 
 def is_final(failure: NearlineError) -> bool:
-    """Whether the same events would fail for ever. A key may be good again, and an answer that is none is a proxy's."""
+    """Whether the same events would always fail. A key may be fixed, and an unexpected answer may be a proxy's."""
     return isinstance(failure, Refused) and not isinstance(failure, NotLetIn)
 
 
 class EventQueue:
-    """The queue of ``Client``: a thread sends. It starts with the first event, so a process may fork before that."""
+    """The queue of ``Client``, emptied by a thread that starts with the first event: a process may fork before it."""
 
     def __init__(
         self,
@@ -153,22 +153,22 @@ class EventQueue:
         self._waiting = WaitingEvents(batch=batch, most=most, retries=retries, draw=draw)
         self._turn = threading.Condition()
         self._flushing = 0
-        self._ends_s: float | None = None  # once it closes: until when the sender may try
+        self._ends_s: float | None = None  # once closed: until when the sender may try
         self._thread: threading.Thread | None = None
 
     def add(self, event: Event, *, block_s: float = 0.0) -> None:
-        """Let *event* be sent soon; ``QueueFull`` if there is no room within *block_s*."""
+        """Queue *event* to be sent soon; ``QueueFull`` if there is no room within *block_s*."""
         with self._turn:
             self._turn.wait_for(lambda: not self._waiting.is_full or self._is_closing, block_s)
             if self._is_closing:
-                raise QueueFull("the client is closed: its queue takes no more events")
+                raise QueueFull("the client is closed: its queue accepts no more events")
             self._waiting.add(event)
             self._start()
             if len(self._waiting) in (1, self._waiting.batch):
                 self._turn.notify_all()
 
     def flush(self, timeout_s: float) -> bool:
-        """Send without lingering, and wait until nothing waits any more; whether that was so in time."""
+        """Send without lingering and wait until the queue is empty; return whether it was in time."""
         with self._turn:
             self._flushing += 1
             self._turn.notify_all()
@@ -178,13 +178,13 @@ class EventQueue:
                 self._flushing -= 1
 
     def close(self) -> None:
-        """Send what waits, for so long as that may take; the rest is lost, and reported. May be called again."""
+        """Send the queued events within the time limit; report the rest as lost. Safe to call twice."""
         with self._turn:
             if self._ends_s is None:
                 self._ends_s = time.monotonic() + self._close_s
             self._turn.notify_all()
         if self._thread is not None:
-            self._thread.join()  # each of its waits has a deadline, and so has a request under way
+            self._thread.join()  # each of its waits and requests has a deadline
         atexit.unregister(self.close)
 
     @property
@@ -212,7 +212,7 @@ class EventQueue:
                 self._reports.answered(batch, results)
 
     def _next(self) -> list[Event]:
-        """The next batch when it is due; an empty one when the queue is closed and nothing waits."""
+        """The next batch once it is due; an empty one if the queue is closed and empty."""
         with self._turn:
             self._turn.wait_for(lambda: len(self._waiting) or self._is_closing)
             self._turn.wait_for(self._is_due, self._linger_s)
@@ -227,7 +227,7 @@ class EventQueue:
             self._turn.notify_all()
 
     def _wait_after(self, failure: NearlineError) -> bool:
-        """Pause; False if the queue is closed and has no time for another attempt, its events being lost."""
+        """Pause; False if the queue is closed without time for another attempt: its events are then lost."""
         with self._turn:
             if self._waiting.failure is None:
                 self._reports.waiting(len(self._waiting), failure)
@@ -245,7 +245,7 @@ class EventQueue:
 
 
 class AsyncEventQueue:
-    """The queue of ``AsyncClient``: a task sends, started with the first event. Close it: an exit does not."""
+    """The queue of ``AsyncClient``, emptied by a task that starts with the first event. Exiting does not close it."""
 
     def __init__(
         self,
@@ -271,11 +271,11 @@ class AsyncEventQueue:
         self._task: asyncio.Task[None] | None = None
 
     async def add(self, event: Event, *, block_s: float = 0.0) -> None:
-        """Let *event* be sent soon; ``QueueFull`` if there is no room within *block_s*."""
+        """Queue *event* to be sent soon; ``QueueFull`` if there is no room within *block_s*."""
         async with self._turn:
             await self._until(lambda: not self._waiting.is_full or self._is_closing, block_s)
             if self._is_closing:
-                raise QueueFull("the client is closed: its queue takes no more events")
+                raise QueueFull("the client is closed: its queue accepts no more events")
             self._waiting.add(event)
             if self._task is None:
                 self._task = asyncio.create_task(self._run(), name="nearline events")
@@ -283,7 +283,7 @@ class AsyncEventQueue:
                 self._turn.notify_all()
 
     async def flush(self, timeout_s: float) -> bool:
-        """Send without lingering, and wait until nothing waits any more; whether that was so in time."""
+        """Send without lingering and wait until the queue is empty; return whether it was in time."""
         async with self._turn:
             self._flushing += 1
             self._turn.notify_all()
@@ -293,7 +293,7 @@ class AsyncEventQueue:
                 self._flushing -= 1
 
     async def close(self) -> None:
-        """Send what waits, for so long as that may take; the rest is lost, and reported. May be called again."""
+        """Send the queued events within the time limit; report the rest as lost. Safe to call twice."""
         async with self._turn:
             self._is_closing = True
             self._turn.notify_all()
@@ -318,7 +318,7 @@ class AsyncEventQueue:
                 self._reports.answered(batch, results)
 
     async def _next(self) -> list[Event]:
-        """The next batch when it is due; an empty one when the queue is closed and nothing waits."""
+        """The next batch once it is due; an empty one if the queue is closed and empty."""
         async with self._turn:
             await self._turn.wait_for(lambda: len(self._waiting) > 0 or self._is_closing)
             await self._until(self._is_due, self._linger_s)
@@ -338,7 +338,7 @@ class AsyncEventQueue:
         await asyncio.sleep(self._waiting.failed(failure))
 
     async def _until(self, true: Callable[[], bool], seconds: float) -> bool:
-        """Whether *true* became so within *seconds*; the caller has the turn."""
+        """Whether *true* held within *seconds*; call it with the condition's lock held."""
         try:
             async with asyncio.timeout(seconds):
                 await self._turn.wait_for(true)

@@ -1,6 +1,6 @@
-"""Every route of both services as a call: what is sent where, and whether sending it twice is the same as once.
+"""Every route of both services as a ``Call``: what to send where, and whether it may be repeated.
 
-Nothing here sends. ``Client`` and ``AsyncClient`` do, and have a method for each of these.
+Nothing here sends: ``Client`` and ``AsyncClient`` do, with a method for each function here.
 """
 
 import json
@@ -36,15 +36,15 @@ from nearline_client.errors import (
 from nearline_client.retrying import retry_after_s
 
 MOST_IN_A_BATCH = 500
-MOST_BYTES_IN_A_BATCH = 2 * 1024 * 1024  # half of what the service takes by default
-_AWAY = {408, 502, 503, 504}  # of the service, of its log, or of a proxy before them
-_NOT_HERE = 501  # this process cannot do it, whenever it is asked; the problem says which can
+MOST_BYTES_IN_A_BATCH = 2 * 1024 * 1024  # half of the service's default limit
+_AWAY = {408, 502, 503, 504}  # from the service, its log, or a proxy in front
+_NOT_HERE = 501  # this process does not offer it; the problem says which one does
 _REFUSALS: Mapping[int, type[Refused]] = {401: NotLetIn, 403: NotLetIn, 404: NotThere, 412: OtherVersion}
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request. *is_repeatable*: done twice it is the same as done once, so a lost answer may be asked for again."""
+    """One request. *is_repeatable* means idempotent: the client may repeat it when the answer is lost."""
 
     service: Literal["retrieval", "ingest"]
     method: str
@@ -53,12 +53,12 @@ class Call:
     body: Any = None
     headers: Mapping[str, str] = field(default_factory=dict)
     is_repeatable: bool = True
-    is_batch: bool = False  # a 422 with results for each is an answer, not a refusal
-    extra_wait_s: float = 0.0  # that the caller asked the service to wait
+    is_batch: bool = False  # a 422 with results is an answer, not a refusal
+    extra_wait_s: float = 0.0  # the wait that the caller asked for
 
     @property
     def content(self) -> bytes | None:
-        """The body as it is sent."""
+        """The encoded body."""
         return None if self.body is None else encoded(self.body)
 
 
@@ -77,7 +77,7 @@ def recommend(user_id: str, options: RecommendOptions) -> Call:
 
 
 def recommend_session(events: Sequence[SessionEvent], options: SessionOptions) -> Call:
-    """``POST /recommend``: nothing is stored, so it may be asked as often as one likes."""
+    """``POST /recommend``: repeatable, since nothing is stored."""
     return Call("retrieval", "POST", "/recommend", body={"events": _timed(events), **options})
 
 
@@ -127,24 +127,24 @@ def known_of_user(user_id: str) -> Call:
     return Call("retrieval", "GET", f"/users/{_id(user_id)}")
 
 
-# --- doors of ingest -------------------------------------------------------------------------------------------------
+# --- routes of ingest ------------------------------------------------------------------------------------------------
 
 
 def event(
     user_id: str, item_id: str, type: EventType = "click", *, request_id: str | None = None, **more: Any
 ) -> Event:
-    """An event of this moment, with an id of its own: it may be sent again without counting twice."""
+    """A new event with the current time and a new id, so that sending it again does not count it twice."""
     made = {"event_id": uuid.uuid4().hex, "user_id": user_id, "item_id": item_id, "type": type, "time_ms": _now_ms()}
     return cast("Event", made | _given(request_id=request_id) | more)
 
 
 def identified(events: Iterable[Event]) -> list[Event]:
-    """The events, each with an id and a time: those that came without get some."""
+    """The events, each with an id and a time: missing ones are added."""
     return [cast("Event", {"event_id": uuid.uuid4().hex, "time_ms": _now_ms(), **one}) for one in events]
 
 
 def send_events(events: Sequence[Event]) -> Call:
-    """``POST /events``; safe to repeat if every event brings its id."""
+    """``POST /events``; repeatable if every event has an id."""
     repeatable = all("event_id" in one for one in events)
     return Call("ingest", "POST", "/events", body=list(events), is_repeatable=repeatable, is_batch=True)
 
@@ -155,7 +155,7 @@ def put_item(item_id: str, item: Item, if_match: int | None) -> Call:
 
 
 def patch_item(item_id: str, change: ItemChange, if_match: int | None) -> Call:
-    """``PATCH /items/{item_id}``: a merge patch done twice changes what it changed once."""
+    """``PATCH /items/{item_id}``: repeatable, since a merge patch is idempotent."""
     return _change("PATCH", item_id, change, if_match)
 
 
@@ -195,13 +195,13 @@ def remove_event(user_id: str, event_id: str) -> Call:
 
 
 def merge(user_id: str, session_id: str | None, events: Sequence[Event] | None) -> Call:
-    """``POST /users/{user_id}/merge``: the events' ids make a repetition harmless."""
+    """``POST /users/{user_id}/merge``: repeatable, since the events have ids."""
     told = _given(session_id=session_id, events=None if events is None else identified(events))
     return Call("ingest", "POST", f"/users/{_id(user_id)}/merge", body=told, is_batch=True)
 
 
 def batches(bodies: Iterable[Any]) -> Iterator[list[Any]]:
-    """*bodies* in their order, cut where a request would hold more than the service takes."""
+    """Split *bodies*, in order, into batches within the service's limits."""
     batch: list[Any] = []
     size = 0
     for body in bodies:
@@ -215,11 +215,11 @@ def batches(bodies: Iterable[Any]) -> Iterator[list[Any]]:
         yield batch
 
 
-# --- what came back --------------------------------------------------------------------------------------------------
+# --- answers ---------------------------------------------------------------------------------------------------------
 
 
 def answer_in(call: Call, status: int, headers: Mapping[str, str], raw: bytes) -> Any:
-    """What the service answered, or raise what its status means; *headers* as httpx has them (any case)."""
+    """The service's answer, or raise the error for its status; *headers* as in httpx (any case)."""
     said = _json(raw)
     if 200 <= status < 300 and said is not None:
         return said
@@ -229,7 +229,7 @@ def answer_in(call: Call, status: int, headers: Mapping[str, str], raw: bytes) -
 
 
 def failure_in(call: Call, status: int, headers: Mapping[str, str], said: Any, raw: bytes) -> NearlineError:
-    """The error that an answer with *status* is."""
+    """The error for an answer with *status*."""
     problems = _problems(said)
     words = f"{call.method} {call.path}: {status} " + ("; ".join(one.problem for one in problems) or f"{raw[:200]!r}")
     again_s = retry_after_s(headers.get("retry-after"), time.time())
@@ -262,7 +262,7 @@ def _json(raw: bytes) -> Any:
 
 
 def recommend_params(options: RecommendOptions) -> dict[str, Any]:
-    """The options as a query carries them: names of fields between commas, ids repeated, the context part by part."""
+    """The options as query parameters: field names joined by commas, ids repeated, one parameter per context key."""
     params: dict[str, Any] = {name: value for name, value in options.items() if name != "context"}
     if "fields" in options:
         params["fields"] = ",".join(options["fields"])
@@ -274,7 +274,7 @@ def _list_params(options: ListOptions) -> dict[str, Any]:
 
 
 def _timed(events: Iterable[SessionEvent]) -> list[dict[str, Any]]:
-    """The events, each with a type and a time: what came without is a click of this moment."""
+    """The events, each with a type and a time; the defaults are ``click`` and now."""
     return [{"type": "click", "time_ms": _now_ms(), **one} for one in events]
 
 
@@ -285,14 +285,14 @@ def _given(**values: Any) -> dict[str, Any]:
 def _change(
     method: str, item_id: str, body: Any, if_match: int | None, params: Mapping[str, str] | None = None
 ) -> Call:
-    """A change of one item. With a condition the second of two equal changes fails, so it is not repeatable."""
+    """A change of one item. With a condition it is not repeatable: the second of two equal changes fails."""
     headers = {} if if_match is None else {"If-Match": f'"{if_match}"'}
     path = f"/items/{_id(item_id)}"
     return Call("ingest", method, path, params or {}, body, headers, is_repeatable=if_match is None)
 
 
 def _id(value: str) -> str:
-    """An id as one segment of a path; of dots alone it would else be taken for a step upwards."""
+    """An id as one path segment; dots are escaped too, since ``..`` would otherwise be a step upwards."""
     return quote(value, safe="").replace(".", "%2E") if set(value) == {"."} else quote(value, safe="")
 
 

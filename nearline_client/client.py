@@ -1,4 +1,4 @@
-"""The client for ordinary programs: each method is one call, retried where that is safe."""
+"""The client for synchronous programs: each method is one call, retried if that is safe."""
 
 import random
 import time
@@ -37,11 +37,11 @@ _USUAL = Retries()
 
 
 class Client:
-    """Nearline as a program calls it: ``with Client(key=…) as nearline: nearline.recommend("17850")``.
+    """Calls Nearline: ``with Client(key=…) as nearline: nearline.recommend("17850")``.
 
-    *retrieval* and *ingest* are the base URLs of the two services. A call takes at most *timeout_s*, and is made again
-    as *retries* say, when that cannot do twice what was asked once. May be shared between threads, not across a fork.
-    Events that ``track`` took are sent in the background, at the latest by ``close`` or at the program's exit.
+    *retrieval* and *ingest* are the base URLs of the two services. A call takes at most *timeout_s*; *retries* says how
+    often it is repeated, if that cannot do the same thing twice. May be shared between threads, not across a fork.
+    Events queued by ``track`` are sent in the background, at the latest by ``close`` or at the program's exit.
     """
 
     def __init__(
@@ -78,18 +78,18 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Send what is queued, then let go of the connections; events that cannot be sent go to *on_lost*."""
+        """Send the queued events, then close the connections; events that cannot be sent go to *on_lost*."""
         self._queue.close()
         self._http.close()
 
     # --- answers
 
     def recommend(self, user_id: str, **options: Unpack[RecommendOptions]) -> Recommendations:
-        """At most *k* items for the user, best first, with which events the answer used."""
+        """At most *k* items for the user, best first, with the events that the answer used."""
         return cast("Recommendations", self._ask(calls.recommend(user_id, options)))
 
     def recommend_session(self, events: Sequence[SessionEvent], **options: Unpack[SessionOptions]) -> Recommendations:
-        """Items for a visitor of whom there are only these events; nothing is stored."""
+        """Items for a visitor with only these events; nothing is stored."""
         return cast("Recommendations", self._ask(calls.recommend_session(events, options)))
 
     def rank(
@@ -100,27 +100,27 @@ class Client:
         events: Sequence[SessionEvent] | None = None,
         context: SessionContext | None = None,
     ) -> dict[str, Any]:
-        """The caller's items in the order that the user (or the visitor with *events*) would like them in."""
+        """The caller's items, ranked for the user (or the visitor with *events*)."""
         return cast("dict[str, Any]", self._ask(calls.rank(item_ids, user_id, events, context)))
 
     def similar(self, item_id: str, **options: Unpack[ListOptions]) -> dict[str, Any]:
-        """Items like this one."""
+        """Items similar to this one."""
         return cast("dict[str, Any]", self._ask(calls.similar(item_id, options)))
 
     def trending(self, **options: Unpack[ListOptions]) -> dict[str, Any]:
-        """What many users turn to now."""
+        """The currently popular items."""
         return cast("dict[str, Any]", self._ask(calls.trending(options)))
 
     def latest(self, **options: Unpack[ListOptions]) -> dict[str, Any]:
-        """What was listed last."""
+        """The most recently listed items."""
         return cast("dict[str, Any]", self._ask(calls.latest(options)))
 
     def search(self, query: str, **options: Unpack[ListOptions]) -> dict[str, Any]:
-        """Items whose texts hold the words of *query*."""
+        """Items whose texts contain the words of *query*."""
         return cast("dict[str, Any]", self._ask(calls.search(query, options)))
 
     def similar_users(self, user_id: str, *, k: int | None = None) -> dict[str, Any]:
-        """Users whose vectors lie near this one's."""
+        """Users whose vectors are near this user's."""
         return cast("dict[str, Any]", self._ask(calls.similar_users(user_id, k)))
 
     def audience(self, item_id: str, *, k: int | None = None) -> dict[str, Any]:
@@ -128,7 +128,7 @@ class Client:
         return cast("dict[str, Any]", self._ask(calls.audience(item_id, k)))
 
     def known_of_user(self, user_id: str) -> dict[str, Any]:
-        """What the system knows of the user."""
+        """What the system knows about the user."""
         return cast("dict[str, Any]", self._ask(calls.known_of_user(user_id)))
 
     # --- events
@@ -136,22 +136,22 @@ class Client:
     def track(self, event: Event, *, block_s: float = 0.0) -> None:
         """Queue *event* (``event()`` makes one) to be sent soon, with others; ``QueueFull`` if there is no room.
 
-        With *block_s* it waits so long for room.
+        With *block_s* it waits that long for room.
         """
         self._queue.add(calls.identified([event])[0], block_s=block_s)
 
     def flush(self, timeout_s: float = 10.0) -> bool:
-        """Wait until all that was queued is sent; whether that was so in time."""
+        """Wait until all queued events are sent; return whether they were in time."""
         return self._queue.flush(timeout_s)
 
     def send_event(self, event: Event) -> str:
-        """Send one event and return its id, once it is in the log; ``Refused`` with the field if it cannot be."""
+        """Send one event and return its id once it is in the log; ``Refused`` with the field if it is invalid."""
         return only(self.send_events([event]))
 
     def send_events(self, events: Iterable[Event]) -> EventResults:
-        """Send any number of events, each judged by itself; in the log when this returns.
+        """Send any number of events, each accepted or refused by itself; accepted ones are in the log on return.
 
-        Those that bring no id get one, so that a lost answer may be asked for again.
+        Events without an id get one, so that a lost answer can be retried.
         """
         batches = calls.batches(calls.identified(events))
         return joined([self._ask(calls.send_events(batch)) for batch in batches])
@@ -159,47 +159,47 @@ class Client:
     # --- items
 
     def put_item(self, item_id: str, item: Item, *, if_match: int | None = None) -> ItemAnswer:
-        """List the item, or replace it as a whole. With *if_match*, only if that is its version."""
+        """Add the item, or replace it as a whole. With *if_match*, only if that is its version."""
         return cast("ItemAnswer", self._ask(calls.put_item(item_id, item, if_match)))
 
     def put_items(self, items: Iterable[ItemOfBatch]) -> ItemResults:
-        """List or replace any number of items, each judged by itself."""
+        """Add or replace any number of items, each accepted or refused by itself."""
         return cast("ItemResults", joined([self._ask(calls.put_items(batch)) for batch in calls.batches(items)]))
 
     def patch_item(self, item_id: str, change: ItemChange, *, if_match: int | None = None) -> ItemAnswer:
-        """Change some fields: ``{"available": False}`` hides the item, ``None`` takes a field away."""
+        """Change some fields: ``{"available": False}`` makes the item unavailable, ``None`` removes a field."""
         return cast("ItemAnswer", self._ask(calls.patch_item(item_id, change, if_match)))
 
     def delete_item(self, item_id: str, *, purge: bool = False, if_match: int | None = None) -> Deleted:
-        """Take the item out of every answer; with *purge* its vector is forgotten too."""
+        """Delete the item; with *purge* its vector too."""
         return cast("Deleted", self._ask(calls.delete_item(item_id, purge, if_match)))
 
     def get_item(self, item_id: str) -> ItemAnswer:
-        """The item as it is listed; ``NotThere`` if it is not."""
+        """The item in the catalogue; ``NotThere`` if there is none."""
         return cast("ItemAnswer", self._ask(calls.get_item(item_id)))
 
     # --- users
 
     def put_user(self, user_id: str, profile: Profile) -> dict[str, Any]:
-        """Say what the shop knows of the user beside events; replaces what it said before."""
+        """Set the user's profile, replacing an earlier one."""
         return cast("dict[str, Any]", self._ask(calls.put_user(user_id, cast("Mapping[str, Any]", profile))))
 
     def get_user(self, user_id: str) -> dict[str, Any]:
-        """The profile as it was put; ``NotThere`` if there is none."""
+        """The user's profile; ``NotThere`` if there is none."""
         return cast("dict[str, Any]", self._ask(calls.get_user(user_id)))
 
     def erase_user(self, user_id: str) -> dict[str, Any]:
-        """Forget the user: history, vector, seen items, profile."""
+        """Erase the user: history, vector, seen items, profile."""
         return cast("dict[str, Any]", self._ask(calls.erase_user(user_id)))
 
     def remove_event(self, user_id: str, event_id: str) -> dict[str, Any]:
-        """Forget one event of the user."""
+        """Delete one event of the user."""
         return cast("dict[str, Any]", self._ask(calls.remove_event(user_id, event_id)))
 
     def merge(
         self, user_id: str, *, session_id: str | None = None, events: Sequence[Event] | None = None
     ) -> dict[str, Any]:
-        """Make a session the user's: what was sent under *session_id*, and *events* of it that were never sent."""
+        """Merge a session into the user: the events sent under *session_id*, and *events* not sent before."""
         return cast("dict[str, Any]", self._ask(calls.merge(user_id, session_id, events)))
 
     # --- how a call is made

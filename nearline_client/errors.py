@@ -1,16 +1,16 @@
 """Errors sorted by what the caller should do.
 
 NearlineError
-├── Refused          it can never be done as it is: *field* says what is wrong with; change it
+├── Refused          the request is invalid: *field* names the field to change
 │   ├── NotThere         404: there is no such item, user or route
-│   └── OtherVersion     412: somebody changed the item since it was read
-├── NotLetIn         401, 403: the key is missing, wrong, revoked or of another scope
-├── TooMany          429: nothing was done; come again after *retry_after_s*
-├── Unavailable      the service or its log is away: come again. With *was_sent* it may have been done
-├── UnexpectedAnswer an answer that no version of the API gives: a proxy's page, or a fault of ours
-└── QueueFull        events are added faster than they are taken; this one was not
+│   └── OtherVersion     412: the item has changed since it was read
+├── NotLetIn         401, 403: the key is missing, wrong, revoked or has another scope
+├── TooMany          429: nothing was done; try again after *retry_after_s*
+├── Unavailable      the service or its log is down: try again. With *was_sent* it may have been done
+├── UnexpectedAnswer an answer outside the API: a proxy's page, or a bug of ours
+└── QueueFull        events are added faster than they are sent; this one was not added
 
-The first five are raised after the retries, so to ask again at once is no use.
+The first five are raised after the retries, so trying again at once does not help.
 """
 
 from collections.abc import Sequence
@@ -18,22 +18,22 @@ from dataclasses import dataclass
 
 
 class NearlineError(Exception):
-    """The root of every error that this package raises on purpose."""
+    """The base of every error that this package raises."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that was wrong: with which field, a short code if there is one, and what was expected."""
+    """One problem: the field, a short code if there is one, and what was expected."""
 
     field: str
     problem: str
     reason: str = ""
     came: str = ""
-    position: int | None = None  # the character of a filter, from 0
+    position: int | None = None  # index of the character in a filter
 
 
 class Refused(NearlineError):
-    """What was asked can never be done as it is; the first of *problems* is also *field*, *reason* and the message."""
+    """The request is invalid; *field*, *reason* and the message are those of the first of *problems*."""
 
     def __init__(self, status: int, problems: Sequence[Problem]) -> None:
         super().__init__("; ".join(_words(one) for one in problems) or f"refused with status {status}")
@@ -42,12 +42,12 @@ class Refused(NearlineError):
 
     @property
     def field(self) -> str:
-        """What is wrong with; empty if it is the request as a whole."""
+        """The invalid field; empty for the whole request."""
         return self.problems[0].field if self.problems else ""
 
     @property
     def reason(self) -> str:
-        """A short code, to count by; empty where the service gives none."""
+        """A short code for counters; empty if the service gives none."""
         return self.problems[0].reason if self.problems else ""
 
 
@@ -56,7 +56,7 @@ class NotThere(Refused):
 
 
 class OtherVersion(Refused):
-    """The item is in another version than ``if_match`` says: read it again."""
+    """The item's version is not ``if_match``: read it again."""
 
 
 class NotLetIn(Refused):
@@ -64,7 +64,7 @@ class NotLetIn(Refused):
 
 
 class TooMany(NearlineError):
-    """Nothing was done, because too much is asked; *retry_after_s* says when to come again."""
+    """Nothing was done, because of too many requests; try again after *retry_after_s*."""
 
     def __init__(self, message: str, retry_after_s: float | None = None) -> None:
         super().__init__(message)
@@ -72,7 +72,7 @@ class TooMany(NearlineError):
 
 
 class Unavailable(NearlineError):
-    """The service, or the log behind it, is away. With *was_sent* false, nothing has left this process."""
+    """The service, or the log behind it, is down. If *was_sent* is false, nothing has left this process."""
 
     def __init__(self, message: str, *, was_sent: bool = True, retry_after_s: float | None = None) -> None:
         super().__init__(message)
@@ -81,7 +81,7 @@ class Unavailable(NearlineError):
 
 
 class UnexpectedAnswer(NearlineError):
-    """An answer that no version of the API gives."""
+    """An answer outside the API."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -89,7 +89,7 @@ class UnexpectedAnswer(NearlineError):
 
 
 class QueueFull(NearlineError):
-    """The queue holds as many events as it may; this one was not added."""
+    """The queue is full; this event was not added."""
 
 
 def _words(problem: Problem) -> str:

@@ -1,4 +1,4 @@
-"""Results of batches: put together again, or looked at one by one."""
+"""Joins and reads the results of batches."""
 
 from collections.abc import Sequence
 from typing import Any, cast
@@ -10,7 +10,7 @@ UNPROCESSABLE = 422
 
 
 def joined(parts: Sequence[Any]) -> EventResults:
-    """The results of several batches as those of one."""
+    """Join the results of several batches into one."""
     return {
         "accepted": sum(part["accepted"] for part in parts),
         "refused": sum(part["refused"] for part in parts),
@@ -19,7 +19,7 @@ def joined(parts: Sequence[Any]) -> EventResults:
 
 
 def only(results: EventResults) -> str:
-    """The id of the one event that was sent; ``Refused`` with the field if it was."""
+    """The id of the one event in *results*; ``Refused`` with the field if it was refused."""
     (one,) = results["results"]
     if one["status"] == "refused":
         raise Refused(UNPROCESSABLE, [problem_of(one)])
@@ -32,6 +32,6 @@ def problem_of(result: EventResult) -> Problem:
 
 
 def refused_of(events: Sequence[Event], results: EventResults) -> list[tuple[Event, Problem]]:
-    """The events that were refused, each with what was wrong."""
+    """The refused events, each with its problem."""
     both = zip(events, results["results"], strict=True)
     return [(event, problem_of(result)) for event, result in both if result["status"] == "refused"]

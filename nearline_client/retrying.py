@@ -1,4 +1,4 @@
-"""When a call may be made again, and after how long: nothing here waits or sends."""
+"""Decides whether and when to retry a call; nothing here waits or sends."""
 
 import random
 from collections.abc import Callable
@@ -10,10 +10,10 @@ from nearline_client.errors import NearlineError, TooMany, Unavailable
 
 @dataclass(frozen=True, slots=True)
 class Retries:
-    """How patient a client is: at most *attempts* calls in *total_s*, the pauses growing from *first_s* to *most_s*.
+    """The limits of retrying: at most *attempts* calls in *total_s*, with pauses growing from *first_s* to *most_s*.
 
-    A pause is drawn between nothing and its bound ("full jitter"), so that callers who failed together do not come
-    back together. What ``Retry-After`` says is waited for in any case, or not at all if it passes *total_s*.
+    A pause is drawn between 0 and its bound ("full jitter"), so that callers that failed together retry at different
+    times. ``Retry-After`` is always waited for, unless it exceeds *total_s*: then there is no retry.
     """
 
     attempts: int = 4
@@ -30,10 +30,10 @@ NEVER = Retries(attempts=1)
 
 
 def may_repeat(failure: NearlineError, *, is_repeatable: bool) -> bool:
-    """Whether to call again cannot do twice what was asked once.
+    """Whether calling again cannot do the same thing twice.
 
-    A call that was turned away before anything was done (429, no connection) always may; one whose answer is missing
-    or says that the log is away may have been done, so it may only if doing it twice is the same.
+    True for a call that was refused before anything was done (429, no connection). A call without an answer, or whose
+    answer says that the log is down, may have been done, so it must be idempotent.
     """
     if isinstance(failure, TooMany):
         return True
@@ -41,7 +41,7 @@ def may_repeat(failure: NearlineError, *, is_repeatable: bool) -> bool:
 
 
 class Attempts:
-    """The attempts of one call: ``pause_s`` is how long to wait after a failure, or raises it when it is final."""
+    """The attempts of one call: ``pause_s`` returns the pause after a failure, or raises a final failure."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class Attempts:
 
 
 def retry_after_s(header: str | None, now_s: float) -> float | None:
-    """The seconds that a Retry-After *header* asks for, as a number or as a date; ``None`` if it says neither."""
+    """The seconds in a Retry-After *header*, a number or a date; ``None`` if it is neither."""
     if not header:
         return None
     if header.strip().isdecimal():

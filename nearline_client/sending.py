@@ -1,4 +1,4 @@
-"""What both clients share: where the services are, how a call becomes a request, and what a failed one means."""
+"""What both clients share: the services' addresses, building requests, and reading answers and failures."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -13,14 +13,14 @@ from nearline_client.retrying import Attempts, Retries
 
 RETRIEVAL = "http://127.0.0.1:8080"
 INGEST = "http://127.0.0.1:8088"
-# How much is asked at a time is the caller's to say: a bound here would only be another place to wait.
+# The caller limits concurrency: a limit here would only be another queue.
 LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=100)
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceAccess:
-    """Where both services are, with which key, and how patiently they are asked. *key* is never shown."""
+    """The services' addresses, the key (never printed), and the retries."""
 
     retrieval: str
     ingest: str
@@ -29,7 +29,7 @@ class ServiceAccess:
     retries: Retries
 
     def request(self, http: httpx.Client | httpx.AsyncClient, call: Call) -> httpx.Request:
-        """The request that makes *call*."""
+        """The HTTP request of *call*."""
         base: Mapping[Literal["retrieval", "ingest"], str] = {"retrieval": self.retrieval, "ingest": self.ingest}
         headers = {"Accept": "application/json", **call.headers}
         if self.key:
@@ -44,16 +44,16 @@ class ServiceAccess:
         )
 
     def attempts(self, call: Call, draw: Callable[[], float]) -> Attempts:
-        """How often and when *call* is made again."""
+        """The attempts of *call*."""
         return Attempts(self.retries, is_repeatable=call.is_repeatable, now_s=time.monotonic, draw=draw)
 
     def lost(self, call: Call, error: httpx.HTTPError) -> NearlineError:
-        """What it means that *call* got no answer."""
+        """The error for a *call* without an answer."""
         where = self.retrieval if call.service == "retrieval" else self.ingest
         words = f"{call.method} {call.path}: {call.service} at {where} gave no answer: {error!r:.200}"
         return Unavailable(words, was_sent=not isinstance(error, _NOT_SENT))
 
 
 def answer(call: Call, response: httpx.Response) -> Any:
-    """What *response* says to *call*, or the error that it is."""
+    """The answer to *call* in *response*, or raise its error."""
     return answer_in(call, response.status_code, response.headers, response.content)

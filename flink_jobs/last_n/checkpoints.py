@@ -1,8 +1,8 @@
-"""What a start of the job finds on disk: checkpoints to resume from, whose log they belong to, and earlier starts.
+"""The job's files on disk: checkpoints to resume from, the id of their Kafka cluster, and earlier starts.
 
 <data>/flink/checkpoints/<job id>/chk-<n>/_metadata      written by Flink; complete once ``_metadata`` is there
 <data>/flink/kafka-cluster                               the id of the Kafka cluster whose offsets they hold
-<data>/flink/starts.json                                 how often the job was started, when, and from where
+<data>/flink/starts.json                                 how often the job was started, when, and from which checkpoint
 """
 
 import json
@@ -15,7 +15,7 @@ from pathlib import Path
 from nearline.errors import Misconfigured
 
 RETAINED = 3
-# A checkpoint that so many starts resumed from without ever completing another may be damaged.
+# A checkpoint from which so many starts resumed without completing another may be damaged.
 _STARTS_BEFORE_OLDER = 3
 _RECENT_S = 600.0
 _JOB_ID = re.compile(rb"/([0-9a-f]{32})/")
@@ -31,7 +31,7 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class _Starts:
-    """Starts so far, the times of the recent ones, and the newest checkpoint at each start since it was made."""
+    """Starts so far, the times of recent ones, and the newest checkpoint at each start since it was made."""
 
     count: int = 0
     at_s: list[float] = field(default_factory=list)
@@ -63,9 +63,9 @@ class JobFolder:
         _write(self._cluster_file, cluster_id + "\n")
 
     def begin(self, *, now_s: float) -> Start:
-        """Choose the checkpoint to resume from, record this start, and delete what no checkpoint needs any more.
+        """Choose the checkpoint to resume from, record this start, and delete files that no checkpoint needs.
 
-        It is the newest complete one; if several starts resumed from that and never got to another, the one before.
+        It is the newest complete one; if several starts resumed from that without completing another, the one before.
         """
         kept, past = self.complete()[:RETAINED], self._starts()
         tries = [path for path in past.newest if kept and path == str(kept[0])]
@@ -76,7 +76,7 @@ class JobFolder:
         return Start(now.count, choice)
 
     def recent_starts(self, *, now_s: float) -> int:
-        """How many starts the last ten minutes saw."""
+        """How many starts there were in the last ten minutes."""
         return len(_recent(self._starts(), now_s))
 
     def _starts(self) -> _Starts:
@@ -89,7 +89,7 @@ class JobFolder:
         if not kept:
             return
         needed = {path.parent.name.encode() for path in kept}
-        for path in kept:  # incremental checkpoints name files of the jobs before them: what is named stays
+        for path in kept:  # incremental checkpoints reference files of earlier jobs, which must stay
             needed |= set(_JOB_ID.findall((path / "_metadata").read_bytes()))
         for job in self.checkpoints.iterdir():
             if job.name.encode() not in needed:

@@ -1,4 +1,4 @@
-"""What a command (nearline/user_commands.py) makes of its user: remove, adopt, erase and merge. Knows nothing of Flink.
+"""Applies the commands remove, adopt, erase and merge (nearline/user_commands.py) to a user. Independent of Flink.
 
 Commands are rare; events, the hot path, are reduced in user_reducer.py.
 """
@@ -40,7 +40,7 @@ SeenBytes = Callable[[], bytes | None]
 
 
 def remove_event(user: User | None, command: Remove, seen: SeenBytes, policy: SeenPolicy, *, append_ms: int) -> Outcome:
-    """Take the event out of the window and of the seen items; it stays out if it comes again."""
+    """Remove the event from the window and the seen items; it stays out if it comes again."""
     after = remove(user, command, append_ms=append_ms)
     if after is user:
         return UNCHANGED
@@ -48,7 +48,7 @@ def remove_event(user: User | None, command: Remove, seen: SeenBytes, policy: Se
     kept = without(known, [hash64(command.event_id)])
     shown = user is not None and after.window is not user.window
     if kept is known and not shown:
-        return outcome_of(user, after)  # readers have what earlier windows held until a snapshot takes it from them
+        return outcome_of(user, after)  # readers keep items of earlier windows until a snapshot replaces them
     told = fold(kept, met_in(after.window), policy)
     if not shown:
         after = moved_on(after, append_ms=append_ms)
@@ -58,7 +58,7 @@ def remove_event(user: User | None, command: Remove, seen: SeenBytes, policy: Se
 
 
 def adopt_seen(user: User | None, command: Adopt, seen: SeenBytes, policy: SeenPolicy, *, append_ms: int) -> Outcome:
-    """Add the seen items of a session that was merged into the user; what the user forgot or removed stays out."""
+    """Add the seen items of a session that was merged into the user; erased and removed events stay out."""
     adopted = decode_adopted(command.seen)
     user = user or User(erased_sequence(command.user_id, 0))
     passed = late_seen(user, command, adopted)
@@ -77,7 +77,7 @@ def adopt_seen(user: User | None, command: Adopt, seen: SeenBytes, policy: SeenP
 
 
 def erase_user(user: User | None, command: Erase | Merge, seen: SeenBytes, *, append_ms: int) -> Outcome:
-    """Forget the user; a merge forwards the events and the seen items to the user that it names."""
+    """Erase the user; a merge forwards the events and the seen items to the user that it names."""
     after = erase(user, command, append_ms=append_ms)
     if after is user:
         return UNCHANGED
@@ -85,6 +85,6 @@ def erase_user(user: User | None, command: Erase | Merge, seen: SeenBytes, *, ap
     if isinstance(command, Merge):
         adopted = adoptions(decode_seen_items(seen()), command, command.into, (command.user_id,))
         passed = (*forwarded_events(user, command.into), *adopted)
-    sequence = sequence_of(after)  # written even of a user who is unknown here: a store may know him still
+    sequence = sequence_of(after)  # written even for a user unknown here: a store may still have a document
     snapshot = encode_seen(no_seen(after.window.version))
     return Outcome(encode_state(after, sequence), CLEAR_SEEN, sequence, snapshot, forwarded=passed, user=after)

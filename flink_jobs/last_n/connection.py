@@ -1,4 +1,4 @@
-"""How Flink's Kafka client gets to the log: the properties of Java's client, from the settings of every part."""
+"""The properties of Java's Kafka client in Flink, from the settings that every part uses."""
 
 import os
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from nearline.tls import Brokers, Tls
 
-# The connector brings Kafka's classes under names of its own.
+# The connector has Kafka's classes in its own package.
 _SECURITY = "org.apache.flink.kafka.shaded.org.apache.kafka.common.security"
 _MODULES = {"PLAIN": f"{_SECURITY}.plain.PlainLoginModule"}
 _SCRAM = f"{_SECURITY}.scram.ScramLoginModule"
@@ -15,8 +15,8 @@ _SCRAM = f"{_SECURITY}.scram.ScramLoginModule"
 def client_properties(brokers: Brokers, folder: Path) -> dict[str, str]:
     """Java's client properties for *brokers*.
 
-    Java wants our certificate and its key in one file, which is made in *folder* for its owner only. Key files are
-    PKCS 8 (``BEGIN PRIVATE KEY``).
+    Java needs our certificate and its key in one file, which is made in *folder*, readable by its owner only. Key files
+    are PKCS 8 (``BEGIN PRIVATE KEY``).
     """
     properties = {"bootstrap.servers": brokers.addresses}
     protocol = ("SASL_" if brokers.user else "") + ("SSL" if brokers.tls else "PLAINTEXT")
@@ -30,7 +30,7 @@ def client_properties(brokers: Brokers, folder: Path) -> dict[str, str]:
 
 
 def as_options(properties: Mapping[str, str]) -> str:
-    """*properties* as options of a table in Flink's SQL."""
+    """*properties* as table options in Flink's SQL."""
     return ", ".join(f"'properties.{name}' = '{_quoted(value)}'" for name, value in properties.items())
 
 

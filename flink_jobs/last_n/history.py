@@ -1,15 +1,15 @@
-"""A user's history: the window of the last N events in their one total order. Knows nothing of Flink.
+"""A user's history: the window of the last N events in their total order. Independent of Flink.
 
-The order is ``(time_ms, event_id)``, so it lies in the data and not in the arrival. Of two records with one
-``event_id`` the greater one counts. What is kept is therefore "the N greatest after removing duplicates", and that can
-be kept up record by record: a record can only enter above the oldest one kept, whatever fell out below would also
-have fallen out later, and a duplicate replaces itself without moving that border down. So any interleaving, repetition
-or replay of the same records ends in the same columns; only ``version`` tells of the way there. Of an event's free
-context only what the towers may read is kept (nearline/signals.py).
+The order is ``(time_ms, event_id)``, so it does not depend on the order of arrival. Of two records with the same
+``event_id`` the greater one counts. The window is therefore "the N greatest after removing duplicates", which can be
+computed record by record: a record can only enter above the oldest kept one, whatever fell out below would also have
+fallen out later, and a duplicate replaces itself without lowering that border. So any interleaving, repetition or
+replay of the same records ends in the same columns; only ``version`` depends on the way there. Of an event's free
+context only the signals are kept (nearline/signals.py).
 
-An event that was removed keeps its place as a blank: nothing of it but time and id. So it makes no difference whether
-it was removed before or after it came, or what came in between: the window is of the same N events either way.
-``published`` is what readers get.
+A removed event keeps its place as a blank: only its time and id. So it makes no difference whether it was removed
+before or after it came, or what came in between: the window has the same N events either way. Readers get
+``published``.
 """
 
 from dataclasses import replace
@@ -22,14 +22,14 @@ from nearline.sequences import UserSequence, erased_sequence
 from nearline.signals import Context, kept_context
 
 T = TypeVar("T")
-# Of an event that is no longer, or never was, in the window: item, type, time and event id.
+# An event that left the window, or never entered it: item, type, time and event id.
 Met = tuple[str, str, int, str]
 
 
 def append(history: UserSequence | None, event: Event, *, keep: int, append_ms: int) -> UserSequence:
-    """Return *history* with *event* in its place and the newest *keep* kept, or *history* itself if nothing changes.
+    """Return *history* with *event* inserted and its newest *keep* events, or *history* itself if nothing changes.
 
-    *append_ms*, the record's append time, drives the version: a hybrid logical clock that grows with every change.
+    *append_ms*, the record's append time, sets the version: a hybrid logical clock that grows with every change.
     """
     if history is None:
         return _first(event, append_ms)
@@ -44,14 +44,14 @@ def append(history: UserSequence | None, event: Event, *, keep: int, append_ms: 
 
 
 def holds(history: UserSequence | None, event_id: str) -> bool:
-    """Whether the event is among the kept ones."""
+    """Whether the event is in the window."""
     return history is not None and event_id in history.event_ids
 
 
 def left_out(before: UserSequence | None, after: UserSequence, event: Event, *, known: bool) -> list[Met]:
-    """What *before* and *event* tell that the window *after* does not hold: what fell out, or never got in.
+    """The events of *before* and *event* that the window *after* does not hold: they fell out, or never got in.
 
-    A record that the window holds as it is leaves nothing out; blanks never do. *known* is ``holds`` of *before*.
+    A record that the window holds unchanged leaves nothing out; nor do blanks. *known* is ``holds`` of *before*.
     """
     if before is None:
         return []
@@ -65,7 +65,7 @@ def left_out(before: UserSequence | None, after: UserSequence, event: Event, *, 
 
 
 def blanked(event: Event) -> Event:
-    """The event with nothing left of it but its place."""
+    """The event as a blank: only its place is left."""
     return Event(event.event_id, event.user_id, "", "", event.time_ms, 0.0)
 
 
@@ -86,7 +86,7 @@ def blanked_in(history: UserSequence, event_id: str, version: int) -> UserSequen
 
 
 def published(window: UserSequence) -> UserSequence:
-    """The window as readers get it: without blanks, and erased when nothing is left."""
+    """The window for readers: without blanks, and erased if nothing is left."""
     kept = [i for i, item in enumerate(window.items) if item]
     if not kept and not window.profile:
         return erased_sequence(window.user_id, window.version)
@@ -105,7 +105,7 @@ def published(window: UserSequence) -> UserSequence:
 
 
 def met_in(window: UserSequence, *, since_ms: int = 0) -> list[Met]:
-    """What the window holds from *since_ms* on; no blanks."""
+    """The window's events from *since_ms* on, without blanks."""
     columns = zip(window.items, window.types, window.times_ms, window.event_ids, strict=True)
     return [met for met in columns if met[0] and met[2] >= since_ms]
 
@@ -119,7 +119,7 @@ def _met_at(history: UserSequence, i: int) -> Met:
 
 
 def _stands(history: UserSequence, event: Event) -> bool:
-    """Whether the window holds the event as this record tells it, or a blank in its place."""
+    """Whether the window holds this very record of the event, or a blank in its place."""
     if event.event_id not in history.event_ids:
         return False
     i = history.event_ids.index(event.event_id)
@@ -127,7 +127,7 @@ def _stands(history: UserSequence, event: Event) -> bool:
 
 
 def _replaced(before: UserSequence, after: UserSequence, event: Event) -> list[int]:
-    """The places in *before* of what is not in *after*, and of the lesser record of *event*."""
+    """The places in *before* of events that are not in *after*, and of the lesser record of *event*."""
     kept = set(after.event_ids) - {event.event_id}
     return [i for i, event_id in enumerate(before.event_ids) if event_id not in kept]
 
@@ -147,12 +147,12 @@ def _first(event: Event, version: int) -> UserSequence:
 
 
 def _without_older_twin(history: UserSequence, event: Event) -> UserSequence | None:
-    """The history without a lesser record of the same event; ``None`` if the record that it has is not lesser."""
+    """The history without a lesser record of the same event; ``None`` if its record is not lesser."""
     if event.event_id not in history.event_ids:
         return history
     i = history.event_ids.index(event.event_id)
     if _rank(event) <= _rank_at(history, i) or (event.item_id and not history.items[i]):
-        return None  # what is blank stays blank
+        return None  # a blank stays blank
     return replace(
         history,
         items=_drop(history.items, i),
@@ -165,7 +165,7 @@ def _without_older_twin(history: UserSequence, event: Event) -> UserSequence | N
 
 
 def _rank(event: Event) -> tuple[int, bytes, bytes]:
-    # Bytes and not values: -0.0 equals 0.0 but is written differently, and the columns must come out the same.
+    # Bytes and not values: -0.0 equals 0.0 but is encoded differently, and the columns must be identical.
     return (
         event.time_ms,
         orjson.dumps([event.item_id, event.type, event.value]),
@@ -182,12 +182,12 @@ def _rank_at(history: UserSequence, i: int) -> tuple[int, bytes, bytes]:
 
 
 def _context_rank(context: Context | None) -> bytes:
-    """Least without a context, so that one tells more than none, and histories without any rank as they always did."""
+    """Lowest without a context, so that a record with one wins, and histories without contexts rank as before."""
     return orjson.dumps(context) if context else b""
 
 
 def _place(history: UserSequence, event: Event) -> int:
-    """Where the event belongs; searched from the newest end, since most events are newer than all others."""
+    """The event's place; searched from the newest end, since most events are the newest."""
     times, ids = history.times_ms, history.event_ids
     order = (event.time_ms, event.event_id)
     place = len(times)
@@ -213,7 +213,7 @@ def _inserted(rest: UserSequence, event: Event, place: int, surplus: int, versio
 
 
 def _contexts(rest: UserSequence, context: Context | None, place: int, surplus: int) -> list[Context | None]:
-    """The column with *context* at its place; empty once no event that is kept has one."""
+    """The column with *context* at its place; empty if no kept event has one."""
     if context is None and not rest.contexts:
         return []
     column = rest.contexts or [None] * len(rest.items)
@@ -222,7 +222,7 @@ def _contexts(rest: UserSequence, context: Context | None, place: int, surplus: 
 
 
 def _with(column: list[T], at: int, value: T) -> list[T]:
-    """The *column*, which is nobody else's, with *value* in it."""
+    """Insert *value* into *column*, which the caller owns, and return it."""
     column.insert(at, value)
     return column
 

@@ -1,7 +1,7 @@
 """The job ``last_n``: clicks and profiles in; sequences, seen items, dead letters and popularity out.
 
-    python -m flink_jobs.last_n.job          one machine: starts Flink in a JVM of its own and resumes by itself
-    flink run … -pym flink_jobs.last_n.job   a cluster: the same graph; Flink's own ways to start, resume and end it
+    python -m flink_jobs.last_n.job          one machine: starts Flink in its own JVM and resumes by itself
+    flink run … -pym flink_jobs.last_n.job   a cluster: the same graph, started, resumed and ended with Flink's tools
 
     clicks ─┬─ user id by SQL ─ key by user ─ LastN ─┬─ sequence ─────────────────────────── user-sequences
     users ──┘                               (Python) ├─ gain by item ─ 5 s windows ─ sum ─── item-popularity
@@ -9,11 +9,11 @@
                                                      ├─ seen items, now and then ─────────── user-seen
                                                      └─ a merged session's events ────────── clicks
 
-Every event crosses from the JVM to Python once. Sources and sinks are tables, since those alone give a record's offset
-and append time and write a key with a raw value; the key is read by SQL, so that Python is not called twice.
+Every event crosses from the JVM to Python once. Sources and sinks are tables, since only tables provide a record's
+offset and append time and write a key with a raw value; SQL reads the key, so that Python is not called twice.
 
-Flink finds the state of what SQL made by numbers that it gives in the order of the plan: one source for both topics,
-and new sinks after the old ones, so that the checkpoints of earlier releases still fit (a test compares them).
+Flink identifies the state of SQL operators by their order in the plan: so both topics share one source and new sinks
+come after old ones, to keep the checkpoints of earlier releases valid (a test compares them).
 """
 
 import os
@@ -55,11 +55,11 @@ from nearline.topics import (
 NAME = "last_n"
 _DAY_MS = 24 * 3600 * 1000
 _MIB = 1024 * 1024
-_MAX_LETTER_BYTES = 4 * _MIB  # a whole message of clicks (1 MiB) in base64, and then some
+_MAX_LETTER_BYTES = 4 * _MIB  # a whole message of clicks (1 MiB) in base64, with some margin
 
 
 def configuration(settings: Settings, folder: JobFolder, resume_from: Path | None) -> dict[str, str]:
-    """What the job asks of Flink, wherever it runs."""
+    """The job's Flink configuration, on one machine and on a cluster."""
     asked = {
         "pipeline.name": NAME,
         "python.execution-mode": "thread",
@@ -73,11 +73,11 @@ def configuration(settings: Settings, folder: JobFolder, resume_from: Path | Non
         "execution.checkpointing.dir": folder.checkpoints.as_uri(),
         "execution.checkpointing.num-retained": str(RETAINED),
         "execution.checkpointing.externalized-checkpoint-retention": "RETAIN_ON_CANCELLATION",
-        # Histories outgrow the heap long before they outgrow the disk, and only their changes are written.
+        # Histories outgrow the heap long before the disk, and checkpoints write only changes.
         "execution.checkpointing.incremental": "true",
         "state.backend.type": "rocksdb",
         "state.backend.rocksdb.memory.fixed-per-slot": "96m",
-        # After these the process ends, and whoever supervises it starts it anew from the newest checkpoint.
+        # After these the process ends, and its supervisor restarts it from the newest checkpoint.
         "restart-strategy.type": "fixed-delay",
         "restart-strategy.fixed-delay.attempts": "3",
         "restart-strategy.fixed-delay.delay": "1 s",
@@ -89,12 +89,12 @@ def configuration(settings: Settings, folder: JobFolder, resume_from: Path | Non
     }
     if resume_from is not None:
         asked["execution.state-recovery.path"] = resume_from.as_uri()
-        asked["execution.state-recovery.claim-mode"] = "CLAIM"  # Flink deletes it once it has newer ones
+        asked["execution.state-recovery.claim-mode"] = "CLAIM"  # Flink deletes the checkpoint once it has newer ones
     return asked
 
 
 def build(settings: Settings, asked: Mapping[str, str]) -> StreamExecutionEnvironment:
-    """Describe the graph; ``execute`` on what is returned runs it."""
+    """Build the graph; ``execute`` on the result runs it."""
     config = Configuration()
     for name, value in asked.items():
         config.set_string(name, value)
@@ -117,12 +117,12 @@ def _half_life_ms(settings: Settings) -> int:
 
 
 def _keyed_by_user(tables: StreamTableEnvironment) -> KeyedStream:
-    """The records of clicks and users keyed by their user id, without asking Python for the key.
+    """The records of clicks and users keyed by user id, without a call to Python for the key.
 
-    ``DataStream.key_by`` would send each record through a Python operator that only puts the key in front: (key,
-    record). SQL does the same here, and Flink's own selector for such pairs takes it from there. What has no user id
-    shares the empty key and ends as dead letters. The way through bytes and back replaces lone surrogates: the bridge
-    to Python throws on them, outside of anything that we could catch.
+    ``DataStream.key_by`` would send each record through a Python operator that only prepends the key: (key, record).
+    SQL does that here, and Flink's own selector for such pairs reads the key. Records without a user id share the empty
+    key and become dead letters. The cast to bytes and back replaces lone surrogates: the bridge to Python throws on
+    them where we cannot catch it.
     """
     pairs = tables.sql_query(
         f"""
@@ -146,10 +146,9 @@ def _keyed_by_user(tables: StreamTableEnvironment) -> KeyedStream:
 
 
 def _attach(tables: StreamTableEnvironment, changes: DataStream, settings: Settings) -> None:
-    """Lead the operator's outputs into their topics.
+    """Write the operator's outputs to their topics.
 
-    Popularity goes through windows of processing time first: an item's score is written once in five seconds, however
-    popular it is.
+    Popularity is first summed in windows of processing time: an item's score is written at most once in five seconds.
     """
     change = Schema.new_builder().column("user", "STRING NOT NULL").column("sequence", "BYTES")
     change = change.column("item", "STRING").column("gain", "DOUBLE").column_by_expression("now", "PROCTIME()")
@@ -177,7 +176,7 @@ def _attach(tables: StreamTableEnvironment, changes: DataStream, settings: Setti
 
 
 def _beside(tables: StreamTableEnvironment, changes: DataStream, output: OutputTag, sink: str) -> str:
-    """The statement that leads an output beside the operator's main one into the table *sink*."""
+    """The statement that writes a side output of the operator to the table *sink*."""
     stream = changes.get_side_output(output).name(output.tag_id.replace("-", " ")).uid(output.tag_id)
     written = Schema.new_builder().column("key", "BYTES").column("value", "BYTES").build()
     tables.create_temporary_view(f"to_{sink}", tables.from_data_stream(stream, written))
@@ -191,13 +190,13 @@ def _tables(settings: Settings) -> list[str]:
         _popularity(settings),
         _written(settings, "dead_letters", CLICKS_DLQ, _MAX_LETTER_BYTES),
         _written(settings, "user_seen", USER_SEEN, _MIB),
-        # At least once, as every sink: what is forwarded keeps its event ids, so once more changes nothing.
+        # At least once, as every sink: forwarded events keep their ids, so a repetition changes nothing.
         _written(settings, "clicks_again", CLICKS, _MIB),
     ]
 
 
 def _source(settings: Settings) -> str:
-    # Without a checkpoint it reads from the earliest record; the group only shows its progress to Kafka's tools.
+    # Without a checkpoint it reads from the earliest record; the group only shows the progress in Kafka's tools.
     return f"""
         CREATE TABLE told (
             `key` BYTES, `value` BYTES, append_time TIMESTAMP_LTZ(3) METADATA FROM 'timestamp' VIRTUAL,
@@ -231,7 +230,7 @@ def _written(settings: Settings, table: str, topic: str, most_bytes: int) -> str
 
 
 def _sink(settings: Settings, topic: str) -> str:
-    # At least once: transactions hide every sequence until the next checkpoint, and versions make repeats harmless.
+    # At least once: transactions would hide sequences until the next checkpoint, and versions make repeats harmless.
     return f"""{_kafka(settings, topic)}, 'sink.delivery-guarantee' = 'at-least-once',
         'properties.linger.ms' = '2', 'properties.compression.type' = 'lz4', 'properties.acks' = 'all'"""
 
@@ -243,7 +242,7 @@ def _kafka(settings: Settings, topic: str) -> str:
 
 
 def wait_for_log(settings: Settings) -> str:
-    """Return the Kafka cluster's id once it has the job's topics; ``Unavailable`` if not before the deadline."""
+    """Return the Kafka cluster's id once it has the job's topics; ``Unavailable`` after the deadline."""
     names = [CLICKS, CLICKS_DLQ, USERS, USER_SEQUENCES, USER_SEEN, ITEM_POPULARITY]
     wait_for_topics(settings.brokers, names, deadline_s=settings.startup_deadline_s)
     topics = Topics(settings.brokers)
@@ -254,7 +253,7 @@ def wait_for_log(settings: Settings) -> str:
 
 
 def run(settings: Settings, *, inside_cluster: bool) -> None:
-    """Run the job until it fails or this process is asked to end."""
+    """Run the job until it fails or this process gets a signal to end."""
     check_half_life(_half_life_ms(settings), now_ms=int(time.time() * 1000))
     folder = JobFolder(settings.data / "flink")
     if inside_cluster:
@@ -279,7 +278,7 @@ def _run_alone(settings: Settings, folder: JobFolder) -> None:
         jvm.start()
         build(settings, asked).execute(NAME)
     except Py4JError as error:
-        # Its text is fetched from the JVM, so it has to be read while that lives.
+        # The error's text is fetched from the JVM, so it must be read while that runs.
         raise Unavailable(f"Flink gave up: {_root_cause(str(error))}; its log is {jvm.log}") from None
     finally:
         jvm.stop()
@@ -306,13 +305,13 @@ def _end(number: int, _: object) -> None:
 
 
 def main() -> None:
-    """Entry point; exit status 0 after a signal, 2 when misconfigured, 1 when the supervisor should try again."""
+    """Entry point; exit status 0 after a signal, 2 if misconfigured, 1 if the supervisor should restart it."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _end)
     try:
         settings = load_settings()
         configure_logs(NAME, **settings.log_options)
-        # Flink's client sets this where it starts us; on one machine we start Flink.
+        # Flink's client sets this if it starts us; on one machine we start Flink.
         run(settings, inside_cluster="PYFLINK_GATEWAY_PORT" in os.environ)
     except Misconfigured as error:
         print(f"{NAME}: {error}", file=sys.stderr)

@@ -1,8 +1,8 @@
-"""What the job counts: its starts on its own page, and inside Flink what becomes of records.
+"""The job's metrics: its starts on its own page, and the results of records inside Flink.
 
-Flink's reporter names a counter after the operator that has it and shows it as a gauge:
-``flink_taskmanager_job_task_operator_<name>``; one of a group with a value has the group's name before its own and the
-value in a label.
+Flink's reporter names a counter after its operator and shows it as a gauge:
+``flink_taskmanager_job_task_operator_<name>``; a counter in a group with a value has the group's name as a prefix and
+the value as a label.
 """
 
 from enum import StrEnum
@@ -10,7 +10,7 @@ from enum import StrEnum
 from nearline.reasons import reasons_of
 from nearline.telemetry import counter, gauge
 
-STARTS = counter("job_starts_total", "Starts of the job since its data folder was made.")
+STARTS = counter("job_starts_total", "Starts of the job since its data folder was created.")
 RECENT_STARTS = gauge("job_recent_starts", "Starts of the job in the last ten minutes.")
 RESTORED = gauge("job_restored_checkpoint_info", "1 for the checkpoint that this start resumed from.", "path")
 
@@ -30,14 +30,14 @@ class Count(StrEnum):
 
 
 ABOUT = {
-    Count.UNCHANGED: "Records that changed nothing: sent again, or too old for the history.",
+    Count.UNCHANGED: "Records that changed nothing: repeated, or too old for the history.",
     Count.REFUSED: "Records sent to the dead-letter queue.",
     Count.COMMANDS: "Commands and profiles among the records.",
-    Count.FORGOTTEN: "Records told of a time that their user had forgotten.",
+    Count.FORGOTTEN: "Records from before their user's erasure.",
 }
 
 
 def flink_name(count: Count) -> str:
-    """What Prometheus calls one of the operator's counters."""
+    """The Prometheus name of one of the operator's counters."""
     group = f"{REASON}_" if count is Count.REFUSED else ""
     return f"flink_taskmanager_job_task_operator_{group}{count}"

@@ -1,7 +1,7 @@
-"""Flink in a JVM of this process's own, for one machine: its home folder, its configuration, its start and its end.
+"""Runs Flink in a JVM of this process, for one machine: its home folder, configuration, start and end.
 
-In a real cluster none of this is used: there Flink starts us, here we start Flink. PyFlink's own launcher is not used
-either, because it drops the process that it starts: nobody would read its errors or wait for its end.
+A real cluster does not use this: there Flink starts us, here we start Flink. PyFlink's own launcher is not used,
+because it loses the process that it starts, so its errors could not be read nor its end awaited.
 """
 
 import logging
@@ -24,8 +24,8 @@ from nearline.errors import Misconfigured, Unavailable
 from nearline.settings import Settings
 
 PACKAGE = Path(pyflink.__file__).parent
-# Serial GC: with two cores shared by everybody, concurrent collectors cost more than their pauses are worth. The second
-# compiler takes only the hottest methods (thresholds ten times the usual): a start costs 20 CPU seconds instead of 29.
+# Serial GC: with two cores for all parts, concurrent collectors cost more than shorter pauses are worth. The second
+# compiler gets only the hottest methods (ten times the usual thresholds): a start costs 20 CPU seconds instead of 29.
 _JVM = (
     "-Xmx384m -Xss1m -XX:+UseSerialGC -XX:MaxMetaspaceSize=256m -XX:ReservedCodeCacheSize=128m "
     "-XX:Tier4InvocationThreshold=50000 -XX:Tier4MinInvocationThreshold=6000 "
@@ -35,7 +35,7 @@ _JVM_ENDS = "-XX:+ExitOnOutOfMemoryError"
 _PROMETHEUS = "org.apache.flink.metrics.prometheus.PrometheusReporterFactory"
 _START_DEADLINE_S = 60.0
 _STOP_DEADLINE_S = 10.0
-# Flink's own list of opened JDK packages: a configuration without it fails where Flink looks into the JDK's classes.
+# Flink's own list of opened JDK packages: without it Flink fails where it reads the JDK's internal classes.
 _JAVA_OPTIONS = "env.java.opts.all"
 
 _LOG4J2 = """\
@@ -64,7 +64,7 @@ logger.types.level = warn
 
 
 def cluster_configuration(settings: Settings, folder: Path) -> dict[str, str]:
-    """The part of Flink's configuration that a real cluster brings itself."""
+    """The part of Flink's configuration that a real cluster has itself."""
     return {
         "parallelism.default": "1",
         "rest.address": settings.host,
@@ -76,16 +76,16 @@ def cluster_configuration(settings: Settings, folder: Path) -> dict[str, str]:
         "metrics.reporter.prometheus.port": str(settings.flink_metrics_port),
         "taskmanager.memory.network.min": "32m",
         "taskmanager.memory.network.max": "32m",
-        # The windows of popularity buffer in managed memory; without any the job cannot start.
+        # Popularity's windows buffer in managed memory; without any the job cannot start.
         "taskmanager.memory.managed.size": "64m",
         "io.tmp.dirs": str(folder / "tmp"),
     }
 
 
 def build_home(folder: Path, connector: Path) -> Path:
-    """Make ``folder/home`` a Flink home with the Kafka connector in it, and return it.
+    """Create a Flink home with the Kafka connector in ``folder/home``, and return it.
 
-    Links into the installed package, so it is small and made anew at every start. ``Misconfigured`` without connector.
+    It links to the installed package, so it is small and rebuilt at every start. ``Misconfigured`` without connector.
     """
     jars = sorted(connector.glob("flink-sql-connector-kafka-*.jar"))
     if not jars:
@@ -98,7 +98,7 @@ def build_home(folder: Path, connector: Path) -> Path:
         (home / name).symlink_to(PACKAGE / name)
     for jar in [*PACKAGE.glob("lib/*.jar"), *PACKAGE.glob("plugins/metrics-prometheus/*.jar"), jars[-1].absolute()]:
         (home / "lib" / jar.name).symlink_to(jar)
-    # An embedded cluster takes its settings from the job's; only the JVM's own options are read from here.
+    # An embedded cluster uses the job's settings; only the JVM's own options are read from here.
     options = read_from_config(_JAVA_OPTIONS, "", str(PACKAGE / "conf"))
     (home / "conf" / "config.yaml").write_text(f"{_JAVA_OPTIONS}: {options}\n")
     (home / "conf" / "log4j-cli.properties").write_text(_LOG4J2.format(log=folder / "log" / "flink.log"))
@@ -106,7 +106,7 @@ def build_home(folder: Path, connector: Path) -> Path:
 
 
 class Jvm:
-    """The JVM that holds the mini-cluster; from ``start`` on, PyFlink of this process talks to it."""
+    """The JVM with the mini-cluster; after ``start``, this process's PyFlink uses it."""
 
     def __init__(self, home: Path, folder: Path) -> None:
         self._home = home
@@ -115,11 +115,11 @@ class Jvm:
 
     @property
     def log(self) -> Path:
-        """The file that Flink logs into."""
+        """Flink's log file."""
         return self._folder / "log" / "flink.log"
 
     def start(self) -> None:
-        """Start it and tell PyFlink where it listens; ``Unavailable`` with its last words if it does not come up."""
+        """Start the JVM and connect PyFlink to it; ``Unavailable`` with its last output if it does not come up."""
         _empty(self._folder / "tmp")
         (self._folder / "log").mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self._folder / "tmp") as meeting:
@@ -133,8 +133,8 @@ class Jvm:
             os.environ["PYFLINK_GATEWAY_PORT"] = str(self._port(file))
 
     def stop(self) -> None:
-        """End it in good order, by force after a deadline; safe to call twice, and when it is gone already."""
-        logging.disable(logging.ERROR)  # py4j's finalizers will try to reach the JVM and say so at length
+        """Stop the JVM, by force after a deadline; safe to call twice, or if it has already ended."""
+        logging.disable(logging.ERROR)  # py4j's finalizers will try to reach the JVM and log long errors
         process, self._process = self._process, None
         if process is None:
             return
@@ -155,11 +155,11 @@ class Jvm:
             "FLINK_CONF_DIR": str(self._home / "conf"),
             "FLINK_LIB_DIR": str(self._home / "lib"),
             "FLINK_LOG_DIR": str(self._folder / "log"),
-            # The Python inside the JVM sees what PYTHONPATH names and nothing else.
+            # The Python inside the JVM finds modules only through PYTHONPATH.
             "PYTHONPATH": os.pathsep.join([here, packages]),
-            # Or the Python inside the JVM starts a JVM of its own wherever PyFlink believes to be in a client.
+            # Without it the Python inside the JVM starts another JVM wherever PyFlink takes itself for a client.
             "PYFLINK_GATEWAY_DISABLED": "1",
-            # glibc gives each of the JVM's threads an arena of its own otherwise, and keeps it.
+            # Otherwise glibc allocates an arena for each of the JVM's threads and keeps it.
             "MALLOC_ARENA_MAX": "2",
         }
 
@@ -169,13 +169,15 @@ class Jvm:
         while not (file.exists() and file.stat().st_size >= 4):
             ended = self._process.poll()
             if ended is not None or time.monotonic() > give_up:
-                why = f"ended with {ended}" if ended is not None else f"said nothing for {_START_DEADLINE_S:g} s"
+                why = (
+                    f"ended with {ended}" if ended is not None else f"gave no sign of life for {_START_DEADLINE_S:g} s"
+                )
                 raise Unavailable(f"Flink's JVM {why}; its log is {self.log}")
             time.sleep(0.05)
         return int(struct.unpack("!I", file.read_bytes()[:4])[0])
 
     def _forward_errors(self) -> None:
-        # Its stderr is a pipe: unread, it would fill and stop the JVM.
+        # Its stderr is a pipe: unread, it would fill up and block the JVM.
         assert self._process is not None
         assert self._process.stderr is not None
         for line in self._process.stderr:

@@ -1,8 +1,8 @@
 """The job's one Python operator: a thin shell around ``decode_entry`` and the reducer (user_reducer.py).
 
-Everything an event needs happens in one call, since crossing between the JVM and Python is what costs: on two cores a
-second operator halves the rate. For the same reason the state is one string of bytes and few fields travel; the seen
-items lie beside it, since they are larger and few records need them.
+An event is processed in one call, since crossing between the JVM and Python is expensive: on two cores a second
+operator halves the rate. For the same reason the state is one byte string and few fields are passed; the seen items
+are separate, since they are larger and few records need them.
 """
 
 from collections.abc import Iterator
@@ -25,44 +25,44 @@ from nearline.topics import CLICKS, USERS
 from nearline.user_commands import Adopt, Entry, decode_entry, encode_entry
 
 _BYTES = Types.PRIMITIVE_ARRAY(Types.BYTE())
-# ``user`` is the user id as SQL reads it (empty where it finds none) and ``profile`` whether the record is one of
-# ``users`` and not of ``clicks``; the rest is the record as Kafka gave it.
+# ``user`` is the user id as SQL reads it (empty if it finds none) and ``profile`` whether the record is from ``users``
+# and not from ``clicks``; the rest is Kafka's record.
 RECORD = Types.ROW_NAMED(
     ["user", "key", "value", "append_ms", "partition", "offset", "profile"],
     [Types.STRING(), _BYTES, _BYTES, Types.LONG(), Types.INT(), Types.LONG(), Types.BOOLEAN()],
 )
-# ``item`` and ``gain`` are the event's share in its item's popularity; ``item`` is null where there is none.
+# ``item`` and ``gain`` are the event's share in its item's popularity; ``item`` is null without one.
 CHANGE = Types.ROW_NAMED(["user", "sequence", "item", "gain"], [Types.STRING(), _BYTES, Types.STRING(), Types.DOUBLE()])
 _KEY_AND_VALUE = Types.ROW_NAMED(["key", "value"], [_BYTES, _BYTES])
 DEAD_LETTERS = OutputTag("dead-letters", _KEY_AND_VALUE)
 SNAPSHOTS = OutputTag("snapshots", _KEY_AND_VALUE)
-FORWARDED = OutputTag("sent-on", _KEY_AND_VALUE)  # checkpoints of earlier releases know it by this id
+FORWARDED = OutputTag("sent-on", _KEY_AND_VALUE)  # checkpoints of earlier releases use this id
 
 
 class LastN(KeyedProcessFunction):  # type: ignore[misc]
-    """Keeps each user as *reducer* leaves it and emits what it writes; bad records become dead letters.
+    """Applies *reducer* to users' records, stores the state and emits the outputs; bad records become dead letters.
 
-    A user idle for the reducer's ``ttl_ms`` of processing time is forgotten.
+    A user's state is deleted after the reducer's ``ttl_ms`` of processing time without a record.
     """
 
     def __init__(self, reducer: UserReducer) -> None:
         self._reducer = reducer
 
     def open(self, context: RuntimeContext) -> None:
-        """Bind the user's state and the counters."""
+        """Set up the user's state and the counters."""
         self._state = _bytes_state(context, "history", self._reducer.ttl_ms)
-        # The seen items are written up to a quarter of that time less often (user_reducer.py), and must stay as long.
+        # Seen items are written up to a quarter of that time later (user_reducer.py), so they are kept so much longer.
         self._seen = _bytes_state(context, "seen", self._reducer.ttl_ms * 5 // 4)
         self._recent = RecentUsers()
         metrics = context.get_metrics_group()
         self._unchanged = metrics.counter(Count.UNCHANGED)
-        # All of them now, so that the first refused record shows in a rate.
+        # All of them at the start, so that the first refused record shows in a rate.
         self._refused = {reason: metrics.add_group(REASON, reason).counter(Count.REFUSED) for reason in REASONS}
         self._commands = metrics.counter(Count.COMMANDS)
         self._late = metrics.counter(Count.FORGOTTEN)
 
     def process_element(self, record: Row, _: KeyedProcessFunction.Context) -> Iterator[Row | tuple[OutputTag, Row]]:
-        """Emit what the record makes of its user, a dead letter, or nothing."""
+        """Apply the record to its user; emit the outputs, a dead letter, or nothing."""
         user, key, value, append_ms, partition, offset, profile = record
         try:
             entry = _profile_change(user, value, offset) if profile else _decode(user, value, append_ms)
@@ -89,7 +89,7 @@ class LastN(KeyedProcessFunction):  # type: ignore[misc]
             yield from self._rarely(user, outcome)
 
     def _rarely(self, user: str, outcome: Outcome) -> Iterator[tuple[OutputTag, Row]]:
-        """Keep and emit what most records have nothing of."""
+        """Store and emit the rare outputs."""
         if outcome.late:
             self._late.inc()
         if outcome.seen == CLEAR_SEEN:
@@ -109,9 +109,9 @@ def _bytes_state(context: RuntimeContext, name: str, ttl_ms: int) -> ValueState:
 
 
 def _expiry(ttl_ms: int) -> StateTtlConfig:
-    """Forget after *ttl_ms* without a write; RocksDB drops what expired when it compacts."""
-    # PyFlink 2.2.1 asks a Java gateway for the default of the period, which here, inside the JVM, starts a second JVM
-    # that idles for ever. Java's own default counts; what is given is only looked at for being there.
+    """Delete after *ttl_ms* without a write; RocksDB drops expired entries when it compacts."""
+    # Without an argument PyFlink 2.2.1 asks a Java gateway for the default period, which here, inside the JVM, starts a
+    # second JVM that idles for ever. The argument only has to be present: Java's own default is used.
     builder = StateTtlConfig.new_builder(Time.milliseconds(ttl_ms)).disable_cleanup_in_background()
     return builder.cleanup_in_rocksdb_compact_filter(1000, Duration(None)).build()
 
@@ -123,11 +123,11 @@ def _decode(user: str, value: bytes | None, append_ms: int) -> Entry:
             decode_adopted(entry.seen)
     except BadInput:
         raise
-    except Exception as error:  # a decoder's mistake must cost one record, not every user's job
+    except Exception as error:  # a decoder's bug must cost one record, not the whole job
         raise BadInput("undecodable", f"the decoder failed with {error!r:.200}") from error
     if entry.user_id != user:
         raise BadInput(
-            "ambiguous_user", f"user_id is {entry.user_id!r:.80}, but another reader of JSON sees {user!r:.80}"
+            "ambiguous_user", f"user_id is {entry.user_id!r:.80}, but another JSON parser reads {user!r:.80}"
         )
     return entry
 

@@ -1,4 +1,4 @@
-"""What a record comes to: the state to keep and the messages to write. Knows nothing of Flink."""
+"""The outcome of a record: the state to store and the messages to write. Independent of Flink."""
 
 from typing import NamedTuple
 
@@ -10,11 +10,11 @@ CLEAR_SEEN = b""  # in place of the seen items' bytes: delete them
 
 
 class Outcome(NamedTuple):
-    """What to keep and what to write after a record; ``None`` where nothing changed.
+    """What to store and write after a record; ``None`` for what did not change.
 
     *seen* are the seen items' bytes, ``CLEAR_SEEN`` to delete them. *item* and *gain* are a share in popularity.
-    *forwarded* belongs to other users and goes back to ``clicks``. *late* means that the record is of a time that its
-    user had forgotten. *user* is what *state* decodes to.
+    *forwarded* belongs to other users and goes back to ``clicks``. *late* means that the record is from before its
+    user's erasure. *user* is *state*, decoded.
     """
 
     state: bytes | None = None
@@ -41,7 +41,7 @@ def outcome_of(
     gain: float = 0.0,
     cause: TriggerEvent | None = None,
 ) -> Outcome:
-    """The outcome for the user *after*: the sequence is written only if readers get another one than *before*."""
+    """The outcome for the user *after*: the sequence is written only if it differs from *before* for readers."""
     sequence = sequence_of(after)
     shown = sequence if is_shown(before, after) else None
     if shown is not None and cause is not None:

@@ -1,8 +1,8 @@
-"""What an event adds to its item's popularity. Knows nothing of Flink.
+"""An event's share in its item's popularity. Independent of Flink.
 
 Forward decay (Cormode, Shkapenyuk, Srivastava, Xu: Forward Decay, ICDE 2009): an event of weight w at time t adds
-``w · 2^((t - landmark) / half_life)``. The landmark is fixed, so sums never have to be decayed: an hour later all
-scores stand in the same relation as if they had been.
+``w · 2^((t - landmark) / half_life)``. The landmark is fixed, so sums are never decayed: the ratios of scores stay the
+same as with decay.
 """
 
 import math
@@ -11,13 +11,13 @@ from nearline.errors import Misconfigured
 from nearline.events import Event, EventType
 
 LANDMARK_MS = 1_767_225_600_000  # 2026-01-01
-# A score that did not change for this many half-lives is under a millionth of one new event: state may forget it.
+# A score unchanged for this many half-lives is under a millionth of a new event's: its state may expire.
 FORGOTTEN_AFTER_HALF_LIVES = 20
 _DAY_MS = 24 * 3600 * 1000
 _MAX_EXPONENT = 960.0  # doubles end at 2^1024, and sums need room
 _HEADROOM_MS = 365 * _DAY_MS
 
-# Dislikes and skips are no popularity; they do not take away what others gave either.
+# Dislikes and skips add nothing to popularity and subtract nothing.
 WEIGHTS: dict[str, float] = {
     EventType.VIEW: 1.0,
     EventType.CLICK: 2.0,
@@ -30,9 +30,9 @@ WEIGHTS: dict[str, float] = {
 
 
 def gain(event: Event, *, half_life_ms: int) -> float:
-    """What *event* adds to its item's score; 0 for types without weight, synthetic events and what a merge brought.
+    """What *event* adds to its item's score; 0 for types without weight, synthetic events and events of a merge.
 
-    That was counted when it came to the session.
+    A merged event was counted in its session.
     """
     weight = 0.0 if event.synthetic or event.merged_from else WEIGHTS[event.type]
     if not weight:

@@ -1,11 +1,11 @@
-"""The items that a user has met, also beyond the window: the newest ``MOST_ITEMS``. Knows nothing of Flink.
+"""A user's seen items, also those beyond the window: the newest ``MOST_ITEMS``. Independent of Flink.
 
-Of each item and type of event the newest time is kept, and which event told it. That is a maximum, so order and
-repetition make no difference; nor do they for the limit: what is older than the item on its border falls out, and that
-border only ever moves on. An event of one id that is told twice differently counts in both tellings.
+For each item and type of event, the newest time and its event are kept. That is a maximum, so order and repetition make
+no difference; nor do they for the limit: items older than the oldest kept one fall out, and that border only moves
+forward. Two different records with the same event id both count.
 
-Removing an event takes away what it alone told. What an older event beyond the window had told of the same item in the
-same way is forgotten with it, since only the newest is known.
+Removing an event removes the entry that it made. An older event beyond the window, of the same item and type, goes with
+it, since only the newest is stored.
 """
 
 import struct
@@ -47,7 +47,7 @@ NOTHING = SeenItems(np.zeros(0, np.uint64), np.zeros(0, np.uint8), np.zeros(0, n
 
 
 def fold(seen: SeenItems, met: Iterable[Met], policy: SeenPolicy, *, most: int = MOST_ITEMS) -> SeenItems:
-    """*seen* with what was *met*, in any order, or *seen* itself if it tells nothing new."""
+    """*seen* with the events *met*, in any order, or *seen* itself if nothing is new."""
     counted = [each for each in met if policy.counts(each[1])]
     if not counted:
         return seen
@@ -59,9 +59,9 @@ def fold(seen: SeenItems, met: Iterable[Met], policy: SeenPolicy, *, most: int =
 
 
 def united(seen: SeenItems, more: SeenItems, *, most: int = MOST_ITEMS) -> SeenItems:
-    """*seen* with *more*, which may be in any order, or *seen* itself if that tells nothing new.
+    """*seen* with *more*, which may be in any order, or *seen* itself if nothing is new.
 
-    A window is small beside what is known, so its places are looked up and not everything is sorted anew.
+    A window is small compared to *seen*, so its places are looked up instead of sorting everything.
     """
     if not len(more):
         return seen
@@ -78,7 +78,7 @@ def united(seen: SeenItems, more: SeenItems, *, most: int = MOST_ITEMS) -> SeenI
 
 
 def told_between(seen: SeenItems, after_ms: int, until_ms: int) -> SeenItems:
-    """What of *seen* was told of the time after *after_ms* and up to *until_ms*."""
+    """The entries of *seen* with times after *after_ms* and up to *until_ms*."""
     return _chosen(seen, (seen.times_ms > after_ms) & (seen.times_ms <= until_ms))
 
 
@@ -88,13 +88,13 @@ def parts_of(seen: SeenItems, pairs: int) -> list[SeenItems]:
 
 
 def without(seen: SeenItems, events: Iterable[int]) -> SeenItems:
-    """*seen* without what the events of these hashes told, or *seen* itself if that is nothing that is still known."""
+    """*seen* without the entries of the events with these hashes, or *seen* itself if it has none of them."""
     kept = ~np.isin(seen.events, np.fromiter(events, np.uint64))
     return seen if kept.all() else _chosen(seen, kept)
 
 
 def snapshot_of(seen: SeenItems, policy: SeenPolicy, version: int) -> SeenSnapshot:
-    """What readers are told of *seen*; items that count for no time at all are left out."""
+    """The snapshot of *seen* for readers; items that never count as seen are left out."""
     lasts_s = np.array([0, *(policy.seconds[kind] for kind in EVENT_TYPES)], np.int64)[seen.kinds]
     until_s = np.where(lasts_s == FOREVER_S, FOREVER_S, np.minimum(seen.times_ms // 1000 + lasts_s, FOREVER_S - 1))
     counting = lasts_s > 0
@@ -107,9 +107,9 @@ def snapshot_of(seen: SeenItems, policy: SeenPolicy, version: int) -> SeenSnapsh
 
 
 def same_for_readers(one: SeenItems, other: SeenItems, policy: SeenPolicy) -> bool:
-    """Whether the snapshots of both say the same: an item that counts for ever is no news when it is met again.
+    """Whether both give the same snapshot: meeting an item again that counts for ever changes nothing.
 
-    It may say no where they do: an item that is met in another way than before counts as news.
+    May be false although they do: an item met by another type of event counts as a change.
     """
     if len(one) != len(other):
         return False
@@ -127,7 +127,7 @@ def encode_seen_items(seen: SeenItems) -> bytes:
 
 
 def decode_seen_items(state: bytes | None) -> SeenItems:
-    """The items in *state*, ``NOTHING`` where there are none; refuses a format of another release."""
+    """The items in *state*, ``NOTHING`` without a state; refuses another release's format."""
     if not state:
         return NOTHING
     layout, count = _HEAD.unpack_from(state) if len(state) >= _HEAD.size else (b"", 0)
@@ -145,7 +145,7 @@ def decode_seen_items(state: bytes | None) -> SeenItems:
 
 
 def decode_adopted(told: bytes) -> SeenItems:
-    """The items that a command brings; ``BadInput`` for all that this build cannot read, since anybody may send it."""
+    """The items in a command; ``BadInput`` if this build cannot read them, since any producer may send them."""
     try:
         seen = decode_seen_items(told)
     except Misconfigured as unknown:
@@ -156,7 +156,7 @@ def decode_adopted(told: bytes) -> SeenItems:
 
 
 def _places(seen: SeenItems, more: SeenItems) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
-    """Where in *seen* each pair of *more* lies or belongs, and whether it lies there; neither is empty."""
+    """The place in *seen* of each pair of *more*, and whether *seen* has the pair; neither may be empty."""
     places, ends = seen.items.searchsorted(more.items), seen.items.searchsorted(more.items, "right")
     last = len(seen) - 1
     while (behind := (places < ends) & (seen.kinds[places.clip(max=last)] < more.kinds)).any():
@@ -171,14 +171,14 @@ def _is_newer(one: SeenItems, other: SeenItems) -> NDArray[np.bool_]:
 
 
 def _put(seen: SeenItems, places: NDArray[np.intp], newer: SeenItems) -> SeenItems:
-    """*seen* with the times and events of *newer* at *places*, where the same pairs lie."""
+    """*seen* with the times and events of *newer* at *places*, where *seen* has the same pairs."""
     times_ms, events = seen.times_ms.copy(), seen.events.copy()
     times_ms[places], events[places] = newer.times_ms, newer.events
     return SeenItems(seen.items, seen.kinds, times_ms, events)
 
 
 def _inserted(seen: SeenItems, places: NDArray[np.intp], new: SeenItems) -> SeenItems:
-    """*seen* with *new* before what lies at *places*."""
+    """*seen* with *new* inserted before *places*."""
     if not len(new):
         return seen
     at = places + np.arange(len(new))
@@ -199,7 +199,7 @@ def _inserted(seen: SeenItems, places: NDArray[np.intp], new: SeenItems) -> Seen
 
 
 def _newest_of_each(seen: SeenItems) -> SeenItems:
-    """Each pair of item and kind once, with its newest time; of two events of one time the greater hash."""
+    """Each pair of item and kind once, with its newest time; of two events at the same time the greater hash."""
     order = np.lexsort((seen.events, seen.times_ms, seen.kinds, seen.items))
     ordered = _chosen(seen, order)
     same = (ordered.items[1:] == ordered.items[:-1]) & (ordered.kinds[1:] == ordered.kinds[:-1])
@@ -207,9 +207,9 @@ def _newest_of_each(seen: SeenItems) -> SeenItems:
 
 
 def _newest(seen: SeenItems, most: int) -> SeenItems:
-    """The pairs that are not older than the item on the border: the last of the *most* newest.
+    """The pairs that are not older than the border: the oldest of the *most* newest items.
 
-    With exactly *most* items there is a border too: nobody knows any more whether there were others below it.
+    With exactly *most* items there is a border too: others may have fallen out below it.
     """
     if len(seen) < most or len(starts := _starts(seen.items)) < most:
         return seen

@@ -1,4 +1,4 @@
-"""The job's /healthz, /readyz and /metrics on one machine; by the standard library, as its environment has no more."""
+"""Serves the job's /healthz, /readyz and /metrics on one machine, with the standard library only."""
 
 import json
 import threading
@@ -12,7 +12,7 @@ from nearline.errors import Misconfigured
 
 
 def job_problem(rest: str) -> str | None:
-    """Why the job that Flink's REST interface at *rest* shows is not running, or ``None`` if every task of it runs."""
+    """Why the job in Flink's REST interface at *rest* is not running, or ``None`` if all its tasks run."""
     try:
         with urllib.request.urlopen(f"{rest}/jobs/overview", timeout=1.0) as answer:
             jobs = json.load(answer)["jobs"]
@@ -26,7 +26,7 @@ def job_problem(rest: str) -> str | None:
 
 
 class StatusServer:
-    """Answers in threads of its own until closed; ready while *problem* returns ``None``."""
+    """Answers in its own threads until closed; ready while *problem* returns ``None``."""
 
     def __init__(self, host: str, port: int, problem: Callable[[], str | None]) -> None:
         try:
@@ -68,6 +68,6 @@ def _handler(problem: Callable[[], str | None]) -> type[BaseHTTPRequestHandler]:
             self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
-            """Say nothing: probes come every second."""
+            """Log nothing: probes come every second."""
 
     return Handler

@@ -1,7 +1,7 @@
-"""The reducer of the job: a user and one record in, the user and what is to be written out. Knows nothing of Flink.
+"""The job's reducer: takes a user and one record, returns the new user and the outputs. Independent of Flink.
 
-A record is an event, a command (nearline/user_commands.py) or a change of the user's profile. ``UserReducer.apply`` is
-the whole of it; the operator around it only keeps the bytes and passes on what is to be written.
+A record is an event, a command (nearline/user_commands.py) or a change of the user's profile. ``UserReducer.apply``
+does all of it; the operator only stores the bytes and emits the outputs.
 """
 
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ from nearline.user_commands import Adopt, Entry, Remove
 
 @dataclass(frozen=True, slots=True)
 class ProfileChange:
-    """The profile in the record at *offset* of ``users``; empty when the user has none any more."""
+    """The profile in the record at *offset* of ``users``; empty if it was deleted."""
 
     user_id: str
     profile: Context
@@ -50,7 +50,7 @@ class ProfileChange:
 
 @dataclass(frozen=True, slots=True)
 class UserReducer:
-    """Applies records to users: *keep* events, popularity halves in *half_life_ms*, a user is kept for *ttl_ms*."""
+    """Applies records to users: keeps *keep* events, halves popularity in *half_life_ms*, keeps idle users *ttl_ms*."""
 
     keep: int
     half_life_ms: int
@@ -58,7 +58,7 @@ class UserReducer:
     policy: SeenPolicy
 
     def apply(self, user: User | None, record: Entry | ProfileChange, seen: SeenBytes, *, append_ms: int) -> Outcome:
-        """Apply *record* to *user*; *seen* gives the stored seen items, which few records need."""
+        """Apply *record* to *user*; *seen* loads the stored seen items, which few records need."""
         match record:
             case Event():
                 return self._event(user, record, seen, append_ms)
@@ -93,7 +93,7 @@ class UserReducer:
         return outcome_of(user, after, seen=stored, snapshot=snapshot, item=item, gain=share, cause=cause)
 
     def _stray(self, user: User, left: list[Met], seen: SeenBytes, append_ms: int) -> Outcome:
-        """What *left* tells that never got into the window: news to the seen items, or nothing."""
+        """The outcome of an event that never got into the window: new seen items, or nothing."""
         stored = seen()
         known = decode_seen_items(stored)
         if fold(known, left, self.policy) is known:
@@ -106,9 +106,9 @@ class UserReducer:
     def _folded(
         self, after: User, left: list[Met], stored: bytes | None, append_ms: int
     ) -> tuple[bytes | None, bytes | None]:
-        """The seen items' bytes with *left* and the window, and their snapshot; ``None`` for what need not be written.
+        """The seen items' bytes with *left* and the window, and their snapshot; ``None`` for either if unchanged.
 
-        What is stored expires, so it is written anew from time to time though it says the same.
+        Stored bytes expire, so they are rewritten from time to time even if unchanged.
         """
         known = decode_seen_items(stored)
         told = fold(known, [*left, *uncovered(after, stored)], self.policy)
@@ -122,6 +122,6 @@ class UserReducer:
 
 
 def _cause(event: Event, produced_ms: int, append_ms: int) -> TriggerEvent:
-    """The event as its user's sequence names it; not for what a merge brought: that was measured in its session."""
+    """The event as the cause of its user's sequence; not for merged events, which were measured in their session."""
     traceparent = event.traceparent if event.traceparent and is_traced(event.traceparent) else ""
     return TriggerEvent(event.event_id, produced_ms, append_ms, traceparent, event.synthetic)

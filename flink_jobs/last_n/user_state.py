@@ -1,8 +1,8 @@
-"""What becomes of a user with each record: events, commands and profiles. Knows nothing of Flink.
+"""A user's state and its changes by events, commands and profiles. Independent of Flink.
 
-Each function takes the user before and gives the user after; the same object means that the record changed nothing.
-Of everything that a command leaves behind only what late records need is kept (``Marks``), so a user who was erased is
-a few numbers, and what comes late of him is recognized by its time.
+Each function takes the user before a record and returns the user after it; the same object means that nothing changed.
+Commands leave only what late records need (``Marks``): an erased user is a few numbers, and late records are recognized
+by their time.
 """
 
 from collections.abc import Sequence
@@ -20,22 +20,22 @@ from nearline.sequences import UserSequence, decode_sequence, encode_sequence, e
 from nearline.signals import Context
 from nearline.user_commands import Adopt, Erase, Merge, Remove
 
-STATE_FORMAT = b"2"  # the first byte of the stored state: later forms take other bytes and still read this one
-_WINDOW_ALONE = b"1"  # what the first release wrote: the sequence as it was published
+STATE_FORMAT = b"2"  # the first byte of the stored state: later formats use other bytes and still read this one
+_WINDOW_ALONE = b"1"  # the first release's format: the published sequence
 MOST_REMOVED = 100
 _MOST_OBEYED = 20
 _ADOPTED_AT_ONCE = 1500  # pairs of 25 bytes, in base64: within an event's 64 KiB
-_MOST_MERGES = 8  # an event is forwarded so often at most: two sessions merged into each other would never stop
+_MOST_MERGES = 8  # an event is forwarded at most so often: two sessions merged into each other would loop for ever
 
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """What commands and profiles leave behind; most users have none.
+    """The traces of commands and profiles; most users have none.
 
-    *erased_ms* is the append time of the last erasure; events up to *forgotten_ms* are not wanted any more, and where
-    *into* is not empty, those after *into_from_ms* are forwarded to it. *removed* are hashes of the last
-    ``MOST_REMOVED`` removed events and *obeyed* of the last commands; *told* is append time and offset of the last
-    record about the profile. The fields' names are part of the stored state.
+    *erased_ms* is the append time of the last erasure. Events up to *forgotten_ms* are late; if *into* is set, those
+    after *into_from_ms* are forwarded to it. *removed* are hashes of the last ``MOST_REMOVED`` removed events and
+    *obeyed* of the last commands; *told* is the append time and offset of the last record about the profile. The
+    fields' names are part of the stored state.
     """
 
     erased_ms: int = 0
@@ -51,10 +51,10 @@ NO_MARKS = Marks()
 
 
 class User(NamedTuple):
-    """One user: the window with its version (blanks in place of removed events; erased when empty), and the rest.
+    """One user: the window with its version (blanks for removed events; erased if empty), and the rest.
 
-    *fresh* events entered the window since the last snapshot of the seen items, the oldest of them at *fresh_from_ms*;
-    that snapshot was made at *snapshot_ms* of the log's clock, 0 if there was none.
+    *fresh* events entered the window since the last snapshot of the seen items, the oldest at *fresh_from_ms*; that
+    snapshot was made at *snapshot_ms* of the log's clock, 0 without one.
     """
 
     window: UserSequence
@@ -76,23 +76,23 @@ def accept(user: User | None, event: Event, *, keep: int, append_ms: int) -> Use
 
 
 def is_late(user: User | None, event: Event) -> bool:
-    """Whether the event happened before its user was erased or merged."""
+    """Whether the event is from before its user's erasure or merge."""
     return user is not None and event.time_ms <= user.marks.forgotten_ms
 
 
 def as_wanted(user: User | None, event: Event) -> Event:
-    """The event, or a blank if its user had it removed."""
+    """The event, or a blank if it was removed."""
     if user is None or not user.marks.removed or hash64(event.event_id) not in user.marks.removed:
         return event
     return blanked(event)
 
 
 def snapshot_due(user: User, left: Sequence[Met], *, keep: int, append_ms: int, refresh_ms: int) -> bool:
-    """Whether the seen items must be written: *left* fell out of the window and the last snapshot may not have it.
+    """Whether the seen items must be written: *left* fell out of the window and may not be in the last snapshot.
 
-    So the newest snapshot and the newest window always hold all. It is written sooner too: after half a window of new
-    events, since its readers read two topics and see them at different times, and when it is *refresh_ms* old, since
-    it expires.
+    So the newest snapshot and the newest window together always hold all seen items. It is also written after half a
+    window of new events, since readers see the two topics at different times, and when it is *refresh_ms* old, since it
+    expires.
     """
     if user.fresh * 2 >= keep or 0 < user.snapshot_ms < append_ms - refresh_ms:
         return True
@@ -100,32 +100,32 @@ def snapshot_due(user: User, left: Sequence[Met], *, keep: int, append_ms: int, 
 
 
 def with_snapshot(user: User, *, append_ms: int) -> User:
-    """The user after a snapshot of the seen items was written."""
+    """The user after a snapshot of the seen items."""
     return User(user.window, 0, 0, append_ms, user.marks)
 
 
 def moved_on(user: User, *, append_ms: int) -> User:
-    """The user with a new version and nothing else: for a change that the window does not show."""
+    """The user with a new version only: for a change that the window does not show."""
     return user._replace(window=replace(user.window, version=_next(user, append_ms)))
 
 
 def erase(user: User | None, command: Erase | Merge, *, append_ms: int) -> User:
-    """The user of whom nothing is left; what is told again of that time stays out.
+    """The user after an erasure; older events that arrive again stay out.
 
-    A profile that was told after the command stays. After a merge, what comes late is forwarded. The same command
-    again changes nothing.
+    A profile written after the command stays. After a merge, late events are forwarded. The same command again changes
+    nothing.
     """
     user = user or User(erased_sequence(command.user_id, 0))
     if hash64(command.command_id) in user.marks.obeyed:
         return user
-    # A producer's clock may run ahead: what was there counts as from before, whatever its time says.
+    # A producer's clock may be ahead: events already stored count as from before, whatever their time.
     forgotten_ms = max(append_ms, user.marks.forgotten_ms, *user.window.times_ms[-1:])
     marks = replace(
         user.marks,
         erased_ms=append_ms,
         forgotten_ms=forgotten_ms,
         into=command.into if isinstance(command, Merge) else "",
-        # What is older belonged to whoever used the session before.
+        # Older events belonged to an earlier user of the session.
         into_from_ms=user.marks.forgotten_ms,
         obeyed=(*user.marks.obeyed, hash64(command.command_id))[-_MOST_OBEYED:],
     )
@@ -136,7 +136,7 @@ def erase(user: User | None, command: Erase | Merge, *, append_ms: int) -> User:
 
 
 def remove(user: User | None, command: Remove, *, append_ms: int) -> User:
-    """The user without the event, which stays out if it comes, or comes again."""
+    """The user without the event, which stays out if it arrives later or again."""
     user = user or User(erased_sequence(command.user_id, 0))
     event = hash64(command.event_id)
     if event in user.marks.removed:
@@ -147,7 +147,7 @@ def remove(user: User | None, command: Remove, *, append_ms: int) -> User:
 
 
 def tell(user: User | None, user_id: str, profile: Context, *, append_ms: int, offset: int) -> User | None:
-    """The user with *profile*, empty for none; what an erasure came after changes nothing."""
+    """The user with *profile*, empty for none; a profile from before an erasure changes nothing."""
     told = (append_ms, offset)
     known = user or User(erased_sequence(user_id, 0))
     if told <= known.marks.told or append_ms <= known.marks.erased_ms:
@@ -164,12 +164,12 @@ def tell(user: User | None, user_id: str, profile: Context, *, append_ms: int, o
 
 
 def forwarded_events(user: User | None, into: str) -> list[Event]:
-    """The events that the user *into* gets when this one is merged into that; none that was removed."""
+    """The events to forward to the user *into* in a merge, without removed ones."""
     return [] if user is None else [_forwarded(each, into) for each in _events_of(user.window)]
 
 
 def late_for(user: User, event: Event) -> Event | None:
-    """The late *event* as it is forwarded to the user that this one was merged into; ``None`` if it ends here."""
+    """The late *event* to forward to the user that this one was merged into; ``None`` if it is not forwarded."""
     if not _goes_on(user, event.merged_from) or event.time_ms <= user.marks.into_from_ms:
         return None
     event = as_wanted(user, event)
@@ -177,7 +177,7 @@ def late_for(user: User, event: Event) -> Event | None:
 
 
 def adoptions(seen: SeenItems, command: Merge | Adopt, into: str, merged_from: tuple[str, ...]) -> list[Adopt]:
-    """What tells the user *into* of *seen*, in parts that fit into a record each."""
+    """The commands that give *seen* to the user *into*, each of a size that fits into a record."""
     return [
         Adopt(command.command_id, into, encode_seen_items(part), merged_from, command.time_ms)
         for part in parts_of(seen, _ADOPTED_AT_ONCE)
@@ -185,7 +185,7 @@ def adoptions(seen: SeenItems, command: Merge | Adopt, into: str, merged_from: t
 
 
 def late_seen(user: User, command: Adopt, adopted: SeenItems) -> tuple[Adopt, ...]:
-    """What of the *adopted* items is forwarded to the user that this one was merged into."""
+    """The commands that forward *adopted* items to the user that this one was merged into."""
     if not _goes_on(user, command.merged_from):
         return ()
     late = told_between(adopted, user.marks.into_from_ms, user.marks.forgotten_ms)
@@ -217,19 +217,19 @@ def _next(user: User, append_ms: int) -> int:
 
 
 def uncovered(user: User, stored: bytes | None) -> list[Met]:
-    """What of the window the *stored* seen items may lack."""
+    """The window's events that the *stored* seen items may lack."""
     if not stored:
         return met_in(user.window)
     return met_in(user.window, since_ms=user.fresh_from_ms) if user.fresh else []
 
 
 def sequence_of(user: User) -> bytes:
-    """The sequence as the topic carries it."""
+    """The user's record in ``user-sequences``."""
     return encode_sequence(published(user.window) if user.marks.removed else user.window)
 
 
 def is_shown(before: User | None, after: User) -> bool:
-    """Whether readers get another sequence than before, but for its version: what changes nothing emits nothing."""
+    """Whether the sequence for readers changed, apart from its version."""
     if after.window.version == (before.window.version if before else 0):
         return False
     if before is None or not after.marks.removed:
@@ -238,7 +238,7 @@ def is_shown(before: User | None, after: User) -> bool:
 
 
 def encode_state(user: User, sequence: bytes) -> bytes:
-    """The state's bytes; *sequence* is ``sequence_of(user)``, which they hold as it is where nothing was removed."""
+    """The state's bytes; *sequence* is ``sequence_of(user)``, which they contain unless events were removed."""
     window = encode_sequence(user.window) if user.marks.removed else sequence
     rest: list[object] = [user.fresh, user.fresh_from_ms, user.snapshot_ms]
     if user.marks is not NO_MARKS:
@@ -247,7 +247,7 @@ def encode_state(user: User, sequence: bytes) -> bytes:
 
 
 def decode_state(state: bytes | None) -> User | None:
-    """The user in *state*, ``None`` where there is none; reads the first release's, refuses a later one's."""
+    """The user in *state*, ``None`` without one; reads the first release's format, refuses a later release's."""
     if not state:
         return None
     if state[:1] == _WINDOW_ALONE:
@@ -255,7 +255,7 @@ def decode_state(state: bytes | None) -> User | None:
         return User(window, len(window.items), window.times_ms[0])
     if state[:1] != STATE_FORMAT:
         raise Misconfigured(f"state of format {state[:1]!r}, this release reads {STATE_FORMAT!r}: use a newer release")
-    end = state.rindex(b"\n")  # JSON has no line breaks of its own
+    end = state.rindex(b"\n")  # orjson writes no line breaks
     fresh, fresh_from_ms, snapshot_ms, *marks = orjson.loads(state[end:])
     window = decode_sequence(state[1:end])
     return User(window, fresh, fresh_from_ms, snapshot_ms, _marks(marks[0]) if marks else NO_MARKS)
