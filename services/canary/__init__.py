@@ -1,1 +1,1 @@
-"""canary: a synthetic user who clicks and asks until the answer has used the click."""
+"""canary: a synthetic user that clicks and requests answers until one has used the click."""

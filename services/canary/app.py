@@ -1,4 +1,4 @@
-"""canary's composition root: opens what its users need, and closes it."""
+"""canary's composition root: opens its users' dependencies, and closes them."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ _TIMEOUT_S = 3.0
 
 
 async def serve(settings: Settings) -> None:
-    """Click until cancelled, whatever is down."""
+    """Click until cancelled, also while other parts are down."""
     ingest, retrieval = (Api(url, timeout_s=_TIMEOUT_S) for url in (settings.ingest, settings.retrieval))
     canary = Canary(CanaryShop(ingest, retrieval, lambda: key_headers(settings)))
     async with contextlib.AsyncExitStack() as stack:

@@ -1,7 +1,7 @@
-"""The canary: a synthetic user who clicks on what is recommended, and times when a recommendation has used it.
+"""The canary: a synthetic user that clicks on recommended items and measures when a recommendation has used the click.
 
-Several users click in turn, since each partition of the log and each worker behind it has its own users. Rounds overlap
-when one takes longer than it should, so that an outage is measured by as many clicks as a good time is.
+Several users click in turn, since each partition of the log and its worker has its own users. Rounds overlap if one
+takes too long, so that an outage is measured by as many clicks as normal operation.
 """
 
 import asyncio
@@ -21,41 +21,41 @@ from nearline.telemetry import FINE_BUCKETS_S, counter, gauge, get_logger, secon
 from services.canary.shop import RecommendedRow
 
 USERS = 16
-DEADLINE_S = 5.0  # a click that no answer has used by then is given up
-_ASK_MS = 1_000  # one question waits so long at most, and so does whoever ends the canary
+DEADLINE_S = 5.0  # a click not used by an answer by then is late
+_ASK_MS = 1_000  # the longest wait of one request, and so of ending the canary
 _AGAIN_S = 0.02
-_MOST = 8  # rounds at one time
-_JITTER = 0.2  # of the time between two clicks, so that they keep step with nothing
+_MOST = 8  # concurrent rounds
+_JITTER = 0.2  # share of the interval, so that clicks do not synchronise with anything
 
 CLICK_TO_ANSWER = seconds(
     "canary_click_to_answer_seconds",
-    "From before the canary sends a click to the first answer that used it",
+    "From just before the canary sends a click to the first answer that used it",
     buckets=FINE_BUCKETS_S,
 )
 _UP = gauge("canary_up", "1 if an answer used the canary's last click")
 
 
 class ClickOutcome(StrEnum):
-    """What became of a click."""
+    """The outcome of a click."""
 
     USED = "used"
     LATE = "late"  # no answer used it within DEADLINE_S
-    REFUSED = "refused"  # it was not taken, or no answer came
+    REFUSED = "refused"  # the click was refused, or there was no answer
 
 
-_CLICKS = counter("canary_clicks_total", "Clicks of the canary by what became of them", "outcome", known=ClickOutcome)
+_CLICKS = counter("canary_clicks_total", "Clicks of the canary by outcome", "outcome", known=ClickOutcome)
 COUNTED = {outcome: _CLICKS.labels(outcome.value) for outcome in ClickOutcome}
 
 
 class ShopCalls(Protocol):
-    """What the canary's users do; each blocks."""
+    """The calls of the canary's users; each blocks."""
 
     def click(self, user_id: str, item_id: str, event_id: str) -> None: ...
     def look(self, user_id: str, after: str = "", wait_ms: int = 0) -> RecommendedRow: ...
 
 
 class Canary:
-    """Clicks in *shop*; ``click`` is one round, and any number of threads may be in one."""
+    """Clicks in *shop*; ``click`` is one round, and any number of threads may call it."""
 
     def __init__(
         self, shop: ShopCalls, *, deadline_s: float = DEADLINE_S, pick: Callable[[list[str]], str] = random.choice
@@ -66,14 +66,14 @@ class Canary:
         self._turns = count()
         self._items: list[str] = []
         self._ends = threading.Event()
-        self._said = ""  # what the log was last told of: an outage is one line and not one a second
+        self._said = ""  # the last logged problem: an outage is one line, not one per second
 
     def end(self) -> None:
-        """Have rounds under way end at their next step; they are not counted."""
+        """End running rounds at their next step; they are not counted."""
         self._ends.set()
 
     def click(self) -> ClickOutcome | None:
-        """One click and its answer; counted. ``None`` if there is nothing to click on, or the canary ends."""
+        """Click once, wait for its answer and count it; ``None`` without an item to click on, or if the canary ends."""
         user_id = f"{SYNTHETIC_USERS}{next(self._turns) % USERS}"
         try:
             items = self._items or self._shop.look(user_id).items
@@ -106,13 +106,13 @@ class Canary:
                 CLICK_TO_ANSWER.observe(time.perf_counter() - started)
                 self._items = row.items
                 return ClickOutcome.USED
-            if self._ends.wait(_AGAIN_S):  # it was told at once: too many wait, or the store is away
+            if self._ends.wait(_AGAIN_S):  # the answer came at once: too many requests wait, or the store is down
                 return None
         return ClickOutcome.LATE
 
 
 async def click_for_ever(canary: Canary, every_s: float) -> None:
-    """A round about every *every_s*, until cancelled; none begins while ``_MOST`` are under way."""
+    """Run a round about every *every_s* until cancelled; at most ``_MOST`` at a time."""
     loop = asyncio.get_running_loop()
     under_way: set[asyncio.Future[ClickOutcome | None]] = set()
     pool = ThreadPoolExecutor(_MOST, thread_name_prefix="canary")

@@ -1,4 +1,4 @@
-"""The shop as the canary's users meet it: they click by POST /events and look by GET /recommend, as a page does."""
+"""The canary's calls: clicks with POST /events and reads with GET /recommend, as a web page does."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ _JSON = {"Content-Type": "application/json"}
 
 
 class HttpService(Protocol):
-    """What is needed of one of our services (nearline/adapters/api.py)."""
+    """One of our services (nearline/adapters/api.py), as the canary needs it."""
 
     def call(
         self, method: str, path: str, headers: Mapping[str, str], body: bytes | None = None
@@ -23,14 +23,14 @@ class HttpService(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RecommendedRow:
-    """What the shop shows a user; *has_used* says whether it used the click that was asked for."""
+    """A user's recommendations; *has_used* says whether they used the requested click."""
 
     items: list[str]
     has_used: bool
 
 
 class CanaryShop:
-    """Clicks and rows; *key* gives the headers that let a request in, and is asked each time: keys change."""
+    """Sends clicks and reads rows; *key* returns the headers with the key, called each time because keys change."""
 
     def __init__(self, ingest: HttpService, retrieval: HttpService, key: Callable[[], Mapping[str, str]]) -> None:
         self._ingest = ingest
@@ -38,16 +38,16 @@ class CanaryShop:
         self._key = key
 
     def click(self, user_id: str, item_id: str, event_id: str) -> None:
-        """Send a synthetic click; ``Unavailable`` unless the log has it."""
+        """Send a synthetic click; ``Unavailable`` unless it is in the log."""
         event = {"event_id": event_id, "user_id": user_id, "item_id": item_id, "type": "click", "synthetic": True}
         status, body = self._ingest.call("POST", "/events", {**self._key(), **_JSON}, orjson.dumps(event))
         if status != 200:
             raise Unavailable(f"POST /events answered {status}: {body[:200]!r}")
 
     def look(self, user_id: str, after: str = "", wait_ms: int = 0) -> RecommendedRow:
-        """The user's row, made with the click *after* or *wait_ms* later; ``Unavailable`` if there is none.
+        """The user's row, once it used the click *after* or *wait_ms* have passed; ``Unavailable`` without an answer.
 
-        Items that were seen come too, or a user who never stops clicking would be shown nothing in the end.
+        Seen items are included: otherwise a user that clicks for ever would get no items in the end.
         """
         named = f"&after={quote(after)}&wait_ms={wait_ms}" if after else ""
         path = f"/recommend/{quote(user_id, safe='')}?k={_K}&exclude_seen=none&fields=title{named}"

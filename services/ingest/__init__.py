@@ -1,1 +1,1 @@
-"""The HTTP door: events and changes of the catalogue, checked and in the log before they are answered."""
+"""ingest: accepts events, items and users by HTTP; it checks them and answers once they are in the log."""

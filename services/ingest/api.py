@@ -1,4 +1,4 @@
-"""The HTTP interface: which routes there are, who may call them, and the document that describes them."""
+"""The HTTP API: its routes, their permissions, and their OpenAPI document."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -32,7 +32,7 @@ RULES = (
         for method in ("GET", "PUT", "PATCH", "DELETE")
     ),
     RoutePermission("POST", "/users/{user_id:text}/merge", Permission.ADMIN),
-    # Before the user's own: an id may hold slashes.
+    # Before the user's own route: an id may hold slashes.
     RoutePermission("DELETE", "/users/{user_id:text}/events/{event_id:text}", Permission.ADMIN),
     RoutePermission("GET", "/users/{user_id:text}", Permission.READ),
     *(RoutePermission(method, "/users/{user_id:text}", Permission.ADMIN) for method in ("PUT", "DELETE")),
@@ -51,11 +51,11 @@ def create_api(
     now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     traces: ClickTraces | None = None,
 ) -> FastAPI:
-    """The routes; *status* are /healthz, /readyz and /metrics. *traces* begins the traces of clicks."""
+    """Build the application; *status* are /healthz, /readyz and /metrics, *traces* begins clicks' traces."""
     app = FastAPI(
         title="Nearline ingest",
         version="1",
-        description="Events, items and users, checked and in the log before they are answered.",
+        description="Accepts events, items and users: checks them and answers once they are in the log.",
         redirect_slashes=False,
         exception_handlers={
             NearlineError: refuse,
@@ -75,7 +75,7 @@ def create_api(
 
 
 def _describe_bodies(app: FastAPI) -> None:
-    """Put the bodies' schemas into the document: FastAPI knows only those that it would itself validate."""
+    """Add the bodies' schemas to the document: FastAPI adds only those that it validates itself."""
     modes = [(model, "validation") for model in _BODIES]
     _, found = models_json_schema(modes, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
     app.openapi()["components"]["schemas"] |= found["$defs"]

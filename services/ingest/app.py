@@ -1,4 +1,4 @@
-"""The ingest service: puts its parts together, serves, and drains accepted events before it stops."""
+"""The ingest service: builds its parts, serves, and drains accepted events before it stops."""
 
 import asyncio
 import contextlib
@@ -29,12 +29,12 @@ from services.ingest.request_log import RequestLog
 from services.ingest.table_view import TableView
 from services.ingest.user_editor import UserEditor
 
-_SLICE = 200  # records of a table that are taken in at once: 2 ms
+_SLICE = 200  # records of a table that are applied at once: 2 ms
 
 
 @dataclass(frozen=True, slots=True)
 class _Table:
-    """A compacted topic: what is appended to it, and what was read of it."""
+    """A compacted topic: its appender, its view and its follower."""
 
     topic: str
     producer: Producer
@@ -49,7 +49,7 @@ class IngestService:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         deadline_s = settings.ingest_ack_timeout_ms / 1000
-        # One client for each topic: a large catalogue on its way must not delay a click.
+        # One client per topic: a large catalogue import must not delay a click.
         self._clicks = Producer(settings.brokers, delivery_s=deadline_s)
         self._events = Appender(CLICKS, self._clicks.send_all)
         self._items = _table(settings, ITEMS, decode_item)
@@ -72,7 +72,7 @@ class IngestService:
         self._app = RequestLog(self._front.before(api, RULES))
 
     def readiness(self) -> Mapping[str, bool]:
-        """What has to be true before requests should come here."""
+        """The conditions for receiving requests."""
         appenders = (self._events, self._items.appender, self._users.appender)
         log = self._ready["log"] and all(one.is_up for one in appenders)
         return {**self._ready, "log": log, **self._front.readiness()}
@@ -96,7 +96,7 @@ class IngestService:
             stack.push_async_callback(producer.close)
             await open_within(deadline_s, "the log", producer.open)
             await open_within(deadline_s, f"topic {topic}", partial(producer.prepare, topic))
-        # Before the clients are closed: what was accepted and not answered yet is still on its way.
+        # Before the clients are closed: accepted requests may still wait for the log.
         for appender in (self._events, self._items.appender, self._users.appender):
             stack.push_async_callback(appender.drain)
         for table in tables:
@@ -118,11 +118,11 @@ def _table(settings: Settings, topic: str, check: Callable[[bytes], object]) -> 
 
 
 def bounds_of(settings: Settings) -> Bounds:
-    """The bounds of bodies; ``Misconfigured`` if the largest body would never find room."""
+    """The bounds of bodies; ``Misconfigured`` if the largest allowed body would never find room."""
     if settings.ingest_in_flight_mib < settings.ingest_body_mib:
         raise Misconfigured(
             f"NEARLINE_INGEST_IN_FLIGHT_MIB={settings.ingest_in_flight_mib:g} is less than "
-            f"NEARLINE_INGEST_BODY_MIB={settings.ingest_body_mib:g}: the largest body would never be taken on"
+            f"NEARLINE_INGEST_BODY_MIB={settings.ingest_body_mib:g}: the largest body would never be accepted"
         )
     return Bounds(body=int(settings.ingest_body_mib * MIB), in_flight=int(settings.ingest_in_flight_mib * MIB))
 
@@ -132,11 +132,11 @@ def _server(app: AsgiApp, grace_s: float) -> uvicorn.Server:
         app,
         date_header=False,
         timeout_graceful_shutdown=round(grace_s) + 1,
-        # Longer than callers and balancers keep idle connections (60 s): who hangs up first loses no request.
+        # Longer than callers and balancers keep idle connections (60 s): the side that closes first loses no request.
         timeout_keep_alive=75,
     )
 
 
 def main() -> int:
-    """Run the service; the exit status says whether it ended as it was told to."""
+    """Run the service and return the exit status."""
     return run_service("ingest", lambda settings: IngestService(settings).serve())

@@ -1,6 +1,6 @@
-"""The way into the log: what arrives while one group is on its way leaves together with the next.
+"""Appends to the log in groups: messages that arrive while one group is being sent form the next.
 
-So a lone event waits for nobody, and many at once share the log's acknowledgement, without a linger to choose.
+So a single event does not wait, and concurrent ones share the log's acknowledgement, without a linger to configure.
 """
 
 import asyncio
@@ -16,17 +16,19 @@ from nearline.telemetry import begin, gauge, get_logger, seconds, sizes
 KeyedMessage = tuple[bytes, bytes | None]  # key, value (None = tombstone)
 Headers = tuple[tuple[str, bytes], ...]
 SendGroup = Callable[[str, list[KeyedMessage], Headers], Coroutine[Any, Any, Sequence[int]]]
-_MOST = 2_000  # messages in a group: 60 ms of the client's work, so that nobody waits long for a group of others
+_MOST = 2_000  # messages in a group: 60 ms of the client's work, so that no caller waits long for another group
 
-_ACKNOWLEDGED = seconds("ingest_acknowledged_seconds", "From a request's check to the log's acknowledgement", "topic")
-_GROUP = sizes("ingest_group_messages", "Messages that went to the log together", "topic")
+_ACKNOWLEDGED = seconds(
+    "ingest_acknowledged_seconds", "From the end of a request's validation to the log's acknowledgement", "topic"
+)
+_GROUP = sizes("ingest_group_messages", "Messages sent to the log together", "topic")
 _WAITING = gauge("ingest_waiting_messages", "Messages that the log has not acknowledged yet", "topic")
-_LOG_UP = gauge("ingest_log_up", "1 while the log acknowledges what is appended", "topic")
+_LOG_UP = gauge("ingest_log_up", "1 while the log acknowledges appended messages", "topic")
 
 
 @dataclass(slots=True)
 class _Entry:
-    """What one caller wants appended, and where it waits for the offsets."""
+    """One caller's messages, and the future of their offsets."""
 
     messages: list[KeyedMessage]
     headers: Headers
@@ -34,10 +36,10 @@ class _Entry:
 
 
 class Appender:
-    """Appends to *topic* by *send*, one group at a time, in the order in which it was asked.
+    """Appends to *topic* with *send*, one group at a time, in the order of the calls.
 
-    *send* returns once all of its messages are acknowledged. After an ``Unavailable`` everything that waits fails with
-    it, and for as long as the next try is under way new calls fail at once: nobody queues for a log that is away.
+    *send* returns once all of its messages are acknowledged. After an ``Unavailable`` all waiting calls fail with it,
+    and new calls fail at once while the next attempt runs: no call waits for a log that is down.
     """
 
     def __init__(self, topic: str, send: SendGroup) -> None:
@@ -52,14 +54,14 @@ class Appender:
 
     @property
     def is_up(self) -> bool:
-        """Whether the log took what it was last given."""
+        """Whether the last send to the log succeeded."""
         return self._away is None
 
     async def append(self, messages: Sequence[KeyedMessage], headers: Headers = ()) -> list[int]:
-        """The offsets of *messages*, all of them acknowledged.
+        """Append *messages* and return their offsets once all are acknowledged.
 
-        ``Unavailable`` if the log did not acknowledge them all; some or all may be in it then, or get there yet.
-        ``BadInput`` if the log takes no message of that size.
+        ``Unavailable`` if the log did not acknowledge them all; some or all may still be in it, now or later.
+        ``BadInput`` if a message is too large for the log.
         """
         if self._away is not None and self._task is not None:
             raise Unavailable(str(self._away))
@@ -78,7 +80,7 @@ class Appender:
         return offsets
 
     async def drain(self) -> None:
-        """Return once nothing waits any more, acknowledged or failed."""
+        """Return once every waiting call has been acknowledged or has failed."""
         while self._task is not None:
             await asyncio.wait([self._task])
 
@@ -90,7 +92,7 @@ class Appender:
             self._task = None
 
     def _next_group(self) -> list[_Entry]:
-        """The oldest entries that share their headers, up to the limit; at least one."""
+        """The oldest entries with the same headers, up to the limit; at least one."""
         group = [self._waiting.popleft()]
         count = len(group[0].messages)
         while self._waiting and self._waiting[0].headers == group[0].headers and count < _MOST:
@@ -109,7 +111,7 @@ class Appender:
             self._note_away(error)
             self._fail([*group, *self._waiting], error)
             self._waiting.clear()
-        except Exception as error:  # a mistake of ours must not leave callers waiting for ever
+        except Exception as error:  # a bug of ours must not leave callers waiting for ever
             get_logger().exception("the log's client failed", topic=self._topic)
             self._fail(group, Unavailable(f"the log's client failed with {error!r:.200}"))
         else:
@@ -120,7 +122,7 @@ class Appender:
                     entry.done.set_result(taken)
 
     async def _append_one_by_one(self, group: list[_Entry], error: BadInput) -> None:
-        """One entry is too large for the log: find out which, so that its neighbours are not refused with it."""
+        """Append each entry by itself: one is too large for the log, and the others must not be refused with it."""
         if len(group) == 1:
             self._fail(group, error)
             return
@@ -135,12 +137,12 @@ class Appender:
 
     def _note_away(self, error: Unavailable) -> None:
         if self._away is None:
-            get_logger().warning("the log is away", topic=self._topic, reason=str(error))
+            get_logger().warning("the log is down", topic=self._topic, reason=str(error))
         self._away = error
         _LOG_UP.labels(self._topic).set(0)
 
     def _note_up(self) -> None:
         if self._away is not None:
-            get_logger().info("the log is back", topic=self._topic)
+            get_logger().info("the log is up again", topic=self._topic)
             self._away = None
         _LOG_UP.labels(self._topic).set(1)

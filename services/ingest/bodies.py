@@ -1,4 +1,4 @@
-"""Bodies of requests, read within bounds: so many bytes each, so many in flight, so long to arrive."""
+"""Reads request bodies within bounds: bytes per body, bytes in flight, and time to arrive."""
 
 import asyncio
 from dataclasses import dataclass
@@ -11,16 +11,16 @@ from starlette.types import Receive
 from nearline.errors import BadInput, Overloaded
 from nearline.telemetry import gauge
 
-# What a request is counted as at least: it costs some 10 KiB here however small its body is.
+# The least that a request counts: it takes some 10 KiB here, however small its body is.
 LEAST = 16 * 1024
 MIB = 1024 * 1024
 
-_IN_FLIGHT = gauge("ingest_in_flight_bytes", "Bytes of requests that were not answered yet")
+_IN_FLIGHT = gauge("ingest_in_flight_bytes", "Bytes of requests that are not answered yet")
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """How large one body may be and all that are in flight together (bytes), and how long one may take to arrive."""
+    """The largest body and all bodies in flight (bytes), and how long a body may take to arrive."""
 
     body: int = 4 * MIB
     in_flight: int = 32 * MIB
@@ -28,7 +28,7 @@ class Bounds:
 
 
 class Room:
-    """The room for what is in flight; who finds none is refused at once and waits nowhere."""
+    """The memory for bodies in flight; a request without room is refused at once."""
 
     def __init__(self, bounds: Bounds) -> None:
         self.bounds = bounds
@@ -38,20 +38,20 @@ class Room:
         """Take *size* bytes, or raise ``Overloaded``."""
         if self._taken + size > self.bounds.in_flight:
             raise Overloaded(
-                f"{self._taken:,} bytes of requests are in flight, at most {self.bounds.in_flight:,} are taken on; "
+                f"{self._taken:,} bytes of requests are in flight, at most {self.bounds.in_flight:,} are accepted; "
                 "come again in a moment"
             )
         self._taken += size
         _IN_FLIGHT.set(self._taken)
 
     def give_back(self, size: int) -> None:
-        """Give back what was taken."""
+        """Give back *size* bytes."""
         self._taken -= size
         _IN_FLIGHT.set(self._taken)
 
 
 class Reservation:
-    """One request's place in the *room*, from its first byte to its answer."""
+    """One request's share of the *room*, from its first byte to its answer."""
 
     def __init__(self, room: Room) -> None:
         self._room = room
@@ -73,9 +73,9 @@ class Reservation:
             self._taken = size
 
     async def read(self, receive: Receive, announced: int) -> bytes:
-        """The whole body; *announced* is its length by the request's header, 0 if it says none.
+        """Read the whole body; *announced* is the length in the request's header, 0 without one.
 
-        ``BadInput`` if it is too large (``body_too_large``; at once, if it says so) or too slow (``body_too_slow``);
+        ``BadInput`` if it is too large (``body_too_large``; at once, if announced) or too slow (``body_too_slow``);
         ``Overloaded`` if there is no room for it.
         """
         bounds = self._room.bounds

@@ -1,6 +1,6 @@
-"""Changes of the catalogue: checked, in the order in which they were asked for, and never lost between two callers.
+"""Applies callers' changes to the catalogue: checked, in order, and without losing one of two concurrent changes.
 
-The topic ``items`` is followed as a table, since a change of a few fields needs the item as it is.
+It follows the topic ``items`` as a table, since a change of some fields needs the current item.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,12 +16,12 @@ from services.ingest.appender import Appender
 from services.ingest.table_view import StoredValue, TableView, Turns
 
 MAX_BATCH = 500
-ANY = "*"  # as a condition: the item is listed, in whatever version
+ANY = "*"  # as a condition: the item exists, in any version
 
 
 @dataclass(frozen=True, slots=True)
 class AcceptedItem:
-    """An item of a batch that was accepted, and the version that it became."""
+    """An accepted item of a batch, and its new version."""
 
     item_id: str
     version: int
@@ -29,19 +29,19 @@ class AcceptedItem:
 
 @dataclass(frozen=True, slots=True)
 class RefusedItem:
-    """An item of a batch that can never be accepted; its id, if it has one."""
+    """A refused item of a batch, with its id if it has one."""
 
     item_id: str | None
     problem: BadInput
 
 
 class CatalogueEditor:
-    """The catalogue as callers change it.
+    """Changes and reads the catalogue for callers.
 
-    Changes of one item take their turn in this process: of two concurrent patches neither loses what the other
-    changed. Another process' change is seen when its record arrives, milliseconds later; two processes that patch one
-    item within that time keep the later change only, so a catalogue is changed through one of them.
-    A condition (*if_match*: a version, or ``ANY``) is judged by what this process knows.
+    Changes of one item run one after the other in this process, so two concurrent patches are both kept. A change by
+    another process is seen when its record arrives, milliseconds later; if two processes patch one item within that
+    time only the later change is kept, so a catalogue should be changed through one process.
+    A condition (*if_match*: a version, or ``ANY``) is checked against this process's view.
     """
 
     def __init__(self, table: TableView, items: Appender, *, is_read: Callable[[], bool], turn_s: float = 5.0) -> None:
@@ -51,14 +51,14 @@ class CatalogueEditor:
         self._turns = Turns("item_id", turn_s)
 
     def get(self, item_id: str) -> tuple[int, Item]:
-        """Version and item; ``BadInput`` (``not_listed``) if it is not in the catalogue."""
+        """The version and the item; ``BadInput`` (``not_listed``) if it is not in the catalogue."""
         listed = self._known(item_id)
         if listed is None:
             raise not_listed(item_id)
         return listed.version, decode_item(listed.raw)
 
     async def put(self, item_id: str, body: Mapping[str, Any], if_match: int | str | None = None) -> tuple[int, Item]:
-        """List the item, or replace it as a whole; version and item as they now are."""
+        """Add the item, or replace it as a whole; return its new version and the item."""
         item = _item(body)
         raw = _encoded(item)
         async with self._turns.of([item_id]):
@@ -66,7 +66,7 @@ class CatalogueEditor:
             return await self._append(item_id, raw), item
 
     async def patch(self, item_id: str, body: Mapping[str, Any], if_match: int | str | None = None) -> tuple[int, Item]:
-        """Change the given fields of a listed item; ``null`` takes a field (or one attribute) away."""
+        """Change the given fields of an item; ``null`` removes a field (or one attribute)."""
         async with self._turns.of([item_id]):
             listed = self._known(item_id)
             if listed is None:
@@ -76,15 +76,15 @@ class CatalogueEditor:
             return await self._append(item_id, _encoded(item)), item
 
     async def delete(self, item_id: str, *, purge: bool = False, if_match: int | str | None = None) -> int:
-        """Take the item out of every answer, listed or not; with *purge* also forget its vector. Its version."""
+        """Delete the item, whether it exists or not, with *purge* also its vector; return the version."""
         async with self._turns.of([item_id]):
             self._check(item_id, if_match)
             return await self._append(item_id, None, purge=purge)
 
     async def put_many(self, bodies: Sequence[object]) -> list[AcceptedItem | RefusedItem]:
-        """List or replace many items at once, each judged by itself; one outcome for each body, in their order."""
+        """Add or replace many items, each accepted or refused by itself; return one outcome per body, in order."""
         checked = [_checked(body) for body in bodies]
-        del bodies  # parsed, they take several times their size while the log is waited for
+        del bodies  # parsed bodies would take several times their size while waiting for the log
         messages = [one for one in checked if not isinstance(one, RefusedItem)]
         ids = [key.decode() for key, _ in messages]
         async with self._turns.of(ids):
@@ -117,8 +117,8 @@ class CatalogueEditor:
 
 
 def not_listed(item_id: str) -> BadInput:
-    """The refusal for an item that is not in the catalogue."""
-    return BadInput("not_listed", f"item {item_id!r:.140} is not in the catalogue; list it with PUT", field="item_id")
+    """The error for an item that is not in the catalogue."""
+    return BadInput("not_listed", f"item {item_id!r:.140} is not in the catalogue; add it with PUT", field="item_id")
 
 
 def merged(item: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,7 +135,7 @@ def _without_nulls(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _checked(body: object) -> tuple[bytes, bytes] | RefusedItem:
-    """The message of one item of a batch, whose id is in its body."""
+    """The message for one item of a batch, whose id is in its body."""
     item_id = body.get("item_id") if isinstance(body, dict) else None
     try:
         if not isinstance(body, dict):
@@ -151,7 +151,7 @@ def _checked(body: object) -> tuple[bytes, bytes] | RefusedItem:
 
 
 def _item(body: Mapping[str, Any]) -> Item:
-    """The item in *body*, which may leave the format's version out."""
+    """The item in *body*, which need not have a format version."""
     return item_of({"v": 1, **body})
 
 

@@ -1,4 +1,4 @@
-"""What becomes of a body of events: each is judged by itself, by the rules that the job applies later."""
+"""Validates the events of a body one by one, with the rules that the job applies later."""
 
 import uuid
 from collections.abc import Callable
@@ -13,42 +13,42 @@ from nearline.tracing import Span
 
 Begin = Callable[[str, str | None], Span | None]
 MAX_BATCH = 500
-# What an event can be refused with, by itself or as one of a merge (user_editor.py).
+# The reasons to refuse an event, also in a merge (user_editor.py).
 REASONS = reasons_of("events", "ids", others=("too_deep", "other_user"))
-# A minute less than the job allows: this machine's clock may run so far ahead of the log's, and nothing that is
-# accepted here becomes a dead letter there.
+# A minute less than the job allows: this machine's clock may be so far ahead of the log's without making an event that
+# is accepted here a dead letter there.
 AHEAD_MS = MAX_AHEAD_MS - 60_000
 
 
 @dataclass(frozen=True, slots=True)
 class AcceptedEvent:
-    """An event as it goes into the log: its user is the key."""
+    """An accepted event with its record for the log, keyed by user."""
 
     event_id: str
     key: bytes
     value: bytes
-    span: Span | None = None  # of its way into the log, if it is traced
+    span: Span | None = None  # of appending it to the log, if it is traced
 
 
 @dataclass(frozen=True, slots=True)
 class RefusedEvent:
-    """Why the event with this id (if it has one) can never be accepted."""
+    """A refused event with the reason, and its id if it has one."""
 
     event_id: str | None
     problem: BadInput
 
 
 def made_id() -> str:
-    """An id for an event that brings none: no other event has it."""
+    """A unique id for an event that has none."""
     return uuid.uuid4().hex
 
 
 def validate(
     bodies: list[object], *, now_ms: int, new_id: Callable[[], str] = made_id, begin: Begin | None = None
 ) -> list[AcceptedEvent | RefusedEvent]:
-    """The verdict on each of *bodies*, in their order; a bad one never touches its neighbours.
+    """Accept or refuse each of *bodies*, in order; a bad one does not affect the others.
 
-    *begin* begins the span of an event that is traced: given its id and its traceparent, it gives the span or none.
+    *begin* takes an event's id and traceparent and begins its span, or returns none if it is not traced.
     """
     verdicts: list[AcceptedEvent | RefusedEvent] = []
     for body in bodies:
@@ -60,14 +60,14 @@ def validate(
 
 
 def refused(body: object, problem: BadInput) -> RefusedEvent:
-    """That *body* cannot be accepted, under its id if it has one."""
+    """The refusal of *body*, with its id if it has one."""
     return RefusedEvent(_id_in(body), problem)
 
 
 def _accept(body: object, now_ms: int, new_id: Callable[[], str], begin: Begin | None) -> AcceptedEvent:
     if not isinstance(body, dict):
         raise BadInput("not_an_object", f"an event must be a JSON object, came {type(body).__name__}: {body!r:.80}")
-    if "merged_from" in body:  # only the job may say it: what it brings along is not counted again
+    if "merged_from" in body:  # only the job may set it: popularity does not count such events again
         raise BadInput("unknown_field", "merged_from is set by a merge, not by callers", field="merged_from")
     whole = {"v": 1, "time_ms": now_ms, **body, "produced_ms": now_ms}
     if "event_id" not in body:

@@ -1,4 +1,4 @@
-"""The route of events."""
+"""The routes of events."""
 
 import time
 from collections.abc import Callable
@@ -15,13 +15,13 @@ from services.ingest.http_io import answers, batch_answer, json_of, one_or_many,
 from services.ingest.schemas import EventIn, EventResults, Problems
 
 EVENTS_ACCEPTED = counter("ingest_events_accepted_total", "Events that are in the log")
-_REFUSED = counter("ingest_events_refused_total", "Events that can never be accepted", "reason", known=clicks.REASONS)
+_REFUSED = counter("ingest_events_refused_total", "Events that were refused as invalid", "reason", known=clicks.REASONS)
 
 
 def add_events(
     app: FastAPI, room: Room, events: Appender, now_ms: Callable[[], int], traces: ClickTraces | None = None
 ) -> None:
-    """Serve ``POST /events`` from *app*; with *traces* the way of some into the log is noted."""
+    """Add ``POST /events`` to *app*; *traces* records some events' spans."""
 
     def begin_of(request: Request) -> clicks.Begin | None:
         if traces is None:
@@ -36,13 +36,13 @@ def add_events(
         openapi_extra=one_or_many(EventIn, clicks.MAX_BATCH),
     )
     async def post_events(request: Request) -> Response:
-        """One event as an object, or 1-500 as an array; each is judged by itself. The answer comes when the log has
-        acknowledged all that were accepted: 200 if that is every one, 207 if some were refused, 422 if all were. So
-        after a 2xx nothing has to be sent again; after 429 and 503 all of it has to, and events that bring their own
-        `event_id` may be sent as often as one likes.
+        """Send one event as an object, or 1-500 as an array; each is accepted or refused by itself. The answer comes
+        when the log has acknowledged the accepted ones: 200 if all were accepted, 207 if some were refused, 422 if all
+        were. After a 2xx nothing has to be sent again; after 429 and 503 everything has to. Events with their own
+        `event_id` may be sent any number of times.
         """
         with Reservation(room) as place:
-            # No name for the parsed body: while the log is waited for, it would take several times its size.
+            # No variable for the parsed body: it would take several times its size while waiting for the log.
             verdicts = clicks.validate(
                 one_or_more(await json_of(request, place), clicks.MAX_BATCH), now_ms=now_ms(), begin=begin_of(request)
             )
@@ -65,7 +65,7 @@ def _end_spans(verdicts: list[clicks.AcceptedEvent | clicks.RefusedEvent]) -> No
 
 
 def event_result(verdict: clicks.AcceptedEvent | clicks.RefusedEvent) -> dict[str, Any]:
-    """The result of one event, counted."""
+    """Count one event and return its result."""
     if isinstance(verdict, clicks.AcceptedEvent):
         return {"status": "accepted", "event_id": verdict.event_id}
     _REFUSED.labels(verdict.problem.reason).inc()

@@ -1,4 +1,4 @@
-"""What all routes share: bodies in, statuses and refusals out, and how the document describes both."""
+"""What all routes share: reading bodies, statuses and errors, and their descriptions in the OpenAPI document."""
 
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -17,16 +17,16 @@ from services.ingest.bodies import Reservation
 from services.ingest.schemas import Problems
 
 RETRY_AFTER_S = "1"
-# Of refusals with these reasons; every other is 422: the request is understood and can never be accepted as it is.
+# The statuses of these reasons; every other is 422: the request is understood but invalid.
 _STATUS = {"not_listed": 404, "no_profile": 404, "body_too_slow": 408, "other_version": 412, "body_too_large": 413}
-# After the others the rest of a body is thrown away: a caller that is hung up on while it sends never sees the answer.
+# After the others the rest of a body is read and discarded: a caller cut off while sending would not see the answer.
 _HANG_UP = {408}
 
-# What is wrong with a request as a whole, and with the one thing that it is about.
+# Reasons about a request as a whole, and about its one object.
 _UNPROCESSABLE = reasons_of("events", "ids", "items", "profiles", "user_commands", others=("too_deep", "wrong_count"))
 _REFUSED = counter(
     "ingest_requests_refused_total",
-    "Requests of which nothing was done",
+    "Requests that were refused as a whole",
     "status",
     "reason",
     known=[
@@ -46,7 +46,7 @@ ResponseDocs = dict[int | str, dict[str, Any]]
 
 
 async def json_of(request: Request, place: Reservation) -> Any:
-    """What the body says; whatever its content type is called, it is read as JSON."""
+    """The body as JSON, whatever its content type."""
     announced = request.headers.get("content-length", "")
     raw = await place.read(request.receive, int(announced[:18]) if announced.isdecimal() else 0)
     if not raw:
@@ -66,14 +66,14 @@ def one_or_more(body: Any, most: int) -> list[object]:
 
 
 def object_of(body: Any) -> dict[str, Any]:
-    """*body*, which must be an object."""
+    """*body*; ``BadInput`` unless it is an object."""
     if not isinstance(body, dict):
         raise BadInput("not_an_object", f"the body must be a JSON object, came {type(body).__name__}")
     return body
 
 
 def strict_id(request: Request, name: str, value: str) -> str:
-    """The id of the path, unless its bytes are not UTF-8: a server decodes those to another id without a word."""
+    """The id in the path; ``BadInput`` if its bytes are not UTF-8, which the server silently decodes to another id."""
     if "\ufffd" in value:
         try:
             unquote_to_bytes(request.scope.get("raw_path") or b"").decode()
@@ -86,29 +86,29 @@ def strict_id(request: Request, name: str, value: str) -> str:
 
 
 def answer(status: int, body: object, headers: dict[str, str] | None = None) -> Response:
-    """*body* as JSON."""
+    """An answer with *body* as JSON."""
     return Response(orjson.dumps(body), status, headers, "application/json")
 
 
 def etag(version: int) -> dict[str, str]:
-    """The header that tells a version, for ``If-Match``."""
+    """The ETag header of a version, for ``If-Match``."""
     return {"etag": f'"{version}"'}
 
 
 def batch_answer(results: list[dict[str, Any]], accepted: int) -> Response:
-    """One result for each thing that was sent: 200 if all were accepted, 207 if some were, 422 if none was."""
+    """One result per object sent: 200 if all were accepted, 207 if some were, 422 if none was."""
     refused = len(results) - accepted
     status = 422 if not accepted else 207 if refused else 200
     return answer(status, {"accepted": accepted, "refused": refused, "results": results})
 
 
 def problem_of(error: BadInput) -> dict[str, str]:
-    """What the caller did wrong, as every refusal tells it."""
+    """The problem in the form of every error answer."""
     return {"field": error.field, "reason": error.reason, "problem": str(error)}
 
 
 async def refuse(_: Request, error: Exception) -> Response:
-    """The answer to an error of ours: what the caller did wrong, or when to come again."""
+    """The answer for an error of ours: the caller's mistake, or when to try again."""
     if isinstance(error, BadInput):
         return _refusal(_STATUS.get(error.reason, 422), problem_of(error))
     if isinstance(error, Overloaded):
@@ -119,7 +119,7 @@ async def refuse(_: Request, error: Exception) -> Response:
 
 
 async def refuse_route(_: Request, error: Exception) -> Response:
-    """The answer to what no route serves."""
+    """The answer for an unknown route."""
     assert isinstance(error, HTTPException)
     refusal = _refusal(error.status_code, {"field": "", "reason": "no_such_route", "problem": str(error.detail)})
     refusal.headers.update(error.headers or {})
@@ -127,7 +127,7 @@ async def refuse_route(_: Request, error: Exception) -> Response:
 
 
 async def refuse_parameters(_: Request, error: Exception) -> Response:
-    """The answer to a path, query or header that FastAPI does not take."""
+    """The answer for a path, query or header that FastAPI refuses."""
     assert isinstance(error, RequestValidationError)
     return _refusal(
         422,
@@ -143,8 +143,8 @@ async def refuse_parameters(_: Request, error: Exception) -> Response:
 
 
 async def hung_up(_: Request, __: Exception) -> Response:
-    """The end of a request whose caller left."""
-    return Response(status_code=400)  # nobody is there to read it
+    """The end of a request whose caller disconnected."""
+    return Response(status_code=400)  # no caller is left to read it
 
 
 def _refusal(status: int, *problems: dict[str, str]) -> Response:
@@ -159,8 +159,8 @@ def _refusal(status: int, *problems: dict[str, str]) -> Response:
 
 
 def answers(models: dict[int, Any], *refusals: int) -> ResponseDocs:
-    """The answers of a route; any may be shed (429) or find the log away (503)."""
-    always = {429: "Too much is in flight: come again after Retry-After.", 503: "The log is away: come again."}
+    """The answers of a route; every route may be shed (429) or find the log down (503)."""
+    always = {429: "Too much is in flight: try again after Retry-After.", 503: "The log is away: come again."}
     return {
         **{status: {"model": Problems} for status in refusals},
         **{status: {"model": Problems, "description": words} for status, words in always.items()},
@@ -169,16 +169,16 @@ def answers(models: dict[int, Any], *refusals: int) -> ResponseDocs:
 
 
 def ref(model: type[BaseModel]) -> dict[str, Any]:
-    """Where the document describes *model*."""
+    """The reference to *model* in the document."""
     return {"$ref": f"#/components/schemas/{model.__name__}"}
 
 
 def one_or_many(model: type[BaseModel], most: int) -> dict[str, Any]:
-    """That a route wants one object like *model*, or an array of 1 to *most*."""
+    """The ``openapi_extra`` of a route whose body is one *model*, or an array of 1 to *most*."""
     many = {"type": "array", "items": ref(model), "minItems": 1, "maxItems": most}
     return json_body({"anyOf": [ref(model), many]})
 
 
 def json_body(schema: dict[str, Any]) -> dict[str, Any]:
-    """That a route wants a body of *schema*, as its ``openapi_extra``."""
+    """The ``openapi_extra`` of a route whose body has *schema*."""
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}

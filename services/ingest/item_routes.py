@@ -33,49 +33,54 @@ _ACCEPTED = counter("ingest_items_accepted_total", "Changes of items that are in
 
 ItemIdPath = Annotated[
     str,
-    Path(description=f"1-{MAX_ID_BYTES} UTF-8 bytes without control characters; slashes may stay", examples=["lamp-1"]),
+    Path(
+        description=f"1-{MAX_ID_BYTES} UTF-8 bytes without control characters; slashes need no escape",
+        examples=["lamp-1"],
+    ),
 ]
 IfMatch = Annotated[
     str | None,
     Header(
-        description='Do it only if the item is in this version, as ETag gave it ("17"), or * for any: else 412.',
+        description='Only if the item has this version, as in ETag ("17"), or * for any; else 412.',
         examples=['"17"'],
     ),
 ]
-Purge = Annotated[bool, Query(description="also forget the item's vector, which users' histories may else use")]
+Purge = Annotated[bool, Query(description="also delete the item's vector, which users' histories may otherwise use")]
 
 
 def add_items(app: FastAPI, room: Room, catalogue: CatalogueEditor) -> None:
-    """Serve the catalogue's changes from *app*."""
+    """Add the routes of items to *app*."""
 
     @app.post(
         "/items",
-        summary="List or replace up to 500 items",
+        summary="Add or replace up to 500 items",
         responses=answers({200: ItemResults, 207: ItemResults, 422: ItemResults | Problems}, 408, 413),
         openapi_extra=one_or_many(ItemOfBatch, items.MAX_BATCH),
     )
     async def post_items(request: Request) -> Response:
-        """One item as an object, or 1-500 as an array, each with its `item_id`; statuses as of `POST /events`."""
+        """Send one item as an object, or 1-500 as an array, each with its `item_id`; statuses as for `POST /events`."""
         with Reservation(room) as place:
             outcomes = await catalogue.put_many(one_or_more(await json_of(request, place), items.MAX_BATCH))
         accepted = sum(isinstance(one, items.AcceptedItem) for one in outcomes)
         _ACCEPTED.labels("put").inc(accepted)
         return batch_answer(list(map(_item_result, outcomes)), accepted)
 
-    @app.get("/items/{item_id:text}", summary="An item as it is listed", responses=answers({200: ItemAnswer}, 404, 422))
+    @app.get(
+        "/items/{item_id:text}", summary="An item in the catalogue", responses=answers({200: ItemAnswer}, 404, 422)
+    )
     async def get_item(request: Request, item_id: ItemIdPath) -> Response:
-        """What the catalogue says of the item. Whether answers may show it already is retrieval's matter."""
+        """The item in the catalogue. Retrieval knows whether it is available in answers yet."""
         item_id = strict_id(request, "item_id", item_id)
         return _item(item_id, *catalogue.get(item_id))
 
     @app.put(
         "/items/{item_id:text}",
-        summary="List or replace an item",
+        summary="Add or replace an item",
         responses=answers({200: ItemAnswer}, 408, 412, 413, 422),
         openapi_extra=json_body(ref(ItemIn)),
     )
     async def put_item(request: Request, item_id: ItemIdPath, if_match: IfMatch = None) -> Response:
-        """The item is replaced as a whole. Answered when the log has acknowledged it."""
+        """Replaces the item as a whole. The answer comes when the log has acknowledged it."""
         item_id = strict_id(request, "item_id", item_id)
         with Reservation(room) as place:
             body = object_of(await json_of(request, place))
@@ -90,8 +95,8 @@ def add_items(app: FastAPI, room: Room, catalogue: CatalogueEditor) -> None:
         openapi_extra=json_body(ref(ItemPatch)),
     )
     async def patch_item(request: Request, item_id: ItemIdPath, if_match: IfMatch = None) -> Response:
-        """A JSON merge patch (RFC 7396): `{"available": false}` hides, `null` takes a field away. Patches of one item
-        take their turn, so none loses another's change.
+        """A JSON merge patch (RFC 7396): `{"available": false}` makes the item unavailable, `null` removes a field.
+        Patches of one item are applied one after the other, so none is lost.
         """
         item_id = strict_id(request, "item_id", item_id)
         with Reservation(room) as place:
@@ -102,14 +107,14 @@ def add_items(app: FastAPI, room: Room, catalogue: CatalogueEditor) -> None:
 
     @app.delete(
         "/items/{item_id:text}",
-        summary="Take an item out of every answer",
+        summary="Delete an item",
         responses=answers({200: Deleted}, 412, 422),
     )
     async def delete_item(
         request: Request, item_id: ItemIdPath, purge: Purge = False, if_match: IfMatch = None
     ) -> Response:
-        """Right to call whether the item is listed or not. Users' histories keep its vector for 90 days, unless
-        *purge* is set.
+        """Removes the item from all answers; also allowed for an unknown item. Users' histories keep its vector for 90
+        days, unless *purge* is set.
         """
         item_id = strict_id(request, "item_id", item_id)
         with Reservation(room):

@@ -1,4 +1,4 @@
-"""Every request gets an id and is counted, whatever becomes of it."""
+"""Gives every request an id and counts it."""
 
 import time
 
@@ -11,7 +11,7 @@ from services.ingest.api import RULES
 
 
 class RequestLog:
-    """Puts an ``x-request-id`` on every answer, the caller's or a new one, and counts the answer."""
+    """Adds an ``x-request-id`` to every answer, the caller's or a new one, and counts the answer."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -1,4 +1,4 @@
-"""What goes in and out, as the OpenAPI document shows it; nearline/events.py and items.py decide what is accepted."""
+"""The bodies and answers in the OpenAPI document; nearline/events.py and items.py validate."""
 
 from typing import Any, Literal
 
@@ -30,62 +30,62 @@ class EventIn(BaseModel):
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"example": _EVENT})
 
-    v: Literal[1] = Field(1, description="version of the format")
+    v: Literal[1] = Field(1, description="format version")
     event_id: str = Field(
         default_factory=str,
-        description=f"{_ID}; one is made if it is left out. Bring your own to send again safely: equal id, same event",
+        description=f"{_ID}; generated if left out. With your own, an event can be sent again: equal id, same event",
     )
     user_id: str = Field(description=_ID)
     item_id: str = Field(description=_ID)
     type: EventType
-    time_ms: int = Field(default_factory=int, description="when it happened, UTC milliseconds; now, if it is left out")
-    value: float = Field(1.0, description="how much of it: a quantity, a rating; within ±1e12")
+    time_ms: int = Field(default_factory=int, description="when it happened, UTC milliseconds; default: now")
+    value: float = Field(1.0, description="a quantity or a rating; within ±1e12")
     context: dict[str, Any] = Field(
-        default_factory=dict, description="free; country, device, referrer and interests are read by the towers"
+        default_factory=dict, description="any fields; the towers read country, device, referrer and interests"
     )
-    produced_ms: int | None = Field(None, description="set here, whatever is sent")
+    produced_ms: int | None = Field(None, description="set here; a sent value is ignored")
     request_id: str | None = Field(None, description="the request_id of the answer that showed the item")
     traceparent: str | None = Field(None, description="W3C trace context")
-    synthetic: bool = Field(False, description="a test's event: stays out of trending and training")
+    synthetic: bool = Field(False, description="a test's event: not used for trending and training")
 
 
 class EventOfMerge(EventIn):
-    """An event of a session that becomes the user's own."""
+    """An event of a session that is merged into the user."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"example": _EVENT})
 
-    event_id: str = Field(description=f"{_ID}; must be brought: equal id, same event")
+    event_id: str = Field(description=f"{_ID}; required: equal id, same event")
     user_id: str | None = Field(  # type: ignore[assignment]
-        None, description="the user's or the session's id, if it is sent at all"
+        None, description="the user's or the session's id; may be left out"
     )
 
 
 class MergeIn(BaseModel):
-    """Who a session was: its id, its events, or both."""
+    """A session to merge: its id, its events, or both."""
 
     model_config = ConfigDict(
         extra="forbid",
         json_schema_extra={"example": {"session_id": "s-1", "events": [{**_EVENT, "user_id": "s-1"}]}},
     )
 
-    session_id: str | None = Field(None, description=f"under which events were sent before login; {_ID}")
+    session_id: str | None = Field(None, description=f"the id under which events were sent before login; {_ID}")
     events: list[EventOfMerge] | None = Field(
-        None, max_length=MAX_BATCH, description="events of the session that were never sent"
+        None, max_length=MAX_BATCH, description="events of the session that were not sent before"
     )
 
 
 class ProfileIn(BaseModel):
-    """What a shop knows of a user beside the events."""
+    """A shop's data about a user, apart from events."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"example": _PROFILE})
 
-    v: Literal[1] = Field(1, description="version of the format")
+    v: Literal[1] = Field(1, description="format version")
     country: str | None = Field(None, max_length=MAX_LETTERS)
     device: str | None = Field(None, max_length=MAX_LETTERS)
     referrer: str | None = Field(None, max_length=MAX_LETTERS)
-    interests: list[str] | None = Field(None, max_length=MAX_INTERESTS, description="none of them blank")
+    interests: list[str] | None = Field(None, max_length=MAX_INTERESTS, description="none may be blank")
     attributes: dict[str, float | str | bool] | None = Field(
-        None, max_length=MAX_OF_PROFILE, description="kept and shown; read by no tower"
+        None, max_length=MAX_OF_PROFILE, description="stored and shown; not read by the towers"
     )
 
 
@@ -94,20 +94,20 @@ class ItemIn(BaseModel):
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"example": _ITEM})
 
-    v: Literal[1] = Field(1, description="version of the format")
+    v: Literal[1] = Field(1, description="format version")
     title: str = Field(max_length=MAX_TITLE, description="not blank")
     description: str = Field("", max_length=MAX_TEXT)
     category: str = Field("", max_length=MAX_TITLE)
     locale: str = Field("", max_length=35)
     price: float | None = Field(None, ge=0, le=1e12)
     brand: str = Field("", max_length=MAX_TITLE)
-    listed_ms: int | None = Field(None, description="when it came into the shop, UTC milliseconds")
-    available: bool = Field(True, description="false hides it from every answer")
+    listed_ms: int | None = Field(None, description="when it was listed in the shop, UTC milliseconds")
+    available: bool = Field(True, description="false removes it from all answers")
     attributes: dict[str, float | str | bool] = Field(default_factory=dict, max_length=MAX_ATTRIBUTES)
 
 
 class ItemOfBatch(ItemIn):
-    """An item of a batch: its id is among its fields."""
+    """An item of a batch, with its id."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"item_id": "lamp-1", **_ITEM}})
 
@@ -115,7 +115,7 @@ class ItemOfBatch(ItemIn):
 
 
 class ItemPatch(BaseModel):
-    """The fields that change; null takes one away, and in attributes single ones are changed or taken away."""
+    """The fields to change; null removes one, and attributes are changed or removed one by one."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"available": False, "price": 9.5}})
 
@@ -139,19 +139,19 @@ class EventAccepted(BaseModel):
 
 
 class EventRefused(BaseModel):
-    """The event can never be accepted as it is."""
+    """The event is invalid."""
 
     model_config = ConfigDict(json_schema_extra={"example": _REFUSED})
 
     status: Literal["refused"]
-    event_id: str | None = Field(description="as it came; null if it brought none")
-    field: str = Field(description="what is wrong with; empty if it is the event as a whole")
-    reason: str = Field(description="a short code, to count by")
+    event_id: str | None = Field(description="as sent; null without one")
+    field: str = Field(description="the invalid field; empty for the whole event")
+    reason: str = Field(description="a short code for counters")
     problem: str = Field(description="what came and what was expected")
 
 
 class EventResults(BaseModel):
-    """One result for each event, in the order in which they were sent."""
+    """One result per event, in the order of sending."""
 
     accepted: int
     refused: int
@@ -167,7 +167,7 @@ class ItemAccepted(BaseModel):
 
 
 class ItemRefused(BaseModel):
-    """The item can never be accepted as it is."""
+    """The item is invalid."""
 
     status: Literal["refused"]
     item_id: str | None
@@ -177,7 +177,7 @@ class ItemRefused(BaseModel):
 
 
 class ItemResults(BaseModel):
-    """One result for each item, in the order in which they were sent."""
+    """One result per item, in the order of sending."""
 
     accepted: int
     refused: int
@@ -185,7 +185,7 @@ class ItemResults(BaseModel):
 
 
 class ItemShown(BaseModel):
-    """The item as it is listed."""
+    """The item in the catalogue."""
 
     title: str
     description: str
@@ -199,7 +199,7 @@ class ItemShown(BaseModel):
 
 
 class ItemAnswer(BaseModel):
-    """An item and the version that it is now; the version is also the answer's ETag."""
+    """An item and its current version, which is also the answer's ETag."""
 
     item_id: str
     version: int = Field(description="grows with every change of the item")
@@ -207,14 +207,14 @@ class ItemAnswer(BaseModel):
 
 
 class Deleted(BaseModel):
-    """The item is in no answer any more."""
+    """The item is deleted."""
 
     item_id: str
     version: int
 
 
 class ProfileShown(BaseModel):
-    """The profile as it was told; what is empty was not."""
+    """The user's profile; empty fields were not given."""
 
     country: str
     device: str
@@ -224,7 +224,7 @@ class ProfileShown(BaseModel):
 
 
 class ProfileAnswer(BaseModel):
-    """A user's profile and the version that it is now; the version is also the answer's ETag."""
+    """A user's profile and its current version, which is also the answer's ETag."""
 
     user_id: str
     version: int = Field(description="grows with every change of the profile")
@@ -232,14 +232,14 @@ class ProfileAnswer(BaseModel):
 
 
 class Erased(BaseModel):
-    """That the user is to be forgotten is in the log."""
+    """The user's erasure is in the log."""
 
     user_id: str
     command_id: str
 
 
 class EventRemoved(BaseModel):
-    """That the event is to be forgotten is in the log."""
+    """The event's removal is in the log."""
 
     user_id: str
     event_id: str
@@ -247,10 +247,10 @@ class EventRemoved(BaseModel):
 
 
 class MergeResults(BaseModel):
-    """What became of a merge; one result for each event, in the order in which they were sent."""
+    """The results of a merge, one per event, in the order of sending."""
 
     user_id: str
-    session_id: str | None = Field(description="the session that is the user's now, if one was named")
+    session_id: str | None = Field(description="the merged session, if one was named")
     command_id: str | None
     accepted: int = Field(description="events")
     refused: int
@@ -258,14 +258,14 @@ class MergeResults(BaseModel):
 
 
 class Problem(BaseModel):
-    """One thing that was wrong."""
+    """One problem of a request."""
 
-    field: str = Field(description="what is wrong with; empty if it is the request as a whole")
-    reason: str = Field(description="a short code, to count by")
-    problem: str = Field(description="what came and what was expected, or when to come again")
+    field: str = Field(description="the invalid field; empty for the whole request")
+    reason: str = Field(description="a short code for counters")
+    problem: str = Field(description="what came and what was expected, or when to try again")
 
 
 class Problems(BaseModel):
-    """Why nothing was done."""
+    """Why the request was refused."""
 
     detail: list[Problem]

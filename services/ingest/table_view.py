@@ -1,4 +1,4 @@
-"""Compacted topics as ingest knows them: followed as tables, ahead of them by what this process appended itself."""
+"""A view of a compacted topic that also includes this process's own appends before they come back."""
 
 import asyncio
 import contextlib
@@ -16,45 +16,45 @@ from nearline.topics import ITEMS, USERS
 REASONS = {ITEMS: ITEM_REASONS, USERS: PROFILE_REASONS}
 _REFUSED = counter(
     "ingest_listing_refused_total",
-    "Records that are not what their topic holds",
+    "Records that are invalid in their topic",
     "topic",
     "reason",
     known=[(topic, reason) for topic, reasons in REASONS.items() for reason in reasons],
 )
-_LISTED = gauge("ingest_listed_records", "Items and profiles that ingest knows, by their topic", "topic", known=REASONS)
+_LISTED = gauge("ingest_listed_records", "Items and profiles in memory, by topic", "topic", known=REASONS)
 
 
 @dataclass(frozen=True, slots=True)
 class StoredValue:
-    """A value as the log has it; its version is its record's offset."""
+    """A value in the log; its version is its record's offset."""
 
     version: int
     raw: bytes
 
 
 class TableView:
-    """The newest valid value of each id in *topic*; *check* raises ``BadInput`` for a value that is none.
+    """The newest valid value of each id in *topic*; *check* raises ``BadInput`` for an invalid value.
 
-    Takes in the topic's records and, at once, what this process appended itself, whose records come back later.
+    It applies the topic's records and, at once, this process's own appends, whose records come back later.
     """
 
     def __init__(self, topic: str, check: Callable[[bytes], object]) -> None:
         self._topic = topic
         self._check = check
         self._listed: dict[str, StoredValue] = {}
-        self._ours: dict[str, int] = {}  # newest version of ours that has not come back yet
+        self._ours: dict[str, int] = {}  # newest version appended here that has not come back yet
 
     def get(self, key: str) -> StoredValue | None:
-        """What is listed under *key*, or ``None`` if nothing is."""
+        """The value of *key*, or ``None``."""
         return self._listed.get(key)
 
     def note(self, key: str, version: int, raw: bytes | None) -> None:
-        """Take in what this process appended as *version*; ``None`` is a delete."""
+        """Store what this process appended as *version*; ``None`` is a delete."""
         self._ours[key] = version
         self._set(key, version, raw)
 
     def apply(self, records: Sequence[Record]) -> None:
-        """Take in records of the topic; one that is not valid changes nothing, as everywhere else."""
+        """Apply records of the topic; an invalid one changes nothing, as in every other part."""
         for record in records:
             newest_of_ours = self._ours.get(record.id, -1)
             if record.offset >= newest_of_ours:
@@ -68,7 +68,7 @@ class TableView:
             if record.value:
                 self._check(record.value)
         except BadInput as error:
-            _REFUSED.labels(self._topic, error.reason).inc()  # who works on the topic has the dead letter
+            _REFUSED.labels(self._topic, error.reason).inc()  # the topic's consumer writes the dead letter
             return
         self._set(record.id, record.offset, record.value or None)
 
@@ -80,9 +80,9 @@ class TableView:
 
 
 class Turns:
-    """Who changes one thing waits for whoever changes it already, *longest_s* at most.
+    """Locks by key: a change waits at most *longest_s* for earlier changes with the same key.
 
-    *name* is what the id of such a thing is called.
+    *name* is the key's field name in errors.
     """
 
     def __init__(self, name: str, longest_s: float) -> None:
@@ -92,7 +92,7 @@ class Turns:
 
     @contextlib.asynccontextmanager
     async def of(self, keys: Iterable[str]) -> AsyncIterator[None]:
-        """Alone with *keys*, which must be ids; always taken in one order, so that no two wait for one another."""
+        """Lock *keys*, which must be ids; always in the same order, so that there is no deadlock."""
         async with contextlib.AsyncExitStack() as stack:
             try:
                 async with asyncio.timeout(self._longest_s):

@@ -1,7 +1,7 @@
-"""What callers tell of a user beside events: a profile, that something is to be forgotten, or who a session was.
+"""Applies callers' changes to users: profiles, erasures, removals of events, and merges of sessions.
 
-Profiles are records of the topic ``users``, followed as a table. All else are commands (nearline/user_commands.py):
-they go into ``clicks`` under the user's id, so that each has its place among the user's events.
+Profiles are records of the topic ``users``, followed as a table. The others are commands (nearline/user_commands.py):
+they are appended to ``clicks`` under the user's id, so that each has its place among the user's events.
 """
 
 import uuid
@@ -25,19 +25,17 @@ Verdict = clicks.AcceptedEvent | clicks.RefusedEvent
 
 @dataclass(frozen=True, slots=True)
 class Merging:
-    """What a request to merge comes to: the session that becomes the user's, if one is named, and events as the user's
-    own.
-    """
+    """A validated merge: the session, if one is named, and the events under the user's id."""
 
     session_id: str | None
     verdicts: list[Verdict]
 
 
 class UserEditor:
-    """Users as callers change them.
+    """Changes and reads users for callers.
 
-    A profile is replaced as a whole, so nothing is lost but the earlier of two; the log's order is the one that counts,
-    and what this process appended it knows in that order.
+    A profile is replaced as a whole: of two the later one in the log counts, and this process sees its own appends in
+    the log's order.
     """
 
     def __init__(
@@ -56,17 +54,17 @@ class UserEditor:
         self._new_id = new_id
 
     def get(self, user_id: str) -> tuple[int, Profile]:
-        """Version and profile; ``BadInput`` (``no_profile``) if the user has none."""
+        """The version and the profile; ``BadInput`` (``no_profile``) if the user has none."""
         check_id("user_id", user_id)
         if not self._is_read():
             raise Unavailable("the profiles are still being read from the log; try again when /readyz says so")
         listed = self._table.get(user_id)
         if listed is None:
-            raise BadInput("no_profile", f"user {user_id!r:.140} has no profile; tell one with PUT", field="user_id")
+            raise BadInput("no_profile", f"user {user_id!r:.140} has no profile; add one with PUT", field="user_id")
         return listed.version, decode_profile(listed.raw)
 
     async def put(self, user_id: str, body: Mapping[str, Any]) -> tuple[int, Profile]:
-        """Tell the user's profile, or replace it as a whole; version and profile as they now are."""
+        """Add or replace the user's profile; return its new version and the profile."""
         profile = profile_of({"v": 1, **body})
         raw = encode_profile(profile)
         if len(raw) > MAX_PROFILE_BYTES:
@@ -75,19 +73,19 @@ class UserEditor:
         return await self._tell(user_id, raw), profile
 
     async def erase(self, user_id: str, *, now_ms: int) -> str:
-        """Have the user forgotten, profile and all; the command's id."""
+        """Erase the user, with the profile; return the command's id."""
         await self._tell(user_id, None)
         return await self._command(Erase(self._new_id(), user_id, now_ms))
 
     async def remove(self, user_id: str, event_id: str, *, now_ms: int) -> str:
-        """Have one event of the user forgotten, known or not; the command's id."""
+        """Remove one event of the user, known or not; return the command's id."""
         check_id("user_id", user_id)
         return await self._command(Remove(self._new_id(), user_id, check_id("event_id", event_id), now_ms))
 
     async def merge(self, user_id: str, merging: Merging, *, now_ms: int) -> str | None:
-        """Append the accepted events, and have the session become the user's; the command's id, if there is one.
+        """Append the accepted events and merge the session; return the command's id, if there is one.
 
-        All of it may be sent again: the events are the same events, and a session that was merged has none left.
+        Safe to repeat: the events have the same ids, and a merged session has no events left.
         """
         messages = [(one.key, one.value) for one in merging.verdicts if isinstance(one, clicks.AcceptedEvent)]
         command = None
@@ -114,10 +112,10 @@ def _message(command: Command) -> tuple[bytes, bytes]:
 
 
 def validate_merge(user_id: str, body: Mapping[str, Any], *, now_ms: int) -> Merging:
-    """What of *body* can be merged into the user; ``BadInput`` if it is no such request, a verdict for each event."""
+    """The merge in *body*, with each event accepted or refused; ``BadInput`` if *body* is not a merge."""
     check_id("user_id", user_id)
     if not body.keys() <= _MERGE_FIELDS:
-        refuse_unknown(body, _MERGE_FIELDS, hint="a merge has session_id, events, or both")
+        refuse_unknown(body, _MERGE_FIELDS, hint="a merge has only session_id, events, or both")
     session_id, events = body.get("session_id"), body.get("events")
     if session_id is not None and check_id("session_id", session_id) == user_id:
         raise BadInput("same_user", "session_id is the user's own id; there is nothing to merge", field="session_id")
@@ -133,7 +131,7 @@ def validate_merge(user_id: str, body: Mapping[str, Any], *, now_ms: int) -> Mer
 
 
 def _validate(body: object, user_id: str, session_id: str | None, now_ms: int) -> Verdict:
-    """The verdict on one event, which must name neither another user nor leave its id to us."""
+    """Accept or refuse one event, which must have an id and may not name another user."""
     if isinstance(body, dict):
         came = body.get("user_id", user_id)
         if came not in (user_id, session_id):
@@ -147,18 +145,16 @@ def _validate(body: object, user_id: str, session_id: str | None, now_ms: int) -
 
 
 def user_and_event(raw_path: bytes) -> tuple[str, str] | None:
-    """User and event that the address ``/users/{user_id}/events/{event_id}`` names, told by its unescaped slashes.
+    """The user and event in the address ``/users/{user_id}/events/{event_id}``, split at its unescaped slashes.
 
-    A server decodes an address before it is routed, so the user ``a/events/b`` (escaped: ``/users/a%2Fevents%2Fb``)
-    looks like event b of user a. ``None`` if it is such a user. ``BadInput`` if the slashes leave it open.
+    The server decodes an address before routing, so the user ``a/events/b`` (escaped: ``/users/a%2Fevents%2Fb``) looks
+    like event b of user a. ``None`` for such a user. ``BadInput`` if the address is ambiguous.
     """
     named = raw_path.split(b"/", 2)[-1].split(b"/events/")
     if len(named) == 1:
         return None
     if len(named) > 2:
-        raise BadInput(
-            "bad_id", "the address can be read in two ways; write slashes within ids as %2F", field="event_id"
-        )
+        raise BadInput("bad_id", "the address is ambiguous; write slashes within ids as %2F", field="event_id")
     return _decoded("user_id", named[0]), _decoded("event_id", named[1])
 
 

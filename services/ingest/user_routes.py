@@ -1,4 +1,4 @@
-"""The routes of users: profiles, erasure, and who a session was."""
+"""The routes of users: profiles, erasure, removal of events, and merges of sessions."""
 
 from collections.abc import Callable
 from typing import Annotated
@@ -27,18 +27,18 @@ EventIdPath = Annotated[str, Path(description=_ID, examples=["c-1"])]
 
 
 def add_users(app: FastAPI, room: Room, users: UserEditor, now_ms: Callable[[], int]) -> None:
-    """Serve what is told of users from *app*."""
+    """Add the routes of users to *app*."""
 
     @app.post(
         "/users/{user_id:text}/merge",
-        summary="Make an anonymous session the user's",
+        summary="Merge an anonymous session into a user",
         responses=answers({200: MergeResults, 207: MergeResults, 422: MergeResults | Problems}, 408, 413),
         openapi_extra=json_body(ref(MergeIn)),
     )
     async def post_merge(request: Request, user_id: UserIdPath) -> Response:
-        """At login: the events that were sent under `session_id` become the user's and the session is forgotten; what
-        was never sent comes in `events`. Both may be sent again: an event counts once, by its `event_id`, which every
-        event here must bring. Statuses as of `POST /events`, with the session as one more thing to accept.
+        """Call it at login: the events sent under `session_id` become the user's and the session is erased; `events`
+        adds events that were not sent before. Safe to repeat: an event counts once, by its `event_id`, which is
+        required here. Statuses as for `POST /events`; the session counts as one more accepted object.
         """
         user_id = strict_id(request, "user_id", user_id)
         with Reservation(room) as place:
@@ -48,11 +48,11 @@ def add_users(app: FastAPI, room: Room, users: UserEditor, now_ms: Callable[[], 
 
     @app.delete(
         "/users/{user_id:text}/events/{event_id:text}",
-        summary="Forget one event of a user",
+        summary="Remove one event of a user",
         responses=answers({200: EventRemoved}, 422),
     )
     async def delete_event(request: Request, user_id: UserIdPath, event_id: EventIdPath) -> Response:
-        """Right to call whether the event is known or not: it stays out, should it come later."""
+        """Also allowed for an unknown event: it stays out if it arrives later."""
         named = user_and_event(request.scope.get("raw_path") or request.scope["path"].encode())
         if named is None:
             return await delete_user(request, f"{user_id}/events/{event_id}")
@@ -64,23 +64,23 @@ def add_users(app: FastAPI, room: Room, users: UserEditor, now_ms: Callable[[], 
 
     @app.get(
         "/users/{user_id:text}",
-        summary="A user's profile as it was told",
+        summary="A user's profile",
         responses=answers({200: ProfileAnswer}, 404, 422),
     )
     async def get_user(request: Request, user_id: UserIdPath) -> Response:
-        """What was told with PUT. What the system learnt of the user from events is retrieval's to say."""
+        """The profile from PUT. Retrieval's `GET /users/{user_id}` has what the system learnt from events."""
         user_id = strict_id(request, "user_id", user_id)
         return _profile(user_id, *users.get(user_id))
 
     @app.put(
         "/users/{user_id:text}",
-        summary="Tell a user's profile, or replace it",
+        summary="Add or replace a user's profile",
         responses=answers({200: ProfileAnswer}, 408, 413, 422),
         openapi_extra=json_body(ref(ProfileIn)),
     )
     async def put_user(request: Request, user_id: UserIdPath) -> Response:
-        """The profile is replaced as a whole, and used by the user's next answers; an event that says otherwise counts
-        more. Answered when the log has acknowledged it.
+        """Replaces the profile as a whole. The user's next answers use it; the context of an event takes precedence.
+        The answer comes when the log has acknowledged it.
         """
         user_id = strict_id(request, "user_id", user_id)
         with Reservation(room) as place:
@@ -88,10 +88,10 @@ def add_users(app: FastAPI, room: Room, users: UserEditor, now_ms: Callable[[], 
         _PROFILES.inc()
         return _profile(user_id, *told)
 
-    @app.delete("/users/{user_id:text}", summary="Forget a user", responses=answers({200: Erased}, 422))
+    @app.delete("/users/{user_id:text}", summary="Erase a user", responses=answers({200: Erased}, 422))
     async def delete_user(request: Request, user_id: UserIdPath) -> Response:
-        """Erasure: profile, history, seen items and vector go, and what of it comes late stays out. Right to call
-        whether the user is known or not. `nearline user forget USER --check` says what remains where, and until when.
+        """Deletes profile, history, seen items and vector; older events that arrive later stay out. Also allowed for an
+        unknown user. `nearline user forget USER --check` shows what remains where, and until when.
         """
         user_id = strict_id(request, "user_id", user_id)
         with Reservation(room):
@@ -105,7 +105,7 @@ def _profile(user_id: str, version: int, profile: Profile) -> Response:
 
 
 def _merged(user_id: str, merging: Merging, command_id: str | None) -> Response:
-    """As of a batch of events; a session is one more thing that was accepted."""
+    """The answer as for a batch of events; a session counts as one more accepted object."""
     accepted = sum(isinstance(one, clicks.AcceptedEvent) for one in merging.verdicts)
     refused = len(merging.verdicts) - accepted
     EVENTS_ACCEPTED.inc(accepted)

@@ -1,4 +1,4 @@
-"""item_tower's composition root: opens what the worker needs, in order, and closes it."""
+"""item_tower's composition root: opens the worker's dependencies in order, and closes them."""
 
 import asyncio
 import contextlib
@@ -27,7 +27,7 @@ def now_ms() -> int:
 
 
 async def serve(settings: Settings) -> None:
-    """Learn what is published, mend what was missed, then publish every change of the catalogue."""
+    """Read the published vectors, repair what was missed, then publish every change of the catalogue."""
     space = settings.embedding_space
     table = ItemTable(space, keep_candidates=True)
     towers = TritonTowers(
@@ -69,7 +69,7 @@ async def serve(settings: Settings) -> None:
 
 
 async def _mend(settings: Settings, worker: ItemWorker, table: ItemTable) -> None:
-    """Retire what left the catalogue while nobody looked, and bury what was retired long ago."""
+    """Retire items deleted while item_tower was down, and erase items retired long ago."""
     gone = await worker.retire_orphans(await _listed(settings))
     long_gone = table.retired_before(now_ms() - RETIRED_KEPT_MS)
     await worker.bury(long_gone)
@@ -78,7 +78,7 @@ async def _mend(settings: Settings, worker: ItemWorker, table: ItemTable) -> Non
 
 
 async def _listed(settings: Settings) -> set[str]:
-    """The ids in the catalogue now: ``items`` read as a table, keys only."""
+    """The ids in the catalogue, from ``items`` read as a table."""
     listed: set[str] = set()
     reader = TableReader(settings.brokers, ITEMS)
     async with reader:

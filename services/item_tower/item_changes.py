@@ -1,4 +1,4 @@
-"""What becomes of a change in the catalogue: pure decisions, no I/O."""
+"""Decides what to do with a change in the catalogue; pure, without I/O."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,33 +30,33 @@ class Encode:
 
 @dataclass(frozen=True, slots=True)
 class Publish:
-    """Publish this vector as it is: the change did not touch the model's input, or retired the item."""
+    """Publish this vector without the model: the change did not affect its input, or retired the item."""
 
     vector: ItemVector
 
 
 @dataclass(frozen=True, slots=True)
 class Bury:
-    """Publish a tombstone: nothing of the item may remain."""
+    """Publish a tombstone: the item is to be erased."""
 
     item_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class Ignore:
-    """Nothing to do: a replay, or a delete of what never was."""
+    """Do nothing: a replay, or a delete of an unknown item."""
 
 
 Decision = Encode | Publish | Bury | Ignore
 
 
 def newest_of_each(records: list[Record]) -> list[Record]:
-    """The last record of each key, in log order: of a burst of changes only the newest counts."""
+    """The last record of each key, in log order: only the newest of a burst of changes counts."""
     return list({(record.partition, record.key): record for record in records}.values())
 
 
 def decide(record: Record, table: ItemTable, read: ItemInputs) -> Decision:
-    """What *record* of ``items`` means, given what is published; ``BadInput`` if it is not a valid change.
+    """Decide about *record* of ``items``, given the published *table*; ``BadInput`` if it is not a valid change.
 
     An item's version is its offset in ``items``, so a record at or behind the published version is a replay.
     """
@@ -92,7 +92,7 @@ def _deleted(item_id: str, record: Record, table: ItemTable) -> Decision:
 
 
 def retire(item_id: str, table: ItemTable, *, version: int, now_ms: int) -> Publish:
-    """The item leaves every answer; its history vector stays, for the users who had a taste for it."""
+    """Remove the item from all answers; its history vector stays for users' histories."""
     known = table.get(item_id)
     assert known is not None
     history = table.history[known.row].copy()
@@ -100,12 +100,12 @@ def retire(item_id: str, table: ItemTable, *, version: int, now_ms: int) -> Publ
 
 
 def orphans(table: ItemTable, listed: set[str]) -> set[str]:
-    """Items that are published and not in the catalogue: deleted while nobody looked."""
+    """Published items that are not in the catalogue: deleted while item_tower was down."""
     return table.live_ids() - listed
 
 
 def shown(item: Item) -> ItemFields:
-    """What answers show of the item and requests filter by."""
+    """The item's fields that answers show and requests filter by."""
     return ItemFields(
         item.title,
         item.category,
@@ -119,7 +119,7 @@ def shown(item: Item) -> ItemFields:
 
 
 def input_digest(item_id: str, item: Item, read: ItemInputs) -> str:
-    """The digest of everything that the item tower reads of the item."""
+    """The digest of the item tower's input for the item."""
     digest = xxhash.xxh3_64()
     for name, array in sorted(read([(item_id, item)]).items()):
         digest.update(name.encode())

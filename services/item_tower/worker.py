@@ -1,4 +1,4 @@
-"""The loop of ``item_tower``: catalogue changes in, item vectors out, offsets committed after the write."""
+"""The loop of ``item_tower``: reads catalogue changes, publishes item vectors, then commits the offsets."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -37,26 +37,26 @@ RETRY_S = 0.2
 
 ITEMS = counter("items_total", "Changes of the catalogue read from the log.")
 KINDS = tuple(kind.__name__.lower() for kind in (Encode, Publish, Bury, Ignore))
-CHANGES = counter("item_changes_total", "Changes of the catalogue by what became of them.", "kind", known=KINDS)
+CHANGES = counter("item_changes_total", "Changes of the catalogue by outcome.", "kind", known=KINDS)
 REASONS = reasons_of("events", "ids", "items", others=("bad_answer",))
 REFUSED = counter("items_refused_total", "Items sent to the dead-letter queue.", "reason", known=REASONS)
-AWAY = counter("item_tower_waits_total", "Rounds in which Triton was away.")
-BATCH_ITEMS = sizes("item_tower_batch_items", "Changes of items of one batch.")
-PUBLISHED_AFTER = seconds("item_to_published_seconds", "From an item's append to its vector published.")
+AWAY = counter("item_tower_waits_total", "Rounds in which Triton was down.")
+BATCH_ITEMS = sizes("item_tower_batch_items", "Changes of items in one batch.")
+PUBLISHED_AFTER = seconds("item_to_published_seconds", "From an item's append to its published vector.")
 
 Messages = list[tuple[bytes, bytes | None]]
 
 
 class ItemEncoder(Protocol):
-    """What the worker needs of the item tower."""
+    """The item tower, as the worker needs it."""
 
     async def encode_items(self, inputs: Arrays) -> tuple[NDArray[np.float32], NDArray[np.float32]]: ...
 
 
 class ItemWorker:
-    """Turns items into published vectors; knows what is published from *table*, which it keeps up to date.
+    """Turns items into published vectors; *table* holds the published ones and is kept up to date here.
 
-    *read* gives what the served item tower reads of items.
+    *read* makes the served item tower's input.
     """
 
     def __init__(
@@ -82,12 +82,12 @@ class ItemWorker:
         self._retry_s = retry_s
 
     async def run(self) -> None:
-        """Read and deal with changes until cancelled."""
+        """Read and process changes until cancelled."""
         while True:
             await self.step()
 
     async def step(self) -> None:
-        """One poll, dealt with to its end; while Triton or the log is away it is tried again."""
+        """Process one poll; while Triton or the log is down, retry."""
         records = await self._reader.poll()
         if not records:
             return
@@ -108,7 +108,7 @@ class ItemWorker:
         self._reader.done(records)
 
     async def retire_orphans(self, listed: set[str]) -> int:
-        """Retire every published item that *listed*, the catalogue, lacks; return how many there were."""
+        """Retire every published item that is not in *listed*, the catalogue; return how many."""
         gone = orphans(self._table, listed)
         now = self._now_ms()
         vectors = []
@@ -120,7 +120,7 @@ class ItemWorker:
         return len(gone)
 
     async def bury(self, item_ids: Sequence[str]) -> None:
-        """Publish tombstones: nothing of these items remains, in no replica."""
+        """Publish tombstones, which erase these items in every replica."""
         await self._send([], item_ids)
 
     async def _deal(self, records: list[Record]) -> None:

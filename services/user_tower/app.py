@@ -1,4 +1,4 @@
-"""user_tower's composition root: opens what the worker needs, in order, and closes it."""
+"""user_tower's composition root: opens the worker's dependencies in order, and closes them."""
 
 import asyncio
 import contextlib
@@ -23,9 +23,9 @@ from services.user_tower.updates import Updates
 from services.user_tower.worker import UserWorker
 
 KEEP_HOUSE_S = 5.0
-UPDATE_S = 5.0  # an update that took longer is of no use to anybody who waits
-ITEMS = gauge("item_table_items", "Items whose vectors the user tower knows.")
-REFUSED = counter("item_vectors_refused_total", "Item vectors of another space, or damaged.")
+UPDATE_S = 5.0  # a later update comes too late for a waiting request
+ITEMS = gauge("item_table_items", "Items whose vectors are in memory.")
+REFUSED = counter("item_vectors_refused_total", "Item vectors of another space, or damaged ones.")
 
 
 async def serve(settings: Settings) -> None:
@@ -52,7 +52,7 @@ async def serve(settings: Settings) -> None:
     producer = Producer(settings.brokers)
     publisher = Producer(
         settings.brokers, delivery_s=UPDATE_S
-    )  # of its own: dead letters wait for the log, updates do not
+    )  # a separate producer: dead letters wait for the log, updates do not
     spans = spans_for(settings, "user_tower")
     updates = Updates(space, publisher.send_all)
     ready = {"log": False, "item_vectors": False, "store": False, "towers": False}

@@ -1,8 +1,9 @@
-"""How a user's document moves on: every version of it only grows, and what a newer one said is never taken back.
+"""Updates a user's document: each of its versions only grows, and older news never replaces newer.
 
-What was seen is the job's newest snapshot and what the windows of later sequences held. A snapshot replaces the one
-before and speaks for every window up to its version, so an item whose event was removed leaves with it; until then the
-set only grows. The vector changes only together with what it used. An erasure takes everything up to its version.
+Seen items are those of the job's newest snapshot and of the windows of later sequences. A snapshot replaces the one
+before and every window up to its version, so an item whose event was removed disappears with it; until then the set
+only grows. The vector changes only together with the record of what it used. An erasure removes everything up to its
+version.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,7 @@ PURCHASE = EventType.PURCHASE.value
 
 
 class Arrived(NamedTuple):
-    """A click that said when it was produced, and the append time of the sequence that holds it."""
+    """A click with its time of production, and the append time of the sequence with it."""
 
     cause: TriggerEvent
     appended_ms: int
@@ -31,9 +32,9 @@ class Arrived(NamedTuple):
 
 @dataclass(slots=True)
 class News:
-    """What came of one user and is not stored yet, in any order: sequences, and the newest snapshot if one came.
+    """A user's records that are not stored yet, in any order: sequences, and the newest snapshot if there is one.
 
-    *arrived* are the clicks among it whose delay is to be told once their vector is stored.
+    *arrived* are the clicks among them whose delay is measured once their vector is stored.
     """
 
     sequences: list[UserSequence] = field(default_factory=list)
@@ -42,12 +43,12 @@ class News:
 
     @property
     def newest(self) -> UserSequence | None:
-        """The sequence that the user's vector is to be made of; ``None`` without one, or if it is an erasure."""
+        """The sequence to make the user's vector from; ``None`` without one, or if it is an erasure."""
         newest = max(self.sequences, key=_version, default=None)
         return None if newest is None or newest.erased else newest
 
     def add(self, more: "News") -> None:
-        """Take in what else came."""
+        """Add further records."""
         self.sequences += more.sequences
         self.arrived += more.arrived
         if more.snapshot is not None and (self.snapshot is None or more.snapshot.version >= self.snapshot.version):
@@ -62,10 +63,10 @@ def advance(
     policy: SeenPolicy,
     now_ms: int,
 ) -> UserDocument:
-    """The document after *news* of its user; *vector* is that of ``news.newest``, if it has one.
+    """The document after *news*; *vector* is the vector of ``news.newest``, if it has one.
 
-    Without a vector the old one stays, with the clicks that it used; what was seen advances all the same. News that
-    the document knows already change nothing but ``stored_ms``.
+    Without a vector the old one stays, with the clicks that it used; seen items advance anyway. News that the document
+    already includes change only ``stored_ms``.
     """
     document = stored or UserDocument(None, 0, 0, "", 0, now_ms, NONE, NONE, NONE)
     for sequence in news.sequences:
@@ -73,7 +74,7 @@ def advance(
             document = _erased(document, sequence.version)
     if news.snapshot is not None and news.snapshot.version >= document.seen_version:
         document = _replaced(document, news.snapshot)
-    # One copy for all changes: each of its own would cost as much as hashing the window.
+    # One copy for all changes: each separate copy would cost as much as hashing the window.
     changes = _seeing(document, news.sequences, policy)
     history_version = changes.get("history_version", document.history_version)
     changes |= _describing(document, history_version, news.newest, vector)
@@ -81,7 +82,7 @@ def advance(
 
 
 def _erased(document: UserDocument, version: int) -> UserDocument:
-    """The document without anything that is as old as *version*; a marker if that was all."""
+    """The document without anything as old as *version*; a marker if nothing is left."""
     if document.seen_version <= version:
         document = _replaced(document, SeenSnapshot(version, NONE, np.zeros(0, np.uint32), np.zeros(0, np.bool_)))
     if document.vector_version > version:
@@ -98,7 +99,7 @@ def _erased(document: UserDocument, version: int) -> UserDocument:
 
 
 def _replaced(document: UserDocument, snapshot: SeenSnapshot) -> UserDocument:
-    """The document with *snapshot* in place of the one before, and of the windows that it speaks for."""
+    """The document with *snapshot* replacing the one before and the windows that it includes."""
     recent = _picked(document.recent, document.recent.versions > snapshot.version)
     seen, until_s, bought = _together(
         (snapshot.hashes, recent.hashes), (snapshot.until_s, recent.until_s), (snapshot.bought, recent.bought)
@@ -117,7 +118,7 @@ def _replaced(document: UserDocument, snapshot: SeenSnapshot) -> UserDocument:
 
 
 def _seeing(document: UserDocument, sequences: Sequence[UserSequence], policy: SeenPolicy) -> dict[str, Any]:
-    """What changes of the document with the windows of those *sequences* that no snapshot speaks for."""
+    """The document's changed fields for the windows of those *sequences* that no snapshot includes."""
     newer = sorted((each for each in sequences if each.version > document.seen_version), key=_version)
     if not newer:
         return {}
@@ -135,9 +136,9 @@ def _seeing(document: UserDocument, sequences: Sequence[UserSequence], policy: S
 
 
 def _window(newer: Sequence[UserSequence], policy: SeenPolicy) -> tuple[Recent, bool]:
-    """What the windows of *newer*, in the order of their versions, hold of items that count as seen.
+    """The items that count as seen in the windows of *newer*, in the order of versions.
 
-    And whether all of it counts for ever, as it most often does.
+    And whether all of them count for ever, as is most common.
     """
     counting = [_counting(sequence, policy) for sequence in newer]
     version_of: dict[str, int] = {}
@@ -166,7 +167,7 @@ def _bought(sequence: UserSequence, counting: Mapping[str, int]) -> set[str]:
 
 
 def _counting(sequence: UserSequence, policy: SeenPolicy) -> tuple[dict[str, int], bool]:
-    """The items of the window that count as seen, and until when; most often all of them, for ever (then true)."""
+    """The window's items that count as seen, until when, and whether all count for ever (the most common case)."""
     if all(policy.until_s(kind, 0) == FOREVER_S for kind in set(sequence.types)):
         return dict.fromkeys(sequence.items, FOREVER_S), True
     until_of: dict[str, int] = {}
@@ -178,7 +179,7 @@ def _counting(sequence: UserSequence, policy: SeenPolicy) -> tuple[dict[str, int
 
 
 def _grown(document: UserDocument, window: Recent, is_forever: bool) -> tuple[Hashes, Seconds | None, Hashes]:
-    """The document's seen, until_s and purchased, with *window*."""
+    """The document's seen, until_s and purchased after adding *window*."""
     if document.until_s is None and is_forever:
         seen = _union(document.seen, window.hashes)
         bought = window.hashes[window.bought]
@@ -195,7 +196,7 @@ def _grown(document: UserDocument, window: Recent, is_forever: bool) -> tuple[Ha
 def _together(
     hashes: tuple[Hashes, Hashes], until_s: tuple[Seconds, Seconds], bought: tuple[NDArray[np.bool_], NDArray[np.bool_]]
 ) -> tuple[Hashes, Seconds | None, NDArray[np.bool_]]:
-    """The sorted union, of each the longest time, and whether either bought it; no times if all are for ever."""
+    """The sorted union with each item's longest time and whether it was bought; no times if all are for ever."""
     union, place = np.unique(np.concatenate(hashes), return_inverse=True)
     longest = np.zeros(len(union), np.uint32)
     np.maximum.at(longest, place, np.concatenate(until_s))
@@ -205,7 +206,7 @@ def _together(
 
 
 def _joined(recent: Recent, window: Recent) -> Recent:
-    """*recent* with *window*, which counts where both have an item unless it is older; the newest ``MOST_ITEMS``."""
+    """*recent* with *window*, which wins for an item of both unless it is older; the newest ``MOST_ITEMS``."""
     if not len(recent.hashes):
         return window
     old, new = _disagreeing(recent, window)
@@ -228,7 +229,7 @@ def _joined(recent: Recent, window: Recent) -> Recent:
 
 
 def _disagreeing(recent: Recent, window: Recent) -> tuple[NDArray[np.intp], NDArray[np.bool_] | None]:
-    """The places in both of what the other does not tell of at a later version; ``None`` for all of *window*."""
+    """The places in both of items that the other does not have at a later version; ``None`` for all of *window*."""
     count = len(recent.hashes)
     place = np.minimum(recent.hashes.searchsorted(window.hashes), count - 1)
     both = recent.hashes[place] == window.hashes
@@ -248,7 +249,7 @@ def _picked(recent: Recent, which: NDArray[Any]) -> Recent:
 def _describing(
     document: UserDocument, history_version: int, newest: UserSequence | None, vector: NDArray[np.float32] | None
 ) -> dict[str, Any]:
-    """What changes with *vector* and the clicks that it used; without one, with those of the newest history known."""
+    """The changed fields for *vector* and the clicks that it used; without a vector, for the newest known history."""
     if newest is None or newest.version < document.vector_version:
         return {}
     if vector is None and (
@@ -264,7 +265,7 @@ def _describing(
 
 
 def _union(known: Hashes, more: Hashes) -> Hashes:
-    """The sorted union of *known*, sorted, and *more*, without repeats; *known* itself when it holds all of *more*."""
+    """The sorted union of *known*, sorted, and *more*, without repeats; *known* itself if it has all of *more*."""
     if len(known):
         more = more[known.take(known.searchsorted(more), mode="clip") != more]
     return np.sort(np.concatenate((known, more))) if len(more) else known

@@ -1,8 +1,8 @@
-"""How old a click is when it can be used, told of every real click once its vector is stored.
+"""Measures the delay of every real click until its vector is stored.
 
-What is read again is no click of this moment: what was produced longer ago than ``MOST_MS`` is left out, and counted.
-So are a test's events. Times are those of three clocks (the producer's, the log's, this process'), so a stage may come
-out below zero; it counts as none.
+A replayed click is not measured: clicks produced longer ago than ``MOST_MS`` are left out and counted, as are a test's
+events. The times come from three clocks (the producer's, the log's, this process's), so a stage may be below 0; it
+counts as 0.
 """
 
 import time
@@ -21,35 +21,35 @@ MOST_MS = 300_000
 
 _STAGES = seconds(
     "click_stage_seconds",
-    "Of a click's way: produced to appended, appended to its sequence appended, that to its vector stored",
+    "A click's stages: produced to appended, appended to its sequence appended, that to its vector stored",
     "stage",
     known=("append", "sequence", "vector"),
     buckets=FINE_BUCKETS_S,
 )
 APPEND, SEQUENCE, VECTOR = (_STAGES.labels(stage) for stage in ("append", "sequence", "vector"))
 SERVABLE = seconds(
-    "click_to_servable_seconds", "From a click's produced_ms to its vector stored", buckets=FINE_BUCKETS_S
+    "click_to_servable_seconds", "From a click's produced_ms to its stored vector", buckets=FINE_BUCKETS_S
 )
 _LEFT_OUT = counter(
-    "click_delays_left_out_total", "Clicks that are in no delay, by why", "reason", known=("synthetic", "old")
+    "click_delays_left_out_total", "Clicks without a measured delay, by why", "reason", known=("synthetic", "old")
 )
 SYNTHETIC, OLD = (_LEFT_OUT.labels(reason) for reason in ("synthetic", "old"))
 
 
 class Laps:
-    """When each step of a batch ended, in ns; the first began when this was made."""
+    """When each step of a batch ended, in ns; the first begins when this is created."""
 
     def __init__(self) -> None:
         self.started_ns = time.time_ns()
         self.ended_ns: list[tuple[str, int]] = []
 
     def end(self, step: str) -> None:
-        """*step* ended now."""
+        """Note that *step* ends now."""
         self.ended_ns.append((step, time.time_ns()))
 
 
 class Freshness:
-    """Tells the delays of clicks, and notes in *spans* those that are traced."""
+    """Observes clicks' delays, and records traced clicks in *spans*."""
 
     def __init__(self, spans: Spans | None = None) -> None:
         self._spans = spans
@@ -57,9 +57,9 @@ class Freshness:
     def stored(
         self, chunk: Mapping[str, News], vectors: Mapping[str, NDArray[np.float32]], laps: Laps
     ) -> dict[str, TriggerEvent]:
-        """The store has the *vectors* of *chunk* now; of each of its users the click to tell of.
+        """Measure the clicks of *chunk*, whose *vectors* are now stored; return each user's click for the update.
 
-        Each click is told once: what was told leaves its news.
+        Each click is measured once, then removed from its news.
         """
         now_ns = time.time_ns()
         told: dict[str, TriggerEvent] = {}
@@ -78,7 +78,7 @@ class Freshness:
         return traced or (replace(newest, traceparent="") if newest.traceparent else newest)
 
     def _noted(self, arrived: Iterable[Arrived], now_ns: int, laps: Laps) -> TriggerEvent | None:
-        """The newest click that is traced, its traceparent that of its vector; its own way is noted."""
+        """Record the spans of traced clicks; return the newest one, with its vector's traceparent."""
         newest = None
         for cause, appended_ms in arrived:
             if cause.traceparent:
@@ -89,7 +89,7 @@ class Freshness:
         assert self._spans is not None
         appended_ns = appended_ms * 1_000_000
         about: dict[str, About] = {"event_id": cause.event_id, "synthetic": cause.synthetic}
-        # The job has no tracer of its own: its span is made of the times that its records have in the log.
+        # The job has no tracer: its span is made from its records' times in the log.
         job = note(self._spans, "last_n", cause.appended_ms * 1_000_000, appended_ns, cause.traceparent, **about)
         tower = self._spans.begin("user_tower", appended_ns, job)
         started_ns = laps.started_ns

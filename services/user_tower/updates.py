@@ -1,6 +1,6 @@
-"""Telling the log which documents the store took, beside the write path: it never waits for this.
+"""Announces stored documents in the log; the write path never waits for it.
 
-What can't be told is counted and forgotten, for whoever reads an update finds the truth in the store anyway.
+An update that cannot be sent is counted and dropped, since its readers find the document in the store anyway.
 """
 
 import asyncio
@@ -15,16 +15,16 @@ from nearline.user_documents import UserDocument
 from nearline.user_updates import UserUpdate, encode_user_update
 
 SendUpdates = Callable[[str, list[tuple[bytes, bytes | None]]], Awaitable[object]]
-MOST_WAITING = 10_000  # users; the write path is faster than the log only while that is away
+MOST_WAITING = 10_000  # users; the write path is faster than the log only while the log is down
 
-TOLD = counter("user_updates_total", "Written documents that were told of.")
-LOST = counter("user_updates_lost_total", "Written documents that could not be told of.")
+TOLD = counter("user_updates_total", "Stored documents that were announced.")
+LOST = counter("user_updates_lost_total", "Stored documents that could not be announced.")
 
 
 class Updates:
-    """Sends one small record for each written document; of one user's that wait, the newest.
+    """Sends one small record per stored document; of a user's waiting ones only the newest.
 
-    One batch is under way at a time: what is written meanwhile waits for its acknowledgement, a millisecond or two.
+    One batch is sent at a time: further updates wait for its acknowledgement, a millisecond or two.
     """
 
     def __init__(self, space: Space, publish: SendUpdates, *, most_waiting: int = MOST_WAITING) -> None:
@@ -37,11 +37,11 @@ class Updates:
 
     @property
     def waiting(self) -> int:
-        """How many users' updates are not in the log yet."""
+        """How many users' updates wait to be sent."""
         return len(self._waiting) + self._under_way
 
     def announce(self, documents: Mapping[str, UserDocument], causes: Mapping[str, TriggerEvent]) -> None:
-        """Note that the store has *documents* now, some because of the *causes* of their users; returns at once."""
+        """Queue updates for the stored *documents*, with their users' *causes* if known; returns at once."""
         for user_id, document in documents.items():
             if user_id in self._waiting or len(self._waiting) < self._most_waiting:
                 self._waiting[user_id] = _update(document, causes.get(user_id))
@@ -50,13 +50,13 @@ class Updates:
         self._some.set()
 
     async def run(self) -> None:
-        """Send what is announced until cancelled."""
+        """Send announced updates until cancelled."""
         while True:
             await self._some.wait()
             await self.send()
 
     async def send(self) -> None:
-        """Send all that waits; what the log does not take is counted and not tried again."""
+        """Send all waiting updates; failed ones are counted and not retried."""
         waiting, self._waiting = self._waiting, {}
         self._some.clear()
         self._under_way = len(waiting)

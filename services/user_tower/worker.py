@@ -1,9 +1,9 @@
-"""The loop of ``user_tower``: sequences and seen snapshots in, stored documents out, offsets committed after the write.
+"""The loop of ``user_tower``: reads sequences and seen snapshots, stores documents, then commits the offsets.
 
-A burst of clicks of one user costs one inference: of each poll only a user's newest sequence is encoded (all of them
-count as seen). While Triton is away, what was seen is still written and the records wait, uncommitted, up to
-``MOST_WAITING`` users; while the store is away, nothing moves. A write that the store refuses, because another replica
-stored something meanwhile that it doesn't know, is made again from what is stored then.
+A burst of one user's clicks costs one inference: in each poll only a user's newest sequence is encoded (all of them
+count as seen). While Triton is down, seen items are still stored and the records wait, uncommitted, up to
+``MOST_WAITING`` users; while the store is down, nothing is processed. If the store refuses a write because another
+replica stored a newer version, the write is rebuilt from the stored document.
 """
 
 import asyncio
@@ -31,34 +31,34 @@ from nearline.user_documents import UserDocument, decode_user_document, encode_u
 from services.user_tower.documents import Arrived, News, advance
 from services.user_tower.freshness import Freshness, Laps
 
-CHUNK = 64  # users in one request: measured 25 times the users/s of requests of one
+CHUNK = 64  # users in one request: measured 25 times the users/s of single requests
 IN_FLIGHT = 2
 MOST_WAITING = 10_000
 RETRY_S = 0.2
-_ATTEMPTS = 5  # a write that loses a race is made anew; five losses in a row is another replica's loop
-# A round costs some 2 ms of processor time however few users it holds, so under load they are gathered for a moment.
+_ATTEMPTS = 5  # a write that loses a race is rebuilt; five losses in a row mean that another replica loops
+# A round costs some 2 ms of processor time even for few users, so under load users are gathered for a moment.
 ROUND_S = 0.006
 
 SEQUENCES = counter("sequences_total", "Sequences read from the log.")
 SNAPSHOTS = counter("seen_snapshots_total", "Snapshots of seen items read from the log.")
-RACES = counter("user_write_races_total", "Writes made again because the store knew more than they did.")
+RACES = counter("user_write_races_total", "Writes rebuilt because the store had a newer version.")
 ENCODED = counter("user_vectors_total", "User vectors encoded and stored.")
 UNKNOWN_ITEMS = counter("unknown_items_total", "Events of encoded histories whose item has no vector yet.")
 REASONS = reasons_of("ids", "sequences", "seen", others=("bad_answer",))
 REFUSED = counter(
     "sequences_refused_total", "Sequences and snapshots sent to the dead-letter queue.", "reason", known=REASONS
 )
-AWAY = counter("user_tower_waits_total", "Rounds in which Triton or the store was away.")
-WAITING = gauge("user_tower_waiting_users", "Users whose sequence waits for Triton or the store.")
-STORED_AFTER = seconds("sequence_to_stored_seconds", "From a sequence's append to its vector stored.")
-BATCH = seconds("user_tower_batch_seconds", "One batch from poll to written.")
-BATCH_USERS = sizes("user_tower_batch_users", "Users of one batch.")
+AWAY = counter("user_tower_waits_total", "Rounds in which Triton or the store was down.")
+WAITING = gauge("user_tower_waiting_users", "Users whose sequences wait for Triton or the store.")
+STORED_AFTER = seconds("sequence_to_stored_seconds", "From a sequence's append to its stored vector.")
+BATCH = seconds("user_tower_batch_seconds", "One batch, from poll to stored.")
+BATCH_USERS = sizes("user_tower_batch_users", "Users in one batch.")
 
 NewsByUser = dict[str, News]
 
 
 class UserEncoder(Protocol):
-    """What the worker needs of the user tower."""
+    """The user tower, as the worker needs it."""
 
     @property
     def features(self) -> Features: ...
@@ -70,7 +70,7 @@ Announce = Callable[[Mapping[str, UserDocument], Mapping[str, TriggerEvent]], No
 
 
 class UserWorker:
-    """Turns sequences into stored documents; one instance for each process, fed by one reader."""
+    """Turns sequences into stored documents; one instance and one reader per process."""
 
     def __init__(
         self,
@@ -103,14 +103,14 @@ class UserWorker:
         self._waiting_users: NewsByUser = {}
 
     async def run(self) -> None:
-        """Read and deal with sequences until cancelled; rounds that found something start ``ROUND_S`` apart."""
+        """Read and process sequences until cancelled; rounds with records start ``ROUND_S`` apart."""
         clock = asyncio.get_running_loop().time
         while True:
             polled_at = await self.step()
             await asyncio.sleep(polled_at + ROUND_S - clock())
 
     async def step(self) -> float:
-        """One round: poll, deal with what came, and with what waits if its dependency is back.
+        """One round: poll, process the records, and the waiting ones if their dependency is up again.
 
         Returns the loop's time at which the poll returned.
         """
@@ -147,7 +147,7 @@ class UserWorker:
         self._waiting, self._waiting_users = [], {}
 
     async def _hold(self, fresh: NewsByUser, error: Unavailable) -> None:
-        """Triton or the store is away: write what was seen if that goes, then give it a moment."""
+        """Handle an outage of Triton or the store: store seen items if possible, then pause."""
         AWAY.inc()
         get_logger().warning("waiting", reason=str(error), users=len(self._waiting_users))
         try:
@@ -160,14 +160,14 @@ class UserWorker:
         await self._reader.stay()
 
     def _let_go_of_snapshots(self, written: NewsByUser) -> None:
-        """They are stored, and 10,000 waiting users' would be 260 MB."""
+        """Drop stored snapshots of waiting users: those of 10,000 would take 260 MB."""
         for user_id, news in written.items():
             waiting = self._waiting_users[user_id]
             if waiting.snapshot is news.snapshot:
                 waiting.snapshot = None
 
     async def _outlast_store(self, error: Unavailable) -> None:
-        """Return once the store answers again; stay in the group meanwhile."""
+        """Return once the store answers again; meanwhile stay in the group."""
         get_logger().warning("store away", reason=str(error))
         while True:
             await self._reader.stay()
@@ -195,7 +195,7 @@ class UserWorker:
         return {user_id: news for user_id, news in users.items() if news.sequences or news.snapshot}
 
     async def _erase(self, records: list[Record]) -> None:
-        """A tombstone means no such user: forget it, unless a later sequence of the same poll brings it back."""
+        """Delete the documents of users with a tombstone, unless a later sequence of the same poll follows."""
         last = {record.id: record for record in filter(_is_sequence, records)}
         for user_id, record in last.items():
             if not record.value:
@@ -219,7 +219,7 @@ class UserWorker:
         async def one(chunk: NewsByUser) -> None:
             async with self._slots:
                 if failures:
-                    return  # the dependency is away: do not wait out its deadline once for every chunk
+                    return  # the dependency is down: do not wait for its deadline in every chunk
                 try:
                     await work(chunk)
                 except Unavailable as error:
@@ -248,7 +248,7 @@ class UserWorker:
         vectors: Mapping[str, NDArray[np.float32]],
         laps: Laps,
     ) -> None:
-        """Write the documents of *chunk*; ``Unavailable`` if others always stored something newer meanwhile."""
+        """Store the documents of *chunk*; ``Unavailable`` if another replica stored newer ones in every attempt."""
         for _ in range(_ATTEMPTS):
             documents = self._advanced(chunk, stored, vectors)
             encoded = {user_id: encode_user_document(one, self._space) for user_id, one in documents.items()}
@@ -274,7 +274,7 @@ class UserWorker:
         return {user_id: await self._decoded(user_id, raw) for user_id, raw in zip(chunk, raws, strict=True)}
 
     async def _decoded(self, user_id: str, raw: bytes | None) -> UserDocument | None:
-        """The document, or ``None``: one that can't be read is removed, since its versions would refuse every write."""
+        """The document, or ``None``; an unreadable one is removed, since its versions would refuse every write."""
         if raw is None:
             return None
         try:
@@ -285,9 +285,9 @@ class UserWorker:
         return None
 
     async def _encode(self, sequences: Sequence[UserSequence], laps: Laps) -> dict[str, NDArray[np.float32]]:
-        """The vector of each sequence that has one: something of it must be known, and the answer must be true.
+        """The vector of each sequence that can be encoded: it needs a known input, and a valid answer.
 
-        Known is an item that has a vector, or a context that the towers read: a profile alone is enough for them.
+        A known input is an item with a vector, or a context that the towers read: a profile alone is enough.
         """
         features = self._towers.features
         rows, ages, types = features.user_rows(sequences, self._table.row_of)
@@ -315,7 +315,7 @@ class UserWorker:
 
     async def _refuse(self, record: Record, reason: str, detail: str) -> None:
         REFUSED.labels(reason=reason).inc()
-        # Not the detail: it quotes the record, and so its user. The dead letter has it.
+        # Without the detail, which quotes the record and so its user; the dead letter has it.
         where = f"{record.topic}/{record.partition}/{record.offset}"
         get_logger().warning("sequence refused", reason=reason, record=where, user_id=record.id)
         letter = letter_about(record, reason, detail)

@@ -70,7 +70,7 @@ async def test_headers_belong_to_their_own_messages(appender: Appender, outbox: 
 
 async def test_an_append_fails_when_kafka_does_not_acknowledge(appender: Appender, outbox: Outbox) -> None:
     outbox.down = True
-    with pytest.raises(Unavailable, match="set to be down"):
+    with pytest.raises(Unavailable, match="told to be down"):
         await appender.append([(b"k", b"1")])
     assert not appender.is_up
 
