@@ -1,4 +1,4 @@
-"""The ports of the system on one machine and the variables that tell every part about them.
+"""The ports of the system on one machine, and the variables that configure every part with them.
 
 Standard library only (the doctor checks the ports before any environment exists). The names and defaults are those of
 `nearline/settings.py`; a test compares the two.
@@ -13,7 +13,7 @@ from local.layout import ROOT
 from local.ports import HOST, free_ports
 from nearline.errors import Misconfigured
 
-# A part's port is set by the same variable that the part itself reads.
+# A part's port comes from the same variable that the part itself reads.
 _VARIABLES: Mapping[str, str] = {
     "kafka": "NEARLINE_KAFKA",
     "triton": "NEARLINE_TRITON",
@@ -27,7 +27,7 @@ _VARIABLES: Mapping[str, str] = {
     "flink_metrics": "NEARLINE_FLINK_METRICS_PORT",
     "flink_rest": "NEARLINE_FLINK_REST_PORT",
 }
-_SERVICES = ("retrieval", "ingest")  # whose base URLs the command line is told
+_SERVICES = ("retrieval", "ingest")  # the command line needs their base URLs
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Ports:
     web: int = 8090
 
     def by_name(self) -> dict[str, int]:
-        """All ports by what listens there."""
+        """All ports, by the name of what listens there."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def environment(self) -> dict[str, str]:
@@ -63,12 +63,12 @@ class Ports:
 
     @staticmethod
     def free() -> "Ports":
-        """Ports that nobody holds at this moment."""
+        """Ports that are free at this moment."""
         return Ports(*free_ports(len(fields(Ports))))
 
     @staticmethod
     def from_environment(environ: Mapping[str, str] | None = None) -> "Ports":
-        """The defaults, moved by the NEARLINE_* variables; the neighbours of a moved port move with it."""
+        """The defaults, changed by the NEARLINE_* variables; a changed port's neighbours change with it."""
         environ = os.environ if environ is None else environ
         given = {
             name: _port(environ[variable], variable) for name, variable in _VARIABLES.items() if variable in environ
@@ -81,13 +81,13 @@ class Ports:
 
 
 def variable_of(name: str) -> str:
-    """The variable that moves the port *name*."""
+    """The variable that sets the port *name*."""
     moved_by = next((server for server in ("kafka", "triton") if name.startswith(f"{server}_")), name)
     return _VARIABLES[moved_by]
 
 
 def data_folder(environ: Mapping[str, str] | None = None) -> Path:
-    """Where this machine's system keeps everything: NEARLINE_DATA, or .nearline in the checkout."""
+    """The folder of this machine's data: NEARLINE_DATA, or .nearline in the checkout."""
     environ = os.environ if environ is None else environ
     return Path(environ.get("NEARLINE_DATA", ROOT / ".nearline")).absolute()
 

@@ -1,9 +1,9 @@
-"""A real Kafka broker (KRaft, one node) as one process, from its Maven artefacts and the flink environment's Java.
+"""Runs a real Kafka broker (KRaft, one node) in one process, from its Maven artefacts and the flink environment's Java.
 
-    python -m local.broker --data DIR --port P      format DIR when needed, then become the broker
+    python -m local.broker --data DIR --port P      format DIR if needed, then become the broker
 
-The process becomes Java (same pid), so whoever started it can watch and end the broker itself. `running_broker` does
-that for tests and benchmarks. Standard library only: the tests of every environment can start one.
+The process becomes Java (same pid), so the starting process can watch and end the broker itself. `running_broker` does
+that for tests and benchmarks. Standard library only, so that tests of every environment can start one.
 """
 
 import argparse
@@ -33,7 +33,7 @@ AGENT_FOLDER = BUILD / "kafka" / "agent"
 _SHOWN = ROOT / "deploy" / "kafka" / "jmx.yml"
 # Serial GC and a small heap: 330 MB resident on a laptop instead of the 1 GB of Kafka's own start script.
 _JVM = ("-Xms128m", "-Xmx384m", "-XX:+UseSerialGC", "-XX:+ExitOnOutOfMemoryError", "-Djava.awt.headless=true")
-# A dead letter carries a whole message of `clicks` (1 MiB) in base64 and must fit: topics set their own lower limits.
+# A dead letter holds a whole message of `clicks` (1 MiB) in base64 and must fit; topics set their own lower limits.
 _MESSAGE_MAX_BYTES = 5 * 1024 * 1024
 
 _LOG4J2 = """\
@@ -86,11 +86,11 @@ def server_properties(log_dir: Path, port: int, controller_port: int) -> str:
         "controller.listener.names": "CONTROLLER",
         "inter.broker.listener.name": "PLAINTEXT",
         "log.dirs": log_dir,
-        # After kill -9 the old registration must lapse first: with the default (9 s) a restart costs 12 s and more.
+        # After kill -9 the old registration must expire first: with the default (9 s) a restart takes 12 s and more.
         "broker.session.timeout.ms": 2000,
         "broker.heartbeat.interval.ms": 500,
         "auto.create.topics.enable": "false",
-        # The append time is the clock of every log: histories are judged by it when they are replayed.
+        # The append time is the log's clock: replays check events against it.
         "log.message.timestamp.type": "LogAppendTime",
         "message.max.bytes": _MESSAGE_MAX_BYTES,
         "replica.fetch.max.bytes": _MESSAGE_MAX_BYTES,
@@ -105,25 +105,25 @@ def server_properties(log_dir: Path, port: int, controller_port: int) -> str:
         "group.min.session.timeout.ms": 1000,
         "num.network.threads": 2,
         "num.io.threads": 4,
-        # The default (128 MiB) is a third of this heap; 16 MiB hold 700,000 keys a pass.
+        # The default (128 MiB) is a third of this heap; 16 MiB hold 700,000 keys per pass.
         "log.cleaner.dedupe.buffer.size": 16 * 1024 * 1024,
     }
     return "".join(f"{name}={value}\n" for name, value in settings.items())
 
 
 def classpath() -> str:
-    """The broker's Java class path as recorded by the downloads; refuses when a jar has gone since."""
+    """The broker's Java class path, as recorded by the downloads; refuses if a jar is missing."""
     if not CLASSPATH_FILE.exists():
         raise Misconfigured("the Kafka broker was not downloaded: run `.venv/services/bin/python -m local.downloads`")
     jars = CLASSPATH_FILE.read_text().splitlines()
     missing = [jar for jar in jars if not Path(jar).exists()]
     if missing:
-        raise Misconfigured(f"{missing[0]} has gone: run `.venv/services/bin/python -m local.downloads` again")
+        raise Misconfigured(f"{missing[0]} is missing: run `.venv/services/bin/python -m local.downloads` again")
     return ":".join(jars)
 
 
 def agent(metrics_port: int) -> list[str]:
-    """What lets Java show its MBeans to Prometheus at *metrics_port*; refuses when the agent was not downloaded."""
+    """The Java options that serve MBeans to Prometheus at *metrics_port*; refuses if the agent is not downloaded."""
     jars = sorted(AGENT_FOLDER.glob("*.jar"))
     if not jars:
         raise Misconfigured(f"no agent in {AGENT_FOLDER}: run `.venv/services/bin/python -m local.downloads`")
@@ -131,10 +131,10 @@ def agent(metrics_port: int) -> list[str]:
 
 
 def prepare(data: Path, port: int, controller_port: int, metrics_port: int | None = None) -> list[str]:
-    """Write the settings into *data*, format its log folder when there is none, and return the broker's command.
+    """Write the settings into *data*, format its log folder if there is none, and return the broker's command.
 
-    With a *metrics_port* the broker's own metrics are there.
-    The log folder appears in one step (format beside it, rename): an interrupted first start leaves nothing half-made.
+    With a *metrics_port* the broker serves its own metrics there.
+    The log folder appears in one step (format beside it, rename), so an interrupted first start leaves no partial one.
     """
     files = BrokerFiles(data.resolve())
     files.data.mkdir(parents=True, exist_ok=True)
@@ -152,7 +152,7 @@ def _format(files: BrokerFiles, command: list[str], port: int, controller_port: 
     new = files.data / "log.new"
     shutil.rmtree(new, ignore_errors=True)
     files.properties.write_text(server_properties(new, port, controller_port))
-    # Kafka's tool takes an id that starts with "-" for an option: "n" is as random a first letter as an id needs.
+    # Kafka's tool reads an id that starts with "-" as an option, so it starts with "n".
     cluster_id = "n" + base64.urlsafe_b64encode(secrets.token_bytes(16)).decode()[1:].rstrip("=")
     tool = ["kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(files.properties)]
     done = subprocess.run([*command, *tool], capture_output=True, text=True, check=False)
@@ -162,8 +162,8 @@ def _format(files: BrokerFiles, command: list[str], port: int, controller_port: 
 
 
 def is_ready(port: int, timeout_s: float = 1.0) -> bool:
-    """Whether the broker on *port* answers a metadata request and counts itself among the living."""
-    # A connection alone proves nothing: the port is open some seconds before the broker is registered (unfenced).
+    """Whether the broker on *port* answers a metadata request that lists itself."""
+    # A connection alone is not enough: the port is open some seconds before the broker is registered (unfenced).
     # Metadata v1: api key 3, version 1, correlation 1, no client id, no topics.
     request = struct.pack(">hhihi", 3, 1, 1, -1, 0)
     try:
@@ -189,7 +189,7 @@ def _receive(connection: socket.socket, size: int) -> bytes:
 
 @dataclass
 class RunningBroker:
-    """One broker process of ours, its address and its data folder; it can be killed and started again in place."""
+    """One broker process, its address and its data folder; it can be killed and restarted in place."""
 
     data: Path
     port: int
@@ -198,11 +198,11 @@ class RunningBroker:
 
     @property
     def bootstrap(self) -> str:
-        """The address that clients are given."""
+        """The address for clients."""
         return f"{HOST}:{self.port}"
 
     def kill(self) -> None:
-        """End the broker as a power cut would; its data stays."""
+        """Kill the broker without warning; its data stays."""
         self.process.kill()
         self.process.wait()
 
@@ -214,7 +214,7 @@ class RunningBroker:
         _wait_until_ready(self, deadline_s)
 
     def stop(self, deadline_s: float = 20.0) -> None:
-        """End the broker in good order, by force when it does not go within *deadline_s*."""
+        """Stop the broker, by force if it does not end within *deadline_s*."""
         self.process.terminate()
         try:
             self.process.wait(deadline_s)
@@ -224,7 +224,7 @@ class RunningBroker:
 
 @contextmanager
 def running_broker(data: Path | None = None, *, deadline_s: float = 60.0) -> Iterator[RunningBroker]:
-    """A ready broker on free ports with a data folder of its own (temporary unless *data* is given); ended at exit."""
+    """A ready broker on free ports with its own data folder (temporary unless *data* is given); stopped at exit."""
     with tempfile.TemporaryDirectory(prefix="nearline-broker-") as temporary:
         port, controller_port = free_ports(2)
         folder = data or Path(temporary)
@@ -256,7 +256,7 @@ def _wait_until_ready(broker: RunningBroker, deadline_s: float) -> None:
 
 
 def _end_with_parent() -> None:
-    """Ask Linux to end this process (and the Java that it becomes) when its parent dies, however that happens."""
+    """Have Linux end this process (and the Java that it becomes) when its parent dies for any reason."""
     parent_death_signal = 1
     ctypes.CDLL(None).prctl(parent_death_signal, signal.SIGKILL)
 
@@ -264,7 +264,7 @@ def _end_with_parent() -> None:
 def main() -> None:
     """Become the broker."""
     parser = argparse.ArgumentParser(prog="python -m local.broker", description=main.__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="data folder, formatted when it is new")
+    parser.add_argument("--data", type=Path, required=True, help="data folder, formatted if new")
     parser.add_argument("--port", type=int, default=9092, help="port of the clients (default 9092)")
     parser.add_argument("--controller-port", type=int, help="port of the controller (default: the port after)")
     parser.add_argument("--metrics-port", type=int, help="port of /metrics for Prometheus (default: none)")

@@ -1,9 +1,9 @@
-"""The browser of the tests and pictures: Debian's Chromium, and axe-core, which checks pages for accessibility.
+"""Fetches the browser of the tests and pictures, Debian's Chromium, and axe-core, which checks accessibility.
 
     .venv/services/bin/python -m local.browser
 
-Fetches what is missing and says what was done. Chromium comes from Debian's packages (installed where one may, else it
-says how), axe-core as a package of npm into build/, compared with the digest below.
+Fetches what is missing and prints what was done. Chromium comes from Debian's packages (installed if the user may, else
+it says how), axe-core as an npm package into build/, checked against the digest below.
 """
 
 import os
@@ -20,7 +20,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 AXE = "axe-core@4.14.1"
 AXE_SHA512 = "FHfa+lmNjQZfJz1q8wKqIDwC6DExcHt/pkjNQb09a3NPjCKg2rhu5qb2S4r76ASyFNNtuFooJpZe37OgudVGtQ=="
 AXE_FILE = BUILD / "axe" / AXE.partition("@")[2] / "axe.min.js"
-# Without the first two it does not start in a container; the others keep it from calling its makers.
+# Without the first two it does not start in a container; the others disable its calls to Google.
 FLAGS = (
     "--headless",
     "--no-sandbox",
@@ -35,7 +35,7 @@ _MEND = "apt-get install --yes --no-install-recommends chromium"
 
 
 def chromium() -> Path:
-    """The Chromium of this machine; ``Misconfigured`` with the mend if there is none."""
+    """The path of this machine's Chromium; ``Misconfigured`` with how to install it if there is none."""
     found = next((path for name in NAMES if (path := shutil.which(name))), None)
     if found is None:
         raise Misconfigured(f"no Chromium found ({', '.join(NAMES)}): {_MEND}")
@@ -43,7 +43,7 @@ def chromium() -> Path:
 
 
 def prepare_chromium() -> bool:
-    """Install Chromium from Debian's packages; False when one is there already."""
+    """Install Chromium from Debian's packages; False if it is already there."""
     if any(map(shutil.which, NAMES)):
         return False
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
@@ -57,12 +57,12 @@ def prepare_chromium() -> bool:
 
 
 def prepare_axe() -> bool:
-    """Put axe-core's script into its place; False when it is there already."""
+    """Fetch axe-core's script; False if it is already there."""
     return fetch(AXE, AXE_SHA512, {"axe.min.js": AXE_FILE})
 
 
 def main() -> None:
-    """Fetch what is missing and say what was done."""
+    """Fetch what is missing and print what was done."""
     for what, prepare in (("chromium", prepare_chromium), (AXE, prepare_axe)):
         try:
             fetched = prepare()

@@ -1,6 +1,6 @@
-"""The page as somebody in front of it sees it: opened in a real browser, clicked, and watched until the row changed.
+"""Drives the page in a real browser: opens it, clicks, and waits until the row has changed.
 
-For the tests, the README's pictures and the benchmark; the browser itself is local/browser.py's.
+For the tests, the README's pictures and the benchmark; local/browser.py fetches the browser.
 """
 
 import time
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 @contextmanager
 def browsing() -> Iterator[Browser]:
-    """A browser with an empty profile, for as long as the block runs."""
+    """A browser with an empty profile, closed at the end of the block."""
     with sync_playwright() as running:
         browser = running.chromium.launch(executable_path=str(chromium()), args=list(FLAGS))
         try:
@@ -30,7 +30,7 @@ def browsing() -> Iterator[Browser]:
 
 
 def until(condition: Callable[[], T], what: str) -> T:
-    """What *condition* gives once that is something; ``Unavailable`` naming *what* never came."""
+    """The first true result of *condition*; ``Unavailable`` naming *what* if there is none in time."""
     end = time.monotonic() + PATIENCE_S
     while not (found := condition()):
         if time.monotonic() > end:
@@ -45,7 +45,7 @@ def row(page: Page) -> list[str]:
 
 
 def listen(page: Page) -> None:
-    """Let the page remember the changes that it measures; once, before the first click."""
+    """Have the page record the changes that it measures; call it once, before the first click."""
     page.evaluate(
         "() => { window.changes = []; "
         "document.body.addEventListener('nearline:changed', told => window.changes.push(told.detail)); }"
@@ -53,12 +53,12 @@ def listen(page: Page) -> None:
 
 
 def changes(page: Page) -> list[dict[str, Any]]:
-    """The changes so far: of each click its event, its milliseconds by the browser's clock, and the system's."""
+    """The changes so far: each click's event and its milliseconds by the browser's clock and by the system's."""
     return cast("list[dict[str, Any]]", page.evaluate("window.changes"))
 
 
 def click(page: Page, place: Locator) -> float:
-    """Click *place* and wait for the changed row; the milliseconds between, by the browser's clock."""
+    """Click *place* and wait for the changed row; return the milliseconds between, by the browser's clock."""
     before = len(changes(page))
     place.click()
     until(lambda: len(changes(page)) > before, "the changed row")

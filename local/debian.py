@@ -1,6 +1,6 @@
-"""Programs from Debian's archive, unpacked into build/ without installing them: only tests need them.
+"""Unpacks programs from Debian's archive into build/, without installing them; only tests need them.
 
-apt fetches the package and verifies the archive's signature; the digest pins what was tried. Standard library only.
+apt fetches the package and verifies the archive's signature; the digest pins the tested file. Standard library only.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from nearline.errors import Misconfigured, Unavailable
 
 @dataclass(frozen=True)
 class Package:
-    """A package in the version that was tried, and the SHA-256 of its file for each architecture that was."""
+    """A package in its tested version, with the SHA-256 of its file for each tested architecture."""
 
     name: str
     version: str
@@ -26,11 +26,11 @@ class Package:
 
     @property
     def folder(self) -> Path:
-        """Where it is unpacked; named after the version, so that another version is fetched anew."""
+        """The folder of the unpacked package, named after the version, so that a new version is fetched."""
         return BUILD / "debian" / f"{self.name}-{self.version.partition('+')[0]}"
 
 
-# With promtool; its one binary needs nothing but libc.
+# With promtool; both binaries need only libc.
 PROMETHEUS = Package(
     "prometheus",
     "2.42.0+ds-5+deb12u1",
@@ -39,12 +39,12 @@ PROMETHEUS = Package(
 
 
 def prepare_prometheus() -> bool:
-    """Unpack Prometheus and promtool; False when they are there already or this machine has them installed."""
+    """Unpack Prometheus and promtool; False if they are already unpacked or installed."""
     return False if installed("prometheus") and installed("promtool") else unpack(PROMETHEUS)
 
 
 def installed(program: str) -> Path | None:
-    """*program* where it was unpacked, else where this machine has it; ``None`` if nowhere."""
+    """The path of *program*, unpacked or installed on this machine; ``None`` without one."""
     unpacked = PROMETHEUS.folder / "usr" / "bin" / program
     if unpacked.exists():
         return unpacked
@@ -53,7 +53,7 @@ def installed(program: str) -> Path | None:
 
 
 def program(name: str) -> Path:
-    """As ``installed``; ``Misconfigured`` with what to do if it is nowhere."""
+    """As ``installed``; ``Misconfigured`` with what to do if there is none."""
     found = installed(name)
     if found is None:
         raise Misconfigured(f"{name} is missing: run `.venv/services/bin/python -m local.downloads --tests`")
@@ -61,11 +61,11 @@ def program(name: str) -> Path:
 
 
 def unpack(package: Package) -> bool:
-    """Fetch *package* and unpack it into its folder, in one step; False when it is there already."""
+    """Fetch *package* and unpack it atomically into its folder; False if it is already there."""
     if package.folder.exists():
         return False
     if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
-        raise Unavailable(f"this is no Debian: install {package.name} {package.version.partition('+')[0]} yourself")
+        raise Unavailable(f"this is not Debian: install {package.name} {package.version.partition('+')[0]} yourself")
     package.folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=package.folder.parent, prefix="new-") as work:
         file = _fetch(package, Path(work))
@@ -83,13 +83,13 @@ def _fetch(package: Package, folder: Path) -> Path:
     except Unavailable:
         if os.geteuid() != 0:
             raise
-        _run(["apt-get", "update", "-qq"], folder)  # a fresh machine knows no packages yet
+        _run(["apt-get", "update", "-qq"], folder)  # a fresh machine has no package lists yet
         _run(wanted, folder)
     return next(folder.glob("*.deb"))
 
 
 def _check(package: Package, file: Path) -> None:
-    """Compare the digest, where this architecture's is known; elsewhere apt's own check has to do."""
+    """Compare the digest if this architecture's is known; otherwise apt's own check must suffice."""
     known = dict(package.sha256).get(file.stem.rpartition("_")[2])
     came = hashlib.sha256(file.read_bytes()).hexdigest()
     if known is not None and came != known:

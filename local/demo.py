@@ -1,10 +1,10 @@
-"""The demo: the whole system on this machine, a shop's history in it, and one click that changes what a user sees.
+"""The demo: runs the whole system on this machine with a shop's history, and shows one click changing recommendations.
 
     .venv/services/bin/python -m local.demo [--check]
 
-Everything that is shown came through the real parts: Kafka, Flink, Triton, the store and the index. It then stays up
-until Ctrl-C, which ends every process; the data stays, so the next start needs no replay. With `--check` it asserts
-what it shows, stops, and ends with 0 or 1.
+Everything shown goes through the real parts: Kafka, Flink, Triton, the store and the index. The system then stays up
+until Ctrl-C, which ends every process; the data stays, so the next start needs no replay. With `--check` the demo
+checks what it shows, stops, and exits with 0 or 1.
 """
 
 import argparse
@@ -36,15 +36,15 @@ from nearline.topics import CLICKS, ITEMS, USER_SEQUENCES
 
 RECORDING = ROOT / "data" / "online-retail"
 _SHOWN = 10
-_ASKED = 500  # so that an item that comes into sight has a rank that it came from
+_ASKED = 500  # items per answer, so that a newly shown item has an earlier rank
 _CLIMBERS_WITHIN = 100
 _MORE_CLICKS = 20
 _CATCH_UP_S = 600.0
-_AFTER_THE_HISTORY = ("canary",)  # what times clicks: behind a history that is read all at once they would be late
+_AFTER_THE_HISTORY = ("canary",)  # measures clicks, which would be late while the history is being read
 
 
 class DemoNotes:
-    """What the demo did in this data folder: kept, so that a second start neither replays nor repeats a story."""
+    """What the demo has done in this data folder, so that a second start neither replays nor repeats a user."""
 
     def __init__(self, data: Path) -> None:
         self._file = data / "demo.json"
@@ -54,15 +54,15 @@ class DemoNotes:
         return self._notes.get(name, 0)
 
     def add(self, name: str) -> None:
-        """Count one more *name*, on disk when it returns."""
+        """Count one more *name*, and write it to disk."""
         self._notes[name] = self[name] + 1
         self._file.write_text(json.dumps(self._notes) + "\n")
 
 
 def fill(settings: Settings, recording: Recording) -> None:
-    """List the catalogue, wait for its vectors, replay the history, and wait until every part has read all of it.
+    """Send the catalogue, wait for its vectors, replay the history, and wait until every part has read all of it.
 
-    Interrupted, it may be called again: the same events sent twice change nothing.
+    May be called again after an interruption: sending the same events twice changes nothing.
     """
     started = time.monotonic()
     console.print(recording.report)
@@ -76,7 +76,7 @@ def fill(settings: Settings, recording: Recording) -> None:
 
 
 def _catch_up(settings: Settings, what: str, groups: list[tuple[str, str]]) -> None:
-    """Show how the consumer *groups* read their topics to the end; ``Unavailable`` when they do not get there."""
+    """Show the consumer *groups*' progress to the end of their topics; ``Unavailable`` if they do not get there."""
     topics = Topics(settings.brokers)
     give_up = time.monotonic() + _CATCH_UP_S
     try:
@@ -90,7 +90,7 @@ def _catch_up(settings: Settings, what: str, groups: list[tuple[str, str]]) -> N
                 if left == 0:
                     return
                 if time.monotonic() > give_up:
-                    raise Unavailable(f"{what}: {left:,} records still unread after {_CATCH_UP_S:.0f} s")
+                    raise Unavailable(f"{what}: {left:,} records are unread after {_CATCH_UP_S:.0f} s")
                 time.sleep(0.25)
     finally:
         topics.close()
@@ -101,7 +101,7 @@ def _since(started: float) -> str:
 
 
 def tell(settings: Settings, shown: DemoUser, items: Mapping[str, Item]) -> list[str]:
-    """Show the user before and after one click; return what was not as promised, as sentences."""
+    """Show the user's answers before and after one click; return what did not change as promised, as sentences."""
     console.rule(f"user {shown.user_id}")
     taste = f"{shown.share:.0%} of {len(shown.bought)} items bought are {shown.taste}"
     last = ", ".join(items[item_id].title.lower() for item_id in shown.bought[-5:])
@@ -119,7 +119,7 @@ def tell(settings: Settings, shown: DemoUser, items: Mapping[str, Item]) -> list
 
 
 def _beside(before: Mapping[str, Any], after: Mapping[str, Any]) -> Table:
-    """The first of both answers side by side, then what climbed most; each with how many ranks it moved."""
+    """The first items of both answers side by side, then the highest climbers, with the ranks that each moved."""
     table = Table("", "before the click", "after it", "category", "moved")
     new = after["items"]
     marks = moves(_ids(before), _ids(after))
@@ -142,7 +142,7 @@ def _shade(mark: str) -> str:
 
 
 def unmet(before: Mapping[str, Any], after: Mapping[str, Any], event: Event) -> list[str]:
-    """What a click must have changed in a user's answer and did not."""
+    """What the click should have changed in the user's answer but did not."""
     scores = [{item["item_id"]: item["score"] for item in answer["items"]} for answer in (before, after)]
     return [
         sentence
@@ -151,7 +151,7 @@ def unmet(before: Mapping[str, Any], after: Mapping[str, Any], event: Event) -> 
             ("the user's vector did not move: the answers are the same", scores[0] != scores[1]),
             ("the clicked item is still recommended", event.item_id not in scores[1]),
             ("the newest event of the answer is not the click", after["newest_event_id"] == event.event_id),
-            ("the history did not grow newer", after["history_version"] > before["history_version"]),
+            ("the history version did not grow", after["history_version"] > before["history_version"]),
             ("the answers are degraded", not (before["degraded"] or after["degraded"])),
             ("the answer is not personal", any(item["source"] == "personal" for item in after["items"])),
         )
@@ -160,7 +160,7 @@ def unmet(before: Mapping[str, Any], after: Mapping[str, Any], event: Event) -> 
 
 
 def measure(settings: Settings, more: list[DemoUser]) -> None:
-    """Print the delays of one click of each of *more* users."""
+    """Measure one click of each of *more* users and print the delays."""
     delays = [asyncio.run(click_to_answer(settings, new_event(one.user_id, one.clicked))) for one in more]
     if delays:
         spread = f"median {statistics.median(delays):.1f} ms, slowest {max(delays):.1f} ms"
@@ -168,7 +168,7 @@ def measure(settings: Settings, more: list[DemoUser]) -> None:
 
 
 def run(system: System) -> tuple[DemoUser, list[str]]:
-    """Fill the running system once and tell the next story; return it with what was not as promised."""
+    """Fill the running system once and show the next user; return the user and what was not as promised."""
     settings = load_settings(system.settings)
     recording = load_recording(RECORDING)
     notes = DemoNotes(system.data)
@@ -185,7 +185,7 @@ def run(system: System) -> tuple[DemoUser, list[str]]:
 
 
 def invitation(shown: DemoUser) -> str:
-    """What a person can try now."""
+    """The commands that a person can try now."""
     tries = {
         f"bin/nearline click {shown.user_id} {shown.bought[0]}": "one more click",
         f"bin/nearline recommend {shown.user_id}": "what that user sees now",
@@ -195,9 +195,9 @@ def invitation(shown: DemoUser) -> str:
 
 
 def main() -> None:
-    """Start, fill, tell, and stay until Ctrl-C."""
+    """Start, fill, show, and stay up until Ctrl-C."""
     parser = argparse.ArgumentParser(prog="python -m local.demo", description=main.__doc__)
-    parser.add_argument("--check", action="store_true", help="assert what is shown, stop, and end with 0 or 1")
+    parser.add_argument("--check", action="store_true", help="check what is shown, stop, and exit with 0 or 1")
     check = parser.parse_args().check
     interrupt_on_sigterm()
     try:
@@ -209,7 +209,7 @@ def main() -> None:
 
 
 def demo(system: System, *, check: bool) -> int:
-    """The whole demo; a system that was up before it stays up after it."""
+    """Run the whole demo; a system that was already up stays up afterwards."""
     ours = not system.is_up()
     up(system, print, end_with_us=ours, held_back=() if DemoNotes(system.data)["filled"] else _AFTER_THE_HISTORY)
     try:

@@ -1,4 +1,4 @@
-"""The demo's user: somebody with one clear taste, and one click outside it, picked from the data and not by hand."""
+"""The demo's user: picks from the data a user with one clear taste and an item outside it to click on."""
 
 import math
 from collections import Counter, defaultdict
@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from nearline.datasets import OTHER
 from nearline.items import Item
 
-# Enough of a history to have a taste, and few enough events that one more can be seen.
+# A history long enough to show a taste, and short enough for one more event to matter.
 _ITEMS_AT_LEAST, _ITEMS_AT_MOST = 6, 14
-# Whoever buys one kind of thing only is not moved by one click, and should not be.
+# A user who buys only one kind of item is not moved by one click, and should not be.
 _SHARE_AT_MOST = 0.75
 _BEST_SELLERS = 200
 
 
 @dataclass(frozen=True)
 class DemoUser:
-    """A user and an item to click on: most items bought are of category *taste*, none is of that of *clicked*."""
+    """A user and an item to click on: most bought items have category *taste*, none has that of *clicked*."""
 
     user_id: str
     taste: str
@@ -27,10 +27,10 @@ class DemoUser:
 
 
 def demo_users(events: Iterable[tuple[str, str]], items: Mapping[str, Item]) -> list[DemoUser]:
-    """All users that the demo can show, the clearest tastes first; *events* are (user_id, item_id), oldest first.
+    """All users suitable for the demo, clearest tastes first; *events* are (user_id, item_id), oldest first.
 
-    The click is on the most telling best seller of all categories that the user never bought from. No user with a taste
-    gives an empty list.
+    The click is on the most telling best seller of the categories that the user never bought from. Empty if no user has
+    a clear taste.
     """
     bought: dict[str, dict[str, None]] = defaultdict(dict)
     sold: Counter[str] = Counter()
@@ -44,9 +44,9 @@ def demo_users(events: Iterable[tuple[str, str]], items: Mapping[str, Item]) -> 
 
 
 def most_telling(item_ids: list[str], baskets: Iterable[Iterable[str]], items: Mapping[str, Item]) -> list[str]:
-    """*item_ids*, those first that say most about their buyers.
+    """*item_ids*, most telling first.
 
-    An item tells more, the more often its buyers own other items of its category than all buyers do (the lift).
+    An item is more telling, the more often its buyers own other items of its category than all buyers do (the lift).
     """
     owned: Counter[str] = Counter()
     beside: Counter[str] = Counter()
@@ -80,13 +80,13 @@ def _demo_user(user_id: str, bought: list[str], items: Mapping[str, Item], telli
 
 
 def moves(before: list[str], after: list[str]) -> list[str]:
-    """For each id of *after* how it moved: `new`, `=`, `+3` (up by three) or `-2`."""
+    """How each id of *after* moved: `new`, `=`, `+3` (up by three) or `-2`."""
     was = {item_id: rank for rank, item_id in enumerate(before)}
     return [_move(was[item_id] - rank) if item_id in was else "new" for rank, item_id in enumerate(after)]
 
 
 def climbers(marks: list[str], *, most: int = 5) -> list[int]:
-    """The positions of the *most* highest climbers, in the order of *marks* (from `moves`); `new` climbed furthest."""
+    """The positions of the *most* highest climbers, in the order of *marks* (from `moves`); `new` counts as highest."""
     heights = {rank: math.inf if mark == "new" else int(mark) for rank, mark in enumerate(marks) if mark != "="}
     best = sorted((rank for rank in heights if heights[rank] > 0), key=lambda rank: (-heights[rank], rank))
     return sorted(best[:most])

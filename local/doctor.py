@@ -1,9 +1,9 @@
-"""Whether this machine can run the system: one line for each thing that is needed, with its mend.
+"""Checks whether this machine can run the system: one line per requirement, with what to do if it is not met.
 
     python3 -m local.doctor [--quiet]
 
-With `--quiet` only what is not good is shown. Standard library only. Ends with 1 when something essential is missing,
-else with 0.
+With `--quiet` only problems are shown. Standard library only. Exits with 1 if something essential is missing, else
+with 0.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from local.processes import processes_of
 from nearline.errors import Misconfigured
 
 _GIB = 1024**3
-# Environments 1.6 GiB, Java archives 0.1, what uv keeps while it unpacks; then the data folder of the demo.
+# Environments 1.6 GiB, Java archives 0.1, uv's cache while it unpacks; then the demo's data folder.
 _DISK_FRESH_GIB = 4.0
 _DISK_BUILT_GIB = 1.0
 _MEMORY_GIB = 3.0
@@ -32,7 +32,7 @@ _MEMORY_GIB = 3.0
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at: what was found, and what to do when it is not good."""
+    """The result of one check: what was found, and what to do if it is not good."""
 
     what: str
     good: bool
@@ -47,7 +47,7 @@ class Finding:
 
 
 def machine(system: str, architecture: str) -> Finding:
-    """The wheels of Triton and Flink exist for Linux on x86-64."""
+    """Check the platform: the wheels of Triton and Flink exist for Linux on x86-64."""
     good = system == "Linux" and architecture in ("x86_64", "AMD64")
     return Finding(
         "machine", good, f"{system} {architecture}", "Linux on x86-64 is needed; elsewhere: docker compose up"
@@ -55,52 +55,52 @@ def machine(system: str, architecture: str) -> Finding:
 
 
 def python(version: tuple[int, int]) -> Finding:
-    """3.11 and 3.12 are what Flink 2.2 and Triton's stub support both."""
+    """Check the Python version: both Flink 2.2 and Triton's stub support 3.11 and 3.12."""
     mend = "install Python 3.11 or 3.12 (Debian: python3.11 python3.11-venv python3.11-dev)"
     return Finding("python", version in PYTHONS, f"{version[0]}.{version[1]} at {sys.executable}", mend)
 
 
 def venv() -> Finding:
-    """Debian leaves both out of its plain Python."""
+    """Check for venv and ensurepip, which Debian's plain Python lacks."""
     missing = [name for name in ("venv", "ensurepip") if importlib.util.find_spec(name) is None]
     return Finding("venv", not missing, f"without {' and '.join(missing)}" if missing else "there", _package("-venv"))
 
 
 def headers(include: Path) -> Finding:
-    """hnswlib and some of Flink's requirements are compiled."""
+    """Check for Python's headers: hnswlib and some of Flink's requirements are compiled."""
     file = include / "Python.h"
     return Finding("headers", file.exists(), str(file) if file.exists() else f"no {file}", _package("-dev"))
 
 
 def shared_library(name: str, folders: list[Path]) -> Finding:
-    """Triton's stub and Flink's thread mode load Python as a library."""
+    """Check for libpython: Triton's stub and Flink's thread mode load Python as a library."""
     there = [folder / name for folder in folders if (folder / name).exists()]
     mend = f"{_package('-dev')}; pyenv: rebuild with PYTHON_CONFIGURE_OPTS=--enable-shared"
     return Finding("libpython", bool(there), str(there[0]) if there else f"no {name}", mend)
 
 
 def command(what: str, *names: str, package: str) -> Finding:
-    """A program in PATH, by any of its *names*."""
+    """Check for a program in PATH, by any of its *names*."""
     there = next((path for path in map(shutil.which, names) if path), None)
     return Finding(what, there is not None, there or f"no {' or '.join(names)} in PATH", f"apt install {package}")
 
 
 def disk(free_bytes: int, *, built: bool) -> Finding:
-    """Room for the environments (unless they are there) and the data folder."""
+    """Check for disk space for the environments (unless built) and the data folder."""
     needed = _DISK_BUILT_GIB if built else _DISK_FRESH_GIB
     found = f"{free_bytes / _GIB:.1f} GiB free, {needed:.0f} needed"
     return Finding("disk", free_bytes >= needed * _GIB, found, f"make room on the disk of {ROOT}")
 
 
 def memory(available_bytes: int) -> Finding:
-    """Broker, Flink, Triton and the services together."""
+    """Check for memory for broker, Flink, Triton and the services together."""
     found = f"{available_bytes / _GIB:.1f} GiB available, {_MEMORY_GIB:.0f} needed"
-    mend = "end something else; with less the system swaps or is killed"
+    mend = "end other programs; with less memory the system swaps or is killed"
     return Finding("memory", available_bytes >= _MEMORY_GIB * _GIB, found, mend, essential=False)
 
 
 def port(name: str, number: int, *, ours: bool) -> Finding:
-    """A port that is free, or held by our own running system."""
+    """Check that a port is free, or held by our own running system."""
     what = f"port {number}"
     if ports.is_free(number):
         return Finding(what, True, f"free, for {name}")
@@ -111,7 +111,7 @@ def port(name: str, number: int, *, ours: bool) -> Finding:
 
 
 def available_memory(meminfo: str) -> int:
-    """The bytes that Linux says can be had without swapping."""
+    """The bytes that are available without swapping, by Linux."""
     for line in meminfo.splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
@@ -119,7 +119,7 @@ def available_memory(meminfo: str) -> int:
 
 
 def examine() -> Iterator[Finding]:
-    """Look at this machine."""
+    """Check this machine."""
     yield machine(platform.system(), platform.machine())
     yield python((sys.version_info.major, sys.version_info.minor))
     yield venv()
@@ -148,7 +148,7 @@ def _package(suffix: str) -> str:
 def main() -> None:
     """Print the findings."""
     parser = argparse.ArgumentParser(prog="python3 -m local.doctor", description=main.__doc__)
-    parser.add_argument("--quiet", action="store_true", help="show only what is not good")
+    parser.add_argument("--quiet", action="store_true", help="show only problems")
     quiet = parser.parse_args().quiet
     try:
         findings = list(examine())
@@ -160,7 +160,7 @@ def main() -> None:
     missing = [finding.what for finding in findings if finding.essential and not finding.good]
     if missing:
         sys.exit(f"this machine lacks: {', '.join(missing)}")
-    print(f"  machine: {len(findings)} things looked at, nothing essential is missing")
+    print(f"  machine: {len(findings)} checks done, nothing essential is missing")
 
 
 if __name__ == "__main__":

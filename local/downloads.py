@@ -1,10 +1,10 @@
-"""The Java archives that the system runs on, fetched once from Maven's central repository and recorded under build/.
+"""Fetches the Java archives of the system once from Maven's central repository and records them under build/.
 
     .venv/services/bin/python -m local.downloads [--tests]
 
-Kafka's broker goes into a class path file, Flink's Kafka connector into build/flink/lib. With `--tests` also the mock
-Couchbase server of the contract tests, and Prometheus from Debian's archive. A second call finds everything in place
-and needs no network.
+Kafka's broker goes into a class path file, Flink's Kafka connector into build/flink/lib. With `--tests` it also fetches
+the mock Couchbase server of the contract tests, and Prometheus from Debian's archive. A second call finds everything
+in place and needs no network.
 """
 
 import argparse
@@ -18,12 +18,12 @@ from local.debian import PROMETHEUS, prepare_prometheus
 from local.layout import BUILD
 from nearline.errors import Unavailable
 
-# 4.4.0 names an artefact that does not exist (kafka-tools-api); 4.3.1 is the newest that resolves whole.
+# 4.4.0 needs an artefact that does not exist (kafka-tools-api); 4.3.1 is the newest that resolves.
 KAFKA = "org.apache.kafka:kafka_2.13:4.3.1"
-# Kafka's core speaks slf4j 1.7: without a binding of that generation the broker logs nothing at all.
+# Kafka's core uses slf4j 1.7: without a binding for it the broker logs nothing.
 KAFKA_LOGGING = "org.apache.logging.log4j:log4j-slf4j-impl:2.25.4"
 FLINK_CONNECTOR = "org.apache.flink:flink-sql-connector-kafka:5.0.0-2.2"
-# Shows the broker's MBeans to Prometheus. Newer ones are not in Maven's repository.
+# Serves the broker's MBeans to Prometheus. Newer versions are not in Maven's repository.
 JMX_AGENT = "io.prometheus.jmx:jmx_prometheus_javaagent:1.0.1"
 COUCHBASE_MOCK = "com.couchbase.mock:CouchbaseMock:1.5.27"
 
@@ -32,9 +32,9 @@ COUCHBASE_MOCK_FILE = BUILD / "couchbase-mock" / "classpath"
 
 
 def resolve(coordinate: str) -> list[Path]:
-    """The files of *coordinate* and of everything that it needs, downloaded when they are not on this machine yet.
+    """The files of *coordinate* and its dependencies, downloaded if they are not on this machine yet.
 
-    One coordinate a call: resolved together, one's managed versions would win over the other's (kafka-clients 3.9.1).
+    One coordinate per call: resolved together, one's managed versions would override the other's (kafka-clients 3.9.1).
     """
     import jgo
 
@@ -47,7 +47,7 @@ def resolve(coordinate: str) -> list[Path]:
 
 
 def prepare_kafka() -> bool:
-    """Record the broker's class path; False when it was recorded already and every file is there."""
+    """Record the broker's class path; False if it is already recorded and every file is there."""
     if _recorded(CLASSPATH_FILE, (KAFKA, KAFKA_LOGGING)):
         return False
     jars = resolve(KAFKA)
@@ -57,17 +57,17 @@ def prepare_kafka() -> bool:
 
 
 def prepare_connector() -> bool:
-    """Put Flink's Kafka connector into its folder; False when it is there already."""
+    """Put Flink's Kafka connector into its folder; False if it is already there."""
     return _put(FLINK_CONNECTOR, CONNECTOR_FOLDER)
 
 
 def prepare_agent() -> bool:
-    """Put the JMX exporter's agent into its folder; False when it is there already."""
+    """Put the JMX exporter's agent into its folder; False if it is already there."""
     return _put(JMX_AGENT, AGENT_FOLDER)
 
 
 def _put(coordinate: str, folder: Path) -> bool:
-    """Copy the one jar of *coordinate* into *folder*, in one step; False when it is there already."""
+    """Copy the one jar of *coordinate* atomically into *folder*; False if it is already there."""
     _, name, version = coordinate.split(":")
     target = folder / f"{name}-{version}.jar"
     if target.exists():
@@ -81,7 +81,7 @@ def _put(coordinate: str, folder: Path) -> bool:
 
 
 def prepare_couchbase_mock() -> bool:
-    """Record the class path of the mock Couchbase server (tests only); False when it was recorded already."""
+    """Record the class path of the mock Couchbase server (tests only); False if it is already recorded."""
     if _recorded(COUCHBASE_MOCK_FILE, (COUCHBASE_MOCK,)):
         return False
     _record(COUCHBASE_MOCK_FILE, (COUCHBASE_MOCK,), resolve(COUCHBASE_MOCK))
@@ -106,9 +106,9 @@ def _record(record: Path, coordinates: Sequence[str], jars: Sequence[Path]) -> N
 
 
 def main() -> None:
-    """Fetch what is missing and say what was done."""
+    """Fetch what is missing and print what was done."""
     parser = argparse.ArgumentParser(prog="python -m local.downloads", description=main.__doc__)
-    parser.add_argument("--tests", action="store_true", help="also what only the tests need")
+    parser.add_argument("--tests", action="store_true", help="also the downloads for tests")
     steps = [(KAFKA, prepare_kafka), (FLINK_CONNECTOR, prepare_connector), (JMX_AGENT, prepare_agent)]
     if parser.parse_args().tests:
         steps.append((COUCHBASE_MOCK, prepare_couchbase_mock))

@@ -1,11 +1,11 @@
-"""The Python environments of the parts, each built from its own hashed list of requirements.
+"""Builds the Python environments of the parts, each from its own hashed list of requirements.
 
     python3 -m local.environments services triton flink [train] [baselines] [milvus] [peers] [docs] [--dev]
 
-They cannot be one: apache-flink and tritonclient exclude each other's grpcio, the Triton server needs numpy 1.26 and
-the services numpy 2. Standard library only, and any Python 3.11 or 3.12 runs it. An environment that is up to date
-costs nothing: its folder keeps the digests of the lists that it was built from. `--dev` adds what tests and linters
-need to `services`; once there it stays.
+They cannot be one: apache-flink and tritonclient need different versions of grpcio, the Triton server needs numpy 1.26
+and the services numpy 2. Standard library only, on any Python 3.11 or 3.12. An up-to-date environment is not rebuilt:
+its folder holds the digests of its lists. `--dev` adds the packages of tests and linters to `services`; once added
+they stay.
 """
 
 import argparse
@@ -29,7 +29,7 @@ _BOOT = ENVIRONMENTS / "boot"
 
 
 def interpreter() -> Path:
-    """The real interpreter that runs this (not a shim or an environment's link), which the environments are made of."""
+    """The real path of this interpreter (not a shim or an environment's link), for creating the environments."""
     if sys.version_info[:2] not in PYTHONS:
         found = ".".join(map(str, sys.version_info[:2]))
         raise Misconfigured(f"Python 3.11 or 3.12 is needed (Flink has no wheels for others), this is {found}")
@@ -37,12 +37,12 @@ def interpreter() -> Path:
 
 
 def digests(files: Sequence[Path]) -> dict[str, str]:
-    """The digest of each file by its name: what an environment's stamp is compared with."""
+    """The digest of each file by name, to compare with an environment's stamp."""
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
 def is_current(stamp: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
-    """Whether an environment with *stamp* was built from at least the *wanted* lists, as they are now."""
+    """Whether an environment with *stamp* was built from at least the *wanted* lists in their current form."""
     return wanted.items() <= stamp.items()
 
 
@@ -53,9 +53,9 @@ def lists_of(name: str, *, dev: bool) -> list[Path]:
 
 
 def build(name: str, *, dev: bool) -> bool:
-    """Make environment *name* hold exactly its lists; False when it does already.
+    """Install exactly the lists of environment *name*; False if it is up to date.
 
-    The stamp goes first and comes last, so an interrupted build is finished by the next call.
+    The stamp is removed first and written last, so the next call finishes an interrupted build.
     """
     folder = ENVIRONMENTS / name
     stamp = read_stamp(folder)
@@ -75,7 +75,7 @@ def build(name: str, *, dev: bool) -> bool:
 
 
 def read_stamp(folder: Path) -> dict[str, str]:
-    """What the environment in *folder* was built from; nothing when it was never finished."""
+    """The digests that the environment in *folder* was built from; empty if it was never finished."""
     try:
         stamp = json.loads(_stamp_file(folder).read_text())
     except (FileNotFoundError, ValueError):
@@ -88,7 +88,7 @@ def _stamp_file(folder: Path) -> Path:
 
 
 def _uv() -> str:
-    """The path of uv, installed into an environment of its own on first use."""
+    """The path of uv, installed into its own environment on first use."""
     uv = _BOOT / "bin" / "uv"
     if not uv.exists():
         _run([str(interpreter()), "-m", "venv", "--clear", str(_BOOT)], f"making {_BOOT}")
@@ -98,8 +98,8 @@ def _uv() -> str:
 
 
 def _run(command: Sequence[str], what: str) -> None:
-    """Run *command* with its own output shown; a failure says what it was for and what to look at."""
-    # An activated environment would otherwise be taken for the one to install into.
+    """Run *command* and show its output; the error of a failure says its purpose and where to look."""
+    # Otherwise uv would install into an activated environment.
     surroundings = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "PYTHONHOME")}
     done = subprocess.run(command, cwd=ROOT, env=surroundings, check=False)
     if done.returncode != 0:
@@ -107,10 +107,10 @@ def _run(command: Sequence[str], what: str) -> None:
 
 
 def main() -> None:
-    """Build what is missing or out of date and say what was done."""
+    """Build what is missing or out of date and print what was done."""
     parser = argparse.ArgumentParser(prog="python3 -m local.environments", description=main.__doc__)
     parser.add_argument("names", nargs="+", choices=NAMES, help="which environments")
-    parser.add_argument("--dev", action="store_true", help="add the tests' and linters' packages to services")
+    parser.add_argument("--dev", action="store_true", help="add the packages of tests and linters to services")
     given = parser.parse_args()
     for name in given.names:
         started = time.monotonic()

@@ -1,4 +1,4 @@
-"""Files of npm's packages, taken once and only as we know them: for the browser tests and the diagrams of the site.
+"""Fetches files of npm packages once and checks their digests, for the browser tests and the site's diagrams.
 
 Standard library only.
 """
@@ -16,15 +16,15 @@ from nearline.errors import Misconfigured, Unavailable
 
 
 def fetch(package: str, sha512: str, files: Mapping[str, Path]) -> bool:
-    """Put *files* of *package* (name@version) into their places; False when all are there already.
+    """Put *files* of *package* (name@version) in place; False if all are already there.
 
-    ``Misconfigured`` without npm, or if what it brings has not the digest *sha512* (base64); ``Unavailable`` if it
-    brings nothing.
+    ``Misconfigured`` without npm, or if the package's digest is not *sha512* (base64); ``Unavailable`` if npm cannot
+    fetch it.
     """
     if all(file.exists() for file in files.values()):
         return False
     if shutil.which("npm") is None:
-        raise Misconfigured(f"no npm found, which brings {package}: install Node.js")
+        raise Misconfigured(f"no npm found to fetch {package}: install Node.js")
     with tempfile.TemporaryDirectory() as folder:
         command = ["npm", "pack", package, "--silent", "--pack-destination", folder]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -36,10 +36,10 @@ def fetch(package: str, sha512: str, files: Mapping[str, Path]) -> bool:
 
 
 def unpack(packed: Path, package: str, sha512: str, files: Mapping[str, Path]) -> None:
-    """Put *files* of the archive *packed* into their places; ``Misconfigured`` if its digest is not *sha512*."""
+    """Put *files* of the archive *packed* in place; ``Misconfigured`` if its digest is not *sha512*."""
     digest = base64.b64encode(hashlib.sha512(packed.read_bytes()).digest()).decode()
     if digest != sha512:
-        raise Misconfigured(f"{package} came with the digest sha512-{digest}, expected sha512-{sha512}")
+        raise Misconfigured(f"{package} has the digest sha512-{digest}, expected sha512-{sha512}")
     with tarfile.open(packed) as archive:
         for inside, place in files.items():
             member = archive.extractfile(f"package/{inside}")

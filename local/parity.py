@@ -1,10 +1,10 @@
-"""Do the towers answer through the real Triton server what they answered in training?
+"""Checks that the towers give the same vectors through the real Triton server as in training.
 
     python -m local.parity [--repository model_repository] [--space 1]
-    python -m local.parity --exported build/train/exported      what `make train` exported last
+    python -m local.parity --exported build/train/exported      the last export of `make train`
 
-Starts the server on the repository, asks it for the inputs in each tower's ``parity.npz`` and compares with the
-answers beside them. Ends with 1 when a cosine is below .9999.
+Starts the server on the repository, sends it the inputs in each tower's ``parity.npz`` and compares its answers with
+the recorded ones. Exits with 1 if a cosine is below .9999.
 """
 
 import argparse
@@ -25,7 +25,7 @@ LEAST_COSINE = 0.9999
 
 
 def recorded(repository: Path, tower: str, space: int) -> tuple[Arrays, Arrays]:
-    """The inputs and the answers that training wrote down for *tower*."""
+    """The inputs and answers that training recorded for *tower*."""
     path = repository / tower / str(space) / "parity.npz"
     if not path.is_file():
         raise Misconfigured(f"no {path}: export the towers again (make train)")
@@ -38,13 +38,13 @@ def recorded(repository: Path, tower: str, space: int) -> tuple[Arrays, Arrays]:
 
 
 def least_cosine(left: NDArray[np.float32], right: NDArray[np.float32]) -> float:
-    """The smallest cosine between a row of *left* and the same row of *right*."""
+    """The smallest cosine between rows of *left* and the same rows of *right*."""
     norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
     return float(((left * right).sum(1) / norms).min())
 
 
 def told(exported: Path) -> tuple[Path, int]:
-    """Repository and space as training wrote them down."""
+    """The repository and the space that training recorded."""
     try:
         repository, space = exported.read_text().splitlines()
     except (OSError, ValueError):
@@ -53,7 +53,7 @@ def told(exported: Path) -> tuple[Path, int]:
 
 
 async def compare(url: str, repository: Path, space: Space) -> dict[str, float]:
-    """The least cosine between recorded and served answers of each output, asked at *url*."""
+    """The smallest cosine between recorded and served answers of each output, from the server at *url*."""
     towers = TritonTowers(url, space, timeout_ms=10_000)
     try:
         await towers.open()
@@ -69,11 +69,11 @@ async def compare(url: str, repository: Path, space: Space) -> dict[str, float]:
 
 
 def main() -> int:
-    """Compare, print one line for each output, and say by the exit code whether they agree."""
+    """Compare, print one line per output, and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repository", type=Path, default=REPOSITORY)
     parser.add_argument("--space", type=int, default=1)
-    parser.add_argument("--exported", type=Path, help="a file that names repository and space")
+    parser.add_argument("--exported", type=Path, help="a file with the repository and the space")
     given = parser.parse_args()
     try:
         repository, space = told(given.exported) if given.exported else (given.repository, given.space)

@@ -1,4 +1,4 @@
-"""Which TCP ports of this machine are free, held or answered."""
+"""Finds out which TCP ports of this machine are free or in use."""
 
 import os
 import random
@@ -7,7 +7,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 HOST = "127.0.0.1"
-# Below the range from which Linux picks the ports of outgoing connections, so that none of those takes one meanwhile.
+# Below Linux' range of ports for outgoing connections, so that none of those takes one meanwhile.
 _CANDIDATES = range(20_000, 32_000)
 
 
@@ -23,7 +23,7 @@ def is_free(port: int) -> bool:
 
 
 def free_ports(count: int) -> list[int]:
-    """*count* different ports that nobody holds at this moment."""
+    """*count* different ports that are free at this moment."""
     ports: list[int] = []
     with ExitStack() as held:
         for port in random.SystemRandom().sample(_CANDIDATES, len(_CANDIDATES)):
@@ -37,14 +37,14 @@ def free_ports(count: int) -> list[int]:
 
 
 def answers(port: int, timeout_s: float = 0.5) -> bool:
-    """Whether somebody accepts connections on *port*."""
+    """Whether a server accepts connections on *port*."""
     with suppress(OSError), socket.create_connection((HOST, port), timeout=timeout_s):
         return True
     return False
 
 
 def holder(port: int) -> str:
-    """Who listens on *port*: `pid 12 (name)`, or `another user's process` when Linux does not tell."""
+    """The process that listens on *port*: `pid 12 (name)`, or `another user's process` if Linux does not show it."""
     inodes = _listening_inodes(port)
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):

@@ -1,7 +1,7 @@
-"""The processes of one running system, found by a mark in their environment and not by their names.
+"""Finds the processes of one running system by a mark in their environment, not by their names.
 
-Every process that the supervisor starts inherits the mark, so children of children are found as well, nobody else's
-process ever is, and no file of process ids can be stale.
+Every process that the supervisor starts inherits the mark, so grandchildren are found too, no other process is, and no
+file of process ids can be stale.
 """
 
 import os
@@ -20,7 +20,7 @@ def mark(data: Path) -> dict[str, str]:
 
 
 def processes_of(data: Path) -> list[int]:
-    """The ids of all living processes of the system in folder *data*, without this process."""
+    """The ids of all running processes of the system in folder *data*, except this process."""
     wanted = f"{MARK}={data}".encode()
     return [pid for pid in _all_pids() if pid != os.getpid() and wanted in _environment(pid)]
 
@@ -34,7 +34,7 @@ def describe(pid: int) -> str:
 
 
 def end_all(data: Path, deadline_s: float) -> list[int]:
-    """Ask every process of the system to end, end those that do not, and return the ones that had to be forced."""
+    """Terminate every process of the system, kill those that do not end, and return the killed ones."""
     for pid in processes_of(data):
         _signal(pid, signal.SIGTERM)
     if wait_until(lambda: not processes_of(data), deadline_s):
@@ -47,7 +47,7 @@ def end_all(data: Path, deadline_s: float) -> list[int]:
 
 
 def wait_until(condition: Callable[[], bool], deadline_s: float, *, pause_s: float = 0.05) -> bool:
-    """Whether *condition* came true within *deadline_s*."""
+    """Wait for *condition*; return whether it became true within *deadline_s*."""
     give_up = time.monotonic() + deadline_s
     while not condition():
         if time.monotonic() > give_up:

@@ -1,8 +1,8 @@
-"""Prometheus beside the system on this machine, with the rules that the containers' one has (`make observe`).
+"""Runs Prometheus for the system on this machine, with the same rules as in the containers (`make observe`).
 
     .venv/services/bin/python -m local.prometheus [--port 9090]     become Prometheus; --print: its configuration
 
-The configuration is written from the system's ports. The process becomes Prometheus (same pid); its data lies in the
+The configuration is made from the system's ports. The process becomes Prometheus (same pid); its data is in the
 system's data folder. `running_prometheus` is the same for tests.
 """
 
@@ -25,7 +25,7 @@ from local.processes import wait_until
 from nearline.errors import Misconfigured, Unavailable
 
 RULES = ROOT / "deploy" / "prometheus" / "rules.yml"
-# The name that a part's metrics have as `job`, and the port where they are. Flink is one process here.
+# A part's `job` label and its metrics port. Flink is one process here.
 JOBS: Mapping[str, str] = {
     "retrieval": "retrieval",
     "ingest": "ingest",
@@ -41,7 +41,7 @@ JOBS: Mapping[str, str] = {
 
 
 def configuration(ports: Ports, own_port: int, *, every_s: int = 5, rules: Path = RULES) -> str:
-    """Prometheus' configuration for the system on *ports*, scraped and judged *every_s*; JSON, which is YAML too."""
+    """Prometheus' configuration for the system on *ports*, scraped and evaluated *every_s*; JSON, also valid YAML."""
     known = ports.by_name() | {"prometheus": own_port}
     jobs = {**JOBS, "prometheus": "prometheus"}
     scraped = [
@@ -52,7 +52,7 @@ def configuration(ports: Ports, own_port: int, *, every_s: int = 5, rules: Path 
 
 
 def command(config: Path, data: Path, port: int) -> list[str]:
-    """Prometheus on the loopback address; it keeps what an objective of 30 days needs."""
+    """The command of Prometheus on the loopback address, with the retention for an objective of 30 days."""
     return [
         str(program("prometheus")),
         f"--config.file={config}",
@@ -65,7 +65,7 @@ def command(config: Path, data: Path, port: int) -> list[str]:
 
 @contextmanager
 def running_prometheus(ports: Ports, folder: Path, *, every_s: int = 1) -> Iterator[str]:
-    """The base URL of a ready Prometheus that scrapes the system on *ports*; ended at exit."""
+    """The base URL of a ready Prometheus that scrapes the system on *ports*; stopped at exit."""
     (port,) = free_ports(1)
     config = folder / "prometheus.json"
     config.write_text(configuration(ports, port, every_s=every_s))
@@ -93,7 +93,7 @@ def main() -> None:
     """Become Prometheus."""
     parser = argparse.ArgumentParser(prog="python -m local.prometheus", description=main.__doc__)
     parser.add_argument("--port", type=int, default=9090, help="port of its page (default 9090)")
-    parser.add_argument("--print", action="store_true", help="print the configuration and end")
+    parser.add_argument("--print", action="store_true", help="print the configuration and exit")
     given = parser.parse_args()
     config = configuration(Ports.from_environment(), given.port)
     if given.print:

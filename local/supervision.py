@@ -1,7 +1,7 @@
-"""supervisord as the parent of the system's programs: its configuration, its start, its answers and its end.
+"""Runs the system's programs under supervisord: its configuration, start, queries and end.
 
-One supervisord for each data folder, reached by a unix socket only. It starts nothing by itself: the order is
-`local.system`'s. Whatever ends it, the programs go with it (`setpriv --pdeathsig`, and the mark as the last net).
+There is one supervisord per data folder, reached by a unix socket only. It starts nothing by itself: `local.system`
+decides the order. Its programs always end with it (`setpriv --pdeathsig`, and as a last resort the mark).
 """
 
 import hashlib
@@ -39,7 +39,7 @@ class Program:
     name: str
     command: tuple[str, ...]
     environment: Mapping[str, str]
-    nice: int = 0  # how readily it lets others go first when the cores are short
+    nice: int = 0  # lower priority when the cores are busy
 
 
 class Supervisor:
@@ -56,7 +56,7 @@ class Supervisor:
         self._process: subprocess.Popen[bytes] | None = None
 
     def log_of(self, program: str) -> Path:
-        """The file that takes the program's output."""
+        """The file of the program's output."""
         return self.logs / f"{program}.log"
 
     def is_running(self) -> bool:
@@ -68,7 +68,7 @@ class Supervisor:
             return False
 
     def start(self, programs: Sequence[Program], environment: Mapping[str, str], *, end_with_us: bool) -> None:
-        """Start supervisord with nothing running under it; with *end_with_us* it ends when this process does."""
+        """Start supervisord without its programs; with *end_with_us* it ends with this process."""
         self.logs.mkdir(parents=True, exist_ok=True)
         self.run.mkdir(parents=True, exist_ok=True)
         self.config.write_text(configuration(self, programs))
@@ -87,28 +87,28 @@ class Supervisor:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                start_new_session=True,  # Ctrl-C reaches us alone, and we end the rest in good order
+                start_new_session=True,  # Ctrl-C reaches only us, and we stop the rest in order
             )
         if not wait_until(lambda: self.is_running() or process.poll() is not None, 15.0) or process.poll() is not None:
             raise Unavailable(f"supervisord did not start; the end of its log:\n{self.tail('supervisord')}")
 
     def start_program(self, name: str) -> None:
-        """Start a program that is not running; one that is stays as it is."""
+        """Start a program unless it is running."""
         if self.state_of(name) in ("STOPPED", "EXITED", "FATAL"):
             with self._calls() as calls:
                 calls.supervisor.startProcess(f"{GROUP}:{name}", False)
 
     def state_of(self, name: str) -> str:
-        """The program's state in supervisord's words: STARTING, RUNNING, BACKOFF, FATAL, EXITED, STOPPED."""
+        """The program's state in supervisord: STARTING, RUNNING, BACKOFF, FATAL, EXITED, STOPPED."""
         return str(self._info(name)["statename"])
 
     def pid_of(self, name: str) -> int:
-        """The program's process id, or 0 while it has none."""
+        """The program's process id, or 0 without a process."""
         return int(self._info(name)["pid"])
 
     def ends_of(self, name: str) -> list[int]:
-        """The exit statuses of the program's ends since supervisord's start, in order; signals are left out."""
-        # supervisord itself forgets the status of whatever ended within a second.
+        """The program's exit statuses since supervisord's start, in order, without signals."""
+        # supervisord itself does not keep the status of a program that ended within a second.
         with suppress(OSError):
             found = re.findall(rf"exited: {re.escape(name)} \(exit status (\d+);", self.events.read_text())
             return [int(status) for status in found]
@@ -119,22 +119,22 @@ class Supervisor:
             return cast(Mapping[str, str | int], calls.supervisor.getProcessInfo(f"{GROUP}:{name}"))
 
     def tail(self, program: str) -> str:
-        """The end of a program's log for messages, after the last complaints that scrolled out of it."""
+        """The end of a program's log for messages, preceded by the last earlier warnings and errors."""
         with suppress(OSError), self.log_of(program).open("rb") as log:
             log.seek(max(0, log.seek(0, os.SEEK_END) - 65_536))
             return last_words(log.read().decode(errors="replace").splitlines())
         return "    (no output)"
 
     def stop(self) -> list[int]:
-        """End supervisord and every process of the system, and return the ones that had to be forced.
+        """Stop supervisord and every process of the system; return those that had to be killed.
 
-        Also ends what an interrupted run left behind, so it is right to call whether anything runs or not.
+        Also ends processes left by an interrupted run, so it can be called at any time.
         """
         forced: list[int] = []
         if self.is_running():
             with suppress(Unavailable), self._calls() as calls:
                 calls.supervisor.shutdown()
-            # supervisord ends after its programs and then removes its pid file.
+            # supervisord ends after its programs, and then removes its pid file.
             wait_until(lambda: not self.pid_file.exists() or not processes_of(self.data), _STOP_DEADLINE_S)
         if processes_of(self.data):
             forced = end_all(self.data, deadline_s=3.0)
@@ -145,7 +145,7 @@ class Supervisor:
 
     @contextmanager
     def _calls(self) -> Iterator[xmlrpc.client.ServerProxy]:
-        """supervisord's interface; ``Unavailable`` when it does not answer, or ends meanwhile."""
+        """supervisord's interface; ``Unavailable`` if it does not answer, or ends meanwhile."""
         transport = SupervisorTransport(None, None, f"unix://{self.socket}")
         try:
             with xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport) as calls:
@@ -155,13 +155,13 @@ class Supervisor:
 
 
 def last_words(lines: Sequence[str], *, end: int = 12, complaints: int = 5) -> str:
-    """The last *end* lines, and before them the last lines that complain; each indented and cut to a screen's width."""
+    """The last *end* lines, preceded by the last warnings and errors; each indented and cut to a screen's width."""
     earlier = [line for line in lines[:-end] if _COMPLAINT.search(line)]
     return "\n".join(f"    {line[:200]}" for line in (*earlier[-complaints:], *lines[-end:]))
 
 
 def configuration(supervisor: Supervisor, programs: Sequence[Program]) -> str:
-    """supervisord's file: one group, so that all of it stops at once; nothing starts before it is asked to."""
+    """supervisord's configuration file: one group, so that all programs stop together; nothing starts by itself."""
     sections = [
         _section("unix_http_server", file=supervisor.socket, chmod="0700"),
         _section(
@@ -185,7 +185,7 @@ _RPC = "supervisor.rpcinterface:make_main_rpcinterface"
 
 
 def _program(supervisor: Supervisor, program: Program) -> str:
-    # setpriv: when supervisord itself is killed, its programs are told to end and none goes on alone.
+    # setpriv: if supervisord itself is killed, its programs get a signal to end.
     command = shlex.join(("nice", "-n", str(program.nice), "setpriv", "--pdeathsig", "TERM", *program.command))
     extra = ",".join(f'{name}="{value}"' for name, value in program.environment.items())
     return _section(

@@ -1,10 +1,10 @@
-"""The whole system on this machine: the programs of the compose file as processes under supervisord.
+"""Runs the whole system on this machine: the programs of the compose file as processes under supervisord.
 
     .venv/services/bin/python -m local.system up | stop | status | reset [--yes]
 
-`up` starts what is not running and returns when every part is ready; called again it only prints the addresses. `stop`
-leaves no process behind, `reset` also deletes the data folder. All three heal what an interrupted run left.
-`embedded_system` is the same for tests and benchmarks, on free ports and a data folder of its own.
+`up` starts what is not running and returns when every part is ready; a second call only prints the addresses. `stop`
+leaves no process behind, `reset` also deletes the data folder. All three clean up after an interrupted run.
+`embedded_system` does the same for tests and benchmarks, on free ports and in its own data folder.
 """
 
 import argparse
@@ -35,17 +35,17 @@ from nearline.key_file import own_key
 from nearline.settings import PREFIX, load_settings
 
 Say = Callable[[str], None]
-# A part that died this often while starting will not come up by trying again, and one that says so need not try twice.
+# A part that failed so often while starting will not come up; one that exits as misconfigured is not retried.
 _DEATHS_ALLOWED = 3
 _BEHIND_ANSWERS = 5
 _MISCONFIGURED = 2
-# One thread a library and few allocator arenas: on two cores more only costs memory and latency.
+# One thread per library and few allocator arenas: on two cores more only costs memory and latency.
 _LIMITS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2", "PYTHONUNBUFFERED": "1"}
 
 
 @dataclass(frozen=True)
 class Part:
-    """A program, how one sees that it is ready, and how long that may take."""
+    """A program with its readiness check and how long that may take."""
 
     program: Program
     is_ready: Callable[[], bool]
@@ -58,13 +58,13 @@ class Part:
 
 @dataclass(frozen=True)
 class OneTimeTask:
-    """Something that has to be done once between two waves of parts."""
+    """A task that runs once between two groups of parts."""
 
     name: str
     command: tuple[str, ...]
 
 
-# What is started together, what is done in between: the order of the start.
+# The order of the start: groups of parts that start together, and tasks in between.
 Plan = Sequence[Sequence[Part] | OneTimeTask]
 
 
@@ -97,7 +97,7 @@ class System:
 
     @property
     def ingest(self) -> str:
-        """The base URL of the door for events and items."""
+        """The base URL of ingest."""
         return f"http://{HOST}:{self.ports.ingest}"
 
     @property
@@ -107,15 +107,15 @@ class System:
 
     @property
     def key(self) -> str:
-        """The key of all scopes that this machine's own programs present."""
+        """The key with all scopes of this machine's own programs."""
         return own_key(load_settings(self.settings))
 
     def environment(self) -> dict[str, str]:
-        """The variables that every program of this system runs with, and that `bin/nearline` needs to reach it."""
+        """The variables of every program of this system, which `bin/nearline` needs too."""
         return {**self.settings, **_LIMITS, "JAVA_HOME": str(java().parent.parent), **mark(self.data)}
 
     def parts(self) -> list[Part]:
-        """All parts in the order of their start."""
+        """All parts, in the order of their start."""
         return [part for wave in self.plan if not isinstance(wave, OneTimeTask) for part in wave]
 
     def is_up(self) -> bool:
@@ -124,7 +124,7 @@ class System:
 
 
 def nearline_plan(system: System) -> Plan:
-    """The servers that need nobody, the topics, and the parts that need both."""
+    """The plan: first the servers, then the topics, then the parts that need both."""
     services, flink = str(environment_python("services")), str(environment_python("flink"))
     ports = system.ports
     broker = ["-m", "local.broker", "--data", str(system.data / "kafka"), "--port", str(ports.kafka)]
@@ -133,8 +133,8 @@ def nearline_plan(system: System) -> Plan:
     triton += ["--metrics-port", str(ports.triton_metrics)]
 
     def part(name: str, python: str, words: Sequence[str], ready: Callable[[], bool], deadline_s: float) -> Part:
-        # Who asks waits for an answer, a click does not wait for anyone: on few cores retrieval goes first. So does the
-        # canary, which does next to nothing: what it waited for a core itself would look like ours.
+        # A request waits for its answer, a click does not: on few cores retrieval has priority. So has the canary,
+        # which uses little time: its own wait for a core would look like the system's delay.
         nice = 0 if name in ("retrieval", "canary") else _BEHIND_ANSWERS
         return Part(Program(name, (python, *words), {}, nice), ready, deadline_s)
 
@@ -157,7 +157,7 @@ def nearline_plan(system: System) -> Plan:
 
 
 def http_ok(port: int, path: str) -> Callable[[], bool]:
-    """A probe that is true while *path* answers 200."""
+    """A check whether *path* answers 200."""
 
     def probe() -> bool:
         try:
@@ -170,9 +170,9 @@ def http_ok(port: int, path: str) -> Callable[[], bool]:
 
 
 def up(system: System, say: Say, *, end_with_us: bool = False, held_back: Collection[str] = ()) -> None:
-    """Bring every part up and return when all are ready; nothing is left half started when one cannot be.
+    """Start every part and return when all are ready; if one fails, stop all that were started.
 
-    The parts *held_back*, by name, wait for ``start``; those that run already stay.
+    The parts *held_back*, by name, wait for ``start``; running ones stay.
     """
     with _alone(system.data):
         running = system.is_up()
@@ -193,13 +193,13 @@ def up(system: System, say: Say, *, end_with_us: bool = False, held_back: Collec
 
 
 def start(system: System, names: Collection[str], say: Say) -> None:
-    """Bring up the parts that ``up`` held back, and return when they are ready; a name that is no part is left out."""
+    """Start the parts that ``up`` held back, and return when they are ready; unknown names are ignored."""
     with _alone(system.data):
         _start_wave(system, [part for part in system.parts() if part.name in names], say)
 
 
 def stop(system: System, say: Say) -> None:
-    """End every process of the system; right to call whether anything runs or not."""
+    """Stop every process of the system; can be called at any time."""
     with _alone(system.data), _uninterrupted():
         before = len(processes_of(system.data))
         forced = system.supervisor.stop()
@@ -208,11 +208,11 @@ def stop(system: System, say: Say) -> None:
         raise Unavailable(f"could not end {', '.join(map(describe, left))}")
     say(f"  stopped, {before} processes ended" if before else "  nothing was running")
     if forced:
-        say(f"  {len(forced)} of them had to be forced")
+        say(f"  {len(forced)} of them had to be killed")
 
 
 def reset(system: System, say: Say) -> None:
-    """Stop the system and delete everything that it kept: topics, vectors, checkpoints, logs."""
+    """Stop the system and delete all its data: topics, vectors, checkpoints, logs."""
     if system.data.exists() and not _settings_file(system.data).exists():
         raise Misconfigured(f"{system.data} holds no system of ours (no {_settings_file(system.data)}): not deleted")
     stop(system, say)
@@ -225,10 +225,10 @@ def reset(system: System, say: Say) -> None:
 def embedded_system(
     data: Path, ports: Ports | None = None, *, settings: Mapping[str, str] | None = None, say: Say = lambda line: None
 ) -> Iterator[System]:
-    """The whole system, ready, on free ports unless *ports* are given; no process is left at exit, the data stays.
+    """The whole system, ready, on free ports unless *ports* are given; at exit its processes end and the data stays.
 
-    *settings* are further NEARLINE_* variables. There is no canary unless they ask for one: who counts or measures
-    wants no clicks but his own. It ends with this process, however this process ends.
+    *settings* are further NEARLINE_* variables. There is no canary unless they enable it: tests and benchmarks count
+    only their own clicks. The system ends with this process, in whatever way this process ends.
     """
     system = System(data, ports or Ports.free(), {"NEARLINE_CANARY_EVERY_S": "0", **(settings or {})})
     up(system, say, end_with_us=True)
@@ -239,7 +239,7 @@ def embedded_system(
 
 
 def _start_supervisor(system: System, *, end_with_us: bool) -> None:
-    # Before the start: whoever finds it running must find its settings too.
+    # Before the start: a command that finds the system running needs its settings too.
     _settings_file(system.data).parent.mkdir(parents=True, exist_ok=True)
     _settings_file(system.data).touch()
     _settings_file(system.data).chmod(0o600)  # it may hold passwords
@@ -272,7 +272,7 @@ def _do(system: System, task: OneTimeTask, say: Say) -> None:
 
 
 def _await(system: System, parts: Sequence[Part], say: Say) -> None:
-    """Say of each part when it became ready; the first that cannot become it is an error with the end of its log."""
+    """Report when each part becomes ready; raise an error with the log's end for the first that fails."""
     started = time.monotonic()
     waiting = list(parts)
     before = {part.name: len(system.supervisor.ends_of(part.name)) for part in parts}
@@ -303,7 +303,7 @@ def _refuse_failed(system: System, part: Part, ends: Sequence[int], waited_s: fl
 def _heal(system: System, say: Say) -> None:
     left = processes_of(system.data)
     if left:
-        say(f"  ending {len(left)} processes that an interrupted run left behind")
+        say(f"  ending {len(left)} processes left by an interrupted run")
     system.supervisor.stop()
 
 
@@ -311,7 +311,7 @@ def _refuse_taken_ports(ports: Ports) -> None:
     def taken_now() -> list[tuple[str, int]]:
         return [(name, port) for name, port in ports.by_name().items() if not is_free(port)]
 
-    # A process that was just killed may hold its ports a moment longer than its name.
+    # A killed process may hold its ports a moment longer.
     wait_until(lambda: not taken_now(), 2.0)
     taken = taken_now()
     if taken:
@@ -338,8 +338,8 @@ def _without_settings(environ: Mapping[str, str]) -> dict[str, str]:
 
 @contextmanager
 def _alone(data: Path) -> Iterator[None]:
-    """Keep two commands from starting or stopping the same system at once."""
-    # Not in the data folder, since `reset` deletes that.
+    """Prevent two commands from starting or stopping the same system at the same time."""
+    # Not in the data folder, which `reset` deletes.
     lock = BUILD / "locks" / hashlib.sha256(os.fsencode(data)).hexdigest()[:16]
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("w") as held:
@@ -352,7 +352,7 @@ def _alone(data: Path) -> Iterator[None]:
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Let an impatient second Ctrl-C not cut a stop short."""
+    """Ignore a second Ctrl-C while stopping."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
@@ -361,7 +361,7 @@ def _uninterrupted() -> Iterator[None]:
 
 
 def addresses(system: System) -> str:
-    """Where everything is, for a person."""
+    """The addresses of all parts, for people."""
     ports = system.ports
     untold = {"NEARLINE_DATA", "NEARLINE_KAFKA_PASSWORD"}
     moved = {name: value for name, value in system.settings.items() if ports != Ports() and name not in untold}
@@ -381,7 +381,7 @@ def addresses(system: System) -> str:
 
 
 def status(system: System, say: Say) -> None:
-    """One line for each part: the supervisor's state, its process and whether it is ready."""
+    """Print one line per part: supervisord's state, the process and whether it is ready."""
     if not system.is_up():
         say("  not running")
         return
@@ -391,8 +391,8 @@ def status(system: System, say: Say) -> None:
 
 
 def system_of_this_machine() -> System:
-    """The system that NEARLINE_* variables and their defaults describe."""
-    # Its own programs use the key of its own data folder, whatever key somebody exported for another system.
+    """The system configured by NEARLINE_* variables and their defaults."""
+    # Its programs use the key in its own data folder, whatever key is exported for another system.
     given = {name: value for name, value in os.environ.items() if name.upper().startswith(PREFIX)}
     given.pop("NEARLINE_KEY", None)
     return System(data_folder(), Ports.from_environment(), given)
@@ -403,14 +403,14 @@ def _confirmed(data: Path) -> bool:
 
 
 def interrupt_on_sigterm() -> None:
-    """Make SIGTERM unwind this process like Ctrl-C does, so that everything opened is closed."""
-    # A shell that starts us in the background has Ctrl-C ignored; whoever sends it all the same means it.
+    """Make SIGTERM unwind this process as Ctrl-C does, so that everything opened is closed."""
+    # A shell that starts us in the background makes us ignore SIGINT; one that is sent explicitly should work.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
 def main() -> None:
-    """Start, stop, look at or reset the system of this machine."""
+    """Start, stop, show or reset the system of this machine."""
     parser = argparse.ArgumentParser(prog="python -m local.system", description=main.__doc__)
     parser.add_argument("command", choices=("up", "stop", "status", "reset"))
     parser.add_argument("--yes", action="store_true", help="reset without asking")

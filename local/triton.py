@@ -1,8 +1,8 @@
-"""The real Triton server, without a container: from the nvidia-pytriton wheel in the triton environment.
+"""Runs the real Triton server without a container, from the nvidia-pytriton wheel in the triton environment.
 
     python -m local.triton [--repository model_repository]      become the server
 
-The process becomes tritonserver (same pid), so whoever started it can watch and end the server itself.
+The process becomes tritonserver (same pid), so the starting process can watch and end the server itself.
 `running_triton` does that for tests and benchmarks. Standard library only.
 """
 
@@ -42,10 +42,10 @@ class TritonPorts:
 
 
 def prepare_backends(packages: Path) -> Path:
-    """The folder of backends that the server is given: the Python backend of the wheel in *packages*, and ours.
+    """The server's folder of backends: the Python backend of the wheel in *packages*, and ours.
 
-    Made when it is not there. Its name is the digest of what is in it and it appears in one step, so servers may start
-    at the same time.
+    It is created if missing. Its name is the digest of its content and it appears in one step, so servers may start at
+    the same time.
     """
     wheel = packages / "pytriton" / "tritonserver"
     python = packages.parent.name.removeprefix("python")
@@ -77,16 +77,16 @@ def _make(final: Path, sources: Mapping[str, Path]) -> None:
     for name, path in sources.items():
         (new / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(path, new / name)
-    (new / "python" / "triton_python_backend_stub").chmod(0o755)  # the wheel forgets it
+    (new / "python" / "triton_python_backend_stub").chmod(0o755)  # the wheel does not set it
     new.chmod(0o755)
     try:
         new.rename(final)
-    except OSError:  # another process was quicker
+    except OSError:  # another process was faster
         shutil.rmtree(new)
 
 
 def command(repository: Path, ports: TritonPorts, backends: Path) -> list[str]:
-    """The server's command line: every model of *repository*, on the loopback address only."""
+    """The server's command line, with every model of *repository*, on the loopback address only."""
     binary = site_packages("triton") / "pytriton" / "tritonserver" / "bin" / "tritonserver"
     return [
         str(binary),
@@ -106,7 +106,7 @@ def command(repository: Path, ports: TritonPorts, backends: Path) -> list[str]:
 
 
 def environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """The server's variables: its Python is the triton environment's, and it finds the wheel's libraries."""
+    """The server's variables, with the triton environment's Python and the wheel's libraries."""
     home = ENVIRONMENTS / "triton"
     libraries = [_libpython_folder(), str(site_packages("triton") / "nvidia_pytriton.libs")]
     libraries += [environ["LD_LIBRARY_PATH"]] if environ.get("LD_LIBRARY_PATH") else []
@@ -119,7 +119,7 @@ def environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def _libpython_folder() -> str:
-    """Where the triton environment's interpreter keeps libpython, which the server's stub is linked with."""
+    """The folder of the triton environment's libpython, which the server's stub is linked with."""
     question = "import sysconfig; print(sysconfig.get_config_var('LIBDIR'))"
     answer = subprocess.run(
         [str(environment_python("triton")), "-c", question], capture_output=True, text=True, check=False
@@ -143,7 +143,7 @@ def is_ready(http_port: int, timeout_s: float = 1.0) -> bool:
 
 @dataclass
 class RunningTriton:
-    """One server process of ours; it can be killed and started again in place."""
+    """One server process; it can be killed and restarted in place."""
 
     repository: Path
     ports: TritonPorts
@@ -152,11 +152,11 @@ class RunningTriton:
 
     @property
     def url(self) -> str:
-        """The gRPC address that clients are given."""
+        """The gRPC address for clients."""
         return f"{HOST}:{self.ports.grpc}"
 
     def kill(self) -> None:
-        """End the server as a power cut would."""
+        """Kill the server without warning."""
         self.process.kill()
         self.process.wait()
 
@@ -168,7 +168,7 @@ class RunningTriton:
         _wait_until_ready(self, deadline_s)
 
     def stop(self, deadline_s: float = 15.0) -> None:
-        """End the server in good order, by force when it does not go within *deadline_s*."""
+        """Stop the server, by force if it does not end within *deadline_s*."""
         self.process.terminate()
         try:
             self.process.wait(deadline_s)
@@ -178,7 +178,7 @@ class RunningTriton:
 
 @contextmanager
 def running_triton(repository: Path = REPOSITORY, *, deadline_s: float = 60.0) -> Iterator[RunningTriton]:
-    """A ready server of *repository*'s models on free ports; ended at exit, or when the calling thread dies."""
+    """A ready server of *repository*'s models on free ports; stopped at exit, or when the calling thread dies."""
     with tempfile.TemporaryDirectory(prefix="nearline-triton-") as temporary:
         ports, output = TritonPorts(*free_ports(3)), Path(temporary) / "triton.out"
         server = RunningTriton(repository, ports, output, _spawn(repository, ports, output))
@@ -208,7 +208,7 @@ def _wait_until_ready(server: RunningTriton, deadline_s: float) -> None:
 
 
 def _end_with_parent() -> None:
-    """Ask Linux to end this process (and the server that it becomes) when its parent dies, however that happens."""
+    """Have Linux end this process (and the server that it becomes) when its parent dies for any reason."""
     parent_death_signal = 1
     ctypes.CDLL(None).prctl(parent_death_signal, signal.SIGKILL)
 
