@@ -11,7 +11,6 @@ it, since only the newest is stored.
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,21 +58,16 @@ def fold(seen: SeenItems, met: Iterable[Met], policy: SeenPolicy, *, most: int =
 
 
 def united(seen: SeenItems, more: SeenItems, *, most: int = MOST_ITEMS) -> SeenItems:
-    """*seen* with *more*, which may be in any order, or *seen* itself if nothing is new.
-
-    A window is small compared to *seen*, so its places are looked up instead of sorting everything.
-    """
-    if not len(more):
+    """*seen* with *more*, which may be in any order, or *seen* itself if nothing is new."""
+    both = SeenItems(
+        np.concatenate((seen.items, more.items)),
+        np.concatenate((seen.kinds, more.kinds)),
+        np.concatenate((seen.times_ms, more.times_ms)),
+        np.concatenate((seen.events, more.events)),
+    )
+    if not len(both):
         return seen
-    more = _newest_of_each(more)
-    if not len(seen):
-        return _newest(more, most)
-    places, known = _places(seen, more)
-    newer = known & _is_newer(more, _chosen(seen, places.clip(max=len(seen) - 1)))
-    if known.all() and not newer.any():
-        return seen
-    after = _inserted(_put(seen, places[newer], _chosen(more, newer)), places[~known], _chosen(more, ~known))
-    after = _newest(after, most)
+    after = _newest(_newest_of_each(both), most)
     return seen if _equal(seen, after) else after
 
 
@@ -95,15 +89,18 @@ def without(seen: SeenItems, events: Iterable[int]) -> SeenItems:
 
 def snapshot_of(seen: SeenItems, policy: SeenPolicy, version: int) -> SeenSnapshot:
     """The snapshot of *seen* for readers; items that never count as seen are left out."""
-    lasts_s = np.array([0, *(policy.seconds[kind] for kind in EVENT_TYPES)], np.int64)[seen.kinds]
-    until_s = np.where(lasts_s == FOREVER_S, FOREVER_S, np.minimum(seen.times_ms // 1000 + lasts_s, FOREVER_S - 1))
-    counting = lasts_s > 0
-    items, until_s, kinds = seen.items[counting], until_s[counting], seen.kinds[counting]
+    items, kinds, until_s = seen.items, seen.kinds, None
+    if not policy.is_forever:
+        lasts_s = np.array([0, *(policy.seconds[kind] for kind in EVENT_TYPES)], np.int64)[kinds]
+        ends_s = np.where(lasts_s == FOREVER_S, FOREVER_S, np.minimum(seen.times_ms // 1000 + lasts_s, FOREVER_S - 1))
+        counting = lasts_s > 0
+        items, kinds, until_s = items[counting], kinds[counting], ends_s[counting]
     if not len(items):
-        return SeenSnapshot(version, items, until_s.astype(np.uint32), np.zeros(0, np.bool_))
+        return SeenSnapshot(version, items, np.zeros(0, np.uint32), np.zeros(0, np.bool_))
     starts = _starts(items)
+    longest = np.full(len(starts), FOREVER_S) if until_s is None else np.maximum.reduceat(until_s, starts)
     bought = np.logical_or.reduceat(kinds == _PURCHASE, starts)
-    return SeenSnapshot(version, items[starts], np.maximum.reduceat(until_s, starts).astype(np.uint32), bought)
+    return SeenSnapshot(version, items[starts], longest.astype(np.uint32), bought)
 
 
 def same_for_readers(one: SeenItems, other: SeenItems, policy: SeenPolicy) -> bool:
@@ -155,55 +152,22 @@ def decode_adopted(told: bytes) -> SeenItems:
     return seen
 
 
-def _places(seen: SeenItems, more: SeenItems) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
-    """The place in *seen* of each pair of *more*, and whether *seen* has the pair; neither may be empty."""
-    places, ends = seen.items.searchsorted(more.items), seen.items.searchsorted(more.items, "right")
-    last = len(seen) - 1
-    while (behind := (places < ends) & (seen.kinds[places.clip(max=last)] < more.kinds)).any():
-        places = places + behind
-    return places, (places < ends) & (seen.kinds[places.clip(max=last)] == more.kinds)
-
-
-def _is_newer(one: SeenItems, other: SeenItems) -> NDArray[np.bool_]:
-    newer: NDArray[np.bool_] = one.times_ms > other.times_ms
-    newer |= (one.times_ms == other.times_ms) & (one.events > other.events)
-    return newer
-
-
-def _put(seen: SeenItems, places: NDArray[np.intp], newer: SeenItems) -> SeenItems:
-    """*seen* with the times and events of *newer* at *places*, where *seen* has the same pairs."""
-    times_ms, events = seen.times_ms.copy(), seen.events.copy()
-    times_ms[places], events[places] = newer.times_ms, newer.events
-    return SeenItems(seen.items, seen.kinds, times_ms, events)
-
-
-def _inserted(seen: SeenItems, places: NDArray[np.intp], new: SeenItems) -> SeenItems:
-    """*seen* with *new* inserted before *places*."""
-    if not len(new):
-        return seen
-    at = places + np.arange(len(new))
-    old = np.ones(len(seen) + len(new), np.bool_)
-    old[at] = False
-
-    def column(before: NDArray[Any], more: NDArray[Any]) -> NDArray[Any]:
-        joined = np.empty(len(old), before.dtype)
-        joined[old], joined[at] = before, more
-        return joined
-
-    return SeenItems(
-        column(seen.items, new.items),
-        column(seen.kinds, new.kinds),
-        column(seen.times_ms, new.times_ms),
-        column(seen.events, new.events),
-    )
-
-
 def _newest_of_each(seen: SeenItems) -> SeenItems:
-    """Each pair of item and kind once, with its newest time; of two events at the same time the greater hash."""
-    order = np.lexsort((seen.events, seen.times_ms, seen.kinds, seen.items))
+    """Each pair of item and kind once, with its newest time; of two events of one time the greater hash.
+
+    Most items come once, so only the others are ordered by more than the item; of what is known, which is in order
+    already, a stable sort is little more than one look.
+    """
+    order = seen.items.argsort(kind="stable")
+    items = seen.items[order]
+    same = items[1:] == items[:-1]
+    if not same.any():
+        return _chosen(seen, order)
+    among = np.flatnonzero(np.append(same, False) | np.append(False, same))
+    part = _chosen(seen, order[among])
+    order[among] = order[among][np.lexsort((part.events, part.times_ms, part.kinds, part.items))]
     ordered = _chosen(seen, order)
-    same = (ordered.items[1:] == ordered.items[:-1]) & (ordered.kinds[1:] == ordered.kinds[:-1])
-    return _chosen(ordered, np.append(~same, True))
+    return _chosen(ordered, np.append(~(same & (ordered.kinds[1:] == ordered.kinds[:-1])), True))
 
 
 def _newest(seen: SeenItems, most: int) -> SeenItems:
@@ -214,8 +178,9 @@ def _newest(seen: SeenItems, most: int) -> SeenItems:
     if len(seen) < most or len(starts := _starts(seen.items)) < most:
         return seen
     newest_ms, items = np.maximum.reduceat(seen.times_ms, starts), seen.items[starts]
-    border = np.lexsort((items, newest_ms))[-most]
-    at_ms, item = newest_ms[border], items[border]
+    at_ms = np.partition(newest_ms, len(starts) - most)[len(starts) - most]
+    # Of those that are as old as the item on the border the greatest stay.
+    item = items[newest_ms == at_ms][(newest_ms > at_ms).sum() - most]
     return _chosen(seen, (seen.times_ms > at_ms) | ((seen.times_ms == at_ms) & (seen.items >= item)))
 
 
