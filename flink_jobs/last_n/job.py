@@ -55,6 +55,8 @@ from nearline.topics import (
 NAME = "last_n"
 _DAY_MS = 24 * 3600 * 1000
 _MIB = 1024 * 1024
+_LINGER_MS = 2  # how long a record waits for others of its partition
+_BATCH_BYTES = 16 * 1024  # how many bytes of them are enough
 _MAX_LETTER_BYTES = 4 * _MIB  # a whole message of clicks (1 MiB) in base64, with some margin
 
 
@@ -189,7 +191,8 @@ def _tables(settings: Settings) -> list[str]:
         _sequences(settings),
         _popularity(settings),
         _written(settings, "dead_letters", CLICKS_DLQ, _MAX_LETTER_BYTES),
-        _written(settings, "user_seen", USER_SEEN, _MIB),
+        # Snapshots are rare and may come a moment later; one request for each would be most of their cost.
+        _written(settings, "user_seen", USER_SEEN, _MIB, linger_ms=100, batch_bytes=_MIB // 8),
         # At least once, as every sink: forwarded events keep their ids, so a repetition changes nothing.
         _written(settings, "clicks_again", CLICKS, _MIB),
     ]
@@ -221,18 +224,26 @@ def _popularity(settings: Settings) -> str:
     """
 
 
-def _written(settings: Settings, table: str, topic: str, most_bytes: int) -> str:
+def _written(
+    settings: Settings,
+    table: str,
+    topic: str,
+    most_bytes: int,
+    *,
+    linger_ms: int = _LINGER_MS,
+    batch_bytes: int = _BATCH_BYTES,
+) -> str:
     return f"""
         CREATE TABLE {table} (`key` BYTES, `value` BYTES)
-        WITH ({_sink(settings, topic)}, 'connector' = 'kafka', 'key.fields' = 'key',
-            'properties.max.request.size' = '{most_bytes}')
+        WITH ({_sink(settings, topic, linger_ms)}, 'connector' = 'kafka', 'key.fields' = 'key',
+            'properties.max.request.size' = '{most_bytes}', 'properties.batch.size' = '{batch_bytes}')
     """
 
 
-def _sink(settings: Settings, topic: str) -> str:
+def _sink(settings: Settings, topic: str, linger_ms: int = _LINGER_MS) -> str:
     # At least once: transactions would hide sequences until the next checkpoint, and versions make repeats harmless.
     return f"""{_kafka(settings, topic)}, 'sink.delivery-guarantee' = 'at-least-once',
-        'properties.linger.ms' = '2', 'properties.compression.type' = 'lz4', 'properties.acks' = 'all'"""
+        'properties.linger.ms' = '{linger_ms}', 'properties.compression.type' = 'lz4', 'properties.acks' = 'all'"""
 
 
 def _kafka(settings: Settings, topic: str) -> str:
