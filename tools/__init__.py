@@ -1,1 +1,1 @@
-"""Tools of whoever works on Nearline; no part of the system needs them."""
+"""Tools for developing Nearline; no part of the system needs them."""

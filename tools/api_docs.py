@@ -1,8 +1,8 @@
-"""docs/api.md: the OpenAPI documents of both services as a page, with an example for every route.
+"""Writes docs/api.md: the OpenAPI documents of both services as a page, with an example for every route.
 
     .venv/services/bin/python -m tools.api_docs          # writes docs/api.md (make docs)
 
-The examples are in docs/api_examples.toml; tests run each of them, and compare the page with what this would write.
+The examples are in docs/api_examples.toml; tests run each of them, and compare the page with this tool's output.
 """
 
 import re
@@ -17,13 +17,13 @@ PAGE = ROOT / "docs" / "api.md"
 EXAMPLES = ROOT / "docs" / "api_examples.toml"
 Json = dict[str, Any]
 
-# Statuses that the guard and the doors give everywhere: said once, at the top.
+# Statuses of every route, from the guard and the HTTP layer: described once, at the top.
 _EVERYWHERE = ("200", "401", "403", "422", "429", "503")
 
 
 @dataclass(frozen=True)
 class Example:
-    """How a route is called, from a shell and from Python."""
+    """Calls of a route from a shell and from Python."""
 
     route: str
     curl: str
@@ -32,7 +32,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Route:
-    """One operation of a document."""
+    """One operation of an OpenAPI document."""
 
     service: str
     method: str
@@ -41,12 +41,12 @@ class Route:
 
     @property
     def name(self) -> str:
-        """As examples name it."""
+        """The route's name in the examples."""
         return f"{self.method} {self.path}"
 
 
 def routes(documents: Mapping[str, Json]) -> Iterator[Route]:
-    """Every operation of *documents*, in their order."""
+    """Every operation of *documents*, in order."""
     for service, document in documents.items():
         for path, methods in document["paths"].items():
             for method, about in methods.items():
@@ -54,7 +54,7 @@ def routes(documents: Mapping[str, Json]) -> Iterator[Route]:
 
 
 def examples(text: str) -> dict[tuple[str, str], Example]:
-    """The examples in *text* (TOML) by service and route, in their order."""
+    """The examples in *text* (TOML) by service and route, in order."""
     found = {}
     for service, of_service in tomllib.loads(text).items():
         for route, one in of_service.items():
@@ -63,7 +63,7 @@ def examples(text: str) -> dict[tuple[str, str], Example]:
 
 
 def page(documents: Mapping[str, Json], shown: Mapping[tuple[str, str], Example], intro: str) -> str:
-    """The page: *intro*, then each service's routes in the order of their examples, then what the names mean."""
+    """The page: *intro*, each service's routes in the order of their examples, then the types of bodies and answers."""
     parts = [intro.strip(), _contents(documents, shown)]
     by_name = {(route.service, route.name): route for route in routes(documents)}
     missing = [f"{service}: {name}" for service, name in by_name if (service, name) not in shown]
@@ -126,7 +126,7 @@ def _parameters(about: Json, service: str) -> list[str]:
 
 
 def _others(about: Json) -> str:
-    """The statuses that are this route's own."""
+    """The route's own statuses."""
     own = {status: said for status, said in about["responses"].items() if status not in _EVERYWHERE}
     return "".join(f"; {status}: {_cell(said['description'])}" for status, said in sorted(own.items()))
 
@@ -153,7 +153,7 @@ def _fields(service: str, schema: Json) -> str:
 
 
 def _kind(schema: Json, service: str) -> str:
-    """What a schema takes, in words; *service* is whose shapes a reference means."""
+    """A schema's type in words; references point to *service*'s types."""
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]
         return f"[{name}](#{service}-{name.lower()})"
@@ -187,7 +187,7 @@ def _default(schema: Json) -> str:
 
 
 def _cell(text: str) -> str:
-    """*text* in one cell of a table."""
+    """*text* for one cell of a table."""
     return _unwrapped(text).replace("|", "\\|")
 
 
@@ -196,13 +196,13 @@ def _unwrapped(text: str) -> str:
 
 
 def intro_in(text: str) -> str:
-    """The beginning of the page, which is the examples' file's first comment."""
+    """The introduction of the page, which is the first comment in the examples' file."""
     lines = text.split("\n\n[", 1)[0].splitlines()
     return "\n".join(line[2:] for line in lines)
 
 
 def written() -> str:
-    """The page as it should be."""
+    """The content of the page."""
     from tests.support.shop import documents
 
     text = EXAMPLES.read_text()

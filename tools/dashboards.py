@@ -1,8 +1,8 @@
-"""deploy/grafana/dashboards/*.json: the dashboards of tools/panels.py, by Grafana's own builders.
+"""Writes deploy/grafana/dashboards/*.json from tools/panels.py, with Grafana's own builders.
 
     .venv/services/bin/python -m tools.dashboards          # writes them (make docs)
 
-The JSON is committed, since Grafana reads it; a test compares it with what this would write.
+The JSON is committed, since Grafana reads it; a test compares it with this tool's output.
 """
 
 import json
@@ -17,12 +17,12 @@ from tools.panels import BOARDS, Board, Panel, PanelRow
 FOLDER = Path(__file__).parent.parent / "deploy" / "grafana" / "dashboards"
 SOURCE = DataSourceRef(type_val="prometheus", uid="prometheus")
 _WIDTH, _HEIGHT = 8, 8
-_FIGURE_WIDTH, _FIGURE_HEIGHT = 3, 4  # eight in a row
+_FIGURE_WIDTH, _FIGURE_HEIGHT = 3, 4  # eight per row
 _TAG = "nearline"
 
 
 def built(board: Board) -> str:
-    """The dashboard's file."""
+    """The content of the dashboard's file."""
     builder = dashboard.Dashboard(board.title).uid(board.uid).description(board.about).tags([_TAG])
     builder = builder.readonly().refresh("5s").time("now-15m", "now").timezone("browser").link(_others())
     for row in board.rows:
@@ -31,7 +31,7 @@ def built(board: Board) -> str:
 
 
 def _others() -> dashboard.DashboardLink:
-    """The way to the other dashboards, which keeps the time that is looked at."""
+    """A link to the other dashboards that keeps the time range."""
     link = dashboard.DashboardLink("Nearline").type(DashboardLinkType.DASHBOARDS).tags([_TAG])
     return link.as_dropdown(True).keep_time(True)
 
@@ -67,7 +67,7 @@ def _targets(panel: Panel) -> list[prometheus.Dataquery]:
 
 
 def write(folder: Path = FOLDER) -> None:
-    """Write every dashboard, and leave no other there."""
+    """Write every dashboard and delete all others."""
     wanted = {f"{board.uid}.json": built(board) for board in BOARDS}
     for old in folder.glob("*.json"):
         if old.name not in wanted:

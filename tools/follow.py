@@ -1,9 +1,9 @@
-"""Do what a page says: its shell commands in their order, in this checkout, each with the seconds that it took.
+"""Runs a page's shell commands in order, in this checkout, and times each.
 
     python3 -m tools.follow docs/your-own-data.md
 
-Standard library only, so that it runs in a clone that has nothing yet. It ends at the first command that fails; what
-the page starts stays up.
+Standard library only, so that it runs in a fresh clone. It stops at the first command that fails; whatever the page
+starts stays up.
 """
 
 import re
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def commands(page: str) -> Iterator[str]:
-    """The commands in the shell blocks of *page*, without their comments; a line that ends in a backslash goes on."""
+    """The commands in the shell blocks of *page*, without comments; a line that ends in a backslash continues."""
     for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
             if command := line.split("  #")[0].strip():
@@ -25,7 +25,7 @@ def commands(page: str) -> Iterator[str]:
 
 
 def main() -> int:
-    """Run them; 1 if one fails."""
+    """Run the commands; return 1 if one fails."""
     took = []
     for command in commands(Path(sys.argv[1]).read_text()):
         print(f"\n$ {command}", flush=True)

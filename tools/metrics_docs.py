@@ -1,9 +1,9 @@
-"""docs/metrics.md: every metric that the parts declare, as a page.
+"""Writes docs/metrics.md: every metric that the parts declare.
 
     .venv/services/bin/python -m tools.metrics_docs          # writes docs/metrics.md (make docs)
 
-Each part is imported in a process of its own, so that what is listed is what its /metrics shows. A test compares the
-page with what this would write; metrics_page.md holds the text around the tables.
+Each part is imported in its own process, so that the page lists exactly the metrics of its /metrics. A test compares
+the page with this tool's output; metrics_page.md holds the text around the tables.
 """
 
 import multiprocessing
@@ -16,7 +16,7 @@ from nearline.telemetry import BATCH_BUCKETS, LATENCY_BUCKETS_S, Declared, decla
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "metrics.md"
-# The modules whose import declares all that a part counts: its composition root, and what that imports later.
+# The modules whose import declares all metrics of a part: its composition root, and its later imports.
 PARTS: Mapping[str, tuple[str, ...]] = {
     "retrieval": ("services.retrieval.app", "services.retrieval.in_process.local_items"),
     "retrieval on Milvus": ("services.retrieval.app", "services.retrieval.in_engine.remote_items"),
@@ -31,12 +31,12 @@ PARTS: Mapping[str, tuple[str, ...]] = {
 _LIBRARIES = ["fastapi", "grpc.aio", "hnswlib", "kafka", "numpy", "orjson", "prometheus_client", "pydantic_settings"]
 _LIBRARIES += ["structlog", "throttled", "tritonclient.grpc.aio", "uvicorn", "httpx", "cryptography", "jwt"]
 _KINDS = {"counter": "counters", "gauge": "gauges", "histogram": "histograms"}
-_MOST_VALUES = 16  # of a label, in one cell
-_TEXT = Path(__file__).with_name("metrics_page.md")  # what the page says around the tables
+_MOST_VALUES = 16  # values of a label in one cell
+_TEXT = Path(__file__).with_name("metrics_page.md")  # the page's text around the tables
 
 
 def of_part(modules: Sequence[str]) -> list[Declared]:
-    """What a process that imports *modules* declares; run in this process."""
+    """The metrics that importing *modules* declares; imports them into this process."""
     for module in modules:
         __import__(module)
     return declared()
@@ -51,7 +51,7 @@ def asked(modules: Sequence[str]) -> list[Declared]:
 
 
 def page(parts: Mapping[str, Sequence[Declared]], of_flink: Mapping[str, str]) -> str:
-    """The page, of what each part declares; *of_flink* says the operator's counters."""
+    """The page for each part's metrics; *of_flink* describes the operator's counters."""
     found: dict[str, Declared] = {}
     where: dict[str, list[str]] = {}
     for part, metrics in parts.items():
@@ -74,7 +74,7 @@ def _buckets(kind: str) -> list[str]:
     if kind != "histogram":
         return []
     durations, sizes = (", ".join(f"{bound:g}" for bound in bounds) for bounds in (LATENCY_BUCKETS_S, BATCH_BUCKETS))
-    return [f"Bounds of durations, unless the meaning says others: {durations}. Of sizes: {sizes}.", ""]
+    return [f"Bounds of durations, unless the meaning names others: {durations}. Of sizes: {sizes}.", ""]
 
 
 def _row(metric: Declared, parts: Sequence[str]) -> str:
@@ -82,7 +82,7 @@ def _row(metric: Declared, parts: Sequence[str]) -> str:
 
 
 def _parts(parts: Sequence[str]) -> str:
-    """Both retrievals are one, where both have it."""
+    """The parts of a metric; both kinds of retrieval count as one if both have it."""
     both = {"retrieval", "retrieval on Milvus"} <= set(parts)
     return ", ".join(part for part in parts if not (both and part == "retrieval on Milvus"))
 
@@ -113,7 +113,7 @@ def _flink(of_flink: Mapping[str, str]) -> str:
 
 
 def written() -> str:
-    """The page as it should be."""
+    """The content of the page."""
     from flink_jobs.last_n.metrics import ABOUT, flink_name
 
     of_flink = {flink_name(count): about for count, about in ABOUT.items()}

@@ -1,7 +1,7 @@
-"""What the dashboards show: their rows and panels, in the order of the flow, each with its queries and how to read it.
+"""The dashboards' rows and panels, in the order of the flow, each with its queries and how to read it.
 
-Queries are of the last minute; where something is rare, of ten. They must find something on a system that has had each
-kind of fault once (tests/e2e/test_dashboards.py).
+Queries cover the last minute, or ten minutes for rare events. They must find data on a system that has had each kind
+of fault once (tests/e2e/test_dashboards.py).
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ Query = tuple[str, str]  # PromQL, and the legend
 
 @dataclass(frozen=True)
 class Panel:
-    """One graph, or with *is_figure* one number; *unit* is Grafana's name of it."""
+    """One graph, or with *is_figure* one number; *unit* is Grafana's name of the unit."""
 
     title: str
     unit: str
@@ -30,7 +30,7 @@ class PanelRow:
 
 @dataclass(frozen=True)
 class Board:
-    """A dashboard; *uid* is its name in addresses and of its file."""
+    """A dashboard; *uid* is its name in addresses and its file's name."""
 
     uid: str
     title: str
@@ -45,17 +45,17 @@ def quantile(q: float, histogram: str, *by: str, where: str = "") -> str:
 
 
 def rate(counter: str, *by: str, where: str = "") -> str:
-    """A counter's change a second over the last minute, added up over everything but *by*."""
+    """A counter's change per second over the last minute, summed over everything but *by*."""
     return f"sum by ({', '.join(by)}) (rate({counter}{where}[1m]))" if by else f"sum(rate({counter}{where}[1m]))"
 
 
 def increase(counter: str, *by: str) -> str:
-    """By how much a counter grew in ten minutes, added up over everything but *by*."""
+    """A counter's increase in ten minutes, summed over everything but *by*."""
     return f"sum by ({', '.join(by)}) (increase({counter}[10m]))" if by else f"sum(increase({counter}[10m]))"
 
 
 def both(histogram: str, what: str, where: str = "") -> tuple[Query, ...]:
-    """The usual and the worst hundredth."""
+    """The median and the 99th percentile."""
     words = ((0.5, "half within"), (0.99, "99 % within"))
     return tuple((quantile(q, histogram, where=where), f"{what}, {name}") for q, name in words)
 
@@ -106,7 +106,7 @@ OVERVIEW = Board(
                     "Freshness: from the click",
                     "s",
                     (*both(CANARY, "canary to answer"), *both(SERVABLE, "real clicks to stored")),
-                    "The canary asks until an answer has used its click; of real clicks, from produced_ms to stored.",
+                    "The canary asks until an answer has used its click; real clicks are from produced_ms to stored.",
                 ),
                 Panel(
                     "Freshness: where the time goes",
@@ -121,7 +121,7 @@ OVERVIEW = Board(
                     "The canary's clicks",
                     "cps",
                     ((rate("nearline_canary_clicks_total", "outcome"), "{{outcome}}"),),
-                    "late: no answer used it in five seconds. refused: not taken, or no answer came.",
+                    "late: no answer used the click in five seconds. refused: the click failed, or no answer came.",
                 ),
                 Panel(
                     "Answers: time",
@@ -136,9 +136,9 @@ OVERVIEW = Board(
                         (rate("nearline_recommend_seconds_count"), "all"),
                         (rate("nearline_recommend_answers_total", "reason", where='{reason!="none"}'), "{{reason}}"),
                     ),
-                    "A growing share with a reason: the store, the user vectors or the index are behind or away.",
+                    "If a share with a reason grows, the store, the user vectors or the index are behind or down.",
                 ),
-                Panel("Up", "short", (("min by (job) (up)", "{{job}}"),), "0: it did not answer Prometheus."),
+                Panel("Up", "short", (("min by (job) (up)", "{{job}}"),), "0: the part did not answer Prometheus."),
             ),
         ),
         PanelRow(
@@ -151,7 +151,7 @@ OVERVIEW = Board(
                         (f"sum({FLINK}_pendingRecords)", "clicks before last_n"),
                         ("nearline:lag_records:sum", "{{topic}} before {{job}}"),
                     ),
-                    "Records in the log that were not read. Growing: that part is too slow or waits for another.",
+                    "Records in the log that are not read yet. If it grows, the part is too slow or waits for another.",
                 ),
                 Panel(
                     "Restarts in ten minutes",
@@ -160,7 +160,7 @@ OVERVIEW = Board(
                         ("nearline:restarts:changes10m", "{{job}}"),
                         ("sum(increase(flink_jobmanager_job_numRestarts[10m]))", "Flink, within the job"),
                     ),
-                    "A part that keeps starting hides what ends it: its log says why.",
+                    "If a part keeps restarting, its log says why it ends.",
                 ),
                 Panel(
                     "Dead letters in ten minutes",
@@ -176,7 +176,7 @@ OVERVIEW = Board(
 STAGES = Board(
     "nearline-stages",
     "Nearline: the stages",
-    "A row for each stage of a click's way: rate, errors, duration, and what waits.",
+    "A row for each stage of a click: rate, errors, duration, and waiting work.",
     (
         PanelRow(
             "ingest",
@@ -190,7 +190,7 @@ STAGES = Board(
                             "{{route}} {{status}}",
                         ),
                     ),
-                    "By route and status. 429 is back-pressure, 503 a log that is away.",
+                    "By route and status. 429 is back-pressure; 503 means that the log is down.",
                 ),
                 Panel(
                     "Time",
@@ -199,7 +199,7 @@ STAGES = Board(
                         *both("nearline_request_seconds", "request", where='{job="ingest", route="events"}'),
                         *both("nearline_ingest_acknowledged_seconds", "acknowledged", where='{topic="clicks"}'),
                     ),
-                    "Of POST /events, and of that from the check to the log's acknowledgement.",
+                    "Of POST /events, and the part of it from the check to the log's acknowledgement.",
                 ),
                 Panel(
                     "Waiting, and together",
@@ -209,7 +209,7 @@ STAGES = Board(
                         (mean("nearline_ingest_group_messages"), "messages in a group, on average"),
                         ("min by (topic) (nearline_ingest_log_up)", "{{topic}}: log up"),
                     ),
-                    "What the log has not acknowledged yet, and how many messages leave together.",
+                    "Messages that the log has not acknowledged yet, and how many are sent together.",
                 ),
             ),
         ),
@@ -231,7 +231,7 @@ STAGES = Board(
                             "{{request}}",
                         ),
                     ),
-                    "As Kafka counts it; fetches of consumers wait up to half a second for something to come.",
+                    "As Kafka measures it; consumers' fetches wait up to half a second for records.",
                 ),
                 Panel(
                     "Size and health",
@@ -256,7 +256,7 @@ STAGES = Board(
                         (f"sum(rate({FLINK}_nearline_unchanged[1m]))", "that changed nothing"),
                         (f"sum(rate({FLINK}_nearline_commands[1m]))", "commands and profiles"),
                     ),
-                    "Of the operator that keeps the last n.",
+                    "Of the operator that keeps the last N events.",
                 ),
                 Panel(
                     "Checkpoints and restarts",
@@ -267,7 +267,7 @@ STAGES = Board(
                         ("max(flink_jobmanager_job_numRestarts)", "restarts since its start"),
                         ("max(nearline_job_recent_starts)", "starts of the process in ten minutes"),
                     ),
-                    "Restarts that keep growing: the same record or the same missing server, again and again.",
+                    "If restarts keep growing, the same record or the same missing server causes each.",
                 ),
                 Panel(
                     "Waiting and busy",
@@ -276,7 +276,7 @@ STAGES = Board(
                         (f"sum({FLINK}_pendingRecords)", "clicks that wait"),
                         ("max(flink_taskmanager_job_task_busyTimeMsPerSecond) / 1000", "busiest task's share of time"),
                     ),
-                    "1: a task that has no time left; more task managers help (docs/scaling.md).",
+                    "1: a task is fully busy; more task managers help (docs/scaling.md).",
                 ),
             ),
         ),
@@ -290,9 +290,9 @@ STAGES = Board(
                         (rate("nearline_sequences_total"), "sequences read"),
                         (rate("nearline_seen_snapshots_total"), "snapshots of seen items read"),
                         (rate("nearline_user_vectors_total"), "vectors stored"),
-                        (rate("nearline_user_write_races_total"), "writes made again"),
+                        (rate("nearline_user_write_races_total"), "rebuilt writes"),
                     ),
-                    "A burst of one user's clicks is many sequences and one vector.",
+                    "A burst of one user's clicks gives many sequences and one vector.",
                 ),
                 Panel(
                     "Time",
@@ -301,7 +301,7 @@ STAGES = Board(
                         *both("nearline_sequence_to_stored_seconds", "sequence to stored"),
                         *both("nearline_user_tower_batch_seconds", "batch"),
                     ),
-                    "From a sequence's append to its vector stored; a batch from poll to written.",
+                    "From a sequence's append to its stored vector; a batch from poll to stored.",
                 ),
                 Panel(
                     "Batches, and what waits",
@@ -315,7 +315,7 @@ STAGES = Board(
                             "partition {{partition}} behind",
                         ),
                     ),
-                    "Nothing is lost while it waits: the log keeps it.",
+                    "No record is lost while it waits: the log keeps it.",
                 ),
             ),
         ),
@@ -329,13 +329,13 @@ STAGES = Board(
                         (rate("nearline_items_total"), "read"),
                         (rate("nearline_item_changes_total", "kind"), "{{kind}}"),
                     ),
-                    "encode: by Triton. publish: only what answers print has changed. bury: forgotten.",
+                    "encode: by Triton. publish: only fields that answers show have changed. bury: erased.",
                 ),
                 Panel(
                     "Time",
                     "s",
                     both("nearline_item_to_published_seconds", "item to published"),
-                    "From an item's append to its vector published.",
+                    "From an item's append to its published vector.",
                 ),
                 Panel(
                     "Batches, and what waits",
@@ -348,7 +348,7 @@ STAGES = Board(
                             "partition {{partition}} behind",
                         ),
                     ),
-                    "A new catalogue makes batches of hundreds.",
+                    "A new catalogue gives batches of hundreds.",
                 ),
             ),
         ),
@@ -375,7 +375,7 @@ STAGES = Board(
                         )
                         for what in ("request", "queue", "compute_infer")
                     ),
-                    "queue: requests come faster than the model takes them.",
+                    "queue: requests come faster than the model processes them.",
                 ),
                 Panel(
                     "Batches",
@@ -387,7 +387,7 @@ STAGES = Board(
                             "{{model}}: inferences in one execution",
                         ),
                     ),
-                    "What Triton's own batching adds to the batches that it is sent.",
+                    "How much Triton's own batching adds to the batches that it receives.",
                 ),
             ),
         ),
@@ -415,19 +415,19 @@ STAGES = Board(
                         ),
                         *both("nearline_recommend_seconds", "recommendation"),
                     ),
-                    "By route, and of the recommendations' own work.",
+                    "By route, and the work of recommendations.",
                 ),
                 Panel(
                     "Store, cache, waiting",
                     "short",
                     (
                         ("min(nearline_store_up)", "store answers"),
-                        ("nearline:user_cache_hits:ratio_rate5m", "share of documents found decoded"),
+                        ("nearline:user_cache_hits:ratio_rate5m", "share of documents found in the cache"),
                         ("sum(nearline_recommend_waiting_requests)", "requests that wait for their click"),
                         ("sum(nearline_waiting_exposures)", "exposures that wait for the log"),
                         ("min(nearline_session_tower_up)", "the user tower answers sessions"),
                     ),
-                    "Without the store everything is trending, nothing personal.",
+                    "Without the store every answer is trending and none is personal.",
                 ),
             ),
         ),
@@ -437,7 +437,7 @@ STAGES = Board(
 INDEX = Board(
     "nearline-index",
     "Nearline: index, model and space",
-    "What is served: how much, how true, by which towers.",
+    "What is served: its size, its recall, and its towers.",
     (
         PanelRow(
             "Index",
@@ -449,15 +449,15 @@ INDEX = Board(
                         ("max(nearline_index_items)", "available"),
                         ("max(nearline_index_delta_rows)", "searched exactly, beside the graph"),
                         ("max(nearline_index_removed_rows)", "removed, still in the graph"),
-                        ("max(nearline_item_table_items)", "known to user_tower"),
+                        ("max(nearline_item_table_items)", "in user_tower"),
                     ),
-                    "A growing delta makes searches slower, until the next graph.",
+                    "A growing delta slows searches until the next graph.",
                 ),
                 Panel(
                     "Live recall",
                     "percentunit",
                     (("min by (k) (nearline_index_recall_ratio)", "of the {{k}} nearest"),),
-                    "Share of the true nearest items that answers held, of queries that were answered exactly too.",
+                    "Share of the true nearest items in answers, for queries that were also answered exactly.",
                 ),
                 Panel(
                     "Width and samples",
@@ -466,7 +466,7 @@ INDEX = Board(
                         ("max by (k) (nearline_index_width_candidates)", "width for {{k}} results"),
                         ("min(nearline_index_recall_samples)", "sampled queries"),
                     ),
-                    "How wide the graph is searched, as measured.",
+                    "The search width of the graph, as chosen by measurement.",
                 ),
                 Panel(
                     "Builds and snapshots in ten minutes",
@@ -483,7 +483,7 @@ INDEX = Board(
                     "Taken in",
                     "cps",
                     ((rate("nearline_records_applied_total", "job", "topic"), "{{topic}} by {{job}}"),),
-                    "Records of the topics that are followed: vectors, popularity, rules, keys, users' updates.",
+                    "Records of the followed topics: vectors, popularity, rules, keys, users' updates.",
                 ),
                 Panel(
                     "Text search",
@@ -492,7 +492,7 @@ INDEX = Board(
                         *both("nearline_text_search_seconds", "search"),
                         ("sum(nearline_text_waiting_changes)", "changes not written yet"),
                     ),
-                    "From a search's turn to its matches.",
+                    "From a search's start to its matches.",
                 ),
             ),
         ),
@@ -503,27 +503,27 @@ INDEX = Board(
                     "Towers",
                     "short",
                     (("count by (job, digest) (nearline_features_info)", "{{job}}: {{digest}}"),),
-                    "The declaration that the served towers were trained with: the same in every part.",
+                    "The served towers' declaration of features; it must be the same in every part.",
                 ),
                 Panel(
                     "Without a vector",
                     "cps",
                     (
                         (rate("nearline_unknown_items_total"), "events whose item has no vector yet"),
-                        (rate("nearline_item_vectors_refused_total"), "item vectors of another space, or damaged"),
+                        (rate("nearline_item_vectors_refused_total"), "item vectors of another space, or damaged ones"),
                         (
                             rate("nearline_recommend_answers_total", where='{reason="no_vector"}'),
                             "answers without a user vector",
                         ),
                     ),
-                    "More after a new space, or while items are behind.",
+                    "Higher after a new space, or while items are behind.",
                 ),
                 Panel(
                     "Users",
                     "short",
                     (
-                        ("max(nearline_active_users)", "active users whose vector is known"),
-                        ("max(nearline_user_cache_users)", "users whose document is kept decoded"),
+                        ("max(nearline_active_users)", "active users with a vector in memory"),
+                        ("max(nearline_user_cache_users)", "users with a cached document"),
                         ("max(nearline_rules)", "merchandising rules"),
                         ("max(nearline_api_keys)", "API keys"),
                     ),
@@ -553,7 +553,7 @@ INDEX = Board(
                     "Open files",
                     "short",
                     (("sum by (job) (process_open_fds)", "{{job}}"),),
-                    "Growing without end: connections that nobody closes.",
+                    "If it grows without end, connections are not closed.",
                 ),
             ),
         ),
@@ -563,7 +563,7 @@ INDEX = Board(
 ERRORS = Board(
     "nearline-errors",
     "Nearline: errors",
-    "What was refused, dropped or went without, by reason. All of it is 0 on a good day.",
+    "Refused, dropped and degraded work, by reason. All of it is 0 on a good day.",
     (
         PanelRow(
             "Objectives",
@@ -572,7 +572,7 @@ ERRORS = Board(
                     "Clicks late or lost",
                     "percentunit",
                     tuple((f"nearline:canary_slow:ratio_rate{window}", window) for window in ("5m", "1h", "6h", "3d")),
-                    "Above 1 % the month's budget shrinks; above 14 % it is gone in two days.",
+                    "Above 1 % the month's budget shrinks; above 14 % it is used up in two days.",
                 ),
                 Panel(
                     "Requests failed or shed",
@@ -586,7 +586,7 @@ ERRORS = Board(
                     "Alerts",
                     "short",
                     (('count by (alertname) (ALERTS{alertstate="firing"})', "{{alertname}}"),),
-                    "What fires; docs/operations.md has a section for each.",
+                    "The firing alerts; docs/operations.md has a section for each.",
                 ),
             ),
         ),
@@ -621,14 +621,14 @@ ERRORS = Board(
                         "nearline_records_refused_total",
                         ("job", "topic", "reason"),
                         "{{topic}} by {{job}}: {{reason}}",
-                        "In ten minutes: records of compacted topics that can never be taken in.",
+                        "In ten minutes: records of compacted topics that can never be applied.",
                     ),
                     (
-                        "Records not listed by ingest",
+                        "Records refused by ingest's tables",
                         "nearline_ingest_listing_refused_total",
                         ("topic", "reason"),
                         "{{topic}}: {{reason}}",
-                        "In ten minutes; who works on the topic has the dead letter.",
+                        "In ten minutes; the topic's consumer writes the dead letter.",
                     ),
                 )
             ),
@@ -643,7 +643,7 @@ ERRORS = Board(
                         "nearline_ingest_events_refused_total",
                         ("reason",),
                         "{{reason}}",
-                        "In ten minutes; a reason that grows is a caller with a mistake.",
+                        "In ten minutes; if a reason grows, a caller has a bug.",
                     ),
                     (
                         "Requests refused by ingest",
@@ -660,7 +660,7 @@ ERRORS = Board(
                         "In ten minutes: keys, scopes, limits.",
                     ),
                     (
-                        "Answers that went without something",
+                        "Degraded answers",
                         "nearline_recommend_steps_total",
                         ("step",),
                         "{{step}}",
@@ -677,7 +677,7 @@ ERRORS = Board(
             ),
         ),
         PanelRow(
-            "Servers that were away",
+            "Outages of servers",
             (
                 Panel(
                     "Waits and failures in ten minutes",
@@ -689,7 +689,7 @@ ERRORS = Board(
                         (increase("nearline_store_read_failures_total"), "reads of the store failed"),
                         (increase("nv_inference_request_failure", "model"), "Triton failed: {{model}}"),
                     ),
-                    "Nothing is lost while the towers wait.",
+                    "No record is lost while the towers wait.",
                 ),
                 Panel(
                     "Shed and dropped in ten minutes",
@@ -701,7 +701,7 @@ ERRORS = Board(
                         (increase("nearline_text_searches_cut_off_total"), "text searches cut off"),
                         (increase("nearline_active_users_skipped_total"), "active users skipped"),
                     ),
-                    "More came than a part takes on.",
+                    "A part received more than it accepts.",
                 ),
                 Panel(
                     "Up",
@@ -724,7 +724,7 @@ BOARDS = (OVERVIEW, STAGES, INDEX, ERRORS)
 
 
 def queries() -> list[tuple[str, str]]:
-    """Every query with the place where it stands."""
+    """Every query with its place in the dashboards."""
     return [
         (f"{board.uid} / {row.title} / {panel.title} / {legend}", expr)
         for board in BOARDS

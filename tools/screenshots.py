@@ -1,8 +1,8 @@
-"""The README's pictures of the page: a new visitor's few clicks in the demo's shop, and the operator's view of them.
+"""Makes the README's pictures of the page: a new visitor's clicks in the demo's shop, and the operator's view.
 
     .venv/services/bin/python -m tools.screenshots [--page URL]
 
-Writes docs/pictures/*.png, of the demo's system, started and filled for it unless *--page* names one that runs.
+Writes docs/pictures/*.png of the demo's system, which it starts and fills unless *--page* names a running one.
 """
 
 import argparse
@@ -20,11 +20,11 @@ FOLDER = ROOT / "docs" / "pictures"
 DESK, PHONE = (1280, 860), (390, 844)
 _SEARCHES = ("lantern", "garden", "tea light")
 _SETTLED_S = 0.7  # animations take .38 s
-_MARKED_S = 90.0  # until the operator's charts have points, and the last minute is past the filling
+_MARKED_S = 90.0  # until the operator's charts have points, and the filling is more than a minute ago
 
 
 def shoot(browser: Browser, address: str) -> list[Path]:
-    """The pictures, written."""
+    """Take and write the pictures; return their files."""
     page = _opened(browser, address, DESK)
     for words in _SEARCHES:
         page.get_by_label("Search the shop").fill(words)
@@ -65,9 +65,9 @@ def _shot(page: Page, name: str) -> Path:
 
 
 def main() -> None:
-    """Make the pictures and say how large they are."""
+    """Take the pictures and print their sizes."""
     parser = argparse.ArgumentParser(prog="python -m tools.screenshots", description=main.__doc__)
-    parser.add_argument("--page", default="", help="the address of a page that runs, such as http://127.0.0.1:8090/")
+    parser.add_argument("--page", default="", help="the address of a running page, such as http://127.0.0.1:8090/")
     address = parser.parse_args().page
     FOLDER.mkdir(parents=True, exist_ok=True)
     started = nullcontext(address) if address else filled({"NEARLINE_CANARY_EVERY_S": "1"})

@@ -1,10 +1,10 @@
-"""docs/ as a site in build/site: built with warnings as errors, then looked through for what a page must not have.
+"""Builds docs/ as a site in build/site, with warnings as errors, and then checks the pages.
 
     .venv/docs/bin/python -m tools.site          # make site
 
-The diagrams are drawn by mermaid, which comes from npm's registry as one file of a pinned digest and lies beside the
-pages. Nothing that a page loads may come from another host, and every link and anchor within the site must lead
-somewhere; a site that breaks either is an error. Links to others are not followed.
+Mermaid draws the diagrams; it comes from npm's registry as one file with a pinned digest and is served beside the
+pages. A page may not load anything from another host, and every link and anchor within the site must exist; else the
+build fails. Links to other sites are not checked.
 """
 
 import re
@@ -22,12 +22,12 @@ from local.npm import fetch
 from nearline.errors import Misconfigured, Unavailable
 
 DOCS, SITE, KEPT = ROOT / "docs", BUILD / "site", BUILD / "mermaid"
-# One file without requests of its own; mermaid's other build loads its parts when it needs them. MIT.
+# One file that makes no requests; mermaid's other build loads its parts on demand. MIT.
 MERMAID = "@mermaid-js/tiny@11.17.2"
 MERMAID_SHA512 = "PmFr1c5cSfNf5AngLLR98DrbvR4U5KeD7I+hQkGqG5w5Veu3QT4dG0qu9f99cpn/sKj2XxRBK0q7EL6hr9NY/A=="
 MERMAID_FILES = {"dist/mermaid.tiny.js": KEPT / "mermaid.tiny.js", "LICENSE": KEPT / "mermaid.LICENSE"}
 
-# What a browser fetches by itself. An address in an <a> is only followed by whoever clicks on it.
+# What a browser fetches by itself; an address in an <a> is followed only by a click.
 _LOADED: dict[str, tuple[str, ...]] = {
     **{"script": ("src",), "img": ("src",), "iframe": ("src",), "source": ("src",), "link": ("href",)},
     **{"video": ("src", "poster"), "audio": ("src",), "embed": ("src",), "object": ("data",), "use": ("href",)},
@@ -39,7 +39,7 @@ _IN_CSS = re.compile(r"""(?:url\(\s*|@import\s+)["']?((?:https?:)?//[^"')\s]+)""
 
 @dataclass
 class SitePage(HTMLParser):
-    """What a page loads, where its links lead, and which anchors it has."""
+    """What a page loads, its links, and its anchors."""
 
     loads: list[str] = field(default_factory=list)
     links: list[str] = field(default_factory=list)
@@ -60,7 +60,7 @@ class SitePage(HTMLParser):
 
 
 def read_page(text: str) -> SitePage:
-    """The page in *text*, with what its own style sheets load."""
+    """Parse the page in *text*, including what its own style sheets load."""
     page = SitePage()
     page.feed(text)
     for style in re.findall(r"<style[^>]*>(.*?)</style>", text, re.DOTALL):
@@ -69,7 +69,7 @@ def read_page(text: str) -> SitePage:
 
 
 def faults(site: Path) -> Iterator[str]:
-    """What the built pages and style sheets in *site* load from elsewhere, and their links that lead nowhere."""
+    """What the built pages and style sheets in *site* load from other hosts, and their broken links."""
     pages = {file.resolve(): read_page(file.read_text()) for file in sorted(site.rglob("*.html"))}
     if not pages:
         yield f"no page in {site}"
@@ -86,7 +86,7 @@ def faults(site: Path) -> Iterator[str]:
 
 
 def _leads(link: str, file: Path, pages: dict[Path, SitePage]) -> bool:
-    """Whether *link* of the page *file* leads to a page, and to an anchor of it; other sites are not asked."""
+    """Whether *link* of the page *file* leads to an existing page and anchor; true for other sites, unchecked."""
     if urlsplit(link).scheme or _OUTSIDE.match(link):
         return True
     target, anchor = _target(file, link)
@@ -101,7 +101,7 @@ def _target(file: Path, link: str) -> tuple[Path, str]:
 
 
 def build() -> None:
-    """Build the site anew; ``Misconfigured`` for any warning of the generator and any fault of what it built."""
+    """Build the site anew; ``Misconfigured`` for a warning of the generator or a fault in its output."""
     fetch(MERMAID, MERMAID_SHA512, MERMAID_FILES)
     shutil.rmtree(SITE, ignore_errors=True)
     doctrees = SITE.with_name("site-doctrees")

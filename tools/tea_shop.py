@@ -1,9 +1,9 @@
-"""data/tea-shop: an invented shop's tables, as a shop might have them, drawn with a fixed seed.
+"""Generates data/tea-shop: an invented shop's tables, in a shop's own format, with a fixed seed.
 
     python3 -m tools.tea_shop [FOLDER]
 
-Nobody's data: docs/your-own-data.md tries with it what you would do with yours. Customers have one or two kinds of tea
-that they come back to, so there is something to learn, and a fifth of what they do is by chance.
+docs/your-own-data.md uses it in place of your own data. Customers prefer one or two kinds of tea, so there is something
+to learn, and a fifth of their events is random.
 """
 
 import csv
@@ -32,7 +32,7 @@ CsvRow = tuple[object, ...]
 
 
 def products(chance: random.Random) -> Iterator[CsvRow]:
-    """Every tea in every size: number, name, kind, price, maker, flavours, since when."""
+    """Yield every tea in every size: number, name, kind, price, maker, flavours, listing date."""
     number = 0
     for kind, names in KINDS.items():
         for name in names:
@@ -45,7 +45,7 @@ def products(chance: random.Random) -> Iterator[CsvRow]:
 
 
 def visits(chance: random.Random, sold: list[CsvRow], likes: dict[str, list[str]]) -> Iterator[CsvRow]:
-    """Who looked at, put aside or bought what, and when, in the order of time."""
+    """Yield who viewed, saved or bought which item and when, in the order of time."""
     of_kind = {kind: [row for row in sold if row[2] == kind] for kind in KINDS}
     rows = []
     for customer, kinds in likes.items():
@@ -64,7 +64,7 @@ def visits(chance: random.Random, sold: list[CsvRow], likes: dict[str, list[str]
 
 
 def write(folder: Path) -> None:
-    """Write the three tables to *folder*; the same bytes every time."""
+    """Write the three tables to *folder*; always the same bytes."""
     chance = random.Random(7)
     sold = list(products(chance))
     likes = {f"C{nth:04}": chance.sample(list(KINDS), chance.randint(1, 2)) for nth in range(1, CUSTOMERS + 1)}

@@ -1,10 +1,10 @@
-"""Type names that stand for more than one thing: defined in two or more modules of the source.
+"""Counts type names that are defined in two or more modules of the source.
 
     .venv/services/bin/python -m tools.type_names            # lists them, fails above LIMIT (make lint)
 
-A type name is what PEP 8 writes in CapWords at the top level of a module: a class, or a name that is assigned (an alias
-such as ``Vector = NDArray[np.float32]``, a NewType, a TypeVar). Names in capitals alone are constants. An imported name
-is not defined again. The client's own copies of what the server answers with count too: it is installed alone.
+A type name is a CapWords name (PEP 8) at the top level of a module: a class, or an assigned name (an alias such as
+``Vector = NDArray[np.float32]``, a NewType, a TypeVar). Names in capitals only are constants. Importing a name does not
+define it again. The client's own copies of the server's answer types count too: it is installed alone.
 """
 
 import ast
@@ -14,7 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("nearline", "nearline_client", "services", "flink_jobs", "training", "local", "benchmarks", "tools")
-# As many as there are: lower it whenever a name is given up, never raise it.
+# The current number: lower it when a name goes, never raise it.
 LIMIT = 19
 
 
@@ -24,7 +24,7 @@ def type_names(source: str) -> set[str]:
 
 
 def repeated(sources: Mapping[str, str]) -> dict[str, list[str]]:
-    """Each type name that two or more of *sources* define, with their modules; sources are texts by module."""
+    """Each type name that two or more of *sources* (texts by module) define, with the modules."""
     modules: dict[str, list[str]] = {}
     for module in sorted(sources):
         for name in type_names(sources[module]):
@@ -33,7 +33,7 @@ def repeated(sources: Mapping[str, str]) -> dict[str, list[str]]:
 
 
 def report(found: Mapping[str, Iterable[str]], limit: int) -> str:
-    """The list, a name a line, and what is to be done about it."""
+    """The list, one name per line, and what to do about it."""
     lines = [f"{name}: {', '.join(modules)}" for name, modules in found.items()]
     return "\n".join([*lines, f"{len(lines)} type names are defined in several modules; {_advice(len(lines), limit)}"])
 

@@ -109,7 +109,7 @@ async def test_a_flush_says_what_never_got_into_the_log(broker: str) -> None:
     topics.close()
     async with Producer(broker) as producer:
         await producer.send_soon(narrow.name, [(b"k", os.urandom(2_000))])
-        with pytest.raises(Unavailable, match="1 records did not get into the log"):
+        with pytest.raises(Unavailable, match="1 records are not in the log"):
             await producer.flush()
         await producer.flush()
 

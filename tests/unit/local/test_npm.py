@@ -23,7 +23,7 @@ def package(folder: Path) -> Path:
 
 def test_a_file_is_taken_only_of_the_package_that_we_know(tmp_path: Path) -> None:
     packed, place = package(tmp_path), tmp_path / "kept" / "a.js"
-    with pytest.raises(Misconfigured, match=r"tiny@1 came with the digest sha512-.*, expected sha512-other"):
+    with pytest.raises(Misconfigured, match=r"tiny@1 has the digest sha512-.*, expected sha512-other"):
         unpack(packed, "tiny@1", "other", {"dist/a.js": place})
     assert not place.parent.exists()
     digest = base64.b64encode(hashlib.sha512(packed.read_bytes()).digest()).decode()
@@ -35,5 +35,5 @@ def test_a_file_is_taken_only_of_the_package_that_we_know(tmp_path: Path) -> Non
 def test_files_that_exist_need_no_npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     assert fetch("tiny@1", "", {"a": tmp_path}) is False
-    with pytest.raises(Misconfigured, match="no npm found, which brings tiny@1"):
+    with pytest.raises(Misconfigured, match="no npm found to fetch tiny@1"):
         fetch("tiny@1", "", {"a": tmp_path / "missing"})

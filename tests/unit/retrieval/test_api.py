@@ -427,7 +427,7 @@ def test_a_filter_answers_as_well_while_the_store_is_down(world: World) -> None:
         ("attributes.twowords = 3", 0, 'did you mean attributes."two words"?'),
         ("attributes.colour < 3", 0, "text (written in quotes) wherever an item has it"),
         ('attributes."two words" = "3"', 0, "a number wherever an item has it"),
-        ("(" * 51 + "price = 1" + ")" * 51, 50, "more than 50 brackets"),
+        ("(" * 51 + "price = 1" + ")" * 51, 50, "more than 50 nested brackets"),
         (" or ".join(["price = 1"] * 101), 1_300, "more than 100 comparisons"),
         ("x" * (MAX_BYTES + 1), MAX_BYTES, "10,001 bytes"),
         ("price = 1; drop table items", 9, "cannot stand here"),
