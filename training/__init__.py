@@ -1,1 +1,1 @@
-"""Two-tower training in torch: read data, towers, loss, evaluate, then train downwards, then export."""
+"""Two-tower training in torch: data, towers, loss, evaluation, training and export."""

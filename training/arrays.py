@@ -1,4 +1,4 @@
-"""The kinds of arrays that the training and its evaluation pass around."""
+"""The array types of training and evaluation."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -1,4 +1,4 @@
-"""The model card: what a pair of towers is, on what it was judged and what it cost, written from the run itself."""
+"""Writes the model card of a pair of towers: what it is, its evaluation and its cost, from the run itself."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +8,7 @@ METRICS = (("recall", "recall"), ("ndcg", "NDCG"))
 
 
 def card(facts: Mapping[str, Any], *, space: int) -> str:
-    """The card as Markdown, from the facts that stand in each tower's ``config.json``."""
+    """The card as Markdown, from the facts in each tower's ``config.json``."""
     return "\n".join(
         [
             f"# Towers of space {space}",

@@ -1,7 +1,7 @@
-"""The level of cold items, those that no fitted event had: raised until answers hold as many of them as is asked for.
+"""Raises the scores of cold items, which have no fitted event, until answers hold the requested share of them.
 
-Training ranks cold items well among themselves, and all of them too low beside what it met often enough to know by
-heart. One vector, the users' mean direction, added to what stands for an item's own part, lifts them together.
+Training ranks cold items well among themselves, but all of them too low compared to items that it has memorised. One
+vector, the users' mean direction, added in place of an item's own part, raises them together.
 """
 
 from dataclasses import dataclass
@@ -21,22 +21,22 @@ BEST = 10  # answers that count for each user
 MOST_USERS = 1_000
 _CHUNK = 64  # users whose scores of the whole catalogue are held at a time
 _HALVINGS = 12
-_MOST = 16  # times the length of an item's own part: from there on all of them lie in one place
+_MOST = 16  # times the length of an item's own part: beyond it all cold items have nearly the same vector
 _NEVER = np.float32(-2)  # below every cosine
 
 
 def raise_cold_items(towers: TwoTowers, task: Task, parity: float) -> float:
     """Change *towers* so that cold items fill *parity* times their share of the catalogue in users' best answers.
 
-    Judged on what the last example of up to a thousand users had before it, all that its user ever had left out: no
-    target is looked at. They are left as they are where they fill it already, and where no level lets them. Returns
-    the length of what was added to their own part. ``Misconfigured`` if that share would be all there is.
+    Measured on the histories before the last example of up to a thousand users, without the items that the user ever
+    had: no target is used. The towers are unchanged if cold items already fill their share, or if no level achieves it.
+    Returns the length of the vector added to their own part. ``Misconfigured`` if the share would be all answers.
     """
     cold = task.counts() == 0
     wanted = parity * float(cold.mean())
     if wanted >= 1:
         raise Misconfigured(
-            f"recipe: cold_parity {parity:g} asks for more answers than there are: {cold.mean():.0%} of the catalogue "
+            f"recipe: cold_parity {parity:g} asks for more than all answers: {cold.mean():.0%} of the catalogue "
             f"was never met; it must stay below {1 / cold.mean():.2f}"
         )
     if not wanted:
@@ -66,7 +66,7 @@ class _Best:
 
 
 class _Level:
-    """What users' best answers come to at any level of the cold items."""
+    """Computes users' best answers at any level of the cold items."""
 
     def __init__(self, towers: TwoTowers, task: Task, cold: NDArray[np.bool_]) -> None:
         self._towers = towers
@@ -80,7 +80,7 @@ class _Level:
         self.size = max(1.0, float(own.norm(dim=1).mean()))
 
     def share(self, level: float) -> float:
-        """Which part of the best answers is cold once *level* is added; the towers keep it."""
+        """The share of cold items in the best answers once *level* is added; the towers keep it."""
         with torch.no_grad():
             self._towers.item.stand_in.bias.copy_(self._bias + level * self._direction)
         vectors, _ = item_vectors(self._towers, self._cold)
@@ -108,7 +108,7 @@ def _last_of_each_user(examples: Baskets) -> Baskets:
 
 
 def _cold_share(best: _Best, vectors: Floats) -> Floats:
-    """Of each user the part of the best answers that is cold."""
+    """The share of cold items in each user's best answers."""
     cold = _top(best.users @ vectors.T)
     both = np.concatenate([best.scores, cold], axis=1)
     first = np.argsort(-both, axis=1, kind="stable")[:, : best.scores.shape[1]]

@@ -1,4 +1,4 @@
-"""Command lines of `make quality` and `make evaluate`: what they read, and the one that prints a figure again."""
+"""Parses the command lines of `make quality` and `make evaluate`, and writes the one that reproduces a figure."""
 
 import argparse
 import shlex
@@ -13,7 +13,7 @@ def seeds_in(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(seed) for seed in text.split(","))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"expected whole numbers parted by commas, came {text!r}") from None
+        raise argparse.ArgumentTypeError(f"expected whole numbers separated by commas, came {text!r}") from None
 
 
 def count_in(text: str) -> int:
@@ -29,11 +29,11 @@ def listed(seeds: Sequence[int]) -> str:
 
 
 def set_again(settings: Sequence[str]) -> list[str]:
-    """The settings of ``--set`` as they are given again."""
+    """*settings* as ``--set`` arguments."""
     return [f"--set {shlex.quote(each)}" for each in settings]
 
 
 def make_command(target: str, data: Path | None, arguments: Sequence[str]) -> str:
-    """``make target`` on *data*, or on its default; of the folder only the name, for its place is the reader's."""
+    """``make target`` on *data*, or on its default; only the folder's name, since its place differs by reader."""
     where = f" DATA={data.name}" if data is not None else ""
     return f"make {target}{where}" + (f' ARGS="{" ".join(arguments)}"' if arguments else "")

@@ -1,7 +1,7 @@
-"""Export: both towers as ONNX for either Triton server, with what they are and what they must answer beside them.
+"""Exports both towers as ONNX for either Triton server, with their description and recorded answers.
 
 ``<out>/<tower>/<space>/`` holds ``model.onnx``, ``config.json`` (recipe, features, data, figures) and ``parity.npz``:
-inputs with the answers that the towers gave in torch, so that whoever serves them can check the served function
+inputs with the towers' answers in torch, so that a server's answers can be checked against them
 (``python -m local.parity``). The folder is written under a hidden name and renamed, so a server that polls or loads
 never sees half a version. ``<out>/<tower>/config.pbtxt`` tells Triton's clients each version's features.
 """
@@ -47,13 +47,13 @@ from training.towers import TwoTowers
 
 OPSET = 17
 LEAST_COSINE = 0.9999
-PARITY_ROWS = 24  # of each tower in parity.npz
+PARITY_ROWS = 24  # per tower, in parity.npz
 EXAMPLES = 256  # rows that an export is compared on here
 
 
 @dataclass(frozen=True)
 class Exported:
-    """One tower as it is exported: the module, example inputs by name, and its outputs' names and types."""
+    """One tower to export: the module, example inputs by name, and its outputs' names and types."""
 
     name: str
     module: nn.Module
@@ -130,7 +130,7 @@ def _with_half(tower: nn.Module, *tables: str) -> nn.Module:
 
 
 def user_examples(history: Tensor, features: Features, users: int = EXAMPLES) -> dict[str, Tensor]:
-    """Histories of every length, from empty to full, of items drawn at random: what parity is checked on."""
+    """Histories of every length, from empty to full, of random items, to check parity on."""
     draw = torch.Generator().manual_seed(0)
     most = features.history_length
     length = torch.arange(users) % (most + 1)
@@ -206,7 +206,7 @@ def check_parity(tower: nn.Module, inputs: Mapping[str, Tensor], path: Path) -> 
 
 
 def answers(tower: nn.Module, inputs: Mapping[str, Tensor]) -> list[NDArray[np.float32]]:
-    """What *tower* makes of *inputs* in torch, one array for each output."""
+    """The answers of *tower* to *inputs* in torch, one array per output."""
     with torch.no_grad():
         said = tower.eval()(*inputs.values())
     return [tensor.numpy() for tensor in (said if isinstance(said, tuple) else (said,))]
@@ -219,7 +219,7 @@ def least_cosine(left: NDArray[np.float32], right: NDArray[np.float32]) -> float
 
 
 def _write_parity(tower: Exported, served: Mapping[str, Tensor], path: Path) -> None:
-    """What the server is to be asked (*served*), and what the tower in torch says to the same."""
+    """Write the inputs for the server (*served*), and the tower's answers to them in torch."""
     step = max(1, len(next(iter(tower.inputs.values()))) // PARITY_ROWS)
     asked = {name: tensor[::step][:PARITY_ROWS] for name, tensor in tower.inputs.items()}
     wanted = dict(zip(tower.outputs, answers(tower.module, asked), strict=True))
@@ -231,7 +231,7 @@ def _write_parity(tower: Exported, served: Mapping[str, Tensor], path: Path) -> 
 def write_server_config(folder: Path, tower: Exported, features: Features) -> None:
     """Write or complete ``config.pbtxt``: the tensors once, and the features of every version in *folder*.
 
-    What else stands in a file that is there already (instances, batching) is left as it is.
+    Other content of an existing file (instances, batching) stays.
     """
     path = folder / "config.pbtxt"
     text = path.read_text() if path.is_file() else _server_config(tower, features)
@@ -270,7 +270,7 @@ def _tensor_lines(what: str, tensors: Tensors) -> str:
 
 
 def _check_fits(path: Path, tower: Exported, features: Features) -> None:
-    """Refuse to add a version whose tensors are not those of the versions that are there: Triton has one list."""
+    """Refuse a version whose tensors differ from those of existing versions: Triton has one list for all."""
     others = [folder for folder in path.parent.glob("[0-9]*") if folder.is_dir()]
     if not path.is_file():
         return
@@ -282,7 +282,7 @@ def _check_fits(path: Path, tower: Exported, features: Features) -> None:
     )
     if wanted not in re.sub(r"\s", "", path.read_text()):
         if len(others) <= 1:
-            path.unlink()  # the only version is the one that is replaced
+            path.unlink()  # the only version is being replaced
             return
         raise Misconfigured(
             f"{path} serves {len(others)} versions with other tensors than these towers have ({dict(tower.tensors)}); "

@@ -1,4 +1,4 @@
-"""The training loop: towers from examples, one epoch after the other, with a checkpoint after each."""
+"""The training loop: trains towers epoch by epoch, with a checkpoint after each."""
 
 import math
 import os
@@ -36,19 +36,19 @@ from training.vectors import tower_scorer
 
 CHECKPOINT = "checkpoint.pt"
 WATCHED_K = 10
-MOST_WATCHED = 6_000  # users that an epoch is judged on
+MOST_WATCHED = 6_000  # users for judging an epoch
 
 
 @dataclass(frozen=True)
 class World:
-    """Which of how many processes this is, and where it computes."""
+    """This process's rank, the number of processes, and its device."""
 
     rank: int = 0
     size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def share(self, batch: NDArray[np.int64]) -> NDArray[np.int64]:
-        """This process's part of a *batch* that all of them drew alike: every example is in one part."""
+        """This process's part of a *batch* that all processes drew alike; every example is in one part."""
         return batch[self.rank :: self.size]
 
 
@@ -64,8 +64,8 @@ class Fitted:
     seconds: float
     peak_mib: float
     watched: list[dict[str, float]] = field(default_factory=list)  # recall and NDCG of each epoch, if any was watched
-    best_epoch: int = 0  # whose towers these are, counted from 1; 0: the last one, nothing was watched
-    cold_level: float = 0.0  # what was added to the own part of items that were not met (training/cold_items.py)
+    best_epoch: int = 0  # the epoch of these towers, counted from 1; 0: the last one, since nothing was watched
+    cold_level: float = 0.0  # length of the vector added to cold items' own part (training/cold_items.py)
 
     def cost(self) -> dict[str, float]:
         """What the training cost, for the model card."""
@@ -74,16 +74,16 @@ class Fitted:
 
 
 class Watcher:
-    """Is told how a run goes; this one does nothing (see training/progress.py)."""
+    """Receives the progress of a run; this one does nothing (see training/progress.py)."""
 
     def step(self, epoch: int, loss: float, temperature: float) -> None:
-        """One batch was learnt."""
+        """Called after each batch."""
 
     def epoch(self, epoch: int, loss: float, temperature: float) -> None:
-        """An epoch ended with this mean loss."""
+        """Called after each epoch with its mean loss."""
 
     def judged(self, epoch: int, figures: Mapping[str, float]) -> None:
-        """After that epoch the towers reached these figures on what is watched."""
+        """Called with the towers' figures on the watched baskets after that epoch."""
 
 
 def fit(
@@ -99,9 +99,9 @@ def fit(
 ) -> Fitted:
     """Train a pair of towers on *task*; the same arguments give the same pair, up to the order of sums.
 
-    With *folder* a checkpoint is kept there after each epoch; with *resume* the run goes on from it and ends as if it
-    had never stopped. With *start* the weights begin as those towers' (a warm start). Where the recipe has patience
-    and the task something to watch, the towers are those of the best epoch. ``Misconfigured`` if the checkpoint is of
+    With *folder* a checkpoint is written there after each epoch; with *resume* the run continues from it and ends as if
+    it had never stopped. With *start* the weights begin as those towers' (a warm start). If the recipe has patience and
+    the task has baskets to watch, the result is the best epoch's towers. ``Misconfigured`` if the checkpoint has
     another recipe, seed or data.
     """
     run = _Run(task, recipe, seed=seed, start=start, world=world or World())
@@ -119,7 +119,7 @@ def fit(
 
 
 class _Run:
-    """The moving parts of one fit: towers, optimizer, schedule, random numbers, where it is."""
+    """The state of one fit: towers, optimizer, schedule, random numbers and progress."""
 
     def __init__(self, task: Task, recipe: Recipe, *, seed: int, start: TwoTowers | None, world: World) -> None:
         self.task, self.recipe, self.seed, self.world = task, recipe, seed, world
@@ -130,7 +130,7 @@ class _Run:
         self.items = tuple(part.to(world.device) for part in task.items)
         self.contexts = task.contexts.to(world.device)
         counts = task.counts()
-        self.known = np.flatnonzero(counts)  # what nobody has met yet is no negative: it is new, not unwanted
+        self.known = np.flatnonzero(counts)  # items without events are no negatives: they are new, not unwanted
         self.counts = torch.from_numpy(counts)
         self.frequency = StreamingFrequency() if recipe.frequency == STREAMING else None
         if world.size > 1 and (recipe.packed or recipe.patience):
@@ -145,7 +145,7 @@ class _Run:
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer, recipe.learning_rate, total_steps=total, pct_start=max(0.1, min(1.0, 2 / total))
         )
-        # The order is shared by all processes, what is drawn within an example is not.
+        # All processes share the order of examples, but not the random numbers within an example.
         self.order = np.random.default_rng(seed)
         self.random = np.random.default_rng([seed, world.rank])
         if world.size > 1:
@@ -163,7 +163,7 @@ class _Run:
         self._began = time.monotonic()
 
     def one_epoch(self, watcher: Watcher) -> None:
-        """Every example once, in random order, in full batches; the last, smaller rest waits for the next epoch."""
+        """Train on every example once, in random order, in full batches; the remainder is left for the next epoch."""
         self.towers.train()
         losses = []
         for batch in self._batches():
@@ -189,7 +189,7 @@ class _Run:
         return float(self.towers.log_temperature.detach().exp())
 
     def watch(self, watcher: Watcher) -> None:
-        """Judge the towers after an epoch, and keep them if none were better."""
+        """Judge the towers after an epoch, and keep them if they are the best so far."""
         asked = self.task.watched
         if not self.recipe.patience or asked is None:
             return
@@ -207,7 +207,7 @@ class _Run:
         return int(np.argmax(ndcg)) + 1 if ndcg else 0
 
     def out_of_patience(self) -> bool:
-        """Whether too many epochs went by without a better one."""
+        """Whether there were too many epochs without a better one."""
         return bool(self.watched) and self.epoch - self._best_epoch() >= self.recipe.patience
 
     def _batches(self) -> Iterator[Batch | Packed]:
@@ -281,7 +281,7 @@ class _Run:
         )
 
     def _seen(self, batch: Batch | Packed, candidates: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """Rows and columns of what each example's user had had before: it is never answered, so it is no rival."""
+        """Rows and columns of items that each example's user had before: never answered, so no rivals."""
         row, item = seen_pairs(self.task.log, batch.chosen)
         column = np.searchsorted(candidates, item).clip(max=len(candidates) - 1)
         there = candidates[column] == item
@@ -306,7 +306,7 @@ class _Run:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.world.device)
 
     def state(self) -> dict[str, Any]:
-        """Everything that a resumed run needs to end as an uninterrupted one."""
+        """Everything that a resumed run needs to end like an uninterrupted one."""
         return {
             **self._identity(),
             "epoch": self.epoch,
@@ -326,7 +326,7 @@ class _Run:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from *state*; ``Misconfigured`` if it is of another run."""
+        """Continue from *state*; ``Misconfigured`` if it is of another run."""
         for name, mine in self._identity().items():
             if state[name] != mine:
                 raise Misconfigured(
@@ -356,7 +356,7 @@ class _Run:
         }
 
     def fitted(self, seconds: float) -> Fitted:
-        """What the run came to."""
+        """The result of the run."""
         if self.best:
             self.towers.load_state_dict(self.best)
         towers = self.towers.cpu().eval()
@@ -375,7 +375,7 @@ class _Run:
 
 
 def _optimizer(towers: TwoTowers, recipe: Recipe) -> torch.optim.Optimizer:
-    """AdamW; what is one number for each type, place or dimension does not decay: rare ones would be forgotten."""
+    """AdamW; parameters with one number per type, place or dimension do not decay: rare ones would vanish."""
     learnt = [parameter for parameter in towers.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in learnt if p.ndim > 1], "weight_decay": recipe.weight_decay},

@@ -1,8 +1,8 @@
-"""How often an item comes up in a batch, estimated from the stream of batches alone.
+"""Estimates how often an item is in a batch, from the stream of batches alone.
 
-For logs that are never counted as a whole (Yi et al., RecSys 2019, algorithm 2): of each item it is remembered when it
-was last seen, and how many steps pass on average between two sightings; one over that is its inclusion. Ids are hashed
-into several tables, and of their answers the rarest counts, since a collision only makes an item look commoner.
+For logs that are never counted as a whole (Yi et al., RecSys 2019, algorithm 2): for each item it keeps the step of the
+last occurrence and the mean number of steps between occurrences; one over that is the item's inclusion. Ids are hashed
+into several tables, and the lowest estimate counts, since a collision can only make an item look more frequent.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ _MIXERS = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 
 
 
 class StreamingFrequency:
-    """Estimates each item's inclusion in a batch; forgets at *rate*, so it follows a changing stream."""
+    """Estimates each item's inclusion in a batch; a moving average with *rate*, so it follows a changing stream."""
 
     def __init__(
         self, *, buckets: int = 1 << 20, rate: float = 0.05, first_gap: float = 100.0, tables: int = 2
@@ -28,7 +28,7 @@ class StreamingFrequency:
         self._step = 0
 
     def seen(self, items: NDArray[np.int64]) -> None:
-        """One batch that held *items*; the same item twice counts once."""
+        """Count one batch with *items*; the same item twice counts once."""
         self._step += 1
         for table, places in enumerate(self._places(np.unique(items))):
             places = np.unique(places)
@@ -48,7 +48,7 @@ class StreamingFrequency:
         return {"last": self._last, "gap": self._gap, "step": self._step}
 
     def restore(self, state: dict[str, NDArray[np.float64] | NDArray[np.int64] | int]) -> None:
-        """Go on from *state*."""
+        """Continue from *state*."""
         self._last, self._gap = np.asarray(state["last"]), np.asarray(state["gap"], np.float64)
         self._step = int(state["step"])
 

@@ -1,18 +1,18 @@
-"""What freshness is worth on a log of one's own: the same queries answered from histories that lag behind.
+"""Measures what freshness is worth on your own log: answers the same queries from lagging histories.
 
     bin/nearline freshness-value FOLDER              # after `make train DATA=FOLDER`
 
-Replays the log after the cut of the towers' time split. Each moment of a user is a query, and what he did at it is to
-be found; his history is what was known 1 min, 1 h, 24 h, 7 d before, and without delay what lies strictly earlier.
-Candidates are the full catalogue, for every delay the same: in "new items" all but what the user had truly had by then.
+Replays the log after the cut of the towers' time split. Each moment of a user is a query, whose targets are the user's
+items of that moment; the history is what was known 1 min, 1 h, 24 h, 7 d before, or without delay all strictly earlier
+events. Candidates are the full catalogue, the same for every delay: in "new items" without those that the user really
+had by then.
 
-The towers are those of ``towers.pt``, their histories in FP16 as they are served: that file says up to when they
-learnt, and that the exported towers compute the same is checked by every export. A query whose user is not known at
-a delay is answered, and counts, by the vector that the user tower gives for no history. Beside them stands what needs
-no history at all: what was popular in the 30 days before the cut, shown to everyone.
+The towers are those of ``towers.pt``, with histories in FP16 as in serving: that file has the time of the newest event
+that they were trained on, and every export checks that the exported towers compute the same. A query whose user is
+unknown at a delay is answered with the user tower's vector for no history, and counts. A baseline needs no history: the
+items popular in the 30 days before the cut, for all users.
 
-Writes a table, a plot and JSON to --out. What a replay can not show is what users would have done had they been shown
-fresher answers.
+Writes a table, a plot and JSON to --out. A replay cannot show what users would have done with fresher answers.
 """
 
 import argparse
@@ -83,7 +83,7 @@ Advance = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Replay:
-    """All that was asked, and what came of it at each delay."""
+    """All queries, and their results at each delay."""
 
     delays_ms: tuple[int, ...]
     grain_ms: int
@@ -118,7 +118,7 @@ def queries_of(log: Log, *, from_ms: int, most: int, seed: int) -> Baskets:
 
 
 def check_not_seen(saved: Saved, log: Log, asked: Baskets, folder: Path) -> None:
-    """``Misconfigured`` unless every query is later than all that the towers were trained on."""
+    """``Misconfigured`` unless every query is later than all events that the towers were trained on."""
     if not len(asked):
         raise Misconfigured(f"the log ends at {_moment(int(log.time_ms.max()))}: there is no query after the cut")
     first_ms = int(log.time_ms[asked.start].min())
@@ -131,7 +131,7 @@ def check_not_seen(saved: Saved, log: Log, asked: Baskets, folder: Path) -> None
 
 
 def known_items(towers: TwoTowers, task: Task, asked: Baskets) -> float:
-    """The share of what is to be found that the towers learnt as items; to the others only their text speaks."""
+    """The share of targets that the towers were trained on; for other items they have only the text."""
     events = event_pairs(asked)[1]
     ids = task.items[0][torch.from_numpy(np.asarray(task.log.item)[events].astype(np.int64)), 0]
     return float(torch.isin(ids, towers.item.sorted_ids).float().mean())
@@ -147,7 +147,7 @@ def replay(
     popular: Scorer | None = None,
     advance: Advance = lambda queries: None,
 ) -> Replay:
-    """Answer *asked* at every delay, and by *popular*; *advance* is told how many queries were answered."""
+    """Answer *asked* at every delay, and by *popular*; call *advance* with the number of answered queries."""
     candidates, histories = item_vectors(towers, task.items)
     half = histories.astype(np.float16)
 
@@ -190,22 +190,24 @@ def _judged(delays_ms: tuple[int, ...], user: Ints, answers: list[Any]) -> Judge
 
 
 def told_apart(delays_ms: tuple[int, ...], grain_ms: int) -> tuple[tuple[int, ...], str]:
-    """The delays that stamps of this granularity can tell apart, and a sentence about the stamps.
+    """The delays that timestamps of this granularity can distinguish, and a sentence about the timestamps.
 
-    ``Misconfigured`` if that leaves nothing to compare with no delay.
+    ``Misconfigured`` if no delay but 0 is left.
     """
     kept = tuple(delay_ms for delay_ms in delays_ms if not 0 < delay_ms < grain_ms)
     if len(kept) < 2:
         came = ", ".join(map(spoken, delays_ms))
         raise Misconfigured(
-            f"no delay is left to compare: the stamps tell {spoken(grain_ms)} apart, --delays are {came}"
+            f"no delay is left to compare: the timestamps have a granularity of {spoken(grain_ms)}, --delays are {came}"
         )
     left_out = ", ".join(spoken(delay_ms) for delay_ms in delays_ms if delay_ms not in kept)
     notes = [f"all times are whole {_GRAIN_WORDS[grain_ms]}"] if grain_ms in _GRAIN_WORDS else []
     if left_out:
         notes.append(f"delays below that are left out ({left_out})")
     if grain_ms == DAY_MS:
-        notes.append("what a user did earlier on a query's day can not be told and is never seen, so 0 is a delay too")
+        notes.append(
+            "a user's earlier events on a query's day cannot be ordered and are never seen, so 0 is a delay too"
+        )
     return kept, "; ".join(notes)
 
 
@@ -213,12 +215,12 @@ _GRAIN_WORDS = {DAY_MS: "days", HOUR_MS: "hours", MINUTE_MS: "minutes", SECOND_M
 
 
 def sentence(name: str, replayed: Replay, found: Curve, setting: str) -> str:
-    """What the curve means, for the delay of a day or the nearest longest one that was asked."""
+    """A sentence about the curve, for the delay of a day or else the longest one."""
     point = next((each for each in found.points if each.delay_ms == DAY_MS), found.delayed[-1])
     words, lost = spoken(point.delay_ms), point.hits_lost
     share = replayed.within(point.delay_ms)
     low, high = (f"{end:.1%}" for end in (lost.low, lost.high))
-    chance = ", which can not be told from nothing" if lost.low <= 0 <= lost.high else ""
+    chance = ", which is not significant" if lost.low <= 0 <= lost.high else ""
     cost = f"lose {lost.mean:.1%} of its {found.hits:,} hits among {_TITLES[setting]}{chance} ({low} to {high})"
     popular = found.popular
     less = popular is not None and popular.hits_lost.mean < lost.mean
@@ -230,7 +232,7 @@ def sentence(name: str, replayed: Replay, found: Curve, setting: str) -> str:
 
 
 def tables(replayed: Replay, curves: Mapping[str, Mapping[str, Curve]], *, k: int, seed: int) -> list[RenderableType]:
-    """A table for each set of queries, and one of what each delay touches."""
+    """A table for each set of queries, and one of the queries that each delay affects."""
     names = [name for name in (EVERY, KNOWN) if name in curves[NEW]]
     return [*(_curve_table(name, {s: curves[s][name] for s in SETTINGS}, k) for name in names), _reach(replayed, seed)]
 
@@ -267,7 +269,7 @@ def _lost(point: Point) -> str:
 
 
 def _reach(replayed: Replay, seed: int) -> Table:
-    """Whom a delay touches at all, and what it costs those who are still known at it."""
+    """The queries that each delay affects, and what it costs users who are still known at it."""
     table = Table(title="what each delay touches", title_justify="left")
     for head in ("delay", "queries with an event within it", "queries with a history left", "hits lost by these (new)"):
         table.add_column(head, justify="right")
@@ -304,7 +306,7 @@ def as_json(
 
 
 def freshness_value(given: argparse.Namespace, console: Console) -> None:
-    """What ``main`` does, with the command line as it was given."""
+    """Run the command with parsed arguments."""
     began = time.monotonic()
     console.print(f"reading {given.folder}")
     dataset = load_dataset(given.folder, given.dataset)
@@ -336,7 +338,7 @@ def freshness_value(given: argparse.Namespace, console: Console) -> None:
     }
     said = [f"{len(asked):,} queries from {facts['queries_from']}, towers of {facts['towers_know_until']}", note]
     if known < _FEW:
-        said.append(f"these towers know {known:.1%} of the items that are asked for: were they trained on this log?")
+        said.append(f"these towers know {known:.1%} of the targets: were they trained on this log?")
     console.print(*filter(None, said), sep="\n")
     if KNOWN not in curves[NEW]:
         console.print(f"no user is known at {spoken(delays_ms[-1])}: there is one curve only; try shorter --delays")
@@ -387,7 +389,7 @@ def _share(number: float) -> float:
 
 
 def _task(dataset: Dataset, stage: Stage, saved: Saved, encoder: Path | None) -> Task:
-    """Items and contexts as the towers read them."""
+    """The items and contexts in the towers' form."""
     sentence_layer = saved.towers.item.sentence
     if sentence_layer is not None and encoder is None:
         raise Misconfigured("these towers were trained with a text encoder: name its folder with --text-encoder")
@@ -405,7 +407,7 @@ def _progress(console: Console) -> Progress:
 
 
 def _advancing(progress: Progress, bar: Any, console: Console) -> Advance:
-    """Moves the bar; where there is no terminal, a line every ten seconds."""
+    """Moves the bar; without a terminal, prints a line every ten seconds."""
     said, done = time.monotonic(), 0
 
     def advance(queries: int) -> None:
@@ -424,7 +426,7 @@ def _moment(time_ms: int) -> str:
 
 
 def main() -> int:
-    """Replay, print, plot; 2 with a message if that can not be done."""
+    """Replay, print, plot; return 2 with a message on failure."""
     given = _arguments()
     torch.set_num_threads(given.threads)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)

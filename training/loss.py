@@ -1,4 +1,4 @@
-"""The loss: a softmax over the catalogue, whole or estimated from the items of the batch and some drawn at random.
+"""The loss: a softmax over the catalogue, full or estimated from the batch's items and some random ones.
 
 Every item of the catalogue is among a batch's candidates with a known probability, its inclusion. Dividing a rival's
 share by its inclusion (subtracting log Q from its logit: Yi et al., "Sampling-Bias-Corrected Neural Modeling for Large

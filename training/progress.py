@@ -1,4 +1,4 @@
-"""How a run goes, for people: a bar with the time left on a terminal, lines elsewhere, curves for TensorBoard."""
+"""Shows a run's progress: a bar with the remaining time on a terminal, lines elsewhere, curves for TensorBoard."""
 
 import time
 from collections.abc import Mapping
@@ -50,7 +50,7 @@ class RunDisplay(Watcher):
             self._curves.close()
 
     def step(self, epoch: int, loss: float, temperature: float) -> None:
-        """One batch was learnt."""
+        """Show one batch."""
         self._at += 1
         done = epoch * self._steps + (self._at - 1) % self._steps + 1
         self._bar.update(self._task, completed=done, said=f"epoch {epoch + 1} loss {loss:.3f}")
@@ -59,7 +59,7 @@ class RunDisplay(Watcher):
             self._curves.add_scalar("temperature", temperature, done)
 
     def epoch(self, epoch: int, loss: float, temperature: float) -> None:
-        """An epoch ended with this mean loss."""
+        """Show an epoch's mean loss."""
         if self._curves is not None:
             self._curves.add_scalar("loss/epoch", loss, epoch)
         late = time.monotonic() - self._said_at > LINE_EVERY_S
@@ -71,7 +71,7 @@ class RunDisplay(Watcher):
             )
 
     def judged(self, epoch: int, figures: Mapping[str, float]) -> None:
-        """After that epoch the towers reached these figures on what is watched."""
+        """Show the towers' figures on the watched baskets after that epoch."""
         if self._curves is not None:
             for name, value in figures.items():
                 self._curves.add_scalar(f"watched/{name}", value, epoch)

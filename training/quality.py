@@ -1,10 +1,10 @@
-"""Recall@10 and NDCG@10 as papers report them, seed by seed: settings by validation, and the test once.
+"""Measures recall@10 and NDCG@10 as papers report them, by seed: settings by validation, the test once.
 
     make quality DATA=FOLDER ARGS="--seeds 1 --set epochs=20"     # validation only: how a recipe is chosen
     make quality DATA=FOLDER ARGS="--test"                        # seeds 1, 2, 3 judged on the test
 
-Full catalogue, seen items filtered. A run that ended is not repeated and one that was interrupted goes on: what is kept
-lies in build/quality/<data set>/, a folder for each recipe and seed, and runs.jsonl there has a line for each.
+Full catalogue, seen items filtered. A finished run is not repeated and an interrupted one continues: runs are kept in
+build/quality/<data set>/, one folder per recipe and seed, and runs.jsonl there has a line for each.
 ``--test`` writes docs/results/<data set>.json.
 """
 
@@ -38,7 +38,7 @@ RUN = "run.json"
 
 
 def main() -> int:
-    """Fit and judge each seed; say what came out."""
+    """Fit and judge each seed; print the figures."""
     given = _arguments()
     torch.set_num_threads(given.threads)
     try:
@@ -52,7 +52,7 @@ def main() -> int:
 
 
 def quality(given: argparse.Namespace) -> int:
-    """What ``main`` does, with the command line as it was given; returns the exit code."""
+    """Run the command with parsed arguments; return the exit status."""
     dataset = load_dataset(given.data, given.dataset)
     recipe = changed(changed(Recipe(), dataset.recipe), parsed(given.set))
     stages = STAGES if given.test else (VALIDATION,)
@@ -68,7 +68,7 @@ def quality(given: argparse.Namespace) -> int:
 
 
 def one_run(dataset: Dataset, recipe: Recipe, seed: int, stages: Sequence[str], folder: Path) -> dict[str, Any]:
-    """What one seed reached on *stages*: read where it was judged before, else fitted and judged now."""
+    """One seed's figures on *stages*: read if it was judged before, else fitted and judged now."""
     own = folder / f"{fingerprint(recipe, dataset)}-{seed}"
     done: dict[str, Any] = json.loads((own / RUN).read_text()) if (own / RUN).is_file() else {}
     fits = {stage: stage if dataset.split.refit else VALIDATION for stage in stages}
@@ -87,7 +87,7 @@ def one_run(dataset: Dataset, recipe: Recipe, seed: int, stages: Sequence[str], 
 
 
 def _fitted(dataset: Dataset, recipe: Recipe, seed: int, stage: str, own: Path) -> tuple[Task, dict[str, Any]]:
-    """The task of *stage*, whose towers now lie in *own*, and what they cost if they were fitted now."""
+    """The task of *stage*, with its towers in *own*, and their cost if they were fitted now."""
     task = make_task(dataset, dataset.stage(stage), recipe.features())
     if (own / stage / "towers.pt").is_file():
         return task, {}
@@ -99,7 +99,7 @@ def _fitted(dataset: Dataset, recipe: Recipe, seed: int, stage: str, own: Path) 
 
 
 def judge(dataset: Dataset, task: Task, stage: str, folder: Path) -> dict[str, float]:
-    """Recall@10 and NDCG@10 of the towers in *folder* on what *stage* asks."""
+    """Recall@10 and NDCG@10 of the towers in *folder* on *stage*'s baskets."""
     asked = dataset.stage(stage).judge
     return headline(tower_scorer(load_towers(folder).towers, task), dataset.log, asked, K)
 
@@ -110,13 +110,13 @@ def averaged(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def differing(recipe: Recipe) -> dict[str, Any]:
-    """The settings that are not the default's."""
+    """The settings that differ from the defaults."""
     usual = Recipe().as_plain()
     return {name: value for name, value in recipe.as_plain().items() if value != usual[name]}
 
 
 def fingerprint(recipe: Recipe, dataset: Dataset) -> str:
-    """Twelve hex digits of all that decides a run besides its seed."""
+    """Twelve hex digits of everything that determines a run besides its seed."""
     told = json.dumps({"recipe": recipe.as_plain(), "data": dataset.digest}, sort_keys=True)
     return hashlib.sha256(told.encode()).hexdigest()[:12]
 

@@ -1,4 +1,4 @@
-"""The recipe: everything that decides a training run besides the data and the seed."""
+"""The recipe: everything that determines a training run besides the data and the seed."""
 
 import difflib
 from collections.abc import Mapping, Sequence
@@ -96,7 +96,7 @@ class Recipe:
             raise Misconfigured(f"recipe: {self.dimension} dimensions can not be shared by {self.heads} heads")
 
     def features(self, text_encoder: TextEncoder | None = None) -> Features:
-        """What towers of this recipe read."""
+        """The features of towers of this recipe."""
         return Features(
             dimension=self.dimension,
             history_length=self.history_length,
@@ -106,12 +106,12 @@ class Recipe:
         )
 
     def as_plain(self) -> dict[str, Any]:
-        """The recipe as JSON holds it."""
+        """The recipe as plain data for JSON."""
         return asdict(self)
 
 
 def changed(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
-    """*recipe* with *settings* in place; ``Misconfigured`` with the nearest name for one that there is not."""
+    """*recipe* with *settings* changed; ``Misconfigured`` with the nearest name for an unknown one."""
     hints = get_type_hints(Recipe)
     known = {f.name for f in fields(Recipe)}
     for name in settings:

@@ -1,4 +1,4 @@
-"""One run of a stage: what the towers are trained on and judged on, for `make train` and `make evaluate` alike."""
+"""One run of a stage: the task to fit and the reports, for both `make train` and `make evaluate`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -24,14 +24,14 @@ from training.task import Task
 from training.towers import TwoTowers
 
 DAY_MS = 86_400_000
-GROUP = "country"  # the signal whose groups are compared, where the data has it
+GROUP = "country"  # the signal whose groups are compared, if the data has it
 OF_LATE_DAYS = 30
 TOWERS = "two towers"
 TYPE_NAMES = {code: name for name, code in TYPE_CODES.items()}
 
 
 def make_task(dataset: Dataset, stage: Stage, features: Features, sentences: Floats | None = None) -> Task:
-    """What a fit on *stage* is given; *sentences* (items, size) are a text encoder's vectors of the catalogue."""
+    """The task of a fit on *stage*; *sentences* (items, size) are a text encoder's vectors of the catalogue."""
     arrays = features.item_inputs(list(dataset.items.items()), _untokenized if features.text_encoder else None)
     items: tuple[Tensor, ...] = (torch.from_numpy(arrays[TOKENS]), torch.from_numpy(arrays[NUMERIC]))
     if sentences is not None:
@@ -43,7 +43,7 @@ def make_task(dataset: Dataset, stage: Stage, features: Features, sentences: Flo
 
 
 def watched_by(dataset: Dataset, stage: Stage) -> Baskets | None:
-    """What validation judges, or ``None`` where there is nothing or where *stage* is fitted on it."""
+    """The baskets that validation judges; ``None`` without any, or if *stage* is fitted on them."""
     if stage.name == TEST and dataset.split.refit:
         return None
     asked = stage_of(dataset.log, dataset.split, VALIDATION).judge
@@ -51,7 +51,7 @@ def watched_by(dataset: Dataset, stage: Stage) -> Baskets | None:
 
 
 def group_of(dataset: Dataset) -> str | None:
-    """The signal whose groups of users are compared, or ``None`` where nobody declared it."""
+    """The signal whose groups of users are compared, or ``None`` if no user declared it."""
     return GROUP if any(GROUP in context for context in dataset.log.contexts) else None
 
 
@@ -67,13 +67,13 @@ def described(split: Split) -> str:
 
 
 def limits_of(dataset: Dataset) -> list[str]:
-    """What these towers can not know, in sentences."""
+    """The limits of these towers, in sentences."""
     met = {TYPE_NAMES[code] for code in np.unique(np.asarray(dataset.log.kind)).tolist()}
     unmet = [name for name in TYPE_CODES if name not in met]
     limits = [f"event types that are not in the data keep weights set by hand: {', '.join(unmet)}"] if unmet else []
     silent = [key for key in CONTEXT_KEYS if not any(key in context for context in dataset.log.contexts)]
     if silent:
-        limits.append(f"nobody in the data declares {', '.join(silent)}: these signals change nothing")
+        limits.append(f"no user in the data declares {', '.join(silent)}: these signals change nothing")
     limits.append("items are described as the file describes them today, also for the past")
     return limits
 
@@ -83,15 +83,15 @@ def _day(time_ms: int) -> str:
 
 
 def _untokenized(texts: Sequence[str]) -> tuple[Ints, Ints]:
-    """In training the encoder has read every item already, so its input is not needed."""
+    """No encoder input: in training the encoder has already read every item."""
     nothing = np.zeros((len(texts), 0), np.int64)
     return nothing, nothing
 
 
 def without_items(dataset: Dataset, held_out: Bools) -> Dataset:
-    """The data set as if the *held_out* items (items,) had never been met: no target, no history, no id of theirs.
+    """The data set without events of the *held_out* items (items,): not in targets, histories or trained ids.
 
-    They stay in the catalogue, where what nobody has met is no negative either.
+    They stay in the catalogue, where items without events are no negatives either.
     """
     return replace(dataset, log=only(dataset.log, ~held_out[np.asarray(dataset.log.item)]))
 
@@ -138,5 +138,5 @@ def _everyones(counts: Ints) -> Scorer:
 def judged(
     dataset: Dataset, stage: Stage, scorers: Mapping[str, Scorer], *, k: int, group: str | None = None
 ) -> Mapping[str, Report]:
-    """The reports of *scorers* on what *stage* asks."""
+    """The reports of *scorers* on *stage*'s baskets."""
     return evaluate(scorers, dataset.log, stage.fitted, stage.judge, k=k, group=group)

@@ -1,4 +1,4 @@
-"""Trained towers on disk as torch holds them: where a warm start, an evaluation or another export begins."""
+"""Saves and loads trained towers in torch's format, for a warm start, an evaluation or another export."""
 
 import os
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ FILE = "towers.pt"
 
 @dataclass(frozen=True)
 class Saved:
-    """Towers with what they are: their recipe, their features, and the time of the newest event that they know."""
+    """Towers with their recipe, their features, and the time of the newest event that they were trained on."""
 
     towers: TwoTowers
     recipe: Recipe
@@ -27,7 +27,7 @@ class Saved:
 
 
 def save_towers(towers: TwoTowers, recipe: Recipe, features: Features, folder: Path, *, newest_ms: int) -> Path:
-    """Write ``towers.pt`` into *folder*, in one step."""
+    """Write ``towers.pt`` into *folder*, atomically."""
     sentence = towers.item.sentence
     state = {
         "recipe": recipe.as_plain(),
@@ -44,7 +44,7 @@ def save_towers(towers: TwoTowers, recipe: Recipe, features: Features, folder: P
 
 
 def load_towers(folder: Path) -> Saved:
-    """What ``save_towers`` wrote into *folder*; ``Misconfigured`` if there is nothing, or nothing for this build."""
+    """Load what ``save_towers`` wrote into *folder*; ``Misconfigured`` if it is missing, or not for this build."""
     path = folder / FILE
     if not path.is_file():
         raise Misconfigured(

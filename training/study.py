@@ -1,11 +1,11 @@
-"""Everything that there is to know about the towers on one data set, as tables and as one JSON file.
+"""Evaluates the towers on one data set in depth, as tables and one JSON file.
 
     make evaluate                       # Online Retail: docs/results/online-retail-study.json
     make evaluate DATA=FOLDER ARGS="--k 10 --only cold_items"
 
-Towers of both sizes and several seeds beside the baselines, all asked the same questions; what each term of the loss
-is worth, each with its own temperature, chosen on validation; items that training never saw; users without a history;
-groups of users. Many small fits: --jobs of them at a time, one thread each.
+Towers of both sizes and several seeds beside the baselines, all on the same questions; the worth of each term of the
+loss, each with its own temperature, chosen on validation; items without training events; users without a history;
+groups of users. Many small fits run, --jobs at a time, with one thread each.
 """
 
 import argparse
@@ -75,7 +75,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Done:
-    """What a fit left: the folder of its towers, and what it cost."""
+    """A finished fit: the folder of its towers, and its cost."""
 
     folder: Path
     cost: Mapping[str, float]
@@ -83,14 +83,14 @@ class Done:
 
 
 class Fits:
-    """Runs fits, each once however often it is asked for, *jobs* at a time in processes of their own."""
+    """Runs each fit once, *jobs* at a time, in separate processes."""
 
     def __init__(self, dataset: Dataset, folder: Path, *, jobs: int, console: Console) -> None:
         self._dataset, self._folder, self._console, self._jobs = dataset, folder, console, jobs
         self._done: dict[Job, Done] = {}
 
     def run(self, wanted: Sequence[Job]) -> list[Done]:
-        """What each of *wanted* left, in order."""
+        """The result of each of *wanted*, in order."""
         missing = [job for job in dict.fromkeys(wanted) if job not in self._done]
         folders = [self._folder / f"{len(self._done) + number:03}" for number in range(len(missing))]
         work = partial(_fit, self._dataset)
@@ -110,7 +110,7 @@ class Fits:
 
 
 def _fit(dataset: Dataset, job: Job, folder: Path) -> Done:
-    """One fit, in a process of its own."""
+    """One fit, in a separate process."""
     torch.set_num_threads(1)
     seen = without_items(dataset, held_out_items(dataset.log.item_ids, COLD_SHARE)) if job.cold else dataset
     task = make_task(seen, seen.stage(job.stage), job.recipe.features())
@@ -121,7 +121,7 @@ def _fit(dataset: Dataset, job: Job, folder: Path) -> Done:
 
 @dataclass(frozen=True)
 class Study:
-    """What every section of the study is given."""
+    """The input of every section of the study."""
 
     dataset: Dataset
     recipe: Recipe
@@ -135,7 +135,7 @@ class Study:
         return self.dataset.stage(name)
 
     def judged(self, stage: str, scorers: Mapping[str, Scorer], **how: Any) -> Mapping[str, Report]:
-        """The reports of *scorers* on what *stage* asks."""
+        """The reports of *scorers* on *stage*'s baskets."""
         asked = self.stage(stage)
         return evaluate(scorers, self.dataset.log, asked.fitted, how.pop("asked", asked.judge), k=self.k, **how)
 
@@ -197,7 +197,7 @@ def _said(gap: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def ablation(study: Study) -> dict[str, Any]:
-    """What each term of the loss is worth: its own temperature, chosen on validation, then every seed on the test."""
+    """The worth of each term of the loss: its own temperature, chosen on validation, then every seed on the test."""
     still = {"learn_temperature": False}
     grid = {
         arm: [changed(study.recipe, {**settings, **still, "temperature": value}) for value in TEMPERATURES]
@@ -309,7 +309,7 @@ SECTIONS: Mapping[str, Callable[[Study], dict[str, Any]]] = {
 
 
 def results(study: Study, sections: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each section's figures under its name, with the time that it took."""
+    """Yield each section's name and figures, with the time that it took."""
     for name in sections:
         began = time.monotonic()
         study.say(f"\n[bold]{name.replace('_', ' ')}[/bold]")
@@ -332,7 +332,7 @@ def main() -> int:
 
 
 def evaluate_all(given: argparse.Namespace) -> int:
-    """What ``main`` does, with the command line as it was given; returns the exit code."""
+    """Run the command with parsed arguments; return the exit status."""
     console = Console(width=None if sys.stdout.isatty() else 180)
     dataset = load_dataset(given.data, given.dataset)
     console.print(dataset.report())
@@ -361,7 +361,7 @@ def evaluate_all(given: argparse.Namespace) -> int:
 
 
 def _command(given: argparse.Namespace) -> str:
-    """What prints these figures."""
+    """The command that reproduces these figures."""
     told = [f"--k {given.k}"] if given.k != K else []
     told += [f"--only {','.join(given.only)}"] if given.only != tuple(SECTIONS) else []
     told += [f"--seeds {listed(given.seeds)}"] if given.seeds != SEEDS else []

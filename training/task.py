@@ -1,4 +1,4 @@
-"""A task: what one fit is given, and the untrained or warm towers that it begins with."""
+"""A task: the input of one fit, and the untrained or warm towers that it begins with."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ from training.towers import TwoTowers
 
 @dataclass(frozen=True)
 class Task:
-    """What one fit is given: the log, the examples in it, and every item and context as the towers read them."""
+    """The input of one fit: the log, its examples, and every item and context in the towers' form."""
 
     log: Log
     examples: Baskets
@@ -27,14 +27,14 @@ class Task:
     contexts: Tensor  # (contexts, 8)
     features: Features
     data_digest: str = ""
-    watched: Baskets | None = None  # what the best epoch is chosen on (``Recipe.patience``); none of it is fitted
+    watched: Baskets | None = None  # baskets to choose the best epoch by (``Recipe.patience``); never fitted
 
     def counts(self) -> Ints:
         """How often each item is among the fitted events, (items,)."""
         return np.bincount(np.asarray(self.log.item)[self.fitted], minlength=len(self.log.item_ids))
 
     def __post_init__(self) -> None:
-        """Refuse what nothing could be learnt from."""
+        """Refuse a task without examples."""
         if not len(self.examples):
             raise Misconfigured(
                 "there is no example to train on: no user has a second event, or the split leaves none before its cut; "
@@ -43,7 +43,7 @@ class Task:
 
 
 def new_towers(task: Task, recipe: Recipe, *, seed: int) -> TwoTowers:
-    """Towers before any training, with a part of its own for every item among the fitted events."""
+    """Untrained towers, with an own part for every item among the fitted events."""
     torch.manual_seed(seed)
     sentence_size = task.items[2].shape[1] if len(task.items) > 2 else 0
     towers = TwoTowers(task.features, recipe, sentence_size=sentence_size)
@@ -55,7 +55,7 @@ def new_towers(task: Task, recipe: Recipe, *, seed: int) -> TwoTowers:
 
 
 def warm(towers: TwoTowers, start: TwoTowers, items: tuple[Tensor, ...]) -> None:
-    """Give *towers* the weights of *start*; an item that is new since then begins as what its text stood for."""
+    """Give *towers* the weights of *start*; an item that is new since then begins with its text's projection."""
     mine, theirs = dict(towers.named_parameters()), dict(start.named_parameters())
     with torch.no_grad():
         for name, parameter in mine.items():

@@ -1,8 +1,8 @@
-"""The plug for a pretrained sentence encoder: a folder with ``model.onnx`` and ``tokenizer.json``.
+"""Connects a pretrained sentence encoder: a folder with ``model.onnx`` and ``tokenizer.json``.
 
-The encoder stays as it is. In training it reads every item once, and its sentence vectors are a further input of the
-item tower; for serving its graph is put in front of the tower's, so that one ``model.onnx`` holds both: an embedding
-space can not meet another encoder, and Triton serves it like any tower. ``model.onnx`` takes ``input_ids`` and
+The encoder is not trained. In training it reads every item once, and its sentence vectors are a further input of the
+item tower; for serving its graph is put in front of the tower's in one ``model.onnx``: so an embedding space always has
+its own encoder, and Triton serves it like any tower. ``model.onnx`` takes ``input_ids`` and
 ``attention_mask`` (and maybe ``token_type_ids``), INT64 (batch, length), and gives vectors of tokens (batch, length,
 size), which are averaged over the mask, or of sentences (batch, size); either way they are brought to unit norm.
 """
@@ -34,7 +34,7 @@ OpenTokenizer = Callable[[Path, TextEncoder], Tokenizer | None]  # ``open_tokeni
 
 @dataclass(frozen=True)
 class Encoded:
-    """A catalogue as a pretrained encoder reads it."""
+    """A catalogue encoded by a pretrained encoder."""
 
     folder: Path
     tokenizer: TextEncoder
@@ -43,7 +43,7 @@ class Encoded:
     mask: NDArray[np.int64]
 
     def read(self, items: int) -> dict[str, NDArray[np.int64]]:
-        """What the encoder reads of the first *items*, by input."""
+        """The encoder's input for the first *items*, by name."""
         return {INPUT_IDS: self.ids[:items], ATTENTION_MASK: self.mask[:items]}
 
 

@@ -1,4 +1,4 @@
-"""The two towers. Both are pure functions of their inputs, and what they return has unit norm."""
+"""The two towers: pure functions of their inputs that return vectors of unit norm."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,8 +13,8 @@ from training.recipe import CAUSAL, IDF, POOLED, Recipe
 MASKED = -1e4  # a score whose softmax is 0 next to any other, and finite when a whole history is masked
 FADINGS = 3
 
-# How much louder than a purchase an event of a type speaks before anything is learnt, as a factor on its attention, and
-# with which sign. A type that is not in the data keeps this.
+# The initial weight of an event of each type relative to a purchase, as a factor on its attention, with its sign. A
+# type that is not in the data keeps it.
 TYPE_WEIGHTS: Mapping[str, tuple[float, float]] = {
     "view": (0.5, 1.0),
     "click": (1.0, 1.0),
@@ -27,10 +27,10 @@ TYPE_WEIGHTS: Mapping[str, tuple[float, float]] = {
 
 
 class ItemTower(nn.Module):  # type: ignore[misc]
-    """An item's words, attributes and numbers, plus what was learnt about this very item.
+    """Encodes an item's words, attributes and numbers, plus a part learnt for this very item.
 
-    An item that training never saw has nothing of its own: a projection of its text stands for it, which id dropout
-    trains. Trained ids are found by binary search among their hashes, so a new item can not borrow another's part.
+    An item without training events has no own part: a projection of its text replaces it, which id dropout trains.
+    Trained ids are found by binary search among their hashes, so a new item cannot use another's part.
     With a text encoder, *sentence* (batch, sentence_size) is the pretrained encoder's vector of the item's text.
     With *weighed* words each counts as ``weigh`` says; without *layer* the sum is the vector, and nothing follows it.
     """
@@ -68,15 +68,15 @@ class ItemTower(nn.Module):  # type: ignore[misc]
         self.word_weights: Tensor | None
 
     def own_ids(self, id_tokens: Tensor, *, scale: float = 0.0) -> None:
-        """Give each of these ids, (ids,) as in ``tokens[:, 0]``, a part of its own, drawn at random as *scale* says."""
+        """Give each of these ids, (ids,) as in ``tokens[:, 0]``, an own part, drawn at random with *scale*."""
         self.sorted_ids = torch.unique(id_tokens.int())
         own = torch.zeros(len(self.sorted_ids), self.ids.shape[1])
         self.ids = nn.Parameter(torch.randn_like(own) * scale if scale else own)
 
     def weigh(self, words: Tensor) -> None:
-        """Let a word of few of these items, *words* (items, slots), count more than one of many: log(items / of them).
+        """Weigh words by rarity among these items, *words* (items, slots): log(items / items with the word).
 
-        A word that none of them has counts as one that a single item has.
+        A word of none of them counts as a word of one item.
         """
         assert self.word_weights is not None
         having = torch.bincount(words[words > 0].long(), minlength=len(self.word_weights))
@@ -98,13 +98,13 @@ class ItemTower(nn.Module):  # type: ignore[misc]
         return candidate, F.normalize(mixed + self.history_mix(mixed), dim=1)
 
     def own_part(self, tokens: Tensor, numeric: Tensor, sentence: Tensor | None = None) -> Tensor:
-        """What each item has beside what its text says, (batch, dim): learnt, or the projection in its stead."""
+        """Each item's own part beside its text, (batch, dim): learnt, or the projection that replaces it."""
         place, known = self._place(tokens[:, 0])
         stand_in = self.stand_in(self._said(tokens[:, 1:], numeric, sentence))
         return torch.where(known[:, None], F.embedding(place, self.ids).float(), stand_in)
 
     def _said(self, words: Tensor, numeric: Tensor, sentence: Tensor | None) -> Tensor:
-        """What an item's text, attributes and numbers come to, (batch, dim)."""
+        """The encoding of an item's text, attributes and numbers, (batch, dim)."""
         said = self._words(words) + self.numbers(numeric)
         return said if self.sentence is None or sentence is None else said + self.sentence(sentence)
 
@@ -117,7 +117,7 @@ class ItemTower(nn.Module):  # type: ignore[misc]
         return self._sum(words, weights) / weights.square().sum(1, keepdim=True).clamp(min=1e-6).sqrt()
 
     def _place(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Of each id its place in ``sorted_ids``, and whether it is there: halving steps, which any exporter knows."""
+        """Each id's place in ``sorted_ids``, and whether it is there: a bisection that every exporter supports."""
         last = len(self.sorted_ids) - 1
         place = torch.zeros_like(ids)
         step = 1 << last.bit_length()
@@ -138,7 +138,7 @@ class ItemTower(nn.Module):  # type: ignore[misc]
 
 
 class UserTower(nn.Module):  # type: ignore[misc]
-    """What both sizes share: events as item vector, age, type and place; the user's context; a start for nobody."""
+    """What both sizes share: events as item vector, age, type and place; the user's context; a start without events."""
 
     def __init__(self, features: Features) -> None:
         super().__init__()
@@ -150,20 +150,20 @@ class UserTower(nn.Module):  # type: ignore[misc]
         self.type_signs = nn.Parameter(torch.cat([torch.zeros(1), sign]))
 
     def events(self, vectors: Tensor, types: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The history as vectors with their sign (batch, history, dim), their loudness and whether they are there."""
+        """The history as signed vectors (batch, history, dim), their attention weights and whether they are present."""
         there = types > 0  # (batch, history)
         loudness = F.embedding(types, self.type_scores[:, None])[:, :, 0].masked_fill(~there, MASKED)
         signs = F.embedding(types, self.type_signs[:, None]) * there[:, :, None]
         return vectors.float() * signs, loudness, there
 
     def start(self, context: Tensor, there: Tensor) -> Tensor:
-        """What is known before any event: the context, and for a user without events the average user, (batch, dim)."""
+        """The start before any event: the context, and for a user without events the average user, (batch, dim)."""
         own = (F.embedding(context, self.context).float() * (context > 0)[:, :, None]).sum(1)
         return own + self.nobody * (~there.any(1, keepdim=True))
 
 
 class PooledUserTower(UserTower):
-    """Attention pooling: a few questions, coloured by the newest event, put to the history; the answers are mixed."""
+    """Attention pooling: a few queries, conditioned on the newest event, attend to the history and are mixed."""
 
     def __init__(self, features: Features, *, heads: int, dropout: float) -> None:
         super().__init__(features)
@@ -225,12 +225,12 @@ class TransformerUserTower(UserTower):
 
 
 class CausalUserTower(UserTower):
-    """Attention in which an event hears itself and what is older, so that one pass answers at every event.
+    """Causal attention: an event attends to itself and older events, so that one pass gives a vector at every event.
 
-    Where an event lies is told by how far it is from the one that asks, in places and in time, as a bias on each head's
-    scores: what is computed of an event does not depend on who asks, and ``every`` is ``forward`` at each of its
-    places. Serving asks at the newest event only. The answer is a mix of the history's own vectors and what the layers
-    made of them, as in ``TransformerUserTower``.
+    Positions are relative: an event's distance from the attending one, in places and in time, is a bias on each head's
+    scores. So an event's encoding does not depend on later events, and ``every`` equals ``forward`` at each of its
+    places. Serving uses the newest event only. The result mixes the history's own vectors and the layers' output, as in
+    ``TransformerUserTower``.
     """
 
     def __init__(self, features: Features, *, heads: int, layers: int, dropout: float) -> None:
@@ -256,14 +256,16 @@ class CausalUserTower(UserTower):
         return self._answer(flow[:, :1], flow, start, history, loudness[:, None, None] + near + fading, there)[:, 0]
 
     def every(self, vectors: Tensor, ages: Tensor, types: Tensor, context: Tensor, asked: Tensor) -> Tensor:
-        """The vectors of those who had done what stands from each *asked* place on, (asked, dim).
+        """The user vectors as of each *asked* place, from the events at it and older, (asked, dim).
 
-        Places count through the flattened (batch, length), newest first. *ages* (batch, length, length) are those of
-        each event before each other one, *context* (asked, slots) is what was declared by then.
+        Places index the flattened (batch, length), newest first. *ages* (batch, length, length) are between each pair
+        of events, *context* (asked, slots) is what was declared by then.
         """
         history, loudness, there = self.events(vectors, types)
         own = (F.embedding(context, self.context).float() * (context > 0)[:, :, None]).sum(1)
-        own = own + self.nobody * (types.flatten()[asked] == 0)[:, None]  # only beyond his oldest event nobody is there
+        own = (
+            own + self.nobody * (types.flatten()[asked] == 0)[:, None]
+        )  # type 0 only beyond the user's oldest event: no event
         start = torch.zeros_like(history).flatten(0, 1).index_copy(0, asked, own.to(history.dtype)).view_as(history)
         flow = self._flow(history, types, loudness)
         fading = self.age_scores(_fadings(ages)).permute(0, 3, 1, 2)  # (batch, heads, length, length)
@@ -286,7 +288,7 @@ class CausalUserTower(UserTower):
     def _behind(self, layer: int, length: int) -> Tensor:
         """The bias of each place on each, (heads, length, length), newest first.
 
-        What is newer is not heard, not even where all that is older is masked: then empty places are.
+        Newer events are never attended to, not even if all older ones are masked: then empty places are.
         """
         places = torch.arange(length, device=self.distances.device)
         back = places[None, :] - places[:, None]  # (asking, asked)
@@ -307,7 +309,7 @@ class _Layer(nn.Module):  # type: ignore[misc]
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, asking: Tensor, flow: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """*asking* (batch, places, dim) after hearing *flow* (batch, history, dim), and each head's attention.
+        """*asking* (batch, places, dim) after attending to *flow* (batch, history, dim), and each head's attention.
 
         *bias* is added to the scores, (batch, heads, places, history) or what broadcasts to it.
         """
@@ -368,5 +370,5 @@ def _mixer(size: int) -> Any:
 
 
 def _fadings(ages: Tensor) -> Tensor:
-    """An age as it is, and fading at two rates, (…, 3)."""
+    """An age unchanged, and decayed at two rates, (…, 3)."""
     return torch.stack([ages / 5, torch.exp(-ages), torch.exp(-ages / 3)], dim=-1)

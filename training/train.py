@@ -1,14 +1,13 @@
-"""Train both towers on a log, judge them, export them: read downwards.
+"""Trains both towers on a log, judges and exports them; read it downwards.
 
     make train                                   # the demo's towers, compared with the committed ones
     make train DATA=FOLDER ARGS="--set epochs=5"
 
 FOLDER holds interactions.parquet, items.parquet and, where columns have other names, dataset.toml
-(`python -m training.data.dataset FOLDER` says what is in it). Two runs of one recipe: the first is judged on
-validation, which is where a recipe is chosen; the second is fitted on all that lies before the test, judged once on it,
-and exported.
-What a run writes lies in --out: the towers for Triton, towers.pt for a warm start, checkpoints, TensorBoard's curves
-and a model card. With torchrun the batches are shared by its processes:
+(`python -m training.data.dataset FOLDER` prints its content). Two runs of one recipe: the first is judged on
+validation, to choose a recipe; the second is fitted on everything before the test, judged once on it, and exported.
+A run writes to --out: the towers for Triton, towers.pt for a warm start, checkpoints, TensorBoard's curves and a model
+card. With torchrun its processes share the batches:
 
     .venv/train/bin/torchrun --nproc-per-node 2 -m training.train --data FOLDER
 """
@@ -47,14 +46,14 @@ from training.text_encoder import Encoded, encode_catalogue
 from training.vectors import tower_scorer
 
 REPOSITORY = Path("model_repository")
-EXPORTED = Path("build/train/exported")  # where the last export went: what local/parity.py checks next
+EXPORTED = Path("build/train/exported")  # where the last export went, for local/parity.py
 SAME = 0.01  # recall: seeds of one recipe differ by about half of this (docs/model.md)
 IN_CONFIG = ("k", "intervals")  # of a report's figures, beside the metrics themselves
 
 
 @dataclass(frozen=True)
 class Run:
-    """Everything that the stages of one command share."""
+    """What the stages of one command share."""
 
     dataset: Dataset
     recipe: Recipe
@@ -81,7 +80,7 @@ def main() -> int:
 
 
 def train(given: argparse.Namespace) -> int:
-    """What ``main`` does, with the command line as it was given; returns the exit code."""
+    """Run the command with parsed arguments; return the exit status."""
     began = time.monotonic()
     with _world() as world:
         run = _prepare(given, world)
@@ -118,14 +117,14 @@ def _prepare(given: argparse.Namespace, world: World) -> Run:
 
 
 def _stages(given: argparse.Namespace, dataset: Dataset) -> list[str]:
-    """The stages to run; where the test's model is the validation's, it is trained once and judged on the test."""
+    """The stages to run; if both share a model, it is trained once and judged on the test."""
     if given.stage:
         return [given.stage]
     return list(STAGES) if dataset.split.refit else [TEST]
 
 
 def stage_run(run: Run, stage: Stage) -> tuple[Fitted, Task, Mapping[str, Any]]:
-    """Fit on one stage and judge on it; the reports as plain data by model (none but in the first process)."""
+    """Fit and judge on one stage; the reports are plain data by model (only in the first process)."""
     features = run.recipe.features(None if run.encoded is None else run.encoded.tokenizer)
     task = make_task(run.dataset, stage, features, None if run.encoded is None else run.encoded.sentences)
     if run.start is not None:
@@ -154,7 +153,7 @@ def stage_run(run: Run, stage: Stage) -> tuple[Fitted, Task, Mapping[str, Any]]:
 
 
 def only_new(task: Task, start: Saved) -> Task:
-    """The same task with the examples that are newer than what *start* was trained on."""
+    """The task with only the examples newer than *start*'s training data."""
     examples = task.examples.take(np.asarray(task.log.time_ms)[task.examples.start] > start.newest_ms)
     return replace(task, examples=examples)
 
@@ -199,7 +198,7 @@ def _short(plain: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def compare_with(repository: Path, facts: Mapping[str, Any], *, space: int) -> str:
-    """One sentence: is the new recall the same as, better or worse than that of *repository*'s towers?"""
+    """One sentence: whether the new recall is the same as, better or worse than *repository*'s towers'."""
     path = repository / ITEM_TOWER / str(space) / "config.json"
     old = json.loads(path.read_text()) if path.is_file() else {}
     if old.get("dataset") != facts["dataset"] or TEST not in old["metrics"] or TEST not in facts["metrics"]:

@@ -1,4 +1,4 @@
-"""What trained towers make of a catalogue and of histories: vectors, and the scores that an evaluation asks for."""
+"""Computes vectors and scores with trained towers, for evaluations and exports."""
 
 from collections.abc import Callable
 
@@ -23,7 +23,7 @@ def item_vectors(towers: TwoTowers, items: tuple[Tensor, ...], *, chunk: int = 8
 
 
 def tower_scorer(towers: TwoTowers, task: Task) -> Callable[[Baskets], Floats]:
-    """A scorer: the dot products of each asked user with every item, the histories in FP16 as they are served."""
+    """A scorer: the dot products of each asked user with every item, with histories in FP16 as in serving."""
     candidates, histories = item_vectors(towers, task.items)
     half = histories.astype(np.float16)
 
@@ -35,12 +35,12 @@ def tower_scorer(towers: TwoTowers, task: Task) -> Callable[[Baskets], Floats]:
 
 
 def user_vectors(towers: TwoTowers, task: Task, histories: NDArray[np.float16], asked: Baskets) -> Floats:
-    """The vectors of the users of *asked*, (users, dim), from what they did strictly before."""
+    """The vectors of the users of *asked*, (users, dim), from their strictly earlier events."""
     return batch_vectors(towers, task, histories, make_batch(task.log, asked, length=task.features.history_length))
 
 
 def batch_vectors(towers: TwoTowers, task: Task, histories: NDArray[np.float16], batch: Batch) -> Floats:
-    """The vectors of the users of *batch*, (users, dim): the served function, its histories in FP16."""
+    """The vectors of the users of *batch*, (users, dim): the served function, with histories in FP16."""
     context = task.contexts[torch.from_numpy(np.asarray(batch.context, np.int64))].numpy()
     inputs = task.features.user_batch(histories, batch.items.astype(np.int32), batch.ages, batch.types, context)
     with torch.no_grad():

@@ -74,7 +74,7 @@ def test_a_share_that_no_level_reaches_changes_nothing(learnt: tuple[Task, Fitte
 
 def test_more_than_all_answers_is_refused_in_words(learnt: tuple[Task, Fitted]) -> None:
     task, fitted = learnt
-    with pytest.raises(Misconfigured, match=r"cold_parity 6 asks for more answers than there are: 17% .* below 6.00"):
+    with pytest.raises(Misconfigured, match=r"cold_parity 6 asks for more than all answers: 17% .* below 6.00"):
         raise_cold_items(fitted.towers, task, 6)
 
 

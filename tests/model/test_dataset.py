@@ -224,7 +224,7 @@ def test_the_public_sets_load_by_the_descriptions_that_we_keep(tmp_path: Path, n
     assert data.items["7"].attributes == {attribute: "x|y"}
     assert len(data.stage("test").judge) == 2
     assert data.counted == {
-        "titles were blank: the id stands for them": 1,
+        "titles were blank: replaced by the id": 1,
         "times taken from the user's event before (or after): there was none": 1,
         "times set to the first of all: no event of the user has one": 3,
     }
@@ -324,7 +324,7 @@ def test_titles_of_any_kind_become_items_that_the_topic_takes(tmp_path: Path) ->
     for item in data.items.values():
         assert decode_item(encode_item(item)) == item
     assert data.counted["texts cut: title of more than 1,000 characters"] == 1
-    assert data.counted["titles were blank: the id stands for them"] == 2
+    assert data.counted["titles were blank: replaced by the id"] == 2
     tokens = Features().item_inputs(list(data.items.items()))["tokens"]
     assert (tokens[:, 1] > 0).all()  # every item says something beside its id
 

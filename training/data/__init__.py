@@ -1,1 +1,1 @@
-"""A log and a catalogue as training reads them: folders of parquet, described, checked, sorted, split."""
+"""Reads training data, folders of Parquet or CSV, as a log and a catalogue: described, checked, sorted and split."""

@@ -1,11 +1,11 @@
-"""A data set: a folder of Parquet or CSV as a catalogue and a log, checked, counted, described and split.
+"""Loads a data set: a folder of Parquet or CSV as a catalogue and a log, checked, described and split.
 
     python -m training.data.dataset FOLDER
 
-prints what came, what was dropped or defaulted and why, what is left, and how it splits. FOLDER holds
+prints the rows read, those dropped or defaulted by reason, the rest, and its split. FOLDER holds
 ``interactions.parquet`` with user_id, item_id and time, and where there are any type, value, event_id, order, country,
 device, referrer and interests; ``items.parquet`` with item_id, title, description, category, locale, price, brand and
-any attributes; ``users.parquet`` with what users declared once for all. Each may be ``.csv`` or a folder of shards
+any attributes; ``users.parquet`` with what each user declared once. Each may be ``.csv`` or a folder of shards
 (``interactions/``) as well. Only the interactions are needed. Other names are mapped by a ``dataset.toml``
 (nearline/dataset_description.py).
 """
@@ -62,7 +62,7 @@ ONE_TITLE = "items share their title with another"
 
 @dataclass(frozen=True)
 class Dataset:
-    """A catalogue, a log over it, and how it is split; ``digest`` changes with any byte or rule that made it."""
+    """A catalogue, its log and their split; ``digest`` changes with any byte or rule that they come from."""
 
     name: str
     items: Mapping[str, Item]
@@ -82,7 +82,7 @@ class Dataset:
         return stage
 
     def report(self) -> str:
-        """What came, what was lost and why, what is left: a few lines for people."""
+        """A few lines for people: rows read, rows lost by reason, and the rest."""
         return "\n".join([f"{self.name} ({self.digest})", *_losses(self), *_statistics(self)])
 
 
@@ -91,9 +91,9 @@ def load_dataset(
 ) -> Dataset:
     """The data set in *folder*, read by *description*, its own ``dataset.toml``, ours of that name, or the defaults.
 
-    Interactions of up to *rows_per_part* rows are held in memory. More are worked through in parts of about that many,
-    and the log's columns stay in files under *memory*, where the next call finds them. ``Misconfigured`` if files,
-    columns or description do not fit together, ``BadInput`` if the rows can not be what the description says.
+    Up to *rows_per_part* rows of interactions are held in memory. More are processed in parts of about that many, and
+    the log's columns stay in files under *memory*, where the next call finds them. ``Misconfigured`` if files, columns
+    and description do not match, ``BadInput`` if the rows contradict the description.
     """
     folder = _there(Path(folder))
     path = find_description(folder, description, known=KNOWN_SETS)
@@ -114,7 +114,7 @@ def _there(folder: Path) -> Path:
 
 
 def _prepared(folder: Path, about: Description) -> Dataset:
-    """Online Retail, whose rows become events by rules of its own."""
+    """Online Retail, which has its own rules for turning rows into events."""
     prepared = load_online_retail(folder)
     columns = replace(about, interactions=Table(ONLINE_RETAIL_FILE, {"time": "time_ms"}), time_unit="ms")
     losses = Counter({f"rows dropped: {reason}": count for reason, count in prepared.dropped.items()})
@@ -142,7 +142,7 @@ def _of_files(folder: Path, about: Description, memory: Path, rows_per_part: int
 
 
 def _scanned(path: Path, table: Table, texts: tuple[str, ...]) -> pl.LazyFrame:
-    """The rows of *path*, with what we call *texts* as they stand."""
+    """The rows of *path*; the columns that we call *texts* are read as text."""
     return scan(path, {table.columns.get(name, name) for name in texts})
 
 
@@ -187,7 +187,7 @@ def _in_parts(
 
 
 def _never_ms(about: Description, found: Survey) -> int | None:
-    """The time of a user of whom no time is known: where a moment parts the events there can be none."""
+    """The time for users without any time; ``None`` if the split is by time, which cannot place them."""
     return found.earliest_ms if about.split.kind == LEAVE_ONE_OUT else None
 
 
@@ -219,7 +219,7 @@ def _digest(paths: list[Path], folder: Path, about: Description) -> str:
     """Sixteen hex digits over the files' bytes and the rules; the recipe and the cuts change no log."""
     rules = asdict(about)
     del rules["recipe"]
-    rules["split"] = about.split.kind  # decides what an event without a time is worth
+    rules["split"] = about.split.kind  # decides what to do with an event without a time
     rules["named"] = sorted(about.named)
     digest = hashlib.sha256(json.dumps([_VERSION, rules], sort_keys=True, default=str).encode())
     for path in paths:
@@ -274,7 +274,7 @@ def _types(log: Log) -> dict[str, int]:
 
 
 def _counts(log: Log, column: NDArray[Any], size: int) -> Ints:
-    """How often each number below *size* stands in a column of *log*."""
+    """How often each number below *size* occurs in a column of *log*."""
     counts = np.zeros(size, dtype=np.int64)
     for rows in chunks(len(log)):
         counts += np.bincount(column[rows], minlength=size)
@@ -282,7 +282,7 @@ def _counts(log: Log, column: NDArray[Any], size: int) -> Ints:
 
 
 def _groups(log: Log, last: Ints) -> dict[str, Counter[str]]:
-    """Of every declared signal how many users have which value, by the newest of each."""
+    """How many users have each value of every declared signal, by their newest."""
     found: dict[str, Counter[str]] = {}
     users = np.bincount(log.context[last], minlength=len(log.contexts))
     for context, count in zip(log.contexts, users.tolist(), strict=True):
@@ -336,7 +336,7 @@ def main() -> int:
     """Print the report and the sizes of the split; 2 if the data can not be read."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, metavar="FOLDER")
-    parser.add_argument("--dataset", type=Path, help="a dataset.toml that lies elsewhere")
+    parser.add_argument("--dataset", type=Path, help="a dataset.toml outside FOLDER")
     parser.add_argument("--memory", type=Path, default=MEMORY, help=f"where large logs are kept ({MEMORY})")
     parser.add_argument("--rows-per-part", type=int, default=ROWS_PER_PART, help=f"held at a time ({ROWS_PER_PART:,})")
     given = parser.parse_args()

@@ -1,4 +1,4 @@
-"""The catalogue of a data set: ``items.parquet`` as items that the topic ``items`` would take, defaults counted."""
+"""Reads a data set's catalogue: ``items.parquet`` as items valid for the topic ``items``; defaults are counted."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -36,10 +36,10 @@ class DatasetItems:
 
 
 def read_items(path: Path, table: Table, attributes: tuple[str, ...] | None) -> DatasetItems:
-    """The items in the file *path*; *attributes* names their columns, by default all that are nothing else.
+    """The items in the file *path*; *attributes* names their attribute columns, by default all other columns.
 
-    No id, or one that no key may be, drops the row; of two rows with one id the last counts. A blank title becomes the
-    id, a price that is no number from 0 on becomes none, texts are cut to what the topic ``items`` takes.
+    A row without a valid id is dropped; of two rows with one id the last counts. A blank title becomes the id, a price
+    that is not a number from 0 on becomes none, texts are cut to the limits of the topic ``items``.
     """
     raw = scan(path, texts_of(table)).collect()
     theirs = columns_in(raw.schema, table, ITEM_COLUMNS, ("item_id",), path.name, "items")
@@ -57,7 +57,7 @@ def read_items(path: Path, table: Table, attributes: tuple[str, ...] | None) -> 
 
 
 def texts_of(table: Table) -> set[str]:
-    """What their columns of texts are called: in CSV they are not to be taken for numbers."""
+    """The names of the text columns, which a CSV reader must not parse as numbers."""
     return {table.columns.get(name, name) for name in ("item_id", *_TEXTS)}
 
 
@@ -71,7 +71,7 @@ def _text(theirs: Mapping[str, str], name: str) -> pl.Expr:
 
 
 def _given(schema: pl.Schema, theirs: Mapping[str, str], name: str) -> pl.Expr:
-    """The column as the type that an item has; what can not be read as it counts as not finite or missing."""
+    """The column with the item's type; values that cannot be converted count as not finite or missing."""
     if name not in theirs:
         return pl.lit(None)
     value = pl.col(theirs[name])
@@ -130,7 +130,7 @@ def _with_ids(frame: pl.DataFrame, counted: Counter[str]) -> pl.DataFrame:
 def _item(row: Mapping[str, Any], attributes: tuple[str, ...], counted: Counter[str]) -> Item:
     texts = {name: _cut(name, row[name] or "", counted) for name in _TEXTS}
     if not texts["title"].strip():
-        counted["titles were blank: the id stands for them"] += 1
+        counted["titles were blank: replaced by the id"] += 1
         texts["title"] = row["item_id"]
     return Item(
         **texts,

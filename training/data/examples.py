@@ -1,6 +1,6 @@
-"""Examples: one basket each, its items joint targets, its history strictly earlier; served as batches.
+"""Training examples: each is one basket, whose items are joint targets, with a strictly earlier history; in batches.
 
-Nothing here draws randomness of its own; the generator comes in as an argument.
+Random numbers come only from the generator in the arguments.
 """
 
 from collections.abc import Iterator
@@ -47,9 +47,9 @@ def together(first: Baskets, second: Baskets) -> Baskets:
 
 @dataclass(frozen=True)
 class Batch:
-    """Histories, newest first, (batch, length); targets as pairs ``(row, item)`` with what each was to its user."""
+    """Histories, newest first, (batch, length); targets as pairs ``(row, item)`` with their type and value."""
 
-    items: Ints  # PADDING where there is none
+    items: Ints  # PADDING for missing ones
     ages: NDArray[np.float32]
     types: NDArray[np.int32]
     context: Ints  # (batch,), a row of log.contexts
@@ -77,10 +77,10 @@ def make_batch(
 ) -> Batch:
     """The batch of *chosen* baskets with the newest *length* events before each.
 
-    With *random*, a share *shorten* of the histories is cut short and a share *lose* loses newest events (``_cut``).
+    With *random*, a share *shorten* of the histories is shortened and a share *lose* loses newest events (``_cut``).
 
-    Ages count from the newest event that is shown. The context is that of the newest event shown, or, if its user had
-    declared nothing by then, that of the first target: it is asked for with the request.
+    Ages count from the newest shown event. The context is that event's, or, if its user had declared nothing by then,
+    the first target's: in serving it comes with the request.
     """
     newest, most = chosen.start, np.full(len(chosen), length)
     if random is not None:
@@ -107,11 +107,10 @@ def make_batch(
 def _cut(
     chosen: Baskets, length: int, random: np.random.Generator, *, shorten: float, lose: float
 ) -> tuple[Ints, Ints]:
-    """Some of the histories keep a random number of newest events, and some lose some of their newest events.
+    """Shorten some histories to a random number of newest events, and drop newest events from others.
 
-    So the tower also learns from one or two events, and from histories that end in the middle of a basket: that is
-    what a live user looks like, whose every click is answered. A history never grows, and keeps one event if it had
-    any.
+    So the tower also learns from one or two events, and from histories that end in the middle of a basket, as in
+    serving, where every click gets an answer. A history never grows, and keeps one event if it had any.
     """
     past = chosen.start - chosen.user_start
     drawn = (random.random(len(chosen)) ** 2 * np.minimum(past, length)).astype(np.int64)
@@ -136,9 +135,9 @@ def event_pairs(chosen: Baskets) -> tuple[Ints, Ints]:
 
 @dataclass(frozen=True)
 class Windows:
-    """Runs of neighbouring examples of one user that one pass can answer: window w is ``first[w]:last[w]`` of them.
+    """Runs of consecutive examples of one user that one pass can encode: window w is ``first[w]:last[w]``.
 
-    Each example of a window has its newest event in it, and what the window shows begins at ``begin[w]``.
+    Each example's newest event is in its window; the window's events begin at ``begin[w]``.
     """
 
     first: Ints
@@ -190,12 +189,12 @@ def in_batches(windows: Windows, steps: int, random: np.random.Generator) -> lis
 
 @dataclass(frozen=True)
 class Packed:
-    """Windows as rows, newest event first, (batch, length), each example at the place of its newest event.
+    """Windows as rows, newest event first, (batch, length); each example is at the place of its newest event.
 
-    Where it has none the place is the one beyond the window's oldest event. Targets are pairs ``(example, item)``.
+    Without one its place is just beyond the window's oldest event. Targets are pairs ``(example, item)``.
     """
 
-    items: Ints  # PADDING where there is none
+    items: Ints  # PADDING for missing ones
     ages: NDArray[np.float32]  # (batch, length, length), of each event before each other one
     types: NDArray[np.int32]
     asked: Ints  # (examples,) places in the flattened rows
@@ -250,7 +249,7 @@ def seen_pairs(log: Log, chosen: Baskets) -> tuple[Ints, Ints]:
 def epoch(
     log: Log, examples: Baskets, *, batch_size: int, random: np.random.Generator, length: int = HISTORY_LENGTH
 ) -> Iterator[Batch]:
-    """Every example once, in random order, in full batches (the last, smaller rest waits for the next epoch)."""
+    """Every example once, in random order, in full batches (the remainder is left for the next epoch)."""
     order = random.permutation(len(examples))
     size = max(1, min(batch_size, len(examples)))
     for start in range(0, len(order) - size + 1, size):

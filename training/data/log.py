@@ -1,7 +1,7 @@
-"""The log: all events as columns, sorted by user and time, in memory or mapped from files.
+"""The log of all events, in columns sorted by user and time, in memory or mapped from files.
 
-A log that is larger than memory is made part by part (a part holds some users whole) and its columns are mapped from
-files; whoever reads it by ``log.item[rows]`` pays for the rows that he asks for.
+A log larger than memory is built part by part (a part holds all events of some users) and its columns are mapped from
+files; ``log.item[rows]`` reads only those rows.
 """
 
 import json
@@ -20,7 +20,7 @@ from nearline.signals import CONTEXT_KEYS, kept_context
 from training.arrays import Ints
 
 LogColumns = Mapping[str, NDArray[Any]]
-CHUNK = 8_000_000  # rows that are looked at together where a whole column might not fit
+CHUNK = 8_000_000  # rows processed together when a whole column might not fit
 COLUMNS: Mapping[str, type[np.generic]] = {
     "user": np.int32,
     "item": np.int32,
@@ -40,10 +40,10 @@ _HEAD = "log.json"
 class Log:
     """Events sorted by user, then time, then order or event id; all columns of one length.
 
-    ``kind`` holds ``TYPE_CODES``. ``context`` is a row of ``contexts``: of each declared signal the newest value up to
-    that event, as serving merges them; row 0 is ``{}``, none. ``first_time`` is true where the user met the item for
-    the first time; ``user_start`` and ``basket_start`` give the index at which the event's user and basket begin: a
-    basket is what one user did at one time, or, where items are no joint targets, one event.
+    ``kind`` holds ``TYPE_CODES``. ``context`` is a row of ``contexts``: the newest value of each declared signal up to
+    that event, merged as in serving; row 0 is ``{}``, none. ``first_time`` is true if the user met the item for the
+    first time; ``user_start`` and ``basket_start`` are the indexes at which the event's user and basket begin. A basket
+    is all events of one user at one time, or, without joint targets, one event.
     """
 
     item_ids: tuple[str, ...]
@@ -101,7 +101,7 @@ class Contexts:
         return text.replace_strict(distinct, rows, return_dtype=pl.Int32).to_numpy()
 
     def _row(self, told: Mapping[str, str]) -> int:
-        """The row of what one event told, as serving would keep it."""
+        """The row of one event's context, as serving keeps it."""
         values = {key: value.split(SEVERAL) if key == "interests" else value for key, value in told.items()}
         text = json.dumps(kept_context(values) or {}, ensure_ascii=False)
         return self._rows.setdefault(text, len(self._rows))
@@ -136,7 +136,7 @@ def _codes(column: pl.Series, names: Sequence[str]) -> NDArray[np.int64]:
 
 
 def in_order(events: pl.DataFrame) -> pl.DataFrame:
-    """*events* by user and time; what shares a time goes by order, event id and item, as far as they are there."""
+    """*events* by user and time; events of one time by order, event id and item, as far as present."""
     keys = [name for name in ("user_id", "time_ms", "order", "event_id", "item_id") if name in events.columns]
     return events.sort(keys)
 
@@ -153,7 +153,7 @@ def _changes(column: pl.Series) -> NDArray[np.bool_]:
 
 
 def _starts(begins: NDArray[np.bool_]) -> Ints:
-    """For every row the index of the newest row up to it that begins something."""
+    """For every row the index of the last row up to it where *begins* is true."""
     return np.maximum.accumulate(np.where(begins, np.arange(len(begins)), 0))
 
 
@@ -164,7 +164,7 @@ def _first_times(user: NDArray[Any], item: NDArray[Any], items: int) -> NDArray[
 
 
 def only(log: Log, kept: NDArray[np.bool_]) -> Log:
-    """The log without the events that are not *kept*: as if they had never happened (users keep their numbers)."""
+    """The log with only the *kept* events (users keep their numbers)."""
     rows = np.flatnonzero(kept)
     user, item = log.user[rows], log.item[rows]
     changed = np.append(True, user[1:] != user[:-1])[: len(rows)]
@@ -207,5 +207,5 @@ def open_log(folder: Path, item_ids: Sequence[str]) -> Log:
 
 
 def _mapped(path: Path, dtype: type[np.generic], events: int) -> NDArray[Any]:
-    """The column in *path*; an empty file can not be mapped."""
+    """The column in *path*; without a mapping if it is empty, since an empty file cannot be mapped."""
     return np.memmap(path, dtype=dtype, mode="r", shape=(events,)) if events else np.zeros(0, dtype=dtype)

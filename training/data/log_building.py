@@ -1,7 +1,7 @@
-"""Logs larger than memory: the events are parted by user into files that fit, then sorted and appended one by one.
+"""Builds logs larger than memory: partitions events by user into files that fit, then sorts and appends them in turn.
 
-A stable hash of the user decides his part, so the same data gives the same log on every machine. The log's folder is
-there whole or not at all: it is written under a hidden name and renamed when it is complete.
+A stable hash of the user decides the part, so the same data gives the same log on every machine. The log's folder
+appears atomically: it is written under a hidden name and renamed when complete.
 """
 
 import json
@@ -23,7 +23,7 @@ _NOTES = "notes.json"
 
 @dataclass(frozen=True)
 class LogNotes:
-    """What was found when the log was made: the catalogue in the order of its rows, what was lost, how it came in."""
+    """Notes about building a log: the catalogue in the order of its rows, lost rows by reason, and the parts' sizes."""
 
     item_ids: tuple[str, ...]
     rows: int
@@ -41,9 +41,9 @@ def build_log(
     joint: bool,
     never_ms: int | None = None,
 ) -> None:
-    """Make the log of *events* in *folder*, holding the rows of about one part in memory at a time.
+    """Build the log of *events* in *folder*, with the rows of about one part in memory at a time.
 
-    Another process may do the same: who is first wins, and both have made the same.
+    Another process may do the same: the first one wins, and both results are equal.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     parts = -(-found.kept // rows_per_part)
@@ -86,7 +86,7 @@ def _columns(
 
 
 def read_notes(folder: Path) -> LogNotes | None:
-    """What is known of the log in *folder*; ``None`` if there is none."""
+    """The notes about the log in *folder*; ``None`` without one."""
     path = folder / _NOTES
     if not path.is_file():
         return None

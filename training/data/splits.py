@@ -1,4 +1,4 @@
-"""Splits: what a model may be fitted on, and what it is judged on, by time or by leaving one out.
+"""Splits a log into the events to fit on and the baskets to judge on, by time or by leaving one out.
 
 By time: fit before ``validate_from`` and judge on what follows up to ``test_from``; then refit on all before
 ``test_from`` and judge on each known user's first basket after it. Leave one out: of each user's baskets the last is

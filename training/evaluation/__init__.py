@@ -1,1 +1,1 @@
-"""What rankings are worth: metrics over the full catalogue, intervals, slices, and the baselines beside the towers."""
+"""Evaluates rankings: metrics over the full catalogue, intervals, slices, and baselines to compare with the towers."""

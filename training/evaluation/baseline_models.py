@@ -1,13 +1,13 @@
-"""The recommenders that the towers are compared with, fitted and asked in an environment of their own.
+"""Fits and runs the baseline recommenders in their own environment.
 
     .venv/baselines/bin/python -m training.evaluation.baseline_models FOLDER
 
-RecTools and implicit need numpy < 2, so this module runs there, as a process of its own, and talks through files of
+RecTools and implicit need numpy < 2, so this module runs there, as a separate process, and communicates by files in
 FOLDER: ``request.json``, ``fitted.npz`` and ``asked.npz`` in, ``<number>.npz`` out, one for each run of the request.
 
-Every model is fitted on the same events and scores the same history: all events of the user before the question, also
-those after the fit. RecTools' own ``recommend`` answers only from the history that was fitted, so similarities and
-factors are taken out of its models and multiplied with the history here.
+Every model is fitted on the same events and scores the same history: all events of the user before the query, also
+those after the fit. RecTools' own ``recommend`` uses only the fitted history, so its models' similarities and factors
+are multiplied with the history here.
 """
 
 import json
@@ -67,7 +67,7 @@ class FitEvents:
 
     @cached_property
     def below(self) -> Floats:
-        """Scores below 0 by the number of users who had an item; -inf for an item without an event, (items,)."""
+        """Scores below 0, by the number of users who had an item; -inf for an item without an event, (items,)."""
         users = np.bincount(np.unique(self.user * self.items + self.item) % self.items, minlength=self.items)
         return np.where(self.known(), users / users.max() - 2, -np.inf).astype(np.float32)
 
@@ -157,9 +157,9 @@ def als(
 def markov(fitted: FitEvents, asked: AskedHistories, *, window: int, decay: float, shrink: float, lift: float) -> Score:
     """What came in the next basket after each item of the last one; with *window* > 1 also further on, decayed.
 
-    A pair that lies *gap* baskets apart counts ``decay ** (gap - 1)``, in the fit and for the history. What an item led
-    to is divided by its sum + *shrink*, so that rare items do not shout, and by ``sum of what leads there ** lift``:
-    after a large basket everything leads to the popular items.
+    A pair *gap* baskets apart counts ``decay ** (gap - 1)``, in the fit and for the history. An item's counts are
+    divided by their sum + *shrink*, so that rare items do not dominate, and by ``(sum towards the next item) ** lift``,
+    since after a large basket every item leads to the popular ones.
     """
     first = np.unique(fitted.basket, return_index=True)[1]
     number = np.searchsorted(fitted.basket[first], fitted.basket)
@@ -180,7 +180,7 @@ def markov(fitted: FitEvents, asked: AskedHistories, *, window: int, decay: floa
 
 
 def topped_up(scores: Floats, fitted: FitEvents) -> Floats:
-    """Non-negative *scores*, where what has none is ranked by popularity below, and what was not fitted is out."""
+    """Non-negative *scores*; items without one are ranked below by popularity, items that were not fitted are out."""
     topped: Floats = np.where(scores > 0, scores, fitted.below)
     return topped
 
@@ -193,7 +193,7 @@ def _from_items(
     *,
     positive: bool = False,
 ) -> Score:
-    """Translate between the catalogue's columns and RecTools' inner ids; who has no history gets what is popular."""
+    """Translate between the catalogue's columns and RecTools' inner ids; users without a history get popular items."""
     columns = dataset.item_id_map.external_ids.astype(np.int64)
     history = asked.matrix(fitted.items)[:, columns].tocsr()
 
@@ -241,7 +241,7 @@ def best(score: Score, asked: AskedHistories, candidates: Bools, depth: int) -> 
 
 
 def main() -> None:
-    """Carry out the request that lies in the folder named by the first argument."""
+    """Process the request in the folder that is the first argument."""
     folder = Path(sys.argv[1])
     request: Mapping[str, Any] = json.loads((folder / "request.json").read_text())
     fitted = FitEvents(**np.load(folder / "fitted.npz"), items=request["items"])

@@ -1,10 +1,10 @@
-"""The recommenders that the towers must beat, tuned on validation and asked the same question as the towers.
+"""Tunes the baselines on validation and judges them on the same question as the towers.
 
     .venv/train/bin/python -m training.evaluation.baselines data/online-retail --out build/baselines.json
 
 Every baseline sees at least the history that the towers see: all of the user's events strictly before the target
 basket (the towers their last N). The models themselves run in ``.venv/baselines`` (``baseline_models.py``), because
-RecTools wants an older numpy than torch; files in a temporary folder lie between.
+RecTools needs an older numpy than torch; they communicate by files in a temporary folder.
 """
 
 import argparse

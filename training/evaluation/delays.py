@@ -1,7 +1,7 @@
-"""Answers that lag: what was known of a user some time before a query, and what a ranking of that loses.
+"""Delayed answers: a user's history as known some time before a query, and what a ranking from it loses.
 
-A query is one moment of one user; everything that he did at that moment is to be found. Seen with a delay, his history
-holds the events that are older than the query by more than the delay, so without any delay those strictly before it.
+A query is one moment of one user, and its targets are all the user's items of that moment. With a delay, the history
+holds the events that are older than the query by more than the delay; without one, all strictly earlier events.
 Every delay is judged on the same queries, targets and candidates.
 """
 

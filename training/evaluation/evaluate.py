@@ -1,4 +1,4 @@
-"""Judge rankings of the full catalogue: the same users, targets and candidates for every model of a comparison.
+"""Evaluates rankings of the full catalogue, with the same users, targets and candidates for every model.
 
 A scorer gives a score to every item for some asked baskets; it is called for a chunk of users at a time, so nothing of
 size (all users, items) is ever held. Two settings: ``new`` takes what the user has had before out of targets and
