@@ -1,1 +1,1 @@
-"""Benchmarks: seeded, one question each, each prints one table."""
+"""Benchmarks: each is seeded, answers one question and prints one table."""

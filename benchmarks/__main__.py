@@ -1,8 +1,8 @@
-"""``python -m benchmarks``: the whole system on this machine, measured; one table, and ``build/bench.json``.
+"""``python -m benchmarks``: measures the whole system on this machine; prints one table, writes ``build/bench.json``.
 
-It starts a system of its own on free ports, so nothing else has to run, and nothing else should: every figure is of
-the machine's cores with the load generators on them. What is not measured again stays in the file as it was, with the
-commit and the time of its own run under ``taken``. What each figure means is in docs/benchmarks.md.
+It starts its own system on free ports; nothing else should run, since the load generators share the machine's cores
+with the system. Measurements that are not repeated stay in the file, with the commit and the time of their own run
+under ``taken``. docs/benchmarks.md explains each figure.
 """
 
 import argparse
@@ -42,7 +42,7 @@ from local.layout import BUILD
 from local.system import System, embedded_system, interrupt_on_sigterm, reset
 from nearline.errors import NearlineError
 
-# In this order: what needs a quiet system first, what leaves a mark on it last, memory at the very end.
+# In this order: first those that need a quiet system, last those that change it, memory at the very end.
 MEASUREMENTS: Mapping[str, Callable[[LoadedSystem], dict[str, Any]]] = {
     "freshness": freshness.measure,
     "searchable": searchable.measure,
@@ -64,7 +64,7 @@ console = Console(highlight=False)
 
 
 def run(names: list[str], scale: Scale, seed: int, data: Path, *, keep: Callable[[str, Found, Found], None]) -> Found:
-    """Start a system, load it, take the measurements *names*; *keep* gets each one's name, what it found, and how."""
+    """Start a system, load it, take the measurements *names*; *keep* gets each one's name, result and conditions."""
     reset(System(data, Ports.free()), lambda line: None)
     results: Found = {}
     with _progress() as progress:
@@ -89,7 +89,7 @@ def run(names: list[str], scale: Scale, seed: int, data: Path, *, keep: Callable
 
 
 def _measured(name: str, stage: LoadedSystem, floor: Callable[[], Floor]) -> tuple[Found, Found]:
-    """What the measurement found, and what the machine was like meanwhile."""
+    """The measurement's result, and the machine's state during it."""
     stage.say(f"{name}: what an empty answer takes now")
     floors = [floor()]
     others, started, before = watch(), time.monotonic(), load_average()
@@ -104,13 +104,13 @@ def _measured(name: str, stage: LoadedSystem, floor: Callable[[], Floor]) -> tup
 
 
 def _progress() -> Progress:
-    # Drawn once a second: a livelier bar would be part of the figures.
+    # Drawn once a second: drawing more often would affect the figures.
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     return Progress(*columns, console=console, refresh_per_second=1, transient=True)
 
 
 def _neighbours(others: Mapping[str, float]) -> str:
-    """A line for people: whether these figures are of the whole machine."""
+    """A line for people: how much of the machine other programs used."""
     busiest = max(others, key=lambda name: others[name])
     if others[busiest] <= _QUIET_CORES:
         return f"nothing else ran: others used {others[busiest]:.2f} cores at most"
@@ -129,7 +129,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.partition("\n")[0])
     named = partial(measurements_named, known=MEASUREMENTS)
     parser.add_argument("--only", type=named, default=list(MEASUREMENTS), help=f"of {','.join(MEASUREMENTS)}")
-    parser.add_argument("--quick", action="store_true", help="small and short: to try it, not for figures")
+    parser.add_argument("--quick", action="store_true", help="small and short: for trying it, not for figures")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--data", type=Path, default=BUILD / "bench", help="folder of the system; deleted first")
     parser.add_argument("--out", type=Path, default=BUILD / "bench.json")

@@ -1,4 +1,4 @@
-"""Where a figure comes from: machine, commit, date and what else the machine was doing."""
+"""The origin of a figure: machine, commit, date and the machine's other load."""
 
 import os
 import platform
@@ -15,7 +15,7 @@ _GIB = 1024**3
 
 
 def about(seed: int, *, command: str) -> dict[str, Any]:
-    """Everything that a figure has to name beside itself."""
+    """The origin to store with every figure."""
     return {
         "machine": {
             "processor": _processor(),

@@ -1,8 +1,8 @@
-"""On what do answers spend their time? A second retrieval process beside a whole system, sampled while it is asked.
+"""Profiles answers: samples a second retrieval process beside a whole system under load.
 
     .venv/services/bin/python -m benchmarks.answer_profile [--query diversity=0.3] [--seen | --sessions]
 
-Prints the functions by their share of the process' time: with all that they call, and alone.
+Prints the functions by their share of the process's time, with and without their callees.
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""Does the canary tell the truth? Its percentiles beside those of the load generator, of the same system at one time.
+"""Checks the canary's accuracy: its percentiles beside the load generator's, for the same system at the same time.
 
-Both send a click by POST /events and ask once for an answer that has used it. The load generator keeps each time; the
-canary's are read from its histogram, as Prometheus and the screens read them.
+Both send a click by POST /events and request once an answer that has used it. The load generator stores each time; the
+canary's percentiles come from its histogram, as in Prometheus and on the screens.
 """
 
 import asyncio
@@ -65,7 +65,7 @@ def measure(stage: LoadedSystem) -> dict[str, Any]:
 
 
 def _clicks(stage: LoadedSystem, count: int) -> list[float]:
-    """Seconds of each of *count* clicks of the load generator, exactly; one that is slow holds up no other."""
+    """The exact seconds of each of the load generator's *count* clicks; a slow one does not delay others."""
     pause = random.Random(stage.seed)
     shop = _Shop(stage)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
@@ -101,7 +101,7 @@ class _Shop:
         try:
             return self._exchange(where, method, path, body)
         except (http.client.HTTPException, ConnectionError):
-            vars(self._mine).pop(where)  # it hangs up on who says nothing for five seconds
+            vars(self._mine).pop(where)  # it closes a connection idle for five seconds
             return self._exchange(where, method, path, body)
 
     def _exchange(self, where: str, method: str, path: str, body: bytes | None) -> bytes:
@@ -118,7 +118,7 @@ class _Shop:
 
 @contextmanager
 def _canary(stage: LoadedSystem) -> Iterator[None]:
-    """The canary of the system under test as a process, answering; ended at the end."""
+    """Run the canary of the system under test as a process; stop it at the end."""
     environment = {**stage.system.environment(), "NEARLINE_CANARY_EVERY_S": str(EVERY_S)}
     command = [str(environment_python("services")), "-m", "services.canary"]
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)

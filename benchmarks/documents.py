@@ -9,7 +9,7 @@ from nearline.errors import Unavailable
 from nearline.settings import Settings
 from nearline.user_documents import UserDocument, decode_user_document
 
-_READ_MS = 1_000  # patient: nothing is timed here
+_READ_MS = 1_000  # long: nothing is timed here
 
 
 class Documents:
@@ -38,7 +38,7 @@ class Documents:
         self._runner.close()
 
     def of(self, user_id: str) -> UserDocument:
-        """The document of this moment; ``Unavailable`` if there is none."""
+        """The user's current document; ``Unavailable`` without one."""
         raw = self._runner.run(self._store.get(user_id))
         if raw is None:
             raise Unavailable(f"{user_id} has no document")

@@ -1,9 +1,9 @@
-"""What exposures cost answers: answers at a steady rate, with none and with all of them sent to a real broker.
+"""Measures the cost of exposures: answers at a steady rate, with none and all of them sent to a real broker.
 
     python -m benchmarks.exposures [--rate 1000] [--seconds 10]
 
-Prints, for each share of answers exposed, the time from when an answer was due to its last byte, and the processor time
-of the whole process for each answer. In one process without HTTP, so what differs between the lines is exposures alone.
+Prints, for each share of exposed answers, the time from when an answer was due to its last byte, and the process's
+processor time per answer. It runs in one process without HTTP, so the lines differ only in exposures.
 """
 
 import argparse

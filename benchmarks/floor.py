@@ -1,8 +1,8 @@
-"""What an empty answer takes at this moment: the floor below which no figure of this machine can be.
+"""Measures the latency of an empty answer at this moment: the floor of every figure of this machine.
 
-A server that does nothing but answer, a process of its own, asked by the same generator. On a machine that is shared
-(a virtual one's cores are somebody else's too) the floor moves from minute to minute, and nothing inside says so: no
-other process runs, no time is told as stolen. A p99 of 20 ms means one thing over a floor of 1 ms, another over 10.
+An empty server in its own process gets requests from the same generator. On a shared machine (a virtual one shares its
+cores with others) the floor changes from minute to minute, and nothing inside shows it: no other process runs, no time
+is counted as stolen. A p99 of 20 ms means one thing over a floor of 1 ms, another over 10.
 """
 
 import subprocess
@@ -30,7 +30,7 @@ Floor = dict[str, float]
 
 @contextmanager
 def floor_server(seconds: float = _SECONDS) -> Iterator[Callable[[], Floor]]:
-    """The server, for as long as the block runs; what is given measures for *seconds* a rate: p99 in ms by rate."""
+    """Run the server during the block; the yielded function measures for *seconds* per rate: p99 in ms by rate."""
     (port,) = free_ports(1)
     with subprocess.Popen([sys.executable, "-m", "benchmarks.floor", str(port)], cwd=ROOT) as server:
         try:

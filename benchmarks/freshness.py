@@ -1,4 +1,4 @@
-"""How old is what an answer uses? From before a click is sent to the first answer that used it, beside a load."""
+"""Measures freshness under load: from just before a click is sent to the first answer that used it."""
 
 import random
 import time
@@ -10,7 +10,7 @@ from benchmarks.stage import UNTIL_STOPPED_S, LoadedSystem
 RATES = (100, 500, 2_000)
 _USERS = 10  # of the probe, apart from the load's
 _LEAD_S = 3.0  # the load runs for so long before the first probe
-_PAUSE_S = (0.05, 0.25)  # between two probes, by chance, so that they keep step with nothing
+_PAUSE_S = (0.05, 0.25)  # random pause between two probes, so that they do not synchronise with anything
 
 
 def measure(stage: LoadedSystem) -> dict[str, Any]:

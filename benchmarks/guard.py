@@ -1,6 +1,6 @@
-"""What the guard adds to a request: the time of a known key, a known token, a wrong key and a forged token.
+"""Measures the guard's time per request, for a known key, a known token, a wrong key and a forged token.
 
-Each twice: again and again, and once after other work has taken the processor's caches, as between two searches.
+Each with warm caches, and after other work has filled the processor's caches, as between two searches.
 
 .venv/services/bin/python -m benchmarks.guard
 """
@@ -28,7 +28,7 @@ _OTHERS = [(name, b"x") for name in (b"host", b"accept", b"accept-encoding", b"c
 
 
 async def _nothing(*_: object) -> None:
-    """Stands for the application, and for who reads its answer."""
+    """A stand-in for the application and for its caller."""
 
 
 def _request(presented: str, method: str = "GET", path: str = "/recommend/u1") -> AsgiScope:

@@ -1,8 +1,8 @@
-"""What the hot functions of an answer cost, each alone, given what an answer of fifty items gives it.
+"""Measures each hot function of an answer by itself, with the input of an answer of fifty items.
 
     .venv/services/bin/python -m benchmarks.hot
 
-On which of them a whole answer spends its time is what benchmarks/answer_profile.py finds out.
+benchmarks/answer_profile.py finds out how much of an answer's time each takes.
 """
 
 import os

@@ -1,10 +1,10 @@
-"""How many events a second does the door take, each acknowledged by the log before it is answered?
+"""Measures how many events a second ingest accepts, each acknowledged by the log before its answer.
 
     python -m benchmarks.ingest http://127.0.0.1:8088 --batch 100 --connections 4 --seconds 5
 
-A closed loop on some connections, by a process of its own on the same cores: what callers get who wait for answers.
-The job is held still meanwhile (as for the drain) so that the figure is the door's and the log's; beside it is the same
-with everything running.
+A closed loop on some connections, from a separate process on the same cores: the rate of callers that wait for answers.
+The job is stopped meanwhile (as for the drain), so that the figure is ingest's and the log's; a second figure has
+everything running.
 """
 
 import argparse
@@ -81,7 +81,7 @@ def requests(url: str, batch: int, users: int, items: int, seed: int, key: str =
 
 def main() -> None:
     """Send for the given time and print one JSON object; an error of any kind ends it with 1."""
-    parser = argparse.ArgumentParser(description="Events through the HTTP door, as fast as its answers come.")
+    parser = argparse.ArgumentParser(description="Events to ingest by HTTP, as fast as its answers come.")
     parser.add_argument("url")
     parser.add_argument("--batch", type=int, default=BATCH)
     parser.add_argument("--connections", type=int, default=4)

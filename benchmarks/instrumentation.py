@@ -1,11 +1,11 @@
-"""What measuring costs: the processor time of a click and of an answer, with and without all that tells of them.
+"""Measures the cost of instrumentation: the processor time of a click and of an answer, with and without it.
 
     .venv/services/bin/python -m benchmarks.instrumentation
 
-A click is what our code does for it: the door's judgement, the job's reducer, the tower's round with its store and its
-update. The log's clients, Flink, HTTP and the model are left out, so the share is greater here than it is in the
-system. With: events say when they were produced, delays are told, a hundredth is traced, log lines know their request.
-Without: none of it. Both take turns in one process, the one first, then the other.
+A click's cost is our code's: ingest's validation, the job's reducer, user_tower's round with its store and its update.
+The log's clients, Flink, HTTP and the model are left out, so the share is higher than in the system. With: events have
+their time of production, delays are measured, a hundredth is traced, log lines have their request's ids. Without: none
+of it. Both take turns in one process, the one first, then the other.
 """
 
 import argparse
@@ -58,7 +58,7 @@ _DAY_MS = 24 * 3600 * 1000
 
 
 class _Prepared:
-    """A reader that hands out what it is given, and towers that answer at once."""
+    """A reader of prepared records, and towers that answer at once."""
 
     def __init__(self) -> None:
         self.polls: list[list[Record]] = []
@@ -79,12 +79,12 @@ class _Prepared:
 
 
 async def _to_nobody(*_: object) -> None:
-    """Stands for the log."""
+    """A stand-in for the log."""
 
 
 @dataclass
 class _Way:
-    """The way of a click through our code, told of or not."""
+    """A click's way through our code, with or without instrumentation."""
 
     spans: OtelSpans | None
     table: ItemTable
@@ -110,7 +110,7 @@ class _Way:
         )
 
     async def round(self, users: int) -> None:
-        """A click of each of as many users, all the way."""
+        """Process one click of each of *users*."""
         records = [self._sequence(self._event(number)) for number in range(users)]
         self.prepared.polls = [[record for record in records if record is not None]]
         await self.worker.step()
@@ -208,7 +208,7 @@ async def _in_pairs(
     await silent()
     await told()
     gc.collect()
-    gc.freeze()  # or the one that happens to trigger a collection pays for what both have made
+    gc.freeze()  # otherwise a collection for both would be charged to one of them
     taken: list[tuple[float, float]] = []
     for number in range(pairs):
         if number % 2:

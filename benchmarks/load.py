@@ -1,4 +1,4 @@
-"""A load generator for HTTP: open loop, where requests leave when they are due whatever the server does, or closed.
+"""A load generator for HTTP: open loop, where requests are sent when due whatever the server does, or closed.
 
 In the open loop latency counts from the moment a request was due, so a stalled server cannot hide its stall
 (coordinated omission). One thread, keep-alive connections and one wait that is exact to microseconds where an event
@@ -7,7 +7,7 @@ says how much of a core it used and how late it was itself, and lets Python coll
 
     python -m benchmarks.load http://127.0.0.1:8080/recommend/u-1?k=50 --rps 1000 --seconds 10
 
-It presents the key of NEARLINE_KEY, or of the data folder.
+It uses the key in NEARLINE_KEY or the data folder.
 """
 
 import argparse
@@ -36,7 +36,7 @@ _TOLD = 400  # characters of the first error
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a run came to; latencies in ms from when each request was due, ``nan`` where there was none."""
+    """The result of a run; latencies in ms from when each request was due, ``nan`` without any."""
 
     wanted_rps: float
     achieved_rps: float

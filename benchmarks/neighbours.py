@@ -1,4 +1,4 @@
-"""How much of the machine somebody else used while a figure was taken: what makes a figure worth little."""
+"""Measures how much of the machine other programs used during a measurement."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -8,7 +8,7 @@ import psutil
 
 
 def watch() -> Callable[[], float]:
-    """Start watching; what is returned says how many cores others used on average since then."""
+    """Start watching; the returned function gives the mean number of cores that others have used since."""
     started, busy, ours = time.monotonic(), _busy_s(), _ours_s()
 
     def others() -> float:

@@ -1,4 +1,4 @@
-"""What happens at twice of what retrieval can answer? Who is refused learns it soon, who is served hardly notices."""
+"""Measures retrieval at twice its capacity: how fast refusals come, and how little served requests are delayed."""
 
 from typing import Any
 
@@ -34,7 +34,7 @@ def measure(stage: LoadedSystem) -> dict[str, Any]:
 
 
 def figures(capacity: float, steady: Result, over: Result, memory_mib: list[float]) -> dict[str, Any]:
-    """What the runs came to; ``None`` for the wait of the refused when nobody was, and of the kept when all were."""
+    """The runs' figures; the refusals' wait is ``None`` if none was refused, the served ones' if all were."""
     ratio = over.p99_ms / steady.p99_ms if over.answered and steady.answered else None
     waits = {"p50": over.refused_p50_ms, "p99": over.refused_p99_ms}
     return {

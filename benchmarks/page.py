@@ -1,10 +1,10 @@
-"""The page by a browser's own clock: from a click to the changed row on screen, and to the first paint.
+"""Measures the page by a browser's own clock: from a click to the changed row on screen, and to the first paint.
 
     .venv/services/bin/python -m benchmarks.page [--clicks 60] [--loads 10] [--page URL]
 
-Chromium before the demo's system, which is started and filled for it unless *--page* names one that runs. Each visitor
-is new and clicks five products with a pause between, as somebody who looks; the machine is otherwise at rest. The clock
-starts with the click's own time stamp and stops after the frame that shows the changed row was drawn.
+Chromium shows the demo's system, which is started and filled for it unless *--page* names a running one. Each visitor
+is new and clicks five products with pauses, like a person; the machine is otherwise idle. The clock starts with the
+click's own timestamp and stops when the frame with the changed row is drawn.
 """
 
 import argparse
@@ -61,7 +61,7 @@ def _visit(browser: Browser, address: str, luck: random.Random, shown: list[floa
         time.sleep(luck.uniform(*_PAUSE_S))
         places = page.locator(SHELF)
         shown.append(click(page, places.nth(luck.randrange(min(12, places.count())))) / 1000)
-    time.sleep(_PAUSE_S[1])  # the stream may bring the row before the click's own answer, which tells the delay
+    time.sleep(_PAUSE_S[1])  # the stream may bring the row before the click's own answer, which has the delay
     used += [float(told["used"]) / 1000 for told in changes(page) if told.get("used")]
     context.close()
 
@@ -109,7 +109,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.page", description=main.__doc__)
     parser.add_argument("--clicks", type=int, default=60)
     parser.add_argument("--loads", type=int, default=10)
-    parser.add_argument("--page", default="", help="the address of a page that runs, such as http://127.0.0.1:8090/")
+    parser.add_argument("--page", default="", help="the address of a running page, such as http://127.0.0.1:8090/")
     asked = parser.parse_args()
     with filled() if not asked.page else nullcontext(asked.page) as address, browsing() as browser:
         before = load_average()

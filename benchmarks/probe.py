@@ -1,4 +1,4 @@
-"""A user with a stopwatch: sends a record, asks until the answer shows it, and says how long that took."""
+"""A probe: sends a record, requests answers until one shows it, and measures the time."""
 
 import asyncio
 import http.client
@@ -59,7 +59,7 @@ class Probe:
         try:
             status, body = self._get(path)
         except (http.client.RemoteDisconnected, ConnectionError):
-            self._http.close()  # retrieval hangs up on who says nothing for five seconds
+            self._http.close()  # retrieval closes a connection idle for five seconds
             status, body = self._get(path)
         if status != 200:
             raise Unavailable(f"GET {path} answered {status}: {body[:200]!r}")

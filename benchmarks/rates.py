@@ -1,4 +1,4 @@
-"""The highest rate of requests with p99 within a bound: tried in short runs, decided by a long one."""
+"""Finds the highest rate of requests with p99 within a bound: sought in short runs, confirmed by a long one."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

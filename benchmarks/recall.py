@@ -1,4 +1,4 @@
-"""Are the answers right? The share of the true nearest items, by exact search over the log's own vectors."""
+"""Measures answers' recall: the share of the true nearest items, by exact search over the log's own vectors."""
 
 import asyncio
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""How many answers a second within a bound on p99? Alone, with what costs most, and beside clicks."""
+"""Measures answers per second within a bound on p99: alone, with the most expensive options, and beside clicks."""
 
 import statistics
 from collections.abc import Sequence

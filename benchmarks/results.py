@@ -1,4 +1,4 @@
-"""What the commands share: the file that keeps results, the names of measurements, the table beside the targets."""
+"""What the commands share: the results file, the names of measurements, and the table with the targets."""
 
 import argparse
 import json
@@ -15,7 +15,7 @@ _COLOURS = {"goal": "green", "must": "yellow", "missed": "red"}
 
 
 class Kept:
-    """A file of results: each measurement is written as soon as it is taken, what is not taken again stays."""
+    """A results file: each measurement is written as soon as it is taken, and others stay."""
 
     def __init__(self, path: Path, facts: Found, *, quick: bool) -> None:
         self._path, self._facts, self._quick = path, facts, quick

@@ -1,4 +1,4 @@
-"""Runs a module of ours and notes, every few milliseconds of processor time, where in Python its main thread is.
+"""Runs a module and samples its main thread's Python stack every few milliseconds of processor time.
 
     python -m benchmarks.sampled OUT MODULE
 

@@ -1,9 +1,9 @@
-"""What an index of any size needs, from what one of 100,000 items was measured to need: arithmetic, nothing is run.
+"""Calculates the needs of an index of any size from measurements with 100,000 items; nothing is run.
 
     python -m benchmarks.scaling [--mib 110 --build-s 30 --searches-per-s 5000]
 
-Figures that are not given are read from build/bench-index.json (make bench-index). docs/scaling.md says what the
-columns are and where the formulas come from.
+Figures that are not given are read from build/bench-index.json (make bench-index). docs/scaling.md explains the columns
+and the formulas.
 """
 
 import argparse
@@ -117,7 +117,7 @@ def _time(seconds: float) -> str:
 
 
 def _round(number: float) -> int:
-    """Two digits: more would pretend."""
+    """*number* with two significant digits: more would suggest false precision."""
     digits = max(0, len(str(int(number))) - 2)
     return int(round(number, -digits))
 

@@ -1,4 +1,4 @@
-"""How long until a new item can be recommended? From before its event is sent to the first answer that shows it.
+"""Measures how long until a new item is recommended: from before its event is sent to the first answer that shows it.
 
 A user is picked whose best item is copied, title, category and price, under a new id: the copy's vector equals the
 original's, so it belongs in that user's answer from the moment that retrieval knows it.

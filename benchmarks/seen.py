@@ -1,7 +1,7 @@
-"""Users who have seen a great deal: 2,000 different items each, clicked through the log like any other click.
+"""Makes users with long histories: 2,000 different items each, clicked through the log like any other click.
 
-Each has a taste: the items that it clicks are those whose titles share most words with a favourite of its own. So its
-vector points at what it has seen, and most of what a search finds first must be left out, as for a good customer.
+Each user has a taste: it clicks the items whose titles share most words with its favourite item. So its vector is near
+its seen items, and most of a search's first results must be left out, as for a loyal customer.
 """
 
 import time

@@ -1,4 +1,4 @@
-"""How many anonymous sessions a second get an answer? Their clicks come in the request, and nothing is stored."""
+"""Measures answers per second for anonymous sessions, whose clicks come in the request and are not stored."""
 
 import time
 from collections.abc import Sequence

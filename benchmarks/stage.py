@@ -1,4 +1,4 @@
-"""What every measurement gets: the system under test with its catalogue and its users, and how thorough to be."""
+"""The input of every measurement: the system under test with its catalogue and users, and the scale."""
 
 import urllib.request
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""How many clicks a second become stored vectors for as long as one likes? And how fast is a backlog worked off?"""
+"""Measures the sustained rate of clicks to stored vectors, and how fast a backlog is processed."""
 
 import os
 import signal
@@ -12,8 +12,8 @@ import psutil
 from benchmarks.search import highest_passing
 from benchmarks.stage import LoadedSystem
 
-_LAG_S = 1.0  # what the clicks sent last may take after half a minute: more is a lag that grows
-_SENT_SHARE = 0.97  # a generator that was held up did not offer that rate
+_LAG_S = 1.0  # the limit for the last clicks after half a minute: above it the lag grows
+_SENT_SHARE = 0.97  # below it the generator was delayed and did not offer that rate
 _STEP = 100  # rates are tried in whole hundreds
 
 
@@ -56,7 +56,7 @@ def _drain(stage: LoadedSystem) -> float:
 
 @contextmanager
 def held_still(pid: int) -> Iterator[None]:
-    """Stop the process and all that it started, and let them go on afterwards."""
+    """Suspend the process and its descendants during the block."""
     root = psutil.Process(pid)
     family = [root.pid, *(child.pid for child in root.children(recursive=True))]
     for one in family:

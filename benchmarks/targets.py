@@ -1,4 +1,4 @@
-"""What each figure must be and should be: the one table, and how a result stands against it."""
+"""The target of each figure, what it must be and should be, and the verdict on a result."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What text search costs: memory, the first filling, and searches, over 100,000 made-up titles.
+"""Measures text search: memory, the first filling, and searches, over 100,000 made-up titles.
 
     python -m benchmarks.text_search [--items 100000]
 

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.tower_speed``: how many users and new items a second the real Triton encodes on this machine.
+"""``python -m benchmarks.tower_speed``: measures how many users and new items a second the real Triton encodes here.
 
 Runs in the services' environment, on the towers that ``benchmarks.train_speed`` left (`make bench-train` does both).
 The client is the services' own and runs on the same cores. Users are asked 64 at a time with the FP16 vectors of full

@@ -1,4 +1,4 @@
-"""The click load, as a process of its own: users and items by Zipf's law, seeded, at a given rate or flat out.
+"""Generates the click load in its own process: users and items by Zipf's law, seeded, at a given rate or flat out.
 
     python -m benchmarks.traffic --kafka 127.0.0.1:9092 --rate 500 --seconds 30
 

@@ -1,9 +1,9 @@
-"""``python -m benchmarks.train_speed``: how fast the towers learn, and what memory that takes.
+"""``python -m benchmarks.train_speed``: measures how fast the towers are trained, and with how much memory.
 
 Runs in the training environment; `make bench-train` runs it before ``benchmarks.tower_speed``, for which it leaves the
-fp32 towers of both sizes in ``<out>/towers/``. Each size and precision learns in a process of its own, from the same
-baskets drawn at random: once over them to warm up, then some rounds that are timed. An example is one basket with its
-history of up to 50 events. The peak is that of the process while it learns, with torch and the data in it.
+fp32 towers of both sizes in ``<out>/towers/``. Each size and precision is trained in its own process, on the same
+random baskets: one round to warm up, then some timed rounds. An example is one basket with its history of up to 50
+events. The peak is the process's memory during training, including torch and the data.
 """
 
 import argparse

@@ -1,8 +1,8 @@
-"""The write path of ``user_tower`` without its model, with and without telling of what was written.
+"""Measures the write path of ``user_tower`` without its model, with and without announcing stored documents.
 
-A worker, LMDB and Kafka are real; vectors cost nothing here, so the share of everything else is at its greatest. Both
-ways take turns in one process, each with documents that hold 50 and 2,000 seen items. What is counted are users for
-each second of this process's processor time, all its threads together, so others on the machine matter little.
+The worker, LMDB and Kafka are real; vectors cost nothing here, so the share of everything else is largest. Both ways
+take turns in one process, each with documents of 50 and 2,000 seen items. The figure is users per second of this
+process's processor time, over all threads, so other programs on the machine matter little.
 
 .venv/services/bin/python -m benchmarks.user_writes
 """
@@ -45,7 +45,7 @@ _NOW_MS = 1_732_100_000_000
 
 
 class _PreparedWrites:
-    """A reader that hands out what it is given, and towers that answer at once."""
+    """A reader of prepared records, and towers that answer at once."""
 
     def __init__(self) -> None:
         self.polls: list[list[Record]] = []

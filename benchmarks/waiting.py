@@ -1,7 +1,7 @@
-"""What does ``after=`` cost on top of freshness? From the document that holds a click to the answer that waited for it.
+"""Measures what ``after=`` adds to freshness: from the document with a click to the answer that waited for it.
 
-The click is in the log, and the question that names it leaves at once, so it has to wait. The answer's wall clock less
-the document's ``stored_ms`` is what waiting added: the news that the document is there, the waking, the answer itself.
+The request that names a click is sent as soon as the click is in the log, so it has to wait. The answer's wall clock
+minus the document's ``stored_ms`` is the added time: the update, the wake-up and the answer itself.
 """
 
 import random
@@ -19,7 +19,7 @@ from nearline.topics import CLICKS
 
 _USERS = 10  # of this measurement alone
 _WAIT_MS = 5_000
-_PAUSE_S = (0.02, 0.08)  # between two clicks, by chance, so that they keep step with nothing
+_PAUSE_S = (0.02, 0.08)  # random pause between two clicks, so that they do not synchronise with anything
 
 
 def measure(stage: LoadedSystem) -> dict[str, Any]:

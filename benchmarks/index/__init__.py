@@ -1,1 +1,1 @@
-"""The index measured: ``make bench-index``."""
+"""Benchmarks of the index: ``make bench-index``."""

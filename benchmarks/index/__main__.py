@@ -1,9 +1,9 @@
-"""``python -m benchmarks.index``: the index measured; one table, and ``build/bench-index.json``.
+"""``python -m benchmarks.index``: measures the index; prints one table, writes ``build/bench-index.json``.
 
-Recall while everything changes, reads beside it, how soon a vector is searchable in the running system, a filter,
-memory, a build, a restart. Each measurement has processes of its own and none is left at exit. What is not measured
-again stays in the file as it was, with the commit and the time of its own run under ``taken``. What each figure means
-is in docs/benchmarks.md.
+It measures recall under changes, reads beside them, how soon a vector is searchable in the running system, a filter,
+memory, a build and a restart. Each measurement has its own processes, which end with it. Measurements that are not
+repeated stay in the file, with the commit and the time of their own run under ``taken``. docs/benchmarks.md explains
+each figure.
 """
 
 import argparse
@@ -35,7 +35,7 @@ console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH
 
 @dataclass(frozen=True)
 class BenchSetup:
-    """What every measurement gets."""
+    """The input of every measurement."""
 
     source: TowerVectors
     scale: ChurnScale
@@ -81,7 +81,7 @@ TARGETS = (
 
 
 def run(task: BenchSetup, names: list[str], keep: Callable[[str, Found, Found], None]) -> Found:
-    """Take the measurements *names*, one after the other; *keep* gets each one's name, what it found, and how."""
+    """Take the measurements *names* in turn; *keep* gets each one's name, result and conditions."""
     results: Found = {}
     for name in names:
         others, started, before = watch(), time.monotonic(), load_average()
@@ -93,7 +93,7 @@ def run(task: BenchSetup, names: list[str], keep: Callable[[str, Found, Found], 
 
 
 def beside_table(results: Mapping[str, Any]) -> Table | None:
-    """What one would have without us, in the same run; ``None`` if it was not measured."""
+    """The comparison with other indexes in the same run; ``None`` if it was not measured."""
     compared = results.get("side_by_side")
     if not compared:
         return None

@@ -1,8 +1,8 @@
-"""Open-loop questions to an index in a process of its own: search alone, without HTTP.
+"""Sends open-loop queries to an index in its own process: search only, without HTTP.
 
-A question is twelve bytes and leaves when it is due, whether or not the index keeps up; an answer says when the search
-was done. Latency counts from when the question was due to that moment: both clocks are the system's monotonic one.
-Besides, the process takes commands, a line of JSON each, and answers each with one. Standard library and numpy only.
+A query is twelve bytes and is sent when due, whether or not the index keeps up; an answer says when the search was
+done. Latency counts from when the query was due to that moment, both by the system's monotonic clock. The process also
+accepts commands, one line of JSON each, and answers each with a line. Standard library and numpy only.
 """
 
 import json
@@ -33,7 +33,7 @@ _CHUNK = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What a run came to; milliseconds from when each question was due."""
+    """The result of a run; milliseconds from when each query was due."""
 
     wanted_per_s: float
     per_s: float
@@ -107,7 +107,7 @@ class Asked:
         return self._process.pid
 
     def tell(self, do: str, **how: Any) -> dict[str, Any]:
-        """Have it do something and return what it says; ``Unavailable`` if it ended."""
+        """Send a command and return the answer; ``Unavailable`` if the process has ended."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps({"do": do, **how}) + "\n")

@@ -1,8 +1,8 @@
-"""Does recall hold while everything changes, how many reads go on beside it, and what would one have without us?
+"""Measures recall and reads of the index under changes, and compares them with other indexes.
 
-The index runs in a process of its own (benchmarks/index/living.py), this one asks and tells. Recall is judged on
-sampled answers, each against exact search over what was live when it was given. For the comparison two others run with
-the same changes and are asked in turn with ours (benchmarks/index/peers.py).
+The index runs in its own process (benchmarks/index/living.py), which this one queries and controls. Recall is measured
+on sampled answers, each against exact search over the items that were live at that moment. For the comparison two other
+indexes get the same changes and are queried in turn with ours (benchmarks/index/peers.py).
 """
 
 import statistics
@@ -72,7 +72,7 @@ QUICK = ChurnScale(
 
 
 def measure(scale: ChurnScale, seed: int, say: Say) -> dict[str, Any]:
-    """``{"churn": …}``: does recall hold while everything is replaced at a steady rate, then in great rounds?"""
+    """``{"churn": …}``: recall while all items are replaced at a steady rate, then in large rounds."""
     with living(scale, seed) as ours:
         say("listing the catalogue and building its graph")
         loaded = ours.tell("load")
@@ -101,7 +101,7 @@ def measure(scale: ChurnScale, seed: int, say: Say) -> dict[str, Any]:
 
 
 def measure_reads(source: TowerVectors, scale: ChurnScale, seed: int, say: Say) -> dict[str, Any]:
-    """``{"reads_beside": …, "side_by_side": …}``: how many reads go on beside the changes, ours and without us."""
+    """``{"reads_beside": …, "side_by_side": …}``: reads/s beside the changes, for ours and other indexes."""
     with living(scale, seed) as ours:
         say("listing the catalogue and building its graph")
         ours.tell("load")
@@ -118,7 +118,7 @@ def measure_reads(source: TowerVectors, scale: ChurnScale, seed: int, say: Say) 
 
 
 def measure_overdriven(scale: ChurnScale, seed: int, say: Say) -> dict[str, Any]:
-    """``{"overdriven": …}``: asked more than can be answered from the first moment on, how soon is it itself again?"""
+    """``{"overdriven": …}``: recovery after more queries than it can answer."""
     with living(scale, seed) as ours:
         say("listing the catalogue and building its graph")
         ours.tell("load")

@@ -1,4 +1,4 @@
-"""The index as the service runs it, in a process of its own: asked by a socket, told by lines of JSON.
+"""Runs the index as the service does, in its own process: queried by a socket, controlled by lines of JSON.
 
 python -m benchmarks.index.living --seed 1 --items 100000 --socket 5      (benchmarks.index.churn starts it)
 """
@@ -47,8 +47,8 @@ from services.retrieval.in_process.maintenance import IndexMaintenance
 
 K = 50
 CUTS = (10, 50)
-_SAMPLE_EVERY_S = 0.06  # of the answers, one for each cut is judged afterwards
-_WINDOW = 500  # answers of which the lowest mean is told
+_SAMPLE_EVERY_S = 0.06  # interval of sampled answers, one per cut, which are judged afterwards
+_WINDOW = 500  # answers per window; the lowest mean of a window is reported
 _HELD_OUT = 1_000  # queries that the index has never seen, for the final figures
 _LOOK_S = 0.01
 _SETTLED_ROWS = 2_000  # a delta of fewer is at rest; the next round may come
@@ -57,7 +57,7 @@ _AHEAD = 3  # times all items, that are drawn before anything is timed
 _NOBODY = np.empty(0, np.uint64)
 FILTER = "price < 5"  # prices lie evenly between 0 and 100: a twentieth passes
 _KIB_IN_MIB = 1024
-_LOOK_AT_MEMORY_S = 0.25  # a look walks all pages: more often would slow down what is looked at
+_LOOK_AT_MEMORY_S = 0.25  # a measurement walks all pages: more often would slow the process down
 _FAST_PER_S, _SERVED_PER_S = 1_000, 500
 _QUERIES = 2_000
 _BLOCK = 100  # searches of one kind before the other's turn
@@ -67,7 +67,7 @@ _PERCENTILES = (("p50", 50), ("p99", 99))
 
 
 class Living:
-    """The wired index, its answers, and what is noted of them."""
+    """The wired index, its answers and their records."""
 
     def __init__(self, seed: int, items: int, users: int, port: socket.socket) -> None:
         towers = source(seed)
@@ -93,7 +93,7 @@ class Living:
 
     def _receive(self) -> None:
         chunk = self._socket.recv(1 << 16)
-        if not chunk:  # whoever asks is gone
+        if not chunk:  # the other side has disconnected
             self.over.set()
             return
         self._in += chunk
@@ -126,7 +126,7 @@ class Living:
                 del self._out[: self._socket.send(self._out)]
             except BlockingIOError:
                 return
-            except OSError:  # whoever asks is gone
+            except OSError:  # the other side has disconnected
                 self._out.clear()
                 self.over.set()
 
@@ -155,7 +155,7 @@ class Living:
         return await self.state()
 
     async def state(self) -> dict[str, Any]:
-        """What an operator would look at; the greatest delta and share of removed rows since ``mark``."""
+        """The index's state; the largest delta and share of removed rows since ``mark``."""
         index = self.wired.index
         return {
             "replaced": self.wired.applied - self.changes.items,
@@ -170,12 +170,12 @@ class Living:
         }
 
     async def mark(self) -> dict[str, Any]:
-        """From now on count anew what is the greatest."""
+        """Reset the maxima of ``state``."""
         self._most_delta, self._most_removed = 0, 0.0
         return {}
 
     async def rounds(self, count: int, share: float) -> dict[str, Any]:
-        """Replace *share* of the items *count* times, each as fast as the index takes them in.
+        """Replace *share* of the items *count* times, each as fast as the index applies them.
 
         A round begins when the delta of the one before is folded to ``_SETTLED_ROWS``; builds go on beside. Some
         users ask in the middle of each and at its end.
@@ -200,13 +200,13 @@ class Living:
             self._note(self.wired.applied, query, {k: picked.item_ids for k, picked in found.items()})
 
     async def settle(self) -> dict[str, Any]:
-        """Return when nothing is due any more."""
+        """Return when no changes are due."""
         index = self.wired.index
         await until(lambda: not (index.fold_due or index.build_due or index.building))
         return await self.state()
 
     async def judged(self) -> dict[str, Any]:
-        """Recall of the answers that were sampled since this was asked last, against what was live at each."""
+        """Recall of the answers sampled since the last call, against the items live at each."""
         answers, self._answers = self._answers, []
         recalls = await asyncio.to_thread(judge, self.changes, self._queries, answers)
         means = {f"recall_at_{k}": _rounded(float(np.mean(of))) for k, of in recalls.items()}

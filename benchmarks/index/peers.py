@@ -1,13 +1,13 @@
-"""Other indexes at the same task: libraries at equal recall, and what one would write of them without us.
+"""Measures other indexes at the same task: libraries at equal recall, and simple indexes built on them.
 
     .venv/peers/bin/python -m benchmarks.index.peers --peer "faiss HNSW SQ8" --folder build/bench-index/peers
     .venv/peers/bin/python -m benchmarks.index.peers --beside locked --folder build/bench-index/plain --socket 5
 
 Runs in the environment ``peers``, which has numpy and these libraries alone, on vectors in ``.npy`` files; ``compare``
 and benchmarks/index/churn.py write those and start it, one process for each index, so that one's memory is not
-another's. Searches come one at a time from one thread of Python, as the service's do. A peer's result is one line of
-JSON. One *beside* is asked by a socket while its vectors change; ``locked`` is hnswlib with one lock around everything,
-``flat`` exact search by faiss, where a change is written over the old row.
+another's. Searches come one at a time from one thread of Python, as in the service. A peer's result is one line of
+JSON. An index *beside* ours is queried by a socket while its vectors change; ``locked`` is hnswlib with one lock around
+everything, ``flat`` exact search by faiss, where a change overwrites the old row.
 """
 
 import argparse
@@ -322,7 +322,7 @@ def resident_mib() -> float:
 
 
 def measure(make: Callable[[int], Peer], folder: Path, dimension: int) -> dict[str, Any]:
-    """Everything that is asked of one peer; of other dimensions than the served ones, its memory alone."""
+    """All measurements of one peer; for dimensions other than the served one, only its memory."""
     vectors, queries, truth = (np.load(folder / f"{name}-{dimension}.npy") for name in ("items", "queries", "truth"))
     peer = make(dimension)
     _warm(make(dimension), vectors)
@@ -370,7 +370,7 @@ def _saved(peer: Peer, folder: Path) -> dict[str, Any]:
 
 
 def _filtered(peer: Peer, vectors: Vectors, queries: Vectors) -> dict[str, Any] | None:
-    """What a filter that few pass costs at equal recall, beside exact search of the rows that pass."""
+    """The cost of a selective filter at equal recall, beside exact search of the passing rows."""
     passing = np.random.default_rng(0).random(len(vectors)) < PASSING
     search = peer.filtered(passing)
     rows, few = np.flatnonzero(passing), queries[:200]
@@ -455,7 +455,7 @@ BESIDE: Mapping[str, Callable[[Vectors, Vectors], Beside]] = {"locked": Locked, 
 
 
 class Side:
-    """One index, its lock, the thread that changes it, and what is noted of its answers."""
+    """One index, its lock, the thread that changes it, and the records of its answers."""
 
     def __init__(self, kind: str, folder: Path) -> None:
         self._folder = folder
@@ -475,7 +475,7 @@ class Side:
         return self._cycles[number]
 
     def change(self) -> None:
-        """Take in one change."""
+        """Apply one change."""
         number, place = divmod(self._applied, self._items)
         order, vectors = self._cycle(number)
         with self._lock:
@@ -483,7 +483,7 @@ class Side:
             self._applied += 1
 
     def keep_changing(self) -> None:
-        """Take in changes at the rate that was told, for ever."""
+        """Apply changes at the configured rate, for ever."""
         while True:
             due = self._pace.due
             while self._applied < due:
@@ -491,7 +491,7 @@ class Side:
             time.sleep(_CHANGES_EVERY_S)
 
     def answer(self, port: socket.socket) -> None:
-        """Answer questions until the other side hangs up."""
+        """Answer queries until the other side disconnects."""
         waiting, sampled = bytearray(), 0.0
         while chunk := port.recv(1 << 16):
             waiting += chunk
@@ -508,7 +508,7 @@ class Side:
             del waiting[:whole]
 
     def told(self, do: str, per_s: float = 0.0, count: int = 0) -> Any:
-        """Do what a line of JSON says."""
+        """Execute a command from a line of JSON."""
         if do == "rate":
             self._pace.at_rate(per_s, self._applied)
         elif do == "advance":
@@ -521,7 +521,7 @@ class Side:
 
 
 def serve(kind: str, folder: Path, descriptor: int) -> None:
-    """Become the index of this *kind*: answer questions, change, and do what lines of JSON say until they end."""
+    """Run the index of this *kind*: answer queries, apply changes and execute commands until the input ends."""
     side = Side(kind, folder)
     with socket.socket(fileno=descriptor) as port:
         port.setblocking(True)
@@ -534,7 +534,7 @@ def serve(kind: str, folder: Path, descriptor: int) -> None:
 def compare(
     source: "TowerVectors", *, items: int, queries: int, seed: int, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """What is known of each peer, by its name; each is measured in a process of its own."""
+    """The results of each peer by name; each is measured in its own process."""
     folder = BUILD / "bench-index" / "peers"
     folder.mkdir(parents=True, exist_ok=True)
     for dimension in (64, 128):

@@ -1,12 +1,12 @@
-"""In the running system: how long until a new vector, or a new item, is in an answer; and a restart.
+"""Measures in the running system how long until a new vector or item is in an answer, and a restart.
 
 The catalogue's vectors go straight onto ``item-vectors.1`` (benchmarks/index/vectors.py). A probe publishes a new item
 whose vector is that of a user who has one, so it is the best hit of that user from the moment that retrieval knows it;
 through the tower it copies title, category and price of a real item that the user is shown, so its vector is that
 item's. The clock starts before the send and stops at the first answer that shows the item.
 
-What changes beside is published by a process of its own, which says "started" with its first record and goes on until
-it is ended:
+The changes beside it come from a separate process, which prints "started" with its first record and runs until it is
+stopped:
 
     python -m benchmarks.index.served --kafka 127.0.0.1:9092 --what vectors --rate 500
 """
@@ -84,7 +84,7 @@ def measure(towers: TowerVectors, *, items: int, probes: int, seed: int, data: P
 
 
 class Served:
-    """The system with its catalogue, and a user with a stopwatch."""
+    """The system with its catalogue, and a probe."""
 
     def __init__(self, system: System, probe: Probe, items: int, seed: int, say: Say) -> None:
         self._system, self._probe, self._say = system, probe, say

@@ -1,19 +1,17 @@
-"""The vectors that the index is measured with: a written recipe, seeded, out of the demo's own towers.
+"""Makes the vectors for measuring the index: a seeded recipe based on the demo's own towers.
 
-Items: the candidate vectors that the committed item tower gives the demo's catalogue, through the real Triton server.
-To get *count* of them each is a demo item's vector plus Gaussian noise, of unit norm again. Queries: what the committed
-user tower makes of every real history of Online Retail that names two or more items, its newest 50 events; nothing in
-them is made up.
+Items: the committed item tower's candidate vectors of the demo's catalogue, through the real Triton server. To get
+*count* of them each is a demo item's vector plus Gaussian noise, normalised again. Queries: the committed user tower's
+vectors of every real history of Online Retail with two or more items, from its newest 50 events; none is made up.
 
-How much noise was chosen so that a vector is as near to its nearest neighbour as the demo's items are to theirs. A
+The amount of noise was chosen so that a vector is as near to its nearest neighbour as the demo's items are to theirs. A
 jittered catalogue holds 27 copies of each item, so the nearest neighbour of most is a copy of the same item; with much
 less noise it would be a catalogue of duplicates, with much more a cloud without structure. ``noise_for`` finds it by
 halving and ``python -m benchmarks.index.vectors`` prints both means (docs/benchmarks.md).
 
-What changes in the catalogue is seeded too. Change *j* gives one item a new vector of the recipe: the first *items*
-changes list the catalogue, the next *items* replace all of it in a random order, and so on. So whoever notes how many
-changes an index had taken in when it answered can be told afterwards what the exact answer was at that moment, and
-nothing disturbs what is timed.
+The catalogue's changes are seeded too. Change *j* gives one item a new vector of the recipe: the first *items* changes
+list the catalogue, the next *items* replace all of it in a random order, and so on. So the number of changes applied at
+an answer is enough to compute the exact answer afterwards, outside the timed part.
 """
 
 import asyncio
@@ -55,13 +53,13 @@ _CATEGORIES = 20
 
 @dataclass(frozen=True)
 class TowerVectors:
-    """What the towers gave: unit vectors of the demo's items and of real users, in a seeded order."""
+    """The towers' unit vectors of the demo's items and of real users, in a seeded order."""
 
     items: Vectors  # (items, 64), no two equal
     users: Vectors  # (users, 64)
 
     def draw(self, random: np.random.Generator, count: int, *, dimension: int = DIMENSION) -> Vectors:
-        """*count* items of the recipe; of 128 dimensions, two independent halves that weigh the same."""
+        """*count* items of the recipe; for 128 dimensions two independent halves with equal weight."""
         halves = [_jittered(self.items, random, count, NOISE) for _ in range(dimension // DIMENSION)]
         return _joined(halves)
 
@@ -103,7 +101,7 @@ def noise_for(items: Vectors, count: int, seed: int) -> float:
 
 
 def _jittered(items: Vectors, random: np.random.Generator, count: int, noise: float) -> Vectors:
-    # Every item gets its copies before one gets another: a demo item's neighbourhood is as dense as the next one's.
+    # All items get equally many copies, so that all neighbourhoods are equally dense.
     rows = random.permutation(count) % len(items)
     shaken = random.standard_normal((count, items.shape[1]), np.float32)
     return _unit(items[rows] + shaken * np.float32(noise / np.sqrt(items.shape[1])))
@@ -178,7 +176,7 @@ class Changes:
         return self._cycle(number)
 
     def draw_ahead(self, change: int) -> None:
-        """Draw all up to *change* now: half a second for a cycle of 100,000, which nobody should wait for later."""
+        """Draw all changes up to *change* now: a cycle of 100,000 takes half a second, which must not be timed."""
         for number in range(change // self.items + 1):
             self._cycle(number)
 
@@ -286,7 +284,7 @@ def number_of(item: str) -> int:
 
 
 def shown(number: int) -> ItemFields:
-    """What an answer shows of item *number*: a title like a shop's, prices spread evenly over 0 to 100."""
+    """The fields of item *number*: a title like a shop's, and prices spread evenly over 0 to 100."""
     price = (number * 7_919 % 10_000) / 100
     category = f"category {number % _CATEGORIES}"
     return ItemFields(
@@ -295,7 +293,7 @@ def shown(number: int) -> ItemFields:
 
 
 def main() -> None:
-    """Print what the recipe rests on."""
+    """Print the figures behind the recipe."""
     towers, random = source(1), np.random.default_rng(1)
     facts = {
         "items": len(towers.items),

@@ -1,7 +1,7 @@
-"""The part of a retrieval process that answers are chosen from, wired as services/retrieval/app.py wires it.
+"""The index part of a retrieval process, wired as in services/retrieval/app.py.
 
-Catalogue, index, follower, upkeep, live recall: the service's own classes on the service's own event loop, fed by a
-table in the process instead of Kafka's and asked without HTTP.
+Catalogue, index, follower, maintenance and live recall are the service's own classes on its own event loop; a table in
+the process replaces Kafka's, and queries come without HTTP.
 """
 
 import asyncio
@@ -92,7 +92,7 @@ class Feed:
 
 
 class Wired:
-    """Everything between the log and an answer, but for the log and HTTP."""
+    """Everything between the log and an answer, without the log and HTTP."""
 
     def __init__(self, dimension: int, record_of: Callable[[int], Record]) -> None:
         self.space = Space(1, dimension)
@@ -100,7 +100,7 @@ class Wired:
         self.index = WatchedIndex(dimension, lambda capacity: HnswGraph(dimension, capacity), cores=cores)
         self.catalogue = Catalogue(dimension, self.index)
         self.feed = Feed(record_of)
-        self.applied = 0  # changes that the catalogue has taken in
+        self.applied = 0  # changes that the catalogue has applied
         apply = item_records(self.catalogue, self.space)
 
         def counted(record: Record) -> None:

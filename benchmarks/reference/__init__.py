@@ -1,1 +1,1 @@
-"""This tree measured beside another commit, round by round: ``make bench REF=<commit>``."""
+"""Measures this tree beside another commit, round by round: ``make bench REF=<commit>``."""

@@ -1,8 +1,8 @@
 """``python -m benchmarks.reference COMMIT``: this tree beside another commit; tables, and ``build/bench-ref.json``.
 
-Both systems run at once on ports and data of their own, each started by its own code; this tree's load generator and
-probe ask them in turn. The order changes with every round, so that what drifts meets both alike. What is compared is
-processor time first: docs/benchmarks.md.
+Both systems run at the same time on their own ports and data, each started by its own code; this tree's load generator
+and probe use them in turn. The order changes with every round, so that drift affects both alike. The main comparison is
+of processor time: docs/benchmarks.md.
 """
 
 import argparse

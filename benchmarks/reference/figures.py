@@ -1,4 +1,4 @@
-"""What rounds of two trees come to: figures of each, side by side with their ratios. Nothing is run here."""
+"""Computes the figures of two trees' rounds, side by side with their ratios. Nothing is run here."""
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence

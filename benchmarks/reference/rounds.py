@@ -1,4 +1,4 @@
-"""What is asked of two trees in turn: clicks, a backlog of them, answers."""
+"""The measurements of two trees in turn: clicks, a backlog of them, answers."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Runs the system of the tree that it is started in, whatever that tree's commit is, and says where it is.
+"""Runs the system of the tree that it is started in, whatever its commit, and prints the system's addresses.
 
     cd TREE && PYTHONPATH=. .venv/services/bin/python -P THIS_FILE --data FOLDER
 

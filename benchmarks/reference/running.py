@@ -1,4 +1,4 @@
-"""The system of a tree, started by that tree's own code and asked by this one's."""
+"""Runs a tree's system, started by that tree's own code and measured by this one's."""
 
 import json
 import os
@@ -50,7 +50,7 @@ def _started(tree: Tree, opened: ExitStack, say: Say) -> "tuple[subprocess.Popen
         try:
             return process, _address(process, tree, say)
         except (KeyboardInterrupt, SystemExit):
-            process.terminate()  # it would go on starting until it hears that its input has ended
+            process.terminate()  # it would continue to start until it sees the end of its input
             raise
         except Unavailable as problem:
             if not left:
@@ -70,7 +70,7 @@ def _runner(tree: Tree) -> "Iterator[subprocess.Popen[str]]":
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        start_new_session=True,  # Ctrl-C reaches us alone, and the end of its input stops the system in good order
+        start_new_session=True,  # Ctrl-C reaches only us, and the end of its input stops the system in order
     )
     try:
         yield process
