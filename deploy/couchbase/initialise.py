@@ -84,7 +84,7 @@ def target_from(environ: Mapping[str, str]) -> Target:
 def call(
     target: Target, method: str, path: str, form: Mapping[str, object] | None = None, *, who: tuple[str, str] | None
 ) -> Answer:
-    """One REST call as *who* (``None``: nobody); ``NotYet`` when nothing answers or the server has not started up."""
+    """One REST call as *who* (``None``: no login); ``NotYet`` when nothing answers or the server has not started up."""
     body = urllib.parse.urlencode(form).encode() if form is not None else None
     request = urllib.request.Request(target.base + path, data=body, method=method)
     if who is not None:

@@ -3,7 +3,7 @@
     TASK_MANAGERS=1 python deploy/flink/jobmanager.py
 
 The job starts and ends with this process, so a container that is started again is all that a killed job manager needs:
-nobody submits anything. The entry point is the module that runs without containers, and so is the choice of the
+no job is submitted. The entry point is the module that runs without containers, and so is the choice of the
 checkpoint.
 """
 
