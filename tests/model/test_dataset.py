@@ -554,8 +554,8 @@ def test_an_interrupted_run_leaves_nothing_that_is_taken_for_a_log(tmp_path: Pat
     """The process is killed while it writes; the next one finds no log, and makes it."""
     folder, memory = shards(tmp_path / "shop"), tmp_path / "memory"
     killed = (
-        "import os, signal, sys; from pathlib import Path; from training.data import parts, dataset\n"
-        "parts.write_log = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "import os, signal, sys; from pathlib import Path; from training.data import dataset, log_building\n"
+        "log_building.write_log = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         "dataset.load_dataset(Path(sys.argv[1]), memory=Path(sys.argv[2]), rows_per_part=100)"
     )
     ended = subprocess.run([sys.executable, "-c", killed, folder, memory], cwd=REPOSITORY, check=False)
