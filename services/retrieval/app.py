@@ -78,7 +78,6 @@ class SpaceParts:
 
     def __init__(self, settings: Settings, space: Space, rules: Merchandising, spans: Spans | None) -> None:
         self._settings = settings
-        self.space = space
         self.items = _items_for(settings, space)
         self.store = GuardedStore(_store_for(settings, space))
         traced = None if spans is None else TracedClicks(spans)

@@ -62,11 +62,12 @@ async def _reranked(
     filter: Filter | None,
 ) -> list[Group] | None:
     """The best of all sources by the re-ranker's scores; ``None`` if it is unavailable or no time is left for it."""
+    if context.is_late:
+        context.trace.degrade(Degradation.RERANKER_SKIPPED)
+        return None
     request, weights = context.request, rules if rules is not None and rules.is_weighing else None
     pool = await collect(index, context, weights, excluded, filter, request.k + _oversample(request.k))
     try:
-        if context.is_late:
-            raise Unavailable("the answer's time is spent")
         pool = pool.scored(await reranker.score(pool, context))
     except Unavailable:
         context.trace.degrade(Degradation.RERANKER_SKIPPED)
