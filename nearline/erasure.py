@@ -17,9 +17,19 @@ from nearline.log import Record
 from nearline.profiles import Profile, decode_profile
 from nearline.seen import SeenSnapshot, decode_seen
 from nearline.sequences import UserSequence, decode_sequence
-from nearline.topics import CLICKS, CLICKS_DLQ, EXPOSURES, USER_SEEN, USER_SEQUENCES, USER_SEQUENCES_DLQ, USERS
+from nearline.topics import (
+    CLICKS,
+    CLICKS_DLQ,
+    EXPOSURES,
+    USER_SEEN,
+    USER_SEQUENCES,
+    USER_SEQUENCES_DLQ,
+    USER_UPDATES,
+    USERS,
+)
 from nearline.user_commands import Entry, Erase, Merge, decode_entry
 from nearline.user_documents import UserDocument
+from nearline.user_updates import UserUpdate, decode_user_updates
 
 PAGES_LIVE_MS = 30 * 60 * 1000  # a page's token is valid for so long (services/retrieval/pages.py)
 ROCKSDB_MERGES_MS = 30 * 24 * 3600 * 1000  # Flink's default interval of periodic compaction
@@ -83,6 +93,8 @@ class Traces:
             self.held.setdefault(EXPOSURES, []).extend([record] * self._shown_in(record.value))
             return
         is_theirs = record.id == self.user_id
+        if record.topic.startswith(USER_UPDATES):
+            is_theirs = self._is_named_in(record.value) and self.user_id in _announced(record)
         if record.topic in (CLICKS_DLQ, USER_SEQUENCES_DLQ):
             is_theirs = is_theirs or self._is_named_in_letter(record.value)
         if record.topic == CLICKS and (is_theirs or self._is_named_in(record.value)):
@@ -145,6 +157,13 @@ class Traces:
         return [record for record in records if self.erased_ms is None or record.append_ms <= self.erased_ms]
 
 
+def _announced(record: Record) -> Mapping[str, UserUpdate]:
+    try:
+        return decode_user_updates(record)
+    except BadInput:
+        return {}
+
+
 def _entry(record: Record) -> Entry | None:
     try:
         return decode_entry(record.value, append_ms=record.append_ms)
@@ -187,7 +206,7 @@ def remains(
 
 
 def _updates(limits: Mapping[str, Retention]) -> list[str]:
-    return [topic for topic in limits if topic.startswith("user-updates.")]
+    return [topic for topic in limits if topic.startswith(USER_UPDATES)]
 
 
 def elsewhere(traces: Traces, *, oldest_checkpoint_ms: int | None) -> list[Remains]:

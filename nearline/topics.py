@@ -10,6 +10,7 @@ USER_SEQUENCES = "user-sequences"
 USER_SEQUENCES_DLQ = "user-sequences-dlq"
 USERS = "users"
 USER_SEEN = "user-seen"
+USER_UPDATES = "user-updates."  # the prefix: one topic a space
 EXPOSURES = "exposures"
 RULES = "rules"
 ITEMS = "items"
@@ -56,7 +57,7 @@ def item_vectors_topic(space: Space) -> str:
 
 def user_updates_topic(space: Space) -> str:
     """The topic that announces each changed user document of *space* as soon as it is stored."""
-    return f"user-updates.{space.number}"
+    return f"{USER_UPDATES}{space.number}"
 
 
 def all_topics(space: Space, *, history_ttl_ms: int) -> list[Topic]:

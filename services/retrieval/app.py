@@ -109,7 +109,7 @@ class SpaceParts:
         self._updates = Follower(
             topic,
             lambda: TableReader(settings.brokers, topic, start_at=self._updates.positions()),
-            self.reads.hearing(users.hear),
+            self.reads.hearing(users.heard),
             # A trace ends with the first answer that used its click: with traces, each update is read at once.
             pause_s=_PAUSE_S if spans is None else 0.0,
             is_awaited=lambda: len(waiters) > 0,

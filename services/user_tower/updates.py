@@ -5,16 +5,18 @@ An update that cannot be sent is counted and dropped, since its readers find the
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from itertools import islice
 
 from nearline.errors import NearlineError
+from nearline.log import Message
 from nearline.sequences import TriggerEvent
 from nearline.space import Space
 from nearline.telemetry import counter, get_logger
 from nearline.topics import user_updates_topic
 from nearline.user_documents import UserDocument
-from nearline.user_updates import UserUpdate, encode_user_update
+from nearline.user_updates import MOST_USERS, UserUpdate, encode_user_updates
 
-SendUpdates = Callable[[str, list[tuple[bytes, bytes | None]]], Awaitable[object]]
+SendUpdates = Callable[[str, list[Message]], Awaitable[object]]
 MOST_WAITING = 10_000  # users; the write path is faster than the log only while the log is down
 
 TOLD = counter("user_updates_total", "Stored documents that were announced.")
@@ -22,9 +24,9 @@ LOST = counter("user_updates_lost_total", "Stored documents that could not be an
 
 
 class Updates:
-    """Sends one small record per stored document; of a user's waiting ones only the newest.
+    """Sends all waiting updates in one record; of a user's waiting ones only the newest.
 
-    One batch is sent at a time: further updates wait for its acknowledgement, a millisecond or two.
+    One record is sent at a time: further updates wait for its acknowledgement, a millisecond or two.
     """
 
     def __init__(self, space: Space, publish: SendUpdates, *, most_waiting: int = MOST_WAITING) -> None:
@@ -61,15 +63,19 @@ class Updates:
         self._some.clear()
         self._under_way = len(waiting)
         try:
-            await self._publish(
-                self._topic, [(user_id.encode(), encode_user_update(update)) for user_id, update in waiting.items()]
-            )
+            await self._publish(self._topic, _records(waiting))
             TOLD.inc(len(waiting))
         except NearlineError as error:
             LOST.inc(len(waiting))
             get_logger().warning("user updates lost", count=len(waiting), reason=str(error))
         finally:
             self._under_way = 0
+
+
+def _records(waiting: Mapping[str, UserUpdate]) -> list[Message]:
+    updates = iter(waiting.items())
+    parts = iter(lambda: dict(islice(updates, MOST_USERS)), {})
+    return [(None, encode_user_updates(part)) for part in parts]
 
 
 def _update(document: UserDocument, cause: TriggerEvent | None) -> UserUpdate:

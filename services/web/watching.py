@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from nearline.log import Record
 from nearline.telemetry import gauge
-from nearline.user_updates import decode_user_update
+from nearline.user_updates import decode_user_updates
 
 MOST_RECENT = 50  # users on the operator's page
 
@@ -22,8 +22,10 @@ class Watchers:
 
     def hear(self, record: Record) -> None:
         """Apply a record of ``user-updates.<space>``."""
-        user_id = (record.key or b"").decode()
-        stored_ms = decode_user_update(record.value).stored_ms
+        for user_id, update in decode_user_updates(record).items():
+            self._hear(user_id, update.stored_ms)
+
+    def _hear(self, user_id: str, stored_ms: int) -> None:
         self._recent.pop(user_id, None)
         self._recent[user_id] = stored_ms
         if len(self._recent) > MOST_RECENT:

@@ -25,7 +25,7 @@ from nearline.item_vectors import ItemFields, ItemVector, encode_item_vector
 from nearline.space import Space
 from nearline.topics import all_topics, item_vectors_topic, user_updates_topic
 from nearline.user_documents import UserDocument, encode_user_document
-from nearline.user_updates import UserUpdate, encode_user_update
+from nearline.user_updates import UserUpdate, encode_user_updates
 
 pytestmark = pytest.mark.anyio
 DEADLINE_S = 60.0
@@ -62,8 +62,8 @@ class System:
         document = UserDocument(vector, version, version, events[-1], 1_000, 1_001, *sets)
         await self.store.put_many_if_newer({user_id: encode_user_document(document, SPACE)})
         async with Producer(self.kafka) as producer:
-            update = encode_user_update(UserUpdate(version, version, 0, 1_001))
-            await producer.send_all(user_updates_topic(SPACE), [(user_id.encode(), update)])
+            update = encode_user_updates({user_id: UserUpdate(version, version, 0, 1_001)})
+            await producer.send_all(user_updates_topic(SPACE), [(None, update)])
 
 
 async def with_items(kafka: str) -> None:

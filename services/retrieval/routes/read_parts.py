@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine
 from nearline.log import Record
 from nearline.settings import Settings
 from nearline.space import Space
+from nearline.user_updates import UserUpdate, decode_user_updates
 from services.retrieval.items.interface import ItemIndex
 from services.retrieval.items.text_index import TextIndex
 from services.retrieval.recommender import Recommender
@@ -15,7 +16,7 @@ from services.retrieval.users.active_users import ActiveUsers
 from services.retrieval.users.session_vectors import KnownItems, SessionEncoder, SessionVectors
 from services.retrieval.users.store_guard import GuardedStore
 
-Hear = Callable[[Record], None]
+HearUpdate = Callable[[str, UserUpdate], None]
 
 
 class ReadParts:
@@ -54,15 +55,15 @@ class ReadParts:
             running.append(self._users.run())
         return running
 
-    def hearing(self, others: Hear) -> Hear:
-        """A handler for records of ``user-updates``: it notes the active user and calls *others*."""
+    def hearing(self, others: HearUpdate) -> Callable[[Record], None]:
+        """A handler for records of ``user-updates``: it notes the active users and calls *others* for each update."""
         users = self._users
-        if users is None:
-            return others
 
         def hear(record: Record) -> None:
-            users.follow(record)
-            others(record)
+            for user_id, update in decode_user_updates(record).items():
+                if users is not None:
+                    users.note(user_id)
+                others(user_id, update)
 
         return hear
 

@@ -14,7 +14,6 @@ import numpy as np
 from nearline.errors import BadInput, SpaceMismatch, Unavailable
 from nearline.ids import SYNTHETIC_USERS
 from nearline.item_vectors import Vector
-from nearline.log import Record
 from nearline.space import Space
 from nearline.telemetry import counter, gauge, get_logger
 from nearline.user_documents import UserDocument, decode_user_document
@@ -66,10 +65,6 @@ class ActiveUsers:
         if len(self._changed) > _MOST_WAITING:
             self._changed.popitem(last=False)
             _SKIPPED.inc()
-
-    def follow(self, record: Record) -> None:
-        """Apply a record of ``user-updates``."""
-        self.note(record.id)
 
     async def run(self) -> None:
         """Read changed documents until cancelled; while the store is down they stay queued."""

@@ -9,11 +9,10 @@ import numpy as np
 
 from nearline.errors import BadInput, SpaceMismatch, Unavailable
 from nearline.hashing import hash64
-from nearline.log import Record
 from nearline.space import Space
 from nearline.telemetry import get_logger
 from nearline.user_documents import UserDocument
-from nearline.user_updates import decode_user_update
+from nearline.user_updates import UserUpdate
 from services.retrieval.result import Degradation, Reason, Seen
 from services.retrieval.users.cache import UserCache
 from services.retrieval.users.store_guard import GuardedStore
@@ -38,7 +37,7 @@ class UserState:
 class UserReader:
     """Reads documents for answers, and waits for the document that has used a given event.
 
-    ``hear`` gets the records of ``user-updates``; *is_hearing* says whether that topic is being read up to its end.
+    ``heard`` gets the updates of ``user-updates``; *is_hearing* says whether that topic is being read up to its end.
     While it is not, a cached document may be outdated.
     """
 
@@ -59,13 +58,12 @@ class UserReader:
         self._now_ms = now_ms
         self._traced = traced
 
-    def hear(self, record: Record) -> None:
-        """Apply a record of ``user-updates``; ``BadInput`` if it is invalid."""
-        update = decode_user_update(record.value)
-        self._cache.heard(record.id, update.order)
+    def heard(self, user_id: str, update: UserUpdate) -> None:
+        """Apply an update: the user's document was written."""
+        self._cache.heard(user_id, update.order)
         if self._traced is not None:
-            self._traced.heard(record.id, update)
-        self._waiters.wake(record.id)
+            self._traced.heard(user_id, update)
+        self._waiters.wake(user_id)
 
     async def read(self, user_id: str) -> UserState:
         """The user's current document; the cached one while the store is down."""

@@ -16,6 +16,7 @@ from nearline.exposures import Exposure, decode_exposures, encode_exposure
 from nearline.item_vectors import ItemFields, ItemVector, decode_item_vector, encode_item_vector
 from nearline.items import Attribute, Item, decode_item, encode_item
 from nearline.keys import Key, Permission, decode_key, encode_key, revoked
+from nearline.log import Record
 from nearline.popularity import decode_popularity
 from nearline.profiles import Profile, decode_profile, encode_profile
 from nearline.rules import Scenario, decode, encode_rule, encode_scenario, rule_of
@@ -31,7 +32,7 @@ from nearline.user_documents import (
     encode_user_document,
     knows_all_of,
 )
-from nearline.user_updates import UserUpdate, decode_user_update, encode_user_update
+from nearline.user_updates import UserUpdate, decode_user_updates, encode_user_updates
 
 GOLDEN = ROOT / "tests" / "golden"
 SPACE = Space(7, 4)
@@ -100,6 +101,7 @@ ERASED = UserDocument(
 UPDATE = UserUpdate(NOW_MS + 4, NOW_MS + 3, NOW_MS + 2, NOW_MS + 9)
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 UPDATE_OF_A_CLICK = replace(UPDATE, event_id="e-1", produced_ms=NOW_MS + 1, traceparent=TRACEPARENT)
+UPDATES = {"u-1": UPDATE, "u-2": UPDATE_OF_A_CLICK, "u-3": replace(UPDATE_OF_A_CLICK, traceparent="")}
 KEY = Key(
     "0123456789ab",
     "the shop's page",
@@ -172,8 +174,7 @@ FORMATS = {
     "user_document.v2.bin": encode_user_document(DOCUMENT, SPACE),
     "user_document_expiring.v2.bin": encode_user_document(EXPIRING, SPACE),
     "user_document_erased.v2.bin": encode_user_document(ERASED, SPACE),
-    "user_update.v1.json": encode_user_update(UPDATE),
-    "user_update_of_a_click.v1.json": encode_user_update(UPDATE_OF_A_CLICK),
+    "user_updates.v2.json": encode_user_updates(UPDATES),
     "dead_letter.v1.json": encode_dead_letter(LETTER),
     "api_key.v1.json": encode_key(KEY),
     "api_key_revoked.v1.json": encode_key(revoked(SIGNER, now_ms=NOW_MS + 1)),
@@ -250,14 +251,36 @@ def test_golden_item_vectors_load(name: str, vector: ItemVector) -> None:
 
 
 def test_the_golden_user_update_loads() -> None:
-    assert decode_user_update(golden("user_update.v1.json")) == UPDATE
-    assert decode_user_update(golden("user_update_of_a_click.v1.json")) == UPDATE_OF_A_CLICK
+    assert decode_user_updates(updates_record(golden("user_updates.v2.json"))) == UPDATES
 
 
-@pytest.mark.parametrize("raw", [None, b"", b"{}", b"[]", b'{"v":2}', b'{"v":1,"history_version":1}'])
-def test_a_user_update_of_another_form_is_refused(raw: bytes | None) -> None:
+def test_a_user_update_of_the_first_version_still_loads() -> None:
+    for name, update in (("user_update", UPDATE), ("user_update_of_a_click", UPDATE_OF_A_CLICK)):
+        assert decode_user_updates(updates_record(golden(f"{name}.v1.json"), key=b"u-1")) == {"u-1": update}
+
+
+def updates_record(raw: bytes | None, key: bytes | None = None) -> Record:
+    return Record("user-updates.1", 0, 0, NOW_MS, key, raw)
+
+
+BAD_UPDATES = [
+    None,
+    b"",
+    b"{}",
+    b"[]",
+    b'{"v":3,"users":{}}',
+    b'{"v":2}',
+    b'{"v":2,"users":[]}',
+    b'{"v":2,"users":{"u":[1,2]}}',
+    b'{"v":2,"users":{"u":[1,2,3,"4"]}}',
+    b'{"v":1,"history_version":1}',
+]
+
+
+@pytest.mark.parametrize("raw", BAD_UPDATES)
+def test_user_updates_of_another_form_are_refused(raw: bytes | None) -> None:
     with pytest.raises(BadInput):
-        decode_user_update(raw)
+        decode_user_updates(updates_record(raw))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ import pytest
 
 from nearline.adapters.memory import MemoryStore
 from nearline.errors import Unavailable
-from nearline.log import Record
 from services.retrieval.users.active_users import ActiveUsers
 from services.retrieval.users.store_guard import GuardedStore
 from tests.support.read_world import SPACE, at, user
@@ -26,7 +25,7 @@ class Users:
     def put(self, **documents: bytes) -> None:
         asyncio.run(self.store.put_many_if_newer(documents))
         for user_id in documents:
-            self.index.follow(Record("user-updates.3", 0, 0, 0, user_id.encode(), b"{}"))
+            self.index.note(user_id)
         asyncio.run(self.index.read())
 
     def nearest(self, nth: float, k: int = 10, **named: Any) -> list[str]:

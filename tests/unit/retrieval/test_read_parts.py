@@ -5,6 +5,7 @@ import asyncio
 from nearline.adapters.memory import MemoryStore
 from nearline.log import Record
 from nearline.settings import Settings, load_settings
+from nearline.user_updates import UserUpdate, encode_user_updates
 from services.retrieval.in_process.catalogue import Catalogue
 from services.retrieval.in_process.index import LiveIndex
 from services.retrieval.items.text_index import TextIndex
@@ -20,6 +21,10 @@ def settings_with(**changes: object) -> Settings:
     return load_settings({"NEARLINE_TRITON": "127.0.0.1:1", "NEARLINE_SPACE": "3"}).model_copy(
         update={"dimension": 4, **changes}
     )
+
+
+def updates(**users: UserUpdate) -> Record:
+    return Record("user-updates.3", 0, 0, 0, None, encode_user_updates(users))
 
 
 def test_a_user_who_is_heard_of_is_known_and_triton_away_stops_nothing() -> None:
@@ -39,9 +44,9 @@ async def _story() -> None:
     await guard.probe()
     await store.put_many_if_newer({"silent": user(1), "active": user(2)})
     heard: list[str] = []
-    hear = parts.hearing(lambda record: heard.append(record.id))
+    hear = parts.hearing(lambda user_id, _: heard.append(user_id))
     running = asyncio.ensure_future(parts.run())
-    hear(Record("user-updates.3", 0, 0, 0, b"active", b"{}"))
+    hear(updates(active=UserUpdate(1, 1, 0, 1)))
     async with asyncio.timeout(30):
         while not len(parts.reads.users):
             await asyncio.sleep(0.01)
@@ -60,5 +65,6 @@ def test_disabled_read_routes_have_no_parts() -> None:
     recommender = Recommender(catalogue, UserReader(guard, SPACE), SPACE)
     parts = ReadParts(settings_with(active_users=0), SPACE, catalogue, guard, recommender, known=None, texts=None)
     assert (parts.reads.users, parts.reads.texts, parts.reads.sessions) == (None, None, None)
-    heard: list[Record] = []
-    assert parts.hearing(heard.append) == heard.append
+    heard: list[str] = []
+    parts.hearing(lambda user_id, _: heard.append(user_id))(updates(u=UserUpdate(1, 1, 0, 1)))
+    assert heard == ["u"]

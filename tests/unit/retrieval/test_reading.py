@@ -22,10 +22,9 @@ from nearline.adapters.signed_tokens import SignedTokens
 from nearline.errors import BadInput, Unavailable
 from nearline.hashing import hash64, hash64_all
 from nearline.item_vectors import ItemFields, ItemVector
-from nearline.log import Record
 from nearline.space import Space
 from nearline.user_documents import Hashes, UserDocument, encode_user_document
-from nearline.user_updates import UserUpdate, encode_user_update
+from nearline.user_updates import UserUpdate
 from services.retrieval.in_process.catalogue import Catalogue
 from services.retrieval.in_process.index import LiveIndex
 from services.retrieval.pages import FIRST, LIVES_S, PageError, PageTokens
@@ -63,9 +62,8 @@ def stored(version: int, *events: str, **named: Any) -> bytes:
     return encode_user_document(document(version, *events, **named), SPACE)
 
 
-def update(user_id: str, version: int) -> Record:
-    value = encode_user_update(UserUpdate(version, version, 0, 1))
-    return Record("user-updates.3", 0, 0, 1, user_id.encode(), value)
+def update(version: int) -> UserUpdate:
+    return UserUpdate(version, version, 0, 1)
 
 
 class Store(MemoryStore):
@@ -216,7 +214,7 @@ def test_a_user_with_an_announced_newer_write_is_unknown_while_the_store_is_down
         replica = await opened()
         await replica.store.put_many_if_newer({"u": stored(1, "e0")})
         await replica.ask()
-        replica.recommender.users.hear(update("u", 2))
+        replica.recommender.users.heard("u", update(2))
         replica.store.down = True
         answer = await replica.ask()
         assert (answer["seen"], answer["newest_event_id"]) == ("unknown", None)
@@ -287,10 +285,10 @@ def test_a_waiting_request_is_woken_by_the_write_without_polling() -> None:
         for _ in range(20):
             await asyncio.sleep(0)
         assert (replica.store.reads, asking.done()) == (before, False)
-        replica.recommender.users.hear(update("somebody else", 2))
+        replica.recommender.users.heard("somebody else", update(2))
         await replica.store.put_many_if_newer({"u": stored(2, "e1", "e2")})
         before = replica.store.reads
-        replica.recommender.users.hear(update("u", 2))
+        replica.recommender.users.heard("u", update(2))
         answer = await asking
         assert (answer["fresh"], answer["newest_event_id"]) == (True, "e2")
         assert "i2" not in ids(answer)
@@ -309,7 +307,7 @@ def test_another_write_of_the_user_does_not_end_the_wait() -> None:
         for version, events in ((1, ("e1",)), (2, ("e1", "e2")), (3, ("e1", "e2", "e9"))):
             assert not asking.done()
             await replica.store.put_many_if_newer({"u": stored(version, *events)})
-            replica.recommender.users.hear(update("u", version))
+            replica.recommender.users.heard("u", update(version))
             for _ in range(20):
                 await asyncio.sleep(0)
         assert (await asking)["fresh"] is True
@@ -370,13 +368,6 @@ def test_while_the_store_is_down_a_waiting_request_is_answered_without_freshness
         assert (answer["fresh"], answer["seen"]) == (False, "unknown")
 
     run(story())
-
-
-def test_a_record_that_is_no_update_is_refused() -> None:
-    reading = UserReader(GuardedStore(Store()), SPACE)
-    for value in (b"", None, b"{}", b'{"v":2}'):
-        with pytest.raises(BadInput):
-            reading.hear(Record("user-updates.3", 0, 0, 1, b"u", value))
 
 
 # --- pages ---
@@ -558,7 +549,7 @@ class World:
     def hear(self, which: int) -> None:
         """A replica hears of the oldest write that it has not heard of."""
         if self.untold[which]:
-            self.replicas[which].recommender.users.hear(update("u", self.untold[which].pop(0)))
+            self.replicas[which].recommender.users.heard("u", update(self.untold[which].pop(0)))
 
     async def fall(self) -> None:
         """The store goes down once all that was written is heard of."""

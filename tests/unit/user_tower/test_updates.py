@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from nearline.errors import Unavailable
+from nearline.log import Message, Record
 from nearline.space import Space
 from nearline.user_documents import UserDocument
-from nearline.user_updates import UserUpdate, decode_user_update
+from nearline.user_updates import MOST_USERS, UserUpdate, decode_user_updates
 from services.user_tower import updates
 from services.user_tower.updates import Updates
 
@@ -23,15 +24,19 @@ class Log:
 
     def __init__(self) -> None:
         self.sent: list[tuple[str, str, UserUpdate]] = []
+        self.records = 0
         self.down = False
         self.slow: asyncio.Event | None = None
 
-    async def __call__(self, topic: str, messages: list[tuple[bytes, bytes | None]]) -> None:
+    async def __call__(self, topic: str, messages: list[Message]) -> None:
         if self.slow is not None:
             await self.slow.wait()
         if self.down:
             raise Unavailable("the log was told to be down")
-        self.sent += [(topic, key.decode(), decode_user_update(value)) for key, value in messages]
+        for key, value in messages:
+            updates_of = decode_user_updates(Record(topic, 0, 0, 0, key, value))
+            self.sent += [(topic, user_id, update) for user_id, update in updates_of.items()]
+            self.records += 1
 
 
 def document(version: int) -> UserDocument:
@@ -51,6 +56,15 @@ async def test_an_update_names_the_versions_that_the_store_has_now() -> None:
         ("user-updates.7", "u", UserUpdate(9, 8, 1, 109)),
         ("user-updates.7", "v", UserUpdate(3, 2, 1, 103)),
     ]
+    assert log.records == 1, "a record for each user would cost the log and its readers more than the write"
+
+
+async def test_more_users_than_fit_into_a_record_are_all_announced() -> None:
+    log = Log()
+    told = Updates(SPACE, log)
+    told.announce({f"u{n}": document(9) for n in range(MOST_USERS + 1)}, {})
+    await told.send()
+    assert (log.records, len(log.sent)) == (2, MOST_USERS + 1)
 
 
 async def test_while_kafka_is_slow_updates_do_not_block_and_the_newest_per_user_is_sent() -> None:

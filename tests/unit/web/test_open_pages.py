@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 from nearline.errors import Unavailable
 from nearline.log import Record
 from nearline.sequences import UserSequence, encode_sequence
-from nearline.user_updates import UserUpdate, encode_user_update
+from nearline.user_updates import UserUpdate, encode_user_updates
 from services.web import histories as module
 from services.web.histories import SequenceCache
 from services.web.open_pages import CountedPages, OpenPages
@@ -121,7 +121,7 @@ def test_the_first_request_without_the_log_gets_unavailable(monkeypatch: pytest.
 
 
 def update(user_id: str, stored_ms: int) -> Record:
-    return Record("user-updates.1", 0, 0, 0, user_id.encode(), encode_user_update(UserUpdate(1, 1, 0, stored_ms)))
+    return Record("user-updates.1", 0, 0, 0, None, encode_user_updates({user_id: UserUpdate(1, 1, 0, stored_ms)}))
 
 
 def heard(*updates: tuple[str, int]) -> Callable[[], list[str]]:

@@ -11,7 +11,7 @@ from nearline.errors import BadInput
 from nearline.guard import unruled
 from nearline.log import Record
 from nearline.sequences import encode_sequence
-from nearline.user_updates import UserUpdate, encode_user_update
+from nearline.user_updates import UserUpdate, encode_user_updates
 from services.web.api import RULES
 from services.web.histories import SequenceCache, session_events, until
 from services.web.templating import ago, milliseconds, name_of
@@ -258,8 +258,8 @@ def test_a_change_of_the_user_brings_the_row_and_another_users_does_not() -> Non
         changes = page.shop_routes._changes(USER)
         events = [(await anext(changes)).event]
         for user_id in ("other", USER):
-            update = encode_user_update(UserUpdate(8, 8, 8, NOW_MS))
-            page.watchers.hear(Record("user-updates.1", 0, 1, NOW_MS, user_id.encode(), update))
+            update = encode_user_updates({user_id: UserUpdate(8, 8, 8, NOW_MS)})
+            page.watchers.hear(Record("user-updates.1", 0, 1, NOW_MS, None, update))
         row = await anext(changes)
         events.append(row.event)
         assert 'class="answer"' in str(row.data)
