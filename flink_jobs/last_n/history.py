@@ -26,14 +26,15 @@ T = TypeVar("T")
 Met = tuple[str, str, int, str]
 
 
-def append(history: UserSequence | None, event: Event, *, keep: int, append_ms: int) -> UserSequence:
+def append(history: UserSequence | None, event: Event, *, keep: int, append_ms: int, known: bool) -> UserSequence:
     """Return *history* with *event* inserted and its newest *keep* events, or *history* itself if nothing changes.
 
     *append_ms*, the record's append time, sets the version: a hybrid logical clock that grows with every change.
+    *known* is ``holds`` of the two.
     """
     if history is None:
         return _first(event, append_ms)
-    rest = _without_older_twin(history, event)
+    rest = _without_older_twin(history, event) if known else history
     if rest is None:
         return history
     place = _place(rest, event)
@@ -147,9 +148,7 @@ def _first(event: Event, version: int) -> UserSequence:
 
 
 def _without_older_twin(history: UserSequence, event: Event) -> UserSequence | None:
-    """The history without a lesser record of the same event; ``None`` if its record is not lesser."""
-    if event.event_id not in history.event_ids:
-        return history
+    """The history without a lesser record of the event, which it holds; ``None`` if its record is not lesser."""
     i = history.event_ids.index(event.event_id)
     if _rank(event) <= _rank_at(history, i) or (event.item_id and not history.items[i]):
         return None  # a blank stays blank

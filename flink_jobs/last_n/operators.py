@@ -16,6 +16,7 @@ from flink_jobs.last_n.outcome import CLEAR_SEEN, UNCHANGED, Outcome
 from flink_jobs.last_n.recent_users import RecentUsers
 from flink_jobs.last_n.seen_items import decode_adopted
 from flink_jobs.last_n.user_reducer import ProfileChange, UserReducer
+from flink_jobs.last_n.user_state import decode_state
 from nearline.dead_letters import DeadLetter, encode_dead_letter
 from nearline.errors import BadInput
 from nearline.events import Event
@@ -53,7 +54,7 @@ class LastN(KeyedProcessFunction):  # type: ignore[misc]
         self._state = _bytes_state(context, "history", self._reducer.ttl_ms)
         # Seen items are written up to a quarter of that time later (user_reducer.py), so they are kept so much longer.
         self._seen = _bytes_state(context, "seen", self._reducer.ttl_ms * 5 // 4)
-        self._recent = RecentUsers()
+        self._recent = RecentUsers(self._reducer.ttl_ms)
         metrics = context.get_metrics_group()
         self._unchanged = metrics.counter(Count.UNCHANGED)
         # All of them at the start, so that the first refused record shows in a rate.
@@ -74,15 +75,19 @@ class LastN(KeyedProcessFunction):  # type: ignore[misc]
             return
         if type(entry) is not Event:
             self._commands.inc()
-        before = self._recent.decoded(user, self._state.value())
+        before = self._recent.get(user)
+        if before is None:
+            before = decode_state(self._state.value())
         outcome = self._reducer.apply(before, entry, self._seen.value, append_ms=append_ms)
         if outcome is UNCHANGED:
             self._unchanged.inc()
             return
         if outcome.state is not None:
             self._state.update(outcome.state)
-            if outcome.user is not None:
-                self._recent.keep(user, outcome.state, outcome.user)
+            if outcome.user is None:
+                self._recent.forget(user)
+            else:
+                self._recent.keep(outcome.user, len(outcome.state))
         if outcome.sequence is not None:
             yield Row(user, outcome.sequence, outcome.item, outcome.gain)
         if outcome.seen is not None or outcome.late:

@@ -77,9 +77,9 @@ class UserReducer:
             passed = late_for(user, event)
             return Outcome(forwarded=(passed,) if passed else (), late=True)
         event = as_wanted(user, event)
-        after = accept(user, event, keep=self.keep, append_ms=append_ms)
         window = user.window if user else None
         known = holds(window, event.event_id)
+        after = accept(user, event, keep=self.keep, append_ms=append_ms, known=known)
         left = left_out(window, after.window, event, known=known)
         if after is user:
             return self._stray(after, left, seen, append_ms) if left else UNCHANGED

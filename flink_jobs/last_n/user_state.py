@@ -64,11 +64,14 @@ class User(NamedTuple):
     marks: Marks = NO_MARKS
 
 
-def accept(user: User | None, event: Event, *, keep: int, append_ms: int) -> User:
-    """The user after *event*, which is neither late (``is_late``) nor removed (``as_wanted``)."""
+def accept(user: User | None, event: Event, *, keep: int, append_ms: int, known: bool) -> User:
+    """The user after *event*, which is neither late (``is_late``) nor removed (``as_wanted``).
+
+    *known* says whether the window holds the event already.
+    """
     if user is None:
-        return User(append(None, event, keep=keep, append_ms=append_ms), 1, event.time_ms)
-    window = append(user.window, event, keep=keep, append_ms=append_ms)
+        return User(append(None, event, keep=keep, append_ms=append_ms, known=False), 1, event.time_ms)
+    window = append(user.window, event, keep=keep, append_ms=append_ms, known=known)
     if window is user.window:
         return user
     fresh_from_ms = min(event.time_ms, user.fresh_from_ms) if user.fresh else event.time_ms

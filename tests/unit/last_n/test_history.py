@@ -31,11 +31,15 @@ def event(
     return Event(event_id, "u", item, kind, time_ms, value, context or {})
 
 
+def appended(history: UserSequence | None, record: Event, *, keep: int, append_ms: int) -> UserSequence:
+    return append(history, record, keep=keep, append_ms=append_ms, known=holds(history, record.event_id))
+
+
 def run(events: list[Event], keep: int = 3) -> UserSequence:
     """The history after the events, in the order given."""
     history: UserSequence | None = None
     for at, each in enumerate(events):
-        history = append(history, each, keep=keep, append_ms=1000 + at)
+        history = appended(history, each, keep=keep, append_ms=1000 + at)
     assert history is not None
     return history
 
@@ -69,12 +73,12 @@ def test_the_oldest_falls_out_when_the_history_is_full() -> None:
 
 def test_an_event_older_than_everything_kept_changes_nothing() -> None:
     full = run([event("b", 20), event("c", 30), event("d", 40)])
-    assert append(full, event("a", 10), keep=3, append_ms=9000) is full
+    assert appended(full, event("a", 10), keep=3, append_ms=9000) is full
 
 
 def test_a_repeated_event_changes_nothing() -> None:
     once = run([event("a", 10)])
-    assert append(once, event("a", 10), keep=3, append_ms=9000) is once
+    assert appended(once, event("a", 10), keep=3, append_ms=9000) is once
 
 
 def test_the_later_version_of_an_event_wins_in_either_order() -> None:
@@ -94,16 +98,16 @@ def test_a_later_version_of_an_event_moves_it_without_evicting_another() -> None
 
 
 def test_the_version_is_the_append_time_but_always_grows() -> None:
-    first = append(None, event("a", 10), keep=3, append_ms=500)
-    same_moment = append(first, event("b", 11), keep=3, append_ms=500)
-    clock_went_back = append(same_moment, event("c", 12), keep=3, append_ms=400)
+    first = appended(None, event("a", 10), keep=3, append_ms=500)
+    same_moment = appended(first, event("b", 11), keep=3, append_ms=500)
+    clock_went_back = appended(same_moment, event("c", 12), keep=3, append_ms=400)
     assert [h.version for h in (first, same_moment, clock_went_back)] == [500, 501, 502]
-    assert append(clock_went_back, event("d", 13), keep=3, append_ms=700).version == 700
+    assert appended(clock_went_back, event("d", 13), keep=3, append_ms=700).version == 700
 
 
 def test_a_shorter_setting_trims_at_the_next_event() -> None:
     long = run([event("a", 10), event("b", 20), event("c", 30)])
-    assert append(long, event("d", 40), keep=2, append_ms=9000).event_ids == ["c", "d"]
+    assert appended(long, event("d", 40), keep=2, append_ms=9000).event_ids == ["c", "d"]
 
 
 def test_a_history_knows_what_it_holds() -> None:
@@ -149,7 +153,7 @@ def test_of_two_versions_with_equal_times_the_one_with_a_context_wins() -> None:
 
 def test_a_version_that_differs_only_in_ignored_fields_changes_nothing() -> None:
     once = run([event("a", 10, context=PHONE)])
-    assert append(once, event("a", 10, context=PHONE | {"page": "/home"}), keep=3, append_ms=9000) is once
+    assert appended(once, event("a", 10, context=PHONE | {"page": "/home"}), keep=3, append_ms=9000) is once
 
 
 def test_the_longest_history_with_the_longest_contexts_fits_into_its_topic() -> None:
@@ -158,7 +162,7 @@ def test_the_longest_history_with_the_longest_contexts_fits_into_its_topic() -> 
     for number in range(500):
         quotes = f"{number:04}" + '"' * 124
         each = Event(quotes, '"' * 128, quotes, "add_to_cart", 1_732_100_000_000 + number, -1.2345678901234567e11, long)
-        history = append(history, each, keep=500, append_ms=1_732_100_000_000)
+        history = appended(history, each, keep=500, append_ms=1_732_100_000_000)
     assert history is not None
     assert 1_500_000 < len(encode(history)) < MAX_SEQUENCE_BYTES
 
@@ -181,8 +185,8 @@ def test_an_event_that_is_not_there_cannot_be_removed_nor_one_be_removed_twice()
 
 def test_a_removed_event_is_not_accepted_again() -> None:
     history = blanked_in(run([event("a", 10), event("b", 20)]), "a", 9000)
-    assert append(history, event("a", 10), keep=3, append_ms=9001) is history
-    assert append(history, event("a", 99, "boot"), keep=3, append_ms=9001) is history
+    assert appended(history, event("a", 10), keep=3, append_ms=9001) is history
+    assert appended(history, event("a", 99, "boot"), keep=3, append_ms=9001) is history
 
 
 def test_when_all_events_are_removed_nothing_is_left() -> None:
@@ -191,7 +195,7 @@ def test_when_all_events_are_removed_nothing_is_left() -> None:
 
 def test_a_profile_outlives_the_events_and_moves_along_with_them() -> None:
     told = replace(run([event("a", 10)]), profile={"country": "GB"}, profile_ms=5)
-    assert append(told, event("b", 20), keep=3, append_ms=9000).profile == {"country": "GB"}
+    assert appended(told, event("b", 20), keep=3, append_ms=9000).profile == {"country": "GB"}
     left = published(blanked_in(told, "a", 9000))
     assert (left.items, left.erased, left.as_of_ms, left.newest_event_id) == ([], False, 5, "")
     assert decode_sequence(encode(left)) == left
@@ -202,7 +206,7 @@ def test_a_profile_outlives_the_events_and_moves_along_with_them() -> None:
 
 def left(records: list[Event], last: Event) -> list[tuple[str, str, int, str]]:
     before = run(records)
-    return left_out(before, append(before, last, keep=3, append_ms=9000), last, known=holds(before, last.event_id))
+    return left_out(before, appended(before, last, keep=3, append_ms=9000), last, known=holds(before, last.event_id))
 
 
 def test_events_pushed_out_of_the_window_are_returned() -> None:
@@ -224,9 +228,9 @@ def test_both_versions_of_an_event_are_reported_but_exact_repeats_are_not() -> N
 def test_a_removed_event_is_not_reported_as_evicted() -> None:
     three = blanked_in(run([event("a", 10, "shoe"), event("b", 20), event("c", 30)]), "a", 50)
     last = event("d", 40)
-    assert left_out(three, append(three, last, keep=3, append_ms=60), last, known=False) == []
+    assert left_out(three, appended(three, last, keep=3, append_ms=60), last, known=False) == []
     last = blanked(event("0", 1))
-    assert left_out(three, append(three, last, keep=3, append_ms=60), last, known=False) == []
+    assert left_out(three, appended(three, last, keep=3, append_ms=60), last, known=False) == []
 
 
 # --- for every story --------------------------------------------------------------------------------------------------
@@ -250,7 +254,7 @@ def told_best(records: list[Event]) -> list[Event]:
     single = {each.event_id: run([each], keep=1) for each in records}
     best = {e.event_id: e for e in records}
     for each in records:
-        kept = append(single[each.event_id], each, keep=1, append_ms=0)
+        kept = appended(single[each.event_id], each, keep=1, append_ms=0)
         if kept is not single[each.event_id]:
             single[each.event_id], best[each.event_id] = kept, each
     return sorted(best.values(), key=lambda e: (e.time_ms, e.event_id))
@@ -277,7 +281,7 @@ def test_a_replay_from_any_offset_ends_where_it_was(records: list[Event], offset
 def test_versions_only_grow_and_only_with_a_change(arrivals: list[tuple[Event, int]], keep: int) -> None:
     history = None
     for each, append_ms in arrivals:
-        after = append(history, each, keep=keep, append_ms=append_ms)
+        after = appended(history, each, keep=keep, append_ms=append_ms)
         if history is not None and after is not history:
             assert after.version > history.version
             assert repr(columns(after)) != repr(columns(history))
@@ -298,5 +302,5 @@ def test_a_history_is_ordered_without_repeats_and_short_enough(records: list[Eve
 def test_a_step_leaves_the_history_before_it_as_it_was(records: list[Event], keep: int) -> None:
     before = run(records, keep)
     written = encode(before)
-    append(before, event("z", 6), keep=keep, append_ms=1)
+    appended(before, event("z", 6), keep=keep, append_ms=1)
     assert encode(before) == written

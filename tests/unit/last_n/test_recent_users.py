@@ -1,45 +1,51 @@
-"""The job remembers users whose records came last, and never instead of what their state says."""
+"""The job remembers users whose records came last, for as long as their state is certain to be there."""
 
 from flink_jobs.last_n.recent_users import RecentUsers
-from flink_jobs.last_n.user_state import User, decode_state, encode_state, sequence_of
+from flink_jobs.last_n.user_state import User
 from nearline.sequences import UserSequence
 
 
-def user(version: int) -> User:
-    return User(UserSequence("u", version, ["shoe"], [10], ["click"], [1.0], [f"e{version}"]), 1, 10)
+def user(name: str, version: int = 1) -> User:
+    return User(UserSequence(name, version, ["shoe"], [10], ["click"], [1.0], [f"e{version}"]), 1, 10)
 
 
-def state_of(one: User) -> bytes:
-    return encode_state(one, sequence_of(one))
+def test_a_user_who_comes_again_is_not_read_again() -> None:
+    recent = RecentUsers(ttl_ms=1_000)
+    recent.keep(user("u", 1), 100)
+    recent.keep(user("u", 2), 100)
+    assert recent.get("u") == user("u", 2)
+    assert recent.get("v") is None
 
 
-def test_a_user_who_comes_again_is_not_decoded_again() -> None:
-    recent, known = RecentUsers(), user(1)
-    recent.keep("u", state_of(known), known)
-    assert recent.decoded("u", state_of(known)) is known
+def test_a_user_whose_state_was_written_in_another_way_is_read_again() -> None:
+    recent = RecentUsers(ttl_ms=1_000)
+    recent.keep(user("u"), 100)
+    recent.forget("u")
+    recent.forget("never came")
+    assert recent.get("u") is None
 
 
-def test_what_the_state_says_counts_whatever_is_remembered() -> None:
-    """A restore brings older bytes back, an expiry none, and either may be somebody else's."""
-    recent, known = RecentUsers(), user(2)
-    recent.keep("u", state_of(known), known)
-    assert recent.decoded("u", state_of(user(1))) == user(1)
-    assert recent.decoded("u", None) is None
-    assert recent.decoded("v", state_of(known)) == known
+def test_a_user_is_read_again_before_the_state_can_have_expired() -> None:
+    now = [0.0]
+    recent = RecentUsers(ttl_ms=10_000, now_s=lambda: now[0])
+    recent.keep(user("u"), 100)
+    now[0] = 4.9
+    assert recent.get("u") == user("u")
+    now[0] = 5.0
+    assert recent.get("u") is None
 
 
 def test_those_whose_records_came_longest_ago_are_forgotten_first() -> None:
-    state = state_of(user(1))
-    recent = RecentUsers(most_bytes=2 * len(state))
+    recent = RecentUsers(ttl_ms=1_000, most_bytes=200)
     for name in ("a", "b", "a", "c"):
-        recent.keep(name, state, user(1))
-    remembered = {name: recent.decoded(name, state) is recent.decoded(name, state) for name in ("a", "b", "c")}
-    assert remembered == {"a": True, "b": False, "c": True}
+        recent.keep(user(name), 100)
+    assert [name for name in ("a", "b", "c") if recent.get(name) is not None] == ["a", "c"]
     assert len(recent) == 2
 
 
-def test_a_state_that_is_larger_than_all_that_is_kept_is_decoded_each_time() -> None:
-    recent, known = RecentUsers(most_bytes=10), user(1)
-    recent.keep("u", state_of(known), known)
+def test_a_user_who_is_larger_than_all_that_is_kept_is_read_each_time() -> None:
+    recent = RecentUsers(ttl_ms=1_000, most_bytes=10)
+    recent.keep(user("u"), 100)
     assert len(recent) == 0
-    assert recent.decoded("u", state_of(known)) == decode_state(state_of(known))
+    recent.keep(user("v"), 10)
+    assert recent.get("v") == user("v")
