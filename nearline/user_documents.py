@@ -39,7 +39,7 @@ Seconds = NDArray[np.uint32]
 DocumentVersions = tuple[int, int, int]
 
 
-@dataclass(slots=True)  # not frozen, though nothing changes one: that would cost each click two microseconds
+@dataclass(frozen=True, slots=True)
 class Recent:
     """The items in windows of sequences newer than the snapshot; columns of one length, *hashes* sorted and unique.
 
@@ -55,7 +55,7 @@ class Recent:
 NOTHING_RECENT = Recent()
 
 
-@dataclass(slots=True)  # not frozen: as above
+@dataclass(slots=True)  # not frozen, though nothing changes one: that would cost each click two microseconds
 class UserDocument:
     """One user in one space; hashes are ``hash64`` of ids, *seen* and *purchased* sorted and unique.
 
