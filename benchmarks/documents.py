@@ -7,7 +7,7 @@ from typing import Self
 from nearline.adapters.stores import store_for
 from nearline.errors import Unavailable
 from nearline.settings import Settings
-from nearline.user_documents import UserDocument, decode_user_document
+from nearline.user_documents import UserDocument, decode_stored_user
 
 _READ_MS = 1_000  # long: nothing is timed here
 
@@ -39,7 +39,7 @@ class Documents:
 
     def of(self, user_id: str) -> UserDocument:
         """The user's current document; ``Unavailable`` without one."""
-        raw = self._runner.run(self._store.get(user_id))
-        if raw is None:
+        document = decode_stored_user(self._runner.run(self._store.get_with_seen(user_id)), self._space)
+        if document is None:
             raise Unavailable(f"{user_id} has no document")
-        return decode_user_document(raw, self._space)
+        return document

@@ -126,6 +126,14 @@ def encode_seen(snapshot: SeenSnapshot) -> bytes:
     return _HEAD.pack(_MAGIC, 1, 0, snapshot.version, len(snapshot.hashes), zlib.crc32(body)) + body
 
 
+def may_replace_seen(raw: bytes, stored: bytes) -> bool:
+    """Whether the snapshot in *raw* is not older than the *stored* one, or that is none."""
+    if len(stored) < _HEAD.size or stored[:2] != _MAGIC:
+        return True
+    version, stored_version = (_HEAD.unpack_from(each)[3] for each in (raw, stored))
+    return bool(version >= stored_version)
+
+
 def decode_seen(raw: bytes) -> SeenSnapshot:
     """The snapshot in *raw*; ``BadInput`` if it is not one, damaged, or of unknown version."""
     if len(raw) < _HEAD.size or raw[:2] != _MAGIC:

@@ -5,11 +5,20 @@ Engines are adapters (``nearline/adapters/memory.py``, ``lmdb.py``, ``couchbase.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
+
+
+class StoredUser(NamedTuple):
+    """What is stored of one user: the document, and the snapshot of the seen items (nearline/seen.py)."""
+
+    document: bytes | None
+    seen: bytes | None
 
 
 class UserStore(Protocol):
-    """Stores one value per user of one space; an expired value is as if it had never existed.
+    """Stores a document per user of one space, and beside it the user's seen items, which all spaces share.
+
+    So a click reads and writes only the document, which is small. An expired value is as if it had never existed.
 
     Every method but ``close`` raises ``Unavailable`` if the engine does not answer within its deadline: an outage is
     never mistaken for "no such user".
@@ -24,7 +33,10 @@ class UserStore(Protocol):
         """Close all connections; safe to call twice."""
 
     async def get(self, user_id: str) -> bytes | None:
-        """The user's stored bytes, or ``None`` if there are none."""
+        """The user's document, or ``None`` if there is none."""
+
+    async def get_with_seen(self, user_id: str) -> StoredUser:
+        """The user's document and seen items."""
 
     async def get_many(self, user_ids: Sequence[str]) -> list[bytes | None]:
         """As ``get`` for each id, in order."""
@@ -36,8 +48,14 @@ class UserStore(Protocol):
         refused even if it is newer in another. An equal document is written again, which repairs a damaged one.
         """
 
+    async def put_seen_if_newer(self, snapshots: Mapping[str, bytes]) -> None:
+        """Write each snapshot of seen items that is not older than the stored one."""
+
     async def delete(self, user_id: str) -> None:
-        """Delete the user's document, if there is one."""
+        """Delete the user's document and seen items."""
+
+    async def delete_document(self, user_id: str) -> None:
+        """Delete the user's document; the seen items stay."""
 
     async def keep_house(self) -> None:
         """The writer's maintenance (expiry, flushing), called every few seconds; may do nothing."""

@@ -1,7 +1,8 @@
 """User documents in Couchbase, through its Python SDK (asyncio), as raw binary values with an expiry."""
 
 import asyncio
-from collections.abc import Awaitable, Mapping, Sequence
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -27,12 +28,15 @@ from couchbase.options import (
 from couchbase.transcoder import RawBinaryTranscoder
 
 from nearline.errors import Misconfigured, Unavailable
+from nearline.seen import may_replace_seen
 from nearline.space import Space
+from nearline.store import StoredUser
 from nearline.tls import Tls
 from nearline.user_documents import knows_all_of
 
 _ATTEMPTS = 5  # a write that loses a race reads and compares again; five losses in a row is another writer's loop
 _CONNECT_S = 5.0
+_SEEN = "s:"
 _RAW = RawBinaryTranscoder()
 T = TypeVar("T")
 
@@ -97,58 +101,77 @@ class CouchbaseStore:
             await cluster.close()
 
     async def get(self, user_id: str) -> bytes | None:
-        """The user's stored bytes, or ``None``."""
-        return (await self._read(user_id, self._read_s))[0]
+        """The user's document, or ``None``."""
+        return (await self._read(self._key(user_id), self._read_s))[0]
+
+    async def get_with_seen(self, user_id: str) -> StoredUser:
+        """The user's document and seen items, read at the same time."""
+        keys = self._key(user_id), _SEEN + user_id
+        (document, _), (seen, _) = await asyncio.gather(*(self._read(key, self._read_s) for key in keys))
+        return StoredUser(document, seen)
 
     async def get_many(self, user_ids: Sequence[str]) -> list[bytes | None]:
         """As ``get`` for each id, in order."""
-        found = await asyncio.gather(*(self._read(user_id, self._write_s) for user_id in user_ids))
+        found = await asyncio.gather(*(self._read(self._key(user_id), self._write_s) for user_id in user_ids))
         return [value for value, _ in found]
 
     async def put_many_if_newer(self, documents: Mapping[str, bytes]) -> int:
         """Write each document that is at least as new as the stored one in every version, by compare-and-swap."""
-        written = await asyncio.gather(*(self._put(user_id, raw) for user_id, raw in documents.items()))
-        return sum(written)
+        written = (self._put(self._key(user_id), raw, knows_all_of, self._ttl) for user_id, raw in documents.items())
+        return sum(await asyncio.gather(*written))
+
+    async def put_seen_if_newer(self, snapshots: Mapping[str, bytes]) -> None:
+        """Write each snapshot of seen items that is not older than the stored one, by compare-and-swap."""
+        # They are written rarely, at the latest after a quarter of the time to live, so they are kept so much longer.
+        lasts = self._ttl * 5 / 4
+        written = (self._put(_SEEN + user_id, raw, may_replace_seen, lasts) for user_id, raw in snapshots.items())
+        await asyncio.gather(*written)
 
     async def delete(self, user_id: str) -> None:
-        """Delete the user's document."""
+        """Delete the user's document and seen items."""
+        await self.delete_document(user_id)
+        await self._remove(_SEEN + user_id)
+
+    async def delete_document(self, user_id: str) -> None:
+        """Delete the user's document; the seen items stay."""
+        await self._remove(self._key(user_id))
+
+    async def _remove(self, key: str) -> None:
         options = RemoveOptions(timeout=timedelta(seconds=self._write_s))
-        try:
-            await self._answer(self._open_collection().remove(self._key(user_id), options), self._write_s)
-        except DocumentNotFoundException:
-            return
+        with contextlib.suppress(DocumentNotFoundException):
+            await self._answer(self._open_collection().remove(key, options), self._write_s)
 
     async def keep_house(self) -> None:
         """Do nothing: Couchbase expires and persists by itself."""
 
-    async def _read(self, user_id: str, deadline_s: float) -> tuple[bytes | None, int]:
+    async def _read(self, key: str, deadline_s: float) -> tuple[bytes | None, int]:
         options = GetOptions(transcoder=_RAW, timeout=timedelta(seconds=deadline_s))
         try:
-            result = await self._answer(self._open_collection().get(self._key(user_id), options), deadline_s)
+            result = await self._answer(self._open_collection().get(key, options), deadline_s)
         except DocumentNotFoundException:
             return None, 0
         return bytes(result.value), int(result.cas)
 
-    async def _put(self, user_id: str, raw: bytes) -> bool:
+    async def _put(self, key: str, raw: bytes, may_replace: Callable[[bytes, bytes], bool], lasts: timedelta) -> bool:
         for _ in range(_ATTEMPTS):
-            stored, cas = await self._read(user_id, self._write_s)
-            if stored is not None and not knows_all_of(raw, stored):
+            stored, cas = await self._read(key, self._write_s)
+            if stored is not None and not may_replace(raw, stored):
                 return False
             try:
-                await self._write(self._key(user_id), raw, cas)
+                await self._write(key, raw, cas, lasts)
             except (CasMismatchException, DocumentExistsException, DocumentNotFoundException):
                 continue
             return True
         raise Unavailable(f"{_ATTEMPTS} writes of a user in a row lost a race; is another writer looping?")
 
-    async def _write(self, key: str, raw: bytes, cas: int) -> None:
+    async def _write(self, key: str, raw: bytes, cas: int, lasts: timedelta) -> None:
         timeout = timedelta(seconds=self._write_s)
         collection = self._open_collection()
         if cas:
-            replace = ReplaceOptions(cas=cas, expiry=self._ttl, transcoder=_RAW, timeout=timeout)
+            replace = ReplaceOptions(cas=cas, expiry=lasts, transcoder=_RAW, timeout=timeout)
             await self._answer(collection.replace(key, raw, replace), self._write_s)
         else:
-            insert = InsertOptions(expiry=self._ttl, transcoder=_RAW, timeout=timeout)
+            insert = InsertOptions(expiry=lasts, transcoder=_RAW, timeout=timeout)
             await self._answer(collection.insert(key, raw, insert), self._write_s)
 
     async def _answer(self, call: Awaitable[T], deadline_s: float) -> T:

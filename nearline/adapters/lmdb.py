@@ -12,11 +12,14 @@ from pathlib import Path
 import lmdb
 
 from nearline.errors import Misconfigured, Unavailable
+from nearline.seen import may_replace_seen
 from nearline.space import Space
+from nearline.store import StoredUser
 from nearline.user_documents import knows_all_of
 
 _EXPIRY = struct.Struct("<q")
 _MAP_SIZE = 64 << 30  # address space, not disk: the file grows with its content
+_SEEN = "s:"
 _SWEEP = 2_000  # keys checked in one round of maintenance
 
 
@@ -71,10 +74,19 @@ class LmdbStore:
             self._env = None
 
     async def get(self, user_id: str) -> bytes | None:
-        """The user's stored bytes, or ``None``."""
+        """The user's document, or ``None``."""
         try:
             with self._open_env().begin() as transaction:
                 return self._live(transaction.get(self._key(user_id)))
+        except lmdb.Error as error:
+            raise self._refused("a read", error) from None
+
+    async def get_with_seen(self, user_id: str) -> StoredUser:
+        """The user's document and seen items, from one snapshot."""
+        try:
+            with self._open_env().begin() as transaction:
+                keys = self._key(user_id), _seen_key(user_id)
+                return StoredUser(*(self._live(transaction.get(key)) for key in keys))
         except lmdb.Error as error:
             raise self._refused("a read", error) from None
 
@@ -102,8 +114,28 @@ class LmdbStore:
             raise self._refused("a write", error) from None
         return written
 
+    async def put_seen_if_newer(self, snapshots: Mapping[str, bytes]) -> None:
+        """Write, in one transaction, each snapshot of seen items that is not older than the stored one."""
+        # They are written rarely, at the latest after a quarter of the time to live, so they are kept so much longer.
+        expiry = _EXPIRY.pack(self._now_ms() + self._ttl_ms * 5 // 4)
+        try:
+            with self._open_env().begin(write=True) as transaction:
+                for user_id, snapshot in snapshots.items():
+                    key = _seen_key(user_id)
+                    stored = self._live(transaction.get(key))
+                    if stored is None or may_replace_seen(snapshot, stored):
+                        transaction.put(key, expiry + snapshot)
+        except lmdb.Error as error:
+            raise self._refused("a write", error) from None
+
     async def delete(self, user_id: str) -> None:
-        """Delete the user's document."""
+        """Delete the user's document and seen items."""
+        with self._open_env().begin(write=True) as transaction:
+            transaction.delete(self._key(user_id))
+            transaction.delete(_seen_key(user_id))
+
+    async def delete_document(self, user_id: str) -> None:
+        """Delete the user's document; the seen items stay."""
         with self._open_env().begin(write=True) as transaction:
             transaction.delete(self._key(user_id))
 
@@ -145,3 +177,7 @@ class LmdbStore:
         if value is None or _EXPIRY.unpack_from(value)[0] <= self._now_ms():
             return None
         return value[_EXPIRY.size :]
+
+
+def _seen_key(user_id: str) -> bytes:
+    return (_SEEN + user_id).encode()

@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from nearline.errors import Unavailable
+from nearline.seen import may_replace_seen
+from nearline.store import StoredUser
 from nearline.user_documents import knows_all_of
 
 
@@ -16,6 +18,7 @@ class MemoryStore:
         self._ttl_ms = ttl_ms
         self._now_ms = now_ms
         self._values: dict[str, tuple[int, bytes]] = {}
+        self._seen: dict[str, tuple[int, bytes]] = {}
         self.down = False
 
     async def open(self) -> None:
@@ -26,9 +29,16 @@ class MemoryStore:
         """Do nothing."""
 
     async def get(self, user_id: str) -> bytes | None:
-        """The user's stored bytes, or ``None``."""
+        """The user's document, or ``None``."""
+        return self._live(self._values, user_id)
+
+    async def get_with_seen(self, user_id: str) -> StoredUser:
+        """The user's document and seen items."""
+        return StoredUser(await self.get(user_id), self._live(self._seen, user_id))
+
+    def _live(self, values: Mapping[str, tuple[int, bytes]], user_id: str) -> bytes | None:
         self._check()
-        expires_ms, value = self._values.get(user_id, (0, b""))
+        expires_ms, value = values.get(user_id, (0, b""))
         return value if expires_ms > self._now_ms() else None
 
     async def get_many(self, user_ids: Sequence[str]) -> list[bytes | None]:
@@ -45,15 +55,30 @@ class MemoryStore:
                 written += 1
         return written
 
+    async def put_seen_if_newer(self, snapshots: Mapping[str, bytes]) -> None:
+        """Write each snapshot of seen items that is not older than the stored one."""
+        for user_id, value in snapshots.items():
+            stored = self._live(self._seen, user_id)
+            if stored is None or may_replace_seen(value, stored):
+                self._seen[user_id] = (self._now_ms() + self._ttl_ms * 5 // 4, value)
+
     async def delete(self, user_id: str) -> None:
-        """Delete the user's document."""
+        """Delete the user's document and seen items."""
+        self._check()
+        self._values.pop(user_id, None)
+        self._seen.pop(user_id, None)
+
+    async def delete_document(self, user_id: str) -> None:
+        """Delete the user's document; the seen items stay."""
         self._check()
         self._values.pop(user_id, None)
 
     async def keep_house(self) -> None:
-        """Delete the expired documents."""
+        """Delete what has expired."""
         now = self._now_ms()
-        self._values = {k: v for k, v in self._values.items() if v[0] > now}
+        for values in (self._values, self._seen):
+            for user_id in [user_id for user_id, (expires_ms, _) in values.items() if expires_ms <= now]:
+                del values[user_id]
 
     def _check(self) -> None:
         if self.down:

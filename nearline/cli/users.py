@@ -31,7 +31,7 @@ from nearline.topics import (
     user_updates_topic,
 )
 from nearline.user_commands import Erase, encode_command
-from nearline.user_documents import UserDocument, decode_user_document
+from nearline.user_documents import UserDocument, decode_stored_user
 
 app = typer.Typer(no_args_is_help=True, help="Show a user's data, and erase it.")
 
@@ -135,12 +135,12 @@ async def _document(settings: Settings, user_id: str) -> UserDocument | None:
     )
     try:
         await store.open()
-        raw = await store.get(user_id)
+        stored = await store.get_with_seen(user_id)
     except Unavailable as error:
         raise Unavailable(f"the store must be up for this check: {error}") from None
     finally:
         await store.close()
-    return decode_user_document(raw, space) if raw else None
+    return decode_stored_user(stored, space)
 
 
 def _oldest_checkpoint_ms(folder: Path) -> int | None:

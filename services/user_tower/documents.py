@@ -1,9 +1,9 @@
 """Updates a user's document: each of its versions only grows, and older news never replaces newer.
 
-Seen items are those of the job's newest snapshot and of the windows of later sequences. A snapshot replaces the one
-before and every window up to its version, so an item whose event was removed disappears with it; until then the set
-only grows. The vector changes only together with the record of what it used. An erasure removes everything up to its
-version.
+Seen items are those of the job's newest snapshot, which is stored beside the document, and of the windows of later
+sequences. A snapshot replaces the one before and every window up to its version, so an item whose event was removed
+disappears with it; until then the set only grows. The vector changes only together with the record of what it used.
+An erasure removes everything up to its version.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from nearline.events import EventType
 from nearline.hashing import hash64_all
-from nearline.seen import FOREVER_S, MOST_ITEMS, SeenPolicy, SeenSnapshot
+from nearline.seen import FOREVER_S, MOST_ITEMS, SeenPolicy, SeenSnapshot, no_seen
 from nearline.sequences import TriggerEvent, UserSequence
-from nearline.user_documents import NOTHING_RECENT, Hashes, Recent, Seconds, UserDocument
+from nearline.user_documents import Hashes, Recent, UserDocument, seen_with, with_recent
 
 NONE: Hashes = np.zeros(0, dtype=np.uint64)
 PURCHASE = EventType.PURCHASE.value
@@ -73,7 +73,7 @@ def advance(
         if sequence.erased:
             document = _erased(document, sequence.version)
     if news.snapshot is not None and news.snapshot.version >= document.seen_version:
-        document = _replaced(document, news.snapshot)
+        document = _replaced(document, news.snapshot.version)
     # One copy for all changes: each separate copy would cost as much as hashing the window.
     changes = _seeing(document, news.sequences, policy)
     history_version = changes.get("history_version", document.history_version)
@@ -84,7 +84,7 @@ def advance(
 def _erased(document: UserDocument, version: int) -> UserDocument:
     """The document without anything as old as *version*; a marker if nothing is left."""
     if document.seen_version <= version:
-        document = _replaced(document, SeenSnapshot(version, NONE, np.zeros(0, np.uint32), np.zeros(0, np.bool_)))
+        document = _replaced(document, version)
     if document.vector_version > version:
         return document
     return replace(
@@ -98,23 +98,28 @@ def _erased(document: UserDocument, version: int) -> UserDocument:
     )
 
 
-def _replaced(document: UserDocument, snapshot: SeenSnapshot) -> UserDocument:
-    """The document with *snapshot* replacing the one before and the windows that it includes."""
-    recent = _picked(document.recent, document.recent.versions > snapshot.version)
-    seen, until_s, bought = _together(
-        (snapshot.hashes, recent.hashes), (snapshot.until_s, recent.until_s), (snapshot.bought, recent.bought)
-    )
-    history_version = max(document.history_version, snapshot.version)
-    return replace(
+def _replaced(document: UserDocument, version: int) -> UserDocument:
+    """The document beside a snapshot of *version*, which replaces the one before and the windows that it includes."""
+    history_version = max(document.history_version, version)
+    nothing = replace(
         document,
         history_version=history_version,
-        seen_version=snapshot.version,
-        seen=seen,
-        until_s=until_s,
-        purchased=seen[bought],
-        recent=recent,
+        seen_version=version,
+        seen=NONE,
+        purchased=NONE,
+        until_s=None,
+        seen_beside=True,
         erased=document.erased and history_version == document.history_version,
     )
+    return with_recent(nothing, document.recent.newer_than(version))
+
+
+def snapshot_beside(document: UserDocument, news: News) -> SeenSnapshot | None:
+    """The snapshot of *news* that belongs beside the *document* made of them, if it is among them."""
+    if news.snapshot is not None and news.snapshot.version == document.seen_version:
+        return news.snapshot
+    erasures = (sequence.version for sequence in news.sequences if sequence.erased)
+    return no_seen(document.seen_version) if document.seen_version in erasures else None
 
 
 def _seeing(document: UserDocument, sequences: Sequence[UserSequence], policy: SeenPolicy) -> dict[str, Any]:
@@ -122,8 +127,8 @@ def _seeing(document: UserDocument, sequences: Sequence[UserSequence], policy: S
     newer = sorted((each for each in sequences if each.version > document.seen_version), key=_version)
     if not newer:
         return {}
-    window, is_forever = _window(newer, policy)
-    seen, until_s, purchased = _grown(document, window, is_forever)
+    window = _window(newer, policy)
+    seen, purchased, until_s = seen_with(document, window)
     history_version = max(document.history_version, newer[-1].version)
     return {
         "history_version": history_version,
@@ -135,21 +140,17 @@ def _seeing(document: UserDocument, sequences: Sequence[UserSequence], policy: S
     }
 
 
-def _window(newer: Sequence[UserSequence], policy: SeenPolicy) -> tuple[Recent, bool]:
-    """The items that count as seen in the windows of *newer*, in the order of versions.
-
-    And whether all of them count for ever, as is most common.
-    """
+def _window(newer: Sequence[UserSequence], policy: SeenPolicy) -> Recent:
+    """The items that count as seen in the windows of *newer*, which are in the order of versions."""
     counting = [_counting(sequence, policy) for sequence in newer]
     version_of: dict[str, int] = {}
     for sequence, (until_of, _) in zip(newer, counting, strict=True):
         version_of |= dict.fromkeys(until_of, sequence.version)
-    is_forever = all(forever for _, forever in counting)
     hashes = hash64_all(list(version_of))
     order = hashes.argsort()
     count = len(order)
-    until_s, bought = np.full(count, FOREVER_S, np.uint32), np.zeros(count, np.bool_)
-    if not is_forever:
+    until_s = bought = None
+    if not all(forever for _, forever in counting):
         longest = dict.fromkeys(version_of, 0)
         for until_of, _ in counting:
             longest |= {item: max(end_s, longest[item]) for item, end_s in until_of.items()}
@@ -157,8 +158,11 @@ def _window(newer: Sequence[UserSequence], policy: SeenPolicy) -> tuple[Recent, 
     if any(PURCHASE in sequence.types for sequence in newer):
         of_all = set[str]().union(*map(_bought, newer, (until_of for until_of, _ in counting)))
         bought = np.fromiter(map(of_all.__contains__, version_of), np.bool_, count)[order]
-    versions = np.fromiter(version_of.values(), np.int64, count)[order]
-    return Recent(hashes[order], versions, until_s, bought), is_forever
+    if len(newer) == 1:
+        versions = np.full(count, newer[0].version)
+    else:
+        versions = np.fromiter(version_of.values(), np.int64, count)[order]
+    return Recent(hashes[order], versions, until_s, bought)
 
 
 def _bought(sequence: UserSequence, counting: Mapping[str, int]) -> set[str]:
@@ -178,40 +182,13 @@ def _counting(sequence: UserSequence, policy: SeenPolicy) -> tuple[dict[str, int
     return until_of, all(until_s == FOREVER_S for until_s in until_of.values())
 
 
-def _grown(document: UserDocument, window: Recent, is_forever: bool) -> tuple[Hashes, Seconds | None, Hashes]:
-    """The document's seen, until_s and purchased after adding *window*."""
-    if document.until_s is None and is_forever:
-        seen = _union(document.seen, window.hashes)
-        bought = window.hashes[window.bought]
-        return seen, None, _union(document.purchased, bought) if len(bought) else document.purchased
-    known = document.seen
-    known_until_s = np.full(len(known), FOREVER_S, np.uint32) if document.until_s is None else document.until_s
-    known_bought = np.isin(known, document.purchased, assume_unique=True)
-    seen, until_s, either = _together(
-        (known, window.hashes), (known_until_s, window.until_s), (known_bought, window.bought)
-    )
-    return seen, until_s, seen[either]
-
-
-def _together(
-    hashes: tuple[Hashes, Hashes], until_s: tuple[Seconds, Seconds], bought: tuple[NDArray[np.bool_], NDArray[np.bool_]]
-) -> tuple[Hashes, Seconds | None, NDArray[np.bool_]]:
-    """The sorted union with each item's longest time and whether it was bought; no times if all are for ever."""
-    union, place = np.unique(np.concatenate(hashes), return_inverse=True)
-    longest = np.zeros(len(union), np.uint32)
-    np.maximum.at(longest, place, np.concatenate(until_s))
-    either = np.zeros(len(union), np.bool_)
-    either[place[np.concatenate(bought)]] = True
-    return union, (None if (longest == FOREVER_S).all() else longest), either
-
-
 def _joined(recent: Recent, window: Recent) -> Recent:
     """*recent* with *window*, which wins for an item of both unless it is older; the newest ``MOST_ITEMS``."""
     if not len(recent.hashes):
         return window
     old, new = _disagreeing(recent, window)
     if new is not None:
-        window = _picked(window, new)
+        window = window.picked(new)
     if not len(old) and len(window.hashes) <= MOST_ITEMS:
         return window
     hashes = np.concatenate((recent.hashes[old], window.hashes))
@@ -220,12 +197,18 @@ def _joined(recent: Recent, window: Recent) -> Recent:
     if len(hashes) > MOST_ITEMS:
         newest = np.argsort(versions, kind="stable")[-MOST_ITEMS:]
         order = newest[hashes[newest].argsort()]
-    return Recent(
-        hashes[order],
-        versions[order],
-        np.concatenate((recent.until_s[old], window.until_s))[order],
-        np.concatenate((recent.bought[old], window.bought))[order],
-    )
+    until_s = bought = None
+    if recent.until_s is not None or window.until_s is not None:
+        both = (_filled(each.until_s, len(each.hashes), FOREVER_S, np.uint32) for each in (recent.picked(old), window))
+        until_s = np.concatenate(tuple(both))[order]
+    if recent.bought is not None or window.bought is not None:
+        both = (_filled(each.bought, len(each.hashes), False, np.bool_) for each in (recent.picked(old), window))
+        bought = np.concatenate(tuple(both))[order]
+    return Recent(hashes[order], versions[order], until_s, bought)
+
+
+def _filled(column: NDArray[Any] | None, count: int, value: int, kind: Any) -> NDArray[Any]:
+    return np.full(count, value, kind) if column is None else column
 
 
 def _disagreeing(recent: Recent, window: Recent) -> tuple[NDArray[np.intp], NDArray[np.bool_] | None]:
@@ -238,12 +221,6 @@ def _disagreeing(recent: Recent, window: Recent) -> tuple[NDArray[np.intp], NDAr
     kept = np.ones(count, np.bool_)
     kept[place[replaced]] = False
     return kept.nonzero()[0], None if later.all() or (replaced == both).all() else ~both | later
-
-
-def _picked(recent: Recent, which: NDArray[Any]) -> Recent:
-    if not len(recent.hashes):
-        return NOTHING_RECENT
-    return Recent(recent.hashes[which], recent.versions[which], recent.until_s[which], recent.bought[which])
 
 
 def _describing(
@@ -262,13 +239,6 @@ def _describing(
         "events": hash64_all(newest.event_ids),
     }
     return used if vector is None else {"vector": vector, "vector_version": newest.version, **used}
-
-
-def _union(known: Hashes, more: Hashes) -> Hashes:
-    """The sorted union of *known*, sorted, and *more*, without repeats; *known* itself if it has all of *more*."""
-    if len(known):
-        more = more[known.take(known.searchsorted(more), mode="clip") != more]
-    return np.sort(np.concatenate((known, more))) if len(more) else known
 
 
 def _version(sequence: UserSequence) -> int:

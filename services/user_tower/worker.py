@@ -21,14 +21,14 @@ from nearline.item_table import ItemTable
 from nearline.log import GroupLog, Record
 from nearline.reasons import reasons_of
 from nearline.salvage import salvage
-from nearline.seen import SeenPolicy, decode_seen
+from nearline.seen import SeenPolicy, decode_seen, encode_seen
 from nearline.sequences import TriggerEvent, UserSequence, decode_sequence
 from nearline.space import Space
 from nearline.store import UserStore
 from nearline.telemetry import counter, gauge, get_logger, seconds, sizes
 from nearline.topics import USER_SEEN, USER_SEQUENCES, USER_SEQUENCES_DLQ
 from nearline.user_documents import UserDocument, decode_user_document, encode_user_document
-from services.user_tower.documents import Arrived, News, advance
+from services.user_tower.documents import Arrived, News, advance, snapshot_beside
 from services.user_tower.freshness import Freshness, Laps
 
 CHUNK = 64  # users in one request: measured 25 times the users/s of single requests
@@ -251,6 +251,7 @@ class UserWorker:
         """Store the documents of *chunk*; ``Unavailable`` if another replica stored newer ones in every attempt."""
         for _ in range(_ATTEMPTS):
             documents = self._advanced(chunk, stored, vectors)
+            await self._write_snapshots(chunk, documents)
             encoded = {user_id: encode_user_document(one, self._space) for user_id, one in documents.items()}
             if await self._store.put_many_if_newer(encoded) == len(encoded):
                 laps.end("store")
@@ -259,6 +260,13 @@ class UserWorker:
             RACES.inc()
             stored = await self._stored(chunk)
         raise Unavailable(f"{_ATTEMPTS} writes in a row lost a race; does another replica loop over the same users?")
+
+    async def _write_snapshots(self, chunk: NewsByUser, documents: Mapping[str, UserDocument]) -> None:
+        """Store the snapshots that belong beside *documents*, before these: no reader may find items missing."""
+        beside = ((user_id, snapshot_beside(document, chunk[user_id])) for user_id, document in documents.items())
+        snapshots = {user_id: encode_seen(snapshot) for user_id, snapshot in beside if snapshot is not None}
+        if snapshots:
+            await self._store.put_seen_if_newer(snapshots)
 
     def _advanced(
         self, chunk: NewsByUser, stored: Mapping[str, UserDocument | None], vectors: Mapping[str, NDArray[np.float32]]
@@ -281,7 +289,7 @@ class UserWorker:
             return decode_user_document(raw, self._space)
         except (BadInput, SpaceMismatch) as error:
             get_logger().error("stored document refused, rebuilding it", user_id=user_id, reason=str(error))
-        await self._store.delete(user_id)
+        await self._store.delete_document(user_id)
         return None
 
     async def _encode(self, sequences: Sequence[UserSequence], laps: Laps) -> dict[str, NDArray[np.float32]]:

@@ -23,6 +23,7 @@ from nearline.adapters.lmdb import LmdbStore
 from nearline.adapters.memory import MemoryStore
 from nearline.adapters.stores import store_for
 from nearline.errors import Misconfigured, Unavailable
+from nearline.seen import FOREVER_S, SeenSnapshot, encode_seen, no_seen
 from nearline.space import Space
 from nearline.store import UserStore
 from nearline.user_documents import UserDocument, decode_user_document, document_order, encode_user_document
@@ -131,6 +132,11 @@ def document(history: int, vector: int | None = None, seen: int = 0) -> bytes:
     )
 
 
+def snapshot(version: int) -> bytes:
+    hashes = np.array([1, version + 1], np.uint64)
+    return encode_seen(SeenSnapshot(version, hashes, np.full(2, FOREVER_S, np.uint32), np.zeros(2, np.bool_)))
+
+
 def marker(version: int) -> bytes:
     """What is stored of a user who was erased at *version*."""
     return encode_user_document(
@@ -226,6 +232,48 @@ async def test_a_user_expires_after_the_time_to_live_and_a_write_prolongs_it(sto
     assert await store.get(idle) is None
     assert await store.get(active) == document(2)
     assert await store.put_many_if_newer({idle: document(1)}) == 1
+
+
+async def test_seen_items_lie_beside_the_document(store: UserStore) -> None:
+    name = user()
+    assert await store.get_with_seen(name) == (None, None)
+    await store.put_seen_if_newer({name: snapshot(3)})
+    assert await store.get(name) is None
+    await store.put_many_if_newer({name: document(4)})
+    assert await store.get_with_seen(name) == (document(4), snapshot(3))
+    assert await store.get_many([name]) == [document(4)]
+
+
+async def test_older_seen_items_never_replace_newer_ones(store: UserStore) -> None:
+    name, other = user(), user()
+    await store.put_seen_if_newer({name: snapshot(9), other: snapshot(7)})
+    await store.put_seen_if_newer({name: snapshot(8), other: snapshot(8)})
+    assert (await store.get_with_seen(name)).seen == snapshot(9)
+    assert (await store.get_with_seen(other)).seen == snapshot(8)
+    await store.put_seen_if_newer({name: encode_seen(no_seen(9))})
+    assert (await store.get_with_seen(name)).seen == encode_seen(no_seen(9)), "an equal version is written again"
+
+
+async def test_a_user_is_deleted_with_the_seen_items_and_a_document_without(store: UserStore) -> None:
+    name, damaged = user(), user()
+    for each in (name, damaged):
+        await store.put_seen_if_newer({each: snapshot(9)})
+        await store.put_many_if_newer({each: document(9)})
+    await store.delete(name)
+    await store.delete_document(damaged)
+    assert await store.get_with_seen(name) == (None, None)
+    assert await store.get_with_seen(damaged) == (None, snapshot(9))
+    await store.delete(user())
+
+
+async def test_seen_items_which_are_written_rarely_outlive_the_document(store: UserStore, clock: Clock) -> None:
+    name = user()
+    await store.put_seen_if_newer({name: snapshot(1)})
+    await store.put_many_if_newer({name: document(1)})
+    clock.move(seconds=DAY_MS // 1000 + 3600)
+    assert await store.get_with_seen(name) == (None, snapshot(1))
+    clock.move(seconds=DAY_MS // 1000)
+    assert await store.get_with_seen(name) == (None, None)
 
 
 async def test_ids_of_any_language_and_the_longest_length_are_keys(store: UserStore) -> None:

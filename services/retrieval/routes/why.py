@@ -14,7 +14,7 @@ from nearline.filters import parse
 from nearline.item_vectors import Vector
 from nearline.sequences import UserSequence, decode_sequence
 from nearline.space import Space
-from nearline.user_documents import UserDocument, decode_user_document
+from nearline.user_documents import UserDocument, decode_stored_user
 from services.retrieval.items.interface import Candidates, ItemIndex
 from services.retrieval.merchandising.active_rules import RuleResolver
 from services.retrieval.models import Refused
@@ -159,8 +159,8 @@ class Explainer:
         )
 
     async def _document(self, user_id: str) -> UserDocument | None:
-        raw = await self._store.get(user_id)
-        return None if raw is None else decode_user_document(raw, self._space).at(self._now_ms() // 1000)
+        document = decode_stored_user(await self._store.get_with_seen(user_id), self._space)
+        return None if document is None else document.at(self._now_ms() // 1000)
 
     def _absent(
         self,

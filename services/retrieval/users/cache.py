@@ -1,4 +1,4 @@
-"""A cache of decoded user documents, each valid only for the exact bytes that it was decoded from.
+"""A cache of decoded users, each valid only for the exact bytes that it was decoded from: document and seen items.
 
 Every answer reads the user's bytes from the store, so no answer is older than the store; the cache only saves decoding.
 While the store is down, the cached document is used, unless ``user-updates`` announced a newer one: that could be an
@@ -9,8 +9,9 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from nearline.space import Space
+from nearline.store import StoredUser
 from nearline.telemetry import counter, gauge
-from nearline.user_documents import DocumentVersions, UserDocument, decode_user_document
+from nearline.user_documents import DocumentVersions, UserDocument, decode_stored_user
 
 _MOST_BYTES = 64 * 1024 * 1024
 _ENTRY_BYTES = 1_000  # of an entry in addition to the stored bytes
@@ -23,7 +24,7 @@ _USERS = gauge("user_cache_users", "Users whose decoded document is cached")
 
 @dataclass(frozen=True, slots=True)
 class _KeptDocument:
-    raw: bytes
+    stored: StoredUser
     document: UserDocument
 
 
@@ -43,18 +44,20 @@ class UserCache:
         """How many documents are cached."""
         return len(self._kept)
 
-    def decoded(self, user_id: str, raw: bytes) -> UserDocument:
-        """The document in *raw*, which the store holds now; decoded only if the cached bytes differ."""
+    def decoded(self, user_id: str, stored: StoredUser) -> UserDocument | None:
+        """The document in *stored*, which the store holds now; decoded only if the cached bytes differ."""
         kept = self._kept.get(user_id)
-        if kept is not None and kept.raw == raw:
+        if kept is not None and kept.stored == stored:
             self._kept.move_to_end(user_id)
             _HITS.inc()
             return kept.document
         _MISSES.inc()
-        document = decode_user_document(raw, self._space)
-        if self._learn(user_id, document.order):
+        document = decode_stored_user(stored, self._space)
+        if document is None:
             self.forget(user_id)
-            self._keep(user_id, _KeptDocument(raw, document))
+        elif self._learn(user_id, document.order) and not document.seen_beside:
+            self.forget(user_id)
+            self._keep(user_id, _KeptDocument(stored, document))
         return document
 
     def remembered(self, user_id: str) -> UserDocument | None:
@@ -100,4 +103,4 @@ def _is_behind(order: DocumentVersions, heard: DocumentVersions) -> bool:
 
 
 def _size(kept: _KeptDocument) -> int:
-    return len(kept.raw) + _ENTRY_BYTES
+    return sum(len(raw or b"") for raw in kept.stored) + _ENTRY_BYTES

@@ -68,16 +68,24 @@ class UserReader:
     async def read(self, user_id: str) -> UserState:
         """The user's current document; the cached one while the store is down."""
         try:
-            raw = await self._store.get(user_id)
-            if raw is None:
-                self._cache.forget(user_id)
-                return _UNKNOWN_USER
-            return UserState(self._cache.decoded(user_id, raw).at(self._now_ms() // 1000))
+            document = await self._document(user_id)
         except Unavailable:
             return self._remembered(user_id)
         except (BadInput, SpaceMismatch) as error:
             get_logger().error("a user document was refused", user_id=user_id, reason=str(error))
             return _DAMAGED
+        if document is None:
+            return _UNKNOWN_USER
+        seen = Seen.UNKNOWN if document.seen_beside else Seen.KNOWN
+        return UserState(document.at(self._now_ms() // 1000), seen)
+
+    async def _document(self, user_id: str) -> UserDocument | None:
+        """The user's document with all seen items; still ``seen_beside`` if the store has lost their snapshot."""
+        document = self._cache.decoded(user_id, await self._store.get_with_seen(user_id))
+        if document is not None and document.seen_beside:
+            # The snapshot is written first, but a store across a network may have been asked for it before that.
+            document = self._cache.decoded(user_id, await self._store.get_with_seen(user_id))
+        return document
 
     async def read_after(self, user_id: str, event_id: str, wait_ms: int) -> UserState:
         """As ``read``, once the document has used the event, or after *wait_ms*; at once if too many requests wait."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from nearline.store import UserStore
+from nearline.store import StoredUser, UserStore
 from nearline.telemetry import counter, gauge
 from services.retrieval.breaker import Breaker
 
@@ -27,8 +27,12 @@ class GuardedStore:
         return self._breaker.answered
 
     async def get(self, user_id: str) -> bytes | None:
-        """The user's stored bytes or ``None``; ``Unavailable`` if the read fails, at once while the breaker is open."""
+        """The user's document or ``None``; ``Unavailable`` if the read fails, at once while the breaker is open."""
         return await self._breaker.ask(lambda: self._store.get(user_id))
+
+    async def get_with_seen(self, user_id: str) -> StoredUser:
+        """As ``get``, with the user's seen items."""
+        return await self._breaker.ask(lambda: self._store.get_with_seen(user_id))
 
     async def get_many(self, user_ids: Sequence[str]) -> list[bytes | None]:
         """As ``get`` for each id, in order, and cheaper; within the store's longer deadline, so not for a request."""

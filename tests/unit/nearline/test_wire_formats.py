@@ -23,10 +23,12 @@ from nearline.rules import Scenario, decode, encode_rule, encode_scenario, rule_
 from nearline.seen import FOREVER_S, SeenSnapshot, decode_seen, encode_seen, no_seen
 from nearline.sequences import TriggerEvent, UserSequence, decode_sequence, encode_sequence, erased_sequence
 from nearline.space import Space
+from nearline.store import StoredUser
 from nearline.user_commands import Adopt, Command, Erase, Merge, Remove, decode_entry, encode_command
 from nearline.user_documents import (
     Recent,
     UserDocument,
+    decode_stored_user,
     decode_user_document,
     document_order,
     encode_user_document,
@@ -93,6 +95,13 @@ EXPIRING = replace(
     seen_version=NOW_MS + 2,
     until_s=np.array([1_732_150_000, FOREVER_S, 1_732_200_000], np.uint32),
     recent=RECENT,
+)
+BESIDE = replace(
+    EXPIRING,
+    seen=RECENT.hashes,
+    purchased=RECENT.hashes[:1],
+    until_s=RECENT.until_s,
+    seen_beside=True,
 )
 NOTHING = np.zeros(0, np.uint64)
 ERASED = UserDocument(
@@ -171,9 +180,10 @@ FORMATS = {
     "item_vector.v1.bin": encode_item_vector(VECTOR, SPACE),
     "item_vector_with_attributes.v1.bin": encode_item_vector(DESCRIBED, SPACE),
     "item_vector_retired.v1.bin": encode_item_vector(RETIRED, SPACE),
-    "user_document.v2.bin": encode_user_document(DOCUMENT, SPACE),
-    "user_document_expiring.v2.bin": encode_user_document(EXPIRING, SPACE),
-    "user_document_erased.v2.bin": encode_user_document(ERASED, SPACE),
+    "user_document.v3.bin": encode_user_document(DOCUMENT, SPACE),
+    "user_document_expiring.v3.bin": encode_user_document(EXPIRING, SPACE),
+    "user_document_beside.v3.bin": encode_user_document(BESIDE, SPACE),
+    "user_document_erased.v3.bin": encode_user_document(ERASED, SPACE),
     "user_updates.v2.json": encode_user_updates(UPDATES),
     "dead_letter.v1.json": encode_dead_letter(LETTER),
     "api_key.v1.json": encode_key(KEY),
@@ -290,13 +300,17 @@ def test_user_updates_of_another_form_are_refused(raw: bytes | None) -> None:
         ("user_document.v2.bin", DOCUMENT),
         ("user_document_expiring.v2.bin", EXPIRING),
         ("user_document_erased.v2.bin", ERASED),
+        ("user_document.v3.bin", DOCUMENT),
+        ("user_document_expiring.v3.bin", EXPIRING),
+        ("user_document_beside.v3.bin", BESIDE),
+        ("user_document_erased.v3.bin", ERASED),
     ],
 )
 def test_golden_user_documents_load(name: str, document: UserDocument) -> None:
     raw = golden(name)
     loaded = decode_user_document(raw, SPACE)
     assert loaded.order == document_order(raw) == document.order
-    for column in ("newest_event_id", "as_of_ms", "stored_ms", "erased"):
+    for column in ("newest_event_id", "as_of_ms", "stored_ms", "erased", "seen_beside"):
         assert getattr(loaded, column) == getattr(document, column)
     for column in ("vector", "seen", "purchased", "events", "until_s"):
         np.testing.assert_array_equal(getattr(loaded, column), getattr(document, column))
@@ -310,14 +324,12 @@ def assert_recent(found: Recent, expected: Recent) -> None:
 
 
 def test_all_that_a_document_of_version_1_saw_may_be_newer_than_the_first_snapshot() -> None:
-    expected = Recent(
-        DOCUMENT.seen, np.full(3, NOW_MS + 4), np.full(3, FOREVER_S, np.uint32), np.array([False, True, False])
-    )
+    expected = Recent(DOCUMENT.seen, np.full(3, NOW_MS + 4), None, np.array([False, True, False]))
     assert_recent(decode_user_document(golden("user_document.v1.bin"), SPACE).recent, expected)
 
 
 def test_seen_items_count_until_they_expire() -> None:
-    loaded = decode_user_document(golden("user_document_expiring.v2.bin"), SPACE)
+    loaded = decode_user_document(golden("user_document_expiring.v3.bin"), SPACE)
     assert loaded.seen_at(1_732_149_999).tolist() == [3, 5, 2**63]
     assert loaded.seen_at(1_732_150_000).tolist() == [5, 2**63]
     assert loaded.seen_at(FOREVER_S - 1).tolist() == [5]
@@ -326,7 +338,7 @@ def test_seen_items_count_until_they_expire() -> None:
 
 
 def test_seen_for_ever_costs_nothing_to_look_at() -> None:
-    loaded = decode_user_document(golden("user_document.v2.bin"), SPACE)
+    loaded = decode_user_document(golden("user_document.v3.bin"), SPACE)
     assert loaded.seen_at(FOREVER_S - 1) is loaded.seen
     assert loaded.purchased_at(FOREVER_S - 1) is loaded.purchased
 
@@ -343,8 +355,8 @@ def test_a_document_knows_all_of_another_if_it_is_behind_in_nothing(
 
 
 def test_the_columns_of_a_document_lie_where_a_processor_likes_them() -> None:
-    loaded = decode_user_document(golden("user_document_expiring.v2.bin"), SPACE)
-    for column in (loaded.seen, loaded.purchased, loaded.events, loaded.recent.versions, loaded.until_s):
+    loaded = decode_user_document(golden("user_document_expiring.v3.bin"), SPACE)
+    for column in (loaded.vector, loaded.seen, loaded.purchased, loaded.events, loaded.recent.versions, loaded.until_s):
         assert column is not None
         assert column.flags.aligned
 
@@ -361,6 +373,7 @@ OF_A_SPACE = [
     ("item_vector.v1.bin", decode_vector),
     ("user_document.v1.bin", decode_user_document),
     ("user_document_expiring.v2.bin", decode_user_document),
+    ("user_document_expiring.v3.bin", decode_user_document),
 ]
 BINARY = [*OF_A_SPACE, ("seen.v1.bin", decode_seen_of)]
 
@@ -385,17 +398,54 @@ def test_any_flipped_byte_is_refused(name: str, decode) -> None:  # type: ignore
 
 def test_a_flipped_version_of_a_user_document_is_refused() -> None:
     """Since the second version the head is under the checksum too: what is in it decides which write wins."""
-    raw = golden("user_document_expiring.v2.bin")
+    raw = golden("user_document_expiring.v3.bin")
     for at in range(12, 80):
         with pytest.raises(BadInput, match="checksum"):
             decode_user_document(raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :], SPACE)
 
 
 def test_a_user_document_of_a_later_version_is_refused() -> None:
-    raw = golden("user_document.v2.bin")
+    raw = golden("user_document.v3.bin")
     for read in (document_order, lambda raw: decode_user_document(raw, SPACE)):
-        with pytest.raises(BadInput, match="version 3"):
-            read(raw[:2] + b"\3" + raw[3:])
+        with pytest.raises(BadInput, match="version 4"):
+            read(raw[:2] + b"\4" + raw[3:])
+
+
+def test_a_document_and_the_snapshot_beside_it_are_all_that_was_seen() -> None:
+    until_s, bought = np.array([FOREVER_S, 1_732_150_000], np.uint32), np.array([False, True])
+    snapshot = SeenSnapshot(NOW_MS + 3, np.array([4, 5], np.uint64), until_s, bought)
+    stored = StoredUser(golden("user_document_beside.v3.bin"), encode_seen(snapshot))
+    both = decode_stored_user(stored, SPACE)
+    assert both is not None
+    assert not both.seen_beside
+    assert both.seen.tolist() == [4, 5], "what the snapshot includes is no longer recent, and was removed"
+    assert both.purchased.tolist() == [5]
+    assert both.until_s is None
+    assert both.order == (NOW_MS + 4, NOW_MS + 3, NOW_MS + 3)
+
+
+@pytest.mark.parametrize("seen", [None, encode_seen(no_seen(NOW_MS + 1))])
+def test_a_document_without_its_snapshot_says_that_items_are_missing(seen: bytes | None) -> None:
+    document = decode_stored_user(StoredUser(golden("user_document_beside.v3.bin"), seen), SPACE)
+    assert document is not None
+    assert document.seen_beside
+    assert document.seen.tolist() == RECENT.hashes.tolist()
+    assert decode_stored_user(StoredUser(None, seen), SPACE) is None
+
+
+def test_a_document_of_the_second_version_has_all_of_its_items_until_the_next_snapshot() -> None:
+    raw = golden("user_document_expiring.v2.bin")
+    older = encode_seen(no_seen(EXPIRING.seen_version - 1))
+    assert decode_stored_user(StoredUser(raw, older), SPACE) is not None
+    kept = decode_stored_user(StoredUser(raw, older), SPACE)
+    assert kept is not None
+    assert kept.seen.tolist() == EXPIRING.seen.tolist()
+    again = decode_user_document(encode_user_document(decode_user_document(raw, SPACE), SPACE), SPACE)
+    np.testing.assert_array_equal(again.seen, EXPIRING.seen)
+    np.testing.assert_array_equal(again.until_s, EXPIRING.until_s)
+    newer = decode_stored_user(StoredUser(raw, encode_seen(no_seen(NOW_MS + 4))), SPACE)
+    assert newer is not None
+    assert newer.seen.tolist() == []
 
 
 @pytest.mark.parametrize(("name", "decode"), BINARY)

@@ -7,7 +7,7 @@ its item, unless it says itself that it does not know what the user has seen.
 import asyncio
 import re
 from collections.abc import Awaitable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,8 +22,10 @@ from nearline.adapters.signed_tokens import SignedTokens
 from nearline.errors import BadInput, Unavailable
 from nearline.hashing import hash64, hash64_all
 from nearline.item_vectors import ItemFields, ItemVector
+from nearline.seen import FOREVER_S, SeenSnapshot, encode_seen
 from nearline.space import Space
-from nearline.user_documents import Hashes, UserDocument, encode_user_document
+from nearline.store import StoredUser
+from nearline.user_documents import Hashes, Recent, UserDocument, encode_user_document
 from nearline.user_updates import UserUpdate
 from services.retrieval.in_process.catalogue import Catalogue
 from services.retrieval.in_process.index import LiveIndex
@@ -137,34 +139,40 @@ async def opened(store: Store | None = None) -> Replica:
 # --- the cache ---
 
 
+def decoded(hot: UserCache, user_id: str, raw: bytes) -> UserDocument:
+    document = hot.decoded(user_id, StoredUser(raw, None))
+    assert document is not None
+    return document
+
+
 def test_a_document_is_decoded_once_for_the_same_bytes() -> None:
     hot, raw = UserCache(SPACE), stored(1, "e1")
-    first = hot.decoded("u", raw)
-    assert hot.decoded("u", bytes(bytearray(raw))) is first
-    assert hot.decoded("u", stored(2, "e1", "e2")) is not first
+    first = decoded(hot, "u", raw)
+    assert decoded(hot, "u", bytes(bytearray(raw))) is first
+    assert decoded(hot, "u", stored(2, "e1", "e2")) is not first
 
 
 def test_other_bytes_of_the_same_versions_are_decoded_anew() -> None:
     """A rewrite of the same versions may say more: only the same bytes are the same document."""
     hot = UserCache(SPACE)
-    hot.decoded("u", stored(1, "e1"))
-    assert hot.decoded("u", stored(1, "e1", "e2")).seen.tolist() == sorted([hash64("i1"), hash64("i2")])
+    decoded(hot, "u", stored(1, "e1"))
+    assert decoded(hot, "u", stored(1, "e1", "e2")).seen.tolist() == sorted([hash64("i1"), hash64("i2")])
 
 
 def test_the_cache_is_bounded_and_forgets_who_asked_longest_ago() -> None:
     raw = stored(1, "e1")
     hot = UserCache(SPACE, most_bytes=3 * (len(raw) + 1_000))
     for user_id in ("a", "b", "c"):
-        hot.decoded(user_id, raw)
-    hot.decoded("a", raw)
-    hot.decoded("d", raw)
+        decoded(hot, user_id, raw)
+    decoded(hot, "a", raw)
+    decoded(hot, "d", raw)
     assert [user_id for user_id in "abcd" if hot.remembered(user_id) is not None] == ["a", "c", "d"]
     assert len(hot) == 3
 
 
 def test_a_cached_document_is_dropped_when_a_newer_write_is_announced() -> None:
     hot = UserCache(SPACE)
-    hot.decoded("u", stored(5, "e1"))
+    decoded(hot, "u", stored(5, "e1"))
     hot.heard("u", (5, 5, 0))
     assert hot.remembered("u") is not None
     hot.heard("u", (5, 5, 1))
@@ -173,19 +181,19 @@ def test_a_cached_document_is_dropped_when_a_newer_write_is_announced() -> None:
 
 def test_an_older_read_that_finishes_last_is_not_cached() -> None:
     hot = UserCache(SPACE)
-    hot.decoded("u", stored(2, "e1", "e2"))
-    assert hot.decoded("u", stored(1, "e1")).history_version == 1
+    decoded(hot, "u", stored(2, "e1", "e2"))
+    assert decoded(hot, "u", stored(1, "e1")).history_version == 1
     assert hot.remembered("u") is not None
     assert hot.remembered("u").history_version == 2  # type: ignore[union-attr]
     hot.heard("v", (7, 7, 0))
-    hot.decoded("v", stored(6, "e1"))
+    decoded(hot, "v", stored(6, "e1"))
     assert hot.remembered("v") is None, "it was heard of while the older one was being read"
 
 
 def test_damaged_bytes_are_refused_and_not_kept() -> None:
     hot = UserCache(SPACE)
     with pytest.raises(BadInput):
-        hot.decoded("u", stored(1, "e1")[:-1] + b"x")
+        decoded(hot, "u", stored(1, "e1")[:-1] + b"x")
     assert hot.remembered("u") is None
 
 
@@ -366,6 +374,64 @@ def test_while_the_store_is_down_a_waiting_request_is_answered_without_freshness
         replica.store.down = True
         answer = await replica.ask(after="e1", wait_ms=20)
         assert (answer["fresh"], answer["seen"]) == (False, "unknown")
+
+    run(story())
+
+
+# --- seen items beside the document ---
+
+
+def snapshot(version: int, *items: str) -> bytes:
+    hashes = np.sort(hash64_all(items))
+    return encode_seen(
+        SeenSnapshot(version, hashes, np.full(len(items), FOREVER_S, np.uint32), np.zeros(len(items), np.bool_))
+    )
+
+
+def beside(version: int, *events: str) -> bytes:
+    """A document whose snapshot, of version 1, is not in it; the clicks came afterwards."""
+    made = document(version, *events)
+    recent = Recent(made.seen, np.full(len(made.seen), version))
+    return encode_user_document(replace(made, seen_version=1, seen_beside=True, recent=recent), SPACE)
+
+
+def test_items_of_the_snapshot_beside_a_document_stay_out_of_its_answers() -> None:
+    async def story() -> None:
+        replica = await opened()
+        await replica.store.put_seen_if_newer({"u": snapshot(1, "i0", "i1")})
+        await replica.store.put_many_if_newer({"u": beside(2, "e2")})
+        answer = await replica.ask()
+        assert (answer["seen"], ids(answer)) == ("known", ["i3", "i4", "i5"])
+
+    run(story())
+
+
+def test_a_snapshot_that_came_between_the_two_reads_of_an_answer_is_read_again() -> None:
+    class Late(Store):
+        """Its first read finds the document of a moment later than the seen items."""
+
+        async def get_with_seen(self, user_id: str) -> StoredUser:
+            found = await super().get_with_seen(user_id)
+            return StoredUser(found.document, None if self.reads == 1 else found.seen)
+
+    async def story() -> None:
+        replica = await opened(Late())
+        await replica.store.put_seen_if_newer({"u": snapshot(1, "i0", "i1")})
+        await replica.store.put_many_if_newer({"u": beside(2, "e2")})
+        replica.store.reads = 0
+        answer = await replica.ask()
+        assert (answer["seen"], ids(answer)) == ("known", ["i3", "i4", "i5"])
+
+    run(story())
+
+
+def test_a_store_that_has_lost_the_seen_items_is_no_secret() -> None:
+    async def story() -> None:
+        replica = await opened()
+        await replica.store.put_many_if_newer({"u": beside(2, "e2")})
+        for _ in range(2):
+            answer = await replica.ask()
+            assert (answer["seen"], ids(answer)) == ("unknown", ["i0", "i1", "i3"])
 
     run(story())
 

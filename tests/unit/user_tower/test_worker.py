@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from local.layout import ROOT
 from nearline.adapters.memory import MemoryStore
 from nearline.dead_letters import decode_dead_letter
 from nearline.features import TYPE_CODES, Features, context_token
@@ -20,8 +21,8 @@ from nearline.seen import FOREVER_S, SeenPolicy, SeenSnapshot, encode_seen, no_s
 from nearline.sequences import TriggerEvent, UserSequence, encode_sequence, erased_sequence
 from nearline.signals import USER_SIGNALS, Context, Kind
 from nearline.space import Space
-from nearline.user_documents import UserDocument, decode_user_document, encode_user_document
-from services.user_tower.documents import News, advance
+from nearline.user_documents import UserDocument, decode_stored_user, decode_user_document, encode_user_document
+from services.user_tower.documents import News, advance, snapshot_beside
 from services.user_tower.worker import CHUNK, UserWorker
 from tests.support.fakes import Outbox, ScriptedReader, ScriptedTowers
 
@@ -113,9 +114,10 @@ class Stage:
         return await self.document("u")
 
     async def document(self, user_id: str) -> UserDocument:
-        raw = await self.store.get(user_id)
-        assert raw is not None
-        return decode_user_document(raw, SPACE)
+        """The stored document with all seen items."""
+        document = decode_stored_user(await self.store.get_with_seen(user_id), SPACE)
+        assert document is not None
+        return document
 
 
 async def test_a_click_becomes_a_stored_vector_that_names_it() -> None:
@@ -494,3 +496,29 @@ async def test_each_stored_document_is_announced_once_the_store_has_it() -> None
     assert {user_id: one.order for user_id, one in stage.announced[0].items()} == {"u": (1, 1, 0), "v": (1, 1, 0)}
     await stage.worker.step()
     assert [(user_id, one.erased) for user_id, one in stage.announced[1].items()] == [("u", True)]
+
+
+async def test_a_click_reads_and_writes_little_however_much_its_user_has_seen() -> None:
+    """Two kilobytes each: the 26 of 2,000 seen items move only with their snapshot."""
+    items = tuple(f"item-{n}" for n in range(100))
+    windows = [record("u", *items[n : n + 50], version=100 + n) for n in range(26)]
+    many = snapshot(99, *(f"old-{n}" for n in range(2_000)))
+    stage = Stage([seen_record("u", many), windows[0]], *([each] for each in windows[1:]), items=items)
+    document = await stage.run()
+    assert len(document.seen) == 2_075
+    raw = await stage.store.get("u")
+    assert raw is not None
+    assert len(raw) <= 2_048
+
+
+def test_a_document_of_the_second_version_keeps_what_it_saw_until_the_next_snapshot() -> None:
+    space = Space(7, 4)
+    old = decode_user_document((ROOT / "tests" / "golden" / "user_document.v2.bin").read_bytes(), space)
+    clicked = News([sequence("u", "a", version=NOW_MS + 10)])
+    after = advance(old, clicked, None, policy=FOREVER, now_ms=NOW_MS)
+    stored = decode_user_document(encode_user_document(after, space), space)
+    assert set(stored.seen.tolist()) == {3, 5, 2**63, hash64("a")}
+    told = News(snapshot=snapshot(NOW_MS + 20, "b"))
+    beside = advance(stored, told, None, policy=FOREVER, now_ms=NOW_MS)
+    assert (beside.seen.tolist(), beside.seen_beside) == ([], True)
+    assert snapshot_beside(beside, told) is told.snapshot

@@ -30,7 +30,7 @@ from nearline.sequences import UserSequence, encode_sequence, erased_sequence
 from nearline.space import Space
 from nearline.store import UserStore
 from nearline.user_commands import Entry, Erase, Remove
-from nearline.user_documents import UserDocument, decode_user_document
+from nearline.user_documents import UserDocument, decode_stored_user
 from services.user_tower.worker import UserWorker
 from tests.support.fakes import Outbox, ScriptedReader, ScriptedTowers
 from tests.support.properties import examples
@@ -131,9 +131,10 @@ async def run(store: UserStore, polls: list[list[Record]], policy: str = "") -> 
 
 
 async def document(store: UserStore, user_id: str) -> UserDocument:
-    raw = await store.get(user_id)
-    assert raw is not None
-    return decode_user_document(raw, SPACE)
+    """The stored document with all seen items."""
+    found = decode_stored_user(await store.get_with_seen(user_id), SPACE)
+    assert found is not None
+    return found
 
 
 def facts(found: UserDocument) -> dict[str, object]:
@@ -186,6 +187,10 @@ class Gated(MemoryStore):
     async def get_many(self, user_ids: Sequence[str]) -> list[bytes | None]:
         await self._turnstile.turn(self._who)
         return await self._store.get_many(user_ids)
+
+    async def put_seen_if_newer(self, snapshots: Mapping[str, bytes]) -> None:
+        await self._turnstile.turn(self._who)
+        await self._store.put_seen_if_newer(snapshots)
 
     async def put_many_if_newer(self, documents: Mapping[str, bytes]) -> int:
         await self._turnstile.turn(self._who)
