@@ -2,9 +2,9 @@
 
     .venv/services/bin/python -m local.downloads [--tests]
 
-Kafka's broker goes into a class path file, Flink's Kafka connector into build/flink/lib. With `--tests` it also fetches
-the mock Couchbase server of the contract tests, and Prometheus from Debian's archive. A second call finds everything
-in place and needs no network.
+Kafka's broker goes into a class path file, Flink's Kafka connector and its zstd library into build/flink/lib. With
+`--tests` it also fetches the mock Couchbase server of the contract tests, and Prometheus from Debian's archive. A
+second call finds everything in place and needs no network.
 """
 
 import argparse
@@ -23,6 +23,8 @@ KAFKA = "org.apache.kafka:kafka_2.13:4.3.1"
 # Kafka's core uses slf4j 1.7: without a binding for it the broker logs nothing.
 KAFKA_LOGGING = "org.apache.logging.log4j:log4j-slf4j-impl:2.25.4"
 FLINK_CONNECTOR = "org.apache.flink:flink-sql-connector-kafka:5.0.0-2.2"
+# The connector's jar has Kafka's client without the library that reads zstd; this version is the client's own (4.2).
+FLINK_ZSTD = "com.github.luben:zstd-jni:1.5.6-10"
 # Serves the broker's MBeans to Prometheus. Newer versions are not in Maven's repository.
 JMX_AGENT = "io.prometheus.jmx:jmx_prometheus_javaagent:1.0.1"
 COUCHBASE_MOCK = "com.couchbase.mock:CouchbaseMock:1.5.27"
@@ -57,8 +59,8 @@ def prepare_kafka() -> bool:
 
 
 def prepare_connector() -> bool:
-    """Put Flink's Kafka connector into its folder; False if it is already there."""
-    return _put(FLINK_CONNECTOR, CONNECTOR_FOLDER)
+    """Put Flink's Kafka connector and its zstd library into their folder; False if they are already there."""
+    return any([_put(jar, CONNECTOR_FOLDER) for jar in (FLINK_CONNECTOR, FLINK_ZSTD)])
 
 
 def prepare_agent() -> bool:
@@ -109,7 +111,7 @@ def main() -> None:
     """Fetch what is missing and print what was done."""
     parser = argparse.ArgumentParser(prog="python -m local.downloads", description=main.__doc__)
     parser.add_argument("--tests", action="store_true", help="also the downloads for tests")
-    steps = [(KAFKA, prepare_kafka), (FLINK_CONNECTOR, prepare_connector), (JMX_AGENT, prepare_agent)]
+    steps = [(KAFKA, prepare_kafka), (f"{FLINK_CONNECTOR}, zstd-jni", prepare_connector), (JMX_AGENT, prepare_agent)]
     if parser.parse_args().tests:
         steps.append((COUCHBASE_MOCK, prepare_couchbase_mock))
         steps.append((f"{PROMETHEUS.name} {PROMETHEUS.version} (Debian)", prepare_prometheus))

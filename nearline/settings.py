@@ -152,7 +152,7 @@ class Settings(BaseSettings):
     traces_share: float = Field(0.01, ge=0, le=1, description="share of traced clicks, if there is an endpoint")
     flink_metrics_port: Port = Field(9249, description="port of Flink's own Prometheus reporter")
     flink_rest_port: Port = Field(8082, description="port of Flink's REST interface")
-    flink_lib: Path = Field(Path("build/flink/lib"), description="folder with Flink's Kafka connector jar")
+    flink_lib: Path = Field(Path("build/flink/lib"), description="folder with Flink's Kafka connector and zstd jars")
 
     startup_deadline_s: float = Field(120, gt=0, description="how long a part waits for its dependencies at start")
     request_timeout_ms: int = Field(1000, gt=0, description="deadline of one Triton request")

@@ -26,6 +26,9 @@ _MIB = 1024 * 1024
 MAX_SEQUENCE_BYTES = 5 * _MIB // 2
 
 _ALWAYS = {"message.timestamp.type": "LogAppendTime"}
+# Others write these with any codec; the broker packs their batches anew, so that every reader can read them. Batches
+# that come in lz4, as all of ours do, stay as they are.
+_FROM_OTHERS = {"compression.type": "lz4"}
 _COMPACT = {
     "cleanup.policy": "compact",
     "segment.bytes": str(64 * _MIB),
@@ -71,7 +74,7 @@ def all_topics(space: Space, *, history_ttl_ms: int) -> list[Topic]:
     month = _DAILY | {"retention.ms": str(30 * _DAY_MS)}
     letters = month | {"max.message.bytes": str(4 * _MIB)}
     return [
-        Topic(CLICKS, PARTITIONS, _ALWAYS | month | {"max.message.bytes": str(_MIB)}),
+        Topic(CLICKS, PARTITIONS, _ALWAYS | _FROM_OTHERS | month | {"max.message.bytes": str(_MIB)}),
         Topic(
             USER_SEQUENCES,
             PARTITIONS,
@@ -82,11 +85,11 @@ def all_topics(space: Space, *, history_ttl_ms: int) -> list[Topic]:
             PARTITIONS,
             _ALWAYS | _COMPACT | _FORGETS | expiring | {"retention.ms": str(history_ttl_ms * 5 // 4)},
         ),
-        Topic(USERS, PARTITIONS, _ALWAYS | _COMPACT | _FORGETS),
+        Topic(USERS, PARTITIONS, _ALWAYS | _FROM_OTHERS | _COMPACT | _FORGETS),
         Topic(user_updates_topic(space), PARTITIONS, _ALWAYS | {"retention.ms": str(_HOUR_MS)} | _ROLLING),
         Topic(EXPOSURES, PARTITIONS, _ALWAYS | month),
         Topic(RULES, 1, _ALWAYS | _COMPACT),  # one: rules and scenarios are read in the order of their writes
-        Topic(ITEMS, PARTITIONS, _ALWAYS | _COMPACT),
+        Topic(ITEMS, PARTITIONS, _ALWAYS | _FROM_OTHERS | _COMPACT),
         Topic(item_vectors_topic(space), PARTITIONS, _ALWAYS | _COMPACT),
         Topic(ITEM_POPULARITY, 1, _ALWAYS | _COMPACT),
         Topic(API_KEYS, 1, _ALWAYS | _COMPACT),  # one: revocations are read in order

@@ -1,4 +1,4 @@
-"""Flink's library folder: links to the package's own jars, to flink-python and to the Kafka connector.
+"""Flink's library folder: links to the package's own jars, flink-python, the Kafka connector and its zstd library.
 
     python deploy/flink/library.py TARGET CONNECTOR_FOLDER
 
@@ -16,7 +16,7 @@ def link_library(target: Path, flink_home: Path, connector: Path) -> list[Path]:
     """Fill *target* with links to every jar that Flink's processes load; returns the links, sorted."""
     jars = [*flink_home.glob("lib/*.jar"), *flink_home.glob("opt/flink-python-*.jar"), *connector.glob("*.jar")]
     names = {jar.name for jar in jars}
-    for needed in ("flink-dist-", "flink-python-", "flink-sql-connector-kafka-"):
+    for needed in ("flink-dist-", "flink-python-", "flink-sql-connector-kafka-", "zstd-jni-"):
         if not any(name.startswith(needed) for name in names):
             raise FileNotFoundError(f"no {needed}*.jar below {flink_home} or {connector}; found {sorted(names)}")
     target.mkdir(parents=True, exist_ok=True)

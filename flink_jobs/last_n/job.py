@@ -39,6 +39,7 @@ from flink_jobs.last_n.popularity import FORGOTTEN_AFTER_HALF_LIVES, LANDMARK_MS
 from flink_jobs.last_n.status import StatusServer, job_problem
 from flink_jobs.last_n.user_reducer import UserReducer
 from nearline.adapters.kafka.admin import Topics, wait_for_topics
+from nearline.adapters.kafka.group_reader import unreadable
 from nearline.errors import Misconfigured, NearlineError, Unavailable
 from nearline.settings import Settings, load_settings
 from nearline.telemetry import configure_logs, get_logger
@@ -57,6 +58,7 @@ _DAY_MS = 24 * 3600 * 1000
 _MIB = 1024 * 1024
 _LINGER_MS = 2  # how long a record waits for others of its partition
 _BATCH_BYTES = 16 * 1024  # how many bytes of them are enough
+_SEARCH_S = 10.0  # for a record that cannot be read, after the job failed
 _MAX_LETTER_BYTES = 4 * _MIB  # a whole message of clicks (1 MiB) in base64, with some margin
 
 
@@ -290,7 +292,8 @@ def _run_alone(settings: Settings, folder: JobFolder) -> None:
         build(settings, asked).execute(NAME)
     except Py4JError as error:
         # The error's text is fetched from the JVM, so it must be read while that runs.
-        raise Unavailable(f"Flink gave up: {_root_cause(str(error))}; its log is {jvm.log}") from None
+        cause = _cause(settings, str(error))
+        raise Unavailable(f"Flink gave up: {cause}; its log is {jvm.log}") from None
     finally:
         jvm.stop()
 
@@ -298,6 +301,15 @@ def _run_alone(settings: Settings, folder: JobFolder) -> None:
 def _root_cause(trace: str) -> str:
     causes = [line.removeprefix("Caused by: ") for line in trace.splitlines() if line.startswith(("Caused by", ": "))]
     return causes[-1][:500] if causes else trace[:500]
+
+
+def _cause(settings: Settings, trace: str) -> str:
+    """Why the job failed, with the place of a record that cannot be read: Java's errors do not always say it."""
+    cause = _root_cause(trace)
+    if "fetchers have encountered exception" not in trace:
+        return cause
+    found = unreadable(settings.brokers, NAME, (CLICKS, USERS), deadline_s=_SEARCH_S)
+    return f"{cause}; {found}" if found else cause
 
 
 def _show(start: Start, folder: JobFolder) -> None:

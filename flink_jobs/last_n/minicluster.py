@@ -33,6 +33,8 @@ _JVM = (
 )
 _JVM_ENDS = "-XX:+ExitOnOutOfMemoryError"
 _PROMETHEUS = "org.apache.flink.metrics.prometheus.PrometheusReporterFactory"
+# Without zstd-jni the first record that a producer packed with zstd ends the job, at every start.
+_ADDED_JARS = ("flink-sql-connector-kafka", "zstd-jni")
 _START_DEADLINE_S = 60.0
 _STOP_DEADLINE_S = 10.0
 # Flink's own list of opened JDK packages: without it Flink fails where it reads the JDK's internal classes.
@@ -83,26 +85,31 @@ def cluster_configuration(settings: Settings, folder: Path) -> dict[str, str]:
 
 
 def build_home(folder: Path, connector: Path) -> Path:
-    """Create a Flink home with the Kafka connector in ``folder/home``, and return it.
+    """Create a Flink home with the Kafka connector and its zstd library in ``folder/home``, and return it.
 
-    It links to the installed package, so it is small and rebuilt at every start. ``Misconfigured`` without connector.
+    It links to the installed package, so it is small and rebuilt at every start. ``Misconfigured`` if one is missing.
     """
-    jars = sorted(connector.glob("flink-sql-connector-kafka-*.jar"))
-    if not jars:
-        raise Misconfigured(f"no flink-sql-connector-kafka-*.jar in {connector} (NEARLINE_FLINK_LIB): run `make up`")
+    jars = [_newest(connector, name) for name in _ADDED_JARS]
     home = folder / "home"
     shutil.rmtree(home, ignore_errors=True)
     (home / "lib").mkdir(parents=True)
     (home / "conf").mkdir()
     for name in ("bin", "opt", "plugins"):
         (home / name).symlink_to(PACKAGE / name)
-    for jar in [*PACKAGE.glob("lib/*.jar"), *PACKAGE.glob("plugins/metrics-prometheus/*.jar"), jars[-1].absolute()]:
+    for jar in [*PACKAGE.glob("lib/*.jar"), *PACKAGE.glob("plugins/metrics-prometheus/*.jar"), *jars]:
         (home / "lib" / jar.name).symlink_to(jar)
     # An embedded cluster uses the job's settings; only the JVM's own options are read from here.
     options = read_from_config(_JAVA_OPTIONS, "", str(PACKAGE / "conf"))
     (home / "conf" / "config.yaml").write_text(f"{_JAVA_OPTIONS}: {options}\n")
     (home / "conf" / "log4j-cli.properties").write_text(_LOG4J2.format(log=folder / "log" / "flink.log"))
     return home
+
+
+def _newest(folder: Path, name: str) -> Path:
+    jars = sorted(folder.glob(f"{name}-*.jar"))
+    if not jars:
+        raise Misconfigured(f"no {name}-*.jar in {folder} (NEARLINE_FLINK_LIB): run `make up`")
+    return jars[-1].absolute()
 
 
 class Jvm:

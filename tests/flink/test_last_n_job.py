@@ -6,12 +6,14 @@ import random
 import signal
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import orjson
 import pytest
 
 from flink_jobs.last_n.history import append
+from nearline.adapters.kafka.admin import Topics
 from nearline.dead_letters import decode_dead_letter
 from nearline.events import Event, encode_event
 from nearline.hashing import hash64
@@ -20,7 +22,9 @@ from nearline.profiles import Profile, encode_profile
 from nearline.seen import decode_seen
 from nearline.sequences import UserSequence, decode_sequence
 from nearline.signals import Context
+from nearline.topics import Topic
 from nearline.user_commands import Command, Erase, Merge, Remove, encode_command
+from tests.support.other_producers import CODECS, send_packed
 
 from .conftest import Job, Log, children, new_job, wait_for
 
@@ -278,6 +282,36 @@ def test_a_profile_joins_the_sequence_and_a_bad_one_becomes_a_dead_letter(job: J
     )
     refused = [decode_dead_letter(r.value or b"") for r in log.read("clicks-dlq") if r.key == b"t-2"]
     assert [(letter.topic, letter.reason) for letter in refused] == [("users", "unknown_field")]
+
+
+def has_profile(log: Log, user: str) -> bool:
+    sequence = newest(log, user)
+    return sequence is not None and bool(sequence.profile)
+
+
+def set_codec(broker: str, topic: str, codec: str) -> None:
+    """Give *topic* this ``compression.type``, as an operator or ``nearline init`` does."""
+    topics = Topics(broker)
+    topics.ensure([Topic(topic, 8, {"compression.type": codec})])
+    topics.close()
+
+
+@pytest.mark.parametrize("kept_as", ["producer", "lz4"])
+def test_it_reads_what_other_producers_packed_with_any_codec(job: Job, log: Log, broker: str, kept_as: str) -> None:
+    """``producer`` is what topics had before ``nearline init`` set lz4: those records are there for 30 days more."""
+    at, items = now_ms() - 60_000, [f"item-{n % 97}" for n in range(20)]
+    for topic in ("clicks", "users"):
+        set_codec(broker, topic, kept_as)
+    profile = encode_profile(Profile(country="GB", interests=("tea", "cake")))
+    for codec in CODECS:
+        user = f"{kept_as}-{codec}"
+        events = [event(user, n, time_ms=at + n) for n in range(20)]
+        send_packed(broker, "clicks", codec, [(user.encode(), encode_event(each)) for each in events])
+        send_packed(broker, "users", codec, [(user.encode(), profile)] * 5)
+    for codec in CODECS:
+        wait_for_items(log, f"{kept_as}-{codec}", items)
+        wait_for(partial(has_profile, log, f"{kept_as}-{codec}"), DEADLINE_S, f"the profile sent in {codec}")
+    assert job.flink_metric("flink_jobmanager_job_numRestarts") == 0
 
 
 def test_every_seen_item_is_in_the_newest_snapshot_or_sequence(job: Job, log: Log) -> None:

@@ -8,7 +8,8 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 from kafka.structs import OffsetAndMetadata
 
-from nearline.adapters.kafka.reader import POLL_MS, LogReader
+from nearline.adapters.kafka.client import BOOTSTRAP_MS, brokers_of, connection
+from nearline.adapters.kafka.reader import POLL_MS, LogReader, polled
 from nearline.errors import Unavailable
 from nearline.log import Record
 from nearline.tls import Brokers
@@ -118,3 +119,34 @@ class GroupReader(LogReader):
                 self._consumer.commit(offsets, timeout_ms=3_000)
             except KafkaError:
                 return  # the records are read again: at least once
+
+
+def unreadable(log: Brokers | str, group: str, topics: Sequence[str], *, deadline_s: float) -> str | None:
+    """The place and cause of the first record in *topics* that *group* has not committed and that cannot be read.
+
+    ``None`` if all can be read, or if the deadline passed before one was found.
+    """
+    give_up = time.monotonic() + deadline_s
+    try:
+        consumer = KafkaConsumer(
+            **connection(brokers_of(log)),
+            bootstrap_timeout_ms=BOOTSTRAP_MS,
+            group_id=group,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+        )
+    except KafkaError:
+        return None
+    try:
+        parts = [TopicPartition(topic, p) for topic in topics for p in consumer.partitions_for_topic(topic) or ()]
+        consumer.assign(parts)
+        ends = consumer.end_offsets(parts)
+        while time.monotonic() < give_up and any(consumer.position(part) < ends[part] for part in parts):
+            polled(consumer, POLL_MS)
+    except Unavailable as problem:
+        return str(problem)
+    except KafkaError:
+        return None
+    finally:
+        consumer.close()
+    return None

@@ -1,9 +1,12 @@
-"""What both readers of the log share: polling in the thread, and the lag as a metric."""
+"""What all readers of the log share: polling, the place of a record that cannot be read, and the lag as a metric."""
 
 import time
 from typing import Any
 
+from kafka.errors import CorruptRecordError, KafkaError, UnsupportedCodecError
+
 from nearline.adapters.kafka.client import BOOTSTRAP_MS, LogClient, connection
+from nearline.errors import Unavailable
 from nearline.log import Record
 from nearline.telemetry import gauge
 from nearline.tls import Brokers
@@ -36,12 +39,7 @@ class LogReader(LogClient):
         }
 
     def _records(self, timeout_ms: int) -> list[Record]:
-        polled = self._consumer.poll(timeout_ms=timeout_ms)
-        return [
-            Record(r.topic, r.partition, r.offset, r.timestamp, r.key, r.value, tuple(r.headers))
-            for records in polled.values()
-            for r in records
-        ]
+        return polled(self._consumer, timeout_ms)
 
     def _look_at_lag(self) -> None:
         """Update ``lag`` once a second: each ``position`` is a hop to kafka-python's own thread and back."""
@@ -66,3 +64,33 @@ class LogReader(LogClient):
             _LAG.remove(part.topic, str(part.partition))  # it reads no more, so it has no lag
         self._told = set()
         await super().close()
+
+
+def polled(consumer: Any, timeout_ms: int) -> list[Record]:
+    """The next records of *consumer*; ``Unavailable`` with the topic, partition and offset of what cannot be read."""
+    try:
+        batches = consumer.poll(timeout_ms=timeout_ms)
+    except (UnsupportedCodecError, CorruptRecordError) as error:
+        raise _unreadable(consumer, error) from None
+    except KafkaError:
+        raise
+    except Exception as error:  # a damaged batch raises whatever its codec's library raises
+        raise _unreadable(consumer, error) from error
+    return [
+        Record(r.topic, r.partition, r.offset, r.timestamp, r.key, r.value, tuple(r.headers))
+        for records in batches.values()
+        for r in records
+    ]
+
+
+def _unreadable(consumer: Any, error: Exception) -> Unavailable:
+    # kafka-python 3.0.12 raises without the place, and has no public way to ask for it.
+    batch = getattr(consumer._fetcher, "_next_partition_records", None)
+    where = "a record"
+    if batch is not None:
+        part = batch.topic_partition
+        where = f"{part.topic}, partition {part.partition}, offset {batch.next_fetch_offset}"
+    return Unavailable(
+        f"{where} cannot be read, nor what follows it: {error!r:.200}; expected a batch that is whole and packed with "
+        "gzip, snappy, lz4, zstd or nothing. `make up` installs the libraries of all of them"
+    )

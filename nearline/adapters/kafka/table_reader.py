@@ -9,7 +9,7 @@ from kafka.errors import KafkaError
 from kafka.partitioner.default import murmur2
 
 from nearline.adapters.kafka.client import BOOTSTRAP_MS, brokers_of, connection, unavailable
-from nearline.adapters.kafka.reader import POLL_MS, LogReader
+from nearline.adapters.kafka.reader import POLL_MS, LogReader, polled
 from nearline.errors import Unavailable
 from nearline.log import Record
 from nearline.tls import Brokers
@@ -88,9 +88,7 @@ def _newest_of(brokers: Brokers, topic: str, key: bytes) -> Record | None:
             consumer.seek_to_beginning(part)
             end = consumer.end_offsets([part])[part]
             while consumer.position(part) < end:
-                for r in consumer.poll(timeout_ms=POLL_MS).get(part, ()):
-                    if r.key == key:
-                        newest = Record(r.topic, r.partition, r.offset, r.timestamp, r.key, r.value, tuple(r.headers))
+                newest = next((r for r in reversed(polled(consumer, POLL_MS)) if r.key == key), newest)
         finally:
             consumer.close()
     except KafkaError as error:

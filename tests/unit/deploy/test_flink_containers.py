@@ -74,7 +74,7 @@ def test_the_library_holds_flink_its_python_and_the_connector(tmp_path: Path) ->
     """Links to the jars where they are; a second run changes nothing."""
     home, connector = tmp_path / "pyflink", tmp_path / "connector"
     files = [home / "lib/flink-dist-2.2.1.jar", home / "opt/flink-python-2.2.1.jar"]
-    files += [connector / "flink-sql-connector-kafka-5.0.0-2.2.jar"]
+    files += [connector / "flink-sql-connector-kafka-5.0.0-2.2.jar", connector / "zstd-jni-1.5.6-10.jar"]
     for file in [*files, home / "opt/flink-sql-client-2.2.1.jar"]:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
@@ -83,13 +83,17 @@ def test_the_library_holds_flink_its_python_and_the_connector(tmp_path: Path) ->
     assert link_library(tmp_path / "lib", home, connector) == links
 
 
-def test_a_library_without_the_connector_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("there", "missing"),
+    [("zstd-jni-1.5.6-10.jar", "flink-sql-connector-kafka-"), ("flink-sql-connector-kafka-5.0.0-2.2.jar", "zstd-jni-")],
+)
+def test_a_library_without_the_connector_or_its_zstd_is_refused(tmp_path: Path, there: str, missing: str) -> None:
     """The image fails to build instead of the job to start."""
     home = tmp_path / "pyflink"
-    for name in ("lib/flink-dist-2.2.1.jar", "opt/flink-python-2.2.1.jar"):
-        (home / name).parent.mkdir(parents=True, exist_ok=True)
-        (home / name).touch()
-    with pytest.raises(FileNotFoundError, match="flink-sql-connector-kafka-"):
+    for file in (home / "lib/flink-dist-2.2.1.jar", home / "opt/flink-python-2.2.1.jar", tmp_path / there):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    with pytest.raises(FileNotFoundError, match=missing):
         link_library(tmp_path / "lib", home, tmp_path)
 
 
