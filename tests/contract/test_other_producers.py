@@ -13,7 +13,7 @@ from nearline.errors import Unavailable
 from nearline.log import Record
 from nearline.space import Space
 from nearline.topics import CLICKS, ITEMS, USERS, Topic, all_topics
-from tests.support.other_producers import CODECS, send_packed
+from tests.support.other_producers import CODECS, send_in_transaction, send_packed
 
 pytestmark = pytest.mark.anyio
 DEADLINE_S = 30.0
@@ -81,3 +81,27 @@ async def test_init_has_the_broker_pack_anew_what_others_write(broker: str) -> N
     topics.close()
     packed_anew = {name for name in SETTINGS if found[name]["compression.type"] == "lz4"}
     assert packed_anew == {CLICKS, ITEMS, USERS}
+
+
+@pytest.mark.parametrize("commit", [True, False], ids=["committed", "aborted"])
+async def test_after_a_transaction_nothing_is_left_to_read(broker: str, commit: bool) -> None:
+    """Its end takes an offset in each partition, which no reader ever gets as a record."""
+    topic, group = new_topic(broker, CLICKS), f"g-{uuid.uuid4().hex[:8]}"
+    messages = [(f"{n}".encode(), b"1") for n in range(20)]
+    send_in_transaction(broker, topic, messages, commit=commit)
+    table = TableReader(broker, topic)
+    async with table, asyncio.timeout(DEADLINE_S):
+        while not table.caught_up or table.lag:
+            await table.poll()
+    reader = GroupReader(broker, topic, group)
+    read = 0
+    topics = Topics(broker)
+    async with reader, asyncio.timeout(DEADLINE_S):
+        while read < len(messages) or reader.lag:
+            records = await reader.poll()
+            reader.done(records)
+            read += len(records)
+    assert topics.group_lag(group, topic) == 0
+    send_packed(broker, topic, "none", messages[:3])
+    assert (topics.group_lag(group, topic) or 0) >= 3  # what ends the transaction before them may count
+    topics.close()

@@ -10,11 +10,15 @@ from kafka.admin import ConfigResource, ConfigResourceType, NewTopic
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 
 from nearline.adapters.kafka.client import BOOTSTRAP_MS, REQUEST_MS, brokers_of, connection, unavailable
+from nearline.adapters.kafka.reader import POLL_MS, polled
 from nearline.errors import Misconfigured, Unavailable
 from nearline.log import Extent, TopicExtent
 from nearline.tls import Brokers
 from nearline.topics import Topic
 
+_MOST_ENDS = 1_000  # of transactions, one after another, that a look for records after them is worth
+_LOOK_BYTES = 64 * 1024
+_LOOK_S = 5.0
 _NEW_TOPICS_MS = 60_000  # a loaded broker took more than ten seconds for all their partitions
 
 
@@ -107,8 +111,14 @@ class Topics:
         return found
 
     def group_lag(self, group: str, topic: str) -> int | None:
-        """How many records of *topic* *group* has not committed yet, or ``None`` if it never committed."""
-        consumer = KafkaConsumer(**connection(self._brokers), group_id=group, enable_auto_commit=False)
+        """How many records of *topic* *group* has not committed yet, or ``None`` if it never committed.
+
+        The end of a transaction takes an offset of its own, which no reader commits: a partition in which nothing but
+        such ends follows has no lag. Elsewhere they count.
+        """
+        consumer = KafkaConsumer(
+            **connection(self._brokers), group_id=group, enable_auto_commit=False, max_partition_fetch_bytes=_LOOK_BYTES
+        )
         try:
             parts = [TopicPartition(topic, p) for p in consumer.partitions_for_topic(topic) or ()]
             ends = consumer.end_offsets(parts)
@@ -116,18 +126,37 @@ class Topics:
             if all(offset is None for offset in committed.values()):
                 return None
             begins = consumer.beginning_offsets(parts)
-            return sum(int(ends[p] - max(committed[p] or 0, begins[p])) for p in parts)
+            lags = {p: int(ends[p] - max(committed[p] or 0, begins[p])) for p in parts}
+            short = [p for p, lag in lags.items() if 0 < lag <= _MOST_ENDS]
+            without = _without_records(consumer, {p: ends[p] - lags[p] for p in short}, ends)
+            return sum(lag for p, lag in lags.items() if p not in without)
+        except Unavailable:  # a record that cannot be read is one that is left
+            return sum(lags.values())
         finally:
             consumer.close()
 
     def end_offset(self, topic: str) -> int:
-        """How many records were ever appended to *topic*, in all partitions."""
+        """How many records were ever appended to *topic*, in all partitions; the end of a transaction counts as one."""
         consumer = KafkaConsumer(**connection(self._brokers))
         try:
             parts = [TopicPartition(topic, p) for p in consumer.partitions_for_topic(topic) or ()]
             return sum(consumer.end_offsets(parts).values())
         finally:
             consumer.close()
+
+
+def _without_records(consumer: Any, starts: Mapping[Any, int], ends: Mapping[Any, int]) -> set[Any]:
+    """The partitions that hold no record from their offset in *starts* to the one in *ends*."""
+    consumer.assign(list(starts))
+    for part, start in starts.items():
+        consumer.seek(part, start)
+    found: set[tuple[str, int]] = set()
+    give_up = time.monotonic() + _LOOK_S
+    while unknown := [p for p in starts if tuple(p) not in found and consumer.position(p) < ends[p]]:
+        if time.monotonic() > give_up:
+            break
+        found |= {(record.topic, record.partition) for record in polled(consumer, POLL_MS)}
+    return {part for part in starts if tuple(part) not in found} - set(unknown)
 
 
 def wait_for_topics(log: Brokers | str, names: Sequence[str], *, deadline_s: float) -> None:
