@@ -3,6 +3,10 @@
 They share the events' topic and keys, so that each has its place in the user's order: a reader of ``clicks`` uses
 ``decode_entry`` and applies or skips them. A record's append time is the command's time.
 
+Events count as soon as they are read, commands only if no aborted transaction wrote them: a command is written outside
+of transactions and says so in a header (``OUTSIDE_TRANSACTION``), or its readers look up what became of its
+transaction (``is_to_look_up``, nearline/adapters/kafka/transactions.py).
+
     erase    delete the user's data: all from before, and older events that arrive later
     remove   delete one event, also if it arrives later
     merge    an anonymous session (*user_id*) is the user *into*: its events become the user's, then it is erased
@@ -29,8 +33,11 @@ from nearline.events import (
     refuse_unknown,
 )
 from nearline.ids import check_id, check_ids
+from nearline.log import Record
+from nearline.topics import CLICKS
 
 COMMAND = "command"
+OUTSIDE_TRANSACTION = ("nearline-transaction", b"none")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +131,18 @@ def command_of(body: Mapping[str, Any], *, append_ms: int) -> Command:
     if told.get("into") == told["user_id"]:
         raise BadInput("same_user", f"user_id and into are both {told['user_id']!r:.80}", field="into")
     return kind(time_ms=check_time(body["time_ms"], append_ms=append_ms), **told)
+
+
+def is_to_look_up(record: Record) -> bool:
+    """Whether *record* is a command that an aborted transaction may have written."""
+    if record.topic != CLICKS or record.value is None or b'"command"' not in record.value:
+        return False  # nearly all records: not worth parsing
+    if any(name == OUTSIDE_TRANSACTION[0] for name, _ in record.headers):
+        return False
+    try:
+        return COMMAND in load_object(record.value, MAX_EVENT_BYTES)
+    except BadInput:
+        return False
 
 
 def _bytes(name: str, value: object) -> bytes:

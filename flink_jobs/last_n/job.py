@@ -21,6 +21,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from py4j.protocol import Py4JError
@@ -40,6 +41,7 @@ from flink_jobs.last_n.status import StatusServer, job_problem
 from flink_jobs.last_n.user_reducer import UserReducer
 from nearline.adapters.kafka.admin import Topics, wait_for_topics
 from nearline.adapters.kafka.group_reader import unreadable
+from nearline.adapters.kafka.transactions import Transactions
 from nearline.errors import Misconfigured, NearlineError, Unavailable
 from nearline.settings import Settings, load_settings
 from nearline.telemetry import configure_logs, get_logger
@@ -52,6 +54,7 @@ from nearline.topics import (
     USER_SEQUENCES,
     USERS,
 )
+from nearline.user_commands import OUTSIDE_TRANSACTION
 
 NAME = "last_n"
 _DAY_MS = 24 * 3600 * 1000
@@ -106,7 +109,8 @@ def build(settings: Settings, asked: Mapping[str, str]) -> StreamExecutionEnviro
     tables = StreamTableEnvironment.create(environment)
     for statement in _tables(settings):
         tables.execute_sql(statement)
-    changes = _keyed_by_user(tables).process(LastN(_reducer(settings)), CHANGE).name("last n").uid("last-n")
+    operator = LastN(_reducer(settings), partial(Transactions, settings.brokers, CLICKS))
+    changes = _keyed_by_user(tables).process(operator, CHANGE).name("last n").uid("last-n")
     _attach(tables, changes, settings)
     return environment
 
@@ -130,9 +134,9 @@ def _keyed_by_user(tables: StreamTableEnvironment) -> KeyedStream:
     """
     pairs = tables.sql_query(
         f"""
-        SELECT user_id, ROW(user_id, `key`, `value`, append_ms, `partition`, `offset`, profile)
+        SELECT user_id, ROW(user_id, `key`, `value`, append_ms, `partition`, `offset`, profile, outside)
         FROM (
-            SELECT *, topic = '{USERS}' AS profile,
+            SELECT *, topic = '{USERS}' AS profile, headers['{OUTSIDE_TRANSACTION[0]}'] IS NOT NULL AS outside,
                 CAST(CAST(COALESCE(
                     CASE WHEN topic = '{USERS}' THEN CAST(`key` AS STRING)
                     ELSE JSON_VALUE(CAST(`value` AS STRING), '$.user_id' NULL ON EMPTY NULL ON ERROR) END, ''
@@ -175,16 +179,18 @@ def _attach(tables: StreamTableEnvironment, changes: DataStream, settings: Setti
         """
     )
     statements.add_insert_sql(_beside(tables, changes, SNAPSHOTS, "user_seen"))
-    statements.add_insert_sql(_beside(tables, changes, FORWARDED, "clicks_again"))
+    name, promise = OUTSIDE_TRANSACTION
+    headers = f", MAP['{name}', CAST('{promise.decode()}' AS BYTES)]"
+    statements.add_insert_sql(_beside(tables, changes, FORWARDED, "clicks_again", more=headers))
     statements.attach_as_datastream()
 
 
-def _beside(tables: StreamTableEnvironment, changes: DataStream, output: OutputTag, sink: str) -> str:
-    """The statement that writes a side output of the operator to the table *sink*."""
+def _beside(tables: StreamTableEnvironment, changes: DataStream, output: OutputTag, sink: str, more: str = "") -> str:
+    """The statement that writes a side output of the operator, with the columns *more*, to the table *sink*."""
     stream = changes.get_side_output(output).name(output.tag_id.replace("-", " ")).uid(output.tag_id)
     written = Schema.new_builder().column("key", "BYTES").column("value", "BYTES").build()
     tables.create_temporary_view(f"to_{sink}", tables.from_data_stream(stream, written))
-    return f"INSERT INTO {sink} SELECT `key`, `value` FROM to_{sink}"
+    return f"INSERT INTO {sink} SELECT `key`, `value`{more} FROM to_{sink}"
 
 
 def _tables(settings: Settings) -> list[str]:
@@ -196,7 +202,7 @@ def _tables(settings: Settings) -> list[str]:
         # Snapshots are rare and may come a moment later; one request for each would be most of their cost.
         _written(settings, "user_seen", USER_SEEN, _MIB, linger_ms=100, batch_bytes=_MIB // 8),
         # At least once, as every sink: forwarded events keep their ids, so a repetition changes nothing.
-        _written(settings, "clicks_again", CLICKS, _MIB),
+        _written(settings, "clicks_again", CLICKS, _MIB, more="headers MAP<STRING, BYTES> METADATA"),
     ]
 
 
@@ -205,7 +211,8 @@ def _source(settings: Settings) -> str:
     return f"""
         CREATE TABLE told (
             `key` BYTES, `value` BYTES, append_time TIMESTAMP_LTZ(3) METADATA FROM 'timestamp' VIRTUAL,
-            `partition` INT METADATA VIRTUAL, `offset` BIGINT METADATA VIRTUAL, topic STRING METADATA VIRTUAL
+            `partition` INT METADATA VIRTUAL, `offset` BIGINT METADATA VIRTUAL, topic STRING METADATA VIRTUAL,
+            headers MAP<STRING, BYTES> METADATA VIRTUAL
         ) WITH ({_kafka(settings, f"{CLICKS};{USERS}")}, 'connector' = 'kafka', 'key.fields' = 'key',
             'properties.group.id' = '{NAME}', 'scan.startup.mode' = 'earliest-offset')
     """
@@ -234,9 +241,10 @@ def _written(
     *,
     linger_ms: int = _LINGER_MS,
     batch_bytes: int = _BATCH_BYTES,
+    more: str = "",
 ) -> str:
     return f"""
-        CREATE TABLE {table} (`key` BYTES, `value` BYTES)
+        CREATE TABLE {table} (`key` BYTES, `value` BYTES{", " + more if more else ""})
         WITH ({_sink(settings, topic, linger_ms)}, 'connector' = 'kafka', 'key.fields' = 'key',
             'properties.max.request.size' = '{most_bytes}', 'properties.batch.size' = '{batch_bytes}')
     """

@@ -27,6 +27,7 @@ class Count(StrEnum):
     REFUSED = "nearline_refused"  # by reason
     COMMANDS = "nearline_commands"
     FORGOTTEN = "nearline_forgotten"
+    ABORTED = "nearline_aborted"
 
 
 ABOUT = {
@@ -34,6 +35,7 @@ ABOUT = {
     Count.REFUSED: "Records sent to the dead-letter queue.",
     Count.COMMANDS: "Commands and profiles among the records.",
     Count.FORGOTTEN: "Records from before their user's erasure.",
+    Count.ABORTED: "Commands that do not count, because their transaction was aborted.",
 }
 
 

@@ -5,7 +5,8 @@ operator halves the rate. For the same reason the state is one byte string and f
 are separate, since they are larger and few records need them.
 """
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 from pyflink.common import Duration, Row, Time, Types
 from pyflink.datastream import KeyedProcessFunction, OutputTag, RuntimeContext
@@ -21,16 +22,18 @@ from nearline.dead_letters import DeadLetter, encode_dead_letter
 from nearline.errors import BadInput
 from nearline.events import Event
 from nearline.ids import check_id
+from nearline.log import CommitLookup
 from nearline.profiles import decode_profile
 from nearline.topics import CLICKS, USERS
 from nearline.user_commands import Adopt, Entry, decode_entry, encode_entry
 
 _BYTES = Types.PRIMITIVE_ARRAY(Types.BYTE())
 # ``user`` is the user id as SQL reads it (empty if it finds none) and ``profile`` whether the record is from ``users``
-# and not from ``clicks``; the rest is Kafka's record.
+# and not from ``clicks``; ``outside`` says that its producer promised to have written it outside of transactions. The
+# rest is Kafka's record.
 RECORD = Types.ROW_NAMED(
-    ["user", "key", "value", "append_ms", "partition", "offset", "profile"],
-    [Types.STRING(), _BYTES, _BYTES, Types.LONG(), Types.INT(), Types.LONG(), Types.BOOLEAN()],
+    ["user", "key", "value", "append_ms", "partition", "offset", "profile", "outside"],
+    [Types.STRING(), _BYTES, _BYTES, Types.LONG(), Types.INT(), Types.LONG(), Types.BOOLEAN(), Types.BOOLEAN()],
 )
 # ``item`` and ``gain`` are the event's share in its item's popularity; ``item`` is null without one.
 CHANGE = Types.ROW_NAMED(["user", "sequence", "item", "gain"], [Types.STRING(), _BYTES, Types.STRING(), Types.DOUBLE()])
@@ -38,16 +41,22 @@ _KEY_AND_VALUE = Types.ROW_NAMED(["key", "value"], [_BYTES, _BYTES])
 DEAD_LETTERS = OutputTag("dead-letters", _KEY_AND_VALUE)
 SNAPSHOTS = OutputTag("snapshots", _KEY_AND_VALUE)
 FORWARDED = OutputTag("sent-on", _KEY_AND_VALUE)  # checkpoints of earlier releases use this id
+_LOOK_AGAIN_MS = 1_000  # at a command whose transaction is open
+_Told = tuple[str, bytes, int, int, int]
 
 
 class LastN(KeyedProcessFunction):  # type: ignore[misc]
     """Applies *reducer* to users' records, stores the state and emits the outputs; bad records become dead letters.
 
     A user's state is deleted after the reducer's ``ttl_ms`` of processing time without a record.
+
+    A command counts only if no aborted transaction wrote it. Unless its producer promised that, the log is asked, by
+    what *look_up* returns; while it has no answer, the command waits in the user's state and is asked for every second.
     """
 
-    def __init__(self, reducer: UserReducer) -> None:
+    def __init__(self, reducer: UserReducer, look_up: Callable[[], CommitLookup]) -> None:
         self._reducer = reducer
+        self._look_up = look_up
 
     def open(self, context: RuntimeContext) -> None:
         """Set up the user's state and the counters."""
@@ -55,16 +64,25 @@ class LastN(KeyedProcessFunction):  # type: ignore[misc]
         # Seen items are written up to a quarter of that time later (user_reducer.py), so they are kept so much longer.
         self._seen = _bytes_state(context, "seen", self._reducer.ttl_ms * 5 // 4)
         self._recent = RecentUsers(self._reducer.ttl_ms)
+        self._waiting = _bytes_state(context, "commands in transactions", self._reducer.ttl_ms)
+        self._commits = self._look_up()
         metrics = context.get_metrics_group()
         self._unchanged = metrics.counter(Count.UNCHANGED)
         # All of them at the start, so that the first refused record shows in a rate.
         self._refused = {reason: metrics.add_group(REASON, reason).counter(Count.REFUSED) for reason in REASONS}
         self._commands = metrics.counter(Count.COMMANDS)
         self._late = metrics.counter(Count.FORGOTTEN)
+        self._aborted = metrics.counter(Count.ABORTED)
 
-    def process_element(self, record: Row, _: KeyedProcessFunction.Context) -> Iterator[Row | tuple[OutputTag, Row]]:
+    def close(self) -> None:
+        """Disconnect from the log."""
+        self._commits.close()
+
+    def process_element(
+        self, record: Row, context: KeyedProcessFunction.Context
+    ) -> Iterator[Row | tuple[OutputTag, Row]]:
         """Apply the record to its user; emit the outputs, a dead letter, or nothing."""
-        user, key, value, append_ms, partition, offset, profile = record
+        user, key, value, append_ms, partition, offset, profile, outside = record
         try:
             entry = _profile_change(user, value, offset) if profile else _decode(user, value, append_ms)
         except BadInput as bad:
@@ -73,6 +91,31 @@ class LastN(KeyedProcessFunction):  # type: ignore[misc]
             letter = DeadLetter(bad.reason, str(bad), topic, partition, offset, append_ms, key, value)
             yield DEAD_LETTERS, Row(key, encode_dead_letter(letter))
             return
+        is_safe = type(entry) is Event or profile or outside
+        if is_safe or self._counts(context, (user, value, append_ms, partition, offset)):
+            yield from self._apply(user, entry, append_ms)
+
+    def on_timer(self, _: int, context: KeyedProcessFunction.OnTimerContext) -> Iterator[Row | tuple[OutputTag, Row]]:
+        """Apply the user's commands whose transactions were committed meanwhile, oldest first."""
+        waiting = self._waiting.value() or []
+        self._waiting.clear()
+        for told in waiting:
+            if self._counts(context, told):
+                user, value, append_ms, _, _ = told
+                yield from self._apply(user, _decode(user, value, append_ms), append_ms)
+
+    def _counts(self, context: KeyedProcessFunction.Context, told: _Told) -> bool:
+        """Whether a command counts (*told*: user, value, append time, partition, offset); false also if not yet."""
+        *_, partition, offset = told
+        committed = self._commits.is_committed(partition, offset)
+        if committed is None:
+            self._waiting.update([*(self._waiting.value() or []), told])
+            context.timer_service().register_processing_time_timer(int(time.time() * 1000) + _LOOK_AGAIN_MS)
+        elif not committed:
+            self._aborted.inc()
+        return bool(committed)
+
+    def _apply(self, user: str, entry: Entry | ProfileChange, append_ms: int) -> Iterator[Row | tuple[OutputTag, Row]]:
         if type(entry) is not Event:
             self._commands.inc()
         before = self._recent.get(user)

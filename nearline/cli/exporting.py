@@ -24,6 +24,7 @@ from nearline.log import Record
 from nearline.profiles import decode_profile
 from nearline.settings import Settings, load_settings
 from nearline.topics import CLICKS, ITEMS, USERS
+from nearline.user_commands import is_to_look_up
 
 Look = Callable[
     [str, str], Iterator[list[Record]]
@@ -163,7 +164,7 @@ def _look(settings: Settings, bars: Progress) -> Look:
 
 def records_of(settings: Settings, topic: str) -> Iterator[list[Record]]:
     """All records of *topic* from its beginning to its current end."""
-    reader = TableReader(settings.brokers, topic)
+    reader = TableReader(settings.brokers, topic, look_up=is_to_look_up)
     with asyncio.Runner() as runner:
         runner.run(reader.open())
         try:

@@ -18,7 +18,7 @@ from nearline.exposures import Exposure, decode_exposures
 from nearline.log import Record
 from nearline.settings import Settings, load_settings
 from nearline.topics import CLICKS, EXPOSURES
-from nearline.user_commands import Erase, Merge, Remove, decode_entry
+from nearline.user_commands import Erase, Merge, Remove, decode_entry, is_to_look_up
 
 _DAY_MS = 24 * 3600 * 1000
 
@@ -145,7 +145,7 @@ def shown_in(record: Record, told: Told, since_ms: int) -> list[Exposure]:
 
 async def _records(settings: Settings, topic: str) -> AsyncIterator[Record]:
     """Everything in the topic as of the call."""
-    async with TableReader(settings.brokers, topic) as reader:
+    async with TableReader(settings.brokers, topic, look_up=is_to_look_up) as reader:
         while not reader.caught_up:
             for record in await reader.poll():
                 yield record

@@ -30,7 +30,7 @@ from nearline.topics import (
     USERS,
     user_updates_topic,
 )
-from nearline.user_commands import Erase, encode_command
+from nearline.user_commands import OUTSIDE_TRANSACTION, Erase, encode_command, is_to_look_up
 from nearline.user_documents import UserDocument, decode_stored_user
 
 app = typer.Typer(no_args_is_help=True, help="Show a user's data, and erase it.")
@@ -103,7 +103,7 @@ async def _erase(settings: Settings, user_id: str) -> None:
     key = user_id.encode()
     async with Producer(settings.brokers) as producer:
         await producer.send_all(USERS, [(key, None)])
-        await producer.send_all(CLICKS, [(key, encode_command(command))])
+        await producer.send_all(CLICKS, [(key, encode_command(command))], [OUTSIDE_TRANSACTION])
 
 
 async def _traces(settings: Settings, user_id: str, topics: Iterable[str]) -> list[Traces]:
@@ -121,7 +121,7 @@ async def _traces(settings: Settings, user_id: str, topics: Iterable[str]) -> li
 
 async def _read(settings: Settings, topic: str, ids: Iterable[Traces]) -> None:
     """Pass all of *topic* to *ids*: other keys' records may also name the user."""
-    async with TableReader(settings.brokers, topic) as reader:
+    async with TableReader(settings.brokers, topic, look_up=is_to_look_up) as reader:
         while not reader.caught_up:
             for record in await reader.poll():
                 for traces in ids:

@@ -14,11 +14,12 @@ from nearline.errors import BadInput, Unavailable
 from nearline.events import refuse_unknown
 from nearline.ids import check_id
 from nearline.profiles import MAX_PROFILE_BYTES, Profile, decode_profile, encode_profile, profile_of
-from nearline.user_commands import Command, Erase, Merge, Remove, encode_command
+from nearline.user_commands import OUTSIDE_TRANSACTION, Command, Erase, Merge, Remove, encode_command
 from services.ingest import clicks
 from services.ingest.appender import Appender
 from services.ingest.table_view import TableView
 
+_HEADERS = (OUTSIDE_TRANSACTION,)
 _MERGE_FIELDS = frozenset({"session_id", "events"})
 Verdict = clicks.AcceptedEvent | clicks.RefusedEvent
 
@@ -94,7 +95,7 @@ class UserEditor:
             command = Merge(self._new_id(), merging.session_id, user_id, now_ms)
             messages.append(_message(command))
         if messages:
-            await self._events.append(messages)
+            await self._events.append(messages, _HEADERS if command else ())
         return command.command_id if command else None
 
     async def _tell(self, user_id: str, raw: bytes | None) -> int:
@@ -103,7 +104,7 @@ class UserEditor:
         return version
 
     async def _command(self, command: Command) -> str:
-        await self._events.append([_message(command)])
+        await self._events.append([_message(command)], _HEADERS)
         return command.command_id
 
 

@@ -9,11 +9,14 @@ import pytest
 from nearline.adapters.kafka.admin import Topics
 from nearline.adapters.kafka.group_reader import GroupReader, unreadable
 from nearline.adapters.kafka.table_reader import TableReader, newest_of
+from nearline.adapters.kafka.transactions import Transactions
 from nearline.errors import Unavailable
+from nearline.events import Event, encode_event
 from nearline.log import Record
 from nearline.space import Space
 from nearline.topics import CLICKS, ITEMS, USERS, Topic, all_topics
-from tests.support.other_producers import CODECS, send_in_transaction, send_packed
+from nearline.user_commands import Erase, encode_command, is_to_look_up
+from tests.support.other_producers import CODECS, send_in_transaction, send_packed, transaction
 
 pytestmark = pytest.mark.anyio
 DEADLINE_S = 30.0
@@ -29,13 +32,18 @@ def new_topic(broker: str, name: str, **config: str) -> str:
     return topic.name
 
 
-async def everything(reader: TableReader | GroupReader, number: int) -> set[bytes | None]:
-    """The keys of the next *number* records."""
+async def records_of(reader: TableReader | GroupReader, number: int) -> list[Record]:
+    """The next *number* records."""
     records: list[Record] = []
     async with reader, asyncio.timeout(DEADLINE_S):
         while len(records) < number:
             records += await reader.poll()
-    return {record.key for record in records}
+    return records
+
+
+async def keys_of(reader: TableReader | GroupReader, number: int) -> set[bytes | None]:
+    """The keys of the next *number* records."""
+    return {record.key for record in await records_of(reader, number)}
 
 
 @pytest.mark.parametrize("kept_as", ["producer", "lz4"])
@@ -46,8 +54,8 @@ async def test_all_readers_read_what_was_packed_with_any_codec(broker: str, name
     keys = {f"{codec}-{n}".encode() for codec in CODECS for n in range(20)}
     for codec in CODECS:
         send_packed(broker, topic, codec, [(f"{codec}-{n}".encode(), b"a value " * 20) for n in range(20)])
-    assert await everything(TableReader(broker, topic), len(keys)) == keys
-    assert await everything(GroupReader(broker, topic, f"g-{topic}"), len(keys)) == keys
+    assert await keys_of(TableReader(broker, topic), len(keys)) == keys
+    assert await keys_of(GroupReader(broker, topic, f"g-{topic}"), len(keys)) == keys
 
 
 async def test_what_cannot_be_read_is_named_with_its_place_and_the_cause(
@@ -61,7 +69,7 @@ async def test_what_cannot_be_read_is_named_with_its_place_and_the_cause(
     place = f"{topic}, partition [01], offset 3 cannot be read.*zstd"
     for reader in (TableReader(broker, topic), GroupReader(broker, topic, f"g-{topic}")):
         with pytest.raises(Unavailable, match=place):
-            await everything(reader, 4)
+            await keys_of(reader, 4)
     with pytest.raises(Unavailable, match=place):
         await newest_of(broker, topic, b"a")
     found = await asyncio.to_thread(unreadable, broker, f"g-{topic}", [topic], deadline_s=DEADLINE_S)
@@ -81,6 +89,44 @@ async def test_init_has_the_broker_pack_anew_what_others_write(broker: str) -> N
     topics.close()
     packed_anew = {name for name in SETTINGS if found[name]["compression.type"] == "lz4"}
     assert packed_anew == {CLICKS, ITEMS, USERS}
+
+
+async def test_a_record_counts_once_its_transaction_is_committed(broker: str) -> None:
+    """While any transaction that began before it is open, that is not known yet."""
+    topic, key = new_topic(broker, CLICKS), b"always the same"
+    transactions = Transactions(broker, topic)
+    send_packed(broker, topic, "lz4", [(key, b"plain")])
+    (first,) = await records_of(TableReader(broker, topic), 1)
+    where, at = first.partition, first.offset
+    assert transactions.is_committed(where, at)
+    with transaction(broker) as aborted:
+        aborted.produce(topic, b"aborted", key)
+        aborted.flush()
+        send_packed(broker, topic, "lz4", [(key, b"plain")])
+        assert [transactions.is_committed(where, at + n) for n in (0, 1, 2)] == [True, None, None]
+        aborted.abort_transaction()
+    send_in_transaction(broker, topic, [(key, b"committed")], commit=True)
+    # The fourth place is the end of the aborted transaction.
+    assert [transactions.is_committed(where, at + n) for n in (0, 1, 2, 4)] == [True, False, True, True]
+    transactions.close()
+
+
+async def test_a_table_leaves_out_commands_of_aborted_transactions_and_keeps_the_clicks(broker: str) -> None:
+    """As export, report and `user forget --check` read ``clicks``; the topic's name decides what is a command."""
+    topics = Topics(broker)
+    topics.ensure([SETTINGS[CLICKS]])
+    topics.close()
+    user = uuid.uuid4().hex
+    erase = encode_command(Erase("c", user, 1_800_000_000_000))
+    click = encode_event(Event("e", user, "i", "click", 1_800_000_000_000, context={"place": "command"}))
+    send_in_transaction(broker, CLICKS, [(user.encode(), erase), (user.encode(), click)], commit=False)
+    send_in_transaction(broker, CLICKS, [(user.encode(), erase)], commit=True)
+    send_packed(broker, CLICKS, "none", [(user.encode(), erase)])
+    found: list[bytes | None] = []
+    async with TableReader(broker, CLICKS, look_up=is_to_look_up) as reader, asyncio.timeout(DEADLINE_S):
+        while not reader.caught_up:
+            found += [record.value for record in await reader.poll() if record.id == user]
+    assert found == [click, erase, erase]
 
 
 @pytest.mark.parametrize("commit", [True, False], ids=["committed", "aborted"])

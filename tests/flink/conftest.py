@@ -7,7 +7,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -170,10 +170,16 @@ class Log:
         self._seen: dict[str, list[Record]] = {}
 
     def send(
-        self, key: bytes | None, value: bytes | None, *, partition: int | None = None, topic: str = "clicks"
+        self,
+        key: bytes | None,
+        value: bytes | None,
+        *,
+        partition: int | None = None,
+        topic: str = "clicks",
+        headers: Sequence[tuple[str, bytes]] = (),
     ) -> None:
         """Append one record to *topic*."""
-        self._producer.send(topic, value, key=key, partition=partition)
+        self._producer.send(topic, value, key=key, partition=partition, headers=list(headers))
 
     def flush(self) -> None:
         """Wait until all that was sent is in the log."""

@@ -23,8 +23,8 @@ from nearline.seen import decode_seen
 from nearline.sequences import UserSequence, decode_sequence
 from nearline.signals import Context
 from nearline.topics import Topic
-from nearline.user_commands import Command, Erase, Merge, Remove, encode_command
-from tests.support.other_producers import CODECS, send_packed
+from nearline.user_commands import OUTSIDE_TRANSACTION, Command, Erase, Merge, Remove, encode_command
+from tests.support.other_producers import CODECS, send_in_transaction, send_packed, transaction
 
 from .conftest import Job, Log, children, new_job, wait_for
 
@@ -264,6 +264,43 @@ def test_commands_are_obeyed_in_the_order_of_the_log_and_are_no_dead_letters(job
     assert job.flink_metric("flink_jobmanager_job_numRestarts") == 0
 
 
+def erasure(user: str) -> tuple[bytes, bytes]:
+    return user.encode(), encode_command(Erase(f"erase-{user}", user, now_ms()))
+
+
+def test_a_command_of_an_aborted_transaction_never_counts_and_clicks_go_on_meanwhile(
+    job: Job, log: Log, broker: str
+) -> None:
+    at, users = now_ms() - 60_000, ["tx-aborted", "tx-committed", "tx-outside"]
+    send(log, *[event(user, 1, time_ms=at, item_id="before") for user in users])
+    log.flush()
+    for user in users:
+        wait_for_items(log, user, ["before"])
+    with transaction(broker) as aborted, transaction(broker) as committed:
+        for producer, user in ((aborted, "tx-aborted"), (committed, "tx-committed")):
+            key, value = erasure(user)
+            producer.produce("clicks", value, key)
+            producer.flush()
+        log.send(*erasure("tx-outside"), headers=[OUTSIDE_TRANSACTION])
+        send(log, event("tx-aborted", 2, time_ms=at + 1, item_id="meanwhile"))
+        log.flush()
+        wait_for_items(log, "tx-aborted", ["before", "meanwhile"])
+        wait_for(lambda: is_erased(log, "tx-outside"), DEADLINE_S, "the erasure that says it is in no transaction")
+        assert not is_erased(log, "tx-committed")
+        committed.commit_transaction()
+        aborted.abort_transaction()
+    wait_for(lambda: is_erased(log, "tx-committed"), DEADLINE_S, "the erasure of the committed transaction")
+    name = "flink_taskmanager_job_task_operator_nearline_aborted"
+    wait_for(lambda: job.flink_metric(name) == 1, DEADLINE_S, "the count of the aborted one")
+    wait_for_items(log, "tx-aborted", ["before", "meanwhile"])
+    send_in_transaction(broker, "clicks", [erasure("tx-aborted")], commit=True)
+    wait_for(lambda: is_erased(log, "tx-aborted"), DEADLINE_S, "an erasure that is committed")
+
+
+def is_erased(log: Log, user: str) -> bool:
+    return getattr(newest(log, user), "erased", False)
+
+
 def test_a_profile_joins_the_sequence_and_a_bad_one_becomes_a_dead_letter(job: Job, log: Log) -> None:
     log.send(b"t-1", encode_profile(Profile(country="GB", interests=("tea",))), topic="users")
     log.send(b"t-2", b'{"v":1,"contry":"GB"}', topic="users")
@@ -332,13 +369,17 @@ def test_every_seen_item_is_in_the_newest_snapshot_or_sequence(job: Job, log: Lo
 
 
 @pytest.mark.parametrize("victim", ["the JVM", "the process that started it"])
-def test_a_killed_job_loses_no_click(job: Job, log: Log, victim: str) -> None:
+def test_a_killed_job_loses_no_click(job: Job, log: Log, broker: str, victim: str) -> None:
     users = f"k{len(victim)}"
     start = now_ms() - 60_000
     events = [event(f"{users}-{i % 40}", i, time_ms=start + i * 10) for i in range(3000)]
-    send(log, *events[:1000])
-    log.flush()
+    # In a transaction, whose end takes an offset that the job never commits.
+    send_in_transaction(broker, "clicks", [(e.user_id.encode(), encode_event(e)) for e in events[:1000]], commit=True)
     job.wait_for_checkpoint()
+    topics = Topics(broker)
+    wait_for(lambda: topics.group_lag("last_n", "clicks") == 0, DEADLINE_S, "a checkpoint of all of them")
+    topics.close()
+    assert job.flink_metric("flink_taskmanager_job_task_operator_pendingRecords") == 0
     send(log, *events[1000:2000])
     log.flush()
     java = job.java_pid()

@@ -10,7 +10,7 @@ from kafka.admin import ConfigResource, ConfigResourceType, NewTopic
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 
 from nearline.adapters.kafka.client import BOOTSTRAP_MS, REQUEST_MS, brokers_of, connection, unavailable
-from nearline.adapters.kafka.reader import POLL_MS, polled
+from nearline.adapters.kafka.reader import polled
 from nearline.errors import Misconfigured, Unavailable
 from nearline.log import Extent, TopicExtent
 from nearline.tls import Brokers
@@ -18,7 +18,7 @@ from nearline.topics import Topic
 
 _MOST_ENDS = 1_000  # of transactions, one after another, that a look for records after them is worth
 _LOOK_BYTES = 64 * 1024
-_LOOK_S = 5.0
+_LOOK_MS, _LOOK_S = 100, 5.0  # of one poll, and in all
 _NEW_TOPICS_MS = 60_000  # a loaded broker took more than ten seconds for all their partitions
 
 
@@ -155,7 +155,7 @@ def _without_records(consumer: Any, starts: Mapping[Any, int], ends: Mapping[Any
     while unknown := [p for p in starts if tuple(p) not in found and consumer.position(p) < ends[p]]:
         if time.monotonic() > give_up:
             break
-        found |= {(record.topic, record.partition) for record in polled(consumer, POLL_MS)}
+        found |= {(record.topic, record.partition) for record in polled(consumer, _LOOK_MS)}
     return {part for part in starts if tuple(part) not in found} - set(unknown)
 
 

@@ -1,7 +1,7 @@
 """Reads a compacted topic as a table: all of it, without a group."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition
@@ -10,6 +10,7 @@ from kafka.partitioner.default import murmur2
 
 from nearline.adapters.kafka.client import BOOTSTRAP_MS, brokers_of, connection, unavailable
 from nearline.adapters.kafka.reader import POLL_MS, LogReader, polled
+from nearline.adapters.kafka.transactions import Transactions
 from nearline.errors import Unavailable
 from nearline.log import Record
 from nearline.tls import Brokers
@@ -19,13 +20,22 @@ class TableReader(LogReader):
     """Reads all of a compacted topic from its beginning, then follows it.
 
     A partition in *start_at* is read from that offset instead, or from its beginning if the log no longer has it.
-    ``caught_up`` becomes true, and stays so, once everything that was in the topic at ``open`` is read.
+    ``caught_up`` becomes true, and stays so, once everything that was in the topic at ``open`` is read. Records of
+    aborted transactions are read like others; those that *look_up* picks are left out unless they are committed.
     """
 
     def __init__(
-        self, log: Brokers | str, topic: str, *, start_at: Mapping[int, int] | None = None, batch: int = 2_000
+        self,
+        log: Brokers | str,
+        topic: str,
+        *,
+        start_at: Mapping[int, int] | None = None,
+        batch: int = 2_000,
+        look_up: Callable[[Record], bool] = lambda _: False,
     ) -> None:
         super().__init__(log)
+        self._look_up = look_up
+        self._transactions = Transactions(log, topic)
         self._topic = topic
         self._start_at = start_at or {}
         self._batch = batch
@@ -60,7 +70,14 @@ class TableReader(LogReader):
         if not self.caught_up:
             self._settle()
         self._look_at_lag()
-        return records
+        counts = self._transactions.is_committed
+        return [r for r in records if not self._look_up(r) or counts(r.partition, r.offset)]
+
+    async def close(self) -> None:
+        """Disconnect; safe to call twice."""
+        if self._consumer is not None:
+            await self._call(self._transactions.close)
+        await super().close()
 
     def _settle(self) -> None:
         """Drop each partition whose end at ``open`` is reached; an empty or compacted tail counts as reached."""

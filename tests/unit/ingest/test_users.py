@@ -10,7 +10,7 @@ from nearline.events import Event
 from nearline.log import Record
 from nearline.profiles import MAX_PROFILE_BYTES, Profile, decode_profile
 from nearline.topics import CLICKS, USERS
-from nearline.user_commands import Entry, Erase, Merge, Remove, decode_entry
+from nearline.user_commands import OUTSIDE_TRANSACTION, Entry, Erase, Merge, Remove, decode_entry
 from services.ingest.schemas import Erased, EventRemoved, MergeResults, Problems, ProfileAnswer
 from services.ingest.user_editor import user_and_event
 from tests.support.ingest_door import CLICK, NOW_MS, Door
@@ -112,6 +112,15 @@ async def test_an_erasure_is_answered_only_when_the_log_has_all_of_it(door: Door
     door.outbox.down = True
     answer = await door.user("DELETE", "u")
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+
+
+async def test_commands_say_that_no_transaction_wrote_them(door: Door) -> None:
+    """So the job takes them at once, whatever transactions of others are open."""
+    await door.send(CLICK)
+    await door.user("DELETE", "u")
+    await door.user("DELETE", "u", more="/events/c-1")
+    await merge(door, {"session_id": "s-1"})
+    assert door.outbox.headers[CLICKS] == [(), *[(OUTSIDE_TRANSACTION,)] * 3]
 
 
 async def test_one_event_is_forgotten_by_a_command_of_its_own(door: Door) -> None:

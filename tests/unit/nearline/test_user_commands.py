@@ -5,7 +5,19 @@ import pytest
 
 from nearline.errors import BadInput
 from nearline.events import Event, encode_event
-from nearline.user_commands import Adopt, Command, Erase, Merge, Remove, decode_entry, encode_command
+from nearline.log import Record
+from nearline.topics import CLICKS
+from nearline.user_commands import (
+    OUTSIDE_TRANSACTION,
+    Adopt,
+    Command,
+    Erase,
+    Merge,
+    Remove,
+    decode_entry,
+    encode_command,
+    is_to_look_up,
+)
 
 NOW_MS = 1_732_100_000_000
 COMMANDS: list[Command] = [
@@ -67,3 +79,28 @@ def test_an_adopt_command_needs_bytes_and_its_origin(change: dict[str, object], 
     with pytest.raises(BadInput) as refused:
         decode_entry(orjson.dumps(body | change), append_ms=NOW_MS)
     assert refused.value.field == field
+
+
+def in_log(value: bytes | None, topic: str = CLICKS, headers: tuple[tuple[str, bytes], ...] = ()) -> Record:
+    return Record(topic, 0, 7, NOW_MS, b"u", value, headers)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: type(command).__name__)
+def test_a_command_is_looked_up_unless_it_says_that_no_transaction_wrote_it(command: Command) -> None:
+    assert is_to_look_up(in_log(encode_command(command)))
+    assert not is_to_look_up(in_log(encode_command(command), headers=(("x", b""), OUTSIDE_TRANSACTION)))
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        in_log(None),
+        in_log(b'not JSON "command"'),
+        in_log(encode_event(Event("e", "u", "i", "click", NOW_MS, context={"place": "command"}))),
+        in_log(encode_command(COMMANDS[0]), topic="exposures"),
+    ],
+    ids=["a tombstone", "no JSON", "a click with the word", "another topic"],
+)
+def test_nothing_else_is_looked_up(record: Record) -> None:
+    """Each look-up is a request to the log."""
+    assert not is_to_look_up(record)
