@@ -13,6 +13,7 @@ from nearline.errors import Misconfigured
 from nearline.seen import SeenPolicy, parse_seen_policy
 from nearline.space import Space
 from nearline.tls import Brokers, Tls, tls_of
+from nearline.topics import PARTITIONS
 
 PREFIX = "NEARLINE_"
 Port = Annotated[int, Field(ge=1, le=65_535)]
@@ -90,6 +91,12 @@ class Settings(BaseSettings):
     )
     snapshot_every_s: float = Field(300, gt=0, description="interval of snapshots of a changed index")
 
+    partitions: int = Field(
+        PARTITIONS,
+        ge=1,
+        le=1_000,
+        description="partitions of the topics of users and items; chosen once, when `nearline init` creates them",
+    )
     space: int = Field(1, ge=1, description="the embedding space that is served")
     dimension: int = Field(64, ge=1, le=4096, description="dimensions of that space")
     history_length: int = Field(

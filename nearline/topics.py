@@ -18,7 +18,7 @@ ITEMS_DLQ = "items-dlq"
 ITEM_POPULARITY = "item-popularity"
 API_KEYS = "api-keys"
 
-PARTITIONS = 8  # never changes: a key's partition, and so its order, must stay
+PARTITIONS = 8  # by default; never changes afterwards: a key's partition, and so its order, must stay
 _DAY_MS = 24 * 3600 * 1000
 _HOUR_MS = 3600 * 1000
 _MIB = 1024 * 1024
@@ -63,8 +63,8 @@ def user_updates_topic(space: Space) -> str:
     return f"{USER_UPDATES}{space.number}"
 
 
-def all_topics(space: Space, *, history_ttl_ms: int) -> list[Topic]:
-    """Every topic of a system that serves *space*.
+def all_topics(space: Space, *, history_ttl_ms: int, partitions: int = PARTITIONS) -> list[Topic]:
+    """Every topic of a system that serves *space*; those with users or items as keys have *partitions*.
 
     ``user-sequences`` expires with the history (*history_ttl_ms*, counted from a user's last event), as the job's state
     and the store do; ``user-seen``, which is written less often, a quarter later. Dead-letter topics accept larger
@@ -74,23 +74,23 @@ def all_topics(space: Space, *, history_ttl_ms: int) -> list[Topic]:
     month = _DAILY | {"retention.ms": str(30 * _DAY_MS)}
     letters = month | {"max.message.bytes": str(4 * _MIB)}
     return [
-        Topic(CLICKS, PARTITIONS, _ALWAYS | _FROM_OTHERS | month | {"max.message.bytes": str(_MIB)}),
+        Topic(CLICKS, partitions, _ALWAYS | _FROM_OTHERS | month | {"max.message.bytes": str(_MIB)}),
         Topic(
             USER_SEQUENCES,
-            PARTITIONS,
+            partitions,
             _ALWAYS | _COMPACT | _FORGETS | expiring | {"max.message.bytes": str(MAX_SEQUENCE_BYTES)},
         ),
         Topic(
             USER_SEEN,
-            PARTITIONS,
+            partitions,
             _ALWAYS | _COMPACT | _FORGETS | expiring | {"retention.ms": str(history_ttl_ms * 5 // 4)},
         ),
-        Topic(USERS, PARTITIONS, _ALWAYS | _FROM_OTHERS | _COMPACT | _FORGETS),
-        Topic(user_updates_topic(space), PARTITIONS, _ALWAYS | {"retention.ms": str(_HOUR_MS)} | _ROLLING),
-        Topic(EXPOSURES, PARTITIONS, _ALWAYS | month),
+        Topic(USERS, partitions, _ALWAYS | _FROM_OTHERS | _COMPACT | _FORGETS),
+        Topic(user_updates_topic(space), partitions, _ALWAYS | {"retention.ms": str(_HOUR_MS)} | _ROLLING),
+        Topic(EXPOSURES, partitions, _ALWAYS | month),
         Topic(RULES, 1, _ALWAYS | _COMPACT),  # one: rules and scenarios are read in the order of their writes
-        Topic(ITEMS, PARTITIONS, _ALWAYS | _FROM_OTHERS | _COMPACT),
-        Topic(item_vectors_topic(space), PARTITIONS, _ALWAYS | _COMPACT),
+        Topic(ITEMS, partitions, _ALWAYS | _FROM_OTHERS | _COMPACT),
+        Topic(item_vectors_topic(space), partitions, _ALWAYS | _COMPACT),
         Topic(ITEM_POPULARITY, 1, _ALWAYS | _COMPACT),
         Topic(API_KEYS, 1, _ALWAYS | _COMPACT),  # one: revocations are read in order
         Topic(CLICKS_DLQ, 1, _ALWAYS | letters),

@@ -54,9 +54,10 @@ def init() -> None:
     settings = load_settings()
     topics = Topics(settings.brokers)
     try:
-        for name, done in topics.ensure(
-            all_topics(settings.embedding_space, history_ttl_ms=settings.history_ttl_ms)
-        ).items():
+        wanted = all_topics(
+            settings.embedding_space, history_ttl_ms=settings.history_ttl_ms, partitions=settings.partitions
+        )
+        for name, done in topics.ensure(wanted).items():
             console.print(f"{name:<24} {done}")
     finally:
         topics.close()

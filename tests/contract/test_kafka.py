@@ -52,8 +52,9 @@ def test_init_creates_every_topic_once_and_mends_what_differs(broker: str) -> No
 
 def test_a_topic_with_another_number_of_partitions_is_refused(broker: str, topic: str) -> None:
     topics = Topics(broker)
-    with pytest.raises(Misconfigured, match=f"{topic} has 4 partitions, Nearline needs 8"):
-        topics.ensure([Topic(topic, 8)])
+    with pytest.raises(Misconfigured, match=f"{topic} has 4 partitions, expected 8.*NEARLINE_PARTITIONS=4"):
+        topics.ensure([Topic(topic, 8), Topic(f"{topic}-missing", 8)])
+    assert f"{topic}-missing" not in topics.names(), "nothing is created beside it in the wrong number"
     topics.close()
 
 

@@ -63,12 +63,12 @@ class Topics:
         wanted = {topic.name: topic for topic in topics}
         done: dict[str, str] = {}
         present = self.names()
+        self._check_partitions({name: topic for name, topic in wanted.items() if name in present})
         for name, topic in wanted.items():
             if name not in present:
                 self._create(topic)
                 done[name] = "created"
         self._admin.wait_for_topics(list(wanted), timeout_ms=_NEW_TOPICS_MS)
-        self._check_partitions(wanted)
         for name, changed in self._settle_configs({n: t for n, t in wanted.items() if n not in done}).items():
             done[name] = f"changed {', '.join(changed)}" if changed else "as it should be"
         return done
@@ -82,12 +82,15 @@ class Topics:
             raise Unavailable(f"cannot create topic {topic.name}: {error!r:.200}") from None
 
     def _check_partitions(self, wanted: Mapping[str, Topic]) -> None:
+        if not wanted:
+            return
         for described in self._admin.describe_topics(list(wanted)):
             name, partitions = described["name"], len(described["partitions"])
             if partitions != wanted[name].partitions:
                 raise Misconfigured(
-                    f"topic {name} has {partitions} partitions, Nearline needs {wanted[name].partitions}: "
-                    "create it anew (make reset deletes everything on one machine)"
+                    f"topic {name} has {partitions} partitions, expected {wanted[name].partitions}: they are chosen once; "
+                    f"set NEARLINE_PARTITIONS={partitions} if all topics of users and items have as many, "
+                    "else create the topic anew (make reset deletes everything on one machine)"
                 )
 
     def _settle_configs(self, topics: Mapping[str, Topic]) -> dict[str, list[str]]:

@@ -51,6 +51,13 @@ def test_topics_keyed_by_user_have_as_many_partitions_as_clicks() -> None:
     assert {topics[name].partitions for name in names} == {topics["clicks"].partitions}
 
 
+def test_the_number_of_partitions_is_chosen_for_users_and_items_alike() -> None:
+    topics = {topic.name: topic for topic in all_topics(SPACE, history_ttl_ms=1, partitions=3)}
+    names = ["clicks", "users", "user-sequences", "user-seen", "exposures", "items", f"item-vectors.{SPACE.number}"]
+    assert {topics[name].partitions for name in names} == {3}
+    assert topics["rules"].partitions == topics["api-keys"].partitions == 1, "these are read in the order of writes"
+
+
 def test_every_topic_uses_the_logs_clock_and_dead_letters_can_hold_any_record() -> None:
     topics = {topic.name: topic for topic in all_topics(SPACE, history_ttl_ms=1)}
     assert all(topic.config["message.timestamp.type"] == "LogAppendTime" for topic in topics.values())
