@@ -16,7 +16,7 @@ transaction (``is_to_look_up``, nearline/adapters/kafka/transactions.py).
 import base64
 import binascii
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import orjson
@@ -29,6 +29,7 @@ from nearline.events import (
     check_version,
     encode_event,
     event_of,
+    is_ahead,
     load_object,
     refuse_unknown,
 )
@@ -105,17 +106,23 @@ def encode_entry(entry: Entry) -> bytes:
 
 
 def decode_entry(raw: bytes | None, *, append_ms: int) -> Entry:
-    """The event or command in a record of ``clicks``, checked against its append time; ``BadInput`` with a reason."""
-    return entry_of(load_object(raw, MAX_EVENT_BYTES), append_ms=append_ms)
+    """The event or command in a record of ``clicks``, not ahead of its append time; ``BadInput`` with a reason."""
+    return not_ahead(parse_entry(raw), append_ms=append_ms)
 
 
-def entry_of(body: Mapping[str, Any], *, append_ms: int) -> Entry:
-    """The event or command in the JSON object *body*; else ``BadInput`` as above."""
-    return command_of(body, append_ms=append_ms) if COMMAND in body else event_of(body, append_ms=append_ms)
+def parse_entry(raw: bytes | None) -> Entry:
+    """The event or command in a record of ``clicks``, at the time that its producer gave; else ``BadInput``."""
+    body = load_object(raw, MAX_EVENT_BYTES)
+    return command_of(body) if COMMAND in body else event_of(body)
 
 
-def command_of(body: Mapping[str, Any], *, append_ms: int) -> Command:
-    """The command in the JSON object *body*, checked against the log's clock; ``BadInput`` with a reason."""
+def not_ahead(entry: Entry, *, append_ms: int) -> Entry:
+    """*entry* itself, or at its append time if its producer's clock was ahead of the log's."""
+    return replace(entry, time_ms=append_ms) if is_ahead(entry.time_ms, append_ms) else entry
+
+
+def command_of(body: Mapping[str, Any]) -> Command:
+    """The command in the JSON object *body*; ``BadInput`` with a reason."""
     name = body.get(COMMAND)
     kind = COMMANDS.get(name) if isinstance(name, str) else None
     if kind is None:
@@ -130,7 +137,7 @@ def command_of(body: Mapping[str, Any], *, append_ms: int) -> Command:
     told = {f: _READ.get(f, check_id)(f, body[f]) for f in known - {"v", COMMAND, "time_ms"}}
     if told.get("into") == told["user_id"]:
         raise BadInput("same_user", f"user_id and into are both {told['user_id']!r:.80}", field="into")
-    return kind(time_ms=check_time(body["time_ms"], append_ms=append_ms), **told)
+    return kind(time_ms=check_time(body["time_ms"]), **told)
 
 
 def is_to_look_up(record: Record) -> bool:

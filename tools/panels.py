@@ -255,8 +255,10 @@ STAGES = Board(
                         (f'sum(rate({FLINK}_numRecordsIn{{operator_name=~"last.n"}}[1m]))', "read"),
                         (f"sum(rate({FLINK}_nearline_unchanged[1m]))", "that changed nothing"),
                         (f"sum(rate({FLINK}_nearline_commands[1m]))", "commands and profiles"),
+                        (f"sum(rate({FLINK}_nearline_ahead[1m]))", "of clocks that are ahead"),
+                        (f"sum(rate({FLINK}_nearline_too_old[1m]))", "older than the window"),
                     ),
-                    "Of the operator that keeps the last N events.",
+                    "Of the operator that keeps the last N events. The last two grow if a sender's clock is wrong.",
                 ),
                 Panel(
                     "Checkpoints and restarts",

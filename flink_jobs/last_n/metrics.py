@@ -28,14 +28,18 @@ class Count(StrEnum):
     COMMANDS = "nearline_commands"
     FORGOTTEN = "nearline_forgotten"
     ABORTED = "nearline_aborted"
+    TOO_OLD = "nearline_too_old"
+    AHEAD = "nearline_ahead"
 
 
 ABOUT = {
-    Count.UNCHANGED: "Records that changed nothing: repeated, or too old for the history.",
+    Count.UNCHANGED: "Records that changed nothing: repeated.",
     Count.REFUSED: "Records sent to the dead-letter queue.",
     Count.COMMANDS: "Commands and profiles among the records.",
     Count.FORGOTTEN: "Records from before their user's erasure.",
     Count.ABORTED: "Commands that do not count, because their transaction was aborted.",
+    Count.TOO_OLD: "Events older than their user's window: their items count as seen, and no vector uses them.",
+    Count.AHEAD: "Records whose producer's clock was ahead of the log's: they have their append time.",
 }
 
 

@@ -1,4 +1,4 @@
-"""The job's one Python operator: a thin shell around ``decode_entry`` and the reducer (user_reducer.py).
+"""The job's one Python operator: a thin shell around ``parse_entry`` and the reducer (user_reducer.py).
 
 An event is processed in one call, since crossing between the JVM and Python is expensive: on two cores a second
 operator halves the rate. For the same reason the state is one byte string and few fields are passed; the seen items
@@ -25,7 +25,7 @@ from nearline.ids import check_id
 from nearline.log import CommitLookup
 from nearline.profiles import decode_profile
 from nearline.topics import CLICKS, USERS
-from nearline.user_commands import Adopt, Entry, decode_entry, encode_entry
+from nearline.user_commands import Adopt, Entry, encode_entry, not_ahead, parse_entry
 
 _BYTES = Types.PRIMITIVE_ARRAY(Types.BYTE())
 # ``user`` is the user id as SQL reads it (empty if it finds none) and ``profile`` whether the record is from ``users``
@@ -73,6 +73,8 @@ class LastN(KeyedProcessFunction):  # type: ignore[misc]
         self._commands = metrics.counter(Count.COMMANDS)
         self._late = metrics.counter(Count.FORGOTTEN)
         self._aborted = metrics.counter(Count.ABORTED)
+        self._too_old = metrics.counter(Count.TOO_OLD)
+        self._ahead = metrics.counter(Count.AHEAD)
 
     def close(self) -> None:
         """Disconnect from the log."""
@@ -84,7 +86,7 @@ class LastN(KeyedProcessFunction):  # type: ignore[misc]
         """Apply the record to its user; emit the outputs, a dead letter, or nothing."""
         user, key, value, append_ms, partition, offset, profile, outside = record
         try:
-            entry = _profile_change(user, value, offset) if profile else _decode(user, value, append_ms)
+            entry = _profile_change(user, value, offset) if profile else self._in_time(_decode(user, value), append_ms)
         except BadInput as bad:
             self._refused.get(bad.reason, self._refused[OTHER]).inc()
             topic = USERS if profile else CLICKS
@@ -102,7 +104,7 @@ class LastN(KeyedProcessFunction):  # type: ignore[misc]
         for told in waiting:
             if self._counts(context, told):
                 user, value, append_ms, _, _ = told
-                yield from self._apply(user, _decode(user, value, append_ms), append_ms)
+                yield from self._apply(user, not_ahead(_decode(user, value), append_ms=append_ms), append_ms)
 
     def _counts(self, context: KeyedProcessFunction.Context, told: _Told) -> bool:
         """Whether a command counts (*told*: user, value, append time, partition, offset); false also if not yet."""
@@ -133,13 +135,22 @@ class LastN(KeyedProcessFunction):  # type: ignore[misc]
                 self._recent.keep(outcome.user, len(outcome.state))
         if outcome.sequence is not None:
             yield Row(user, outcome.sequence, outcome.item, outcome.gain)
-        if outcome.seen is not None or outcome.late:
+        if outcome.seen is not None or outcome.late or outcome.too_old:
             yield from self._rarely(user, outcome)
+
+    def _in_time(self, entry: Entry, append_ms: int) -> Entry:
+        """*entry*, at its append time and counted if its producer's clock is ahead."""
+        told = not_ahead(entry, append_ms=append_ms)
+        if told is not entry:
+            self._ahead.inc()
+        return told
 
     def _rarely(self, user: str, outcome: Outcome) -> Iterator[tuple[OutputTag, Row]]:
         """Store and emit the rare outputs."""
         if outcome.late:
             self._late.inc()
+        if outcome.too_old:
+            self._too_old.inc()
         if outcome.seen == CLEAR_SEEN:
             self._seen.clear()
         elif outcome.seen is not None:
@@ -164,9 +175,9 @@ def _expiry(ttl_ms: int) -> StateTtlConfig:
     return builder.cleanup_in_rocksdb_compact_filter(1000, Duration(None)).build()
 
 
-def _decode(user: str, value: bytes | None, append_ms: int) -> Entry:
+def _decode(user: str, value: bytes | None) -> Entry:
     try:
-        entry = decode_entry(value, append_ms=append_ms)
+        entry = parse_entry(value)
         if type(entry) is Adopt:
             decode_adopted(entry.seen)
     except BadInput:

@@ -14,7 +14,7 @@ class Outcome(NamedTuple):
 
     *seen* are the seen items' bytes, ``CLEAR_SEEN`` to delete them. *item* and *gain* are a share in popularity.
     *forwarded* belongs to other users and goes back to ``clicks``. *late* means that the record is from before its
-    user's erasure. *user* is *state*, decoded.
+    user's erasure, *too_old* that it is older than the whole window. *user* is *state*, decoded.
     """
 
     state: bytes | None = None
@@ -26,6 +26,7 @@ class Outcome(NamedTuple):
     forwarded: tuple[Entry, ...] = ()
     late: bool = False
     user: User | None = None
+    too_old: bool = False
 
 
 UNCHANGED = Outcome()

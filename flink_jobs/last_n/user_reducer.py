@@ -82,7 +82,8 @@ class UserReducer:
         after = accept(user, event, keep=self.keep, append_ms=append_ms, known=known)
         left = left_out(window, after.window, event, known=known)
         if after is user:
-            return self._stray(after, left, seen, append_ms) if left else UNCHANGED
+            stray = self._stray(after, left, seen, append_ms) if left else UNCHANGED
+            return stray if known or not left else stray._replace(too_old=True)
         share = 0.0 if known or not event.item_id else gain(event, half_life_ms=self.half_life_ms)
         stored = snapshot = None
         if snapshot_due(after, left, keep=self.keep, append_ms=append_ms, refresh_ms=self.ttl_ms // 4):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import orjson
 
 from nearline.errors import BadInput
-from nearline.events import MAX_AHEAD_MS, MAX_EVENT_BYTES, encode_event, event_of
+from nearline.events import EARLIEST_MS, MAX_AHEAD_MS, MAX_EVENT_BYTES, Event, encode_event, event_of
 from nearline.reasons import reasons_of
 from nearline.tracing import Span
 
@@ -15,9 +15,8 @@ Begin = Callable[[str, str | None], Span | None]
 MAX_BATCH = 500
 # The reasons to refuse an event, also in a merge (user_editor.py).
 REASONS = reasons_of("events", "ids", others=("too_deep", "other_user"))
-# A minute less than the job allows: this machine's clock may be so far ahead of the log's without making an event that
-# is accepted here a dead letter there.
-AHEAD_MS = MAX_AHEAD_MS - 60_000
+MAX_CLOCK_MS = 2**53 - 1  # the largest integer of a page
+DEVICE_TIME = "device_time_ms"  # of an event's context: its time by the device's clock, if it was corrected
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +42,33 @@ def made_id() -> str:
     return uuid.uuid4().hex
 
 
+def correction_ms(received_ms: int, sent_ms: int, waited_ms: int = 0) -> int:
+    """What to add to the times of a request's events, so that they are by this service's clock and not the sender's.
+
+    The sender first sent the request at *sent_ms* of its own clock, and again after *waited_ms*. What the clocks differ
+    by is rounded to a second, as it includes the network's delay; below ``MAX_AHEAD_MS`` it is nothing.
+    """
+    behind_ms = received_ms - waited_ms - sent_ms
+    return 0 if abs(behind_ms) < MAX_AHEAD_MS else (behind_ms + 500) // 1000 * 1000
+
+
 def validate(
-    bodies: list[object], *, now_ms: int, new_id: Callable[[], str] = made_id, begin: Begin | None = None
+    bodies: list[object],
+    *,
+    now_ms: int,
+    shift_ms: int = 0,
+    new_id: Callable[[], str] = made_id,
+    begin: Begin | None = None,
 ) -> list[AcceptedEvent | RefusedEvent]:
     """Accept or refuse each of *bodies*, in order; a bad one does not affect the others.
 
-    *begin* takes an event's id and traceparent and begins its span, or returns none if it is not traced.
+    *shift_ms* corrects the times that came (``correction_ms``). *begin* takes an event's id and traceparent and begins
+    its span, or returns none if it is not traced.
     """
     verdicts: list[AcceptedEvent | RefusedEvent] = []
     for body in bodies:
         try:
-            verdicts.append(_accept(body, now_ms, new_id, begin))
+            verdicts.append(_accept(body, now_ms, shift_ms, new_id, begin))
         except BadInput as problem:
             verdicts.append(refused(body, problem))
     return verdicts
@@ -64,7 +79,7 @@ def refused(body: object, problem: BadInput) -> RefusedEvent:
     return RefusedEvent(_id_in(body), problem)
 
 
-def _accept(body: object, now_ms: int, new_id: Callable[[], str], begin: Begin | None) -> AcceptedEvent:
+def _accept(body: object, now_ms: int, shift_ms: int, new_id: Callable[[], str], begin: Begin | None) -> AcceptedEvent:
     if not isinstance(body, dict):
         raise BadInput("not_an_object", f"an event must be a JSON object, came {type(body).__name__}: {body!r:.80}")
     if "merged_from" in body:  # only the job may set it: popularity does not count such events again
@@ -72,7 +87,9 @@ def _accept(body: object, now_ms: int, new_id: Callable[[], str], begin: Begin |
     whole = {"v": 1, "time_ms": now_ms, **body, "produced_ms": now_ms}
     if "event_id" not in body:
         whole["event_id"] = new_id()
-    event = event_of(whole, append_ms=now_ms, ahead_ms=AHEAD_MS)
+    event = event_of(whole)
+    if shift_ms and "time_ms" in body:
+        event = _corrected(event, shift_ms)
     span = None if begin is None else begin(event.event_id, event.traceparent)
     if span is not None:
         event = replace(event, traceparent=span.traceparent)
@@ -83,6 +100,14 @@ def _accept(body: object, now_ms: int, new_id: Callable[[], str], begin: Begin |
     if len(value) > MAX_EVENT_BYTES:
         raise BadInput("too_large", f"the event has {len(value):,} bytes; at most {MAX_EVENT_BYTES:,} are accepted")
     return AcceptedEvent(event.event_id, event.user_id.encode(), value, span)
+
+
+def _corrected(event: Event, shift_ms: int) -> Event:
+    """The event *shift_ms* later, with the time that came in its context; unchanged if that time cannot be."""
+    time_ms = event.time_ms + shift_ms
+    if not EARLIEST_MS <= time_ms <= MAX_CLOCK_MS:
+        return event
+    return replace(event, time_ms=time_ms, context={DEVICE_TIME: event.time_ms, **event.context})
 
 
 def _id_in(body: object) -> str | None:

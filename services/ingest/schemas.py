@@ -38,7 +38,10 @@ class EventIn(BaseModel):
     user_id: str = Field(description=_ID)
     item_id: str = Field(description=_ID)
     type: EventType
-    time_ms: int = Field(default_factory=int, description="when it happened, UTC milliseconds; default: now")
+    time_ms: int = Field(
+        default_factory=int,
+        description="when it happened, UTC milliseconds; default: now. Ahead of the log: its append time",
+    )
     value: float = Field(1.0, description="a quantity or a rating; within ±1e12")
     context: dict[str, Any] = Field(
         default_factory=dict, description="any fields; the towers read country, device, referrer and interests"

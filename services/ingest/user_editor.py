@@ -112,8 +112,11 @@ def _message(command: Command) -> tuple[bytes, bytes]:
     return command.user_id.encode(), encode_command(command)
 
 
-def validate_merge(user_id: str, body: Mapping[str, Any], *, now_ms: int) -> Merging:
-    """The merge in *body*, with each event accepted or refused; ``BadInput`` if *body* is not a merge."""
+def validate_merge(user_id: str, body: Mapping[str, Any], *, now_ms: int, shift_ms: int = 0) -> Merging:
+    """The merge in *body*, with each event accepted or refused; ``BadInput`` if *body* is not a merge.
+
+    *shift_ms* corrects the events' times (``clicks.correction_ms``).
+    """
     check_id("user_id", user_id)
     if not body.keys() <= _MERGE_FIELDS:
         refuse_unknown(body, _MERGE_FIELDS, hint="a merge has only session_id, events, or both")
@@ -128,10 +131,10 @@ def validate_merge(user_id: str, body: Mapping[str, Any], *, now_ms: int) -> Mer
     if len(events or ()) > clicks.MAX_BATCH:
         most = f"at most {clicks.MAX_BATCH} are accepted; send several requests"
         raise BadInput("wrong_count", f"events has {len(events or ()):,} entries; {most}", field="events")
-    return Merging(session_id, [_validate(each, user_id, session_id, now_ms) for each in events or ()])
+    return Merging(session_id, [_validate(each, user_id, session_id, now_ms, shift_ms) for each in events or ()])
 
 
-def _validate(body: object, user_id: str, session_id: str | None, now_ms: int) -> Verdict:
+def _validate(body: object, user_id: str, session_id: str | None, now_ms: int, shift_ms: int) -> Verdict:
     """Accept or refuse one event, which must have an id and may not name another user."""
     if isinstance(body, dict):
         came = body.get("user_id", user_id)
@@ -142,7 +145,7 @@ def _validate(body: object, user_id: str, session_id: str | None, now_ms: int) -
             why = "required field 'event_id' is missing: without it a merge sent again would count twice"
             return clicks.refused(body, BadInput("missing_field", why, field="event_id"))
         body = {**body, "user_id": user_id}
-    return clicks.validate([body], now_ms=now_ms)[0]
+    return clicks.validate([body], now_ms=now_ms, shift_ms=shift_ms)[0]
 
 
 def user_and_event(raw_path: bytes) -> tuple[str, str] | None:

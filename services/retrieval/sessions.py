@@ -29,20 +29,22 @@ def session_of(events: Sequence[Mapping[str, Any]], context: Mapping[str, Any], 
     """The sequence of *events*, given in any order; *context* is the request's context.
 
     Events are validated as in ``POST /events``, except that they must not have a ``user_id`` and need no ``v`` or
-    ``event_id``: nothing is stored, so nothing can be stored twice. ``BadInput`` names the field.
+    ``event_id``: nothing is stored, so nothing can be stored twice. Events of a clock that is ahead keep their order
+    and are from *now_ms*. ``BadInput`` names the field.
     """
-    valid = (_validated(nth, event, now_ms) for nth, event in enumerate(events))
+    valid = (_validated(nth, event) for nth, event in enumerate(events))
     by_id = {event.event_id: event for event in sorted(valid, key=_order)}
     ordered = sorted(by_id.values(), key=_order)
+    times_ms = [min(event.time_ms, now_ms) for event in ordered]
     contexts: list[Context | None] = [kept_context(event.context) for event in ordered]
     current = kept_context(context) or {}
     if current and contexts:
         contexts[-1] = {**(contexts[-1] or {}), **current}
     return UserSequence(
         user_id=_ANONYMOUS,
-        version=ordered[-1].time_ms if ordered else now_ms,
+        version=times_ms[-1] if times_ms else now_ms,
         items=[event.item_id for event in ordered],
-        times_ms=[event.time_ms for event in ordered],
+        times_ms=times_ms,
         types=[event.type for event in ordered],
         values=[event.value for event in ordered],
         event_ids=[event.event_id for event in ordered],
@@ -56,13 +58,13 @@ def _order(event: Event) -> tuple[int, str]:
     return event.time_ms, event.event_id
 
 
-def _validated(nth: int, event: Mapping[str, Any], now_ms: int) -> Event:
+def _validated(nth: int, event: Mapping[str, Any]) -> Event:
     where = f"events.{nth}"
     if "user_id" in event:
         problem = "a session's events have no user_id; GET /recommend/{user_id} answers for a known user"
         raise BadInput("unknown_field", problem, field=f"{where}.user_id")
     try:
-        return event_of({"v": 1, "event_id": f"#{nth:03}", **event, "user_id": _ANONYMOUS}, append_ms=now_ms)
+        return event_of({"v": 1, "event_id": f"#{nth:03}", **event, "user_id": _ANONYMOUS})
     except BadInput as error:
         field = f"{where}.{error.field}" if error.field else where
         raise BadInput(error.reason, str(error), field=field) from None

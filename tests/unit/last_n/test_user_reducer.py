@@ -41,6 +41,7 @@ class Job:
     sequences: dict[str, list[UserSequence]] = field(default_factory=dict)
     snapshots: dict[str, list[SeenSnapshot]] = field(default_factory=dict)
     late: int = 0
+    too_old: int = 0
 
     def append(self, *records: Record, append_ms: int | None = None) -> list[Outcome]:
         """Take the records one after the other, each with what comes of it by way of the log."""
@@ -77,6 +78,7 @@ class Job:
         if outcome.snapshot is not None:
             self.snapshots.setdefault(user, []).append(decode_seen(outcome.snapshot))
         self.late += outcome.late
+        self.too_old += outcome.too_old
         return outcome
 
     def user(self, user: str = "u") -> User:
@@ -428,7 +430,7 @@ def test_an_event_too_old_for_the_window_is_seen_at_once_and_shown_to_nobody() -
     job = Job(keep=4)
     job.append(*[event(n) for n in range(10, 20)])
     (outcome, again) = job.append(event(1), event(1))
-    assert (outcome.sequence, again) == (None, Outcome())
+    assert (outcome.sequence, again) == (None, Outcome(too_old=True))
     assert hash64("i1") in job.read_seen()
     assert job.snapshots["u"][-1].version > job.sequences["u"][-1].version
 
@@ -454,6 +456,19 @@ def test_a_late_event_that_soon_falls_out_again_is_seen_although_no_snapshot_was
     assert "late" not in job.items()
     assert hash64("late") in job.read_seen()
     assert len(job.snapshots["u"]) == written + 1
+
+
+def test_events_that_are_older_than_the_window_are_counted_also_those_whose_items_are_known() -> None:
+    """keep 4, the window holds 60 to 90: a click of a clock that is behind is never used."""
+    job = Job()
+    job.append(*[event(n, time_ms=10 * n) for n in range(10)])
+    assert job.too_old == 0
+    job.append(event(20, "behind", time_ms=59), event(21, "behind", time_ms=58))
+    assert job.items() == ["i6", "i7", "i8", "i9"]
+    assert hash64("behind") in job.read_seen()
+    # One that enters, and two of an event that the window holds: a repeated one, and one that says another time.
+    job.append(event(22, time_ms=61), event(9, time_ms=90), event(9, time_ms=1))
+    assert job.too_old == 2
 
 
 def test_the_policy_decides_which_event_types_count_as_seen_and_for_how_long() -> None:

@@ -83,7 +83,7 @@ def test_feedback_is_an_event_that_a_second_import_does_not_repeat() -> None:
     others = [{**STAR, name: "other"} for name in ("UserId", "ItemId")] + [{**STAR, "FeedbackType": "like"}]
     ids = {found["event_id"] for one in others if (found := convert.event(one)) is not None}
     assert len(ids | {event["event_id"]}) == 4
-    event_of({"v": 1, **event}, append_ms=NOW_MS)
+    event_of({"v": 1, **event})
 
 
 def test_every_type_of_ours_is_known_and_so_are_those_of_gorses_default_configuration() -> None:
