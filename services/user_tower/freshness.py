@@ -1,8 +1,8 @@
 """Measures the delay of every real click until its vector is stored.
 
 A replayed click is not measured: clicks produced longer ago than ``MOST_MS`` are left out and counted, as are a test's
-events. The times come from three clocks (the producer's, the log's, this process's), so a stage may be below 0; it
-counts as 0.
+events and those of a producer whose clock is ahead of the log's (nearline/events.py). The times come from three clocks
+(the producer's, the log's, this process's), so a stage may be below 0; it counts as 0.
 """
 
 import time
@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from nearline.events import is_ahead
 from nearline.sequences import TriggerEvent
 from nearline.telemetry import FINE_BUCKETS_S, counter, seconds
 from nearline.tracing import About, Spans, note
@@ -31,9 +32,12 @@ SERVABLE = seconds(
     "click_to_servable_seconds", "From a click's produced_ms to its stored vector", buckets=FINE_BUCKETS_S
 )
 _LEFT_OUT = counter(
-    "click_delays_left_out_total", "Clicks without a measured delay, by why", "reason", known=("synthetic", "old")
+    "click_delays_left_out_total",
+    "Clicks without a measured delay, by why",
+    "reason",
+    known=("synthetic", "old", "ahead"),
 )
-SYNTHETIC, OLD = (_LEFT_OUT.labels(reason) for reason in ("synthetic", "old"))
+SYNTHETIC, OLD, AHEAD = (_LEFT_OUT.labels(reason) for reason in ("synthetic", "old", "ahead"))
 
 
 class Laps:
@@ -105,6 +109,8 @@ def _observe(cause: TriggerEvent, appended_ms: int, now_ms: int) -> None:
         SYNTHETIC.inc()
     elif now_ms - cause.produced_ms > MOST_MS:
         OLD.inc()
+    elif is_ahead(cause.produced_ms, cause.appended_ms):
+        AHEAD.inc()
     else:
         APPEND.observe(max(0, cause.appended_ms - cause.produced_ms) / 1000)
         SEQUENCE.observe(max(0, appended_ms - cause.appended_ms) / 1000)

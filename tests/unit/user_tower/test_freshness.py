@@ -166,6 +166,19 @@ async def test_a_tests_click_and_one_that_is_read_again_are_in_no_delay() -> Non
 
 
 @pytest.mark.anyio
+async def test_a_click_of_a_producer_whose_clock_is_ahead_is_in_no_delay() -> None:
+    """It would count as servable at once: of the time before it was appended nothing is known."""
+    now_ms = time.time_ns() // 1_000_000
+    ahead = TriggerEvent("a", now_ms + 60_000, now_ms - 3_000)
+    tower = Tower([arrival("u", ahead)])
+    before = told_of(freshness.SERVABLE), told_of(freshness.AHEAD)
+    await tower.worker.step()
+    counted = told_of(freshness.SERVABLE), told_of(freshness.AHEAD)
+    assert [after - earlier for after, earlier in zip(counted, before, strict=True)] == [0, 1]
+    assert tower.announced == [("u", ahead)]
+
+
+@pytest.mark.anyio
 async def test_while_triton_is_down_a_click_is_measured_once_it_is_servable() -> None:
     now_ms = time.time_ns() // 1_000_000
     tower = Tower([arrival("u", TriggerEvent("e", now_ms, now_ms))], [], [])
