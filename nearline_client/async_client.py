@@ -213,6 +213,7 @@ class AsyncClient:
             except NearlineError as failure:
                 pause_s = attempts.pause_s(failure)
             await self._sleep(pause_s)
+            call = calls.again(call)
 
     async def _once(self, call: Call) -> Any:
         try:

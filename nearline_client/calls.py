@@ -7,7 +7,7 @@ import json
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
 from urllib.parse import quote
 
@@ -39,6 +39,7 @@ MOST_IN_A_BATCH = 500
 MOST_BYTES_IN_A_BATCH = 2 * 1024 * 1024  # half of the service's default limit
 _AWAY = {408, 502, 503, 504}  # from the service, its log, or a proxy in front
 _NOT_HERE = 501  # this process does not offer it; the problem says which one does
+_SENT = "sent_ms"  # when a request with events was first sent: the service corrects their times by it
 _REFUSALS: Mapping[int, type[Refused]] = {401: NotLetIn, 403: NotLetIn, 404: NotThere, 412: OtherVersion}
 
 
@@ -60,6 +61,13 @@ class Call:
     def content(self) -> bytes | None:
         """The encoded body."""
         return None if self.body is None else encoded(self.body)
+
+
+def again(call: Call) -> Call:
+    """*call* to be sent once more: if it says when it was first sent, with how long ago that was."""
+    if _SENT not in call.params:
+        return call
+    return replace(call, params={**call.params, "waited_ms": max(0, _now_ms() - call.params[_SENT])})
 
 
 def encoded(body: Any) -> bytes:
@@ -146,7 +154,8 @@ def identified(events: Iterable[Event]) -> list[Event]:
 def send_events(events: Sequence[Event]) -> Call:
     """``POST /events``; repeatable if every event has an id."""
     repeatable = all("event_id" in one for one in events)
-    return Call("ingest", "POST", "/events", body=list(events), is_repeatable=repeatable, is_batch=True)
+    sent = {_SENT: _now_ms()}
+    return Call("ingest", "POST", "/events", sent, list(events), is_repeatable=repeatable, is_batch=True)
 
 
 def put_item(item_id: str, item: Item, if_match: int | None) -> Call:
@@ -197,7 +206,7 @@ def remove_event(user_id: str, event_id: str) -> Call:
 def merge(user_id: str, session_id: str | None, events: Sequence[Event] | None) -> Call:
     """``POST /users/{user_id}/merge``: repeatable, since the events have ids."""
     told = _given(session_id=session_id, events=None if events is None else identified(events))
-    return Call("ingest", "POST", f"/users/{_id(user_id)}/merge", body=told, is_batch=True)
+    return Call("ingest", "POST", f"/users/{_id(user_id)}/merge", {_SENT: _now_ms()}, told, is_batch=True)
 
 
 def batches(bodies: Iterable[Any]) -> Iterator[list[Any]]:

@@ -212,6 +212,7 @@ class Client:
             except NearlineError as failure:
                 pause_s = attempts.pause_s(failure)
             self._sleep(pause_s)
+            call = calls.again(call)
 
     def _once(self, call: Call) -> Any:
         try:

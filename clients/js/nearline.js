@@ -183,8 +183,9 @@ export class Nearline {
   async #sendAll() {
     while (this.#waiting.length > 0) {
       const batch = this.#nextBatch();
+      const sentMs = Date.now();
       try {
-        const said = await this.#patiently(() => this.#send(batch));
+        const said = await this.#patiently(() => this.#send(batch, sentMs));
         said.results.forEach((/** @type {any} */ one, /** @type {number} */ at) => {
           if (one.status === "refused") this.#refuse(batch[at], one.field, one.problem);
         });
@@ -215,12 +216,17 @@ export class Nearline {
     return batch;
   }
 
-  /** @param {ShopEvent[]} batch */
-  async #send(batch) {
+  /**
+   * A retry repeats when the batch was first sent and says how long ago that was: the service corrects the events' times
+   * by what this device's clock differs from its own.
+   * @param {ShopEvent[]} batch @param {number} sentMs
+   */
+  async #send(batch, sentMs = Date.now()) {
     const body = JSON.stringify(batch);
     const headers = { "Content-Type": "application/json", Authorization: `Bearer ${this.options.key}` };
     const keepalive = body.length <= KEEPALIVE_BYTES;
-    return await asked(`${this.options.events}/events`, { method: "POST", headers, body, keepalive });
+    const clock = `sent_ms=${sentMs}&waited_ms=${Math.max(0, Date.now() - sentMs)}`;
+    return await asked(`${this.options.events}/events?${clock}`, { method: "POST", headers, body, keepalive });
   }
 
   /**

@@ -127,6 +127,38 @@ test("what the network loses is sent again under its id", async () => {
   assert.equal((await told([id])).length, 1);
 });
 
+test("a request says when it was first sent, by the device's clock, and how long it has waited since", async () => {
+  const nearline = client();
+  nearline.consent(true);
+  const now = Date.now;
+  let clock = Date.UTC(2030, 0, 1); // three years ahead
+  Date.now = () => clock;
+  try {
+    const script = ["down", { status: 503, headers: { "Retry-After": "0" } }];
+    weather = { shift: () => { clock += 30_000; return script.shift(); } };
+    const id = nearline.track("click", "22423");
+    clock += 400;
+    await nearline.flush();
+    const asked = requests.map((one) => Object.fromEntries(new URL(one.url).searchParams));
+    const first = String(Date.UTC(2030, 0, 1) + 400);
+    assert.deepEqual(asked.map((one) => [one.sent_ms, one.waited_ms]), [[first, "0"], [first, "30000"], [first, "60000"]]);
+    const [event] = await told([id]);
+    assert.equal(event.context.device_time_ms, Date.UTC(2030, 0, 1));
+  } finally {
+    Date.now = now;
+  }
+});
+
+test("a page that is left says when it was sent", async () => {
+  const nearline = client({ lingerMs: 10_000 });
+  nearline.consent(true);
+  nearline.track("click", "22423");
+  page.visibilityState = "hidden";
+  page.dispatchEvent(new Event("visibilitychange"));
+  const sent = Number(new URL(requests[0].url).searchParams.get("sent_ms"));
+  assert.ok(Math.abs(Date.now() - sent) < 10_000);
+});
+
 test("Retry-After is waited for", async () => {
   const nearline = client();
   nearline.consent(true);

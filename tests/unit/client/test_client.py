@@ -5,6 +5,7 @@ import asyncio
 import inspect
 import json
 import sys
+import time
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -264,6 +265,28 @@ def test_a_request_that_never_left_is_retried() -> None:
         client.patch_item("lamp", {"price": 2.0}, if_match=1)
     assert not failed.value.was_sent
     assert len(pauses) == Retries().attempts - 1
+
+
+def clocks_in(weather: Weather) -> list[dict[str, list[str]]]:
+    return [parse_qs(asked["query"]) for asked in weather.asked]
+
+
+def test_a_retry_repeats_when_the_request_was_first_sent_and_says_how_long_it_waited() -> None:
+    before_ms = time.time_ns() // 1_000_000
+    with met(503, CUT) as here:
+        here.client.send_event(CLICK)
+        first, *retries = clocks_in(here.weather)
+    assert list(first) == ["sent_ms"]
+    assert 0 <= int(first["sent_ms"][0]) - before_ms < 10_000
+    assert [one["sent_ms"] for one in retries] == [first["sent_ms"]] * 2
+    assert all(0 <= int(one["waited_ms"][0]) < 10_000 for one in retries)
+
+
+def test_a_merge_says_when_it_was_sent_and_a_request_without_events_does_not() -> None:
+    with met() as here:
+        here.client.merge("u", session_id="s", events=[CLICK])
+        here.client.put_item("lamp", {"title": "A lamp"})
+        assert [list(one) for one in clocks_in(here.weather)] == [["sent_ms"], []]
 
 
 def test_retry_after_is_waited_for() -> None:
