@@ -105,7 +105,7 @@ def used_clicks(document: UserDocument | None, now_ms: int) -> Mapping[str, Any]
         "history_version": document.vector_version if has_vector else document.history_version,
         "newest_event_id": document.newest_event_id,
         "as_of_ms": document.as_of_ms,
-        "age_ms": now_ms - document.as_of_ms,
+        "age_ms": max(0, now_ms - document.as_of_ms),
     }
 
 

@@ -156,6 +156,13 @@ def test_a_seen_item_is_recommended_again_after_it_expires(world: World, ends_s:
     assert world.client.get("/recommend/u1?k=1").json()["items"][0]["item_id"] == first
 
 
+def test_a_click_of_a_clock_that_is_ahead_has_no_age_below_zero(world: World) -> None:
+    document = UserDocument(unit(0), 10, 10, "e-43", NOW_MS + 1_500, NOW_MS, EMPTY, EMPTY, EMPTY)
+    world.put("u1", encode_user_document(document, SPACE))
+    answer = world.client.get("/recommend/u1?k=1").json()
+    assert (answer["as_of_ms"], answer["age_ms"]) == (NOW_MS + 1_500, 0)
+
+
 def test_an_answer_says_what_it_used(world: World) -> None:
     answer = world.client.get("/recommend/u1?k=3").json()
     assert [item["item_id"] for item in answer["items"]] == ["i1", "i2", "i3"]
