@@ -12,7 +12,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from flink_jobs.last_n.history import append
+from flink_jobs.last_n.history import append, holds
 from flink_jobs.last_n.metrics import Count, flink_name
 from nearline.adapters.kafka.admin import Topics
 from nearline.dead_letters import decode_dead_letter
@@ -60,7 +60,9 @@ def reference(events: list[Event]) -> dict[str, Columns]:
     """What plain Python makes of the events, each user's in their order and each once."""
     histories: dict[str, UserSequence] = {}
     for each in sorted(events, key=lambda e: (e.time_ms, e.event_id)):
-        histories[each.user_id] = append(histories.get(each.user_id), each, keep=KEEP, append_ms=0)
+        before = histories.get(each.user_id)
+        known = holds(before, each.event_id)
+        histories[each.user_id] = append(before, each, keep=KEEP, append_ms=0, known=known)
     return {user: columns(history) for user, history in histories.items()}
 
 
