@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from dataclasses import replace
 from typing import Annotated
 
@@ -113,11 +113,14 @@ class Told:
             user_id = self._became.get(user_id, user_id)
         return user_id
 
-    def events(self, since_ms: int) -> Iterator[Event]:
-        """Every event since *since_ms* that is neither erased nor removed, under its current user."""
+    def events(self, since_ms: int, answers: Collection[str] = ()) -> Iterator[Event]:
+        """Every event since *since_ms* that is neither erased nor removed, under its current user.
+
+        An event that names one of *answers* came after that answer, though its device's clock may say otherwise.
+        """
         for append_ms, event in self._events.values():
             owner = self.owner(event.user_id, append_ms)
-            if owner is None or event.time_ms < since_ms:
+            if owner is None or (event.time_ms < since_ms and event.request_id not in answers):
                 continue
             if self._removed.isdisjoint({(event.user_id, event.event_id), (owner, event.event_id)}):
                 yield replace(event, user_id=owner)
@@ -130,7 +133,7 @@ async def _read(settings: Settings, since_ms: int) -> AttributionReport:
     exposures: list[Exposure] = []
     async for record in _records(settings, EXPOSURES):
         exposures += shown_in(record, told, since_ms)
-    return attribute(exposures, told.events(since_ms))
+    return attribute(exposures, told.events(since_ms, {one.request_id for one in exposures}))
 
 
 def shown_in(record: Record, told: Told, since_ms: int) -> list[Exposure]:

@@ -156,6 +156,12 @@ def test_old_and_undecodable_records_are_left_out() -> None:
     assert shown_in(Record("exposures", 0, 1, NOW_MS, b"u", b"[]"), told, 0) == []
 
 
+def test_a_click_on_what_was_shown_counts_though_its_devices_clock_is_behind() -> None:
+    """By their own times both clicks are from before the report's first day; an answer of that day is named by one."""
+    told = told_by(click("e1", "a", 10), Record("clicks", 0, 11, NOW_MS, b"u", encode_event(event("e2", "a", "older"))))
+    assert [each.event_id for each in told.events(NOW_MS + 6, {"r"})] == ["e1"]
+
+
 def test_a_report_says_what_it_read() -> None:
     report = attribute([exposure("r", ["a", "b"])], [event("e", "a")])
     assert said(report) == "read 1 answers and 1 events; 1 events name an answer, 1 of them an item that it showed"
