@@ -7,15 +7,15 @@ from dataclasses import dataclass, replace
 import orjson
 
 from nearline.errors import BadInput
-from nearline.events import EARLIEST_MS, MAX_AHEAD_MS, MAX_EVENT_BYTES, Event, encode_event, event_of
+from nearline.events import EARLIEST_MS, MAX_EVENT_BYTES, Event, encode_event, event_of
 from nearline.reasons import reasons_of
 from nearline.tracing import Span
+from services.ingest.sender_clock import LATEST_MS
 
 Begin = Callable[[str, str | None], Span | None]
 MAX_BATCH = 500
 # The reasons to refuse an event, also in a merge (user_editor.py).
 REASONS = reasons_of("events", "ids", others=("too_deep", "other_user"))
-MAX_CLOCK_MS = 2**53 - 1  # the largest integer of a page
 DEVICE_TIME = "device_time_ms"  # of an event's context: its time by the device's clock, if it was corrected
 
 
@@ -42,16 +42,6 @@ def made_id() -> str:
     return uuid.uuid4().hex
 
 
-def correction_ms(received_ms: int, sent_ms: int, waited_ms: int = 0) -> int:
-    """What to add to the times of a request's events, so that they are by this service's clock and not the sender's.
-
-    The sender first sent the request at *sent_ms* of its own clock, and again after *waited_ms*. What the clocks differ
-    by is rounded to a second, as it includes the network's delay; below ``MAX_AHEAD_MS`` it is nothing.
-    """
-    behind_ms = received_ms - waited_ms - sent_ms
-    return 0 if abs(behind_ms) < MAX_AHEAD_MS else (behind_ms + 500) // 1000 * 1000
-
-
 def validate(
     bodies: list[object],
     *,
@@ -62,7 +52,7 @@ def validate(
 ) -> list[AcceptedEvent | RefusedEvent]:
     """Accept or refuse each of *bodies*, in order; a bad one does not affect the others.
 
-    *shift_ms* corrects the times that came (``correction_ms``). *begin* takes an event's id and traceparent and begins
+    *shift_ms* corrects the times that came (sender_clock.py). *begin* takes an event's id and traceparent and begins
     its span, or returns none if it is not traced.
     """
     verdicts: list[AcceptedEvent | RefusedEvent] = []
@@ -105,7 +95,7 @@ def _accept(body: object, now_ms: int, shift_ms: int, new_id: Callable[[], str],
 def _corrected(event: Event, shift_ms: int) -> Event:
     """The event *shift_ms* later, with the time that came in its context; unchanged if that time cannot be."""
     time_ms = event.time_ms + shift_ms
-    if not EARLIEST_MS <= time_ms <= MAX_CLOCK_MS:
+    if not EARLIEST_MS <= time_ms <= LATEST_MS:
         return event
     return replace(event, time_ms=time_ms, context={DEVICE_TIME: event.time_ms, **event.context})
 

@@ -2,11 +2,10 @@
 
 import time
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import FastAPI, Query, Request, Response
+from fastapi import FastAPI, Request, Response
 
-from nearline.events import EARLIEST_MS
 from nearline.telemetry import counter
 from nearline.tracing import ClickTraces
 from services.ingest import clicks
@@ -14,14 +13,10 @@ from services.ingest.appender import Appender
 from services.ingest.bodies import Reservation, Room
 from services.ingest.http_io import answers, batch_answer, json_of, one_or_many, one_or_more, problem_of
 from services.ingest.schemas import EventIn, EventResults, Problems
+from services.ingest.sender_clock import SENDER_CLOCK, correction_of
 
 EVENTS_ACCEPTED = counter("ingest_events_accepted_total", "Events that are in the log")
 _REFUSED = counter("ingest_events_refused_total", "Events that were refused as invalid", "reason", known=clicks.REASONS)
-
-_SENT = "the sender's clock when it first sent the request, UTC milliseconds: `time_ms` is corrected by it"
-SentMs = Annotated[int | None, Query(description=_SENT, ge=EARLIEST_MS, le=clicks.MAX_CLOCK_MS)]
-_WAITED = "of a request that is sent again, with the same `sent_ms`: how long ago that was"
-WaitedMs = Annotated[int, Query(description=_WAITED, ge=0, le=clicks.MAX_CLOCK_MS)]
 
 
 def add_events(
@@ -39,16 +34,16 @@ def add_events(
         "/events",
         summary="Send one event, or up to 500",
         responses=answers({200: EventResults, 207: EventResults, 422: EventResults | Problems}, 408, 413),
-        openapi_extra=one_or_many(EventIn, clicks.MAX_BATCH),
+        openapi_extra=one_or_many(EventIn, clicks.MAX_BATCH) | SENDER_CLOCK,
     )
-    async def post_events(request: Request, sent_ms: SentMs = None, waited_ms: WaitedMs = 0) -> Response:
+    async def post_events(request: Request) -> Response:
         """Send one event as an object, or 1-500 as an array; each is accepted or refused by itself. The answer comes
         when the log has acknowledged the accepted ones: 200 if all were accepted, 207 if some were refused, 422 if all
         were. After a 2xx nothing has to be sent again; after 429 and 503 everything has to. Events with their own
         `event_id` may be sent any number of times. With `sent_ms` a device whose clock is wrong by 2 s or more gets the
         times of its events corrected, to the second; `context.device_time_ms` keeps its own.
         """
-        shift_ms = shift_of(now_ms(), sent_ms, waited_ms)  # before the body, which may take long to arrive
+        shift_ms = correction_of(request, now_ms())  # before the body, which may take long to arrive
         with Reservation(room) as place:
             # No variable for the parsed body: it would take several times its size while waiting for the log.
             verdicts = clicks.validate(
@@ -66,11 +61,6 @@ def add_events(
                     _end_spans(verdicts)
         EVENTS_ACCEPTED.inc(len(accepted))
         return batch_answer(list(map(event_result, verdicts)), len(accepted))
-
-
-def shift_of(received_ms: int, sent_ms: int | None, waited_ms: int) -> int:
-    """What to add to the times of a request's events: nothing if it does not say when it was sent."""
-    return 0 if sent_ms is None else clicks.correction_ms(received_ms, sent_ms, waited_ms)
 
 
 def _end_spans(verdicts: list[clicks.AcceptedEvent | clicks.RefusedEvent]) -> None:

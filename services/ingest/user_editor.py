@@ -115,7 +115,7 @@ def _message(command: Command) -> tuple[bytes, bytes]:
 def validate_merge(user_id: str, body: Mapping[str, Any], *, now_ms: int, shift_ms: int = 0) -> Merging:
     """The merge in *body*, with each event accepted or refused; ``BadInput`` if *body* is not a merge.
 
-    *shift_ms* corrects the events' times (``clicks.correction_ms``).
+    *shift_ms* corrects the events' times (sender_clock.py).
     """
     check_id("user_id", user_id)
     if not body.keys() <= _MERGE_FIELDS:

@@ -10,9 +10,10 @@ from nearline.profiles import Profile
 from nearline.telemetry import counter
 from services.ingest import clicks
 from services.ingest.bodies import Reservation, Room
-from services.ingest.event_routes import EVENTS_ACCEPTED, SentMs, WaitedMs, event_result, shift_of
+from services.ingest.event_routes import EVENTS_ACCEPTED, event_result
 from services.ingest.http_io import answer, answers, etag, json_body, json_of, object_of, ref, strict_id
 from services.ingest.schemas import Erased, EventRemoved, MergeIn, MergeResults, Problems, ProfileAnswer, ProfileIn
+from services.ingest.sender_clock import SENDER_CLOCK, correction_of
 from services.ingest.user_editor import Merging, UserEditor, user_and_event, validate_merge
 
 _PROFILES = counter("ingest_profiles_accepted_total", "Profiles that are in the log")
@@ -33,18 +34,16 @@ def add_users(app: FastAPI, room: Room, users: UserEditor, now_ms: Callable[[], 
         "/users/{user_id:text}/merge",
         summary="Merge an anonymous session into a user",
         responses=answers({200: MergeResults, 207: MergeResults, 422: MergeResults | Problems}, 408, 413),
-        openapi_extra=json_body(ref(MergeIn)),
+        openapi_extra=json_body(ref(MergeIn)) | SENDER_CLOCK,
     )
-    async def post_merge(
-        request: Request, user_id: UserIdPath, sent_ms: SentMs = None, waited_ms: WaitedMs = 0
-    ) -> Response:
+    async def post_merge(request: Request, user_id: UserIdPath) -> Response:
         """Call it at login: the events sent under `session_id` become the user's and the session is erased; `events`
         adds events that were not sent before. Safe to repeat: an event counts once, by its `event_id`, which is
         required here. Statuses, `sent_ms` and `waited_ms` as for `POST /events`; the session counts as one more
         accepted object.
         """
         user_id = strict_id(request, "user_id", user_id)
-        shift_ms = shift_of(now_ms(), sent_ms, waited_ms)
+        shift_ms = correction_of(request, now_ms())
         with Reservation(room) as place:
             body = object_of(await json_of(request, place))
             merging = validate_merge(user_id, body, now_ms=now_ms(), shift_ms=shift_ms)

@@ -13,8 +13,9 @@ from nearline.events import EARLIEST_MS, EVENT_TYPES, MAX_EVENT_BYTES, Event, de
 from nearline.settings import load_settings
 from services.ingest.app import bounds_of
 from services.ingest.bodies import LEAST, Bounds
-from services.ingest.clicks import DEVICE_TIME, AcceptedEvent, RefusedEvent, correction_ms, validate
+from services.ingest.clicks import DEVICE_TIME, AcceptedEvent, RefusedEvent, validate
 from services.ingest.schemas import EventIn, EventResults, Problems
+from services.ingest.sender_clock import correction_ms
 from tests.support.ingest_door import CLICK, NOW_MS, Door, in_pieces
 
 pytestmark = pytest.mark.anyio
@@ -280,6 +281,7 @@ async def test_events_of_a_merge_are_corrected_likewise(door: Door) -> None:
         ({"sent_ms": NOW_MS // 1000}, "sent_ms"),
         ({"sent_ms": NOW_MS * 10**9}, "sent_ms"),
         ({"sent_ms": NOW_MS, "waited_ms": -1}, "waited_ms"),
+        ({"waited_ms": "1_000"}, "waited_ms"),
     ],
 )
 async def test_a_clock_in_another_unit_is_refused_and_no_event_is_moved(
