@@ -88,8 +88,8 @@ class Topics:
             name, partitions = described["name"], len(described["partitions"])
             if partitions != wanted[name].partitions:
                 raise Misconfigured(
-                    f"topic {name} has {partitions} partitions, expected {wanted[name].partitions}: they are chosen once; "
-                    f"set NEARLINE_PARTITIONS={partitions} if all topics of users and items have as many, "
+                    f"topic {name} has {partitions} partitions, expected {wanted[name].partitions}: they are chosen "
+                    f"once; set NEARLINE_PARTITIONS={partitions} if all topics of users and items have as many, "
                     "else create the topic anew (make reset deletes everything on one machine)"
                 )
 
