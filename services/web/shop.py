@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import quote
 
-from nearline.errors import BadInput, NearlineError
+from nearline.errors import BadInput, NearlineError, Unavailable
 from nearline.sequences import UserSequence
 from services.web.histories import SequenceCache, now_ms, session_events, until
 
@@ -200,7 +200,7 @@ class Shop:
         return {item_id: self._items[item_id] for item_id in wanted}
 
     async def shoppers(self, user_ids: Iterable[str]) -> list[Shopper]:
-        """Those of *user_ids* who have a document."""
+        """Those of *user_ids* who have a document; none while the store is away."""
         found = await asyncio.gather(*map(self._shopper, user_ids))
         return [shopper for shopper in found if shopper is not None]
 
@@ -226,7 +226,10 @@ class Shop:
             return []
 
     async def _shopper(self, user_id: str) -> Shopper | None:
-        known = await self.known(user_id)
+        try:
+            known = await self.known(user_id)
+        except Unavailable:
+            return None
         return None if known is None else Shopper(user_id, tuple(known["categories"][:2]), known["events"])
 
     async def _look_up(self, item_id: str, must_be_there: bool) -> ItemJson:

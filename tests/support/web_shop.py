@@ -46,12 +46,14 @@ ITEMS = [
 
 
 class MemoryShop:
-    """Retrieval and ingest: an event is used by the next answer, unless *is_slow*; *is_away* answers nothing."""
+    """Retrieval and ingest: an event is used by the next answer, unless *is_slow*; *is_away* answers nothing,
+    and *is_store_away* nothing about a user."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str, Mapping[str, Any], Any]] = []
         self.events: list[dict[str, Any]] = []
         self.is_away = False
+        self.is_store_away = False
         self.is_slow = False
         self.users = {USER: {"user_id": USER, "has_vector": True, "vector_version": 7, "history_version": 7,
                              "newest_event_id": "e-1", "as_of_ms": NOW_MS, "stored_ms": NOW_MS, "events": 3, "seen": 2,
@@ -78,6 +80,8 @@ class MemoryShop:
             if found is None:
                 raise BadInput("not_found", f"there is no item {unquote(rest)!r}")
             return {"item_id": found["item_id"], "version": 1, "item": {**found, "description": "well made"}}
+        if head == "users" and self.is_store_away:
+            raise Unavailable(f"{service} answered 503: the store is away")
         if head == "users":
             return self._user(service, unquote(rest))
         if path.endswith("/audience"):

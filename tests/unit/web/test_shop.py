@@ -87,6 +87,15 @@ def test_a_category_shows_what_trends_in_it_and_then_the_rest() -> None:
     assert shown == ["Blue lamp"]
 
 
+def test_the_page_is_there_while_the_store_is_away() -> None:
+    """Which of the offered users are known is in the store; row and shelves are popular items then."""
+    page = Page()
+    page.api.is_store_away = True
+    answer = page.get(f"/?user={USER}")
+    assert answer.status_code == 200
+    assert "Red spotty mug" in titles(answer.text)
+
+
 def test_the_page_says_when_retrieval_is_down() -> None:
     page = Page()
     page.api.is_away = True
