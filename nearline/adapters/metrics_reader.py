@@ -9,7 +9,7 @@ import httpx
 
 from nearline.errors import Misconfigured
 from nearline.key_file import key_headers
-from nearline.live import MetricsPage, MetricsPages, metrics_urls, read_page
+from nearline.live import PARTS, MetricsPage, MetricsPages, metrics_urls, read_page
 from nearline.settings import Settings
 
 _TIMEOUT_S = 2.0
@@ -18,13 +18,18 @@ _WANT_A_KEY = ("ingest", "retrieval")
 
 
 def addresses_of(settings: Settings) -> dict[str, str]:
-    """The base URL of each part's metrics, by part; ``Misconfigured`` if ``NEARLINE_METRICS_OF`` is malformed."""
+    """The base URL of each part's metrics, by part; ``Misconfigured`` if ``NEARLINE_METRICS_OF`` is malformed.
+
+    Beside the parts of the live screen: ``web``, and ``launcher``, which starts the job ``last_n``.
+    """
     host = settings.host if settings.host != "0.0.0.0" else "127.0.0.1"
     ports = {
         "last_n": settings.flink_metrics_port,
         "user_tower": settings.user_tower_port,
         "item_tower": settings.item_tower_port,
         "canary": settings.canary_port,
+        "web": settings.web_port,
+        "launcher": settings.job_port,
     }
     defaults = {"ingest": settings.ingest, "retrieval": settings.retrieval}
     defaults |= {part: f"http://{host}:{port}" for part, port in ports.items()}
@@ -46,7 +51,8 @@ class MetricsReader:
     @classmethod
     def of(cls, settings: Settings) -> Self:
         """The reader for the system in *settings*, with their key."""
-        return cls(addresses_of(settings), key_headers(settings))
+        addresses = addresses_of(settings)
+        return cls({part: addresses[part] for part in PARTS}, key_headers(settings))
 
     async def read(self) -> MetricsPages:
         """The page of every part; ``None`` for one that does not answer or refuses our key."""

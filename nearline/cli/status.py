@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from rich.table import Table
 
 from nearline.adapters.kafka.admin import Topics
+from nearline.adapters.metrics_reader import addresses_of
 from nearline.cli.console import console
 from nearline.cli.watching import watching
 from nearline.errors import Unavailable
@@ -20,6 +21,7 @@ from nearline.topics import CLICKS, CLICKS_DLQ, ITEMS, ITEMS_DLQ, USER_SEEN, USE
 
 _LOOPING = 3  # starts of the job in the last ten minutes, in one data folder, that count as a restart loop
 Metrics = dict[str, float]
+Urls = Mapping[str, str]  # part -> base URL
 
 
 @dataclass(frozen=True)
@@ -41,9 +43,7 @@ def status(
     if watch:
         asyncio.run(watching(settings, console, every_s=every))
         return
-    lines = [_log(settings), _ingest(settings), _job(settings)]
-    lines += [_user_tower(settings), _item_tower(settings), _retrieval(settings), _web(settings)]
-    lines += [_canary(settings)] if settings.canary_every_s else []
+    lines = status_lines(settings)
     table = Table("part", "state", "", "what to do")
     colours = {"ready": "green", "starting": "yellow", "restarting": "red", "down": "red"}
     for line in lines:
@@ -51,6 +51,14 @@ def status(
     console.print(table)
     if any(line.state in ("down", "restarting") for line in lines):
         raise typer.Exit(1)
+
+
+def status_lines(settings: Settings) -> list[StatusLine]:
+    """The line of every part, each asked at its address in ``NEARLINE_METRICS_OF``, else on this machine."""
+    urls = addresses_of(settings)
+    lines = [_log(settings), _ingest(settings, urls), _job(settings, urls)]
+    lines += [_user_tower(urls), _item_tower(urls), _retrieval(settings, urls), _web(settings, urls)]
+    return [*lines, _canary(urls)] if settings.canary_every_s else lines
 
 
 def _log(settings: Settings) -> StatusLine:
@@ -69,17 +77,16 @@ def _log(settings: Settings) -> StatusLine:
         topics.close()
 
 
-def _ingest(settings: Settings) -> StatusLine:
+def _ingest(settings: Settings, urls: Urls) -> StatusLine:
     line = _service(
-        settings.host,
-        settings.ingest_port,
+        urls["ingest"],
         "ingest",
         freshness="nearline_ingest_acknowledged_seconds",
         words="events acknowledged",
         topic=CLICKS,
         headers=key_headers(settings),
     )
-    known = _metrics(settings.host, settings.ingest_port, key_headers(settings)) if line.state == "ready" else None
+    known = _metrics(urls["ingest"], key_headers(settings)) if line.state == "ready" else None
     return line if known is None else replace(line, detail="; ".join(filter(None, (ingest_words(known), line.detail))))
 
 
@@ -93,18 +100,25 @@ def ingest_words(metrics: Metrics) -> str:
     return f"{total('events_accepted'):,.0f} events, {refused}; {total('items_accepted'):,.0f} changes of items"
 
 
-def _job(settings: Settings) -> StatusLine:
-    metrics = _metrics(settings.host, settings.job_port)
-    if metrics is None:
-        return StatusLine("last_n", "down", f"no answer on port {settings.job_port}", _log_hint("last_n"))
-    recent = int(metrics.get("nearline_job_recent_starts", 0))
-    flink = _metrics(settings.host, settings.flink_metrics_port) or {}
-    restarts = sum(value for name, value in flink.items() if name.startswith("flink_jobmanager_job_numRestarts"))
-    starts = int(metrics.get("nearline_job_starts_total", 0))
-    detail = f"{_job_lag(settings)}started {starts} times, {restarts:.0f} restarts since"
+def _job(settings: Settings, urls: Urls) -> StatusLine:
+    launcher = _metrics(urls["launcher"])
+    if launcher is None:
+        return StatusLine("last_n", "down", f"no answer of {urls['launcher']}", _log_hint("last_n"))
+    recent = int(launcher.get("nearline_job_recent_starts", 0))
+    flink = _metrics(urls["last_n"]) or {}
+    detail = f"{_job_lag(settings)}{job_words({**launcher, **flink})}"
     if recent >= _LOOPING:
         return StatusLine("last_n", "restarting", f"{detail}; {recent} starts in ten minutes", _log_hint("last_n"))
     return StatusLine("last_n", "ready" if flink else "starting", detail)
+
+
+def job_words(metrics: Metrics) -> str:
+    """How often the job was started and restarted, in words; a container's job manager does not count its starts."""
+    restarts = sum(value for name, value in metrics.items() if name.startswith("flink_jobmanager_job_numRestarts"))
+    starts = metrics.get("nearline_job_starts_total")
+    return (
+        f"{restarts:.0f} restarts" if starts is None else f"started {starts:.0f} times, {restarts:.0f} restarts since"
+    )
 
 
 def _job_lag(settings: Settings) -> str:
@@ -120,10 +134,9 @@ def _job_lag(settings: Settings) -> str:
         topics.close()
 
 
-def _user_tower(settings: Settings) -> StatusLine:
+def _user_tower(urls: Urls) -> StatusLine:
     return _service(
-        settings.host,
-        settings.user_tower_port,
+        urls["user_tower"],
         "user_tower",
         reads=(USER_SEQUENCES, USER_SEEN),
         freshness="nearline_sequence_to_stored_seconds",
@@ -131,10 +144,9 @@ def _user_tower(settings: Settings) -> StatusLine:
     )
 
 
-def _item_tower(settings: Settings) -> StatusLine:
+def _item_tower(urls: Urls) -> StatusLine:
     return _service(
-        settings.host,
-        settings.item_tower_port,
+        urls["item_tower"],
         "item_tower",
         reads=(ITEMS,),
         freshness="nearline_item_to_published_seconds",
@@ -142,29 +154,27 @@ def _item_tower(settings: Settings) -> StatusLine:
     )
 
 
-def _retrieval(settings: Settings) -> StatusLine:
-    url, headers = httpx.URL(settings.retrieval), key_headers(settings)
+def _retrieval(settings: Settings, urls: Urls) -> StatusLine:
+    headers = key_headers(settings)
     line = _service(
-        url.host,
-        url.port or 80,
+        urls["retrieval"],
         "retrieval",
         freshness="nearline_recommend_seconds",
         words="answered",
         headers=headers,
     )
-    known = _metrics(url.host, url.port or 80, headers) if line.state == "ready" else None
+    known = _metrics(urls["retrieval"], headers) if line.state == "ready" else None
     return line if known is None else replace(line, detail="; ".join(filter(None, (line.detail, index_words(known)))))
 
 
-def _canary(settings: Settings) -> StatusLine:
+def _canary(urls: Urls) -> StatusLine:
     line = _service(
-        settings.host,
-        settings.canary_port,
+        urls["canary"],
         "canary",
         freshness="nearline_canary_click_to_answer_seconds",
         words="its clicks used",
     )
-    known = _metrics(settings.host, settings.canary_port) if line.state == "ready" else None
+    known = _metrics(urls["canary"]) if line.state == "ready" else None
     return line if known is None else replace(line, detail="; ".join(filter(None, (canary_words(known), line.detail))))
 
 
@@ -177,17 +187,19 @@ def canary_words(metrics: Metrics) -> str:
     return f"{used:,.0f} clicks used, {late:,.0f} late, {refused:,.0f} refused"
 
 
-def _web(settings: Settings) -> StatusLine:
+def _web(settings: Settings, urls: Urls) -> StatusLine:
     line = _service(
-        settings.host,
-        settings.web_port,
+        urls["web"],
         "web",
         freshness="nearline_web_click_to_row_seconds",
         words="rows changed on screen",
         headers=key_headers(settings),
     )
-    address = f"http://{settings.host}:{settings.web_port}/"
-    return line if line.state == "down" else replace(line, detail="; ".join(filter(None, (address, line.detail))))
+    return (
+        line
+        if line.state == "down"
+        else replace(line, detail="; ".join(filter(None, (urls["web"] + "/", line.detail))))
+    )
 
 
 def index_words(metrics: Metrics) -> str:
@@ -210,8 +222,7 @@ def _engine_words(metrics: Metrics) -> str:
 
 
 def _service(
-    host: str,
-    port: int,
+    url: str,
     part: str,
     *,
     freshness: str,
@@ -220,12 +231,12 @@ def _service(
     topic: str = "",
     headers: Mapping[str, str] | None = None,
 ) -> StatusLine:
-    metrics = _metrics(host, port, headers)
+    metrics = _metrics(url, headers)
     if metrics is None:
-        return StatusLine(part, "down", f"no metrics on port {port}", _log_hint(part))
+        return StatusLine(part, "down", f"no metrics of {url}", _log_hint(part))
     lag = lag_of(metrics, *reads)
     metrics = of_topic(metrics, topic) if topic else metrics
-    waiting = _not_ready(host, port)
+    waiting = _not_ready(url)
     details = [f"lag {lag:,.0f}"] if reads else []
     p50, p99 = (quantile(metrics, freshness, q) for q in (0.5, 0.99))
     if p50 is not None and p99 is not None:
@@ -268,10 +279,10 @@ def quantile(metrics: Metrics, name: str, q: float) -> float | None:
     return next((bound for bound, count in sorted(buckets) if count >= q * total), None)
 
 
-def _metrics(host: str, port: int, headers: Mapping[str, str] | None = None) -> Metrics | None:
-    """The part's metrics; ``None`` if it does not answer or refuses our key."""
+def _metrics(url: str, headers: Mapping[str, str] | None = None) -> Metrics | None:
+    """The metrics of the part at *url*; ``None`` if it does not answer or refuses our key."""
     try:
-        response = httpx.get(f"http://{host}:{port}/metrics", timeout=2.0, follow_redirects=True, headers=headers)
+        response = httpx.get(f"{url}/metrics", timeout=2.0, follow_redirects=True, headers=headers)
     except httpx.HTTPError:
         return None
     if response.status_code != 200:
@@ -284,9 +295,9 @@ def _metrics(host: str, port: int, headers: Mapping[str, str] | None = None) -> 
     return found
 
 
-def _not_ready(host: str, port: int) -> list[str]:
+def _not_ready(url: str) -> list[str]:
     try:
-        parts = httpx.get(f"http://{host}:{port}/readyz", timeout=2.0).json()["parts"]
+        parts = httpx.get(f"{url}/readyz", timeout=2.0).json()["parts"]
     except (httpx.HTTPError, ValueError, KeyError):
         return ["an answer on /readyz"]
     return [name for name, ready in parts.items() if not ready]

@@ -1,6 +1,11 @@
 """``nearline status``: the summary of the parts' metrics."""
 
-from nearline.cli.status import index_words, ingest_words, of_topic, quantile
+from starlette.applications import Starlette
+
+from nearline.adapters.http import status_routes
+from nearline.cli.status import index_words, ingest_words, job_words, of_topic, quantile, status_lines
+from nearline.settings import load_settings
+from tests.support.served import served
 
 
 def test_the_index_tells_its_recall_with_the_size_of_the_sample() -> None:
@@ -63,3 +68,21 @@ def test_items_in_an_engine_are_told_as_that() -> None:
     words = "items in an engine that is down: answers are degraded, 1,200 item vectors behind, 5,500 head items here"
     assert index_words(told) == words
     assert index_words(told | {"nearline_engine_up": 1.0}).startswith("items in an engine that answers")
+
+
+def test_parts_on_other_hosts_are_asked_at_their_own_addresses() -> None:
+    """In containers each part is another host: only ``NEARLINE_METRICS_OF`` knows where."""
+    parts = ("ingest", "last_n", "launcher", "user_tower", "item_tower", "retrieval", "web", "canary")
+    with served(Starlette(routes=status_routes(dict))) as url:
+        addresses = ",".join(f"{part}={url}" for part in parts)
+        settings = load_settings({"NEARLINE_METRICS_OF": addresses, "NEARLINE_KAFKA": "127.0.0.1:1"})
+        states = {line.part: line.state for line in status_lines(settings)}
+    assert states.pop("log") == "down"
+    assert set(states.values()) == {"ready"}
+    assert len(states) == 7
+
+
+def test_a_job_manager_that_counts_no_starts_is_not_said_to_have_had_none() -> None:
+    restarted = {'flink_jobmanager_job_numRestarts{job_name="last_n"}': 2.0}
+    assert job_words(restarted) == "2 restarts"
+    assert job_words({"nearline_job_starts_total": 3.0, **restarted}) == "started 3 times, 2 restarts since"
