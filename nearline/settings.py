@@ -170,7 +170,11 @@ class Settings(BaseSettings):
     )
     page_secret: SecretStr = Field(
         SecretStr(""),
-        description="secret that signs page tokens, the same for all replicas; default: the file `page-secret` in data",
+        description="secret that signs page tokens, the same for all replicas; default: that in the file",
+    )
+    page_secret_file: Path | None = Field(
+        None,
+        description="file with that secret, made if missing, for replicas of one host; default: `page-secret` in data",
     )
     store_timeout_ms: int = Field(20, gt=0, description="deadline of one read of the store on the request path")
     log_key: SecretStr = Field(

@@ -191,7 +191,8 @@ def _store_for(settings: Settings, space: Space) -> UserStore:
 
 
 def _secret_of(settings: Settings) -> bytes:
-    return secret_of(settings.page_secret.get_secret_value(), settings.data / "page-secret")
+    file = settings.page_secret_file or settings.data / "page-secret"
+    return secret_of(settings.page_secret.get_secret_value(), file)
 
 
 def _items_for(settings: Settings, space: Space) -> ServedItems:
