@@ -13,8 +13,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
-import struct
 import subprocess
 import sys
 import tempfile
@@ -24,6 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from local.broker_ready import is_ready
 from local.layout import BUILD, ROOT, java
 from local.ports import HOST, free_ports
 from nearline.errors import Misconfigured, Unavailable
@@ -36,7 +35,7 @@ _JVM = ("-Xms128m", "-Xmx384m", "-XX:+UseSerialGC", "-XX:+ExitOnOutOfMemoryError
 # A dead letter holds a whole message of `clicks` (1 MiB) in base64 and must fit; topics set their own lower limits.
 _MESSAGE_MAX_BYTES = 5 * 1024 * 1024
 
-_LOG4J2 = """\
+LOG4J2 = """\
 status = warn
 rootLogger.level = warn
 rootLogger.appenderRef.console.ref = console
@@ -138,7 +137,7 @@ def prepare(data: Path, port: int, controller_port: int, metrics_port: int | Non
     """
     files = BrokerFiles(data.resolve())
     files.data.mkdir(parents=True, exist_ok=True)
-    files.log4j2.write_text(_LOG4J2)
+    files.log4j2.write_text(LOG4J2)
     command = [str(java()), *_JVM, f"-Dlog4j2.configurationFile={files.log4j2}", "-cp", classpath()]
     if not files.log_dir.exists():
         _format(files, command, port, controller_port)
@@ -159,32 +158,6 @@ def _format(files: BrokerFiles, command: list[str], port: int, controller_port: 
     if done.returncode != 0:
         raise Misconfigured(f"formatting {new} failed: {(done.stderr or done.stdout).strip()[-600:]}")
     new.rename(files.log_dir)
-
-
-def is_ready(port: int, timeout_s: float = 1.0) -> bool:
-    """Whether the broker on *port* answers a metadata request that lists itself."""
-    # A connection alone is not enough: the port is open some seconds before the broker is registered (unfenced).
-    # Metadata v1: api key 3, version 1, correlation 1, no client id, no topics.
-    request = struct.pack(">hhihi", 3, 1, 1, -1, 0)
-    try:
-        with socket.create_connection((HOST, port), timeout=timeout_s) as connection:
-            connection.sendall(struct.pack(">i", len(request)) + request)
-            connection.settimeout(timeout_s)
-            size = struct.unpack(">i", _receive(connection, 4))[0]
-            _, brokers = struct.unpack(">ii", _receive(connection, size)[:8])
-    except (OSError, struct.error):
-        return False
-    return bool(brokers > 0)
-
-
-def _receive(connection: socket.socket, size: int) -> bytes:
-    received = b""
-    while len(received) < size:
-        part = connection.recv(size - len(received))
-        if not part:
-            raise OSError(f"the connection closed after {len(received)} of {size} bytes")
-        received += part
-    return received
 
 
 @dataclass

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from local.addresses import Ports, data_folder, variable_of
-from local.broker import is_ready
+from local.broker_ready import is_ready
 from local.layout import BUILD, ROOT, environment_python, java
 from local.ports import HOST, holder, is_free
 from local.processes import describe, mark, processes_of, wait_until

@@ -85,8 +85,8 @@ def _make(final: Path, sources: Mapping[str, Path]) -> None:
         shutil.rmtree(new)
 
 
-def command(repository: Path, ports: TritonPorts, backends: Path) -> list[str]:
-    """The server's command line, with every model of *repository*, on the loopback address only."""
+def command(repository: Path, ports: TritonPorts, backends: Path, *, host: str = HOST) -> list[str]:
+    """The server's command line, with every model of *repository*, on the address *host* only."""
     binary = site_packages("triton") / "pytriton" / "tritonserver" / "bin" / "tritonserver"
     return [
         str(binary),
@@ -94,11 +94,11 @@ def command(repository: Path, ports: TritonPorts, backends: Path) -> list[str]:
         f"--backend-directory={backends}",
         "--model-control-mode=explicit",  # a new space is loaded beside the live one, without a restart
         "--load-model=*",
-        f"--grpc-address={HOST}",
+        f"--grpc-address={host}",
         f"--grpc-port={ports.grpc}",
-        f"--http-address={HOST}",
+        f"--http-address={host}",
         f"--http-port={ports.http}",
-        f"--metrics-address={HOST}",
+        f"--metrics-address={host}",
         f"--metrics-port={ports.metrics}",
         "--http-thread-count=2",
         "--exit-timeout-secs=5",
@@ -218,6 +218,7 @@ def main() -> None:
     defaults = Ports.from_environment()
     parser = argparse.ArgumentParser(prog="python -m local.triton", description=main.__doc__)
     parser.add_argument("--repository", type=Path, default=REPOSITORY, help="folder of models")
+    parser.add_argument("--host", default=HOST, help=f"address to listen on (default {HOST}; in a container 0.0.0.0)")
     parser.add_argument("--grpc-port", type=int, default=defaults.triton, help="default: the port of NEARLINE_TRITON")
     parser.add_argument("--http-port", type=int, default=defaults.triton_http, help="default: the port before it")
     parser.add_argument("--metrics-port", type=int, default=defaults.triton_metrics, help="default: the port after it")
@@ -227,7 +228,7 @@ def main() -> None:
         _end_with_parent()
     ports = TritonPorts(given.grpc_port, given.http_port, given.metrics_port)
     try:
-        words = command(given.repository, ports, prepare_backends(site_packages("triton")))
+        words = command(given.repository, ports, prepare_backends(site_packages("triton")), host=given.host)
         variables = environment(os.environ)
     except Misconfigured as problem:
         sys.exit(f"triton: {problem}")

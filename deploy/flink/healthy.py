@@ -1,6 +1,6 @@
 """The job manager's health check: exit 0 when there is a job and every one of its tasks runs.
 
-    python deploy/flink/healthy.py http://127.0.0.1:8081
+    python -IS deploy/flink/healthy.py http://127.0.0.1:8081
 
 A job in a restart loop is RUNNING most of the time, so its tasks are asked too. Standard library only.
 """
@@ -10,7 +10,7 @@ import sys
 import urllib.request
 from typing import Any
 
-TIMEOUT_S = 3.0
+TIMEOUT_S = 8.0
 
 
 def problem_of(overview: dict[str, Any]) -> str | None:

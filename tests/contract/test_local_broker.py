@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from local.broker import RunningBroker, is_ready, running_broker
+from local.broker import RunningBroker, running_broker
+from local.broker_ready import is_ready
 from local.ports import free_ports
 from nearline.errors import Unavailable
 

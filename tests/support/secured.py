@@ -12,7 +12,8 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generat
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from local.broker import BrokerFiles, is_ready, prepare
+from local.broker import BrokerFiles, prepare
+from local.broker_ready import is_ready
 from local.ports import HOST, free_ports
 from local.processes import wait_until
 

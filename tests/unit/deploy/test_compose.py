@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import typer
@@ -22,10 +23,12 @@ from local.addresses import Ports
 from local.broker import server_properties
 from local.layout import ROOT
 from local.system import OneTimeTask, System
+from nearline.adapters.metrics_reader import addresses_of
 from nearline.cli.app import app
 from nearline.settings import PREFIX, Settings, load_settings
 
 FILE = ROOT / "docker-compose.yml"
+LIGHT = ROOT / "docker-compose.light.yml"
 LOADER = ROOT / "tools" / "compose_check"
 
 Compose = dict[str, Any]
@@ -132,9 +135,8 @@ def unknown_programs(compose: Compose) -> list[str]:
             after = dict(itertools.pairwise(words))
             if "-m" in after and not is_module(after["-m"]):
                 wrong.append(f"{name}: no module {after['-m']}")
-            script = after.get("python", "")
-            if script.endswith(".py") and not (ROOT / script).exists():
-                wrong.append(f"{name}: no script {script}")
+            scripts = [word for word in words if word.endswith(".py") and not word.startswith("/")]
+            wrong += [f"{name}: no script {script}" for script in scripts if not (ROOT / script).exists()]
     return wrong
 
 
@@ -154,6 +156,31 @@ def refused_settings(compose: Compose) -> list[str]:
         if not unknown:
             load_settings(given)
     return wrong
+
+
+def dear_checks(compose: Compose) -> list[str]:
+    """Health checks that cost much for ever: by a shell, by Kafka's tools (a JVM each), or every few seconds.
+
+    A shell's child outlives a check that runs out of time.
+    """
+    wrong = []
+    for name, service in services(compose):
+        check = service.get("healthcheck", {})
+        words = check.get("test", ["CMD"])
+        if words[0] != "CMD" or any(word.endswith(".sh") for word in words):
+            wrong.append(f"{name}: {words}")
+        if words[1:2] == ["python"]:
+            if not {"-IS", "-S"} & set(words):
+                wrong.append(f"{name}: Python without -S loads what the check does not need")
+            if check["interval"] != "30s" or check["timeout"] != "10s":
+                wrong.append(f"{name}: every {check['interval']} within {check['timeout']}")
+    return wrong
+
+
+def other_bases(compose: Compose) -> list[str]:
+    """Images of ours that cannot be made from another base (with a CA bundle, a pip.conf)."""
+    built = [(name, s["build"].get("args") or {}) for name, s in services(compose) if "build" in s]
+    return [f"{name}: {args}" for name, args in built if args.get("BASE") != "python:3.11.14-slim-bookworm"]
 
 
 def defective(change: Callable[[Compose], None]) -> Compose:
@@ -199,6 +226,16 @@ CHECKS_AND_DEFECTS: list[tuple[Check, Callable[[Compose], None]]] = [
     (unknown_programs, change("services/retrieval/command", ["python", "-m", "services.retreival"])),
     (unknown_programs, change("services/jobmanager/command", ["python", "deploy/flink/job_manager.py"])),
     (unknown_programs, change("services/jobmanager/healthcheck/test", ["CMD", "python", "deploy/health.py"])),
+    (dear_checks, change("services/kafka/healthcheck/test", ["CMD-SHELL", "true"])),
+    (dear_checks, change("services/kafka/healthcheck/test", ["CMD", "/opt/kafka/bin/kafka-cluster.sh", "cluster-id"])),
+    (
+        dear_checks,
+        change("services/ingest/healthcheck/test", ["CMD", "python", "deploy/services/healthy.py", "http://x"]),
+    ),
+    (dear_checks, change("services/ingest/healthcheck/interval", "5s")),
+    (dear_checks, change("services/ingest/healthcheck/timeout", "5s")),
+    (other_bases, change("services/kafka/build/args", None)),
+    (other_bases, change("services/kafka/build/args", {"BASE": "alpine:3.20"})),
     (refused_settings, change("services/retrieval/environment/NEARLINE_KAFFKA", "kafka:19092")),
 ]
 CHECKS = list(dict.fromkeys(check for check, _ in CHECKS_AND_DEFECTS))
@@ -302,6 +339,39 @@ def test_every_retrieval_is_the_same_program_with_data_of_its_own(compose: Compo
     assert set(indexes.values()) == {load_settings({}).index}
 
 
+def test_a_list_that_one_retrieval_begins_can_be_continued_by_any_other(compose: Compose) -> None:
+    """They sign pages with the secret of one file, in a volume that all of them have."""
+    parts = {name: service for name, service in services(compose) if name.startswith("retrieval")}
+    assert {s["environment"]["NEARLINE_PAGE_SECRET_FILE"] for s in parts.values()} == {"/var/lib/nearline-pages/secret"}
+    assert [name for name, s in parts.items() if "page-secret:/var/lib/nearline-pages" not in s["volumes"]] == []
+
+
+def test_a_limit_that_an_engine_may_not_be_able_to_raise_is_a_variable() -> None:
+    """``ulimits`` above what the engine may give end ``up``."""
+    limits = [
+        service["ulimits"]["nofile"]
+        for _, service in services(yaml.safe_load(FILE.read_text()))
+        if "ulimits" in service
+    ]
+    assert limits == [{"soft": "${COUCHBASE_OPEN_FILES:-200000}", "hard": "${COUCHBASE_OPEN_FILES:-200000}"}]
+
+
+def test_every_part_is_found_by_the_status(compose: Compose) -> None:
+    """Each part is another host here, so ``nearline status`` is given the addresses of all."""
+    urls = addresses_of(
+        load_settings(
+            {
+                "NEARLINE_METRICS_OF": compose["services"]["key"]["environment"]["NEARLINE_METRICS_OF"],
+                "NEARLINE_INGEST": "http://ingest:8088",
+                "NEARLINE_RETRIEVAL": "http://retrieval:8080",
+            }
+        )
+    )
+    hosts = {part: urlsplit(url).hostname for part, url in urls.items()}
+    assert hosts == {part: part for part in urls} | {"launcher": "jobmanager", "last_n": "taskmanager"}
+    assert hosts.keys() <= {*compose["services"], "launcher", "last_n"}
+
+
 def test_the_proxy_asks_the_replicas_whether_they_are_ready(compose: Compose) -> None:
     """It knows the replicas by their names and ports, and every one of them."""
     said = (ROOT / "deploy/proxy/Caddyfile").read_text()
@@ -357,6 +427,73 @@ def test_compose_accepts_the_file(loader: Path) -> None:
     done = load(loader, FILE)
     assert done.returncode == 0, done.stderr
     assert yaml.safe_load(done.stdout)["services"].keys() == read(FILE.read_text())["services"].keys()
+
+
+# --- the trial's file ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def light(loader: Path) -> Compose:
+    """The trial's file as compose resolves it."""
+    return resolved(loader, LIGHT)
+
+
+@pytest.fixture(scope="session")
+def whole(loader: Path) -> Compose:
+    """The whole file as compose resolves it."""
+    return resolved(loader, FILE)
+
+
+def resolved(loader: Path, file: Path) -> Compose:
+    done = load(loader, file)
+    assert done.returncode == 0, done.stderr
+    read: Compose = yaml.safe_load(done.stdout)
+    return read
+
+
+def test_the_trial_has_the_same_services_but_for_couchbase_and_what_needs_other_hardware(
+    light: Compose, whole: Compose
+) -> None:
+    """Its data are its own: another project, so other volumes."""
+    left_out = {"couchbase", "couchbase-init", "triton-gpu", "milvus", "retrieval-milvus"}
+    assert whole["services"].keys() - light["services"].keys() == left_out
+    assert light["services"].keys() <= whole["services"].keys()
+    assert (light["name"], whole["name"]) == ("nearline-light", "nearline")
+
+
+def test_the_trial_runs_the_same_programs_on_the_same_ports(light: Compose, whole: Compose) -> None:
+    """Everything but Triton's command is the whole file's."""
+    for name, service in services(light):
+        other = whole["services"][name]
+        assert service.get("ports") == other.get("ports"), name
+        assert service.get("healthcheck") == other.get("healthcheck"), name
+        if name != "triton":
+            assert service.get("command") == other.get("command"), name
+
+
+def test_a_trial_pulls_one_image(light: Compose) -> None:
+    """Every service that runs without a profile is built here, from the one Python."""
+    running = {name: service for name, service in services(light) if "profiles" not in service}
+    assert [name for name, service in running.items() if "build" not in service] == []
+    assert {service["build"]["args"]["BASE"] for service in running.values()} == {"python:3.11.14-slim-bookworm"}
+
+
+def test_all_that_open_the_trials_store_share_its_volume_and_have_process_ids_of_their_own(light: Compose) -> None:
+    """LMDB tells its readers apart by process ids, of which every container has the same few."""
+    having = {name: service for name, service in services(light) if "store-data" in str(service.get("volumes", []))}
+    assert having.keys() == {"user_tower", "retrieval", "retrieval-1", "retrieval-2", "key"}
+    for service in having.values():
+        assert service["entrypoint"] == ["python", "-IS", "deploy/services/own_pid.py"]
+        assert service["environment"]["NEARLINE_STORE"] == "lmdb:///var/lib/nearline-store"
+    first = sorted(int(service["environment"]["OWN_PID"]) for service in having.values())
+    assert all(later - earlier >= 200 for earlier, later in itertools.pairwise(first))
+
+
+def test_nothing_of_the_trial_waits_for_couchbase(light: Compose) -> None:
+    """Neither a condition nor an address of it is left where the store is opened."""
+    waiting = [name for name, service in services(light) if "couchbase" in str(service.get("depends_on", {}))]
+    assert waiting == []
+    assert "couchbase-data" not in light["volumes"]
 
 
 @pytest.mark.parametrize(

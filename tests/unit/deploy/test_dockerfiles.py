@@ -11,9 +11,9 @@ import pytest
 from local.layout import ROOT
 
 # The lists that an image can be built from, the first if nothing else is said.
-ENVIRONMENTS = {"flink": ["flink"], "services": ["services", "milvus"]}
+ENVIRONMENTS = {"flink": ["flink"], "services": ["services", "milvus"], "triton_local": ["triton"]}
 DOCKERFILES = sorted((ROOT / "deploy").glob("*/Dockerfile"))
-BASES = {"kafka": {"apache/kafka:4.3.1"}}  # beside the environments' Python
+BASE = "python:3.11.14-slim-bookworm"
 HADOLINT = Path(sys.executable).with_name("hadolint")
 
 
@@ -41,8 +41,8 @@ def lint(file: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_there_are_the_images_that_the_compose_file_builds() -> None:
-    """One image for the services, one for Flink, one for Kafka with its agent."""
-    assert [file.parent.name for file in DOCKERFILES] == ["flink", "kafka", "services"]
+    """One image for the services, one for Flink, one for Kafka with its agent, and for a trial one for Triton."""
+    assert [file.parent.name for file in DOCKERFILES] == ["flink", "kafka", "services", "triton_local"]
 
 
 @pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda file: file.parent.name)
@@ -91,10 +91,22 @@ def test_only_what_an_image_is_made_of_is_sent(path: str, sent: bool) -> None:
 
 @pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda file: file.parent.name)
 def test_the_image_is_pinned_and_its_processes_are_nobody_special(dockerfile: Path) -> None:
-    """The environments' Python, to the patch; the last user is a number, and not one of the system's."""
-    bases = {"python:3.11.14-slim-bookworm"} | BASES.get(dockerfile.parent.name, set())
-    assert {words[0] for words in instructions(dockerfile, "FROM")} == bases
+    """One Python, to the patch; the last user is a number, and not one of the system's."""
+    stages = {words[-1] for words in instructions(dockerfile, "FROM") if "AS" in words}
+    bases = {words[0] for words in instructions(dockerfile, "FROM")} - stages
+    assert bases == {"${BASE}"}
+    assert ["BASE=" + BASE] in instructions(dockerfile, "ARG"), (
+        "another base can be given, with a CA bundle and a pip.conf"
+    )
     assert int(instructions(dockerfile, "USER")[-1][0]) >= 1000
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda file: file.parent.name)
+def test_an_image_of_a_checkout_that_only_its_owner_reads_can_be_read_by_its_user(dockerfile: Path) -> None:
+    """Under umask 077 what is copied has mode 600: after the last copy everybody may read it."""
+    final = dockerfile.read_text().rpartition("\nFROM ")[2]
+    after = final.rpartition("\nCOPY ")[2]
+    assert "chmod -R go+rX " in after.partition("\nUSER ")[0]
 
 
 OF_ENVIRONMENTS = [file for file in DOCKERFILES if file.parent.name in ENVIRONMENTS]
@@ -106,7 +118,10 @@ def test_packages_are_installed_from_the_hashed_list_only(dockerfile: Path) -> N
     text = dockerfile.read_text()
     lists = [f"requirements/{name}.txt" for name in ENVIRONMENTS[dockerfile.parent.name]]
     assert instructions(dockerfile, "COPY")[0][:-1] == lists
-    assert re.search(r'--require-hashes -r (/requirements.txt|"/requirements/\$\{LIST\}.txt") ', text)
-    final = text.rpartition("\nFROM ")[2]
-    assert "pip install --no-cache-dir --no-index --no-deps /wheels/*.whl" in final
-    assert len(re.findall(r"\bpip install\b", final)) == 1
+    assert re.search(r'--require-hashes -r (/requirements.txt|"/requirements/\$\{LIST\}.txt")', text)
+    *_, environment = (stage for stage in text.split("\nFROM ") if stage.startswith("${BASE} AS environment"))
+    assert re.search(
+        r"pip install --no-cache-dir (--no-index --no-deps /wheels/|--no-deps --require-hashes)", environment
+    )
+    assert len(re.findall(r"\bpip install\b", environment)) == 1
+    assert not re.search(r"\bpip install\b", text.rpartition("\nFROM ")[2])
