@@ -8,7 +8,7 @@ CODE := nearline nearline_client services flink_jobs training local benchmarks t
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help doctor machine environments demo up stop status reset test nightly test-model test-milvus observe test-browser screenshots bench-page bench bench-guard bench-index bench-train train evaluate quality docs site lint
+.PHONY: help doctor machine environments demo up stop status reset test containers nightly test-model test-milvus observe test-browser screenshots bench-page bench bench-guard bench-index bench-train train evaluate quality docs site lint
 
 help:  ## what can be done here
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1\t/' | awk -F '\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -60,6 +60,9 @@ test-milvus: python  ## the tests of the item index on Milvus (brings milvus-lit
 observe: environments  ## Prometheus beside the running system: rules, alerts, queries (PORT=9090)
 	@$(SERVICES)/python -c "from local.debian import prepare_prometheus; prepare_prometheus()"
 	@$(SERVICES)/python -m local.prometheus $(if $(PORT),--port $(PORT))
+
+containers: environments  ## the trial's containers: build, start, click, kill, take down (FULL=1: kill each; build from the Dockerfiles)
+	@$(SERVICES)/python -m tools.containers $(if $(FULL),--full)
 
 test-browser: environments  ## the page in a real browser: Debian's Chromium before the whole system
 	@$(PYTHON) -m local.environments services --dev

@@ -1,0 +1,1 @@
+"""Tries the compose files in a real engine: ``make containers``."""
