@@ -63,7 +63,10 @@ def can_copy_environments() -> bool:
 
 
 def python_base(engine: Engine, folder: Path) -> str:
-    """An image of Debian 12 with this machine's Python, its certificates and its configuration of pip; its name."""
+    """An image of Debian 12 with this machine's Python, its certificates and its configuration of pip; its name.
+
+    ``Skipped`` if it cannot be made, or no container of it runs.
+    """
     prefix = Path(sys.base_prefix)
     if prefix == Path("/usr"):
         raise Skipped(
@@ -72,14 +75,22 @@ def python_base(engine: Engine, folder: Path) -> str:
     certificates = Path("/etc/ssl/certs/ca-certificates.crt")
     parts = [sys.version, str(prefix), _SUITE, _DEBIAN, certificates.read_text(), _RECIPE]
     name = f"nearline-base:{_digest(parts)}"
-    if not _is_there(engine, name):
-        with tempfile.TemporaryDirectory(dir=folder, prefix="base-") as work:
-            root = Path(work) / "root"
-            run(["debootstrap", "--variant=minbase", f"--include={_DEBIAN}", _SUITE, str(root), debian_mirror()], 400.0)
-            _add_python(root, prefix)
-            _add_configuration(root, certificates)
-            _import(engine, root, name, Path(work) / "root.tar")
+    try:
+        if not _is_there(engine, name):
+            _make_base(engine, name, prefix, certificates, folder)
+        engine.docker("run", "--rm", "--init", name, "python", "-c", "")
+    except Failed as problem:
+        raise Skipped(f"no container of a base image of this machine runs: {problem}") from None
     return name
+
+
+def _make_base(engine: Engine, name: str, prefix: Path, certificates: Path, folder: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=folder, prefix="base-") as work:
+        root = Path(work) / "root"
+        run(["debootstrap", "--variant=minbase", f"--include={_DEBIAN}", _SUITE, str(root), debian_mirror()], 400.0)
+        _add_python(root, prefix)
+        _add_configuration(root, certificates)
+        _import(engine, root, name, Path(work) / "root.tar")
 
 
 def _add_python(root: Path, prefix: Path) -> None:
