@@ -29,9 +29,9 @@ from tools.containers.story import TrialShop, no_nameless_volumes, status_knows_
 
 _WHOLE = "docker-compose.yml"
 _LIGHT = (_WHOLE, "deploy/light.yml")
-_BUILT = ("kafka", "jobmanager", "triton", "ingest")  # one service for each image
-_KILLED = ("kafka", "jobmanager", "retrieval")
-_LASTING = (*_KILLED, "taskmanager", "triton", "item_tower", "user_tower", "ingest", "web", "canary")
+BUILT = ("kafka", "jobmanager", "triton", "ingest")  # one service for each image
+KILLED = ("kafka", "jobmanager", "retrieval")
+LASTING = (*KILLED, "taskmanager", "triton", "item_tower", "user_tower", "ingest", "web", "canary")
 _REPLICAS = ("retrieval-1", "retrieval-2")
 _UP_S = 300.0
 StepResult = TypeVar("StepResult")
@@ -69,7 +69,7 @@ def try_light(engine: Engine, folder: Path, steps: Steps, *, full: bool) -> None
     """Everything that the trial's file promises."""
     changes = steps("images that the builds begin with", lambda: _changes(engine, folder, full=full))
     project = Project(engine, staged(folder), folder, _LIGHT, changes)
-    _try(ContainerTrial(project, _BUILT, _LASTING if full else _KILLED), steps)
+    _try(ContainerTrial(project, BUILT, LASTING if full else KILLED), steps)
 
 
 def try_whole(engine: Engine, folder: Path, steps: Steps) -> None:
@@ -80,8 +80,8 @@ def try_whole(engine: Engine, folder: Path, steps: Steps) -> None:
         print(f"    {said}", flush=True)
     changes = {**_bases(base, ("kafka", "jobmanager", "ingest")), **found.services}
     project = Project(engine, staged(folder), folder, (_WHOLE,), changes)
-    built = [service for service in _BUILT if service in changes]
-    _try(ContainerTrial(project, built, _LASTING, keeps_documents="couchbase" not in found.services), steps)
+    built = [service for service in BUILT if service in changes]
+    _try(ContainerTrial(project, built, LASTING, keeps_documents="couchbase" not in found.services), steps)
 
 
 def _try(trial: ContainerTrial, steps: Steps) -> None:
@@ -103,7 +103,7 @@ def _changes(engine: Engine, folder: Path, *, full: bool) -> Mapping[str, object
     if not engine.is_ours:
         return {}
     if full or not can_copy_environments():
-        return _bases(python_base(engine, folder), _BUILT)
+        return _bases(python_base(engine, folder), BUILT)
     changes, kept = overrides(engine, folder)
     remove_old(engine, kept)
     return changes

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -75,6 +76,9 @@ class Project:
         self.ports = dict(zip(_PORTS, free_ports(len(_PORTS)), strict=True))
         self._variables = {**engine.variables, **{name: str(port) for name, port in self.ports.items()}}
         self._variables["COMPOSE_PROGRESS"] = "plain"
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        if most != resource.RLIM_INFINITY:
+            self._variables["COUCHBASE_OPEN_FILES"] = str(min(200_000, most))
 
     def compose(self, *words: str, deadline_s: float = 120.0, given: Path | None = None) -> str:
         """The output of a compose command."""

@@ -12,7 +12,7 @@ from tools.containers.images import downloaded_jars
 
 _FOUND_S, _PULL_S = 60.0, 1_800.0
 # The services of the whole file whose images are others' and that run without a profile.
-_OTHERS = {"couchbase": "couchbase:enterprise-7.6.9", "triton": "nvcr.io/nvidia/tritonserver:25.10-py3"}
+IMAGES_OF_OTHERS = {"couchbase": "couchbase:enterprise-7.6.9", "triton": "nvcr.io/nvidia/tritonserver:25.10-py3"}
 _COUCHBASE = """\
 FROM {base}
 COPY java /opt/java
@@ -32,7 +32,7 @@ class StandIns:
 
 def stand_ins(engine: Engine, base: str, folder: Path) -> StandIns:
     """A stand-in for each image of others that this machine cannot pull."""
-    missing = [service for service, image in _OTHERS.items() if not _pulled(engine, image)]
+    missing = [service for service, image in IMAGES_OF_OTHERS.items() if not _pulled(engine, image)]
     services: dict[str, object] = {}
     said = []
     if "couchbase" in missing:

@@ -1,17 +1,21 @@
 """`make containers`, without an engine: what is skipped and why, deadlines, and what goes into the images."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from local.layout import ROOT
+from tools.containers.__main__ import BUILT, KILLED, LASTING
 from tools.containers.commands import Failed, Skipped, run, wait_for
 from tools.containers.engine import debian_mirror, refuse_unsuitable
-from tools.containers.images import names_in
+from tools.containers.images import PULLED_BASE, names_in
 from tools.containers.project import Container, staged
+from tools.containers.stand_ins import IMAGES_OF_OTHERS
 
 DEBIAN = {"ID": "debian", "VERSION_ID": "12"}
 
@@ -122,3 +126,19 @@ def test_the_copy_is_one_that_only_its_owner_reads_but_for_what_is_mounted(tmp_p
     assert (tree / "deploy/prometheus/prometheus.yml").stat().st_mode & 0o777 == 0o644
     assert (tree / "model_repository").stat().st_mode & 0o777 == 0o755
     assert not (tree / "tests").exists()
+
+
+def test_every_part_of_the_compose_file_is_tried_and_every_image_of_others_has_a_stand_in() -> None:
+    """A new service is killed by ``FULL=1`` like the others, and its image is built or stood in for."""
+    text = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", (ROOT / "docker-compose.yml").read_text())
+    services = yaml.safe_load(text)["services"]
+    running = {name: s for name, s in services.items() if "profiles" not in s}
+    lasting = {name for name, s in running.items() if s["restart"] == "unless-stopped"}
+    assert lasting - {"couchbase"} == set(LASTING)
+    assert set(KILLED) <= set(LASTING)
+    others = {name: s["image"] for name, s in running.items() if "build" not in s}
+    assert others == IMAGES_OF_OTHERS
+    assert {s["image"] for s in running.values() if "build" in s} == {
+        services[each]["image"] for each in BUILT if each not in others
+    }
+    assert {s["build"]["args"]["BASE"] for s in running.values() if "build" in s} == {PULLED_BASE}
