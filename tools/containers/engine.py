@@ -150,6 +150,7 @@ class Server:
                 self._process.kill()
                 self._process.wait()
             self._process = None
+        _end_programs_of(self._folder)
         self._undo_network()
         _unmount_below(self._folder)
 
@@ -157,7 +158,7 @@ class Server:
         """End what an interrupted run left."""
         with suppress(OSError, ValueError):
             pid = int((self._folder / "dockerd.pid").read_text())
-            if b"dockerd" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            if b"dockerd" in _command_line(pid):
                 os.kill(pid, signal.SIGTERM)
                 wait_for("the end of an earlier engine", lambda: _running(pid), _STOP_S)
         (self._folder / "dockerd.pid").unlink(missing_ok=True)
@@ -240,6 +241,34 @@ def debian_mirror(configuration: Path = Path("/etc/apt")) -> str:
 
 def _running(pid: int) -> str | None:
     return f"process {pid} is running" if Path(f"/proc/{pid}").exists() else None
+
+
+def _end_programs_of(folder: Path) -> None:
+    """Wait a moment for what dockerd started (a shim for each container) to end by itself, then kill the rest."""
+
+    def running() -> list[int]:
+        return [pid for pid in _pids() if _is_program_of(folder, _command_line(pid))]
+
+    with suppress(Failed):
+        wait_for("the end of dockerd's programs", lambda: f"{running()} run" if running() else None, 10.0)
+    for pid in running():
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _is_program_of(folder: Path, command_line: bytes) -> bool:
+    program = command_line.partition(b"\0")[0].decode(errors="replace").rpartition("/")[2]
+    return program in _PROGRAMS and program != "docker" and f"{folder}/".encode() in command_line
+
+
+def _pids() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+
+
+def _command_line(pid: int) -> bytes:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
 
 
 def _unmount_below(folder: Path) -> None:
