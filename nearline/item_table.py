@@ -55,7 +55,11 @@ class ItemTable:
 
     def live_ids(self) -> set[str]:
         """The ids of all items that are not retired."""
-        return {item_id for item_id, known in self._known.items() if known.retired_ms is None}
+        return set(self.live_versions())
+
+    def live_versions(self) -> dict[str, int]:
+        """The versions of all items that are not retired."""
+        return {item_id: known.version for item_id, known in self._known.items() if known.retired_ms is None}
 
     def retired_before(self, moment_ms: int) -> list[str]:
         """The ids of items retired before *moment_ms*."""

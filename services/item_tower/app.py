@@ -70,7 +70,7 @@ async def serve(settings: Settings) -> None:
 
 async def _mend(settings: Settings, worker: ItemWorker, table: ItemTable) -> None:
     """Retire items deleted while item_tower was down, and erase items retired long ago."""
-    gone = await worker.retire_orphans(await _listed(settings))
+    gone = await worker.retire_orphans(partial(_listed, settings))
     long_gone = table.retired_before(now_ms() - RETIRED_KEPT_MS)
     await worker.bury(long_gone)
     if gone or long_gone:

@@ -1,6 +1,6 @@
 """Decides what to do with a change in the catalogue; pure, without I/O."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import xxhash
@@ -99,9 +99,13 @@ def retire(item_id: str, table: ItemTable, *, version: int, now_ms: int) -> Publ
     return Publish(ItemVector(item_id, version, ItemFields(""), None, history, known.input_digest, now_ms))
 
 
-def orphans(table: ItemTable, listed: set[str]) -> set[str]:
-    """Published items that are not in the catalogue: deleted while item_tower was down."""
-    return table.live_ids() - listed
+def orphans(table: ItemTable, published: Mapping[str, int], listed: set[str]) -> list[str]:
+    """The items that were *published* before the catalogue was read, are not *listed* in it, and did not change since.
+
+    They were deleted while item_tower was down. *published* are versions (``ItemTable.live_versions``).
+    """
+    now = table.live_versions()
+    return sorted(item_id for item_id in published.keys() - listed if now.get(item_id) == published[item_id])
 
 
 def shown(item: Item) -> ItemFields:

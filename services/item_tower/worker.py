@@ -107,16 +107,15 @@ class ItemWorker:
             PUBLISHED_AFTER.observe(max(0, now - record.append_ms) / 1000)
         self._reader.done(records)
 
-    async def retire_orphans(self, listed: set[str]) -> int:
-        """Retire every published item that is not in *listed*, the catalogue; return how many."""
-        gone = orphans(self._table, listed)
+    async def retire_orphans(self, read_listed: Callable[[], Awaitable[set[str]]]) -> int:
+        """Retire every published item that is not in the catalogue, which *read_listed* reads now; return how many.
+
+        Another process may publish meanwhile: only an item whose published version is from before the read is retired.
+        """
+        published = self._table.live_versions()
+        gone = orphans(self._table, published, await read_listed())
         now = self._now_ms()
-        vectors = []
-        for item_id in sorted(gone):
-            known = self._table.get(item_id)
-            assert known is not None
-            vectors.append(retire(item_id, self._table, version=known.version + 1, now_ms=now).vector)
-        await self._send(vectors, [])
+        await self._send([retire(i, self._table, version=published[i] + 1, now_ms=now).vector for i in gone], [])
         return len(gone)
 
     async def bury(self, item_ids: Sequence[str]) -> None:

@@ -216,8 +216,33 @@ async def test_while_triton_is_away_the_offsets_wait() -> None:
 async def test_items_that_left_the_catalogue_unseen_are_retired_at_start() -> None:
     stage = Stage([listed("i", 1), listed("j", 2)])
     await stage.play()
-    assert await stage.worker.retire_orphans({"j"}) == 1
+
+    async def catalogue() -> set[str]:
+        return {"j"}
+
+    assert await stage.worker.retire_orphans(catalogue) == 1
     last = stage.published()[-1]
     assert last is not None
     assert (last.item_id, last.candidate) == ("i", None)
-    assert await stage.worker.retire_orphans({"j"}) == 0
+    assert await stage.worker.retire_orphans(catalogue) == 0
+
+
+async def test_items_that_another_process_lists_while_the_catalogue_is_read_are_not_retired() -> None:
+    """A second item_tower starts while the first one publishes a new item, and an item that was deleted and is back."""
+    stage = Stage([listed("gone", 1), listed("back", 2), listed("kept", 3)])
+    await stage.play()
+    other = Stage([listed("new", 4), listed("back", 6, title="BACK")], [listed("new", 5, title="NEW")])
+    await other.worker.step()
+
+    async def catalogue_up_to_offset_3() -> set[str]:
+        for vector in other.published():
+            assert vector is not None
+            stage.table.put(vector)
+        return {"kept"}
+
+    assert await stage.worker.retire_orphans(catalogue_up_to_offset_3) == 1
+    assert stage.table.live_ids() == {"back", "kept", "new"}
+    await other.worker.step()
+    changed = other.published()[-1]
+    assert changed is not None
+    assert stage.table.put(changed), "the new item's next change is newer than what is published"
