@@ -87,7 +87,7 @@ class World:
             self.catalogue, UserReader(self.guard, SPACE, now_ms=lambda: NOW_MS), SPACE, now_ms=lambda: NOW_MS
         )
         self.sessions = Sessions(recommender, self.vectors, parse_seen_policy(seen), now_ms=lambda: NOW_MS)
-        reads = Reads(SPACE, self.catalogue, self.guard, self.sessions, self.texts, self.users)
+        reads = Reads(SPACE, self.catalogue, self.guard, self.sessions, self.texts, self.users, self.catalogue)
         self.app = create_app(recommender, status_routes(dict), reads)
         self.run(self.guard.probe())
         self.run(self.vectors.probe())

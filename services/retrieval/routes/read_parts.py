@@ -37,7 +37,7 @@ class ReadParts:
         self._vectors = None if known is None else SessionVectors(_towers(settings, space), known)
         self._users = ActiveUsers(store, space, most=settings.active_users) if settings.active_users else None
         sessions = None if self._vectors is None else Sessions(recommender, self._vectors, settings.seen_policy)
-        self.reads = Reads(space, items, store, sessions, texts, self._users)
+        self.reads = Reads(space, items, store, sessions, texts, self._users, known)
 
     async def run(self) -> None:
         """Run the parts until cancelled; if Triton or the store is down, other answers continue."""

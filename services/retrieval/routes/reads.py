@@ -78,7 +78,7 @@ def add_reads(app: FastAPI, reads: Reads, others: Mapping[str, Mapping[str, str]
     refuse_with(app, _ALLOWED | dict(others or {}))
     sessions.add(app, reads.sessions)
     rank.add(app, reads.items, reads.store, reads.space, reads.sessions)
-    similar.add(app, reads.items)
+    similar.add(app, reads.items, reads.known)
     people.add(app, reads.items, reads.users, reads.store, reads.space)
     lists.add(app, reads.items)
     search.add(app, reads.items, reads.texts)

@@ -41,6 +41,7 @@ async def _story() -> None:
         settings_with(active_users=10), SPACE, catalogue, guard, recommender, known=catalogue, texts=texts
     )
     assert parts.reads.users is not None
+    assert parts.reads.known is catalogue, "/similar of a sold-out item and /why need its history vector"
     await guard.probe()
     await store.put_many_if_newer({"silent": user(1), "active": user(2)})
     heard: list[str] = []

@@ -84,11 +84,23 @@ def test_an_id_may_hold_slashes_and_any_letter(world: World) -> None:
     assert answer.json()["item_id"] == odd
 
 
-def test_an_unavailable_item_has_no_similar_items(world: World) -> None:
-    assert "no item with this id" in told(world.get("/similar/nothing"), 404)["problem"]
-    world.catalogue.apply(item(10, 2, available=False))
-    assert told(world.get("/similar/i10"), 404)["field"] == "item_id"
+def test_an_unknown_item_has_no_similar_items(world: World) -> None:
+    refused = told(world.get("/similar/nothing"), 404)
+    assert refused["field"] == "item_id"
+    assert "no item with this id" in refused["problem"]
+
+
+@pytest.mark.parametrize("gone", ["sold out", "deleted"])
+def test_the_page_of_a_sold_out_item_shows_similar_items_and_no_other_answer_shows_it(world: World, gone: str) -> None:
+    before = set(ids(world.get("/similar/i10?k=4")))
+    retired = replace(item(10, 2), candidate=None, retired_ms=5)
+    world.catalogue.apply(retired if gone == "deleted" else item(10, 2, available=False))
+    answer = world.get("/similar/i10?k=4")
+    assert set(ids(answer)) == before
+    similar.SimilarItems.model_validate(answer.json())
     assert "i10" not in ids(world.get("/similar/i11?k=100"))
+    world.catalogue.purge("i10")
+    assert told(world.get("/similar/i10"), 404)["field"] == "item_id"
 
 
 # --- trending, latest ---
