@@ -1,8 +1,9 @@
-"""A user's seen items, also those beyond the window: the newest ``MOST_ITEMS``. Independent of Flink.
+"""A user's seen items, also those beyond the window: the newest ``MOST_ITEMS``, and the newest ``MOST_BOUGHT`` bought
+ones. Independent of Flink.
 
 For each item and type of event, the newest time and its event are kept. That is a maximum, so order and repetition make
-no difference; nor do they for the limit: items older than the oldest kept one fall out, and that border only moves
-forward. Two different records with the same event id both count.
+no difference; nor do they for the limits: items older than the oldest kept one fall out, except for purchases, which
+have a limit of their own, and each border only moves forward. Two different records with the same event id both count.
 
 Removing an event removes the entry that it made. An older event beyond the window, of the same item and type, goes with
 it, since only the newest is stored.
@@ -19,7 +20,7 @@ from flink_jobs.last_n.history import Met
 from nearline.errors import BadInput, Misconfigured
 from nearline.events import EVENT_TYPES, EventType
 from nearline.hashing import hash64_all
-from nearline.seen import FOREVER_S, MOST_ITEMS, SeenPolicy, SeenSnapshot
+from nearline.seen import FOREVER_S, MOST_BOUGHT, MOST_ITEMS, SeenPolicy, SeenSnapshot
 
 FORMAT = b"1"  # the first byte of the stored state
 _HEAD = struct.Struct("<cI")
@@ -45,19 +46,20 @@ class SeenItems:
 NOTHING = SeenItems(np.zeros(0, np.uint64), np.zeros(0, np.uint8), np.zeros(0, np.int64), np.zeros(0, np.uint64))
 
 
-def fold(seen: SeenItems, met: Iterable[Met], policy: SeenPolicy, *, most: int = MOST_ITEMS) -> SeenItems:
+def fold(
+    seen: SeenItems, met: Iterable[Met], policy: SeenPolicy, *, most: int = MOST_ITEMS, most_bought: int = MOST_BOUGHT
+) -> SeenItems:
     """*seen* with the events *met*, in any order, or *seen* itself if nothing is new."""
     counted = [each for each in met if policy.counts(each[1])]
     if not counted:
         return seen
     items, kinds, times_ms, events = zip(*counted, strict=True)
     codes = np.array([_CODES[kind] for kind in kinds], np.uint8)
-    return united(
-        seen, SeenItems(hash64_all(items), codes, np.array(times_ms, np.int64), hash64_all(events)), most=most
-    )
+    more = SeenItems(hash64_all(items), codes, np.array(times_ms, np.int64), hash64_all(events))
+    return united(seen, more, most=most, most_bought=most_bought)
 
 
-def united(seen: SeenItems, more: SeenItems, *, most: int = MOST_ITEMS) -> SeenItems:
+def united(seen: SeenItems, more: SeenItems, *, most: int = MOST_ITEMS, most_bought: int = MOST_BOUGHT) -> SeenItems:
     """*seen* with *more*, which may be in any order, or *seen* itself if nothing is new."""
     both = SeenItems(
         np.concatenate((seen.items, more.items)),
@@ -67,7 +69,7 @@ def united(seen: SeenItems, more: SeenItems, *, most: int = MOST_ITEMS) -> SeenI
     )
     if not len(both):
         return seen
-    after = _newest(_newest_of_each(both), most)
+    after = _newest(_newest_of_each(both), most, most_bought)
     return seen if _equal(seen, after) else after
 
 
@@ -170,8 +172,8 @@ def _newest_of_each(seen: SeenItems) -> SeenItems:
     return _chosen(ordered, np.append(~(same & (ordered.kinds[1:] == ordered.kinds[:-1])), True))
 
 
-def _newest(seen: SeenItems, most: int) -> SeenItems:
-    """The pairs that are not older than the border: the oldest of the *most* newest items.
+def _newest(seen: SeenItems, most: int, most_bought: int) -> SeenItems:
+    """The pairs that are not older than the border: the oldest of the *most* newest items; and the newest purchases.
 
     With exactly *most* items there is a border too: others may have fallen out below it.
     """
@@ -181,7 +183,16 @@ def _newest(seen: SeenItems, most: int) -> SeenItems:
     at_ms = np.partition(newest_ms, len(starts) - most)[len(starts) - most]
     # Of those that are as old as the item on the border the greatest stay.
     item = items[newest_ms == at_ms][(newest_ms > at_ms).sum() - most]
-    return _chosen(seen, (seen.times_ms > at_ms) | ((seen.times_ms == at_ms) & (seen.items >= item)))
+    kept = (seen.times_ms > at_ms) | ((seen.times_ms == at_ms) & (seen.items >= item))
+    bought = seen.kinds == _PURCHASE
+    if (bought & ~kept).any():
+        kept[_newest_bought(seen, np.flatnonzero(bought), most_bought)] = True
+    return _chosen(seen, kept)
+
+
+def _newest_bought(seen: SeenItems, places: NDArray[np.intp], most: int) -> NDArray[np.intp]:
+    """Those of *places*, which are purchases, that are among the *most* newest; of equal times the greater item."""
+    return places[seen.times_ms[places].argsort(kind="stable")[-most:]] if len(places) > most else places
 
 
 def _starts(items: NDArray[np.uint64]) -> NDArray[np.intp]:

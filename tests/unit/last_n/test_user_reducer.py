@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import orjson
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flink_jobs.last_n.history import met_in
+from flink_jobs.last_n.history import Met, met_in
 from flink_jobs.last_n.outcome import CLEAR_SEEN, Outcome
 from flink_jobs.last_n.popularity import gain
 from flink_jobs.last_n.seen_items import decode_adopted, decode_seen_items, fold, snapshot_of
@@ -682,12 +683,17 @@ def test_the_newest_items_are_kept_whatever_the_order_and_wherever_it_is_cut(
     told = [(f"i{item}", kind, time_ms, f"e{at}") for at, (item, time_ms, kind) in enumerate(met)]
     shuffled = data.draw(st.permutations(told))
     cut = data.draw(st.integers(0, len(told)))
-    at_once = fold(decode_seen_items(None), told, POLICY, most=5)
-    bit_by_bit = fold(fold(decode_seen_items(None), shuffled[:cut], POLICY, most=5), shuffled[cut:], POLICY, most=5)
+    limited = partial(fold, policy=POLICY, most=5, most_bought=3)
+    at_once = limited(decode_seen_items(None), told)
+    bit_by_bit = limited(limited(decode_seen_items(None), shuffled[:cut]), shuffled[cut:])
     for name in ("items", "kinds", "times_ms", "events"):
         np.testing.assert_array_equal(getattr(at_once, name), getattr(bit_by_bit, name))
-    newest = {item: max(t for i, _, t, _ in told if i == item) for item, *_ in told}
-    expected = sorted(newest, key=lambda item: (newest[item], hash64(item)))[-5:]
+
+    def newest_of(told: list[Met], most: int) -> list[str]:
+        newest = {item: max(t for i, _, t, _ in told if i == item) for item, *_ in told}
+        return sorted(newest, key=lambda item: (newest[item], hash64(item)))[-most:]
+
+    expected = newest_of(told, 5) + newest_of([each for each in told if each[1] == "purchase"], 3)
     assert {int(each) for each in at_once.items} == {hash64(item) for item in expected}
 
 
