@@ -149,6 +149,13 @@ class Recommended(TypedDict):
     propensity: NotRequired[float]
 
 
+class AnswerWarning(TypedDict):
+    """A parameter of the request that the answer did not use, and why."""
+
+    parameter: str
+    reason: str
+
+
 class Recommendations(TypedDict):
     """An answer, with the events that it used and its age."""
 
@@ -170,6 +177,7 @@ class Recommendations(TypedDict):
     degradations: NotRequired[list[str]]
     steps: NotRequired[list[str]]  # the same as degradations; removed in 1.0
     rules: NotRequired[list[str]]
+    warnings: NotRequired[list[AnswerWarning]]
     index_generation: NotRequired[int | None]
 
 

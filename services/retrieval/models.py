@@ -36,6 +36,7 @@ EXAMPLE: JsonDict = {
     "degradations": [],
     "steps": [],
     "rules": [],
+    "warnings": [],
     "took_ms": 0.21,
     "request_id": "5f2b7c0d9a1e4f60",
     "items": [_EXAMPLE_ITEM],

@@ -148,17 +148,25 @@ class RecommendQuery(SharedParameters):
         Allowed(f"an integer 0-{LONGEST_WAIT_MS}, {DEFAULT_WAIT_MS} by default: how long to wait for that event"),
     ] = Field(DEFAULT_WAIT_MS, ge=0, le=LONGEST_WAIT_MS, description="with `after`: how long to wait at most")
     device: Annotated[str, Allowed("up to 64 characters")] = Field(
-        "", alias="context.device", max_length=64, description="the user's device", examples=["phone"]
+        "",
+        alias="context.device",
+        max_length=64,
+        description="the user's device; not used yet, see `warnings`",
+        examples=["phone"],
     )
     country: Annotated[str, Allowed("up to 64 characters")] = Field(
-        "", alias="context.country", max_length=64, description="the user's country", examples=["GB"]
+        "",
+        alias="context.country",
+        max_length=64,
+        description="the user's country; not used yet, see `warnings`",
+        examples=["GB"],
     )
     category: Annotated[str, Allowed("the category of the page that is shown, up to 1,000 characters")] = Field(
         "",
         alias="context.category",
         max_length=1_000,
         description="the category of the page that is shown: its popular items are the first to fill places that are "
-        "not personal",
+        "not personal; not used where all are, see `warnings`",
         examples=["mug"],
     )
 

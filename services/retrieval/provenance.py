@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 from pydantic import Field
 
 from nearline.user_documents import UserDocument
-from services.retrieval.result import Degradation, Reason, Seen
+from services.retrieval.request import PageContext
+from services.retrieval.result import Degradation, Reason, Seen, UnusedParameter
 
 
 class Absent(Enum):
@@ -56,6 +57,10 @@ class Provenance:
         Sequence[Degradation], Field(description="the same as `degradations`; removed in 1.0", deprecated=True)
     ]
     rules: Annotated[Sequence[str], Field(description="ids of the rules that touched the answer")]
+    warnings: Annotated[
+        Sequence[UnusedParameter],
+        Field(description="parameters of the request that the answer did not use, and why"),
+    ] = ()
     fresh: Annotated[bool | _Absent, Field(description="with `after`: whether that event was used; else absent")] = (
         ABSENT
     )
@@ -112,3 +117,21 @@ def used_clicks(document: UserDocument | None, now_ms: int) -> Mapping[str, Any]
 _NO_CLICKS: Mapping[str, Any] = dict.fromkeys(
     ("vector_version", "history_version", "newest_event_id", "as_of_ms", "age_ms")
 )
+
+
+_IN_EVENTS = (
+    "no answer depends on it yet; in the context of an event or in the profile it counts for the answers that follow"
+)
+_ALL_PERSONAL = "every item is personal; the popular items of the category only fill places that are not"
+
+
+def unused_parameters(context: PageContext, *, category_used: bool) -> Sequence[UnusedParameter]:
+    """The parts of *context* that the answer did not use; *category_used*: it looked at the items of the category."""
+    if not (context.device or context.country or context.category):
+        return ()
+    given = (
+        ("context.device", context.device, _IN_EVENTS),
+        ("context.country", context.country, _IN_EVENTS),
+        ("context.category", "" if category_used else context.category, _ALL_PERSONAL),
+    )
+    return [UnusedParameter(name, why) for name, value, why in given if value]

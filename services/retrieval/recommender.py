@@ -15,7 +15,7 @@ from services.retrieval.merchandising.active_rules import ActiveRules, RuleResol
 from services.retrieval.pages import ListPage, PageError, PageTokens
 from services.retrieval.pipeline.pool import Reranker
 from services.retrieval.pipeline.selection import select
-from services.retrieval.provenance import ABSENT, Provenance, used_clicks
+from services.retrieval.provenance import ABSENT, Provenance, unused_parameters, used_clicks
 from services.retrieval.rendering import print_answer
 from services.retrieval.request import Budget, RecommendRequest, RequestContext
 from services.retrieval.result import TOP_UPS, Degradation, Group, Reason, Seen, Trace
@@ -186,6 +186,7 @@ class Recommender:
             degradations=degradations,
             steps=degradations,
             rules=context.trace.rules,
+            warnings=unused_parameters(context.request.context, category_used=context.trace.category_used),
             fresh=ABSENT if user.fresh is None else user.fresh,
             next_page=ABSENT if page is None else self._next(page, user_id or "", groups),
             took_ms=round((time.perf_counter_ns() - started_ns) / 1e6, 3),

@@ -66,12 +66,24 @@ class Group:
     notes: Sequence[bytes] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class UnusedParameter:
+    """A parameter of the request that the answer did not use, and why."""
+
+    parameter: str
+    reason: str
+
+
 @dataclass(slots=True)
 class Trace:
-    """What happened while one answer was made: its degradations, and the ids of the rules that touched it."""
+    """What happened while one answer was made: its degradations, and the ids of the rules that touched it.
+
+    *category_used* says whether the popular items of the page's category were among the candidates.
+    """
 
     degradations: list[Degradation] = field(default_factory=list)
     rules: list[str] = field(default_factory=list)
+    category_used: bool = False
 
     def degrade(self, degradation: Degradation) -> None:
         """Add *degradation*, unless it is there already."""

@@ -92,6 +92,7 @@ def _top_ups(index: ItemIndex, context: RequestContext) -> Iterator[tuple[Source
     """The popular lists; the category of the page that is shown comes first, because the user looks at it now."""
     page_category = context.request.context.category
     if page_category:
+        context.trace.category_used = True
         yield Source.TRENDING_CATEGORY, index.trending.top_of([page_category])
     if context.document is not None:
         if context.is_late:

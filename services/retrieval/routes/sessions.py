@@ -63,7 +63,7 @@ class SessionContext(StrictModel):
     @property
     def page(self) -> PageContext:
         """The part that selection reads."""
-        return PageContext(self.device, self.country, self.category)
+        return PageContext(category=self.category)
 
 
 class SessionBody(SharedParameters):

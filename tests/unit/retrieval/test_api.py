@@ -181,11 +181,26 @@ def test_an_answer_says_what_it_used(world: World) -> None:
         "degradations": [],
         "steps": [],
         "rules": [],
+        "warnings": [],
         "seen": "known",
     }
     assert {name: answer[name] for name in expected} == expected
     assert answer["took_ms"] > 0
     assert Recommendations.model_validate(answer).model_dump(mode="json", exclude_unset=True) == answer
+
+
+def test_an_answer_names_the_context_that_it_did_not_use_and_why(world: World) -> None:
+    context = "context.device=phone&context.country=GB&context.category=mug"
+    personal = world.client.get(f"/recommend/u1?k=3&{context}").json()
+    unused = {each["parameter"]: each["reason"] for each in personal["warnings"]}
+    assert list(unused) == ["context.device", "context.country", "context.category"]
+    assert "in the context of an event or in the profile" in unused["context.device"] == unused["context.country"]
+    assert "every item is personal" in unused["context.category"]
+    Recommendations.model_validate(personal)
+    filled = world.client.get(f"/recommend/new?k=3&{context}").json()
+    assert [each["parameter"] for each in filled["warnings"]] == ["context.device", "context.country"]
+    plain = world.client.get("/recommend/u1?k=3").json()
+    assert personal["items"] == plain["items"]
 
 
 def test_twenty_items_are_the_default(world: World) -> None:

@@ -122,7 +122,8 @@ def test_a_retired_item_is_still_taste_but_in_no_answer(world: World) -> None:
 def test_context_reaches_the_tower_even_without_an_event(world: World) -> None:
     features = world.towers.features
     told = {"country": "GB", "interests": ["mugs"]}
-    world.post("/recommend", {"events": [], "context": told})
+    answer = world.post("/recommend", {"events": [], "context": told}).json()
+    assert answer["warnings"] == [], "a session's context is read"
     assert world.towers.contexts[-1] == features.user_context([told])[0].tolist()
     events = [event("i1", 5, context={"country": "FR", "device": "phone"}), event("i2", 1, context={"device": "tv"})]
     world.post("/recommend", {"events": events, "context": told})

@@ -198,6 +198,7 @@ def fields(declared: dict[str, Any], service: str, shape: str) -> set[str]:
         (answers.SessionOptions, "retrieval", "SessionBody", {"events"}),
         (answers.Recommendations, "retrieval", "Recommendations", set()),
         (answers.Recommended, "retrieval", "RecommendedItem", set()),
+        (answers.AnswerWarning, "retrieval", "UnusedParameter", set()),
     ],
     # Sorted: a set prints in another order in each worker, and workers must collect the same names.
     ids=lambda value: str(sorted(value)) if isinstance(value, set) else getattr(value, "__name__", str(value)),
