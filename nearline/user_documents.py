@@ -11,10 +11,11 @@ places, so that writes from before it are refused.
 
 Layout, little-endian: magic ``NU``, version, flags, space u32, dimension u32, vector_version i64, history_version i64,
 seen_version i64, as_of_ms i64, stored_ms i64, counts u32 (seen, purchased, events, recent), size of the newest event
-id u16, six zero bytes, crc32 of all but itself u32; then seen u64[], purchased u64[], events u64[], recent u64[],
-ages of recent u32[] (history_version less the item's own, at most 2^32 - 1: 49 days), vector FP32[], until_s of seen
-u32[] and of recent u32[] (both only where something expires), bought of recent u8[] (only where something is), newest
-event id. The head has 80 bytes, so the columns of hashes are aligned and are read in place.
+id u16, window_from_ms u48 (0 in documents of earlier builds), crc32 of all but itself u32; then seen u64[], purchased
+u64[], events u64[], recent u64[], ages of recent u32[] (history_version less the item's own, at most 2^32 - 1: 49
+days), vector FP32[], until_s of seen u32[] and of recent u32[] (both only where something expires), bought of recent
+u8[] (only where something is), newest event id. The head has 80 bytes, so the columns of hashes are aligned and are
+read in place.
 
 The columns seen and purchased hold items that are neither recent nor in a snapshot beside the document: those of
 documents that were written as version 1 or 2, until their user's next snapshot. Those versions hold all seen items:
@@ -36,7 +37,7 @@ from nearline.space import Space
 from nearline.store import StoredUser
 
 _HEAD_1 = struct.Struct("<2sBBIIqqqqHIIII")
-_HEAD = struct.Struct("<2sBBIIqqqqqIIIIH6xI")
+_HEAD = struct.Struct("<2sBBIIqqqqqIIIIH6sI")
 _CRC_BYTES = 4
 _MAGIC = b"NU"
 _HAS_VECTOR, _ERASED, _EXPIRES, _BOUGHT, _BESIDE = 1, 2, 4, 8, 16
@@ -90,9 +91,11 @@ NOTHING_RECENT = Recent()
 class UserDocument:
     """One user in one space; hashes are ``hash64`` of ids, *seen* and *purchased* sorted and unique.
 
-    *newest_event_id*, *as_of_ms* and *events* describe what the vector used, or without a vector the history. *seen*
-    includes *recent*; *until_s* is as long as *seen*, or ``None`` if nothing expires. If *seen_beside*, the items of
-    the snapshot at *seen_version* are stored beside the document, and not in *seen* until ``with_snapshot`` adds them.
+    *newest_event_id*, *as_of_ms*, *events* and *window_from_ms* describe what the vector used, or without a vector the
+    history. No event older than *window_from_ms* can be used any more: the window is full of newer ones; 0 if it is not
+    full. *seen* includes *recent*; *until_s* is as long as *seen*, or ``None`` if nothing expires. If *seen_beside*,
+    the items of the snapshot at *seen_version* are stored beside the document, and not in *seen* until
+    ``with_snapshot`` adds them.
     """
 
     vector: NDArray[np.float32] | None
@@ -109,6 +112,7 @@ class UserDocument:
     recent: Recent = NOTHING_RECENT
     erased: bool = False
     seen_beside: bool = False
+    window_from_ms: int = 0
 
     @property
     def order(self) -> DocumentVersions:
@@ -214,6 +218,7 @@ def encode_user_document(document: UserDocument, space: Space) -> bytes:
         len(document.events),
         len(recent.hashes),
         len(newest),
+        document.window_from_ms.to_bytes(6, "little"),
         0,
     )[:-_CRC_BYTES]
     return b"".join((head, zlib.crc32(body, zlib.crc32(head)).to_bytes(_CRC_BYTES, "little"), body))
@@ -287,7 +292,7 @@ def _decode_later(raw: bytes, space: Space) -> UserDocument:
     """A document of version 2 or 3."""
     head = _HEAD.unpack_from(raw)
     _, layout, flags, number, dimension, *versions, as_of_ms, stored_ms = head[:10]
-    n_seen, n_bought, n_events, n_recent, n_id, crc = head[10:]
+    n_seen, n_bought, n_events, n_recent, n_id, window_from, crc = head[10:]
     space.check("a user document", number=number, dimension=dimension)
     whole = memoryview(raw)
     _check(crc, zlib.crc32(whole[_HEAD.size :], zlib.crc32(whole[: _HEAD.size - _CRC_BYTES])), raw)
@@ -326,6 +331,7 @@ def _decode_later(raw: bytes, space: Space) -> UserDocument:
         recent,
         bool(flags & _ERASED),
         bool(flags & _BESIDE),
+        int.from_bytes(window_from, "little"),
     )
     return document if layout == 2 or not n_seen else with_recent(document, recent)
 

@@ -173,6 +173,7 @@ class Recommendations(TypedDict):
     items: list[Recommended]
     next_page: NotRequired[str | None]
     fresh: NotRequired[bool]
+    after_event: NotRequired[Literal["used", "passed", "refused", "unknown"]]
     seen: NotRequired[Literal["known", "cached", "unknown"]]
     degradations: NotRequired[list[str]]
     steps: NotRequired[list[str]]  # the same as degradations; removed in 1.0
@@ -204,6 +205,7 @@ class RecommendOptions(TypedDict, total=False):
     context: Context
     scenario: str
     after: str
+    after_ms: int
     wait_ms: int
 
 

@@ -141,7 +141,17 @@ class RecommendQuery(SharedParameters):
         examples=[FIRST],
     )
     after: Annotated[Id | None, Allowed("the id of an event that the answer should have used")] = Field(
-        None, description="the id of an event: wait until the answer can use it, and say in `fresh` whether it does"
+        None,
+        description="the id of an event: wait until the answer can use it, and say in `fresh` and `after_event` "
+        "whether it does",
+    )
+    after_ms: Annotated[int | None, Allowed("the time_ms of that event, UTC milliseconds")] = Field(
+        None,
+        ge=0,
+        lt=2**53,
+        description="with `after`: the event's `time_ms`. With it an answer knows an event that will not be used (any "
+        "more), says so in `after_event`, and does not wait for it",
+        examples=[1732100000000],
     )
     wait_ms: Annotated[
         int,
@@ -178,6 +188,7 @@ class RecommendQuery(SharedParameters):
             PageContext(self.device, self.country, self.category),
             page=self.page,
             after=self.after,
+            after_ms=self.after_ms,
             wait_ms=self.wait_ms,
         )
 

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from nearline.user_documents import UserDocument
 from services.retrieval.request import PageContext
-from services.retrieval.result import Degradation, Reason, Seen, UnusedParameter
+from services.retrieval.result import Degradation, EventOutcome, Reason, Seen, UnusedParameter
 
 
 class Absent(Enum):
@@ -61,9 +61,23 @@ class Provenance:
         Sequence[UnusedParameter],
         Field(description="parameters of the request that the answer did not use, and why"),
     ] = ()
-    fresh: Annotated[bool | _Absent, Field(description="with `after`: whether that event was used; else absent")] = (
-        ABSENT
-    )
+    fresh: Annotated[
+        bool | _Absent,
+        Field(
+            description="with `after`: whether the vector is as new as that event, which was used or is older than all "
+            "events that still can be; else absent"
+        ),
+    ] = ABSENT
+    after_event: Annotated[
+        EventOutcome | _Absent,
+        Field(
+            description="with `after`: what became of that event. used: it is among the events that the answer used; "
+            "passed: it is older than all of them, and they are as many as are kept, so it was used before or came too "
+            "late (only its item still counts as seen); refused: it is from before its user's erasure or before 2000; "
+            "unknown: it was not read yet, removed, refused for another reason or never sent. passed and refused need "
+            "`after_ms`; else absent"
+        ),
+    ] = ABSENT
     next_page: Annotated[
         str | _Absent | None,
         Field(

@@ -118,7 +118,7 @@ class Recommender:
             return await read()
         if request.after is None:
             return await self.users.read(user_id)
-        return await self.users.read_after(user_id, request.after, request.wait_ms)
+        return await self.users.read_after(user_id, request.after, request.wait_ms, request.after_ms)
 
     def _checked(self, request: RecommendRequest) -> RecommendRequest:
         """*request* with the parameters of its scenario; ``BadInput`` for an unknown attribute or scenario."""
@@ -187,7 +187,8 @@ class Recommender:
             steps=degradations,
             rules=context.trace.rules,
             warnings=unused_parameters(context.request.context, category_used=context.trace.category_used),
-            fresh=ABSENT if user.fresh is None else user.fresh,
+            fresh=ABSENT if user.after is None else user.is_fresh,
+            after_event=ABSENT if user.after is None else user.after,
             next_page=ABSENT if page is None else self._next(page, user_id or "", groups),
             took_ms=round((time.perf_counter_ns() - started_ns) / 1e6, 3),
             request_id=request_id,

@@ -54,6 +54,7 @@ class RecommendRequest:
     context: PageContext = _NO_CONTEXT
     scenario: str | None = None
     after: str | None = None  # an event that the answer should have used
+    after_ms: int | None = None  # the time of that event
     wait_ms: int = DEFAULT_WAIT_MS
     given: frozenset[str] = frozenset()
 

@@ -54,6 +54,15 @@ class Seen(StrEnum):
     UNKNOWN = "unknown"  # the store is down and this process has no usable copy
 
 
+class EventOutcome(StrEnum):
+    """What became of the event that a request named in ``after``."""
+
+    USED = "used"  # it is among the events that the answer used
+    PASSED = "passed"  # it is older than all of them, and they are as many as are kept
+    REFUSED = "refused"  # it is from before its user's erasure, or before 2000
+    UNKNOWN = "unknown"  # not read yet, removed, refused for another reason, never sent, or without its time
+
+
 @dataclass(frozen=True, slots=True)
 class Group:
     """Consecutive items of one source; scores are inner products, popularity, or listing times.

@@ -98,6 +98,7 @@ async def serve(settings: Settings) -> None:
                 dead_letters=producer.send_all,
                 announce=updates.announce,
                 policy=settings.seen_policy,
+                kept=settings.history_length,
                 freshness=Freshness(spans),
             )
             tasks.create_task(updates.run())

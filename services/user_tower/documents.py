@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nearline.events import EventType
+from nearline.features import HISTORY_LENGTH
 from nearline.hashing import hash64_all
 from nearline.seen import FOREVER_S, MOST_ITEMS, SeenPolicy, SeenSnapshot, no_seen
 from nearline.sequences import TriggerEvent, UserSequence
@@ -62,8 +63,10 @@ def advance(
     *,
     policy: SeenPolicy,
     now_ms: int,
+    kept: int = HISTORY_LENGTH,
 ) -> UserDocument:
-    """The document after *news*; *vector* is the vector of ``news.newest``, if it has one.
+    """The document after *news*; *vector* is the vector of ``news.newest``, if it has one. A full window has *kept*
+    events.
 
     Without a vector the old one stays, with the clicks that it used; seen items advance anyway. News that the document
     already includes change only ``stored_ms``.
@@ -77,7 +80,7 @@ def advance(
     # One copy for all changes: each separate copy would cost as much as hashing the window.
     changes = _seeing(document, news.sequences, policy)
     history_version = changes.get("history_version", document.history_version)
-    changes |= _describing(document, history_version, news.newest, vector)
+    changes |= _describing(document, history_version, news.newest, vector, kept)
     return replace(document, stored_ms=now_ms, **changes)
 
 
@@ -94,6 +97,7 @@ def _erased(document: UserDocument, version: int) -> UserDocument:
         newest_event_id="",
         as_of_ms=0,
         events=NONE,
+        window_from_ms=0,
         erased=document.history_version == version,
     )
 
@@ -224,7 +228,11 @@ def _disagreeing(recent: Recent, window: Recent) -> tuple[NDArray[np.intp], NDAr
 
 
 def _describing(
-    document: UserDocument, history_version: int, newest: UserSequence | None, vector: NDArray[np.float32] | None
+    document: UserDocument,
+    history_version: int,
+    newest: UserSequence | None,
+    vector: NDArray[np.float32] | None,
+    kept: int,
 ) -> dict[str, Any]:
     """The changed fields for *vector* and the clicks that it used; without a vector, for the newest known history."""
     if newest is None or newest.version < document.vector_version:
@@ -237,6 +245,7 @@ def _describing(
         "newest_event_id": newest.newest_event_id,
         "as_of_ms": newest.as_of_ms,
         "events": hash64_all(newest.event_ids),
+        "window_from_ms": newest.times_ms[0] if len(newest.times_ms) >= kept else 0,
     }
     return used if vector is None else {"vector": vector, "vector_version": newest.version, **used}
 

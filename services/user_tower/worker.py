@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from nearline.dead_letters import encode_dead_letter, letter_about
 from nearline.errors import BadAnswer, BadInput, SpaceMismatch, Unavailable
-from nearline.features import Features
+from nearline.features import HISTORY_LENGTH, Features
 from nearline.item_table import ItemTable
 from nearline.log import GroupLog, Record
 from nearline.reasons import reasons_of
@@ -83,6 +83,7 @@ class UserWorker:
         dead_letters: DeadLetters,
         announce: Announce,
         policy: SeenPolicy,
+        kept: int = HISTORY_LENGTH,
         freshness: Freshness | None = None,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         retry_s: float = RETRY_S,
@@ -95,6 +96,7 @@ class UserWorker:
         self._dead_letters = dead_letters
         self._announce = announce
         self._policy = policy
+        self._kept = kept
         self._freshness = Freshness() if freshness is None else freshness
         self._now_ms = now_ms
         self._retry_s = retry_s
@@ -273,7 +275,9 @@ class UserWorker:
     ) -> dict[str, UserDocument]:
         now = self._now_ms()
         return {
-            user_id: advance(stored[user_id], news, vectors.get(user_id), policy=self._policy, now_ms=now)
+            user_id: advance(
+                stored[user_id], news, vectors.get(user_id), policy=self._policy, now_ms=now, kept=self._kept
+            )
             for user_id, news in chunk.items()
         }
 

@@ -3,17 +3,18 @@
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from nearline.errors import BadInput, SpaceMismatch, Unavailable
+from nearline.events import EARLIEST_MS
 from nearline.hashing import hash64
 from nearline.space import Space
 from nearline.telemetry import get_logger
 from nearline.user_documents import UserDocument
 from nearline.user_updates import UserUpdate
-from services.retrieval.result import Degradation, Reason, Seen
+from services.retrieval.result import Degradation, EventOutcome, Reason, Seen
 from services.retrieval.users.cache import UserCache
 from services.retrieval.users.store_guard import GuardedStore
 from services.retrieval.users.trace_ends import TracedClicks
@@ -24,14 +25,21 @@ from services.retrieval.users.waiters import Waiters
 class UserState:
     """A user's document, or ``None`` with *reason* and *degradation*, which say why it cannot be used.
 
-    *fresh* says whether the document has used the event of ``after``; ``None`` if the request has no ``after``.
+    *after* says what became of the event of ``after``; ``None`` if the request has no ``after``. *erased_ms* is the
+    time of the user's erasure if nothing came since.
     """
 
     document: UserDocument | None = None
     seen: Seen = Seen.KNOWN
     reason: Reason | None = None
     degradation: Degradation | None = None
-    fresh: bool | None = None
+    after: EventOutcome | None = None
+    erased_ms: int = 0
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether the document is as new as the event of ``after``."""
+        return self.after in (EventOutcome.USED, EventOutcome.PASSED)
 
 
 class UserReader:
@@ -77,7 +85,8 @@ class UserReader:
         if document is None:
             return _UNKNOWN_USER
         seen = Seen.UNKNOWN if document.seen_beside else Seen.KNOWN
-        return UserState(document.at(self._now_ms() // 1000), seen)
+        erased_ms = document.history_version if document.erased else 0
+        return UserState(document.at(self._now_ms() // 1000), seen, erased_ms=erased_ms)
 
     async def _document(self, user_id: str) -> UserDocument | None:
         """The user's document with all seen items; still ``seen_beside`` if the store has lost their snapshot."""
@@ -87,25 +96,28 @@ class UserReader:
             document = self._cache.decoded(user_id, await self._store.get_with_seen(user_id))
         return document
 
-    async def read_after(self, user_id: str, event_id: str, wait_ms: int) -> UserState:
-        """As ``read``, once the document has used the event, or after *wait_ms*; at once if too many requests wait."""
-        event = np.uint64(hash64(event_id))
+    async def read_after(self, user_id: str, event_id: str, wait_ms: int, time_ms: int | None = None) -> UserState:
+        """As ``read``, once the document has used the event, or after *wait_ms*; at once if too many requests wait.
+
+        Also at once if the event's *time_ms* is known and shows that the event will not be used.
+        """
+        event = _Event(np.uint64(hash64(event_id)), time_ms)
         known = await self.read(user_id)
-        if _has_used(known, event) or not wait_ms:
-            return _state(known, event)
+        if event.is_decided(known) or not wait_ms:
+            return event.state(known)
         if self._waiters.is_full:
-            return _state(known, event, Degradation.WAIT_SKIPPED)
+            return event.state(known, Degradation.WAIT_SKIPPED)
         with self._waiters.for_user(user_id) as written:
             try:
                 async with asyncio.timeout(wait_ms / 1000):
                     known = await self.read(user_id)  # it may have been written before the waiter was registered
-                    while not _has_used(known, event):
+                    while not event.is_decided(known):
                         await written.wait()
                         written.clear()
                         known = await self.read(user_id)
             except TimeoutError:
                 known = await self.read(user_id)  # the update may have been lost
-        return _state(known, event)
+        return event.state(known)
 
     def _remembered(self, user_id: str) -> UserState:
         document = self._cache.remembered(user_id)
@@ -122,11 +134,28 @@ _STORE_DOWN = UserState(None, Seen.UNKNOWN, Reason.STORE_UNAVAILABLE, Degradatio
 _DAMAGED = UserState(None, Seen.UNKNOWN, Reason.BAD_DOCUMENT, Degradation.BAD_DOCUMENT)
 
 
-def _has_used(known: UserState, event: np.uint64) -> bool:
-    return known.document is not None and bool((known.document.events == event).any())
+@dataclass(frozen=True, slots=True)
+class _Event:
+    """The event that a request waits for; *time_ms* is ``None`` if the request does not say it."""
 
+    hashed: np.uint64
+    time_ms: int | None
 
-def _state(known: UserState, event: np.uint64, degradation: Degradation | None = None) -> UserState:
-    return UserState(
-        known.document, known.seen, known.reason, known.degradation or degradation, _has_used(known, event)
-    )
+    def is_decided(self, known: UserState) -> bool:
+        """Whether waiting longer changes nothing."""
+        return self._outcome(known) is not EventOutcome.UNKNOWN
+
+    def state(self, known: UserState, degradation: Degradation | None = None) -> UserState:
+        """*known* with what became of the event."""
+        return replace(known, degradation=known.degradation or degradation, after=self._outcome(known))
+
+    def _outcome(self, known: UserState) -> EventOutcome:
+        document = known.document
+        if document is not None and (document.events == self.hashed).any():
+            return EventOutcome.USED
+        if self.time_ms is None:
+            return EventOutcome.UNKNOWN
+        if self.time_ms <= known.erased_ms or self.time_ms < EARLIEST_MS:
+            return EventOutcome.REFUSED
+        is_passed = document is not None and self.time_ms < document.window_from_ms
+        return EventOutcome.PASSED if is_passed else EventOutcome.UNKNOWN

@@ -107,6 +107,7 @@ NOTHING = np.zeros(0, np.uint64)
 ERASED = UserDocument(
     None, NOW_MS, NOW_MS, "", 0, NOW_MS + 1, NOTHING, NOTHING, NOTHING, seen_version=NOW_MS, erased=True
 )
+FULL = replace(EXPIRING, window_from_ms=NOW_MS - 86_400_000)
 UPDATE = UserUpdate(NOW_MS + 4, NOW_MS + 3, NOW_MS + 2, NOW_MS + 9)
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 UPDATE_OF_A_CLICK = replace(UPDATE, event_id="e-1", produced_ms=NOW_MS + 1, traceparent=TRACEPARENT)
@@ -184,6 +185,7 @@ FORMATS = {
     "user_document_expiring.v3.bin": encode_user_document(EXPIRING, SPACE),
     "user_document_beside.v3.bin": encode_user_document(BESIDE, SPACE),
     "user_document_erased.v3.bin": encode_user_document(ERASED, SPACE),
+    "user_document_of_a_full_window.v3.bin": encode_user_document(FULL, SPACE),
     "user_updates.v2.json": encode_user_updates(UPDATES),
     "dead_letter.v1.json": encode_dead_letter(LETTER),
     "api_key.v1.json": encode_key(KEY),
@@ -304,13 +306,14 @@ def test_user_updates_of_another_form_are_refused(raw: bytes | None) -> None:
         ("user_document_expiring.v3.bin", EXPIRING),
         ("user_document_beside.v3.bin", BESIDE),
         ("user_document_erased.v3.bin", ERASED),
+        ("user_document_of_a_full_window.v3.bin", FULL),
     ],
 )
 def test_golden_user_documents_load(name: str, document: UserDocument) -> None:
     raw = golden(name)
     loaded = decode_user_document(raw, SPACE)
     assert loaded.order == document_order(raw) == document.order
-    for column in ("newest_event_id", "as_of_ms", "stored_ms", "erased", "seen_beside"):
+    for column in ("newest_event_id", "as_of_ms", "stored_ms", "erased", "seen_beside", "window_from_ms"):
         assert getattr(loaded, column) == getattr(document, column)
     for column in ("vector", "seen", "purchased", "events", "until_s"):
         np.testing.assert_array_equal(getattr(loaded, column), getattr(document, column))

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from nearline.adapters.memory import MemoryStore
 from nearline.adapters.signed_tokens import SignedTokens
 from nearline.errors import BadInput, Unavailable
+from nearline.events import EARLIEST_MS
 from nearline.hashing import hash64, hash64_all
 from nearline.item_vectors import ItemFields, ItemVector
 from nearline.seen import FOREVER_S, SeenSnapshot, encode_seen
@@ -330,6 +331,68 @@ def test_an_event_that_does_not_come_in_time_is_not_fresh() -> None:
         for wait_ms in (0, 20):
             answer = await replica.ask(after="e2", wait_ms=wait_ms)
             assert (answer["fresh"], answer["degraded"], len(answer["items"])) == (False, False, 3)
+
+    run(story())
+
+
+@pytest.mark.parametrize(
+    ("event", "time_ms", "outcome", "fresh"),
+    [
+        ("e1", EARLIEST_MS + 500, "used", True),
+        ("e0", EARLIEST_MS + 499, "passed", True),
+        ("e0", EARLIEST_MS - 1, "refused", False),
+    ],
+)
+def test_an_answer_does_not_wait_for_an_event_that_will_not_be_used_and_says_what_became_of_it(
+    event: str, time_ms: int, outcome: str, fresh: bool
+) -> None:
+    async def story() -> None:
+        replica = await opened()
+        full = stored(1, "e1", "e2", window_from_ms=EARLIEST_MS + 500)
+        await replica.store.put_many_if_newer({"u": full})
+        answer = await replica.ask(after=event, after_ms=time_ms, wait_ms=60_000)
+        assert (answer["after_event"], answer["fresh"]) == (outcome, fresh)
+        assert "after_event" not in await replica.ask()
+
+    run(story())
+
+
+def test_an_event_from_before_the_users_erasure_is_refused() -> None:
+    async def story() -> None:
+        replica = await opened()
+        erased_ms = EARLIEST_MS + 7
+        gone = stored(erased_ms, seen_version=erased_ms, vector=None, erased=True)
+        await replica.store.put_many_if_newer({"u": gone})
+        answer = await replica.ask(after="e1", after_ms=erased_ms, wait_ms=60_000)
+        assert (answer["after_event"], answer["fresh"], answer["reason"]) == ("refused", False, "unknown_user")
+        later = await replica.ask(after="e1", after_ms=erased_ms + 1, wait_ms=0)
+        assert later["after_event"] == "unknown"
+
+    run(story())
+
+
+@pytest.mark.parametrize(("window_from_ms", "after_ms"), [(0, EARLIEST_MS), (EARLIEST_MS + 1, None)])
+def test_what_became_of_an_event_is_unknown_before_the_window_is_full_or_without_its_time(
+    window_from_ms: int, after_ms: int | None
+) -> None:
+    async def story() -> None:
+        replica = await opened()
+        await replica.store.put_many_if_newer({"u": stored(1, "e1", window_from_ms=window_from_ms)})
+        answer = await replica.ask(after="e0", after_ms=after_ms, wait_ms=1)
+        assert (answer["after_event"], answer["fresh"]) == ("unknown", False)
+
+    run(story())
+
+
+def test_an_event_that_passes_while_a_request_waits_ends_the_wait() -> None:
+    async def story() -> None:
+        replica = await opened()
+        asking = asyncio.create_task(replica.ask(after="e0", after_ms=EARLIEST_MS, wait_ms=60_000))
+        while not len(replica.waiting):
+            await asyncio.sleep(0)
+        await replica.store.put_many_if_newer({"u": stored(2, "e2", window_from_ms=EARLIEST_MS + 1)})
+        replica.recommender.users.heard("u", update(2))
+        assert (await asking)["after_event"] == "passed"
 
     run(story())
 

@@ -81,7 +81,11 @@ class Stage:
     """A worker among fakes that keep what they were given."""
 
     def __init__(
-        self, *polls: list[Record], items: tuple[str, ...] = ("a", "b", "c"), policy: SeenPolicy = FOREVER
+        self,
+        *polls: list[Record],
+        items: tuple[str, ...] = ("a", "b", "c"),
+        policy: SeenPolicy = FOREVER,
+        kept: int = 50,
     ) -> None:
         self.reader = ScriptedReader(*polls)
         self.towers = ScriptedTowers()
@@ -99,6 +103,7 @@ class Stage:
             dead_letters=self.outbox,
             announce=self._announce,
             policy=policy,
+            kept=kept,
             now_ms=lambda: NOW_MS,
             retry_s=0.0,
         )
@@ -130,6 +135,16 @@ async def test_a_click_becomes_a_stored_vector_that_names_it() -> None:
     assert hash64("u-5-0") in document.events
     assert set(document.seen.tolist()) == {hash64("a"), hash64("b")}
     assert [r.offset for r in stage.reader.dealt_with] == [0]
+
+
+async def test_a_document_says_from_when_on_events_can_be_used_once_the_window_is_full() -> None:
+    stage = Stage([record("u", "a", version=5), record("v", "a", "b", version=5)], kept=2)
+    await stage.worker.step()
+    assert (await stage.document("u")).window_from_ms == 0
+    assert (await stage.document("v")).window_from_ms == NOW_MS
+    stage.reader.polls.append([erasure("v", version=6)])
+    await stage.worker.step()
+    assert (await stage.document("v")).window_from_ms == 0
 
 
 async def test_a_burst_of_one_user_costs_one_inference_and_all_of_it_is_seen() -> None:
