@@ -512,6 +512,10 @@ INDEX = Board(
                     "cps",
                     (
                         (rate("nearline_unknown_items_total"), "events whose item has no vector yet"),
+                        (
+                            rate("nearline_item_waits_ended_total", "reason"),
+                            "users who waited for an item's vector: {{reason}}",
+                        ),
                         (rate("nearline_item_vectors_refused_total"), "item vectors of another space, or damaged ones"),
                         (
                             rate("nearline_recommend_answers_total", where='{reason="no_vector"}'),

@@ -19,6 +19,7 @@ from nearline.store import UserStore
 from nearline.telemetry import counter, gauge, get_logger
 from nearline.topics import USER_SEEN, USER_SEQUENCES, item_vectors_topic, user_updates_topic
 from services.user_tower.freshness import Freshness
+from services.user_tower.missing_items import MissingItems
 from services.user_tower.updates import Updates
 from services.user_tower.worker import UserWorker
 
@@ -32,6 +33,7 @@ async def serve(settings: Settings) -> None:
     """Read ``item-vectors`` to its end, then turn sequences into stored vectors until cancelled."""
     space = settings.embedding_space
     table = ItemTable(space)
+    missing = MissingItems()
     store = store_for(
         settings.store_url,
         space,
@@ -60,6 +62,7 @@ async def serve(settings: Settings) -> None:
     def learn(records: list[Record]) -> None:
         _, refused = apply_all(table, records)
         ITEMS.set(len(table))
+        missing.came(record.id for record in records if record.id in table)
         for message in refused:
             REFUSED.inc()
             get_logger().warning("item vector refused", detail=message)
@@ -99,6 +102,7 @@ async def serve(settings: Settings) -> None:
                 announce=updates.announce,
                 policy=settings.seen_policy,
                 kept=settings.history_length,
+                missing=missing,
                 freshness=Freshness(spans),
             )
             tasks.create_task(updates.run())

@@ -4,12 +4,15 @@ A burst of one user's clicks costs one inference: in each poll only a user's new
 count as seen). While Triton is down, seen items are still stored and the records wait, uncommitted, up to
 ``MOST_WAITING`` users; while the store is down, nothing is processed. If the store refuses a write because another
 replica stored a newer version, the write is rebuilt from the stored document.
+
+A user whose history has items without a vector is encoded again, from the same sequence, when one of the vectors comes
+(missing_items.py).
 """
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +33,7 @@ from nearline.topics import USER_SEEN, USER_SEQUENCES, USER_SEQUENCES_DLQ
 from nearline.user_documents import UserDocument, decode_user_document, encode_user_document
 from services.user_tower.documents import Arrived, News, advance, snapshot_beside
 from services.user_tower.freshness import Freshness, Laps
+from services.user_tower.missing_items import MissingItems
 
 CHUNK = 64  # users in one request: measured 25 times the users/s of single requests
 IN_FLIGHT = 2
@@ -55,6 +59,13 @@ BATCH = seconds("user_tower_batch_seconds", "One batch, from poll to stored.")
 BATCH_USERS = sizes("user_tower_batch_users", "Users in one batch.")
 
 NewsByUser = dict[str, News]
+
+
+class Lacking(NamedTuple):
+    """A sequence, and those of its items that have no vector."""
+
+    sequence: UserSequence
+    items: frozenset[str]
 
 
 class UserEncoder(Protocol):
@@ -84,6 +95,7 @@ class UserWorker:
         announce: Announce,
         policy: SeenPolicy,
         kept: int = HISTORY_LENGTH,
+        missing: MissingItems | None = None,
         freshness: Freshness | None = None,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         retry_s: float = RETRY_S,
@@ -97,6 +109,7 @@ class UserWorker:
         self._announce = announce
         self._policy = policy
         self._kept = kept
+        self._missing = MissingItems() if missing is None else missing
         self._freshness = Freshness() if freshness is None else freshness
         self._now_ms = now_ms
         self._retry_s = retry_s
@@ -124,7 +137,8 @@ class UserWorker:
         polled_at = asyncio.get_running_loop().time()
         users = await self._take(records)
         await self._erase(records)
-        if not users and not self._waiting:
+        self._add_due(users)
+        if not users and not self._waiting and not self._waiting_users:
             self._reader.done(records)
             return polled_at
         self._waiting += records
@@ -133,6 +147,14 @@ class UserWorker:
         await self._deal(users)
         WAITING.set(len(self._waiting_users))
         return polled_at
+
+    def _add_due(self, users: NewsByUser) -> None:
+        """Add to *users* those whose missing items have vectors now; newer sequences of a user replace the wait."""
+        for user_id, news in users.items():
+            if news.sequences:
+                self._missing.forget(user_id)
+        for user_id, news in self._missing.take().items():
+            users.setdefault(user_id, News()).add(news)
 
     async def _deal(self, fresh: NewsByUser) -> None:
         try:
@@ -202,6 +224,7 @@ class UserWorker:
         for user_id, record in last.items():
             if not record.value:
                 self._waiting_users.pop(user_id, None)
+                self._missing.forget(user_id)
                 await self._delete(user_id)
 
     async def _delete(self, user_id: str) -> None:
@@ -236,9 +259,25 @@ class UserWorker:
         stored = await self._stored(chunk)
         laps.end("read")
         newest = ((stored[user_id], news.newest) for user_id, news in chunk.items())
-        vectors = await self._encode([one for document, one in newest if one and _is_ahead(one, document)], laps)
+        sequences = [one for document, one in newest if one and _is_ahead(one, document)]
+        vectors, lacking = await self._encode(sequences, laps)
         await self._write(chunk, stored, vectors, laps)
         ENCODED.inc(len(vectors))
+        for each in lacking:
+            self._wait_for_items(each, chunk[each.sequence.user_id].arrived)
+
+    def _wait_for_items(self, lacking: Lacking, arrived: list[Arrived]) -> None:
+        """Encode the sequence again once it lacks fewer items; *arrived* are its clicks if no vector was stored."""
+        sequence, items = lacking
+        news = News([sequence], arrived=arrived)
+        still = self._without_vector(items)
+        if len(still) < len(items):  # a vector came while the tower computed
+            self._missing.make_due(sequence.user_id, news)
+        else:
+            self._missing.wait(sequence.user_id, news, still)
+
+    def _without_vector(self, items: Iterable[str]) -> frozenset[str]:
+        return frozenset(item for item in items if item not in self._table)
 
     async def _write_seen(self, chunk: NewsByUser) -> None:
         await self._write(chunk, await self._stored(chunk), {}, Laps())
@@ -296,15 +335,22 @@ class UserWorker:
         await self._store.delete_document(user_id)
         return None
 
-    async def _encode(self, sequences: Sequence[UserSequence], laps: Laps) -> dict[str, NDArray[np.float32]]:
+    async def _encode(
+        self, sequences: Sequence[UserSequence], laps: Laps
+    ) -> tuple[dict[str, NDArray[np.float32]], list[Lacking]]:
         """The vector of each sequence that can be encoded: it needs a known input, and a valid answer.
+
+        And the sequences that lack items.
 
         A known input is an item with a vector, or a context that the towers read: a profile alone is enough.
         """
         features = self._towers.features
         rows, ages, types = features.user_rows(sequences, self._table.row_of)
         context = features.contexts_of(sequences)
-        UNKNOWN_ITEMS.inc(int(((rows < 0) & (types > 0)).sum()))
+        unknown = (rows < 0) & (types > 0)
+        UNKNOWN_ITEMS.inc(int(unknown.sum()))
+        incomplete = (sequences[place] for place in np.flatnonzero(unknown.any(axis=1)).tolist())
+        lacking = [Lacking(each, self._without_vector(each.items)) for each in incomplete]
         events_known = ((rows >= 0) & (types > 0) & (types <= features.types)).any(axis=1)
         encodable = np.flatnonzero(events_known | context.any(axis=1))
         laps.end("gather")
@@ -318,12 +364,15 @@ class UserWorker:
         laps.end("triton")
         for index, error in bad:
             await self._refuse_answer(sequences[index], error)
-        return {sequences[index].user_id: vector for index, vector in good}
+        return {sequences[index].user_id: vector for index, vector in good}, lacking
 
     async def _refuse_answer(self, sequence: UserSequence, error: BadAnswer) -> None:
         records = filter(_is_sequence, reversed(self._waiting))
-        record = next(record for record in records if record.id == sequence.user_id)
-        await self._refuse(record, "bad_answer", str(error))
+        record = next((record for record in records if record.id == sequence.user_id), None)
+        if record is None:  # encoded again for an item: its record was processed, and the vector without the item stays
+            get_logger().warning("the vector with a new item is not valid", user_id=sequence.user_id)
+        else:
+            await self._refuse(record, "bad_answer", str(error))
 
     async def _refuse(self, record: Record, reason: str, detail: str) -> None:
         REFUSED.labels(reason=reason).inc()

@@ -23,6 +23,7 @@ from nearline.signals import USER_SIGNALS, Context, Kind
 from nearline.space import Space
 from nearline.user_documents import UserDocument, decode_stored_user, decode_user_document, encode_user_document
 from services.user_tower.documents import News, advance, snapshot_beside
+from services.user_tower.missing_items import MissingItems
 from services.user_tower.worker import CHUNK, UserWorker
 from tests.support.fakes import Outbox, ScriptedReader, ScriptedTowers
 
@@ -70,11 +71,13 @@ def hashes(*items: str) -> set[int]:
 def table_of(*items: str) -> ItemTable:
     table = ItemTable(SPACE)
     for item in items:
-        vector = np.random.default_rng(hash64(item)).normal(size=64)
-        table.put(
-            ItemVector(item, 1, ItemFields(item), None, (vector / np.linalg.norm(vector)).astype(np.float16), "d")
-        )
+        table.put(item_vector(item))
     return table
+
+
+def item_vector(item: str) -> ItemVector:
+    vector = np.random.default_rng(hash64(item)).normal(size=64)
+    return ItemVector(item, 1, ItemFields(item), None, (vector / np.linalg.norm(vector)).astype(np.float16), "d")
 
 
 class Stage:
@@ -94,6 +97,8 @@ class Stage:
         self.announced: list[dict[str, UserDocument]] = []
         self.causes: list[dict[str, TriggerEvent]] = []
         self.table = table_of(*items)
+        self.clock_s = 0.0
+        self.missing = MissingItems(most=3, clock=lambda: self.clock_s)
         self.worker = UserWorker(
             SPACE,
             reader=self.reader,
@@ -104,6 +109,7 @@ class Stage:
             announce=self._announce,
             policy=policy,
             kept=kept,
+            missing=self.missing,
             now_ms=lambda: NOW_MS,
             retry_s=0.0,
         )
@@ -111,6 +117,12 @@ class Stage:
     def _announce(self, documents: Mapping[str, UserDocument], causes: Mapping[str, TriggerEvent]) -> None:
         self.announced.append(dict(documents))
         self.causes.append(dict(causes))
+
+    def list_items(self, *items: str) -> None:
+        """Vectors of *items* come, as in app.py."""
+        for item in items:
+            self.table.put(item_vector(item))
+        self.missing.came(items)
 
     async def run(self) -> UserDocument:
         """Deal with all that was polled, and give what is stored of the one user, ``u``."""
@@ -123,6 +135,11 @@ class Stage:
         document = decode_stored_user(await self.store.get_with_seen(user_id), SPACE)
         assert document is not None
         return document
+
+    async def vector(self, user_id: str) -> NDArray[np.float32]:
+        vector = (await self.document(user_id)).vector
+        assert vector is not None
+        return vector
 
 
 async def test_a_click_becomes_a_stored_vector_that_names_it() -> None:
@@ -224,6 +241,119 @@ async def test_an_item_without_a_vector_is_masked_until_it_has_one() -> None:
     second = await stage.document("u")
     assert second.vector is not None
     assert second.vector_version == 2
+
+
+async def test_a_click_on_an_item_whose_vector_comes_a_moment_later_counts_when_the_vector_comes() -> None:
+    stage = Stage([record("u", "a", "new", version=2)])
+    await stage.worker.step()
+    before, without = await stage.document("u"), await stage.vector("u")
+    await stage.worker.step()
+    assert stage.towers.user_calls == [1], "nothing is encoded again before the vector comes"
+    stage.list_items("other", "new")
+    await stage.worker.step()
+    after = await stage.document("u")
+    complete = Stage([record("u", "a", "new", version=2)], items=("a", "new"))
+    await complete.worker.step()
+    np.testing.assert_array_equal(after.vector, await complete.vector("u"))
+    assert not np.array_equal(without, await stage.vector("u"))
+    assert after.order == before.order, "the same history: its version stays"
+    assert (after.newest_event_id, after.seen.tolist()) == (before.newest_event_id, before.seen.tolist())
+    assert list(stage.announced[-1]) == ["u"]
+    assert len(stage.missing) == 0
+    await stage.worker.step()
+    assert stage.towers.user_calls == [1, 1]
+
+
+async def test_a_first_click_on_an_item_without_a_vector_is_measured_once_the_vector_is_stored() -> None:
+    cause = TriggerEvent("u-1-0", NOW_MS, NOW_MS)
+    value = encode_sequence(replace(sequence("u", "new", version=1), cause=cause))
+    stage = Stage([Record("user-sequences", 0, 0, NOW_MS, b"u", value)])
+    await stage.worker.step()
+    assert stage.causes == [{}]
+    stage.list_items("new")
+    await stage.worker.step()
+    assert (await stage.document("u")).vector is not None
+    assert [list(causes) for causes in stage.causes] == [[], ["u"]]
+
+
+async def test_two_items_may_come_one_after_the_other() -> None:
+    stage = Stage([record("u", "one", "two", version=1)])
+    await stage.worker.step()
+    for item in ("two", "one"):
+        stage.list_items(item)
+        await stage.worker.step()
+    assert stage.towers.user_calls == [1, 1]
+    whole = Stage([record("u", "one", "two", version=1)], items=("one", "two"))
+    await whole.worker.step()
+    np.testing.assert_array_equal(await stage.vector("u"), await whole.vector("u"))
+
+
+async def test_a_vector_that_comes_while_the_tower_computes_is_not_missed() -> None:
+    stage = Stage([record("u", "a", "new", version=1)])
+    encode = stage.towers.encode_users
+
+    async def slow(batch: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
+        if "new" not in stage.table:
+            stage.list_items("new")
+        return await encode(batch)
+
+    stage.towers.encode_users = slow  # type: ignore[method-assign]
+    await stage.worker.step()
+    await stage.worker.step()
+    assert stage.towers.user_calls == [1, 1]
+
+
+async def test_an_item_that_comes_while_triton_is_away_counts_afterwards() -> None:
+    stage = Stage([record("u", "a", "new", version=1)])
+    await stage.worker.step()
+    before = await stage.vector("u")
+    stage.list_items("new")
+    stage.towers.down = True
+    await stage.worker.step()
+    stage.towers.down = False
+    await stage.worker.step()
+    assert not np.array_equal(before, await stage.vector("u"))
+    assert len(stage.reader.dealt_with) == 1
+
+
+@pytest.mark.parametrize("end", ["erasure", "tombstone"])
+async def test_an_erased_users_document_does_not_come_back_with_an_item(end: str) -> None:
+    tombstone = Record("user-sequences", 0, 1, NOW_MS, b"u", None)
+    stage = Stage([record("u", "a", "new", version=1)], [tombstone if end == "tombstone" else erasure("u", 2)])
+    await stage.worker.step()
+    await stage.worker.step()
+    stage.list_items("new")
+    await stage.worker.step()
+    raw = await stage.store.get("u")
+    assert raw is None or decode_user_document(raw, SPACE).erased
+
+
+async def test_a_bad_answer_with_the_new_item_leaves_the_vector_without_it() -> None:
+    stage = Stage([record("u", "a", "bad", version=1)])
+    await stage.worker.step()
+    before = await stage.vector("u")
+    stage.list_items("bad")
+    stage.towers.poison_value = float(stage.table.history[stage.table.row_of["bad"], 0])
+    await stage.worker.step()
+    np.testing.assert_array_equal(await stage.vector("u"), before)
+    assert stage.outbox.sent == {}
+
+
+async def test_users_wait_for_items_ten_minutes_and_the_oldest_leave_when_many_wait() -> None:
+    stage = Stage([record("u", "new", version=1), record("v", "new", "newer", version=1)])
+    await stage.worker.step()
+    assert len(stage.missing) == 3
+    stage.reader.polls.append([record("w", "new", version=1)])
+    stage.clock_s = 300.0
+    await stage.worker.step()
+    assert len(stage.missing) == 3, "u waited longest"
+    stage.clock_s = 601.0
+    await stage.worker.step()
+    assert len(stage.missing) == 1
+    stage.list_items("new", "newer")
+    await stage.worker.step()
+    assert [(await stage.document(user_id)).vector is not None for user_id in "uvw"] == [False, False, True]
+    assert len(stage.missing) == 0
 
 
 async def test_seen_advances_while_triton_is_away_and_the_vector_follows() -> None:
