@@ -165,7 +165,7 @@ class Shop:
         return [*popular, *(item for item in new if item["item_id"] not in known)][:k]
 
     async def similar(self, item_id: str, k: int = ROW_SIZE) -> list[ItemJson]:
-        """Items similar to an item; none if it is not available."""
+        """Items similar to an item, which may be sold out; none if it is unknown."""
         try:
             return await self._list(f"/similar/{_id(item_id)}", k=k)
         except BadInput:

@@ -175,10 +175,24 @@ def test_an_item_by_http_comes_is_hidden_and_goes(system: System) -> None:
     assert wait_until(is_shown, DEADLINE_S)
     assert shop.patch(url, json={"available": False}).status_code == 200
     assert wait_until(lambda: not is_shown(), DEADLINE_S)
+    near = httpx.get(f"{system.retrieval}/similar/lantern%2Fnew", headers=bearer(system), timeout=10.0)
+    assert near.status_code == 200, "the page of a sold-out item still shows what is like it"
+    assert len(near.json()["items"]) == 20
     assert shop.patch(url, json={"available": True}).json()["item"]["title"] == "a new lantern"
     assert wait_until(is_shown, DEADLINE_S)
     assert shop.delete(url).status_code == 200
     assert wait_until(lambda: not is_shown(), DEADLINE_S)
+
+
+def test_a_click_before_its_items_vector_counts_when_the_vector_comes(system: System) -> None:
+    only = event("hasty", "lantern-later")
+    click(system, only)
+    assert wait_until(lambda: uses(system, only), DEADLINE_S)
+    assert answer(system, "hasty")["reason"] == "no_vector"
+    append(system, ITEMS, [("lantern-later", encode_item(Item("a later lantern", category="lanterns")))])
+    assert wait_until(lambda: answer(system, "hasty")["reason"] is None, DEADLINE_S)
+    assert uses(system, only), "no other event was needed"
+    append(system, ITEMS, [("lantern-later", None)])
 
 
 def door(system: System, method: str, path: str, json: Any = None) -> dict[str, Any]:
