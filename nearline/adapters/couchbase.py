@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -36,6 +36,7 @@ from nearline.user_documents import knows_all_of
 
 _ATTEMPTS = 5  # a write that loses a race reads and compares again; five losses in a row is another writer's loop
 _CONNECT_S = 5.0
+_PATIENCE = 1.5  # we stop waiting after this many deadlines; the SDK's own timeout comes first on an idle machine
 _SEEN = "s:"
 _RAW = RawBinaryTranscoder()
 T = TypeVar("T")
@@ -73,6 +74,7 @@ class CouchbaseStore:
         self._read_s = read_ms / 1000
         self._write_s = read_ms / 100
         self._cluster: Cluster | None = None
+        self._calls: set[asyncio.Future[Any]] = set()
 
     async def open(self) -> None:
         """Connect and open the bucket; ``Misconfigured`` for a wrong login or bucket, ``Unavailable`` otherwise."""
@@ -95,10 +97,12 @@ class CouchbaseStore:
         self._cluster, self._collection = cluster, bucket.default_collection()
 
     async def close(self) -> None:
-        """Close the connections; safe to call twice."""
+        """Close the connections, and return when no call runs any more; safe to call twice."""
         if self._cluster is not None:
             cluster, self._cluster = self._cluster, None
             await cluster.close()
+        if self._calls:
+            await asyncio.wait(self._calls, timeout=self._write_s)
 
     async def get(self, user_id: str) -> bytes | None:
         """The user's document, or ``None``."""
@@ -174,15 +178,28 @@ class CouchbaseStore:
             insert = InsertOptions(expiry=lasts, transcoder=_RAW, timeout=timeout)
             await self._answer(collection.insert(key, raw, insert), self._write_s)
 
-    async def _answer(self, call: Awaitable[T], deadline_s: float) -> T:
-        """Await *call*, within our own deadline: the SDK's overshoots on a loaded machine."""
+    async def _answer(self, asked: Coroutine[Any, Any, T], deadline_s: float) -> T:
+        """The answer to *asked*, within our own deadline: the SDK's overshoots on a loaded machine.
+
+        Who stops waiting does not cancel the call: the SDK's callback would raise. It ends by the SDK's own timeout.
+        """
+        call = asyncio.ensure_future(asked)
+        self._calls.add(call)
+        call.add_done_callback(self._ended)
+        await asyncio.wait({call}, timeout=deadline_s * _PATIENCE)
+        if not call.done():
+            raise Unavailable(f"Couchbase at {self._address}: no answer within {deadline_s * _PATIENCE * 1000:.0f} ms")
         try:
-            async with asyncio.timeout(deadline_s * 1.5):
-                return await call
+            return call.result()
         except (DocumentNotFoundException, DocumentExistsException, CasMismatchException):
             raise
-        except (CouchbaseException, TimeoutError) as error:
+        except CouchbaseException as error:
             raise Unavailable(f"Couchbase at {self._address}: {_said(error)}") from None
+
+    def _ended(self, call: asyncio.Future[Any]) -> None:
+        self._calls.discard(call)
+        if not call.cancelled():
+            call.exception()  # taken, or asyncio logs the error of a call that nobody waits for any more
 
     def _open_collection(self) -> Any:
         if self._cluster is None:

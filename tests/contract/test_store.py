@@ -3,12 +3,15 @@
 CouchbaseMock knows data and expiry; a real Couchbase Server (durability, wrong passwords, several nodes) was not run.
 """
 
+import asyncio
+import gc
 import json
 import subprocess
 import time
 import urllib.request
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -325,6 +328,61 @@ async def test_lmdb_survives_its_process_and_a_reader_waits_for_its_writer(tmp_p
     await reader.open()
     assert decode_user_document(await reader.get("u") or b"", SPACE).history_version == 1
     await reader.close()
+
+
+@pytest.fixture
+async def slow_couchbase(couchbase_mock: CouchbaseMock) -> AsyncIterator[CouchbaseStore]:
+    """A store whose answers come later than its deadline."""
+    store = CouchbaseStore(couchbase_mock.url, SPACE, ttl_ms=DAY_MS, read_ms=20)
+    await store.open()
+    couchbase_mock.control("hiccup?msecs=300&offset=1")
+    yield store
+    couchbase_mock.control("hiccup?msecs=0&offset=0")
+    await store.close()
+
+
+@contextmanager
+def complaints_of_the_loop() -> Iterator[list[str]]:
+    """What the event loop reports of callbacks and tasks whose error nobody took: tracebacks in the log."""
+    loop, said = asyncio.get_running_loop(), list[str]()
+    loop.set_exception_handler(lambda _, context: said.append(f"{context['message']}: {context.get('exception')!r}"))
+    try:
+        yield said
+    finally:
+        loop.set_exception_handler(None)
+
+
+async def test_a_reader_that_stops_waiting_for_couchbase_leaves_no_traceback(slow_couchbase: CouchbaseStore) -> None:
+    """An answer's wait for an event ends in the middle of a read; what the SDK says later is for nobody."""
+    with complaints_of_the_loop() as said:
+        for _ in range(10):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.005):
+                    await slow_couchbase.get("u")
+        await slow_couchbase.close()  # returns once every call has ended
+        gc.collect()
+    assert said == []
+
+
+async def test_passed_deadlines_of_couchbase_on_a_busy_machine_leave_no_traceback(
+    slow_couchbase: CouchbaseStore,
+) -> None:
+    numbers = np.random.default_rng(1).random(100_000).tolist()
+
+    async def busy() -> None:
+        while True:
+            sorted(numbers)  # no other thread runs meanwhile, so the SDK's callbacks come after our deadline
+            await asyncio.sleep(0)
+
+    with complaints_of_the_loop() as said:
+        work = asyncio.create_task(busy())
+        reads = [slow_couchbase.get("u") for _ in range(60)]
+        passed = await asyncio.gather(*reads, return_exceptions=True)
+        work.cancel()
+        await slow_couchbase.close()
+        gc.collect()
+    assert {type(each) for each in passed} == {Unavailable}
+    assert said == []
 
 
 async def test_a_couchbase_that_hangs_is_unavailable_within_the_deadline(couchbase_mock: CouchbaseMock) -> None:
