@@ -26,6 +26,13 @@ class UserStore(Protocol):
 
     is_remote: bool  # whether calls wait for another process
 
+    @property
+    def is_filled(self) -> bool:
+        """Whether it has what the log had up to the committed offsets; else read the log from its beginning."""
+
+    async def fill_again(self) -> None:
+        """Note that the log is read from its beginning from here on, so that the store will be filled."""
+
     async def open(self) -> None:
         """Connect; ``Unavailable`` if the engine is down (call again later), ``Misconfigured`` if no retry can help."""
 

@@ -58,6 +58,7 @@ class CouchbaseStore:
     """
 
     is_remote = True
+    is_filled = True
 
     def __init__(self, url: str, space: Space, *, ttl_ms: int, read_ms: int, tls: Tls | None = None) -> None:
         parts = urlsplit(url)
@@ -75,6 +76,9 @@ class CouchbaseStore:
         self._write_s = read_ms / 100
         self._cluster: Cluster | None = None
         self._calls: set[asyncio.Future[Any]] = set()
+
+    async def fill_again(self) -> None:
+        """Do nothing."""
 
     async def open(self) -> None:
         """Connect and open the bucket; ``Misconfigured`` for a wrong login or bucket, ``Unavailable`` otherwise."""
@@ -199,7 +203,7 @@ class CouchbaseStore:
     def _ended(self, call: asyncio.Future[Any]) -> None:
         self._calls.discard(call)
         if not call.cancelled():
-            call.exception()  # taken, or asyncio logs the error of a call that nobody waits for any more
+            call.exception()  # asyncio logs the error of an abandoned call unless it is taken
 
     def _open_collection(self) -> Any:
         if self._cluster is None:

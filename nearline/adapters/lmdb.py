@@ -1,13 +1,19 @@
 """User documents in LMDB, the store for one machine: one process writes, any number read.
 
-A value is its expiry (UTC ms, 8 bytes little-endian) and the document. Commits are not fsynced one by one: a killed
-process loses nothing, a power cut at most the writes since the last ``keep_house`` (and the job can be replayed).
+A value is its expiry (UTC ms, 8 bytes little-endian) and the document. Commits are not flushed to disk one by one,
+which would cost several times the write (benchmarks/store_flushes.py). So a killed process loses nothing, but a system
+that goes down (a power cut, a kernel's crash) can lose what was written since the last ``keep_house``, or corrupt the
+file unless the file system keeps the order of writes. The file ``opened`` beside it says in which start of the system
+the store was opened; a store that was open when the system went down is deleted at the next start, and filled again
+from the log (``is_filled``).
 """
 
+import os
 import struct
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypedDict
 
 import lmdb
 
@@ -15,12 +21,32 @@ from nearline.errors import Misconfigured, Unavailable
 from nearline.seen import may_replace_seen
 from nearline.space import Space
 from nearline.store import StoredUser
+from nearline.telemetry import get_logger
 from nearline.user_documents import knows_all_of
 
 _EXPIRY = struct.Struct("<q")
 _MAP_SIZE = 64 << 30  # address space, not disk: the file grows with its content
 _SEEN = "s:"
 _SWEEP = 2_000  # keys checked in one round of maintenance
+_ASK_WRITER = "is user_tower running?"
+_CLOSED = "closed"  # content of the file ``opened`` after an orderly end
+
+
+class Flushes(TypedDict, total=False):
+    """LMDB's flags of when a write reaches the disk; what is left out is LMDB's default, every commit."""
+
+    sync: bool
+    metasync: bool
+    map_async: bool
+    writemap: bool
+
+
+FLUSHES: Flushes = {"sync": False}
+
+
+def start_of_the_system() -> str:
+    """The id that the kernel drew when it started: the same in every process and container until it goes down."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 class LmdbStore:
@@ -40,28 +66,42 @@ class LmdbStore:
         ttl_ms: int,
         writer: bool,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        system: Callable[[], str] = start_of_the_system,
+        flushes: Flushes = FLUSHES,
     ) -> None:
         self._folder = folder
         self._prefix = f"u:{space.number}:"
         self._ttl_ms = ttl_ms
         self._writer = writer
         self._now_ms = now_ms
+        self._system = system
+        self._flushes = flushes
+        self._opened = folder / "opened"
+        self._filled = folder / f"filled.{space.number}"
         self._env: lmdb.Environment | None = None
         self._swept_to = b""
 
+    @property
+    def is_filled(self) -> bool:
+        """Whether the store has what the log had up to the committed offsets; not so if it is new or was deleted."""
+        return self._filled.exists()
+
     async def open(self) -> None:
-        """Open the environment; a reader raises ``Unavailable`` until the writer has created it."""
+        """Open the environment; a reader raises ``Unavailable`` until the writer has created it.
+
+        A writer deletes a store that cannot be trusted: it was open when the system went down, or is damaged.
+        """
         if self._env is not None:
             return
         try:
             if self._writer:
-                self._folder.mkdir(parents=True, exist_ok=True)
-            self._env = lmdb.open(
-                str(self._folder), map_size=_MAP_SIZE, max_readers=256, sync=False, readonly=not self._writer
-            )
+                self._prepare()
+            elif not self._is_trusted():
+                raise Unavailable(f"the store in {self._folder} was open when the system went down: {_ASK_WRITER}")
+            self._env = self._environment()
         except (lmdb.Error, OSError) as error:
             kind = Misconfigured if isinstance(error, PermissionError) else Unavailable
-            raise kind(f"cannot open the LMDB store in {self._folder}: {error}; is user_tower running?") from None
+            raise kind(f"cannot open the LMDB store in {self._folder}: {error}; {_ASK_WRITER}") from None
         if self._writer:
             self._env.reader_check()
 
@@ -70,8 +110,13 @@ class LmdbStore:
         if self._env is not None:
             if self._writer:
                 self._env.sync(True)
+                _write(self._opened, _CLOSED)
             self._env.close()
             self._env = None
+
+    async def fill_again(self) -> None:
+        """Note that the log is read from its beginning from here on: the store will be filled."""
+        _write(self._filled, "")
 
     async def get(self, user_id: str) -> bytes | None:
         """The user's document, or ``None``."""
@@ -162,6 +207,44 @@ class LmdbStore:
                     more = cursor.next()
             self._swept_to = bytes(cursor.key()) if more else b""
 
+    def _prepare(self) -> None:
+        """Make the folder if there is none, delete a store that cannot be trusted, and note that ours is open."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        data = self._folder / "data.mdb"
+        if not data.exists() or not data.stat().st_size:
+            self._delete()  # notes about data that is gone
+        elif not self._is_trusted() or not self._is_readable():
+            get_logger().warning("the store is deleted and filled again from the log", folder=str(self._folder))
+            self._delete()
+        elif not self._opened.exists():
+            _write(self._filled, "")  # by a version that made no such files
+        _write(self._opened, self._system())
+
+    def _is_trusted(self) -> bool:
+        """Whether all that was written is there; a store of a version that noted nothing is."""
+        try:
+            return self._opened.read_text() in (_CLOSED, self._system())
+        except FileNotFoundError:
+            return True
+
+    def _is_readable(self) -> bool:
+        try:
+            self._environment().close()
+        except (lmdb.InvalidError, lmdb.CorruptedError, lmdb.VersionMismatchError):
+            return False
+        return True
+
+    def _delete(self) -> None:
+        """Delete the store of every space; last what says that it cannot be trusted."""
+        for file in [*self._folder.glob("filled.*"), *self._folder.glob("*.mdb"), self._opened]:
+            file.unlink(missing_ok=True)
+        _flush_folder(self._folder)
+
+    def _environment(self) -> lmdb.Environment:
+        return lmdb.open(
+            str(self._folder), map_size=_MAP_SIZE, max_readers=256, readonly=not self._writer, **self._flushes
+        )
+
     def _open_env(self) -> lmdb.Environment:
         if self._env is None:
             raise Unavailable(f"the LMDB store in {self._folder} is not open")
@@ -181,3 +264,22 @@ class LmdbStore:
 
 def _seen_key(user_id: str) -> bytes:
     return (_SEEN + user_id).encode()
+
+
+def _write(file: Path, text: str) -> None:
+    """Replace *file*'s content in one step that outlives a system that goes down."""
+    new = file.with_name(f"{file.name}.new")
+    with new.open("w") as opened:
+        opened.write(text)
+        opened.flush()
+        os.fsync(opened.fileno())
+    new.rename(file)
+    _flush_folder(file.parent)
+
+
+def _flush_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

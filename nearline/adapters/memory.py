@@ -13,6 +13,7 @@ class MemoryStore:
     """Keeps documents in a dict; with ``down = True`` it behaves like an engine that does not answer."""
 
     is_remote = False
+    is_filled = True
 
     def __init__(self, *, ttl_ms: int, now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000) -> None:
         self._ttl_ms = ttl_ms
@@ -20,6 +21,9 @@ class MemoryStore:
         self._values: dict[str, tuple[int, bytes]] = {}
         self._seen: dict[str, tuple[int, bytes]] = {}
         self.down = False
+
+    async def fill_again(self) -> None:
+        """Do nothing."""
 
     async def open(self) -> None:
         """Do nothing."""

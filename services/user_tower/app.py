@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from functools import partial
+from typing import Protocol
 
 from nearline.adapters.http import status_server
 from nearline.adapters.kafka.group_reader import GroupReader
@@ -27,6 +28,13 @@ KEEP_HOUSE_S = 5.0
 UPDATE_S = 5.0  # a later update comes too late for a waiting request
 ITEMS = gauge("item_table_items", "Items whose vectors are in memory.")
 REFUSED = counter("item_vectors_refused_total", "Item vectors of another space, or damaged ones.")
+
+
+class Rereader(Protocol):
+    """Reads the log as a group (nearline/adapters/kafka/group_reader.py)."""
+
+    async def start_over(self) -> None:
+        """Have the group read from the beginning when it is opened."""
 
 
 async def serve(settings: Settings) -> None:
@@ -91,6 +99,7 @@ async def serve(settings: Settings) -> None:
             ready["item_vectors"] = True
             get_logger().info("ready", items=len(table), space=space.number)
             stack.push_async_callback(reader.close)
+            await open_within(settings.startup_deadline_s, "the log", partial(fill, store, reader))
             await open_within(settings.startup_deadline_s, "the log", reader.open)
             worker = UserWorker(
                 space,
@@ -107,6 +116,13 @@ async def serve(settings: Settings) -> None:
             )
             tasks.create_task(updates.run())
             tasks.create_task(worker.run())
+
+
+async def fill(store: UserStore, reader: Rereader) -> None:
+    """Have *reader* begin at the beginning of the log if *store* is new, or was deleted because it may be damaged."""
+    if not store.is_filled:
+        await reader.start_over()  # first: if we end here, the next start does it again
+        await store.fill_again()
 
 
 async def _keep_house(store: UserStore) -> None:

@@ -161,6 +161,23 @@ async def test_records_not_marked_done_are_read_again_by_the_next_group_member(b
     topics.close()
 
 
+async def test_a_group_that_starts_over_reads_everything_again(broker: str, topic: str) -> None:
+    """A store was lost: what its group had committed says nothing about the new one."""
+    group = f"g-{uuid.uuid4().hex[:8]}"
+    async with Producer(broker) as producer:
+        await producer.send_all(topic, [(b"k", b"%d" % n) for n in range(10)])
+    async with GroupReader(broker, topic, group) as first:
+        first.done(await read(first, 10))
+        await first.poll()
+        with pytest.raises(Unavailable):  # a member would go on from where it is
+            async with GroupReader(broker, topic, group) as other:
+                await other.start_over()
+    again = GroupReader(broker, topic, group)
+    await again.start_over()
+    async with again:
+        assert len(await read(again, 10)) == 10
+
+
 async def test_an_idle_member_commits_how_far_it_read_past_what_is_no_longer_there(broker: str, topic: str) -> None:
     """A partition may end in records that compaction took away: nobody can deal with those."""
     group = f"g-{uuid.uuid4().hex[:8]}"

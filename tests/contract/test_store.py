@@ -7,6 +7,7 @@ import asyncio
 import gc
 import json
 import subprocess
+import sys
 import time
 import urllib.request
 import uuid
@@ -18,7 +19,7 @@ import numpy as np
 import pytest
 
 from local.downloads import COUCHBASE_MOCK_FILE
-from local.layout import java
+from local.layout import ROOT, java
 from local.ports import free_ports
 from local.processes import wait_until
 from nearline.adapters.couchbase import CouchbaseStore
@@ -328,6 +329,95 @@ async def test_lmdb_survives_its_process_and_a_reader_waits_for_its_writer(tmp_p
     await reader.open()
     assert decode_user_document(await reader.get("u") or b"", SPACE).history_version == 1
     await reader.close()
+
+
+# --- LMDB and a system that goes down
+
+
+def lmdb_store(folder: Path, *, start: str, writer: bool = True) -> LmdbStore:
+    """A store as a process opens it in that *start* of the system."""
+    return LmdbStore(folder, SPACE, ttl_ms=DAY_MS, writer=writer, system=lambda: start)
+
+
+def write_and_die(folder: Path, *, start: str) -> None:
+    """Write a document of the user ``u`` in a process that dies with the store open."""
+    code = (
+        "import asyncio, os, sys\n"
+        "from pathlib import Path\n"
+        "from nearline.adapters.lmdb import LmdbStore\n"
+        "from nearline.space import Space\n"
+        "async def story():\n"
+        "    store = LmdbStore(Path(sys.argv[1]), Space(1, 8), ttl_ms=10**9, writer=True, system=lambda: sys.argv[2])\n"
+        "    await store.open()\n"
+        "    await store.fill_again()\n"
+        "    await store.put_many_if_newer({'u': bytes.fromhex(sys.argv[3])})\n"
+        "    os._exit(0)\n"
+        "asyncio.run(story())\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(folder), start, document(1).hex()], check=True, cwd=ROOT)
+
+
+async def opened_in(folder: Path, *, start: str) -> tuple[bytes | None, bool]:
+    """What a writer that opens the store in that *start* has of the user ``u``, and whether it is filled."""
+    store = lmdb_store(folder, start=start)
+    await store.open()
+    try:
+        return await store.get("u"), store.is_filled
+    finally:
+        await store.close()
+
+
+async def test_a_new_lmdb_store_is_to_be_filled_from_the_log_once(tmp_path: Path) -> None:
+    assert await opened_in(tmp_path, start="monday") == (None, False)
+    write_and_die(tmp_path, start="monday")
+    assert await opened_in(tmp_path, start="monday") == (document(1), True)
+
+
+async def test_an_lmdb_store_that_was_open_when_the_system_went_down_is_deleted_and_to_be_filled(
+    tmp_path: Path,
+) -> None:
+    write_and_die(tmp_path, start="monday")
+    reader = lmdb_store(tmp_path, start="tuesday", writer=False)
+    with pytest.raises(Unavailable, match="was open when the system went down"):
+        await reader.open()
+    assert await opened_in(tmp_path, start="tuesday") == (None, False)
+    await reader.open()
+    await reader.close()
+
+
+async def test_an_lmdb_store_that_was_closed_before_the_system_went_down_is_kept(tmp_path: Path) -> None:
+    write_and_die(tmp_path, start="monday")
+    assert await opened_in(tmp_path, start="monday") == (document(1), True)
+    assert await opened_in(tmp_path, start="tuesday") == (document(1), True)
+
+
+async def test_a_store_of_one_space_that_is_deleted_is_to_be_filled_for_every_space(tmp_path: Path) -> None:
+    other = LmdbStore(tmp_path, Space(2, 8), ttl_ms=DAY_MS, writer=True, system=lambda: "monday")
+    await other.open()
+    await other.fill_again()
+    await other.close()
+    write_and_die(tmp_path, start="monday")
+    await opened_in(tmp_path, start="tuesday")
+    await other.open()
+    assert not other.is_filled
+    await other.close()
+
+
+async def test_an_lmdb_store_of_a_version_that_noted_nothing_is_kept(tmp_path: Path) -> None:
+    write_and_die(tmp_path, start="monday")
+    for noted in ("opened", "filled.1"):
+        (tmp_path / noted).unlink()
+    assert await opened_in(tmp_path, start="monday") == (document(1), True)
+
+
+@pytest.mark.parametrize("damage", [b"", b"no database" * 1000])
+async def test_a_damaged_lmdb_file_is_deleted_and_to_be_filled(tmp_path: Path, damage: bytes) -> None:
+    write_and_die(tmp_path, start="monday")
+    (tmp_path / "data.mdb").write_bytes(damage)
+    assert await opened_in(tmp_path, start="monday") == (None, False)
+
+
+# --- Couchbase that does not answer
 
 
 @pytest.fixture

@@ -33,6 +33,20 @@ class GroupReader(LogReader):
         self._settled: dict[Any, int] = {}
         self._committed_at = 0.0
 
+    async def start_over(self) -> None:
+        """Commit the beginning of the topics as the group's position; ``Unavailable`` while it has members."""
+        await self._call(self._start_over)
+
+    def _start_over(self) -> None:
+        consumer = KafkaConsumer(**self._consumer_config(), group_id=self._group)
+        try:
+            parts = [TopicPartition(topic, number) for topic in self._topics for number in _numbers(consumer, topic)]
+            consumer.assign(parts)
+            beginnings = consumer.beginning_offsets(parts)
+            consumer.commit({part: OffsetAndMetadata(offset, "", -1) for part, offset in beginnings.items()})
+        finally:
+            consumer.close()
+
     async def open(self) -> None:
         """Join the group; ``Unavailable`` without a broker or one of the topics."""
         await self._call(self._connect)
@@ -47,8 +61,7 @@ class GroupReader(LogReader):
         )
         # kafka-python 3.0.12: a member that joins before it knows the topic's partitions never gets any.
         for topic in self._topics:
-            if not self._consumer.partitions_for_topic(topic):
-                raise Unavailable(f"topic {topic} does not exist; run `nearline init`")
+            _numbers(self._consumer, topic)
         self._consumer.subscribe(self._topics)
 
     async def poll(self) -> list[Record]:
@@ -150,3 +163,11 @@ def unreadable(log: Brokers | str, group: str, topics: Sequence[str], *, deadlin
     finally:
         consumer.close()
     return None
+
+
+def _numbers(consumer: KafkaConsumer, topic: str) -> list[int]:
+    """The numbers of *topic*'s partitions; ``Unavailable`` if there is no such topic."""
+    numbers = consumer.partitions_for_topic(topic)
+    if not numbers:
+        raise Unavailable(f"topic {topic} does not exist; run `nearline init`")
+    return sorted(numbers)
