@@ -24,6 +24,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from deploy.triton.serve import is_served
 from local.addresses import Ports, data_folder, variable_of
 from local.broker_ready import is_ready
 from local.layout import BUILD, ROOT, environment_python, java
@@ -31,6 +32,7 @@ from local.ports import HOST, holder, is_free
 from local.processes import describe, mark, processes_of, wait_until
 from local.supervision import Program, Supervisor
 from nearline.errors import Misconfigured, NearlineError, Unavailable
+from nearline.features import ITEM_TOWER, USER_TOWER
 from nearline.key_file import own_key
 from nearline.settings import PREFIX, load_settings
 
@@ -126,7 +128,7 @@ class System:
 def nearline_plan(system: System) -> Plan:
     """The plan: first the servers, then the topics, then the parts that need both."""
     services, flink = str(environment_python("services")), str(environment_python("flink"))
-    ports = system.ports
+    ports, space = system.ports, load_settings(system.settings).space
     broker = ["-m", "local.broker", "--data", str(system.data / "kafka"), "--port", str(ports.kafka)]
     broker += ["--controller-port", str(ports.kafka_controller), "--metrics-port", str(ports.kafka_metrics)]
     triton = ["-m", "local.triton", "--grpc-port", str(ports.triton), "--http-port", str(ports.triton_http)]
@@ -140,7 +142,7 @@ def nearline_plan(system: System) -> Plan:
 
     first = [
         part("broker", services, broker, lambda: is_ready(ports.kafka), 90.0),
-        part("triton", services, triton, http_ok(ports.triton_http, "/v2/health/ready"), 90.0),
+        part("triton", services, triton, lambda: serves_space(ports.triton, space), 90.0),
     ]
     rest = [
         part("item_tower", services, ["-m", "services.item_tower"], http_ok(ports.item_tower, "/readyz"), 180.0),
@@ -154,6 +156,11 @@ def nearline_plan(system: System) -> Plan:
         rest.append(part("canary", services, ["-m", "services.canary"], http_ok(ports.canary, "/readyz"), 60.0))
     topics = OneTimeTask("topics", (services, "-m", "nearline.cli", "init"))
     return [first, topics, OneTimeTask("key", (services, "-m", "nearline.cli", "keys", "ensure")), rest]
+
+
+def serves_space(port: int, space: int) -> bool:
+    """Whether Triton on *port* serves both towers of *space*; what else it serves or refuses does not matter."""
+    return all(is_served(f"{HOST}:{port}", tower, str(space)) for tower in (USER_TOWER, ITEM_TOWER))
 
 
 def http_ok(port: int, path: str) -> Callable[[], bool]:

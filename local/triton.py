@@ -2,14 +2,14 @@
 
     python -m local.triton [--repository model_repository]      become the server
 
-The process becomes tritonserver (same pid), so the starting process can watch and end the server itself.
+The process becomes tritonserver (same pid), so the starting process can watch and end the server itself. A version that
+the server refuses keeps no other from being served (deploy/triton/serve.py).
 `running_triton` does that for tests and benchmarks. Standard library only.
 """
 
 import argparse
 import ctypes
 import hashlib
-import http.client
 import os
 import shutil
 import signal
@@ -22,6 +22,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from deploy.triton.serve import is_served, watch
 from local.addresses import Ports
 from local.layout import BUILD, ENVIRONMENTS, ROOT, environment_python, site_packages
 from local.ports import HOST, free_ports
@@ -94,6 +95,7 @@ def command(repository: Path, ports: TritonPorts, backends: Path, *, host: str =
         f"--backend-directory={backends}",
         "--model-control-mode=explicit",  # a new space is loaded beside the live one, without a restart
         "--load-model=*",
+        "--exit-on-error=false",  # deploy/triton/serve.py loads again what a refused version kept from loading
         f"--grpc-address={host}",
         f"--grpc-port={ports.grpc}",
         f"--http-address={host}",
@@ -129,16 +131,15 @@ def _libpython_folder() -> str:
     return answer.stdout.strip()
 
 
-def is_ready(http_port: int, timeout_s: float = 1.0) -> bool:
-    """Whether the server is up and every model is loaded."""
-    connection = http.client.HTTPConnection(HOST, http_port, timeout=timeout_s)
-    try:
-        connection.request("GET", "/v2/health/ready")
-        return connection.getresponse().status == 200
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
+def is_ready(grpc_port: int, repository: Path = REPOSITORY) -> bool:
+    """Whether the server serves a version of every model in *repository*."""
+    models = [path.parent for path in repository.glob("*/config.pbtxt")]
+    return all(any(is_served(f"{HOST}:{grpc_port}", model.name, v) for v in versions_in(model)) for model in models)
+
+
+def versions_in(model: Path) -> list[str]:
+    """The versions of a model in its folder."""
+    return [path.name for path in model.iterdir() if path.name.isdigit()]
 
 
 @dataclass
@@ -198,7 +199,7 @@ def _spawn(repository: Path, ports: TritonPorts, output: Path) -> subprocess.Pop
 
 def _wait_until_ready(server: RunningTriton, deadline_s: float) -> None:
     give_up = time.monotonic() + deadline_s
-    while not is_ready(server.ports.http):
+    while not is_ready(server.ports.grpc, server.repository):
         ended = server.process.poll()
         if ended is not None or time.monotonic() > give_up:
             why = f"ended with {ended}" if ended is not None else f"was not ready within {deadline_s:.0f} s"
@@ -232,6 +233,7 @@ def main() -> None:
         variables = environment(os.environ)
     except Misconfigured as problem:
         sys.exit(f"triton: {problem}")
+    watch(f"{HOST}:{ports.grpc}", given.repository)
     os.execve(words[0], words, variables)
 
 

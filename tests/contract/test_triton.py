@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from deploy.triton.serve import is_served, load
 from local.layout import environment_python
 from local.processes import wait_until
 from local.triton import REPOSITORY, RunningTriton, is_ready, running_triton
@@ -296,7 +297,34 @@ def test_a_killed_server_is_unavailable_and_one_that_came_back_answers_on_the_sa
     np.testing.assert_allclose(after, before, atol=1e-6)
 
 
+def test_a_version_that_is_refused_keeps_no_other_from_being_served(tmp_path: Path) -> None:
+    """Neither at the start, nor on request while the server runs; the next start is as the first."""
+    repository = tmp_path / "repository"
+    shutil.copytree(REPOSITORY, repository)
+    damage(repository / USER_TOWER / "2")
+    with running_triton(repository) as server:
+        assert not is_served(server.url, USER_TOWER, "2")
+        damage(repository / ITEM_TOWER / "2")
+        assert not load(server.url, ITEM_TOWER)
+        assert ask(server.url, lambda towers: towers.ready())
+        assert len(ask(server.url, lambda towers: towers.encode_users(users(2)))) == 2
+        refused = "user_tower: refused versions ['2'] (why is above), served ['1']"
+        assert wait_until(lambda: refused in server.output.read_text(), 10)
+
+
+def test_a_good_version_is_loaded_beside_the_served_one_on_request(triton: RunningTriton) -> None:
+    shutil.copytree(triton.repository / USER_TOWER / "1", triton.repository / USER_TOWER / "12")
+    assert load(triton.url, USER_TOWER)
+    assert all(is_served(triton.url, USER_TOWER, version) for version in ("1", "12"))
+
+
+def damage(version: Path) -> None:
+    """Make *version* a folder whose model the server refuses."""
+    version.mkdir()
+    (version / "model.onnx").write_bytes(b"half a file")
+
+
 def test_the_server_listens_on_this_machine_only(triton: RunningTriton) -> None:
     output = triton.output.read_text()
     assert "0.0.0.0" not in output.split("Started GRPCInferenceService")[-1]
-    assert is_ready(triton.ports.http)
+    assert is_ready(triton.ports.grpc, triton.repository)

@@ -21,7 +21,8 @@ def test_the_server_is_bound_to_this_machine_and_loads_every_model() -> None:
         "--http-address=127.0.0.1",
         "--metrics-address=127.0.0.1",
     ]
-    assert {"--grpc-port=1", "--http-port=2", "--metrics-port=3", "--load-model=*"} < set(words)
+    assert {"--grpc-port=1", "--http-port=2", "--metrics-port=3"} < set(words)
+    assert {"--load-model=*", "--exit-on-error=false"} < set(words)
     assert f"--model-repository={Path('models').absolute()}" in words
 
 
