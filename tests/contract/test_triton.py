@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import psutil
 import pytest
 from numpy.typing import NDArray
 
@@ -273,6 +274,41 @@ def test_a_server_that_hangs_is_unavailable_within_the_timeout(triton: RunningTr
 
     with pytest.raises(Unavailable, match="Deadline"):
         ask(triton.url, paused, timeout_ms=300)
+
+
+def test_requests_whose_clients_gave_up_are_not_computed(triton: RunningTriton) -> None:
+    """Retries of a slow server would otherwise be work on top of work that is of no use."""
+    stub, batch, number = stub_of(triton, USER_TOWER, "1"), users(256), 24
+
+    async def many(towers: TritonTowers) -> list[Any]:
+        return await asyncio.gather(*[towers.encode_users(batch) for _ in range(number)], return_exceptions=True)
+
+    async def in_vain(towers: TritonTowers) -> list[Any]:
+        os.kill(stub.pid, signal.SIGSTOP)
+        try:
+            return await many(towers)
+        finally:
+            os.kill(stub.pid, signal.SIGCONT)
+
+    before = busy_s(stub)
+    assert all(len(answer) == 256 for answer in ask(triton.url, many, timeout_ms=30_000))
+    computing, before = busy_s(stub) - before, busy_s(stub)
+    passed = ask(triton.url, in_vain, timeout_ms=700)
+    assert all(isinstance(each, Unavailable) and "Deadline" in str(each) for each in passed)
+    ask(triton.url, lambda towers: towers.encode_users(users(1)), timeout_ms=30_000)  # after them in the queue
+    assert busy_s(stub) - before < computing / 3
+
+
+def stub_of(server: RunningTriton, model: str, version: str) -> psutil.Process:
+    """The process that computes a *version* of *model*."""
+    processes = psutil.Process(server.process.pid).children(recursive=True)
+    return next(each for each in processes if f"/{model}/{version}/" in " ".join(each.cmdline()))
+
+
+def busy_s(process: psutil.Process) -> float:
+    """The processor time that *process* has used."""
+    used = process.cpu_times()
+    return used.user + used.system
 
 
 def test_a_killed_server_is_unavailable_and_one_that_came_back_answers_on_the_same_connection(

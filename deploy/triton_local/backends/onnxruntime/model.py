@@ -38,7 +38,14 @@ class TritonPythonModel:
         self._session = onnxruntime.InferenceSession(path, _options(config), providers=["CPUExecutionProvider"])
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Answer every request: join the inputs, run once, split the outputs."""
+        """Answer every request, in order; one whose client gave up is answered without being computed."""
+        gave_up = [request.is_cancelled() for request in requests]
+        awaited = [request for request, is_over in zip(requests, gave_up, strict=True) if not is_over]
+        answers = iter(self._computed(awaited) if awaited else ())
+        return [_cancelled() if is_over else next(answers) for is_over in gave_up]
+
+    def _computed(self, requests: Sequence[Any]) -> list[Any]:
+        """The answer to each of *requests*: join the inputs, run once, split the outputs."""
         parts = [[_array(request, name) for name in self._inputs] for request in requests]
         joined = [column[0] if len(column) == 1 else np.concatenate(column) for column in zip(*parts, strict=True)]
         answers = self._session.run(self._outputs, dict(zip(self._inputs, joined, strict=True)))
@@ -49,6 +56,11 @@ class TritonPythonModel:
     def _response(self, columns: Sequence[Any]) -> Any:
         named = zip(self._outputs, columns, strict=True)
         return pb_utils.InferenceResponse([pb_utils.Tensor(name, np.ascontiguousarray(c)) for name, c in named])
+
+
+def _cancelled() -> Any:
+    error = pb_utils.TritonError("the client gave up before the request was computed", pb_utils.TritonError.CANCELLED)
+    return pb_utils.InferenceResponse(error=error)
 
 
 def _array(request: Any, name: str) -> Any:
