@@ -2,9 +2,30 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
+
+from nearline.versions import order_of, version_of
 
 Message = tuple[bytes | None, bytes | None]  # key (None = any partition), value (None = tombstone)
+AddressedMessage = tuple[bytes | None, bytes | None, int]  # to a partition that need not be the key's
+
+
+class Appended(NamedTuple):
+    """Where and when the log appended a message."""
+
+    append_ms: int
+    partition: int
+    offset: int
+
+    @property
+    def version(self) -> int:
+        """The version of the record (nearline/versions.py)."""
+        return version_of(self.append_ms, self.partition)
+
+    @property
+    def order(self) -> int:
+        """The record's place in the order of its topic, also across partitions."""
+        return order_of(*self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +44,16 @@ class Record:
     def id(self) -> str:
         """The key as text; our topics' keys are ids in UTF-8."""
         return (self.key or b"").decode(errors="replace")
+
+    @property
+    def version(self) -> int:
+        """Its version (nearline/versions.py); a later record of its partition may have the same one."""
+        return version_of(self.append_ms, self.partition)
+
+    @property
+    def order(self) -> int:
+        """Its place in the order of its topic, also across partitions."""
+        return order_of(self.append_ms, self.partition, self.offset)
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,15 +76,29 @@ def adopt_seen(user: User | None, command: Adopt, seen: SeenBytes, policy: SeenP
     return Outcome(state, encode_seen_items(told), snapshot=snapshot, forwarded=passed, late=late, user=after)
 
 
-def erase_user(user: User | None, command: Erase | Merge, seen: SeenBytes, *, append_ms: int) -> Outcome:
+def erase_user(
+    user: User | None, command: Erase | Merge, seen: SeenBytes, policy: SeenPolicy, *, append_ms: int
+) -> Outcome:
     """Erase the user; a merge forwards the events and the seen items to the user that it names."""
     after = erase(user, command, append_ms=append_ms)
     if after is user:
         return UNCHANGED
     passed: tuple[Entry, ...] = ()
     if isinstance(command, Merge):
-        adopted = adoptions(decode_seen_items(seen()), command, command.into, (command.user_id,))
-        passed = (*forwarded_events(user, command.into), *adopted)
+        known = told_between(decode_seen_items(seen()), 0, append_ms if after.window.items else _MAX_MS)
+        adopted = adoptions(known, command, command.into, (command.user_id,))
+        passed = (*forwarded_events(user, command.into, kept=after.window), *adopted)
+    kept, snapshot = _still_seen(after, seen, policy, append_ms)
+    if kept != CLEAR_SEEN:
+        after = with_snapshot(after, append_ms=append_ms)
     sequence = sequence_of(after)  # written even for a user unknown here: a store may still have a document
-    snapshot = encode_seen(no_seen(after.window.version))
-    return Outcome(encode_state(after, sequence), CLEAR_SEEN, sequence, snapshot, forwarded=passed, user=after)
+    return Outcome(encode_state(after, sequence), kept, sequence, snapshot, forwarded=passed, user=after)
+
+
+def _still_seen(after: User, seen: SeenBytes, policy: SeenPolicy, append_ms: int) -> tuple[bytes, bytes]:
+    """The bytes of the seen items that an erasure at *append_ms* leaves, and their snapshot; usually nothing."""
+    if not after.window.items:
+        return CLEAR_SEEN, encode_seen(no_seen(after.window.version))
+    left = told_between(decode_seen_items(seen()), append_ms, _MAX_MS)
+    told = fold(left, met_in(after.window), policy)
+    return encode_seen_items(told), encode_seen(snapshot_of(told, policy, after.window.version))

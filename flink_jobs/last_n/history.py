@@ -12,6 +12,7 @@ before or after it came, or what came in between: the window has the same N even
 ``published``.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -88,7 +89,15 @@ def blanked_in(history: UserSequence, event_id: str, version: int) -> UserSequen
 
 def published(window: UserSequence) -> UserSequence:
     """The window for readers: without blanks, and erased if nothing is left."""
-    kept = [i for i, item in enumerate(window.items) if item]
+    return _with_events(window, [i for i, item in enumerate(window.items) if item])
+
+
+def between(window: UserSequence, after_ms: int, until_ms: int) -> UserSequence:
+    """The window's events after *after_ms* and up to *until_ms*, with blanks; erased if there are none."""
+    return _with_events(window, [i for i, time_ms in enumerate(window.times_ms) if after_ms < time_ms <= until_ms])
+
+
+def _with_events(window: UserSequence, kept: Sequence[int]) -> UserSequence:
     if not kept and not window.profile:
         return erased_sequence(window.user_id, window.version)
     if len(kept) == len(window.items):

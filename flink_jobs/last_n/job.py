@@ -109,7 +109,9 @@ def build(settings: Settings, asked: Mapping[str, str]) -> StreamExecutionEnviro
     tables = StreamTableEnvironment.create(environment)
     for statement in _tables(settings):
         tables.execute_sql(statement)
-    operator = LastN(_reducer(settings), partial(Transactions, settings.brokers, CLICKS))
+    operator = LastN(
+        _reducer(settings), partial(Transactions, settings.brokers, CLICKS), partitions=settings.partitions
+    )
     changes = _keyed_by_user(tables).process(operator, CHANGE).name("last n").uid("last-n")
     _attach(tables, changes, settings)
     return environment

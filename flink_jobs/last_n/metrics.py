@@ -14,7 +14,7 @@ STARTS = counter("job_starts_total", "Starts of the job since its data folder wa
 RECENT_STARTS = gauge("job_recent_starts", "Starts of the job in the last ten minutes.")
 RESTORED = gauge("job_restored_checkpoint_info", "1 for the checkpoint that this start resumed from.", "path")
 
-REASON, OTHER = "reason", "other"
+REASON, OTHER, TOPIC = "reason", "other", "topic"
 REASONS = reasons_of(
     "events", "ids", "profiles", "user_commands", others=("ambiguous_user", "bad_seen", "undecodable", OTHER)
 )
@@ -30,6 +30,7 @@ class Count(StrEnum):
     ABORTED = "nearline_aborted"
     TOO_OLD = "nearline_too_old"
     AHEAD = "nearline_ahead"
+    WRONG_PARTITION = "nearline_wrong_partition"  # by topic
 
 
 ABOUT = {
@@ -40,10 +41,11 @@ ABOUT = {
     Count.ABORTED: "Commands that do not count, because their transaction was aborted.",
     Count.TOO_OLD: "Events older than their user's window: their items count as seen, and no vector uses them.",
     Count.AHEAD: "Records whose producer's clock was ahead of the log's: they have their append time.",
+    Count.WRONG_PARTITION: "Records that a client with another partitioner than murmur2_random wrote.",
 }
 
 
 def flink_name(count: Count) -> str:
     """The Prometheus name of one of the operator's counters."""
-    group = f"{REASON}_" if count is Count.REFUSED else ""
+    group = {Count.REFUSED: f"{REASON}_", Count.WRONG_PARTITION: f"{TOPIC}_"}.get(count, "")
     return f"flink_taskmanager_job_task_operator_{group}{count}"

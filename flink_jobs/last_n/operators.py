@@ -12,7 +12,7 @@ from pyflink.common import Duration, Row, Time, Types
 from pyflink.datastream import KeyedProcessFunction, OutputTag, RuntimeContext
 from pyflink.datastream.state import StateTtlConfig, ValueState, ValueStateDescriptor
 
-from flink_jobs.last_n.metrics import OTHER, REASON, REASONS, Count
+from flink_jobs.last_n.metrics import OTHER, REASON, REASONS, TOPIC, Count
 from flink_jobs.last_n.outcome import CLEAR_SEEN, UNCHANGED, Outcome
 from flink_jobs.last_n.recent_users import RecentUsers
 from flink_jobs.last_n.seen_items import decode_adopted
@@ -26,6 +26,7 @@ from nearline.log import CommitLookup
 from nearline.profiles import decode_profile
 from nearline.topics import CLICKS, USERS
 from nearline.user_commands import Adopt, Entry, encode_entry, not_ahead, parse_entry
+from nearline.versions import is_misplaced
 
 _BYTES = Types.PRIMITIVE_ARRAY(Types.BYTE())
 # ``user`` is the user id as SQL reads it (empty if it finds none) and ``profile`` whether the record is from ``users``
@@ -54,8 +55,9 @@ class LastN(KeyedProcessFunction):  # type: ignore[misc]
     what *look_up* returns; while it has no answer, the command waits in the user's state and is asked for every second.
     """
 
-    def __init__(self, reducer: UserReducer, look_up: Callable[[], CommitLookup]) -> None:
+    def __init__(self, reducer: UserReducer, look_up: Callable[[], CommitLookup], *, partitions: int) -> None:
         self._reducer = reducer
+        self._partitions = partitions
         self._look_up = look_up
 
     def open(self, context: RuntimeContext) -> None:
@@ -75,6 +77,9 @@ class LastN(KeyedProcessFunction):  # type: ignore[misc]
         self._aborted = metrics.counter(Count.ABORTED)
         self._too_old = metrics.counter(Count.TOO_OLD)
         self._ahead = metrics.counter(Count.AHEAD)
+        self._misplaced = {
+            topic: metrics.add_group(TOPIC, topic).counter(Count.WRONG_PARTITION) for topic in (CLICKS, USERS)
+        }
 
     def close(self) -> None:
         """Disconnect from the log."""
@@ -85,8 +90,13 @@ class LastN(KeyedProcessFunction):  # type: ignore[misc]
     ) -> Iterator[Row | tuple[OutputTag, Row]]:
         """Apply the record to its user; emit the outputs, a dead letter, or nothing."""
         user, key, value, append_ms, partition, offset, profile, outside = record
+        if is_misplaced(key, value, partition, self._partitions):
+            self._misplaced[USERS if profile else CLICKS].inc()
         try:
-            entry = _profile_change(user, value, offset) if profile else self._in_time(_decode(user, value), append_ms)
+            if profile:
+                entry: Entry | ProfileChange = _profile_change(user, value, partition, offset)
+            else:
+                entry = self._in_time(_decode(user, value), append_ms)
         except BadInput as bad:
             self._refused.get(bad.reason, self._refused[OTHER]).inc()
             topic = USERS if profile else CLICKS
@@ -191,9 +201,10 @@ def _decode(user: str, value: bytes | None) -> Entry:
     return entry
 
 
-def _profile_change(user: str, value: bytes | None, offset: int) -> ProfileChange:
+def _profile_change(user: str, value: bytes | None, partition: int, offset: int) -> ProfileChange:
     try:
-        return ProfileChange(check_id("the key", user), decode_profile(value).context if value else {}, offset)
+        profile = decode_profile(value).context if value else {}
+        return ProfileChange(check_id("the key", user), profile, partition, offset)
     except BadInput:
         raise
     except Exception as error:

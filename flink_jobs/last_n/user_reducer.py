@@ -41,10 +41,11 @@ from nearline.user_commands import Adopt, Entry, Remove
 
 @dataclass(frozen=True, slots=True)
 class ProfileChange:
-    """The profile in the record at *offset* of ``users``; empty if it was deleted."""
+    """The profile in the record of ``users`` at *offset* of *partition*; empty if it was deleted."""
 
     user_id: str
     profile: Context
+    partition: int
     offset: int
 
 
@@ -63,17 +64,18 @@ class UserReducer:
             case Event():
                 return self._event(user, record, seen, append_ms)
             case ProfileChange():
-                after = tell(user, record.user_id, record.profile, append_ms=append_ms, offset=record.offset)
+                told = (append_ms, record.partition, record.offset)
+                after = tell(user, record.user_id, record.profile, told=told)
                 return UNCHANGED if after is None or after is user else outcome_of(user, after)
             case Remove():
                 return remove_event(user, record, seen, self.policy, append_ms=append_ms)
             case Adopt():
                 return adopt_seen(user, record, seen, self.policy, append_ms=append_ms)
             case _:
-                return erase_user(user, record, seen, append_ms=append_ms)
+                return erase_user(user, record, seen, self.policy, append_ms=append_ms)
 
     def _event(self, user: User | None, event: Event, seen: SeenBytes, append_ms: int) -> Outcome:
-        if user is not None and is_late(user, event):
+        if user is not None and is_late(user, event, append_ms=append_ms):
             passed = late_for(user, event)
             return Outcome(forwarded=(passed,) if passed else (), late=True)
         event = as_wanted(user, event)

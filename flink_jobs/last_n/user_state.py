@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import orjson
 
-from flink_jobs.last_n.history import Met, append, blanked, blanked_in, met_in, published
+from flink_jobs.last_n.history import Met, append, between, blanked, blanked_in, met_in, published
 from flink_jobs.last_n.seen_items import SeenItems, encode_seen_items, parts_of, told_between, without
 from nearline.errors import Misconfigured
 from nearline.events import Event
@@ -34,8 +34,8 @@ class Marks:
 
     *erased_ms* is the append time of the last erasure. Events up to *forgotten_ms* are late; if *into* is set, those
     after *into_from_ms* are forwarded to it. *removed* are hashes of the last ``MOST_REMOVED`` removed events and
-    *obeyed* of the last commands; *told* is the append time and offset of the last record about the profile. The
-    fields' names are part of the stored state.
+    *obeyed* of the last commands; *told* is the append time, partition and offset of the newest record about the
+    profile (earlier releases stored no partition). The fields' names are part of the stored state.
     """
 
     erased_ms: int = 0
@@ -44,7 +44,7 @@ class Marks:
     into_from_ms: int = 0
     removed: tuple[int, ...] = ()
     obeyed: tuple[int, ...] = ()
-    told: tuple[int, int] = (0, -1)
+    told: tuple[int, ...] = (0, -1, -1)
 
 
 NO_MARKS = Marks()
@@ -78,9 +78,11 @@ def accept(user: User | None, event: Event, *, keep: int, append_ms: int, known:
     return User(window, user.fresh + 1, fresh_from_ms, user.snapshot_ms, user.marks)
 
 
-def is_late(user: User | None, event: Event) -> bool:
-    """Whether the event is from before its user's erasure or merge."""
-    return user is not None and event.time_ms <= user.marks.forgotten_ms
+def is_late(user: User | None, event: Event, *, append_ms: int) -> bool:
+    """Whether the event is from before its user's erasure or merge, or was appended before it and is read later."""
+    if user is None:
+        return False
+    return event.time_ms <= user.marks.forgotten_ms or append_ms < user.marks.erased_ms
 
 
 def as_wanted(user: User | None, event: Event) -> Event:
@@ -113,29 +115,51 @@ def moved_on(user: User, *, append_ms: int) -> User:
 
 
 def erase(user: User | None, command: Erase | Merge, *, append_ms: int) -> User:
-    """The user after an erasure; older events that arrive again stay out.
+    """The user after an erasure of what was appended before it; older events that arrive again stay out.
 
-    A profile written after the command stays. After a merge, late events are forwarded. The same command again changes
-    nothing.
+    A profile and events appended after the command stay, if they were read before it. After a merge, late events are
+    forwarded. The same command again changes nothing.
     """
     user = user or User(erased_sequence(command.user_id, 0))
     if hash64(command.command_id) in user.marks.obeyed:
         return user
-    # A producer's clock may be ahead: events already stored count as from before, whatever their time.
-    forgotten_ms = max(append_ms, user.marks.forgotten_ms, *user.window.times_ms[-1:])
-    marks = replace(
-        user.marks,
+    kept = _after_erasure(user, append_ms)
+    marks = _marked(user.marks, command, forgotten_ms=_forgotten_ms(user, kept, append_ms), append_ms=append_ms)
+    window = replace(kept, version=_next(user, append_ms))
+    if user.window.profile and user.window.profile_ms > append_ms:
+        window = replace(window, erased=False, profile=user.window.profile, profile_ms=user.window.profile_ms)
+    return User(window, len(kept.items), min(kept.times_ms, default=0), marks=marks)
+
+
+def _after_erasure(user: User, append_ms: int) -> UserSequence:
+    """The user's events that were appended after *append_ms*, the time of an erasure; usually none.
+
+    The job reads a topic's partitions in any order, so an event that a client with another partitioner wrote may be
+    read before an older erasure. The window's version is at least the append time of each of its events, and an event
+    whose own time lies between the two was appended after the erasure.
+    """
+    window = replace(user.window, profile={}, profile_ms=0)
+    return between(window, append_ms, window.version)
+
+
+def _forgotten_ms(user: User, kept: UserSequence, append_ms: int) -> int:
+    # A producer's clock may be ahead: erased events count as from before, whatever their time.
+    newest = () if kept.items else user.window.times_ms[-1:]
+    return max(append_ms, user.marks.forgotten_ms, *newest)
+
+
+def _marked(marks: Marks, command: Erase | Merge, *, forgotten_ms: int, append_ms: int) -> Marks:
+    obeyed = (*marks.obeyed, hash64(command.command_id))[-_MOST_OBEYED:]
+    if append_ms < marks.erased_ms:  # an older erasure, read after a newer one
+        return replace(marks, obeyed=obeyed)
+    return replace(
+        marks,
         erased_ms=append_ms,
         forgotten_ms=forgotten_ms,
         into=command.into if isinstance(command, Merge) else "",
-        # Older events belonged to an earlier user of the session.
-        into_from_ms=user.marks.forgotten_ms,
-        obeyed=(*user.marks.obeyed, hash64(command.command_id))[-_MOST_OBEYED:],
+        into_from_ms=marks.forgotten_ms,  # older events belonged to an earlier user of the session
+        obeyed=obeyed,
     )
-    window = erased_sequence(command.user_id, _next(user, append_ms))
-    if user.window.profile and user.window.profile_ms > append_ms:
-        window = replace(window, erased=False, profile=user.window.profile, profile_ms=user.window.profile_ms)
-    return User(window, marks=marks)
 
 
 def remove(user: User | None, command: Remove, *, append_ms: int) -> User:
@@ -149,9 +173,9 @@ def remove(user: User | None, command: Remove, *, append_ms: int) -> User:
     return user._replace(window=window, marks=marks)
 
 
-def tell(user: User | None, user_id: str, profile: Context, *, append_ms: int, offset: int) -> User | None:
-    """The user with *profile*, empty for none; a profile from before an erasure changes nothing."""
-    told = (append_ms, offset)
+def tell(user: User | None, user_id: str, profile: Context, *, told: tuple[int, int, int]) -> User | None:
+    """The user with *profile*, empty for none; one from before the known one or before an erasure changes nothing."""
+    append_ms = told[0]
     known = user or User(erased_sequence(user_id, 0))
     if told <= known.marks.told or append_ms <= known.marks.erased_ms:
         return user
@@ -166,9 +190,10 @@ def tell(user: User | None, user_id: str, profile: Context, *, append_ms: int, o
     return known._replace(window=window, marks=replace(known.marks, told=told))
 
 
-def forwarded_events(user: User | None, into: str) -> list[Event]:
-    """The events to forward to the user *into* in a merge, without removed ones."""
-    return [] if user is None else [_forwarded(each, into) for each in _events_of(user.window)]
+def forwarded_events(user: User | None, into: str, *, kept: UserSequence) -> list[Event]:
+    """The events to forward to the user *into* in a merge, without removed ones and those that the session *kept*."""
+    events = [] if user is None else _events_of(user.window)
+    return [_forwarded(each, into) for each in events if each.event_id not in kept.event_ids]
 
 
 def late_for(user: User, event: Event) -> Event | None:
@@ -265,4 +290,8 @@ def decode_state(state: bytes | None) -> User | None:
 
 
 def _marks(body: dict[str, object]) -> Marks:
-    return Marks(**{name: tuple(value) if isinstance(value, list) else value for name, value in body.items()})  # type: ignore[arg-type]
+    marks = Marks(**{name: tuple(value) if isinstance(value, list) else value for name, value in body.items()})  # type: ignore[arg-type]
+    if len(marks.told) == 2:
+        append_ms, offset = marks.told
+        return replace(marks, told=(append_ms, -1, offset))
+    return marks

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import permutations
+from random import Random
 
 import numpy as np
 import orjson
@@ -176,7 +178,7 @@ def test_even_an_unknown_user_is_erased_for_good() -> None:
 
 def test_an_erased_user_keeps_no_profile() -> None:
     job = Job()
-    job.append(*[event(n, "secret") for n in range(3)], ProfileChange("u", {"country": "GB"}, 0), ERASE)
+    job.append(*[event(n, "secret") for n in range(3)], ProfileChange("u", {"country": "GB"}, 0, 0), ERASE)
     assert b"secret" not in job.states["u"]
     assert b"GB" not in job.states["u"]
 
@@ -351,22 +353,22 @@ def test_sessions_merged_into_each_other_do_not_send_events_round_for_ever() -> 
 
 def test_a_profile_alone_makes_a_sequence_without_events() -> None:
     job = Job()
-    job.append(ProfileChange("u", {"country": "GB"}, 0), append_ms=2000)
+    job.append(ProfileChange("u", {"country": "GB"}, 0, 0), append_ms=2000)
     (only,) = job.sequences["u"]
     assert (only.items, only.profile, only.as_of_ms, only.version) == ([], {"country": "GB"}, 2000, 2000)
 
 
 def test_a_profile_goes_with_the_events_and_leaves_with_its_tombstone() -> None:
     job = Job()
-    job.append(event(1), ProfileChange("u", {"country": "GB"}, 0))
+    job.append(event(1), ProfileChange("u", {"country": "GB"}, 0, 0))
     assert (job.items(), job.window().profile) == (["i1"], {"country": "GB"})
-    job.append(ProfileChange("u", {}, 1))
+    job.append(ProfileChange("u", {}, 0, 1))
     assert job.window() == replace(job.sequences["u"][0], version=job.clock_ms)
 
 
 def test_without_events_a_profiles_tombstone_leaves_nothing() -> None:
     job = Job()
-    job.append(ProfileChange("u", {"country": "GB"}, 0), ProfileChange("u", {}, 1))
+    job.append(ProfileChange("u", {"country": "GB"}, 0, 0), ProfileChange("u", {}, 0, 1))
     assert job.sequences["u"][-1].erased
 
 
@@ -374,23 +376,23 @@ def test_a_repeated_profile_is_not_published_again() -> None:
     job = Job()
     job.append(
         event(1),
-        ProfileChange("u", {"country": "GB"}, 0),
-        ProfileChange("u", {"country": "GB"}, 1),
-        ProfileChange("u", {}, 2),
-        ProfileChange("u", {}, 3),
+        ProfileChange("u", {"country": "GB"}, 0, 0),
+        ProfileChange("u", {"country": "GB"}, 0, 1),
+        ProfileChange("u", {}, 0, 2),
+        ProfileChange("u", {}, 0, 3),
     )
     assert len(job.sequences["u"]) == 3
 
 
 def test_an_empty_profile_of_an_unknown_user_publishes_nothing() -> None:
     job = Job()
-    assert job.append(ProfileChange("u", {}, 0))[0].sequence is None
+    assert job.append(ProfileChange("u", {}, 0, 0))[0].sequence is None
 
 
 def test_an_older_record_never_replaces_a_newer_profile() -> None:
     job = Job()
-    job.append(ProfileChange("u", {"country": "GB"}, 7), append_ms=2000)
-    job.append(ProfileChange("u", {"country": "FR"}, 6), append_ms=2000)
+    job.append(ProfileChange("u", {"country": "GB"}, 0, 7), append_ms=2000)
+    job.append(ProfileChange("u", {"country": "FR"}, 0, 6), append_ms=2000)
     assert job.window().profile == {"country": "GB"}
 
 
@@ -399,8 +401,8 @@ def test_an_erasure_takes_the_profile_of_before_and_leaves_the_one_of_after_whic
     for swapped in (False, True):
         before, after = Job(), Job()
         told_before, told_after = (
-            (ProfileChange("u", {"country": "GB"}, 0), 1900),
-            (ProfileChange("u", {"country": "GB"}, 0), 2100),
+            (ProfileChange("u", {"country": "GB"}, 0, 0), 1900),
+            (ProfileChange("u", {"country": "GB"}, 0, 0), 2100),
         )
         for job, told in ((before, told_before), (after, told_after)):
             records: list[tuple[Record, int]] = [(ERASE, 2000), told]
@@ -408,6 +410,83 @@ def test_an_erasure_takes_the_profile_of_before_and_leaves_the_one_of_after_whic
                 job.append(record, append_ms=at)
         assert before.window().profile == {}
         assert after.window().profile == {"country": "GB"}
+
+
+# --- partitions in any order ------------------------------------------------------------------------------------------
+
+
+def test_an_event_from_before_an_erasure_stays_out_though_its_partition_is_read_later() -> None:
+    """A client with another partitioner wrote it, with a clock that is ahead."""
+    job = Job()
+    job.append(ERASE, append_ms=2000)
+    (outcome,) = job.append(event(1, time_ms=5000), append_ms=1500)
+    assert outcome.late
+    assert job.items() == []
+
+
+def test_an_event_from_after_an_erasure_stays_though_its_partition_is_read_first() -> None:
+    job = Job()
+    job.append(*[event(n) for n in range(9)])
+    job.append(event(11, time_ms=3000), append_ms=3001)
+    job.append(ERASE, append_ms=2000)
+    assert job.items() == ["i11"]
+    assert job.read_seen() == hashes("i11")
+    assert job.append(event(12, time_ms=2000), append_ms=3002)[0].late
+    job.append(event(13, time_ms=3500), append_ms=3501)
+    assert job.items() == ["i11", "i13"]
+
+
+def test_a_merge_forwards_what_was_appended_before_it_and_leaves_the_rest_to_the_session() -> None:
+    job = Job()
+    job.append(event(1, user="s"), append_ms=1000)
+    job.append(event(2, user="s", time_ms=3000), append_ms=3001)
+    job.append(Merge("c", "s", "u", 0), append_ms=2000)
+    assert (job.items("u"), job.items("s")) == (["i1"], ["i2"])
+
+
+def test_an_older_erasure_that_is_read_last_takes_nothing_from_after_the_newer_one() -> None:
+    job = Job()
+    job.append(Erase("newer", "u", 0), append_ms=4000)
+    job.append(event(1, time_ms=4500), append_ms=4501)
+    job.append(Erase("older", "u", 0), append_ms=2000)
+    assert job.items() == ["i1"]
+    assert job.append(event(2, time_ms=3000), append_ms=4600)[0].late
+
+
+def test_of_two_profiles_in_two_partitions_the_later_appended_one_counts_whichever_is_read_first() -> None:
+    records: list[tuple[Record, int]] = [
+        (ProfileChange("u", {"country": "GB"}, 5, 900), 1000),
+        (ProfileChange("u", {"country": "FR"}, 2, 7), 1001),
+        (ProfileChange("u", {"country": "DE"}, 3, 7), 1001),  # one millisecond: any order, but always the same
+    ]
+    for order in permutations(records):
+        job = Job()
+        for record, at in order:
+            job.append(record, append_ms=at)
+        assert job.window().profile == {"country": "DE"}
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 30), st.booleans()), min_size=1, max_size=12),
+    st.randoms(use_true_random=False),
+)
+def test_a_user_is_the_same_in_whatever_order_the_partitions_are_read(
+    records: list[tuple[int, int, bool]], random: Random
+) -> None:
+    """One record a tick of the log's clock, an event up to 30 ticks late; within a partition the log's order holds."""
+    log: list[tuple[int, int, Record]] = []
+    for n, (partition, delay, erases) in enumerate(records):
+        at = 1000 + 10 * n
+        log.append((partition, at, Erase(f"c{n}", "u", 0) if erases else event(n, time_ms=at - delay)))
+    in_order, shuffled = Job(keep=50), Job(keep=50)
+    for _, at, record in log:
+        in_order.append(record, append_ms=at)
+    queues = [[each for each in log if each[0] == partition] for partition in range(4)]
+    while any(queues):
+        _, at, record = random.choice([queue for queue in queues if queue]).pop(0)
+        shuffled.append(record, append_ms=at)
+    assert shuffled.items() == in_order.items()
+    assert shuffled.read_seen() == in_order.read_seen()
 
 
 # --- seen items -------------------------------------------------------------------------------------------------------
@@ -525,10 +604,23 @@ def test_a_plain_users_state_is_its_sequence_and_three_numbers() -> None:
 
 def test_a_user_with_marks_is_read_back_as_he_was() -> None:
     job = Job()
-    job.append(event(1), event(2), Remove("c", "u", "e1", 0), ProfileChange("u", {"interests": ["tea"]}, 3), event(5))
+    job.append(
+        event(1), event(2), Remove("c", "u", "e1", 0), ProfileChange("u", {"interests": ["tea"]}, 0, 3), event(5)
+    )
     user = job.user()
     assert decode_state(encode_state(user, sequence_of(user))) == user
     assert user.window.event_ids == ["e1", "e2", "e5"]
+
+
+def test_state_without_the_profiles_partition_is_read() -> None:
+    """Earlier releases stored the append time and the offset; a replay of that record changes nothing for readers."""
+    job = Job()
+    job.states["u"] = b'2{"v":1,"user_id":"u","version":5,"erased":true}\n[0,0,0,{"told":[1000,7]}]'
+    assert job.user().marks.told == (1000, -1, 7)
+    job.append(ProfileChange("u", {"country": "GB"}, 3, 6), append_ms=999)
+    assert job.window().profile == {}
+    job.append(ProfileChange("u", {"country": "GB"}, 3, 8), append_ms=1000)
+    assert job.window().profile == {"country": "GB"}
 
 
 def test_state_of_a_later_release_is_refused() -> None:
