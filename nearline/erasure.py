@@ -4,6 +4,7 @@ Nothing here does I/O: the caller passes records to ``Traces`` and the other fin
 """
 
 import json
+from bisect import insort
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -75,7 +76,7 @@ def retention_of(config: Mapping[str, str]) -> Retention:
 
 @dataclass(slots=True)
 class Traces:
-    """What the log holds about one user (or session); ``take`` every record of a topic in order."""
+    """What the log holds about one user (or session); ``take`` every record of a topic, from any partition."""
 
     user_id: str
     erased_ms: int | None = None  # the append time of the newest erasure
@@ -100,7 +101,7 @@ class Traces:
         if record.topic == CLICKS and (is_theirs or self._is_named_in(record.value)):
             is_theirs = self._take_entry(record) and is_theirs
         if is_theirs:
-            self.held.setdefault(record.topic, []).append(record)
+            insort(self.held.setdefault(record.topic, []), record, key=lambda each: each.order)
 
     def _shown_in(self, value: bytes | None) -> int:
         """How many of the exposures in *value* are the user's."""
@@ -113,8 +114,9 @@ class Traces:
         entry = _entry(record)
         if isinstance(entry, Merge) and entry.into == self.user_id:
             self.sessions.add(entry.user_id)
-        if isinstance(entry, Erase | Merge) and entry.user_id == self.user_id:
-            self.erased_ms = max(record.append_ms, self.erased_ms or 0)
+        is_erasure = isinstance(entry, Erase | Merge) and entry.user_id == self.user_id
+        if is_erasure and record.append_ms >= (self.erased_ms or 0):
+            self.erased_ms = record.append_ms
             self.became = entry.into if isinstance(entry, Merge) else None
         return not isinstance(entry, Erase | Merge)
 
@@ -308,10 +310,16 @@ def _records(traces: Traces, topic: str, limits: Retention, what: str) -> Remain
 
 
 def _superseded(traces: Traces, topic: str, limits: Retention) -> Remains | None:
-    """Older values in a compacted topic, which wait for compaction."""
+    """Older values in a compacted topic, which wait for compaction, or for a delete in their own partition."""
     older = [record for record in traces.held.get(topic, [])[:-1] if record.value]
     if not older:
         return None
+    last = {record.partition: record for record in traces.held[topic]}
+    elsewhere = sorted(record.partition for record in older if record is last[record.partition])
+    if elsewhere:
+        where = ", ".join(map(str, elsewhere))
+        note = f"until erased again: nothing replaces what another client wrote to partition {where}"
+        return Remains(f"{topic}, before compaction", f"{len(older):,} older values", None, note)
     replaced_ms = traces.held[topic][-1].append_ms
     until_ms = None if limits.superseded_ms is None else replaced_ms + limits.superseded_ms
     found = f"{len(older):,} older values"

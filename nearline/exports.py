@@ -1,47 +1,13 @@
-"""What an export takes from the log: each key's newest record, and every event that is not erased.
+"""What an export takes from the log: every event that is not erased; nearline/newest.py has each key's newest record.
 
 Both need two passes over a topic, the first of which finds the newest records or the erasures; so an export keeps ids
 in memory and never the records.
 """
 
-from collections.abc import Iterable
-
 from nearline.errors import BadInput
 from nearline.events import Event
 from nearline.log import Record
 from nearline.user_commands import Entry, Erase, Merge, Remove, decode_entry
-
-
-class Newest:
-    """The newest record of each key of a compacted topic: ``note`` in the first pass, ``take`` in the second.
-
-    A key is taken once, at least as new as in the first pass, even if it is changed or compacted in between. A key
-    needs about 150 bytes.
-    """
-
-    def __init__(self) -> None:
-        self._offsets: dict[bytes, int] = {}
-
-    def __len__(self) -> int:
-        return len(self._offsets)
-
-    def note(self, records: Iterable[Record]) -> None:
-        """The first pass: *records* in the order of the log."""
-        for record in records:
-            if record.key is not None and record.value:
-                self._offsets[record.key] = record.offset
-            elif record.key is not None:
-                self._offsets.pop(record.key, None)
-
-    def take(self, records: Iterable[Record]) -> list[Record]:
-        """The second pass: those of *records* that are their key's newest."""
-        return [record for record in records if self._is_due(record)]
-
-    def _is_due(self, record: Record) -> bool:
-        if record.key is None or record.offset < self._offsets.get(record.key, record.offset + 1):
-            return False
-        del self._offsets[record.key]
-        return bool(record.value)
 
 
 class Forgotten:

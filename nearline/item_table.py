@@ -66,7 +66,7 @@ class ItemTable:
         return [i for i, known in self._known.items() if known.retired_ms is not None and known.retired_ms < moment_ms]
 
     def apply(self, record: Record) -> bool:
-        """Apply one record; return whether it changed anything. An older or equal version changes nothing.
+        """Apply one record; return whether it changed anything. An older version changes nothing.
 
         ``SpaceMismatch`` or ``BadInput`` if the record is not an item vector of this space: the caller counts it
         and continues.
@@ -76,9 +76,12 @@ class ItemTable:
         return self.put(decode_item_vector(record.id, record.value, self._space))
 
     def put(self, vector: ItemVector) -> bool:
-        """Store one item vector; return whether it was newer than the stored one."""
+        """Store one item vector; return whether it was at least as new as the stored one.
+
+        Of two with one version, from one millisecond, the later record in the log counts.
+        """
         known = self._known.get(vector.item_id)
-        if known is not None and known.version >= vector.version:
+        if known is not None and known.version > vector.version:
             return False
         row = known.row if known is not None else self._new_row()
         self.history[row] = vector.history

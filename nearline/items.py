@@ -19,7 +19,7 @@ Attribute = float | int | str | bool
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One valid item; its id is the record's key and its version the record's offset."""
+    """One valid item; its id is the record's key and its version the record's (nearline/versions.py)."""
 
     title: str
     description: str = ""

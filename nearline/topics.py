@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from nearline.log import AddressedMessage
 from nearline.space import Space
 
 CLICKS = "clicks"
@@ -51,6 +52,14 @@ class Topic:
     name: str
     partitions: int
     config: dict[str, str] = field(default_factory=dict)
+
+
+def everywhere(key: bytes, partitions: int) -> list[AddressedMessage]:
+    """The messages that delete *key* in each of a topic's *partitions*: another client may use another partitioner.
+
+    Compaction works within a partition, so a value elsewhere would come back when the delete has left the log.
+    """
+    return [(key, None, partition) for partition in range(partitions)]
 
 
 def item_vectors_topic(space: Space) -> str:

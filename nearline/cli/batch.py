@@ -18,8 +18,8 @@ from nearline.cli.console import bar, progress
 from nearline.cli.exporting import records_of
 from nearline.cli.parquet import Row, Schema
 from nearline.errors import BadInput, Misconfigured, NearlineError, Unavailable
-from nearline.exports import Newest
 from nearline.key_file import own_key
+from nearline.newest import Newest
 from nearline.sequences import decode_sequence
 from nearline.settings import Settings
 from nearline.topics import USER_SEQUENCES

@@ -14,6 +14,7 @@ from nearline.adapters.kafka.table_reader import TableReader
 from nearline.cli.console import console
 from nearline.dead_letters import DeadLetter, decode_dead_letter
 from nearline.errors import BadInput
+from nearline.log import Appended
 from nearline.settings import Settings, load_settings
 from nearline.topics import CLICKS_DLQ, ITEMS_DLQ, USER_SEQUENCES_DLQ
 
@@ -54,11 +55,11 @@ def replay(queue: str, offset: int) -> None:
         raise BadInput("no_key", "the record had no key and cannot be sent again as it is; send a new one with a key")
     key = letter.key
 
-    async def send() -> list[int]:
+    async def send() -> list[Appended]:
         async with Producer(load_settings().brokers) as producer:
             return await producer.send_all(letter.topic, [(key, letter.value)])
 
-    console.print(f"sent again to {letter.topic} at offset {asyncio.run(send())[0]}")
+    console.print(f"sent again to {letter.topic} at offset {asyncio.run(send())[0].offset}")
 
 
 def _one(queue: str, offset: int) -> DeadLetter:

@@ -17,10 +17,11 @@ from nearline.cli.console import bar, progress
 from nearline.cli.parquet import Attributes, Row
 from nearline.errors import BadInput, Unavailable
 from nearline.events import Event
-from nearline.exports import Forgotten, Newest, entry_in
+from nearline.exports import Forgotten, entry_in
 from nearline.ids import check_id
 from nearline.items import Item, decode_item
 from nearline.log import Record
+from nearline.newest import Newest
 from nearline.profiles import decode_profile
 from nearline.settings import Settings, load_settings
 from nearline.topics import CLICKS, ITEMS, USERS

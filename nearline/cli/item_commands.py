@@ -12,7 +12,7 @@ from nearline.errors import BadInput
 from nearline.ids import check_id
 from nearline.items import PURGE, Item, decode_item, encode_item
 from nearline.settings import load_settings
-from nearline.topics import ITEMS
+from nearline.topics import ITEMS, everywhere
 
 app = typer.Typer(no_args_is_help=True, help="List, change and delete items.")
 
@@ -36,8 +36,8 @@ def put(
         item = Item(title, description, category, "", price, brand, None, available)
     raw = encode_item(item)
     decode_item(raw)  # an invalid item is refused here, with item_tower's message
-    offset = _append(item_id, raw)
-    console.print(f"listed {item_id} as version {offset}")
+    version = _append(item_id, raw)
+    console.print(f"listed {item_id} as version {version}")
 
 
 @app.command()
@@ -47,15 +47,18 @@ def delete(
 ) -> None:
     """Remove ITEM_ID from all answers."""
     check_id("item_id", item_id)
-    offset = _append(item_id, None, purge=purge)
-    console.print(f"deleted {item_id} as version {offset}" + (" and purged it" if purge else ""))
+    version = _append(item_id, None, purge=purge)
+    console.print(f"deleted {item_id} as version {version}" + (" and purged it" if purge else ""))
 
 
 def _append(item_id: str, value: bytes | None, *, purge: bool = False) -> int:
     async def send() -> int:
-        async with Producer(load_settings().brokers) as producer:
-            offsets = await producer.send_all(ITEMS, [(item_id.encode(), value)], [PURGE] if purge else ())
-            return offsets[0]
+        settings = load_settings()
+        async with Producer(settings.brokers) as producer:
+            key = item_id.encode()
+            messages = [(key, value)] if value is not None else everywhere(key, settings.partitions)
+            places = await producer.send_all(ITEMS, messages, [PURGE] if purge else ())
+            return max(place.version for place in places)
 
     try:
         return asyncio.run(send())

@@ -17,7 +17,7 @@ from nearline.cli.watching import watching
 from nearline.errors import Unavailable
 from nearline.key_file import key_headers
 from nearline.settings import Settings, load_settings
-from nearline.topics import CLICKS, CLICKS_DLQ, ITEMS, ITEMS_DLQ, USER_SEEN, USER_SEQUENCES, USER_SEQUENCES_DLQ
+from nearline.topics import CLICKS, CLICKS_DLQ, ITEMS, ITEMS_DLQ, USER_SEEN, USER_SEQUENCES, USER_SEQUENCES_DLQ, USERS
 
 _LOOPING = 3  # starts of the job in the last ten minutes, in one data folder, that count as a restart loop
 Metrics = dict[str, float]
@@ -45,7 +45,7 @@ def status(
         return
     lines = status_lines(settings)
     table = Table("part", "state", "", "what to do")
-    colours = {"ready": "green", "starting": "yellow", "restarting": "red", "down": "red"}
+    colours = {"ready": "green", "starting": "yellow", "counted": "yellow", "restarting": "red", "down": "red"}
     for line in lines:
         table.add_row(line.part, f"[{colours[line.state]}]{line.state}[/]", line.detail, line.mend)
     console.print(table)
@@ -58,7 +58,8 @@ def status_lines(settings: Settings) -> list[StatusLine]:
     urls = addresses_of(settings)
     lines = [_log(settings), _ingest(settings, urls), _job(settings, urls)]
     lines += [_user_tower(urls), _item_tower(urls), _retrieval(settings, urls), _web(settings, urls)]
-    return [*lines, _canary(urls)] if settings.canary_every_s else lines
+    lines += [_canary(urls)] if settings.canary_every_s else []
+    return [*lines, *_wrong_partition(urls)]
 
 
 def _log(settings: Settings) -> StatusLine:
@@ -185,6 +186,23 @@ def canary_words(metrics: Metrics) -> str:
         for outcome in ("used", "late", "refused")
     )
     return f"{used:,.0f} clicks used, {late:,.0f} late, {refused:,.0f} refused"
+
+
+def _wrong_partition(urls: Urls) -> list[StatusLine]:
+    """A line if other clients wrote records to other partitions than their keys'."""
+    words = wrong_partition_words([_metrics(urls[part]) or {} for part in ("item_tower", "last_n")])
+    what = "set partitioner=murmur2_random in the producer that writes them (docs/sending.md)"
+    return [StatusLine("partitions", "counted", words, what)] if words else []
+
+
+def wrong_partition_words(parts: Sequence[Metrics]) -> str:
+    """How many records of each topic were in the wrong partition since the parts' starts; empty if none were."""
+    found = dict.fromkeys((CLICKS, ITEMS, USERS), 0.0)
+    for name, value in (each for metrics in parts for each in metrics.items() if "wrong_partition" in each[0]):
+        for topic in found:
+            found[topic] += value if f'topic="{topic}"' in name else 0
+    counts = ", ".join(f"{count:,.0f} of {topic}" for topic, count in found.items() if count)
+    return f"records in another partition than their key's: {counts}; they are used" if counts else ""
 
 
 def _web(settings: Settings, urls: Urls) -> StatusLine:

@@ -28,6 +28,7 @@ from nearline.topics import (
     USER_SEQUENCES,
     USER_SEQUENCES_DLQ,
     USERS,
+    everywhere,
     user_updates_topic,
 )
 from nearline.user_commands import OUTSIDE_TRANSACTION, Erase, encode_command, is_to_look_up
@@ -102,7 +103,7 @@ async def _erase(settings: Settings, user_id: str) -> None:
     command = Erase(uuid.uuid4().hex, user_id, time.time_ns() // 1_000_000)
     key = user_id.encode()
     async with Producer(settings.brokers) as producer:
-        await producer.send_all(USERS, [(key, None)])
+        await producer.send_all(USERS, everywhere(key, settings.partitions))
         await producer.send_all(CLICKS, [(key, encode_command(command))], [OUTSIDE_TRANSACTION])
 
 

@@ -108,13 +108,20 @@ class IngestService:
         async with asyncio.TaskGroup() as parts:
             parts.create_task(follow(table.reader.poll, table.view.apply))
             await until(lambda: table.reader.caught_up)
+            table.view.end_of_history()
             self._ready[table.topic] = True
 
 
 def _table(settings: Settings, topic: str, check: Callable[[bytes], object]) -> _Table:
     producer = Producer(settings.brokers, delivery_s=settings.ingest_ack_timeout_ms / 1000)
     reader = TableReader(settings.brokers, topic, batch=_SLICE)
-    return _Table(topic, producer, Appender(topic, producer.send_all), reader, TableView(topic, check))
+    return _Table(
+        topic,
+        producer,
+        Appender(topic, producer.send_all),
+        reader,
+        TableView(topic, check, partitions=settings.partitions),
+    )
 
 
 def bounds_of(settings: Settings) -> Bounds:

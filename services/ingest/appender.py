@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from nearline.errors import BadInput, NearlineError, Unavailable
+from nearline.log import Appended
 from nearline.telemetry import begin, gauge, get_logger, seconds, sizes
 
-KeyedMessage = tuple[bytes, bytes | None]  # key, value (None = tombstone)
+# The key and the value (None = tombstone); and the partition, if it is not that of the key.
+KeyedMessage = tuple[bytes, bytes | None] | tuple[bytes, bytes | None, int]
 Headers = tuple[tuple[str, bytes], ...]
-SendGroup = Callable[[str, list[KeyedMessage], Headers], Coroutine[Any, Any, Sequence[int]]]
+SendGroup = Callable[[str, list[KeyedMessage], Headers], Coroutine[Any, Any, Sequence[Appended]]]
 _MOST = 2_000  # messages in a group: 60 ms of the client's work, so that no caller waits long for another group
 
 _ACKNOWLEDGED = seconds(
@@ -28,11 +30,11 @@ _LOG_UP = gauge("ingest_log_up", "1 while the log acknowledges appended messages
 
 @dataclass(slots=True)
 class _Entry:
-    """One caller's messages, and the future of their offsets."""
+    """One caller's messages, and the future of their places in the log."""
 
     messages: list[KeyedMessage]
     headers: Headers
-    done: asyncio.Future[list[int]]
+    done: asyncio.Future[list[Appended]]
 
 
 class Appender:
@@ -57,8 +59,8 @@ class Appender:
         """Whether the last send to the log succeeded."""
         return self._away is None
 
-    async def append(self, messages: Sequence[KeyedMessage], headers: Headers = ()) -> list[int]:
-        """Append *messages* and return their offsets once all are acknowledged.
+    async def append(self, messages: Sequence[KeyedMessage], headers: Headers = ()) -> list[Appended]:
+        """Append *messages* and return their places in the log once all are acknowledged.
 
         ``Unavailable`` if the log did not acknowledge them all; some or all may still be in it, now or later.
         ``BadInput`` if a message is too large for the log.
@@ -73,11 +75,11 @@ class Appender:
         if self._task is None:
             self._task = loop.create_task(self._run())
         try:
-            offsets = await entry.done
+            places = await entry.done
         finally:
             _WAITING.labels(self._topic).dec(len(messages))
         _ACKNOWLEDGED.labels(self._topic).observe(time.perf_counter() - started)
-        return offsets
+        return places
 
     async def drain(self) -> None:
         """Return once every waiting call has been acknowledged or has failed."""
@@ -104,7 +106,7 @@ class Appender:
         messages = [message for one in group for message in one.messages]
         _GROUP.labels(self._topic).observe(len(messages))
         try:
-            offsets = list(await self._send(self._topic, messages, group[0].headers))
+            places = list(await self._send(self._topic, messages, group[0].headers))
         except BadInput as error:
             await self._append_one_by_one(group, error)
         except Unavailable as error:
@@ -117,7 +119,7 @@ class Appender:
         else:
             self._note_up()
             for entry in group:
-                taken, offsets = offsets[: len(entry.messages)], offsets[len(entry.messages) :]
+                taken, places = places[: len(entry.messages)], places[len(entry.messages) :]
                 if not entry.done.done():
                     entry.done.set_result(taken)
 

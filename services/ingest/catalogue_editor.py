@@ -13,7 +13,7 @@ from nearline.errors import BadInput, Unavailable
 from nearline.ids import check_id
 from nearline.items import MAX_ITEM_BYTES, PURGE, Item, decode_item, encode_item, item_of
 from services.ingest.appender import Appender
-from services.ingest.table_view import StoredValue, TableView, Turns
+from services.ingest.table_view import StoredValue, TableView, Turns, append_to
 
 MAX_BATCH = 500
 ANY = "*"  # as a condition: the item exists, in any version
@@ -88,10 +88,10 @@ class CatalogueEditor:
         messages = [one for one in checked if not isinstance(one, RefusedItem)]
         ids = [key.decode() for key, _ in messages]
         async with self._turns.of(ids):
-            offsets = await self._items.append(messages) if messages else []
-            for item_id, (_, raw), offset in zip(ids, messages, offsets, strict=True):
-                self._table.note(item_id, offset, raw)
-        puts = map(AcceptedItem, ids, offsets)
+            places = await self._items.append(messages) if messages else []
+            for item_id, (_, raw), place in zip(ids, messages, places, strict=True):
+                self._table.note(item_id, place, raw)
+        puts = (AcceptedItem(item_id, place.version) for item_id, place in zip(ids, places, strict=True))
         return [one if isinstance(one, RefusedItem) else next(puts) for one in checked]
 
     def _known(self, item_id: str) -> StoredValue | None:
@@ -111,9 +111,8 @@ class CatalogueEditor:
             )
 
     async def _append(self, item_id: str, raw: bytes | None, *, purge: bool = False) -> int:
-        (version,) = await self._items.append([(item_id.encode(), raw)], (PURGE,) if purge else ())
-        self._table.note(item_id, version, raw)
-        return version
+        place = await append_to(self._items, self._table, item_id, raw, (PURGE,) if purge else ())
+        return place.version
 
 
 def not_listed(item_id: str) -> BadInput:

@@ -17,7 +17,7 @@ from nearline.profiles import MAX_PROFILE_BYTES, Profile, decode_profile, encode
 from nearline.user_commands import OUTSIDE_TRANSACTION, Command, Erase, Merge, Remove, encode_command
 from services.ingest import clicks
 from services.ingest.appender import Appender
-from services.ingest.table_view import TableView
+from services.ingest.table_view import TableView, append_to
 
 _HEADERS = (OUTSIDE_TRANSACTION,)
 _MERGE_FIELDS = frozenset({"session_id", "events"})
@@ -99,9 +99,7 @@ class UserEditor:
         return command.command_id if command else None
 
     async def _tell(self, user_id: str, raw: bytes | None) -> int:
-        (version,) = await self._profiles.append([(check_id("user_id", user_id).encode(), raw)])
-        self._table.note(user_id, version, raw)
-        return version
+        return (await append_to(self._profiles, self._table, check_id("user_id", user_id), raw)).version
 
     async def _command(self, command: Command) -> str:
         await self._events.append([_message(command)], _HEADERS)

@@ -44,35 +44,37 @@ class Bury:
 
 @dataclass(frozen=True, slots=True)
 class Ignore:
-    """Do nothing: a replay, or a delete of an unknown item."""
+    """Do nothing: an older change, or a delete of an unknown item."""
 
 
 Decision = Encode | Publish | Bury | Ignore
 
 
 def newest_of_each(records: list[Record]) -> list[Record]:
-    """The last record of each key, in log order: only the newest of a burst of changes counts."""
-    return list({(record.partition, record.key): record for record in records}.values())
+    """The newest record of each key, from whatever partition: only the last of a burst of changes counts."""
+    in_order = sorted(records, key=lambda record: record.order)
+    return list({record.key or record.order: record for record in in_order}.values())
 
 
 def decide(record: Record, table: ItemTable, read: ItemInputs) -> Decision:
     """Decide about *record* of ``items``, given the published *table*; ``BadInput`` if it is not a valid change.
 
-    An item's version is its offset in ``items``, so a record at or behind the published version is a replay.
+    A record older than the published version is ignored. One of the same version is a replay or, if several changes of
+    the item were appended in one millisecond, perhaps a later one: it is published (again).
     """
     item_id = check_id("item_id", _text(record.key))
     known = table.get(item_id)
     if not record.value:
         return _deleted(item_id, record, table)
     item = decode_item(record.value)
-    if known is not None and known.version >= record.offset:
+    if known is not None and known.version > record.version:
         return Ignore()
     digest = input_digest(item_id, item, read)
     if known is None or known.retired_ms is not None or known.input_digest != digest:
-        return Encode(item_id, record.offset, item, digest)
+        return Encode(item_id, record.version, item, digest)
     assert table.candidates is not None
     candidate, history = table.candidates[known.row].copy(), table.history[known.row].copy()
-    return Publish(ItemVector(item_id, record.offset, shown(item), candidate, history, digest))
+    return Publish(ItemVector(item_id, record.version, shown(item), candidate, history, digest))
 
 
 def _text(key: bytes | None) -> str:
@@ -83,12 +85,14 @@ def _text(key: bytes | None) -> str:
 
 
 def _deleted(item_id: str, record: Record, table: ItemTable) -> Decision:
+    known = table.get(item_id)
+    if known is not None and known.version > record.version:
+        return Ignore()
     if any(name == PURGE[0] for name, _ in record.headers):
         return Bury(item_id)
-    known = table.get(item_id)
-    if known is None or known.retired_ms is not None or known.version >= record.offset:
+    if known is None or (known.retired_ms is not None and known.version == record.version):
         return Ignore()
-    return retire(item_id, table, version=record.offset, now_ms=record.append_ms)
+    return retire(item_id, table, version=record.version, now_ms=known.retired_ms or record.append_ms)
 
 
 def retire(item_id: str, table: ItemTable, *, version: int, now_ms: int) -> Publish:

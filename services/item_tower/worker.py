@@ -12,12 +12,16 @@ from nearline.errors import BadInput, Unavailable
 from nearline.features import Arrays
 from nearline.item_table import ItemTable
 from nearline.item_vectors import ItemVector, encode_item_vector
+from nearline.items import decode_item
 from nearline.log import GroupLog, Record
+from nearline.newest import Newest
 from nearline.reasons import reasons_of
 from nearline.salvage import salvage
 from nearline.space import Space
 from nearline.telemetry import counter, get_logger, seconds, sizes
-from nearline.topics import ITEMS_DLQ, item_vectors_topic
+from nearline.topics import ITEMS as ITEMS_TOPIC
+from nearline.topics import ITEMS_DLQ, PARTITIONS, item_vectors_topic
+from nearline.versions import is_misplaced
 from services.item_tower.item_changes import (
     Bury,
     Decision,
@@ -31,6 +35,7 @@ from services.item_tower.item_changes import (
     retire,
     shown,
 )
+from services.item_tower.newer_changes import NewerChanges
 
 CHUNK = 64
 RETRY_S = 0.2
@@ -38,6 +43,12 @@ RETRY_S = 0.2
 ITEMS = counter("items_total", "Changes of the catalogue read from the log.")
 KINDS = tuple(kind.__name__.lower() for kind in (Encode, Publish, Bury, Ignore))
 CHANGES = counter("item_changes_total", "Changes of the catalogue by outcome.", "kind", known=KINDS)
+WRONG_PARTITION = counter(
+    "wrong_partition_records_total",
+    "Records that a client with another partitioner than murmur2_random wrote.",
+    "topic",
+    known=(ITEMS_TOPIC,),
+)
 REASONS = reasons_of("events", "ids", "items", others=("bad_answer",))
 REFUSED = counter("items_refused_total", "Items sent to the dead-letter queue.", "reason", known=REASONS)
 AWAY = counter("item_tower_waits_total", "Rounds in which Triton was down.")
@@ -70,6 +81,7 @@ class ItemWorker:
         publish: Callable[[str, Messages], Awaitable[object]],
         now_ms: Callable[[], int],
         retry_s: float = RETRY_S,
+        partitions: int = PARTITIONS,
     ) -> None:
         self._space = space
         self._topic = item_vectors_topic(space)
@@ -80,6 +92,8 @@ class ItemWorker:
         self._publish = publish
         self._now_ms = now_ms
         self._retry_s = retry_s
+        self._partitions = partitions
+        self._newer = NewerChanges()
 
     async def run(self) -> None:
         """Read and process changes until cancelled."""
@@ -93,6 +107,8 @@ class ItemWorker:
             return
         ITEMS.inc(len(records))
         BATCH_ITEMS.observe(len(records))
+        misplaced = sum(is_misplaced(r.key, r.value, r.partition, self._partitions) for r in records)
+        WRONG_PARTITION.labels(topic=ITEMS_TOPIC).inc(misplaced)
         while True:
             try:
                 await self._deal(newest_of_each(records))
@@ -106,6 +122,16 @@ class ItemWorker:
         for record in records:
             PUBLISHED_AFTER.observe(max(0, now - record.append_ms) / 1000)
         self._reader.done(records)
+
+    def know(self, newest: Newest) -> None:
+        """Ignore records that are outdated by the *newest* ones in other partitions of ``items``."""
+        self._newer.find(newest)
+
+    async def catch_up(self, records: list[Record]) -> int:
+        """Publish these changes, which were read earlier and not published; return how many are valid."""
+        valid = [record for record in records if _is_valid(record)]
+        await self._deal(valid)
+        return len(valid)
 
     async def retire_orphans(self, read_listed: Callable[[], Awaitable[set[str]]]) -> int:
         """Retire every published item that is not in the catalogue, which *read_listed* reads now; return how many.
@@ -140,6 +166,9 @@ class ItemWorker:
         except BadInput as error:
             await self._refuse(record, error.reason, str(error))
             return None
+        self._newer.note(record)
+        if self._newer.outdate(record):
+            change = Ignore()
         CHANGES.labels(kind=type(change).__name__.lower()).inc()
         return change
 
@@ -170,6 +199,13 @@ class ItemWorker:
         get_logger().warning("item refused", reason=reason, detail=detail, item_id=record.id)
         letter = letter_about(record, reason, detail)
         await self._publish(ITEMS_DLQ, [(record.key or b"", encode_dead_letter(letter))])
+
+
+def _is_valid(record: Record) -> bool:
+    try:
+        return not record.value or bool(decode_item(record.value))
+    except BadInput:
+        return False
 
 
 def _vector(change: Encode, candidate: NDArray[Any], history: NDArray[Any]) -> ItemVector:

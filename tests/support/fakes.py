@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from nearline.errors import BadAnswer, BadInput, Unavailable
 from nearline.features import TOKENS, Features
 from nearline.item_engine import Card, EngineHits, EngineRow
-from nearline.log import Record
+from nearline.log import AddressedMessage, Appended, Message, Record
 from nearline.space import Space
+
+LOG_MS = 1_800_000_000_000
 
 
 class ScriptedReader:
@@ -95,7 +97,9 @@ class ScriptedTowers:
 
 
 class Outbox:
-    """Stands for a producer: keeps every message by topic and returns its offset; ``down`` makes it ``Unavailable``.
+    """Stands for a producer: keeps every message by topic and returns its place; ``down`` makes it ``Unavailable``.
+
+    The nth message of a topic is in partition 0, unless it names another, n milliseconds after ``LOG_MS``.
 
     While ``held`` is an event that is not set, nothing is acknowledged. A message of more than ``most_bytes`` is
     refused with all that came with it, as a broker refuses a request. ``calls`` keeps how many messages came together.
@@ -104,6 +108,7 @@ class Outbox:
     def __init__(self) -> None:
         self.sent: dict[str, list[tuple[Any, bytes | None]]] = {}  # keys are bytes; exposures have none
         self.headers: dict[str, list[tuple[tuple[str, bytes], ...]]] = {}
+        self.places: dict[str, list[Appended]] = {}
         self.calls: list[int] = []
         self.down = False
         self.held: asyncio.Event | None = None
@@ -112,20 +117,35 @@ class Outbox:
     async def __call__(
         self,
         topic: str,
-        messages: Sequence[tuple[bytes | None, bytes | None]],
+        messages: Sequence[Message | AddressedMessage],
         headers: tuple[tuple[str, bytes], ...] = (),
-    ) -> list[int]:
+    ) -> list[Appended]:
         self.calls.append(len(messages))
         if self.held is not None:
             await self.held.wait()
         if self.down:
             raise Unavailable("the log was told to be down")
-        if self.most_bytes is not None and any(len(value or b"") > self.most_bytes for _, value in messages):
+        if self.most_bytes is not None and any(len(value or b"") > self.most_bytes for _, value, *_ in messages):
             raise BadInput("too_large", "the log was told to take no record of that size")
         kept = self.sent.setdefault(topic, [])
-        kept += messages
+        places = [appended(len(kept) + n, *partition) for n, (_, _, *partition) in enumerate(messages)]
+        kept += [(key, value) for key, value, *_ in messages]
         self.headers.setdefault(topic, []).extend([headers] * len(messages))
-        return list(range(len(kept) - len(messages), len(kept)))
+        self.places.setdefault(topic, []).extend(places)
+        return places
+
+    def records(self, topic: str) -> list[Record]:
+        """What is in *topic*, as a reader of the log would get it."""
+        places, messages = self.places.get(topic, []), self.sent.get(topic, [])
+        return [
+            Record(topic, at.partition, at.offset, at.append_ms, *message)
+            for at, message in zip(places, messages, strict=True)
+        ]
+
+
+def appended(nth: int, partition: int = 0) -> Appended:
+    """The place of the nth message of a topic in an ``Outbox``."""
+    return Appended(LOG_MS + nth, partition, nth)
 
 
 class FakeTable:

@@ -9,7 +9,6 @@ import httpx
 
 from nearline.adapters.http import status_routes
 from nearline.items import decode_item
-from nearline.log import Record
 from nearline.profiles import decode_profile
 from nearline.topics import CLICKS, ITEMS, USERS
 from nearline.tracing import ClickTraces
@@ -83,8 +82,7 @@ class Door:
 
     def come_back(self, start: int = 0) -> None:
         """Let the catalogue's follower read what the log holds from *start* on."""
-        messages = list(enumerate(self.changes))[start:]
-        self.listing.apply([Record(ITEMS, 0, offset, NOW_MS, key, value) for offset, (key, value) in messages])
+        self.listing.apply(self.outbox.records(ITEMS)[start:])
 
 
 async def in_pieces(*pieces: bytes, pause_s: float = 0.0) -> AsyncIterator[bytes]:

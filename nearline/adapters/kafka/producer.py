@@ -9,7 +9,7 @@ from kafka.errors import KafkaError, MessageSizeTooLargeError
 
 from nearline.adapters.kafka.client import BOOTSTRAP_MS, REQUEST_MS, LogClient, connection
 from nearline.errors import Unavailable
-from nearline.log import Message
+from nearline.log import AddressedMessage, Appended, Message
 from nearline.tls import Brokers
 
 _DELIVERY_S = 30.0
@@ -63,18 +63,27 @@ class Producer(LogClient):
         await self._call(lambda: self._connected().partitions_for(topic))
 
     async def send_all(
-        self, topic: str, messages: Sequence[Message], headers: Sequence[tuple[str, bytes]] = ()
-    ) -> list[int]:
-        """Append *messages* in order and return their offsets; ``BadInput`` if one is too large for the topic."""
+        self,
+        topic: str,
+        messages: Sequence[Message | AddressedMessage],
+        headers: Sequence[tuple[str, bytes]] = (),
+    ) -> list[Appended]:
+        """Append *messages* in order and return their places; ``BadInput`` if one is too large for the topic."""
         return await self._call(self._send_all, topic, messages, headers)
 
-    def _send_all(self, topic: str, messages: Sequence[Message], headers: Sequence[tuple[str, bytes]]) -> list[int]:
+    def _send_all(
+        self, topic: str, messages: Sequence[Message | AddressedMessage], headers: Sequence[tuple[str, bytes]]
+    ) -> list[Appended]:
         producer = self._connected()
         try:
-            futures = [producer.send(topic, key=k, value=v, headers=list(headers)) for k, v in messages]
+            futures = [
+                producer.send(topic, v, k, list(headers), partition[0] if partition else None)
+                for k, v, *partition in messages
+            ]
             if futures:
                 producer.flush(timeout=self._delivery_s + _GRACE_S)
-            return [int(future.get(timeout=_GRACE_S).offset) for future in futures]
+            found = [future.get(timeout=_GRACE_S) for future in futures]
+            return [Appended(each.timestamp, each.partition, each.offset) for each in found]
         except MessageSizeTooLargeError:
             raise
         except KafkaError:

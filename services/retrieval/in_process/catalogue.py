@@ -1,6 +1,6 @@
 """The item index in memory: the available items, their JSON, and their vectors.
 
-The newest version of an item wins, in whatever order records arrive; a record that is not newer changes nothing. An
+The newest version of an item wins, in whatever order records arrive; of records with one version the last one does. An
 item that is retired, unavailable or purged is in no answer from that moment on.
 """
 
@@ -77,13 +77,15 @@ class Catalogue:
         return self.index.live
 
     def apply(self, item: ItemVector) -> bool:
-        """Apply *item* unless this or a newer version is known; return whether anything changed.
+        """Apply *item* unless a newer version is known; return whether it was applied.
 
         ``SpaceMismatch`` with both numbers if its vector is not of the index's dimension, ``BadInput`` if it is not
         finite; then nothing has changed.
         """
         known = self._by_id.get(item.item_id)
-        if known is not None and item.version <= known.version:
+        if known is not None and item.version < known.version:
+            return False
+        if known is not None and item.version == known.version and known.row == NO_ROW:
             return self._complete(item, known)
         if item.candidate is not None:
             self._check(item.item_id, item.candidate)
@@ -98,8 +100,6 @@ class Catalogue:
 
     def _complete(self, item: ItemVector, known: CatalogueRow) -> bool:
         """Add the history vector of an item that was restored without it, from a snapshot of an earlier build."""
-        if known.row != NO_ROW or item.version < known.version:
-            return False
         listing = replace(known, row=self.histories.put(item.history))
         self._by_id[item.item_id] = listing
         if listing.slot != _NO_SLOT:

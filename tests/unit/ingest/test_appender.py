@@ -6,8 +6,9 @@ from collections.abc import Sequence
 import pytest
 
 from nearline.errors import BadInput, Unavailable
-from services.ingest.appender import Appender
-from tests.support.fakes import Outbox
+from nearline.log import Appended
+from services.ingest.appender import Appender, KeyedMessage
+from tests.support.fakes import Outbox, appended
 
 pytestmark = pytest.mark.anyio
 PURGE = (("nearline-purge", b"1"),)
@@ -23,7 +24,7 @@ def appender(outbox: Outbox) -> Appender:
     return Appender("t", outbox)
 
 
-async def several(appender: Appender, messages: Sequence[tuple[bytes, bytes | None]]) -> list[list[int]]:
+async def several(appender: Appender, messages: Sequence[tuple[bytes, bytes | None]]) -> list[list[Appended]]:
     return list(await asyncio.gather(*(appender.append([message]) for message in messages)))
 
 
@@ -34,7 +35,7 @@ async def until_called(outbox: Outbox, times: int) -> None:
 
 
 async def test_a_single_message_is_sent_without_delay(appender: Appender, outbox: Outbox) -> None:
-    assert await appender.append([(b"k", b"1")]) == [0]
+    assert await appender.append([(b"k", b"1")]) == [appended(0)]
     assert outbox.calls == [1]
 
 
@@ -45,7 +46,7 @@ async def test_messages_that_arrive_during_a_send_go_out_together_in_order(appen
     rest = asyncio.create_task(several(appender, [(b"k", b"%d" % n) for n in range(1, 50)]))
     await asyncio.sleep(0)
     outbox.held.set()
-    assert [await first, *await rest] == [[n] for n in range(50)]
+    assert [await first, *await rest] == [[appended(n)] for n in range(50)]
     assert outbox.calls == [1, 49]
     assert [value for _, value in outbox.sent["t"]] == [b"%d" % n for n in range(50)]
 
@@ -55,7 +56,7 @@ async def test_a_group_has_a_limit_and_no_caller_is_split(appender: Appender, ou
     calls = [asyncio.create_task(appender.append([(b"k", b"x")] * 900)) for _ in range(4)]
     await until_called(outbox, 1)
     outbox.held.set()
-    assert [len(offsets) for offsets in await asyncio.gather(*calls)] == [900] * 4
+    assert [len(places) for places in await asyncio.gather(*calls)] == [900] * 4
     assert outbox.calls == [2_700, 900]
 
 
@@ -88,9 +89,9 @@ async def test_while_kafka_is_down_one_caller_probes_and_the_others_fail_at_once
         await asyncio.wait_for(appender.append([(b"k", b"3")]), 1)
     outbox.down = False
     outbox.held.set()
-    assert await trying == [0]
+    assert await trying == [appended(0)]
     assert appender.is_up
-    assert await appender.append([(b"k", b"4")]) == [1]
+    assert await appender.append([(b"k", b"4")]) == [appended(1)]
 
 
 async def test_callers_queued_behind_a_failed_send_fail_with_it(appender: Appender, outbox: Outbox) -> None:
@@ -114,13 +115,13 @@ async def test_one_message_that_the_log_refuses_costs_its_neighbours_nothing(
     await until_called(outbox, 1)
     outbox.held.set()
     first, refused, last = await asyncio.gather(*calls, return_exceptions=True)
-    assert (first, last) == ([0], [1])
+    assert (first, last) == ([appended(0)], [appended(1)])
     assert isinstance(refused, BadInput)
     assert appender.is_up
 
 
 async def test_a_mistake_of_the_client_is_an_outage_and_not_a_silence(appender: Appender) -> None:
-    async def broken(topic: str, messages: list[tuple[bytes, bytes | None]], headers: object) -> list[int]:
+    async def broken(topic: str, messages: list[KeyedMessage], headers: object) -> list[Appended]:
         raise ZeroDivisionError
 
     with pytest.raises(Unavailable, match="ZeroDivisionError"):
@@ -134,7 +135,7 @@ async def test_a_caller_that_goes_away_takes_nobody_along(appender: Appender, ou
     gone.cancel()
     await asyncio.wait([gone])
     outbox.held.set()
-    assert await stays == [1]
+    assert await stays == [appended(1)]
 
 
 async def test_draining_ends_when_nothing_waits(appender: Appender, outbox: Outbox) -> None:

@@ -1,19 +1,27 @@
 """The item routes: changes apply in the order of the requests, and concurrent changes are not lost."""
 
 import asyncio
+from dataclasses import replace
+from itertools import permutations
 from typing import Any
 
 import pytest
 
-from nearline.items import MAX_ITEM_BYTES, PURGE, decode_item
+from nearline.items import MAX_ITEM_BYTES, PURGE, Item, decode_item, encode_item
 from nearline.log import Record
-from nearline.topics import ITEMS
+from nearline.topics import ITEMS, PARTITIONS
+from nearline.versions import partition_of
 from services.ingest.catalogue_editor import merged
 from services.ingest.schemas import ItemAnswer, ItemResults, Problems
 from services.ingest.table_view import TableView
-from tests.support.ingest_door import LAMP, NOW_MS, Door
+from tests.support.fakes import LOG_MS, appended
+from tests.support.ingest_door import LAMP, Door
 
 pytestmark = pytest.mark.anyio
+
+
+def etag(nth: int) -> str:
+    return f'"{appended(nth).version}"'
 
 
 @pytest.fixture
@@ -23,7 +31,7 @@ def door() -> Door:
 
 async def test_an_item_is_in_the_log_and_readable_when_its_put_is_answered(door: Door) -> None:
     answer = await door.item("PUT", "lamp-1", LAMP)
-    assert (answer.status_code, answer.headers["etag"]) == (200, '"0"')
+    assert (answer.status_code, answer.headers["etag"]) == (200, etag(0))
     assert (await door.item("GET", "lamp-1")).json() == answer.json()
     ItemAnswer.model_validate(answer.json())
     ((key, value),) = door.changes
@@ -42,7 +50,7 @@ async def test_a_patch_changes_what_it_names_and_null_takes_away(door: Door) -> 
     patch = {"available": False, "price": None, "attributes": {"watts": None, "socket": "E27"}}
     answer = await door.item("PATCH", "lamp-1", patch)
     item = answer.json()["item"]
-    assert (answer.status_code, answer.headers["etag"]) == (200, '"1"')
+    assert (answer.status_code, answer.headers["etag"]) == (200, etag(1))
     assert (item["title"], item["available"], item["price"]) == ("RED RETRO LAMP", False, None)
     assert item["attributes"] == {"colour": "red", "socket": "E27"}
     assert decode_item(door.changes[-1][1] or b"").attributes == {"colour": "red", "socket": "E27"}
@@ -103,7 +111,7 @@ async def test_a_change_on_condition_is_made_to_that_version_only(door: Door) ->
         late = await door.item(method, "lamp-1", body, headers={"if-match": version})
         assert late.status_code == 412
         assert Problems.model_validate(late.json()).detail[0].field == "If-Match"
-        assert "is version 1" in late.json()["detail"][0]["problem"]
+        assert f"is version {appended(1).version}" in late.json()["detail"][0]["problem"]
     assert len(door.changes) == 2
     assert (await door.item("DELETE", "lamp-1", headers={"if-match": "*"})).status_code == 200
     assert (await door.item("DELETE", "lamp-1", headers={"if-match": "*"})).status_code == 412
@@ -113,7 +121,7 @@ async def test_a_change_on_condition_is_made_to_that_version_only(door: Door) ->
 async def test_a_deleted_item_is_gone_and_a_purge_says_so_in_the_log(door: Door) -> None:
     await door.item("PUT", "lamp-1", LAMP)
     answer = await door.item("DELETE", "lamp-1")
-    assert (answer.status_code, answer.json()) == (200, {"item_id": "lamp-1", "version": 1})
+    assert (answer.status_code, answer.json()) == (200, {"item_id": "lamp-1", "version": appended(1).version})
     assert (await door.item("GET", "lamp-1")).status_code == 404
     assert (await door.item("PATCH", "lamp-1", {"price": 1})).status_code == 404
     assert (await door.ask("DELETE", "/items/lamp-1?purge=true")).status_code == 200
@@ -133,7 +141,8 @@ async def test_a_batch_lists_what_is_good_and_names_what_is_not(door: Door) -> N
     answer = await door.ask("POST", "/items", batch)
     body = ItemResults.model_validate(answer.json())
     assert (answer.status_code, body.accepted, body.refused) == (207, 2, 3)
-    assert [getattr(one, "version", None) for one in body.results] == [0, None, None, None, 1]
+    versions = [getattr(one, "version", None) for one in body.results]
+    assert versions == [appended(0).version, None, None, None, appended(1).version]
     assert [getattr(one, "field", None) for one in body.results] == [None, "titel", "item_id", "", None]
     assert (await door.item("GET", "a")).json()["item"]["title"] == "the newer a"
     assert (await door.ask("POST", "/items", [{}])).status_code == 422
@@ -151,7 +160,7 @@ async def test_two_batches_over_the_same_items_never_wait_for_one_another(door: 
 async def test_any_valid_id_has_a_route(door: Door, item_id: str) -> None:
     assert (await door.item("PUT", item_id, LAMP)).json()["item_id"] == item_id
     assert (await door.item("PATCH", item_id, {"price": 1})).status_code == 200
-    assert (await door.item("GET", item_id)).json()["version"] == 1
+    assert (await door.item("GET", item_id)).json()["version"] == appended(1).version
     assert (await door.item("DELETE", item_id)).status_code == 200
     assert {key for key, _ in door.changes} == {item_id.encode()}
 
@@ -217,14 +226,19 @@ async def test_a_failed_append_leaves_the_item_unchanged(door: Door) -> None:
 # --- the table -------------------------------------------------------------------------------------------------------
 
 
-def record(offset: int, value: bytes | None, item_id: str = "a") -> Record:
-    return Record(ITEMS, 0, offset, NOW_MS, item_id.encode(), value)
+def record(nth: int, value: bytes | None, item_id: str = "a", partition: int = 0) -> Record:
+    append_ms, partition, offset = appended(nth, partition)
+    return Record(ITEMS, partition, offset, append_ms, item_id.encode(), value)
+
+
+def title(nth: int, title: str, partition: int = 0) -> Record:
+    return record(nth, encode_item(Item(title)), partition=partition)
 
 
 def test_records_that_come_back_do_not_undo_what_this_process_changed_since() -> None:
     listing = TableView(ITEMS, decode_item)
     listing.apply([record(0, b'{"v":1,"title":"old"}')])
-    listing.note("a", 2, None)
+    listing.note("a", appended(2), None)
     listing.apply([record(1, b'{"v":1,"title":"somebody else\'s"}')])
     assert listing.get("a") is None
     listing.apply([record(2, None)])
@@ -232,7 +246,7 @@ def test_records_that_come_back_do_not_undo_what_this_process_changed_since() ->
     listing.apply([record(3, b'{"v":1,"title":"newer"}')])
     listed = listing.get("a")
     assert listed is not None
-    assert listed.version == 3
+    assert listed.version == appended(3).version
 
 
 def test_a_record_that_is_no_item_changes_nothing_as_everywhere_else() -> None:
@@ -240,9 +254,49 @@ def test_a_record_that_is_no_item_changes_nothing_as_everywhere_else() -> None:
     listing.apply([record(0, b'{"v":1,"title":"good"}'), record(1, b"{"), record(2, b'{"v":1}')])
     listed = listing.get("a")
     assert listed is not None
-    assert listed.version == 0
+    assert listed.version == appended(0).version
     listing.apply([record(3, b"")])
     assert listing.get("a") is None
+
+
+def titles(listing: TableView) -> str | None:
+    stored = listing.get("a")
+    return None if stored is None else decode_item(stored.raw).title
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+def test_the_later_appended_record_counts_in_whatever_order_partitions_are_read(order: tuple[int, ...]) -> None:
+    """Another client wrote to partition 5 what everybody else writes to partition 2."""
+    records = [title(0, "first", 5), title(1, "second", 2), title(2, "third", 5)]
+    listing = TableView(ITEMS, decode_item)
+    listing.apply([records[n] for n in order])
+    assert titles(listing) == "third"
+    deleted = TableView(ITEMS, decode_item)
+    deleted.apply([[*records[:2], record(2, None, partition=2)][n] for n in order])
+    assert titles(deleted) is None
+
+
+def test_of_two_changes_in_one_millisecond_the_later_in_its_partition_counts() -> None:
+    at = record(0, None)
+    listing = TableView(ITEMS, decode_item)
+    listing.apply([replace(at, offset=n, value=encode_item(Item(f"title {n}"))) for n in range(3000)])
+    assert titles(listing) == "title 2999"
+
+
+async def test_a_delete_goes_to_every_partition_that_holds_the_item(door: Door) -> None:
+    """Else the value that another client wrote would come back once the delete has left the log."""
+    right = partition_of(b"a", PARTITIONS)
+    wrong = (right + 1) % PARTITIONS
+    door.listing.apply([title(0, "of another client", wrong), title(1, "of ours", right)])
+    await door.item("DELETE", "a")
+    assert [(at.partition, value) for at, (_, value) in zip(door.outbox.places[ITEMS], door.changes, strict=True)] == [
+        (wrong, None),
+        (0, None),  # the outbox's partition of every key
+    ]
+    door.listing.apply([replace(each, append_ms=LOG_MS + 9) for each in door.outbox.records(ITEMS)])
+    await door.item("PUT", "a", LAMP)
+    await door.item("DELETE", "a")
+    assert len(door.changes) == 4, "nothing is left there to delete"
 
 
 async def test_a_service_that_starts_later_reads_what_was_changed_here(door: Door) -> None:

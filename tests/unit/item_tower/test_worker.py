@@ -1,6 +1,8 @@
 """item_tower: every change of the catalogue becomes the vector that the topic should hold, and only that."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -8,13 +10,17 @@ from numpy.typing import NDArray
 
 from nearline.dead_letters import decode_dead_letter
 from nearline.features import Arrays, Features, TextEncoder, id_token
-from nearline.item_table import ItemTable
-from nearline.item_vectors import ItemVector, decode_item_vector
+from nearline.item_table import ItemTable, apply_all
+from nearline.item_vectors import ItemFields, ItemVector, decode_item_vector
 from nearline.items import PURGE, Item, encode_item
 from nearline.log import Record
+from nearline.newest import Newest
 from nearline.space import Space
+from nearline.topics import PARTITIONS
+from nearline.versions import partition_of, version_of
 from services.item_tower.item_changes import ItemInputs, input_digest
-from services.item_tower.worker import ItemWorker
+from services.item_tower.newer_changes import among, missed
+from services.item_tower.worker import WRONG_PARTITION, ItemWorker
 from tests.support.fakes import Outbox, ScriptedReader, ScriptedTowers
 
 SPACE = Space(1, 64)
@@ -25,14 +31,19 @@ FEATURES = Features()
 pytestmark = pytest.mark.anyio
 
 
-def listed(item_id: str, offset: int, **fields: object) -> Record:
+def listed(item_id: str, nth: int, partition: int = 0, **fields: object) -> Record:
+    """The record of an item, appended as the nth of all, a millisecond after the one before."""
     item = Item(**{"title": f"THING {item_id}", **fields})  # type: ignore[arg-type]
-    return Record("items", 0, offset, NOW_MS, item_id.encode(), encode_item(item))
+    return Record("items", partition, nth, NOW_MS + nth, item_id.encode(), encode_item(item))
 
 
-def deleted(item_id: str, offset: int, *, purge: bool = False) -> Record:
+def deleted(item_id: str, nth: int, partition: int = 0, *, purge: bool = False) -> Record:
     headers = (PURGE,) if purge else ()
-    return Record("items", 0, offset, NOW_MS, item_id.encode(), None, headers)
+    return Record("items", partition, nth, NOW_MS + nth, item_id.encode(), None, headers)
+
+
+def version(nth: int, partition: int = 0) -> int:
+    return version_of(NOW_MS + nth, partition)
 
 
 class Stage:
@@ -72,7 +83,7 @@ async def test_a_listed_item_is_published_with_what_answers_show() -> None:
     assert vector is not None
     assert vector.candidate is not None
     assert (vector.version, vector.shown.title, vector.shown.category, vector.shown.price) == (
-        4,
+        version(4),
         "THING i",
         "mugs",
         2.5,
@@ -87,7 +98,7 @@ async def test_a_change_beside_the_models_input_needs_no_model() -> None:
     assert stage.towers.item_calls == [1]
     assert first is not None
     assert second is not None
-    assert (second.version, second.shown.available) == (2, False)
+    assert (second.version, second.shown.available) == (version(2), False)
     np.testing.assert_array_equal(first.candidate, second.candidate)
 
 
@@ -106,7 +117,10 @@ async def test_a_change_of_what_the_served_towers_do_not_read_needs_no_model() -
     await newer.play()
     assert (older.towers.item_calls, newer.towers.item_calls) == ([1], [1, 1])
     for stage in (older, newer):
-        assert [(v.version, v.shown.attributes) for v in stage.published() if v] == [(1, {}), (2, {"colour": "red"})]
+        assert [(v.version, v.shown.attributes) for v in stage.published() if v] == [
+            (version(1), {}),
+            (version(2), {"colour": "red"}),
+        ]
 
 
 def test_the_digest_covers_what_a_text_encoder_reads() -> None:
@@ -137,7 +151,7 @@ async def test_a_deleted_item_is_retired_and_keeps_its_history_vector() -> None:
     assert first is not None
     assert second is not None
     assert second.candidate is None
-    assert second.retired_ms == NOW_MS
+    assert second.retired_ms == NOW_MS + 2
     np.testing.assert_array_equal(first.history, second.history)
     assert "i" in stage.table
     assert "i" not in stage.table.live_ids()
@@ -155,14 +169,128 @@ async def test_a_deleted_item_can_be_listed_again() -> None:
     last = stage.published()[-1]
     assert last is not None
     assert last.candidate is not None
-    assert last.version == 3
+    assert last.version == version(3)
 
 
-async def test_a_replay_publishes_nothing_twice() -> None:
-    stage = Stage([listed("i", 1), listed("j", 2)], [listed("i", 1), listed("j", 2)], [deleted("never", 3)])
+async def test_a_replay_changes_nothing_and_needs_no_model() -> None:
+    """The newest change is published again; an older one is not."""
+    log = [listed("i", 1), listed("j", 2), listed("i", 3)]
+    stage = Stage(log, log[:1], log[1:], [deleted("never", 4)])
     await stage.play()
-    assert len(stage.published()) == 2
-    assert len(stage.reader.dealt_with) == 5
+    assert stage.towers.item_calls == [2]
+    found = [(v.item_id, v.version) for v in stage.published() if v]
+    assert sorted(found) == [("i", version(3)), ("i", version(3)), ("j", version(2)), ("j", version(2))]
+    assert len(stage.reader.dealt_with) == 7
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+async def test_the_later_appended_change_counts_in_whatever_order_partitions_are_read(order: tuple[int, ...]) -> None:
+    """A client with another partitioner wrote to partition 5 what everybody else writes to partition 2."""
+    log = [listed("i", 900, 2, title="ONE"), listed("i", 901, 5, title="TWO"), listed("i", 902, 2, title="THREE")]
+    stage = Stage(*[[log[n]] for n in order])
+    await stage.play()
+    newest = max((v for v in stage.published() if v), key=lambda v: v.version)
+    assert (newest.shown.title, newest.version) == ("THREE", version(902, 2))
+    together = Stage([log[n] for n in order])
+    await together.play()
+    assert [v.shown.title for v in together.published() if v] == ["THREE"]
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+@pytest.mark.parametrize("purge", [False, True])
+async def test_a_delete_outdates_values_of_other_partitions_also_those_read_after_it(
+    order: tuple[int, ...], purge: bool
+) -> None:
+    log = [listed("i", 900, 2), listed("i", 901, 5), deleted("i", 902, 2, purge=purge)]
+    stage = Stage(*[[log[n]] for n in order])
+    await stage.play()
+    table = ItemTable(SPACE)
+    apply_all(table, stage.outbox.records(TOPIC))
+    assert table.live_ids() == set()
+
+
+async def test_a_delete_that_is_older_than_the_item_changes_nothing() -> None:
+    for purge in (False, True):
+        stage = Stage([listed("i", 2)], [deleted("i", 1, 5, purge=purge)])
+        await stage.play()
+        assert stage.table.live_ids() == {"i"}
+        assert len(stage.published()) == 1
+
+
+async def test_of_two_changes_in_one_millisecond_the_later_in_the_partition_counts() -> None:
+    first, second = (replace(listed("i", n, title=f"TITLE {n}"), append_ms=NOW_MS) for n in (7, 8))
+    stage = Stage([first], [second])
+    await stage.play()
+    table = ItemTable(SPACE)
+    assert apply_all(table, stage.outbox.records(TOPIC)) == (2, [])
+    known = table.get("i")
+    assert known is not None
+    assert known.input_digest == input_digest("i", Item("TITLE 8"), FEATURES.item_inputs)
+
+
+async def test_changes_that_are_older_than_those_found_at_the_start_wait_for_them() -> None:
+    """Another replica reads the newer ones, so this one must not publish the older ones over them."""
+    old, new, gone = listed("i", 1, 5), listed("i", 2, 3), deleted("j", 4, 3)
+    newest = Newest()
+    newest.note([new, gone, listed("j", 3, 5), old])
+    stage = Stage([old, listed("j", 3, 5)])
+    stage.worker.know(newest)
+    await stage.play()
+    assert stage.published() == []
+
+
+# --- what earlier releases left ---------------------------------------------------------------------------------------
+
+
+def published_as(stage: Stage, item_id: str, offset: int, title: str = "OLD") -> None:
+    """Publish as earlier releases did: with the offset as the version."""
+    half = np.zeros(SPACE.dimension, np.float16)
+    stage.table.put(ItemVector(item_id, offset, ItemFields(title), half.astype(np.float32), half, "digest"))
+
+
+def newest_in(*records: Record) -> Newest:
+    newest = Newest()
+    newest.note(records)
+    return newest
+
+
+async def test_an_item_that_was_stuck_for_its_offset_in_another_partition_is_caught_up_at_the_start() -> None:
+    stage = Stage()
+    published_as(stage, "i", 70)
+    stuck, log = listed("i", 40, 5, title="NEW"), [listed("i", 70, 2, title="OLD"), listed("j", 9)]
+    stuck = replace(stuck, append_ms=NOW_MS + 99)
+    newest = newest_in(*log, stuck)
+    orders = missed(newest, stage.table, {2: 71, 5: 41, 0: 10})
+    assert await stage.worker.catch_up(among([*log, stuck], orders)) == 1
+    assert [(v.shown.title, v.version) for v in stage.published() if v] == [("NEW", version(99, 5))]
+    assert missed(newest, stage.table, {2: 71, 5: 41, 0: 10}) == {}
+    assert missed(newest, ItemTable(SPACE), {}) == {}, "what is not committed comes by itself"
+
+
+async def test_an_item_whose_topic_was_restored_with_lower_offsets_is_caught_up() -> None:
+    stage = Stage()
+    published_as(stage, "i", 5000)
+    published_as(stage, "same", 3)
+    published_as(stage, "gone", 4000)
+    log = [listed("i", 12, title="NEW"), listed("same", 3), deleted("gone", 13)]
+    assert await stage.worker.catch_up(among(log, missed(newest_in(*log), stage.table, {0: 14}))) == 2
+    assert [(v.item_id, v.shown.title) for v in stage.published() if v] == [("i", "NEW"), ("gone", "")]
+
+
+async def test_an_invalid_change_is_not_refused_again_at_each_start() -> None:
+    stage = Stage([listed("i", 1)], [Record("items", 0, 2, NOW_MS + 2, b"i", b"{}")])
+    await stage.play()
+    log = [*stage.reader.dealt_with]
+    assert await stage.worker.catch_up(among(log, missed(newest_in(*log), stage.table, {0: 3}))) == 0
+    assert len(stage.outbox.sent["items-dlq"]) == 1
+
+
+async def test_what_another_partitioner_wrote_is_counted() -> None:
+    right = partition_of(b"i", PARTITIONS)
+    count = WRONG_PARTITION.labels(topic="items")
+    before = count._value.get()
+    await Stage([listed("i", 1, right), listed("i", 2, (right + 3) % PARTITIONS), deleted("i", 3, 7 - right)]).play()
+    assert count._value.get() - before == 1
 
 
 @pytest.mark.parametrize(
@@ -184,7 +312,7 @@ async def test_a_bad_item_is_a_dead_letter_and_the_old_version_stays(
     assert [v.item_id for v in stage.published() if v] == ["i", "j"]
     known = stage.table.get("i")
     assert known is not None
-    assert known.version == 1
+    assert known.version == version(1)
 
 
 async def test_an_item_that_the_model_cannot_encode_costs_nobody_else_theirs() -> None:

@@ -36,8 +36,8 @@ LIMITS = {
 _offsets = count()
 
 
-def record(topic: str, at_ms: int, value: bytes | None, key: str = "u") -> Record:
-    return Record(topic, 0, next(_offsets), at_ms, key.encode(), value)
+def record(topic: str, at_ms: int, value: bytes | None, key: str = "u", partition: int = 0) -> Record:
+    return Record(topic, partition, next(_offsets), at_ms, key.encode(), value)
 
 
 def click(at_ms: int, key: str = "u", event_id: str = "e") -> Record:
@@ -106,6 +106,29 @@ def test_after_the_erasure_marks_are_left_and_what_the_log_has_not_deleted_yet()
     for topic, replaced_ms in ((USERS, T - 1), (USER_SEQUENCES, T + 5), (USER_SEEN, T + 5)):
         older = found[f"{topic}, before compaction"]
         assert (older.found, older.until_ms) == ("1 older values", replaced_ms + 2 * DAY)
+
+
+@pytest.mark.parametrize("gone_first", [False, True])
+def test_an_erased_profile_in_another_partition_is_not_in_use_but_stays_until_it_is_erased_there(
+    gone_first: bool,
+) -> None:
+    """Another client wrote it: compaction works within a partition, so a delete elsewhere does not replace it."""
+    told = record(USERS, T - 9, encode_profile(Profile("GB")), partition=5)
+    gone = record(USERS, T - 1, None, partition=2)
+    found = left(*((gone, told) if gone_first else (told, gone)), ERASE)
+    assert not found["profile (users)"].is_known
+    row = found["users, before compaction"]
+    assert (row.found, row.until_ms) == ("1 older values", None)
+    assert "partition 5" in row.note
+    there = left(told, gone, record(USERS, T - 1, None, partition=5), ERASE)["users, before compaction"]
+    assert there.until_ms is not None
+
+
+def test_the_newest_erasure_counts_whichever_partition_is_read_last() -> None:
+    merge = command(Merge("m", "u", "somebody", T - 5), T - 5)
+    for records in ((merge, ERASE), (ERASE, merge)):
+        traces = traces_of(*records)
+        assert (traces.erased_ms, traces.became) == (T, None)
 
 
 @pytest.mark.parametrize("late", [sequence(T - 1), record(USERS, T - 1, encode_profile(Profile("GB")))])

@@ -35,6 +35,7 @@ from nearline.user_documents import (
     knows_all_of,
 )
 from nearline.user_updates import UserUpdate, decode_user_updates, encode_user_updates
+from nearline.versions import is_offset, version_of
 
 GOLDEN = ROOT / "tests" / "golden"
 SPACE = Space(7, 4)
@@ -64,7 +65,7 @@ SEEN = SeenSnapshot(
 ITEM = Item("Mug", "for tea", "mugs", "en", 1.25, "ACME", NOW_MS, True, {"colour": "red"})
 VECTOR = ItemVector(
     "i-1",
-    42,
+    version_of(NOW_MS, 3),
     ItemFields("Mug", "mugs", "en", 1.25, "ACME", NOW_MS, True),
     np.array([0.5, -0.5, 0.5, 0.5], np.float32),
     np.array([1, 0, 0, 0], np.float16),
@@ -72,7 +73,15 @@ VECTOR = ItemVector(
 )
 ATTRIBUTES: dict[str, Attribute] = {"colour": "red|green", "dishwasher": True, "litres": 0.5, "pieces": 6}
 DESCRIBED = replace(VECTOR, shown=replace(VECTOR.shown, attributes=ATTRIBUTES))
-RETIRED = ItemVector("i-1", 43, ItemFields(""), None, np.array([1, 0, 0, 0], np.float16), "0123456789abcdef", NOW_MS)
+RETIRED = ItemVector(
+    "i-1",
+    version_of(NOW_MS + 1, 3),
+    ItemFields(""),
+    None,
+    np.array([1, 0, 0, 0], np.float16),
+    "0123456789abcdef",
+    NOW_MS,
+)
 DOCUMENT = UserDocument(
     np.array([0, 1, 0, 0], np.float32),
     NOW_MS + 3,
@@ -260,6 +269,13 @@ def test_golden_item_vectors_load(name: str, vector: ItemVector) -> None:
         assert loaded.candidate is None
     else:
         np.testing.assert_array_equal(loaded.candidate, vector.candidate)
+
+
+def test_an_item_vector_of_an_earlier_release_loads_with_its_offset_as_the_version() -> None:
+    loaded = decode_item_vector("i-1", golden("item_vector_of_an_offset.v1.bin"), SPACE)
+    assert (loaded.version, loaded.shown) == (42, VECTOR.shown)
+    assert is_offset(loaded.version)
+    assert not is_offset(VECTOR.version)
 
 
 def test_the_golden_user_update_loads() -> None:

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ from nearline.cli.exporting import export_events, export_items, export_users, sa
 from nearline.cli.importing import ImportOutcome, deliver
 from nearline.errors import Misconfigured
 from nearline.events import Event, encode_event, event_of
-from nearline.exports import Newest
 from nearline.items import Item, encode_item, item_of
 from nearline.log import Record
+from nearline.newest import Newest
 from nearline.profiles import Profile, encode_profile, profile_of
 from nearline.topics import CLICKS, ITEMS, USERS
 from nearline.user_commands import Erase, Merge, Remove, encode_command
@@ -119,6 +120,19 @@ def test_the_newest_of_each_item_is_exported_once_and_none_that_is_gone(tmp_path
     assert [row["item_id"] for row in found] == ["lamp", "back"]
     assert {row["title"] for row in found} == {LAMP.title}
     assert counted == {"items": 2, "left out: not valid": 1}
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+def test_the_later_appended_record_is_exported_in_whatever_order_partitions_are_read(order: tuple[int, ...]) -> None:
+    """Another client wrote to partition 5 what everybody else writes to partition 2."""
+    first = Record(ITEMS, 2, 900, T, b"lamp", b"first")
+    second = replace(first, partition=5, offset=3, append_ms=T + 1, value=b"second")
+    third = replace(first, offset=901, append_ms=T + 2, value=b"third")
+    for log, taken in (([first, second, third], [third]), ([first, second, replace(third, value=None)], [])):
+        newest = Newest()
+        newest.note([log[n] for n in order])
+        assert newest.take([log[n] for n in order]) == taken
+        assert newest.contested == {b"lamp"}
 
 
 def test_an_item_that_changes_between_the_looks_is_exported_once() -> None:

@@ -3,7 +3,15 @@
 from starlette.applications import Starlette
 
 from nearline.adapters.http import status_routes
-from nearline.cli.status import index_words, ingest_words, job_words, of_topic, quantile, status_lines
+from nearline.cli.status import (
+    index_words,
+    ingest_words,
+    job_words,
+    of_topic,
+    quantile,
+    status_lines,
+    wrong_partition_words,
+)
 from nearline.settings import load_settings
 from tests.support.served import served
 
@@ -57,6 +65,15 @@ def test_the_door_tells_what_came_in_and_what_was_refused() -> None:
     }
     assert ingest_words(told) == "1,200 events, 3 refused; 7 changes of items"
     assert ingest_words({}) == "0 events, none refused; 0 changes of items"
+
+
+def test_records_in_the_wrong_partition_are_told_by_topic() -> None:
+    job = "flink_taskmanager_job_task_operator_topic_nearline_wrong_partition"
+    items = {'nearline_wrong_partition_records_total{topic="items"}': 1_200.0}
+    flink = {f'{job}{{topic="{topic}",subtask_index="{n}"}}': 3.0 for topic in ("clicks", "users") for n in (0, 1)}
+    found = wrong_partition_words([items, flink])
+    assert found.startswith("records in another partition than their key's: 6 of clicks, 1,200 of items, 6 of users")
+    assert wrong_partition_words([{name: 0.0 for name in items}, {}]) == ""
 
 
 def test_items_in_an_engine_are_told_as_that() -> None:
