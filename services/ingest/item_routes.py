@@ -41,8 +41,8 @@ ItemIdPath = Annotated[
 IfMatch = Annotated[
     str | None,
     Header(
-        description='Only if the item has this version, as in ETag ("17"), or * for any; else 412.',
-        examples=['"17"'],
+        description='Only if the item has this version, as in ETag ("3547340800000003"), or * for any; else 412.',
+        examples=['"3547340800000003"'],
     ),
 ]
 Purge = Annotated[bool, Query(description="also delete the item's vector, which users' histories may otherwise use")]
@@ -128,9 +128,8 @@ def _condition(if_match: str | None) -> int | str | None:
         return if_match
     version = re.fullmatch(r'"?(\d{1,18})"?', if_match, re.ASCII)
     if version is None:
-        raise BadInput(
-            "wrong_type", f'If-Match must be a version like "17", or *; came {if_match!r:.80}', field="If-Match"
-        )
+        expected = 'If-Match must be a version like "3547340800000003", or *'
+        raise BadInput("wrong_type", f"{expected}; came {if_match!r:.80}", field="If-Match")
     return int(version.group(1))
 
 

@@ -205,7 +205,7 @@ class ItemAnswer(BaseModel):
     """An item and its current version, which is also the answer's ETag."""
 
     item_id: str
-    version: int = Field(description="grows with every change of the item")
+    version: int = Field(description="larger after a later change (two within a millisecond may share it); below 2^53")
     item: ItemShown
 
 
@@ -230,7 +230,7 @@ class ProfileAnswer(BaseModel):
     """A user's profile and its current version, which is also the answer's ETag."""
 
     user_id: str
-    version: int = Field(description="grows with every change of the profile")
+    version: int = Field(description="larger after a later change (two within a millisecond may share it); below 2^53")
     profile: ProfileShown
 
 

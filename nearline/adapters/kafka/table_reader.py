@@ -6,7 +6,6 @@ from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
-from kafka.partitioner.default import murmur2
 
 from nearline.adapters.kafka.client import BOOTSTRAP_MS, brokers_of, connection, unavailable
 from nearline.adapters.kafka.reader import POLL_MS, LogReader, polled
@@ -14,6 +13,7 @@ from nearline.adapters.kafka.transactions import Transactions
 from nearline.errors import Unavailable
 from nearline.log import Record
 from nearline.tls import Brokers
+from nearline.versions import partition_of
 
 
 class TableReader(LogReader):
@@ -100,7 +100,7 @@ def _newest_of(brokers: Brokers, topic: str, key: bytes) -> Record | None:
             partitions = sorted(consumer.partitions_for_topic(topic) or ())
             if not partitions:
                 raise Unavailable(f"topic {topic} does not exist; run `nearline init`")
-            part = TopicPartition(topic, partitions[(murmur2(key) & 0x7FFFFFFF) % len(partitions)])
+            part = TopicPartition(topic, partitions[partition_of(key, len(partitions))])
             consumer.assign([part])
             consumer.seek_to_beginning(part)
             end = consumer.end_offsets([part])[part]
