@@ -19,9 +19,10 @@ from nearline.exposures import Exposure, encode_exposure
 from nearline.profiles import Profile, encode_profile
 from nearline.sequences import UserSequence, encode_sequence, erased_sequence
 from nearline.settings import Settings, load_settings
-from nearline.topics import CLICKS, EXPOSURES, USER_SEQUENCES, USERS, all_topics
+from nearline.topics import CLICKS, EXPOSURES, PARTITIONS, USER_SEQUENCES, USERS, all_topics
 from nearline.user_commands import Erase, Merge, decode_entry, encode_command
 from nearline.user_documents import UserDocument, encode_user_document
+from tests.support.other_producers import send_elsewhere
 
 pytestmark = pytest.mark.anyio
 DAY = 24 * 3600 * 1000
@@ -107,12 +108,15 @@ async def test_user_show_prints_profile_events_and_vector(settings: Settings) ->
 
 async def test_to_forget_sends_the_command_and_takes_the_profile(settings: Settings) -> None:
     await known(settings, "u-sent")
+    send_elsewhere(settings.kafka, USERS, [(b"u-sent", encode_profile(Profile("FR")))])  # by another partitioner
     assert (await typed("user", "forget", "u-sent")).exit_code == 0
     entries = [r for r in await everything(settings, CLICKS) if r.id == "u-sent"]
     last = decode_entry(entries[-1].value, append_ms=entries[-1].append_ms)
     assert isinstance(last, Erase)
     assert last.user_id == "u-sent"
-    assert [r.value for r in await everything(settings, USERS) if r.id == "u-sent"][-1] is None
+    told = [r for r in await everything(settings, USERS) if r.id == "u-sent"]
+    assert len({r.partition for r in told if r.value}) == 2
+    assert {r.partition: r.value for r in told} == dict.fromkeys(range(PARTITIONS)), "it is deleted in every partition"
 
 
 async def everything(settings: Settings, topic: str) -> list:  # type: ignore[type-arg]

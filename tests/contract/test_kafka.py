@@ -67,8 +67,7 @@ def test_services_wait_for_topics_and_name_what_creates_them(broker: str, topic:
 async def test_a_table_is_read_whole_and_then_followed(broker: str, topic: str) -> None:
     async with Producer(broker) as producer, TableReader(broker, topic) as empty:
         assert empty.caught_up
-        offsets = await producer.send_all(topic, [(b"a", b"1"), (b"b", b"2"), (b"a", None)])
-        assert len(offsets) == 3
+        places = await producer.send_all(topic, [(b"a", b"1"), (b"b", b"2"), (b"a", None)])
         async with TableReader(broker, topic) as reader:
             assert not reader.caught_up
             records = await read(reader, 3)
@@ -78,8 +77,10 @@ async def test_a_table_is_read_whole_and_then_followed(broker: str, topic: str) 
                     await reader.poll()
             assert {(r.id, r.value) for r in records} == {("a", b"1"), ("b", b"2"), ("a", None)}
             assert all(record.append_ms > 1_600_000_000_000 for record in records)
-            await producer.send_all(topic, [(b"c", b"3")], [("why", b"later")])
+            assert {(r.append_ms, r.partition, r.offset) for r in records} == set(places)
+            (place,) = await producer.send_all(topic, [(b"c", b"3", 2)], [("why", b"later")])
             (later,) = await read(reader, 1)
+            assert (later.partition, later.order) == (2, place.order)
             assert later.headers == (("why", b"later"),)
 
 

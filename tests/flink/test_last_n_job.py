@@ -25,7 +25,7 @@ from nearline.sequences import UserSequence, decode_sequence
 from nearline.signals import Context
 from nearline.topics import Topic
 from nearline.user_commands import OUTSIDE_TRANSACTION, Command, Erase, Merge, Remove, encode_command
-from tests.support.other_producers import CODECS, send_in_transaction, send_packed, transaction
+from tests.support.other_producers import CODECS, send_elsewhere, send_in_transaction, send_packed, transaction
 
 from .conftest import Job, Log, children, new_job, wait_for
 
@@ -362,6 +362,45 @@ def test_it_reads_what_other_producers_packed_with_any_codec(job: Job, log: Log,
         wait_for_items(log, f"{kept_as}-{codec}", items)
         wait_for(partial(has_profile, log, f"{kept_as}-{codec}"), DEADLINE_S, f"the profile sent in {codec}")
     assert job.flink_metric("flink_jobmanager_job_numRestarts") == 0
+
+
+def test_users_whose_records_another_partitioner_wrote_are_as_all_others(job: Job, log: Log, broker: str) -> None:
+    """librdkafka's default puts most keys elsewhere; the order of events and of profiles is in the data."""
+    at, users = now_ms() - 60_000, [f"other-{n}" for n in range(12)]
+    events = [event(user, n, time_ms=at + n) for user in users for n in range(8)]
+    theirs, ours = shuffled_with_repeats(events[::2], 5), shuffled_with_repeats(events[1::2], 6)
+    send_elsewhere(broker, "clicks", [(each.user_id.encode(), encode_event(each)) for each in theirs])
+    send(log, *ours)
+    log.flush()
+    wait_for_sequences(log, reference(events))
+
+    for country in ("GB", "FR"):
+        send_elsewhere(broker, "users", [(user.encode(), encode_profile(Profile(country))) for user in users])
+    wait_for_countries(log, dict.fromkeys(users, "FR"))
+    for user in users[:6]:
+        log.send(user.encode(), encode_profile(Profile("SE")), topic="users")
+    log.flush()
+    wait_for_countries(log, dict.fromkeys(users[:6], "SE") | dict.fromkeys(users[6:], "FR"))
+    counted = job.flink_metric("flink_taskmanager_job_task_operator_topic_nearline_wrong_partition")
+    assert counted > len(users)
+
+    for user in users[:6]:
+        obey(log, Erase(f"c-{user}", user, now_ms()))
+    log.flush()
+    wait_for(lambda: all(newest(log, user).erased for user in users[:6]), DEADLINE_S, "the erasures")  # type: ignore[union-attr]
+    send_elsewhere(broker, "clicks", [(each.user_id.encode(), encode_event(each)) for each in theirs])
+    again = [event(user, 99, time_ms=now_ms(), item_id="again") for user in users[:6]]
+    send_elsewhere(broker, "clicks", [(each.user_id.encode(), encode_event(each)) for each in again])
+    for user in users[:6]:
+        wait_for_items(log, user, ["again"])
+
+
+def wait_for_countries(log: Log, expected: dict[str, str]) -> None:
+    def arrived() -> bool:
+        sequences = {user: newest(log, user) for user in expected}
+        return {user: each and each.profile.get("country") for user, each in sequences.items()} == expected
+
+    wait_for(arrived, DEADLINE_S, "the newest profiles")
 
 
 def test_every_seen_item_is_in_the_newest_snapshot_or_sequence(job: Job, log: Log) -> None:

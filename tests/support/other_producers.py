@@ -1,4 +1,4 @@
-"""Producers of other people, by librdkafka: with any codec, and with transactions."""
+"""Producers of other people, by librdkafka: with any codec, with its own partitioner, and with transactions."""
 
 import uuid
 from collections.abc import Iterator, Sequence
@@ -16,6 +16,14 @@ def send_packed(bootstrap: str, topic: str, codec: str, messages: Sequence[Messa
     """Append *messages* to *topic* in batches that are packed with *codec*; librdkafka packs only what gets smaller."""
     settings = {"bootstrap.servers": bootstrap, "compression.type": codec, "linger.ms": 20}
     producer = Producer(settings | {"partitioner": "murmur2_random"})
+    for key, value in messages:
+        producer.produce(topic, value, key, on_delivery=_delivered)
+    assert producer.flush(_DEADLINE_S) == 0, "not all were sent"
+
+
+def send_elsewhere(bootstrap: str, topic: str, messages: Sequence[Message]) -> None:
+    """Append *messages* to *topic* with librdkafka's default partitioner: each to the partition of its key's CRC32."""
+    producer = Producer({"bootstrap.servers": bootstrap})
     for key, value in messages:
         producer.produce(topic, value, key, on_delivery=_delivered)
     assert producer.flush(_DEADLINE_S) == 0, "not all were sent"

@@ -83,6 +83,14 @@ def test_the_item_table_ends_with_the_newest_version_whatever_the_order(order: l
         assert table.history[known.row, 0] == 3.0
 
 
+def test_of_two_records_with_one_version_the_item_table_keeps_the_later() -> None:
+    """Two changes of an item in one millisecond share a version; the log has them in their order."""
+    table = ItemTable(SPACE)
+    for value in (1.0, 2.0):
+        assert table.put(vector("i", 7, value))
+    assert table.history[table.row_of["i"], 0] == 2.0
+
+
 def test_the_item_table_grows_and_reuses_the_rows_of_the_buried() -> None:
     table = ItemTable(SPACE)
     for n in range(3_000):

@@ -158,6 +158,15 @@ def test_an_undecodable_record_is_skipped(bad: bytes) -> None:
     assert shop.get("x") is None
 
 
+def test_of_two_changes_with_one_version_the_later_is_shown_and_an_older_one_never() -> None:
+    shop = catalogue()
+    apply = item_records(shop, SPACE)
+    for nth, (version, title) in enumerate([(7, "first"), (7, "second of a millisecond"), (6, "older")]):
+        apply(item("i", nth, version=version, title=title))
+    ((item_id, version, _, shown),) = shop.records()
+    assert (item_id, version, (shown or {})["title"]) == ("i", 7, "second of a millisecond")
+
+
 def test_popularity_is_followed() -> None:
     shop = catalogue()
     items, scores = follower(shop), Follower("item-popularity", FakeTable, popularity_records(shop))
