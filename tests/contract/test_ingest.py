@@ -139,7 +139,7 @@ async def test_accepted_events_and_items_are_in_kafka_under_the_usual_keys(log: 
         assert [event_id for _, event_id in mine] == [f"many-{n}" for n in range(user, 500, 7)]
     changes = await everything(log, ITEMS)
     versions = [put.json()["version"], patched.json()["version"], gone.json()["version"]]
-    assert [record.offset for record in changes] == versions
+    assert [record.version for record in changes] == versions
     assert changes[-1].value is None
     assert changes[-1].headers == (PURGE,)
 

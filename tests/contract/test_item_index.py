@@ -253,6 +253,15 @@ def test_an_older_version_changes_nothing(shop: Shop) -> None:
     assert b'"new"' in shop.run(shop.index.nearest(at(0.5), 1, NOTHING, None)).printed[0]
 
 
+def test_of_two_changes_with_one_version_the_later_counts(shop: Shop) -> None:
+    """They were appended in one millisecond."""
+    shop.put(item("a", 0.5, version=5, title="first"))
+    shop.put(item("a", 0.5, version=5, title="second"))
+    assert b'"second"' in shop.run(shop.index.nearest(at(0.5), 1, NOTHING, None)).printed[0]
+    shop.put(replace(item("a", version=5), candidate=None, retired_ms=5))
+    assert nearest(shop) == []
+
+
 # --- what is asked for ---
 
 
