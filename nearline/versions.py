@@ -7,6 +7,7 @@ than any offset, which was the version in earlier releases.
 """
 
 import struct
+from functools import lru_cache
 
 from nearline.events import EARLIEST_MS
 
@@ -35,6 +36,7 @@ def place_of(order: int) -> tuple[int, int, int]:
     return *divmod(rest, _PARTITIONS), offset
 
 
+@lru_cache(maxsize=16_384)  # some microseconds a key, and the same users come again and again
 def partition_of(key: bytes, partitions: int) -> int:
     """The partition of *key*, as Kafka's own clients choose it (``partitioner=murmur2_random`` in librdkafka)."""
     return (_murmur2(key) & 0x7FFFFFFF) % partitions

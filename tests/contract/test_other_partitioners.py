@@ -119,7 +119,7 @@ async def item_tower(settings: Settings, producer: Producer) -> AsyncIterator[It
             now_ms=lambda: 0,
         )
         await asyncio.wait_for(until(lambda: published.caught_up), DEADLINE_S)
-        await worker.retire_orphans(await _listed(settings, worker, table))
+        await worker.retire_orphans(partial(_listed, settings, worker, table))
         async with running(worker.run()):
             yield table
 
