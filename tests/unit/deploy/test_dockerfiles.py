@@ -2,6 +2,7 @@
 
 import fnmatch
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -78,6 +79,27 @@ def test_every_copied_path_exists_and_is_not_ignored(dockerfile: Path) -> None:
             sources = [word for word in words[:-1] if not word.startswith("--")]
             assert [source for source in sources if not (ROOT / source).exists()] == []
             assert [source for source in sources if not is_sent(source)] == []
+
+
+@pytest.mark.parametrize("name", ["kafka", "triton_local"])
+def test_an_image_that_starts_a_server_as_without_containers_has_all_that_the_start_imports(
+    name: str, tmp_path: Path
+) -> None:
+    """The module is loaded from a folder with what the image copies and nothing else."""
+    for words in instructions(ROOT / "deploy" / name / "Dockerfile", "COPY"):
+        for source in words[:-1]:
+            file = ROOT / source
+            if not words[0].startswith("--") and file.is_dir():
+                shutil.copytree(file, tmp_path / words[-1], dirs_exist_ok=True)
+            elif not words[0].startswith("--"):
+                target = tmp_path / words[-1] / file.name if words[-1].endswith("/") else tmp_path / words[-1]
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, target)
+    module = {"kafka": "local.broker", "triton_local": "local.triton"}[name]
+    done = subprocess.run(
+        [sys.executable, "-c", f"import {module}"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(
