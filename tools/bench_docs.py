@@ -64,7 +64,18 @@ def section(results: Mapping[str, Any]) -> str:
         figures = (amount(target, value) for value in (target.measured(results), target.must, target.goal))
         verdict = target.verdict(results)
         lines.append(f"| {target.figure} | {' | '.join(figures)} | {_MARKS.get(verdict, verdict)} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *_processes(results)])
+
+
+def _processes(results: Mapping[str, Any]) -> list[str]:
+    """A row for each process: its memory, and what it computes for a click."""
+    memory, click = results.get("rss_mib", {}), results.get("cpu_us_per_click", {})
+    rows = [
+        f"| {name} | {memory.get(name, 0):,.0f} | {click.get(name, 0):,} |"
+        for name in sorted(memory.keys() | click.keys(), key=lambda name: -memory.get(name, 0))
+        if name != "total"
+    ]
+    return ["| process | PSS, MiB | processor time a click at 500/s, us |", "|---|---|---|", *rows]
 
 
 def with_section(page: str, text: str) -> str:
