@@ -299,7 +299,7 @@ def _decode_later(raw: bytes, space: Space) -> UserDocument:
     events_at = n_seen + n_bought
     recent_at = events_at + n_events
     words = np.frombuffer(raw, "<u8", recent_at + n_recent, _HEAD.size)
-    column = _Columns(raw, _HEAD.size + words.nbytes)
+    column = _ColumnReader(raw, _HEAD.size + words.nbytes)
     vector_version, history_version, seen_version = versions
     item_versions = column.next("<i8" if layout == 2 else "<u4", n_recent)
     vector = column.next("<f4", dimension) if flags & _HAS_VECTOR else None
@@ -347,7 +347,7 @@ def decode_stored_user(stored: StoredUser, space: Space) -> UserDocument | None:
     return document if stored.seen is None else with_snapshot(document, decode_seen(stored.seen))
 
 
-class _Columns:
+class _ColumnReader:
     """Reads one column of *raw* after the other."""
 
     def __init__(self, raw: bytes, at: int) -> None:
