@@ -9,6 +9,9 @@
                                                      ├─ seen items, now and then ─────────── user-seen
                                                      └─ a merged session's events ────────── clicks
 
+Without a checkpoint users are first read back from user-sequences and user-seen, by a job of its own (reading_back.py),
+from whose checkpoint this one resumes (restoring.py).
+
 Every event crosses from the JVM to Python once. Sources and sinks are tables, since only tables provide a record's
 offset and append time and write a key with a raw value; SQL reads the key, so that Python is not called twice.
 
@@ -16,30 +19,38 @@ Flink identifies the state of SQL operators by their order in the plan: so both 
 come after old ones, to keep the checkpoints of earlier releases valid (a test compares them).
 """
 
+import logging
 import os
 import signal
 import sys
 import time
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 
 from py4j.protocol import Py4JError
-from pyflink.common import Configuration, Types
+from pyflink.common import Configuration
 from pyflink.datastream import DataStream, OutputTag, StreamExecutionEnvironment
 from pyflink.datastream.data_stream import KeyedStream
-from pyflink.java_gateway import get_gateway
 from pyflink.table import Schema, StreamTableEnvironment
 
 from flink_jobs.last_n.checkpoints import RETAINED, JobFolder, Start
 from flink_jobs.last_n.connection import as_options, client_properties
-from flink_jobs.last_n.metrics import RECENT_STARTS, RESTORED, STARTS
+from flink_jobs.last_n.keyed_records import keyed_records
+from flink_jobs.last_n.metrics import READ_BACK, RECENT_STARTS, RESTORED, STARTS
 from flink_jobs.last_n.minicluster import Jvm, build_home, cluster_configuration
-from flink_jobs.last_n.operators import CHANGE, DEAD_LETTERS, FORWARDED, RECORD, SNAPSHOTS, LastN
+from flink_jobs.last_n.operators import CHANGE, DEAD_LETTERS, FORWARDED, SNAPSHOTS, LastN
 from flink_jobs.last_n.popularity import FORGOTTEN_AFTER_HALF_LIVES, LANDMARK_MS, check_half_life
-from flink_jobs.last_n.status import StatusServer, job_problem
+from flink_jobs.last_n.reading_back import OWN_NAMES, read_back
+from flink_jobs.last_n.replay_end import NO_REPLAY, Ends, ReplayEnd
+from flink_jobs.last_n.restoration import (
+    begin_restoration,
+    end_restoration,
+    is_to_restore,
+    wait_until_read,
+)
+from flink_jobs.last_n.status import RESTORING, StatusServer, job_ended, job_problem
 from flink_jobs.last_n.user_reducer import UserReducer
-from nearline.adapters.kafka.admin import Topics, wait_for_topics
+from nearline.adapters.kafka.admin import Topics, has_read, wait_for_topics
 from nearline.adapters.kafka.group_reader import unreadable
 from nearline.adapters.kafka.transactions import Transactions
 from nearline.errors import Misconfigured, NearlineError, Unavailable
@@ -65,8 +76,8 @@ _SEARCH_S = 10.0  # for a record that cannot be read, after the job failed
 _MAX_LETTER_BYTES = 4 * _MIB  # a whole message of clicks (1 MiB) in base64, with some margin
 
 
-def configuration(settings: Settings, folder: JobFolder, resume_from: Path | None) -> dict[str, str]:
-    """The job's Flink configuration, on one machine and on a cluster."""
+def configuration(settings: Settings, folder: JobFolder, start: Start | None) -> dict[str, str]:
+    """The job's Flink configuration, on one machine and on a cluster, where Flink knows the *start* itself."""
     asked = {
         "pipeline.name": NAME,
         "python.execution-mode": "thread",
@@ -94,27 +105,42 @@ def configuration(settings: Settings, folder: JobFolder, resume_from: Path | Non
         "table.exec.uid.generation": "ALWAYS",
         "pipeline.auto-generate-uids": "false",
     }
-    if resume_from is not None:
-        asked["execution.state-recovery.path"] = resume_from.as_uri()
-        asked["execution.state-recovery.claim-mode"] = "CLAIM"  # Flink deletes the checkpoint once it has newer ones
+    if start is not None and start.checkpoint is not None:
+        asked["execution.state-recovery.path"] = start.checkpoint.as_uri()
+        # Flink deletes a checkpoint once it has newer ones, but not a savepoint.
+        asked["execution.state-recovery.claim-mode"] = "NO_CLAIM" if start.is_savepoint else "CLAIM"
+        # The operators of reading_back.py are gone.
+        asked["execution.state-recovery.ignore-unclaimed-state"] = str(start.is_restored).lower()
     return asked
 
 
-def build(settings: Settings, asked: Mapping[str, str]) -> StreamExecutionEnvironment:
-    """Build the graph; ``execute`` on the result runs it."""
+def build(settings: Settings, asked: Mapping[str, str], ends: Ends | None = None) -> StreamExecutionEnvironment:
+    """Build the graph; ``execute`` on the result runs it. *ends* is where the replay after a restoration ends."""
+    environment, tables = _environment(asked)
+    for statement in _tables(settings):
+        tables.execute_sql(statement)
+    replay_end = NO_REPLAY if ends is None else ReplayEnd(ends, partial(has_read, settings.brokers, NAME))
+    look_up = partial(Transactions, settings.brokers, CLICKS)
+    operator = LastN(_reducer(settings), look_up, partitions=settings.partitions, replay_end=replay_end)
+    changes = _keyed_by_user(tables).process(operator, CHANGE).name("last n").uid("last-n")
+    _attach(tables, changes, settings)
+    return environment
+
+
+def build_reading_back(settings: Settings, asked: Mapping[str, str], group: str) -> StreamExecutionEnvironment:
+    """Build the graph that only reads users back, as *group* (reading_back.py)."""
+    environment, tables = _environment({**asked, **OWN_NAMES, "pipeline.name": RESTORING})
+    source = _source(settings, "published", f"{USER_SEQUENCES};{USER_SEEN}", group)
+    read_back(tables, _reducer(settings), source)
+    return environment
+
+
+def _environment(asked: Mapping[str, str]) -> tuple[StreamExecutionEnvironment, StreamTableEnvironment]:
     config = Configuration()
     for name, value in asked.items():
         config.set_string(name, value)
     environment = StreamExecutionEnvironment.get_execution_environment(config)
-    tables = StreamTableEnvironment.create(environment)
-    for statement in _tables(settings):
-        tables.execute_sql(statement)
-    operator = LastN(
-        _reducer(settings), partial(Transactions, settings.brokers, CLICKS), partitions=settings.partitions
-    )
-    changes = _keyed_by_user(tables).process(operator, CHANGE).name("last n").uid("last-n")
-    _attach(tables, changes, settings)
-    return environment
+    return environment, StreamTableEnvironment.create(environment)
 
 
 def _reducer(settings: Settings) -> UserReducer:
@@ -127,15 +153,12 @@ def _half_life_ms(settings: Settings) -> int:
 
 
 def _keyed_by_user(tables: StreamTableEnvironment) -> KeyedStream:
-    """The records of clicks and users keyed by user id, without a call to Python for the key.
+    """The records of clicks and users keyed by user id.
 
-    ``DataStream.key_by`` would send each record through a Python operator that only prepends the key: (key, record).
-    SQL does that here, and Flink's own selector for such pairs reads the key. Records without a user id share the empty
-    key and become dead letters. The cast to bytes and back replaces lone surrogates: the bridge to Python throws on
-    them where we cannot catch it.
+    Records without a user id share the empty key and become dead letters. The cast to bytes and back replaces lone
+    surrogates: the bridge to Python throws on them where we cannot catch it.
     """
-    pairs = tables.sql_query(
-        f"""
+    pairs = f"""
         SELECT user_id, ROW(user_id, `key`, `value`, append_ms, `partition`, `offset`, profile, outside)
         FROM (
             SELECT *, topic = '{USERS}' AS profile, headers['{OUTSIDE_TRANSACTION[0]}'] IS NOT NULL AS outside,
@@ -147,12 +170,7 @@ def _keyed_by_user(tables: StreamTableEnvironment) -> KeyedStream:
             FROM told
         )
         """
-    )
-    stream = tables.to_append_stream(pairs, Types.ROW_NAMED(["user", "record"], [Types.STRING(), RECORD]))
-    stream._j_data_stream.getTransformation().setUid("records")
-    selector = get_gateway().jvm.KeyByKeySelector()
-    keyed = stream._j_data_stream.keyBy(selector, Types.ROW([Types.STRING()]).get_java_type_info())
-    return KeyedStream(keyed, RECORD, stream)
+    return keyed_records(tables, pairs, uid="records")
 
 
 def _attach(tables: StreamTableEnvironment, changes: DataStream, settings: Settings) -> None:
@@ -164,7 +182,10 @@ def _attach(tables: StreamTableEnvironment, changes: DataStream, settings: Setti
     change = change.column("item", "STRING").column("gain", "DOUBLE").column_by_expression("now", "PROCTIME()")
     tables.create_temporary_view("changes", tables.from_data_stream(changes, change.build()))
     statements = tables.create_statement_set()
-    statements.add_insert_sql("INSERT INTO user_sequences SELECT `user`, sequence FROM changes")
+    # Events of a replay have a share in popularity, but no sequence (restoring.py).
+    statements.add_insert_sql(
+        "INSERT INTO user_sequences SELECT `user`, sequence FROM changes WHERE sequence IS NOT NULL"
+    )
     statements.add_insert_sql(_beside(tables, changes, DEAD_LETTERS, "dead_letters"))
     statements.add_insert_sql(
         f"""
@@ -197,7 +218,7 @@ def _beside(tables: StreamTableEnvironment, changes: DataStream, output: OutputT
 
 def _tables(settings: Settings) -> list[str]:
     return [
-        _source(settings),
+        _source(settings, "told", f"{CLICKS};{USERS}", NAME),
         _sequences(settings),
         _popularity(settings),
         _written(settings, "dead_letters", CLICKS_DLQ, _MAX_LETTER_BYTES),
@@ -208,15 +229,15 @@ def _tables(settings: Settings) -> list[str]:
     ]
 
 
-def _source(settings: Settings) -> str:
-    # Without a checkpoint it reads from the earliest record; the group only shows the progress in Kafka's tools.
+def _source(settings: Settings, table: str, topics: str, group: str) -> str:
+    # Without a checkpoint it reads from the earliest record; the group only shows the progress.
     return f"""
-        CREATE TABLE told (
+        CREATE TABLE {table} (
             `key` BYTES, `value` BYTES, append_time TIMESTAMP_LTZ(3) METADATA FROM 'timestamp' VIRTUAL,
             `partition` INT METADATA VIRTUAL, `offset` BIGINT METADATA VIRTUAL, topic STRING METADATA VIRTUAL,
             headers MAP<STRING, BYTES> METADATA VIRTUAL
-        ) WITH ({_kafka(settings, f"{CLICKS};{USERS}")}, 'connector' = 'kafka', 'key.fields' = 'key',
-            'properties.group.id' = '{NAME}', 'scan.startup.mode' = 'earliest-offset')
+        ) WITH ({_kafka(settings, topics)}, 'connector' = 'kafka', 'key.fields' = 'key',
+            'properties.group.id' = '{group}', 'scan.startup.mode' = 'earliest-offset')
     """
 
 
@@ -281,7 +302,12 @@ def run(settings: Settings, *, inside_cluster: bool) -> None:
     folder = JobFolder(settings.data / "flink")
     if inside_cluster:
         folder.check_cluster(wait_for_log(settings))
-        build(settings, configuration(settings, folder, None)).execute(NAME)
+        asked = configuration(settings, folder, None)
+        restoration = folder.restoration
+        if restoration is not None and not restoration.checkpoint:  # deploy/flink/jobmanager.py began it
+            build_reading_back(settings, asked, restoration.group).execute(RESTORING)
+        else:
+            build(settings, asked, _ends(folder)).execute(NAME)
         return
     rest = f"http://{settings.host}:{settings.flink_rest_port}"
     status = StatusServer(settings.host, settings.job_port, lambda: job_problem(rest))
@@ -292,20 +318,49 @@ def run(settings: Settings, *, inside_cluster: bool) -> None:
         status.close()
 
 
+def _ends(folder: JobFolder) -> Ends | None:
+    """Where the replay ends, if users were read back."""
+    restoration = folder.restoration
+    return None if restoration is None else restoration.ends
+
+
 def _run_alone(settings: Settings, folder: JobFolder) -> None:
     start = folder.begin(now_s=time.time())
     _show(start, folder)
-    asked = configuration(settings, folder, start.checkpoint) | cluster_configuration(settings, folder.folder)
     jvm = Jvm(build_home(folder.folder, settings.flink_lib), folder.folder)
+    surroundings = dict(os.environ)  # the JVM's start changes them
     try:
         jvm.start()
-        build(settings, asked).execute(NAME)
+        if start.checkpoint is None and _read_back(settings, folder, jvm):
+            # Flink numbers the operators of SQL within a JVM, and their names must be those of a first graph.
+            os.execve(sys.executable, sys.orig_argv, surroundings)
+        asked = configuration(settings, folder, start) | cluster_configuration(settings, folder.folder)
+        build(settings, asked, _ends(folder)).execute(NAME)
     except Py4JError as error:
         # The error's text is fetched from the JVM, so it must be read while that runs.
         cause = _cause(settings, str(error))
         raise Unavailable(f"Flink gave up: {cause}; its log is {jvm.log}") from None
     finally:
         jvm.stop()
+
+
+def _read_back(settings: Settings, folder: JobFolder, jvm: Jvm) -> bool:
+    """Read users back in a job of its own, and stop *jvm*; false if there are no users."""
+    rest = f"http://{settings.host}:{settings.flink_rest_port}"
+    log = Topics(settings.brokers)
+    try:
+        if not is_to_restore(log):
+            return False
+        restoration = begin_restoration(log, folder, now_s=time.time())
+        asked = configuration(settings, folder, None) | cluster_configuration(settings, folder.folder)
+        build_reading_back(settings, asked, restoration.group).execute_async(RESTORING)
+        wait_until_read(log, restoration, lambda: job_ended(rest))
+        jvm.stop()
+        logging.disable(logging.NOTSET)  # which its end set
+        end_restoration(log, folder, restoration, now_s=time.time())
+    finally:
+        log.close()
+    return True
 
 
 def _root_cause(trace: str) -> str:
@@ -325,6 +380,8 @@ def _cause(settings: Settings, trace: str) -> str:
 def _show(start: Start, folder: JobFolder) -> None:
     STARTS.inc(start.number)
     RECENT_STARTS.set_function(lambda: folder.recent_starts(now_s=time.time()))
+    if folder.restoration is not None:
+        READ_BACK.set(folder.restoration.records)
     if start.checkpoint is not None:
         RESTORED.labels(str(start.checkpoint)).set(1)
     get_logger().info(

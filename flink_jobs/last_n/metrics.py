@@ -12,6 +12,9 @@ from nearline.telemetry import counter, gauge
 
 STARTS = counter("job_starts_total", "Starts of the job since its data folder was created.")
 RECENT_STARTS = gauge("job_recent_starts", "Starts of the job in the last ten minutes.")
+READ_BACK = gauge(
+    "job_read_back_records", "Records of users' histories that the job read back, as it had no checkpoint."
+)
 RESTORED = gauge("job_restored_checkpoint_info", "1 for the checkpoint that this start resumed from.", "path")
 
 REASON, OTHER, TOPIC = "reason", "other", "topic"
@@ -31,6 +34,7 @@ class Count(StrEnum):
     TOO_OLD = "nearline_too_old"
     AHEAD = "nearline_ahead"
     WRONG_PARTITION = "nearline_wrong_partition"  # by topic
+    JOINED = "nearline_joined"
 
 
 ABOUT = {
@@ -42,6 +46,7 @@ ABOUT = {
     Count.TOO_OLD: "Events older than their user's window: their items count as seen, and no vector uses them.",
     Count.AHEAD: "Records whose producer's clock was ahead of the log's: they have their append time.",
     Count.WRONG_PARTITION: "Records that a client with another partitioner than murmur2_random wrote.",
+    Count.JOINED: "Users whose history came from user-sequences, as the job had no checkpoint, and is complete again.",
 }
 
 

@@ -15,15 +15,26 @@ from pyflink.datastream.state import StateTtlConfig, ValueState, ValueStateDescr
 from flink_jobs.last_n.metrics import OTHER, REASON, REASONS, TOPIC, Count
 from flink_jobs.last_n.outcome import CLEAR_SEEN, UNCHANGED, Outcome
 from flink_jobs.last_n.recent_users import RecentUsers
+from flink_jobs.last_n.replay_end import NO_REPLAY, ReplayEnd
+from flink_jobs.last_n.restoring import (
+    RESTORED,
+    decode_restored,
+    join,
+    read_sequence,
+    read_snapshot,
+    replay,
+)
 from flink_jobs.last_n.seen_items import decode_adopted
 from flink_jobs.last_n.user_reducer import ProfileChange, UserReducer
 from flink_jobs.last_n.user_state import decode_state
 from nearline.dead_letters import DeadLetter, encode_dead_letter
 from nearline.errors import BadInput
 from nearline.events import Event
+from nearline.hashing import hash64
 from nearline.ids import check_id
 from nearline.log import CommitLookup
 from nearline.profiles import decode_profile
+from nearline.seen import SeenPolicy
 from nearline.topics import CLICKS, USERS
 from nearline.user_commands import Adopt, Entry, encode_entry, not_ahead, parse_entry
 from nearline.versions import is_misplaced
@@ -38,6 +49,7 @@ RECORD = Types.ROW_NAMED(
 )
 # ``item`` and ``gain`` are the event's share in its item's popularity; ``item`` is null without one.
 CHANGE = Types.ROW_NAMED(["user", "sequence", "item", "gain"], [Types.STRING(), _BYTES, Types.STRING(), Types.DOUBLE()])
+_MINUTE_MS = 60_000
 _KEY_AND_VALUE = Types.ROW_NAMED(["key", "value"], [_BYTES, _BYTES])
 DEAD_LETTERS = OutputTag("dead-letters", _KEY_AND_VALUE)
 SNAPSHOTS = OutputTag("snapshots", _KEY_AND_VALUE)
@@ -46,28 +58,42 @@ _LOOK_AGAIN_MS = 1_000  # at a command whose transaction is open
 _Told = tuple[str, bytes, int, int, int]
 
 
+Outputs = Iterator[Row | tuple[OutputTag, Row]]
+
+
 class LastN(KeyedProcessFunction):  # type: ignore[misc]
     """Applies *reducer* to users' records, stores the state and emits the outputs; bad records become dead letters.
 
-    A user's state is deleted after the reducer's ``ttl_ms`` of processing time without a record.
+    A user's state is deleted after the reducer's ``ttl_ms`` of processing time without a record. Users that were read
+    back (``ReadingBack``) are joined with what *replay_end* says was replayed (restoring.py).
 
     A command counts only if no aborted transaction wrote it. Unless its producer promised that, the log is asked, by
     what *look_up* returns; while it has no answer, the command waits in the user's state and is asked for every second.
     """
 
-    def __init__(self, reducer: UserReducer, look_up: Callable[[], CommitLookup], *, partitions: int) -> None:
+    def __init__(
+        self,
+        reducer: UserReducer,
+        look_up: Callable[[], CommitLookup],
+        *,
+        partitions: int,
+        replay_end: ReplayEnd = NO_REPLAY,
+    ) -> None:
         self._reducer = reducer
         self._partitions = partitions
         self._look_up = look_up
+        self._replay_end = replay_end
 
     def open(self, context: RuntimeContext) -> None:
         """Set up the user's state and the counters."""
         self._state = _bytes_state(context, "history", self._reducer.ttl_ms)
         # Seen items are written up to a quarter of that time later (user_reducer.py), so they are kept so much longer.
         self._seen = _bytes_state(context, "seen", self._reducer.ttl_ms * 5 // 4)
+        self._restored = _bytes_state(context, "restored", self._reducer.ttl_ms)
         self._recent = RecentUsers(self._reducer.ttl_ms)
         self._waiting = _bytes_state(context, "commands in transactions", self._reducer.ttl_ms)
         self._commits = self._look_up()
+        self._replaying = RecentUsers(self._reducer.ttl_ms)  # the replayed histories of users that are not joined yet
         metrics = context.get_metrics_group()
         self._unchanged = metrics.counter(Count.UNCHANGED)
         # All of them at the start, so that the first refused record shows in a rate.
@@ -76,6 +102,7 @@ class LastN(KeyedProcessFunction):  # type: ignore[misc]
         self._late = metrics.counter(Count.FORGOTTEN)
         self._aborted = metrics.counter(Count.ABORTED)
         self._too_old = metrics.counter(Count.TOO_OLD)
+        self._joined = metrics.counter(Count.JOINED)
         self._ahead = metrics.counter(Count.AHEAD)
         self._misplaced = {
             topic: metrics.add_group(TOPIC, topic).counter(Count.WRONG_PARTITION) for topic in (CLICKS, USERS)
@@ -85,9 +112,7 @@ class LastN(KeyedProcessFunction):  # type: ignore[misc]
         """Disconnect from the log."""
         self._commits.close()
 
-    def process_element(
-        self, record: Row, context: KeyedProcessFunction.Context
-    ) -> Iterator[Row | tuple[OutputTag, Row]]:
+    def process_element(self, record: Row, context: KeyedProcessFunction.Context) -> Outputs:
         """Apply the record to its user; emit the outputs, a dead letter, or nothing."""
         user, key, value, append_ms, partition, offset, profile, outside = record
         if is_misplaced(key, value, partition, self._partitions):
@@ -105,16 +130,17 @@ class LastN(KeyedProcessFunction):  # type: ignore[misc]
             return
         is_safe = type(entry) is Event or profile or outside
         if is_safe or self._counts(context, (user, value, append_ms, partition, offset)):
-            yield from self._apply(user, entry, append_ms)
+            yield from self._apply(user, entry, append_ms, partition, offset, context)
 
-    def on_timer(self, _: int, context: KeyedProcessFunction.OnTimerContext) -> Iterator[Row | tuple[OutputTag, Row]]:
+    def _apply_waiting(self, context: KeyedProcessFunction.OnTimerContext) -> Outputs:
         """Apply the user's commands whose transactions were committed meanwhile, oldest first."""
         waiting = self._waiting.value() or []
         self._waiting.clear()
         for told in waiting:
             if self._counts(context, told):
-                user, value, append_ms, _, _ = told
-                yield from self._apply(user, not_ahead(_decode(user, value), append_ms=append_ms), append_ms)
+                user, value, append_ms, partition, offset = told
+                entry = not_ahead(_decode(user, value), append_ms=append_ms)
+                yield from self._apply(user, entry, append_ms, partition, offset, context)
 
     def _counts(self, context: KeyedProcessFunction.Context, told: _Told) -> bool:
         """Whether a command counts (*told*: user, value, append time, partition, offset); false also if not yet."""
@@ -127,12 +153,27 @@ class LastN(KeyedProcessFunction):  # type: ignore[misc]
             self._aborted.inc()
         return bool(committed)
 
-    def _apply(self, user: str, entry: Entry | ProfileChange, append_ms: int) -> Iterator[Row | tuple[OutputTag, Row]]:
+    def _apply(
+        self,
+        user: str,
+        entry: Entry | ProfileChange,
+        append_ms: int,
+        partition: int,
+        offset: int,
+        context: KeyedProcessFunction.Context,
+    ) -> Outputs:
         if type(entry) is not Event:
             self._commands.inc()
         before = self._recent.get(user)
         if before is None:
-            before = decode_state(self._state.value())
+            state = self._state.value()
+            if state is not None and state[:1] == RESTORED:
+                if type(entry) is ProfileChange or not self._is_new(state, append_ms, partition, offset):
+                    yield from self._replayed(user, state, entry, append_ms, context)
+                    return
+                yield from self._join(user, state)
+                state = self._state.value()
+            before = decode_state(state)
         outcome = self._reducer.apply(before, entry, self._seen.value, append_ms=append_ms)
         if outcome is UNCHANGED:
             self._unchanged.inc()
@@ -155,6 +196,66 @@ class LastN(KeyedProcessFunction):  # type: ignore[misc]
             self._ahead.inc()
         return told
 
+    def _is_new(self, state: bytes, append_ms: int, partition: int, offset: int) -> bool:
+        """Whether the lost job cannot have read the record of ``clicks``."""
+        return append_ms > decode_restored(state).newest or self._replay_end.is_beyond(partition, offset)
+
+    def _replayed(
+        self,
+        user: str,
+        state: bytes,
+        entry: Entry | ProfileChange,
+        append_ms: int,
+        context: KeyedProcessFunction.Context,
+    ) -> Outputs:
+        """Apply a record to a user whose histories are not joined yet."""
+        restored = decode_restored(state)
+        if restored.may_be_new(append_ms):
+            context.timer_service().register_processing_time_timer(soon(user, now_ms()))
+        before = self._replaying.get(user) or decode_state(restored.replayed)
+        outcome = replay(
+            self._reducer, restored, before, entry, self._seen.value, self._restored.value, append_ms=append_ms
+        )
+        if outcome is UNCHANGED:
+            self._unchanged.inc()
+        if outcome.state is not None:
+            self._state.update(outcome.state)
+            if outcome.user is None:
+                self._replaying.forget(user)
+            else:
+                self._replaying.keep(outcome.user, len(outcome.state))
+        if outcome.item is not None:
+            yield Row(user, None, outcome.item, outcome.gain)
+        if outcome.seen is not None or outcome.late or outcome.forwarded:
+            yield from self._rarely(user, outcome)
+
+    def on_timer(self, timestamp: int, context: KeyedProcessFunction.OnTimerContext) -> Outputs:
+        """Apply commands that waited; join a restored user once all that was in the log at the start is read again."""
+        yield from self._apply_waiting(context)
+        state = self._state.value()
+        if state is None or state[:1] != RESTORED:
+            return
+        user = _user_of(context.get_current_key())
+        if self._replay_end.is_over():
+            yield from self._join(user, state)
+        else:
+            context.timer_service().register_processing_time_timer(soon(user, now_ms()))
+
+    def _join(self, user: str, state: bytes) -> Outputs:
+        """Make one of the user's restored and replayed histories."""
+        restored = decode_restored(state)
+        replayed = decode_state(restored.replayed)
+        sequence, seen = self._restored.value(), self._seen.value()
+        policy, keep = self._reducer.policy, self._reducer.keep
+        outcome = join(user, restored, sequence, replayed, seen, keep=keep, policy=policy)
+        self._state.update(outcome.state)
+        self._restored.clear()
+        self._replaying.forget(user)
+        self._joined.inc()
+        if outcome.sequence is not None:
+            yield Row(user, outcome.sequence, None, 0.0)
+        yield from self._rarely(user, outcome)
+
     def _rarely(self, user: str, outcome: Outcome) -> Iterator[tuple[OutputTag, Row]]:
         """Store and emit the rare outputs."""
         if outcome.late:
@@ -169,6 +270,64 @@ class LastN(KeyedProcessFunction):  # type: ignore[misc]
             yield SNAPSHOTS, Row(user.encode(), outcome.snapshot)
         for entry in outcome.forwarded:
             yield FORWARDED, Row(entry.user_id.encode(), encode_entry(entry))
+
+
+class ReadingBack(KeyedProcessFunction):  # type: ignore[misc]
+    """Fills ``LastN``'s state from the records of ``user-sequences`` and ``user-seen``; emits nothing.
+
+    Records older than the time after which an idle user's data is deleted (*ttl_ms*) are left out, bad ones counted.
+    """
+
+    def __init__(self, ttl_ms: int, policy: SeenPolicy) -> None:
+        self._ttl_ms = ttl_ms
+        self._policy = policy
+
+    def open(self, context: RuntimeContext) -> None:
+        """Set up the same state as ``LastN``."""
+        self._state = _bytes_state(context, "history", self._ttl_ms)
+        self._seen = _bytes_state(context, "seen", self._ttl_ms * 5 // 4)
+        self._restored = _bytes_state(context, "restored", self._ttl_ms)
+        metrics = context.get_metrics_group()
+        self._refused = {reason: metrics.add_group(REASON, reason).counter(Count.REFUSED) for reason in REASONS}
+
+    def process_element(self, record: Row, _: KeyedProcessFunction.Context) -> Iterator[Row]:
+        """Keep the record if it is its user's newest; a null value forgets the user."""
+        _, _, value, append_ms, _, _, is_snapshot, _ = record
+        if not value:
+            for state in (self._seen,) if is_snapshot else (self._state, self._restored):
+                state.clear()
+        elif append_ms > now_ms() - (self._ttl_ms * 5 // 4 if is_snapshot else self._ttl_ms):
+            try:
+                self._take(value, is_snapshot)
+            except BadInput as bad:
+                self._refused.get(bad.reason, self._refused[OTHER]).inc()
+        yield from ()
+
+    def _take(self, value: bytes, is_snapshot: bool) -> None:
+        known = self._state.value()
+        read = read_snapshot(known, value, self._policy) if is_snapshot else read_sequence(known, value)
+        if read is None:
+            return
+        self._state.update(read.state)
+        if read.sequence is not None:
+            self._restored.update(read.sequence)
+        if read.seen is not None:
+            self._seen.update(read.seen)
+
+
+def _user_of(key: object) -> str:
+    """The user id in a key of the stream, which PyFlink gives as it is or in a row."""
+    return key if isinstance(key, str) else str(key[0])  # type: ignore[index]
+
+
+def now_ms() -> int:
+    """The wall clock, by which timers run."""
+    return time.time_ns() // 1_000_000
+
+
+def soon(user: str, now_ms: int) -> int:
+    """A time within two minutes, the same for all calls of a minute, so that a user has few timers at a time."""
+    return (now_ms // _MINUTE_MS + 1) * _MINUTE_MS + hash64(user) % _MINUTE_MS
 
 
 def _bytes_state(context: RuntimeContext, name: str, ttl_ms: int) -> ValueState:

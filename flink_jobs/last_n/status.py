@@ -10,6 +10,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from nearline.errors import Misconfigured
 
+RESTORING = "last_n-restoring"  # the job that runs first if there is no checkpoint (reading_back.py)
+
 
 def job_problem(rest: str) -> str | None:
     """Why the job in Flink's REST interface at *rest* is not running, or ``None`` if all its tasks run."""
@@ -20,9 +22,22 @@ def job_problem(rest: str) -> str | None:
         return f"Flink does not answer yet ({error!r:.100})"
     if not jobs:
         return "no job yet"
+    if jobs[0]["name"] == RESTORING:
+        return "no checkpoint: users' histories are read back from user-sequences and user-seen"
     tasks = jobs[0]["tasks"]
     running = jobs[0]["state"] == "RUNNING" and tasks["running"] == tasks["total"]
     return None if running else f"the job is {jobs[0]['state']}, {tasks['running']} of {tasks['total']} tasks run"
+
+
+def job_ended(rest: str) -> str | None:
+    """How the job in Flink's REST interface at *rest* ended, or ``None`` while it runs or Flink does not answer yet."""
+    try:
+        with urllib.request.urlopen(f"{rest}/jobs/overview", timeout=1.0) as answer:
+            jobs = json.load(answer)["jobs"]
+    except (OSError, ValueError, KeyError):
+        return None
+    states = [str(job["state"]) for job in jobs]
+    return states[0] if states and states[0] in ("FAILED", "CANCELED", "FINISHED") else None
 
 
 class StatusServer:

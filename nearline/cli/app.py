@@ -14,6 +14,7 @@ from nearline.cli import (
     freshness_value,
     importing,
     item_commands,
+    job,
     keys,
     report,
     rules,
@@ -43,6 +44,7 @@ app.command()(exporting.export)
 app.add_typer(importing.app, name="import")
 app.add_typer(item_commands.app, name="item")
 app.add_typer(dead_letters.app, name="dlq")
+app.add_typer(job.app, name="job")
 app.add_typer(keys.app, name="keys")
 app.add_typer(rules.app, name="rules")
 app.add_typer(users.app, name="user")

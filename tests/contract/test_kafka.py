@@ -6,6 +6,7 @@ import uuid
 from itertools import count
 
 import pytest
+from kafka import KafkaProducer
 
 from nearline.adapters.kafka.admin import Topics, committed, log_extent, wait_for_topics
 from nearline.adapters.kafka.group_reader import GroupReader
@@ -238,3 +239,43 @@ async def test_the_log_says_which_it_is_and_a_table_is_read_from_where_it_was_le
         assert reader.caught_up
     with pytest.raises(Unavailable, match="run `nearline init`"):
         await log_extent(broker, ["never-made"])
+
+
+def test_the_end_of_a_partitions_records_leaves_out_the_ends_of_transactions(broker: str, topic: str) -> None:
+    """No reader gets to the latter, so a group that has read all records would never be done."""
+    producer = KafkaProducer(bootstrap_servers=broker, transactional_id=uuid.uuid4().hex)
+    producer.init_transactions()
+    for _ in range(12):
+        producer.begin_transaction()
+        producer.send(topic, b"v", key=b"k", partition=2)
+        producer.commit_transaction()
+    producer.begin_transaction()
+    producer.send(topic, b"v", key=b"k", partition=1)
+    producer.flush()
+    producer.abort_transaction()
+    producer.close()
+    topics = Topics(broker)
+    try:
+        ends = topics.ends_of_records([topic])
+        assert ends == {topic: {1: 1, 2: 23}}
+        assert topics.records_in(topic) == 26
+    finally:
+        topics.close()
+
+
+async def test_a_group_has_read_all_when_it_committed_the_ends_until_it_is_forgotten(broker: str, topic: str) -> None:
+    group = f"g-{uuid.uuid4().hex[:8]}"
+    async with Producer(broker) as producer:
+        await producer.send_all(topic, [(b"%d" % number, b"v") for number in range(20)])
+    topics = Topics(broker)
+    try:
+        topics.forget_group(group)  # unknown yet
+        ends = topics.ends_of_records([topic])
+        assert not topics.has_read(group, ends)
+        async with GroupReader(broker, [topic], group) as reader:
+            reader.done(await read(reader, 20))
+        assert topics.has_read(group, ends)
+        topics.forget_group(group)
+        assert not topics.has_read(group, ends)
+    finally:
+        topics.close()

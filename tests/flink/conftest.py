@@ -50,6 +50,7 @@ class Job:
     metrics_port: int
     rest_port: int
     extra: dict[str, str] = field(default_factory=dict)
+    command: list[str] = field(default_factory=list)  # in place of the module
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -78,7 +79,7 @@ class Job:
         surroundings = {k: v for k, v in os.environ.items() if not k.startswith("NEARLINE_")}
         with (self.data / "job.out").open("ab") as output:
             self.process = subprocess.Popen(
-                [str(environment_python("flink")), "-m", "flink_jobs.last_n.job"],
+                self.command or [str(environment_python("flink")), "-m", "flink_jobs.last_n.job"],
                 cwd=ROOT,
                 env=surroundings | settings,
                 stdin=subprocess.DEVNULL,
@@ -108,6 +109,11 @@ class Job:
         """The process id of the JVM, a child of the job's process."""
         assert self.process is not None
         return next(pid for pid in children(self.process.pid) if "java" in Path(f"/proc/{pid}/comm").read_text())
+
+    def page(self) -> str:
+        """The launcher's metrics as text."""
+        with urllib.request.urlopen(f"http://{HOST}:{self.job_port}/metrics", timeout=5) as answer:
+            return str(answer.read().decode())
 
     def metric(self, name: str) -> float:
         """The sum of one metric of the launcher over its labels."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType, NewTopic
-from kafka.errors import KafkaError, TopicAlreadyExistsError
+from kafka.errors import GroupIdNotFoundError, InvalidGroupIdError, KafkaError, TopicAlreadyExistsError
 
 from nearline.adapters.kafka.client import BOOTSTRAP_MS, REQUEST_MS, brokers_of, connection, unavailable
 from nearline.adapters.kafka.reader import polled
@@ -19,6 +19,7 @@ from nearline.topics import Topic
 _MOST_ENDS = 1_000  # of transactions, one after another, that a look for records after them is worth
 _LOOK_BYTES = 64 * 1024
 _LOOK_MS, _LOOK_S = 100, 5.0  # of one poll, and in all
+_RETRY_S = 0.2
 _NEW_TOPICS_MS = 60_000  # a loaded broker took more than ten seconds for all their partitions
 
 
@@ -146,6 +147,89 @@ class Topics:
             return sum(consumer.end_offsets(parts).values())
         finally:
             consumer.close()
+
+    def records_in(self, topic: str) -> int:
+        """How many records *topic* may hold: compaction leaves gaps."""
+        consumer = KafkaConsumer(**connection(self._brokers))
+        try:
+            parts = [TopicPartition(topic, p) for p in consumer.partitions_for_topic(topic) or ()]
+            return int(sum(consumer.end_offsets(parts).values()) - sum(consumer.beginning_offsets(parts).values()))
+        finally:
+            consumer.close()
+
+    def ends_of_records(self, topics: Sequence[str]) -> dict[str, dict[int, int]]:
+        """For each of *topics* the offset after the last record of each partition that has one.
+
+        It may be less than the partition's end, which counts the ends of transactions: no reader gets there.
+        """
+        consumer = KafkaConsumer(**connection(self._brokers), enable_auto_commit=False)
+        try:
+            return {topic: _ends_of_records(consumer, topic) for topic in topics}
+        except KafkaError as error:
+            raise unavailable(self._brokers, error) from None
+        finally:
+            consumer.close()
+
+    def has_read(self, group: str, ends: Mapping[str, Mapping[int, int]]) -> bool:
+        """Whether *group* has committed, of each topic and partition, all records up to *ends* that still exist.
+
+        False while the log does not answer.
+        """
+        consumer = KafkaConsumer(**connection(self._brokers), group_id=group, enable_auto_commit=False)
+        try:
+            wanted = {TopicPartition(topic, p): end for topic, parts in ends.items() for p, end in parts.items()}
+            begins = consumer.beginning_offsets(list(wanted))
+            return all(max(consumer.committed(part) or 0, begins[part]) >= end for part, end in wanted.items())
+        except KafkaError:
+            return False
+        finally:
+            consumer.close()
+
+    def forget_group(self, group: str) -> None:
+        """Delete the offsets of *group*, which has no member; it may be unknown."""
+        give_up = time.monotonic() + REQUEST_MS / 1000
+        while True:
+            try:
+                self._admin.delete_groups([group])
+                return
+            except (GroupIdNotFoundError, InvalidGroupIdError):
+                return
+            except KafkaError as error:  # a new cluster has no coordinator until some group commits
+                if not error.retriable or time.monotonic() > give_up:
+                    raise unavailable(self._brokers, error) from None
+                time.sleep(_RETRY_S)
+
+
+def has_read(log: Brokers | str, group: str, ends: Mapping[str, Mapping[int, int]]) -> bool:
+    """As ``Topics.has_read``; false while the log does not answer."""
+    try:
+        topics = Topics(log)
+        try:
+            return topics.has_read(group, ends)
+        finally:
+            topics.close()
+    except Unavailable:
+        return False
+
+
+def _ends_of_records(consumer: Any, topic: str) -> dict[int, int]:
+    parts = [TopicPartition(topic, p) for p in sorted(consumer.partitions_for_topic(topic) or ())]
+    begins, ends = consumer.beginning_offsets(parts), consumer.end_offsets(parts)
+    found = {p.partition: _end_of_records(consumer, p, begins[p], ends[p]) for p in parts}
+    return {partition: end for partition, end in found.items() if end is not None}
+
+
+def _end_of_records(consumer: Any, part: Any, begin: int, end: int) -> int | None:
+    """The offset after the last record between *begin* and *end*, searched backwards; ``None`` without a record."""
+    back, last = 1, None
+    while last is None and end - back // 8 > begin:
+        consumer.assign([part])
+        consumer.seek(part, max(begin, end - back))
+        while consumer.position(part) < end:
+            for record in consumer.poll(timeout_ms=200).get(part, ()):
+                last = record.offset
+        back *= 8
+    return None if last is None else last + 1
 
 
 def _without_records(consumer: Any, starts: Mapping[Any, int], ends: Mapping[Any, int]) -> set[Any]:

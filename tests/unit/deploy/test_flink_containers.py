@@ -12,6 +12,7 @@ import yaml
 from deploy.flink.healthy import problem_of
 from deploy.flink.jobmanager import command
 from deploy.flink.library import link_library
+from flink_jobs.last_n.checkpoints import Start
 from local.layout import ROOT
 
 PYFLINK = sorted((ROOT / ".venv/flink/lib").glob("python3.*/site-packages/pyflink"))
@@ -19,7 +20,7 @@ PYFLINK = sorted((ROOT / ".venv/flink/lib").glob("python3.*/site-packages/pyflin
 
 def test_without_a_checkpoint_the_job_starts_afresh() -> None:
     """From the beginning of the log, which is what a first start means."""
-    assert "--fromSavepoint" not in command(Path("/flink"), 1, None)
+    assert "--fromSavepoint" not in command(Path("/flink"), 1, Start(1, None))
 
 
 def test_the_job_manager_resumes_from_the_newest_checkpoint(tmp_path: Path) -> None:
@@ -44,12 +45,18 @@ def test_the_job_manager_resumes_from_the_newest_checkpoint(tmp_path: Path) -> N
 
 def test_the_job_managers_command_runs_our_module_from_the_checkpoint() -> None:
     """Flink's options come before Python's, or they would be taken for the job's."""
-    words = command(Path("/flink"), 3, Path("/checkpoints/job/chk-7"))
+    words = command(Path("/flink"), 3, Start(1, Path("/checkpoints/job/chk-7")))
     assert words[:2] == ["/flink/bin/standalone-job.sh", "start-foreground"]
     assert words.index("--fromSavepoint") < words.index("-pym")
     assert words[words.index("--fromSavepoint") + 1] == "/checkpoints/job/chk-7"
     assert "-Dparallelism.default=3" in words
     assert words[-2:] == ["-pym", "flink_jobs.last_n.job"]
+    assert "--allowNonRestoredState" not in words
+
+
+def test_after_users_were_read_back_the_state_of_that_jobs_own_operators_is_left() -> None:
+    words = command(Path("/flink"), 1, Start(1, Path("/checkpoints/job/chk-7"), is_restored=True))
+    assert words.index("--allowNonRestoredState") < words.index("-pym")
 
 
 @pytest.mark.parametrize(

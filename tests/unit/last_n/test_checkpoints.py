@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from flink_jobs.last_n.checkpoints import JobFolder, Start
+from flink_jobs.last_n.checkpoints import JobFolder, Restoration, Start
+from flink_jobs.last_n.replay_end import ReplayEnd
 from nearline.errors import Misconfigured
+from nearline.savepoints import ask_to_restore
 
 ONE, TWO, THREE = "1" * 32, "2" * 32, "3" * 32
 
@@ -89,3 +91,66 @@ def test_a_damaged_record_of_starts_counts_from_one(folder: JobFolder) -> None:
     folder.begin(now_s=0.0)
     (folder.folder / "starts.json").write_text("{")
     assert folder.begin(now_s=0.0).number == 1
+
+
+# --- restorations and savepoints --------------------------------------------------------------------------------------
+
+
+def test_a_restoration_is_read_back_as_it_was_noted(folder: JobFolder) -> None:
+    assert folder.restoration is None
+    noted = Restoration("g", 5.0, "/chk-3", {"clicks": {0: 7, 1: 0}, "users": {}}, 12)
+    folder.note(noted)
+    assert folder.restoration == noted
+
+
+def test_the_checkpoints_of_an_interrupted_restoration_are_deleted(folder: JobFolder) -> None:
+    """They hold a part of the users: a job that went on from them would be without the others."""
+    checkpoint(folder, ONE, 1, written=100)
+    folder.note(Restoration("g", 5.0))
+    assert folder.begin(now_s=0.0) == Start(1, None)
+    assert (folder.complete(), folder.restoration) == ([], None)
+
+
+def test_a_start_from_a_restorations_checkpoint_says_so_and_later_ones_do_not(folder: JobFolder) -> None:
+    restored = checkpoint(folder, ONE, 1, written=100)
+    folder.note(Restoration("g", 5.0, str(restored)))
+    assert folder.begin(now_s=0.0) == Start(1, restored, is_restored=True)
+    newer = checkpoint(folder, TWO, 1, written=200)
+    assert folder.begin(now_s=0.0) == Start(2, newer)
+
+
+def test_a_savepoint_that_an_operator_names_comes_before_older_checkpoints_and_after_newer_ones(
+    folder: JobFolder, tmp_path: Path
+) -> None:
+    checkpoint(folder, ONE, 1, written=100)
+    savepoint = tmp_path / "savepoint-1"
+    savepoint.mkdir()
+    (savepoint / "_metadata").write_text("complete")
+    ask_to_restore(folder.folder, savepoint)
+    assert [folder.begin(now_s=0.0) for _ in range(2)] == [
+        Start(number, savepoint, is_savepoint=True) for number in (1, 2)
+    ]
+    newer = checkpoint(folder, TWO, 1, written=4_000_000_000)
+    assert folder.begin(now_s=0.0) == Start(3, newer)
+
+
+def test_a_folder_without_metadata_is_no_savepoint(folder: JobFolder, tmp_path: Path) -> None:
+    with pytest.raises(Misconfigured, match="no file _metadata"):
+        ask_to_restore(folder.folder, tmp_path)
+
+
+# --- the end of a replay ----------------------------------------------------------------------------------------------
+
+
+def test_the_replay_is_over_when_the_log_says_that_all_is_read_and_it_is_asked_now_and_then() -> None:
+    answers, now = iter([False, True]), [0.0]
+    end = ReplayEnd({"clicks": {3: 10}}, lambda _: next(answers), every_s=10.0, clock_s=lambda: now[0])
+    assert [end.is_over(), end.is_over()] == [False, False]
+    now[0] = 10.0
+    assert [end.is_over(), end.is_over()] == [True, True]
+
+
+def test_records_from_the_ends_on_are_beyond_the_replay() -> None:
+    end = ReplayEnd({"clicks": {3: 10}}, lambda _: False)
+    assert [end.is_beyond(3, offset) for offset in (9, 10)] == [False, True]
+    assert end.is_beyond(4, 0), "a partition that was empty"
