@@ -53,7 +53,7 @@ def main() -> None:
     sys.setswitchinterval(0.0005)  # as services/retrieval/app.py does
     with tempfile.TemporaryDirectory() as folder, running_broker(Path(folder)) as broker:
         topics = Topics(broker.bootstrap)
-        topics.ensure(all_topics(SPACE, history_ttl_ms=10**9))
+        topics.ensure(all_topics(SPACE))
         topics.close()
         print(
             f"{ITEMS:,} items of {SPACE.dimension} dimensions, k = {K}, {asked.rate:,} answers/s, {asked.seconds:g} s"

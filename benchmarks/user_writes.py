@@ -153,7 +153,7 @@ def main() -> None:
     """Print a line for each way."""
     with tempfile.TemporaryDirectory() as folder, running_broker(Path(folder) / "broker") as broker:
         topics = Topics(broker.bootstrap)
-        topics.ensure(all_topics(_SPACE, history_ttl_ms=10**9))
+        topics.ensure(all_topics(_SPACE))
         topics.close()
         asyncio.run(_measure(broker.bootstrap, Path(folder) / "store"))
 

@@ -22,6 +22,7 @@ from nearline.topics import (
     CLICKS,
     CLICKS_DLQ,
     EXPOSURES,
+    HEARTBEAT_MS,
     USER_SEEN,
     USER_SEQUENCES,
     USER_SEQUENCES_DLQ,
@@ -34,6 +35,7 @@ from nearline.user_updates import UserUpdate, decode_user_updates
 
 PAGES_LIVE_MS = 30 * 60 * 1000  # a page's token is valid for so long (services/retrieval/pages.py)
 ROCKSDB_MERGES_MS = 30 * 24 * 3600 * 1000  # Flink's default interval of periodic compaction
+IDLE_LOOK_MS = 2 * 24 * 3600 * 1000  # how much later than that the job looks at an idle user, at most
 _DELETES_EVERY_MS = 5 * 60 * 1000  # Kafka's log.retention.check.interval.ms
 _NEVER_MS = 2**62  # Kafka's values for "no limit" are larger
 
@@ -61,7 +63,8 @@ def retention_of(config: Mapping[str, str]) -> Retention:
     """The limits in a topic's settings, as the broker reports them.
 
     Kafka deletes whole segments, by their newest record, and checks every five minutes: so a record may outlive the
-    retention by the time for which its segment grows.
+    retention by the time for which its segment grows. It compacts a segment only once a later record began the next
+    one; the heartbeat is that record where no other comes.
     """
     policy = config["cleanup.policy"].split(",")
     retention, segment, lag = (int(config[name]) for name in ("retention.ms", "segment.ms", "max.compaction.lag.ms"))
@@ -69,8 +72,9 @@ def retention_of(config: Mapping[str, str]) -> Retention:
     compacts = "compact" in policy and lag < _NEVER_MS
     return Retention(
         retention + segment + _DELETES_EVERY_MS if deletes else None,
-        lag + _DELETES_EVERY_MS if compacts else None,
-        int(config["delete.retention.ms"]),
+        lag + HEARTBEAT_MS + _DELETES_EVERY_MS if compacts else None,
+        # A null value is removed by the first compaction after this time, and there is one a heartbeat.
+        int(config["delete.retention.ms"]) + HEARTBEAT_MS,
     )
 
 
@@ -194,8 +198,8 @@ def remains(
     """What is left of the user, place by place; places with nothing are left out."""
     rows = [
         _profile(traces, limits[USERS]),
-        _sequence(traces, limits[USER_SEQUENCES]),
-        _seen(traces, limits[USER_SEEN]),
+        _sequence(traces, limits[USER_SEQUENCES], document_ttl_ms),
+        _seen(traces, limits[USER_SEEN], document_ttl_ms),
         _document(traces, document, space, document_ttl_ms),
         _records(traces, CLICKS, limits[CLICKS], "records"),
         _records(traces, EXPOSURES, limits[EXPOSURES], "answers shown"),
@@ -256,21 +260,21 @@ def _profile(traces: Traces, limits: Retention) -> Remains | None:
     return _known("profile (users)", "a profile", traces, newest.append_ms - 1)
 
 
-def _sequence(traces: Traces, limits: Retention) -> Remains | None:
+def _sequence(traces: Traces, limits: Retention, ttl_ms: int) -> Remains | None:
     records, sequence = traces.held.get(USER_SEQUENCES), traces.sequence
     if not records or sequence is None:
         return None
     if sequence.erased:
-        return _mark("history (user-sequences)", records[-1], limits, limits.deleted_ms)
+        return _mark("history (user-sequences)", records[-1], limits, _until_deleted(limits, ttl_ms))
     return _known("history (user-sequences)", f"{len(sequence.items)} events", traces, sequence.version)
 
 
-def _seen(traces: Traces, limits: Retention) -> Remains | None:
+def _seen(traces: Traces, limits: Retention, ttl_ms: int) -> Remains | None:
     records, seen = traces.held.get(USER_SEEN), traces.seen
     if not records or seen is None:
         return None
     if not len(seen.hashes):
-        return _mark("seen items (user-seen)", records[-1], limits, limits.deleted_ms)
+        return _mark("seen items (user-seen)", records[-1], limits, _until_deleted(limits, ttl_ms))
     return _known("seen items (user-seen)", f"hashes of {len(seen.hashes):,} items", traces, seen.version)
 
 
@@ -292,6 +296,13 @@ def _known(where: str, found: str, traces: Traces, version: int) -> Remains:
     if version < traces.erased_ms:
         return Remains(where, found, None, "not erased yet: see `nearline status`", is_known=True)
     return Remains(where, f"{found}, new since the erasure", None, "until erased again", is_new=True)
+
+
+def _until_deleted(limits: Retention, ttl_ms: int) -> int | None:
+    """How long a marker stays at most: until the job deletes the idle user, and the log its record and its id."""
+    if limits.compacted_ms is None:
+        return limits.deleted_ms
+    return ttl_ms + IDLE_LOOK_MS + limits.compacted_ms + limits.tombstone_ms
 
 
 def _mark(where: str, record: Record, limits: Retention, after_ms: int | None) -> Remains:

@@ -19,6 +19,7 @@ ITEMS_DLQ = "items-dlq"
 ITEM_POPULARITY = "item-popularity"
 API_KEYS = "api-keys"
 
+HEARTBEAT_MS = 24 * 3600 * 1000  # how often each partition of a topic that forgets gets a record (FORGETTING)
 PARTITIONS = 8  # by default; never changes afterwards: a key's partition, and so its order, must stay
 _DAY_MS = 24 * 3600 * 1000
 _HOUR_MS = 3600 * 1000
@@ -37,7 +38,9 @@ _COMPACT = {
     "min.cleanable.dirty.ratio": "0.3",
     "delete.retention.ms": str(7 * _DAY_MS),
 }
-# A user's replaced or deleted records leave the disk within a day and a segment's time, even in a quiet topic.
+# Topics whose replaced and deleted records must leave the disk: within two days, also where no user writes. Kafka never
+# compacts a partition's last segment, and ends it only when a later record comes: so there is a heartbeat.
+FORGETTING = (USERS, USER_SEQUENCES, USER_SEEN)
 _FORGETS = {"max.compaction.lag.ms": str(_DAY_MS)}
 # A record is kept until its whole segment is old enough; Kafka's default of seven days would be added to 30.
 _DAILY = {"segment.ms": str(_DAY_MS)}
@@ -72,14 +75,14 @@ def user_updates_topic(space: Space) -> str:
     return f"{USER_UPDATES}{space.number}"
 
 
-def all_topics(space: Space, *, history_ttl_ms: int, partitions: int = PARTITIONS) -> list[Topic]:
+def all_topics(space: Space, *, partitions: int = PARTITIONS) -> list[Topic]:
     """Every topic of a system that serves *space*; those with users or items as keys have *partitions*.
 
-    ``user-sequences`` expires with the history (*history_ttl_ms*, counted from a user's last event), as the job's state
-    and the store do; ``user-seen``, which is written less often, a quarter later. Dead-letter topics accept larger
-    records than their sources, so that every dead letter fits.
+    ``user-sequences`` and ``user-seen`` are compacted only: the job writes null values for users who are idle for too
+    long. With ``compact,delete`` they might never leave: retention looks at a segment's newest record, and each
+    compaction merges neighbouring segments. Dead-letter topics accept larger records than their sources, so that
+    every dead letter fits.
     """
-    expiring = {"cleanup.policy": "compact,delete", "retention.ms": str(history_ttl_ms)}
     month = _DAILY | {"retention.ms": str(30 * _DAY_MS)}
     letters = month | {"max.message.bytes": str(4 * _MIB)}
     return [
@@ -87,13 +90,9 @@ def all_topics(space: Space, *, history_ttl_ms: int, partitions: int = PARTITION
         Topic(
             USER_SEQUENCES,
             partitions,
-            _ALWAYS | _COMPACT | _FORGETS | expiring | {"max.message.bytes": str(MAX_SEQUENCE_BYTES)},
+            _ALWAYS | _COMPACT | _FORGETS | {"max.message.bytes": str(MAX_SEQUENCE_BYTES)},
         ),
-        Topic(
-            USER_SEEN,
-            partitions,
-            _ALWAYS | _COMPACT | _FORGETS | expiring | {"retention.ms": str(history_ttl_ms * 5 // 4)},
-        ),
+        Topic(USER_SEEN, partitions, _ALWAYS | _COMPACT | _FORGETS),
         Topic(USERS, partitions, _ALWAYS | _FROM_OTHERS | _COMPACT | _FORGETS),
         Topic(user_updates_topic(space), partitions, _ALWAYS | {"retention.ms": str(_HOUR_MS)} | _ROLLING),
         Topic(EXPOSURES, partitions, _ALWAYS | month),

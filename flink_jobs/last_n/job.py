@@ -182,9 +182,9 @@ def _attach(tables: StreamTableEnvironment, changes: DataStream, settings: Setti
     change = change.column("item", "STRING").column("gain", "DOUBLE").column_by_expression("now", "PROCTIME()")
     tables.create_temporary_view("changes", tables.from_data_stream(changes, change.build()))
     statements = tables.create_statement_set()
-    # Events of a replay have a share in popularity, but no sequence (restoring.py).
+    # Events of a replay have a share in popularity, but no sequence (restoring.py); expired users have neither.
     statements.add_insert_sql(
-        "INSERT INTO user_sequences SELECT `user`, sequence FROM changes WHERE sequence IS NOT NULL"
+        "INSERT INTO user_sequences SELECT `user`, sequence FROM changes WHERE sequence IS NOT NULL OR item IS NULL"
     )
     statements.add_insert_sql(_beside(tables, changes, DEAD_LETTERS, "dead_letters"))
     statements.add_insert_sql(

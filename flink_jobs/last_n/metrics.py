@@ -35,6 +35,7 @@ class Count(StrEnum):
     AHEAD = "nearline_ahead"
     WRONG_PARTITION = "nearline_wrong_partition"  # by topic
     JOINED = "nearline_joined"
+    EXPIRED = "nearline_expired"
 
 
 ABOUT = {
@@ -46,6 +47,7 @@ ABOUT = {
     Count.TOO_OLD: "Events older than their user's window: their items count as seen, and no vector uses them.",
     Count.AHEAD: "Records whose producer's clock was ahead of the log's: they have their append time.",
     Count.WRONG_PARTITION: "Records that a client with another partitioner than murmur2_random wrote.",
+    Count.EXPIRED: "Users deleted because they were idle for NEARLINE_HISTORY_TTL_DAYS.",
     Count.JOINED: "Users whose history came from user-sequences, as the job had no checkpoint, and is complete again.",
 }
 

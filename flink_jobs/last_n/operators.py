@@ -12,6 +12,7 @@ from pyflink.common import Duration, Row, Time, Types
 from pyflink.datastream import KeyedProcessFunction, OutputTag, RuntimeContext
 from pyflink.datastream.state import StateTtlConfig, ValueState, ValueStateDescriptor
 
+from flink_jobs.last_n.expiry import idle_since_ms, looked_at_ms
 from flink_jobs.last_n.metrics import OTHER, REASON, REASONS, TOPIC, Count
 from flink_jobs.last_n.outcome import CLEAR_SEEN, UNCHANGED, Outcome
 from flink_jobs.last_n.recent_users import RecentUsers
@@ -64,7 +65,8 @@ Outputs = Iterator[Row | tuple[OutputTag, Row]]
 class LastN(KeyedProcessFunction):  # type: ignore[misc]
     """Applies *reducer* to users' records, stores the state and emits the outputs; bad records become dead letters.
 
-    A user's state is deleted after the reducer's ``ttl_ms`` of processing time without a record. Users that were read
+    A user without a change for the reducer's ``ttl_ms`` is deleted, here and, by null values, in the topics
+    (expiry.py); Flink's own expiry is for what no timer was set for. Users that were read
     back (``ReadingBack``) are joined with what *replay_end* says was replayed (restoring.py).
 
     A command counts only if no aborted transaction wrote it. Unless its producer promised that, the log is asked, by
@@ -90,6 +92,7 @@ class LastN(KeyedProcessFunction):  # type: ignore[misc]
         # Seen items are written up to a quarter of that time later (user_reducer.py), so they are kept so much longer.
         self._seen = _bytes_state(context, "seen", self._reducer.ttl_ms * 5 // 4)
         self._restored = _bytes_state(context, "restored", self._reducer.ttl_ms)
+        self._look = _look_state(context)
         self._recent = RecentUsers(self._reducer.ttl_ms)
         self._waiting = _bytes_state(context, "commands in transactions", self._reducer.ttl_ms)
         self._commits = self._look_up()
@@ -103,6 +106,7 @@ class LastN(KeyedProcessFunction):  # type: ignore[misc]
         self._aborted = metrics.counter(Count.ABORTED)
         self._too_old = metrics.counter(Count.TOO_OLD)
         self._joined = metrics.counter(Count.JOINED)
+        self._expired = metrics.counter(Count.EXPIRED)
         self._ahead = metrics.counter(Count.AHEAD)
         self._misplaced = {
             topic: metrics.add_group(TOPIC, topic).counter(Count.WRONG_PARTITION) for topic in (CLICKS, USERS)
@@ -174,6 +178,7 @@ class LastN(KeyedProcessFunction):  # type: ignore[misc]
                 yield from self._join(user, state)
                 state = self._state.value()
             before = decode_state(state)
+            _look_later(self._look, context, user, now_ms(), self._reducer.ttl_ms)
         outcome = self._reducer.apply(before, entry, self._seen.value, append_ms=append_ms)
         if outcome is UNCHANGED:
             self._unchanged.inc()
@@ -230,16 +235,31 @@ class LastN(KeyedProcessFunction):  # type: ignore[misc]
             yield from self._rarely(user, outcome)
 
     def on_timer(self, timestamp: int, context: KeyedProcessFunction.OnTimerContext) -> Outputs:
-        """Apply commands that waited; join a restored user once all that was in the log at the start is read again."""
+        """Apply commands that waited; join a restored user once all from before is read again; delete an idle one."""
         yield from self._apply_waiting(context)
         state = self._state.value()
-        if state is None or state[:1] != RESTORED:
-            return
         user = _user_of(context.get_current_key())
-        if self._replay_end.is_over():
+        if state is not None and state[:1] == RESTORED:
+            if not self._replay_end.is_over():
+                context.timer_service().register_processing_time_timer(soon(user, now_ms()))
+                return
             yield from self._join(user, state)
-        else:
-            context.timer_service().register_processing_time_timer(soon(user, now_ms()))
+        due_ms = self._look.value()
+        if due_ms is not None and due_ms <= timestamp:
+            yield from self._delete_if_idle(user, context)
+
+    def _delete_if_idle(self, user: str, context: KeyedProcessFunction.OnTimerContext) -> Outputs:
+        self._look.clear()
+        known, ttl_ms = decode_state(self._state.value()), self._reducer.ttl_ms
+        if known is not None and idle_since_ms(known) + ttl_ms > now_ms():
+            _look_later(self._look, context, user, idle_since_ms(known), ttl_ms)
+            return
+        for state in (self._state, self._seen, self._restored):
+            state.clear()
+        self._recent.forget(user)
+        self._expired.inc()
+        yield Row(user, None, None, 0.0)
+        yield SNAPSHOTS, Row(user.encode(), None)
 
     def _join(self, user: str, state: bytes) -> Outputs:
         """Make one of the user's restored and replayed histories."""
@@ -287,18 +307,20 @@ class ReadingBack(KeyedProcessFunction):  # type: ignore[misc]
         self._state = _bytes_state(context, "history", self._ttl_ms)
         self._seen = _bytes_state(context, "seen", self._ttl_ms * 5 // 4)
         self._restored = _bytes_state(context, "restored", self._ttl_ms)
+        self._look = _look_state(context)
         metrics = context.get_metrics_group()
         self._refused = {reason: metrics.add_group(REASON, reason).counter(Count.REFUSED) for reason in REASONS}
 
-    def process_element(self, record: Row, _: KeyedProcessFunction.Context) -> Iterator[Row]:
+    def process_element(self, record: Row, context: KeyedProcessFunction.Context) -> Iterator[Row]:
         """Keep the record if it is its user's newest; a null value forgets the user."""
-        _, _, value, append_ms, _, _, is_snapshot, _ = record
+        user, _, value, append_ms, _, _, is_snapshot, _ = record
         if not value:
             for state in (self._seen,) if is_snapshot else (self._state, self._restored):
                 state.clear()
         elif append_ms > now_ms() - (self._ttl_ms * 5 // 4 if is_snapshot else self._ttl_ms):
             try:
                 self._take(value, is_snapshot)
+                _look_later(self._look, context, user, append_ms, self._ttl_ms)
             except BadInput as bad:
                 self._refused.get(bad.reason, self._refused[OTHER]).inc()
         yield from ()
@@ -328,6 +350,19 @@ def now_ms() -> int:
 def soon(user: str, now_ms: int) -> int:
     """A time within two minutes, the same for all calls of a minute, so that a user has few timers at a time."""
     return (now_ms // _MINUTE_MS + 1) * _MINUTE_MS + hash64(user) % _MINUTE_MS
+
+
+def _look_state(context: RuntimeContext) -> ValueState:
+    """When the user is looked at next."""
+    return context.get_state(ValueStateDescriptor("look", Types.LONG()))
+
+
+def _look_later(look: ValueState, context: KeyedProcessFunction.Context, user: str, since_ms: int, ttl_ms: int) -> None:
+    """Set the user's timer, if none is set, or a later one for a longer time to live."""
+    due_ms, known_ms = looked_at_ms(user, since_ms, ttl_ms), look.value()
+    if known_ms is None or due_ms < known_ms:
+        context.timer_service().register_processing_time_timer(due_ms)
+        look.update(due_ms)
 
 
 def _bytes_state(context: RuntimeContext, name: str, ttl_ms: int) -> ValueState:

@@ -56,9 +56,7 @@ def init() -> None:
     settings = load_settings()
     topics = Topics(settings.brokers)
     try:
-        wanted = all_topics(
-            settings.embedding_space, history_ttl_ms=settings.history_ttl_ms, partitions=settings.partitions
-        )
+        wanted = all_topics(settings.embedding_space, partitions=settings.partitions)
         for name, done in topics.ensure(wanted).items():
             console.print(f"{name:<24} {done}")
     finally:

@@ -5,6 +5,7 @@ continues with the users who are in no part yet.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -61,7 +62,8 @@ def recommend_all(
 
 
 def known_users(settings: Settings) -> Iterator[str]:
-    """Every user who has a history or a profile and is not erased."""
+    """Every user who has a history or a profile, is not erased, and not idle for longer than the time to live."""
+    oldest_ms = time.time_ns() // 1_000_000 - settings.history_ttl_ms
     newest = Newest()
     for records in records_of(settings, USER_SEQUENCES):
         newest.note(records)
@@ -71,7 +73,7 @@ def known_users(settings: Settings) -> Iterator[str]:
                 sequence = decode_sequence(record.value or b"")
             except BadInput:
                 continue
-            if not sequence.erased:
+            if not sequence.erased and record.append_ms >= oldest_ms:
                 yield sequence.user_id
 
 

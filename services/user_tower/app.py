@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Protocol
 
@@ -12,19 +13,21 @@ from nearline.adapters.kafka.table_reader import TableReader
 from nearline.adapters.span_exporters import spans_for
 from nearline.adapters.stores import store_for
 from nearline.adapters.triton import TritonTowers
+from nearline.errors import Unavailable
 from nearline.item_table import ItemTable, apply_all
 from nearline.log import Record
 from nearline.process import follow, open_within, run_part, settle_memory, until
 from nearline.settings import Settings
 from nearline.store import UserStore
 from nearline.telemetry import counter, gauge, get_logger
-from nearline.topics import USER_SEEN, USER_SEQUENCES, item_vectors_topic, user_updates_topic
+from nearline.topics import FORGETTING, HEARTBEAT_MS, USER_SEEN, USER_SEQUENCES, item_vectors_topic, user_updates_topic
 from services.user_tower.freshness import Freshness
 from services.user_tower.missing_items import MissingItems
 from services.user_tower.updates import Updates
 from services.user_tower.worker import UserWorker
 
 KEEP_HOUSE_S = 5.0
+_BEAT_AGAIN_S = 60.0
 UPDATE_S = 5.0  # a later update comes too late for a waiting request
 ITEMS = gauge("item_table_items", "Items whose vectors are in memory.")
 REFUSED = counter("item_vectors_refused_total", "Item vectors of another space, or damaged ones.")
@@ -94,6 +97,7 @@ async def serve(settings: Settings) -> None:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(follow(vectors.poll, learn))
             tasks.create_task(_keep_house(store))
+            tasks.create_task(beat_daily(producer.beat, asyncio.sleep))
             await until(lambda: vectors.caught_up)
             settle_memory()
             ready["item_vectors"] = True
@@ -112,6 +116,7 @@ async def serve(settings: Settings) -> None:
                 policy=settings.seen_policy,
                 kept=settings.history_length,
                 missing=missing,
+                ttl_ms=settings.history_ttl_ms,
                 freshness=Freshness(spans),
             )
             tasks.create_task(updates.run())
@@ -129,6 +134,19 @@ async def _keep_house(store: UserStore) -> None:
     while True:
         await asyncio.sleep(KEEP_HOUSE_S)
         await store.keep_house()
+
+
+async def beat_daily(beat: Callable[[str], Awaitable[None]], sleep: Callable[[float], Awaitable[None]]) -> None:
+    """Append a heartbeat to the topics that forget, at the start and every day; again soon if the log is away."""
+    while True:
+        try:
+            for topic in FORGETTING:
+                await beat(topic)
+        except Unavailable as error:
+            get_logger().warning("no heartbeat", reason=str(error))
+            await sleep(_BEAT_AGAIN_S)
+        else:
+            await sleep(HEARTBEAT_MS / 1000)
 
 
 def main() -> None:

@@ -96,6 +96,7 @@ class UserWorker:
         policy: SeenPolicy,
         kept: int = HISTORY_LENGTH,
         missing: MissingItems | None = None,
+        ttl_ms: int | None = None,
         freshness: Freshness | None = None,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         retry_s: float = RETRY_S,
@@ -110,6 +111,7 @@ class UserWorker:
         self._policy = policy
         self._kept = kept
         self._missing = MissingItems() if missing is None else missing
+        self._ttl_ms = ttl_ms
         self._freshness = Freshness() if freshness is None else freshness
         self._now_ms = now_ms
         self._retry_s = retry_s
@@ -209,6 +211,8 @@ class UserWorker:
         SEQUENCES.inc(sequences)
         SNAPSHOTS.inc(len(records) - sequences)
         for record in records:
+            if self._is_past(record):
+                continue
             if record.value:
                 try:
                     users.setdefault(record.id, News()).add(_news(record, record.value))
@@ -217,6 +221,14 @@ class UserWorker:
             elif _is_sequence(record):
                 users.pop(record.id, None)
         return {user_id: news for user_id, news in users.items() if news.sequences or news.snapshot}
+
+    def _is_past(self, record: Record) -> bool:
+        """Whether the record is older than an idle user's may be; the job's null value follows within two days."""
+        if self._ttl_ms is None or not record.value:
+            return False
+        # An active user's snapshot is up to a quarter older than the last event.
+        lasts_ms = self._ttl_ms if _is_sequence(record) else self._ttl_ms * 5 // 4
+        return record.append_ms < self._now_ms() - lasts_ms
 
     async def _erase(self, records: list[Record]) -> None:
         """Delete the documents of users with a tombstone, unless a later sequence of the same poll follows."""

@@ -80,7 +80,7 @@ async def with_items(kafka: str) -> None:
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     with running_broker(tmp_path_factory.mktemp("broker")) as broker:
         topics = Topics(broker.bootstrap)
-        topics.ensure(all_topics(SPACE, history_ttl_ms=10**10))
+        topics.ensure(all_topics(SPACE))
         topics.close()
         asyncio.run(with_items(broker.bootstrap))
         system = System(broker.bootstrap, tmp_path_factory.mktemp("data"))

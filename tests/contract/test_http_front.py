@@ -47,7 +47,7 @@ def settings(broker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Se
     monkeypatch.setenv("NEARLINE_DATA", str(tmp_path))
     monkeypatch.setenv("COLUMNS", "200")
     topics = Topics(broker)
-    topics.ensure(all_topics(Space(1, 64), history_ttl_ms=1_000_000))
+    topics.ensure(all_topics(Space(1, 64)))
     topics.close()
     return load_settings()
 

@@ -66,7 +66,7 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningBroker]:
     """One broker with every topic for all tests of this file: the event ids of each test begin with its own word."""
     with running_broker(tmp_path_factory.mktemp("broker")) as broker:
         topics = Topics(broker.bootstrap)
-        topics.ensure(all_topics(Space(1, 64), history_ttl_ms=10**10))
+        topics.ensure(all_topics(Space(1, 64)))
         topics.close()
         yield broker
 

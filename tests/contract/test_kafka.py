@@ -3,14 +3,16 @@
 import asyncio
 import os
 import uuid
+from collections.abc import Awaitable, Callable
 from itertools import count
 
 import pytest
-from kafka import KafkaProducer
+from kafka import KafkaAdminClient, KafkaProducer
+from kafka.admin import ConfigResource, ConfigResourceType
 
 from nearline.adapters.kafka.admin import Topics, committed, log_extent, wait_for_topics
 from nearline.adapters.kafka.group_reader import GroupReader
-from nearline.adapters.kafka.producer import Producer
+from nearline.adapters.kafka.producer import Producer, heartbeat_keys
 from nearline.adapters.kafka.table_reader import TableReader
 from nearline.errors import BadInput, Misconfigured, Unavailable
 from nearline.log import Record
@@ -41,13 +43,14 @@ async def read(reader: TableReader | GroupReader, number: int) -> list[Record]:
 
 
 def test_init_creates_every_topic_once_and_mends_what_differs(broker: str) -> None:
-    wanted = all_topics(Space(1, 64), history_ttl_ms=1_000_000)
+    wanted = all_topics(Space(1, 64))
     topics = Topics(broker)
     topics.ensure(wanted)  # other tests share this broker, and may have made the topics in their own way
     assert set(topics.ensure(wanted).values()) == {"as it should be"}
-    changed = topics.ensure(all_topics(Space(1, 64), history_ttl_ms=2_000_000))
-    assert changed["user-sequences"] == "changed retention.ms"
-    assert set(topics.ensure(all_topics(Space(1, 64), history_ttl_ms=2_000_000)).values()) == {"as it should be"}
+    earlier = [Topic(t.name, t.partitions, t.config | {"cleanup.policy": "compact,delete"}) for t in wanted[1:2]]
+    assert topics.ensure(earlier) == {"user-sequences": "changed cleanup.policy"}
+    assert topics.ensure(wanted)["user-sequences"] == "changed cleanup.policy"
+    assert set(topics.ensure(wanted).values()) == {"as it should be"}
     topics.close()
 
 
@@ -279,3 +282,77 @@ async def test_a_group_has_read_all_when_it_committed_the_ends_until_it_is_forgo
         assert not topics.has_read(group, ends)
     finally:
         topics.close()
+
+
+def every_second(broker: str, **config: str) -> str:
+    """A topic of one partition for which a second is what a day is for the real ones; its cleaner is as quick."""
+    name = f"t-{uuid.uuid4().hex[:8]}"
+    admin = KafkaAdminClient(bootstrap_servers=broker)
+    (node,) = admin.describe_cluster()["brokers"]
+    quickly = ConfigResource(ConfigResourceType.BROKER, str(node["broker_id"]), {"log.cleaner.backoff.ms": "200"})
+    admin.alter_configs([quickly])
+    admin.close()
+    topics = Topics(broker)
+    quick = {"segment.ms": "1000", "max.compaction.lag.ms": "1000", "delete.retention.ms": "100"}
+    always = {"message.timestamp.type": "LogAppendTime", "min.cleanable.dirty.ratio": "0.3"}
+    topics.ensure([Topic(name, 1, {"cleanup.policy": "compact", **always, **quick, **config})])
+    topics.close()
+    return name
+
+
+async def records_of(broker: str, topic: str) -> list[Record]:
+    records: list[Record] = []
+    async with TableReader(broker, topic) as reader:
+        while not reader.caught_up:
+            records += await reader.poll()
+    return records
+
+
+async def until_without(broker: str, topic: str, value: bytes, write: Callable[[], Awaitable[object]]) -> None:
+    """Return once no record of *topic* has *value*, with *write* between the looks."""
+    async with asyncio.timeout(60.0):
+        while any(record.value == value for record in await records_of(broker, topic)):
+            await write()
+            await asyncio.sleep(0.2)
+
+
+async def test_a_replaced_value_leaves_a_quiet_partition_with_its_heartbeats(broker: str) -> None:
+    """And not without: the last segment of a partition is never compacted."""
+    topic, silent = every_second(broker), every_second(broker)
+    async with Producer(broker) as producer:
+        for each in (topic, silent):
+            await producer.send_all(each, [(b"u", b"secret"), (b"u", None)])
+        await until_without(broker, topic, b"secret", lambda: producer.beat(topic))
+        await until_no_key(broker, topic, b"u", lambda: producer.beat(topic))
+    assert [record.value for record in await records_of(broker, silent)] == [b"secret", None]
+
+
+async def until_no_key(broker: str, topic: str, key: bytes, write: Callable[[], Awaitable[object]]) -> None:
+    async with asyncio.timeout(60.0):
+        while any(record.key == key for record in await records_of(broker, topic)):
+            await write()
+            await asyncio.sleep(0.2)
+
+
+async def test_an_idle_user_leaves_a_small_busy_topic_by_a_null_value(broker: str) -> None:
+    topic = every_second(broker)
+    busy = count()
+
+    async with Producer(broker) as producer:
+
+        async def write() -> None:
+            await producer.send_all(topic, [(b"busy", b"%d" % next(busy))])
+
+        await producer.send_all(topic, [(b"idle", b"history")])
+        await write()
+        await producer.send_all(topic, [(b"idle", None)])  # as the job does after the time to live
+        await until_no_key(broker, topic, b"idle", write)
+
+
+async def test_heartbeats_reach_each_partition_by_keys_that_belong_there(broker: str, topic: str) -> None:
+    async with Producer(broker) as producer:
+        await producer.beat(topic)
+    found = {record.partition: record for record in await records_of(broker, topic)}
+    assert sorted(found) == [0, 1, 2, 3]
+    assert [found[p].key for p in range(4)] == heartbeat_keys(4)
+    assert all(record.value is None for record in found.values())

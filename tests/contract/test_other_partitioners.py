@@ -45,7 +45,7 @@ def settings(broker: str, monkeypatch: pytest.MonkeyPatch) -> Settings:
     monkeypatch.setenv("NEARLINE_SPACE", str(uuid.uuid4().int % 30_000 + 1_000))
     settings = load_settings()
     topics = Topics(broker)
-    topics.ensure(all_topics(settings.embedding_space, history_ttl_ms=settings.history_ttl_ms))
+    topics.ensure(all_topics(settings.embedding_space))
     topics.close()
     return settings
 

@@ -20,7 +20,7 @@ from tests.support.other_producers import CODECS, send_in_transaction, send_pack
 
 pytestmark = pytest.mark.anyio
 DEADLINE_S = 30.0
-SETTINGS = {topic.name: topic for topic in all_topics(Space(1, 64), history_ttl_ms=1_000_000)}
+SETTINGS = {topic.name: topic for topic in all_topics(Space(1, 64))}
 
 
 def new_topic(broker: str, name: str, **config: str) -> str:

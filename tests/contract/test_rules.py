@@ -52,7 +52,7 @@ def system(broker: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     monkeypatch.setenv("NEARLINE_KAFKA", broker)
     monkeypatch.setenv("NEARLINE_DATA", str(tmp_path))
     topics = Topics(broker)
-    topics.ensure(all_topics(Space(1, 64), history_ttl_ms=10**9))
+    topics.ensure(all_topics(Space(1, 64)))
     topics.close()
     return broker
 

@@ -169,7 +169,7 @@ def shop(broker: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop
     folder = tmp_path_factory.mktemp("shop")
     running = Shop(broker, folder)
     topics = Topics(broker)
-    topics.ensure(all_topics(SPACE, history_ttl_ms=10**12))
+    topics.ensure(all_topics(SPACE))
     topics.close()
     running.send(item_vectors_topic(SPACE), [record(nth) for nth in range(ITEMS)])
     running.send(ITEM_POPULARITY, [popularity(nth) for nth in range(0, ITEMS, 10)])

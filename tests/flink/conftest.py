@@ -220,7 +220,7 @@ def new_job(broker: str, data: Path, **extra: str) -> Job:
 def log(broker: str) -> Iterator[Log]:
     """The topics as ``nearline init`` makes them."""
     topics = Topics(broker)
-    topics.ensure(all_topics(Space(1, 64), history_ttl_ms=400 * 24 * 3600 * 1000))
+    topics.ensure(all_topics(Space(1, 64)))
     topics.close()
     log = Log(broker)
     yield log

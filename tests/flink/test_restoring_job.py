@@ -45,18 +45,25 @@ def event(user: str, number: int, time_ms: int) -> Event:
 
 def newest(log: Log) -> dict[str, UserSequence]:
     """The last sequence of each user."""
-    return {r.id: decode_sequence(r.value or b"") for r in log.read("user-sequences")}
+    last = {r.id: r.value for r in log.read("user-sequences")}
+    return {user: decode_sequence(value) for user, value in last.items() if value}
 
 
 def seen(log: Log, user: str) -> set[int]:
     """The items of the user's newest snapshot and newest sequence."""
-    snapshots = [decode_seen(r.value or b"") for r in log.read("user-seen") if r.id == user]
+    snapshots = [decode_seen(r.value) for r in log.read("user-seen") if r.id == user and r.value]
     window = newest(log)[user].items if user in newest(log) else []
     return {int(each) for each in (snapshots[-1].hashes if snapshots else [])} | {hash64(item) for item in window}
 
 
 def items(log: Log, user: str) -> list[str]:
     return newest(log)[user].items if user in newest(log) else []
+
+
+def is_deleted(log: Log, topic: str, user: str) -> bool:
+    """Whether the user's last record in *topic* is a null value."""
+    values = [r.value for r in log.read(topic) if r.id == user]
+    return bool(values) and values[-1] is None
 
 
 def names(user: str, numbers: range) -> list[str]:
@@ -194,3 +201,10 @@ def test_it_goes_on_with_one_slot_and_forgets_users_who_are_idle_for_longer_than
         return items(log, user) == names(user, range(1, 2))
 
     wait_for(is_forgotten, DEADLINE_S, "the first user who is forgotten")
+    *_, idle = users
+    for topic in ("user-sequences", "user-seen"):
+        wait_for(lambda topic=topic: is_deleted(log, topic, idle), DEADLINE_S, f"a null value in {topic}")  # type: ignore[misc]
+    assert second.flink_metric("flink_taskmanager_job_task_operator_nearline_expired") > 0
+    log.send(idle.encode(), encode_event(event(idle, 2, now_ms())))
+    log.flush()
+    wait_for(lambda: items(log, idle) == names(idle, range(2, 3)), DEADLINE_S, "the user who comes back")

@@ -29,7 +29,7 @@ def test_clicks_become_sequences_over_tls(tmp_path: Path) -> None:
     with secured_broker(tmp_path / "kafka", authority) as (address, _):
         log = Brokers(address, Tls(authority.ca, certificate, key))
         topics = Topics(log)
-        topics.ensure(all_topics(Space(1, 64), history_ttl_ms=400 * 24 * 3600 * 1000))
+        topics.ensure(all_topics(Space(1, 64)))
         topics.close()
         files = {"CA": authority.ca, "CERTIFICATE": certificate, "PRIVATE_KEY": key}
         secured = {f"NEARLINE_KAFKA_{name}": str(file) for name, file in files.items()}

@@ -1,20 +1,34 @@
 """Writes to the log."""
 
 import contextlib
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
 from kafka import KafkaProducer
 from kafka.errors import KafkaError, MessageSizeTooLargeError
+from kafka.partitioner.default import murmur2
 
 from nearline.adapters.kafka.client import BOOTSTRAP_MS, REQUEST_MS, LogClient, connection
 from nearline.errors import Unavailable
 from nearline.log import AddressedMessage, Appended, Message
 from nearline.tls import Brokers
 
+HEARTBEAT_ID = "nearline:heartbeat:"  # no user's id begins so
 _DELIVERY_S = 30.0
 _GRACE_S = 2.0  # kafka-python notices a missed deadline a little late
 _RECONNECT_MS = 1_000
+
+
+def heartbeat_keys(partitions: int) -> list[bytes]:
+    """A key for each of *partitions*."""
+    found: dict[int, bytes] = {}
+    for number in itertools.count():
+        key = f"{HEARTBEAT_ID}{number}".encode()
+        found.setdefault((murmur2(key) & 0x7FFFFFFF) % partitions, key)
+        if len(found) == partitions:
+            return [found[partition] for partition in range(partitions)]
+    raise AssertionError("the count never ends")
 
 
 class Producer(LogClient):
@@ -100,6 +114,11 @@ class Producer(LogClient):
         producer._sender.force_close()
         with contextlib.suppress(KafkaError):
             producer.close(timeout=_GRACE_S)
+
+    async def beat(self, topic: str) -> None:
+        """Append a null value of a key that no user has to each partition of *topic*, so that the log compacts it."""
+        partitions = await self._call(lambda: len(self._connected().partitions_for(topic)))
+        await self.send_all(topic, [(key, None) for key in heartbeat_keys(partitions)])
 
     async def send_soon(self, topic: str, messages: Sequence[Message]) -> None:
         """Queue *messages* to be appended in order, without waiting; ``flush`` raises if one was not."""

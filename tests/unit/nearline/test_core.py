@@ -46,20 +46,20 @@ def test_two_spaces_never_share_a_topic() -> None:
 
 
 def test_topics_keyed_by_user_have_as_many_partitions_as_clicks() -> None:
-    topics = {topic.name: topic for topic in all_topics(SPACE, history_ttl_ms=1)}
+    topics = {topic.name: topic for topic in all_topics(SPACE)}
     names = ["user-sequences", "users", "user-seen", user_updates_topic(SPACE), "exposures"]
     assert {topics[name].partitions for name in names} == {topics["clicks"].partitions}
 
 
 def test_the_number_of_partitions_is_chosen_for_users_and_items_alike() -> None:
-    topics = {topic.name: topic for topic in all_topics(SPACE, history_ttl_ms=1, partitions=3)}
+    topics = {topic.name: topic for topic in all_topics(SPACE, partitions=3)}
     names = ["clicks", "users", "user-sequences", "user-seen", "exposures", "items", f"item-vectors.{SPACE.number}"]
     assert {topics[name].partitions for name in names} == {3}
     assert topics["rules"].partitions == topics["api-keys"].partitions == 1, "these are read in the order of writes"
 
 
 def test_every_topic_uses_the_logs_clock_and_dead_letters_can_hold_any_record() -> None:
-    topics = {topic.name: topic for topic in all_topics(SPACE, history_ttl_ms=1)}
+    topics = {topic.name: topic for topic in all_topics(SPACE)}
     assert all(topic.config["message.timestamp.type"] == "LogAppendTime" for topic in topics.values())
     largest = int(topics["clicks"].config["max.message.bytes"])
     assert int(topics["clicks-dlq"].config["max.message.bytes"]) > 2 * largest

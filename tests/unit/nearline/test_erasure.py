@@ -22,7 +22,7 @@ from nearline.user_documents import UserDocument
 T = 1_800_000_000_000  # when the user is erased
 DAY = 24 * 3600 * 1000
 MONTH = Retention(31 * DAY, None, DAY)
-KEPT = Retention(400 * DAY, 2 * DAY, 7 * DAY)
+KEPT = Retention(None, 2 * DAY, 7 * DAY)
 LIMITS = {
     CLICKS: MONTH,
     CLICKS_DLQ: MONTH,
@@ -100,7 +100,8 @@ def test_after_the_erasure_marks_are_left_and_what_the_log_has_not_deleted_yet()
     found = left(*clicks, sequence(T - 3), marked(), told, gone, seen, unseen, stored=document(T + 5, erased=True))
     assert not any(row.is_known or row.is_new for row in found.values())
     assert (found[CLICKS].found, found[CLICKS].until_ms) == ("2 records", T - 3 + 31 * DAY)
-    assert found["history (user-sequences)"].until_ms == T + 5 + 400 * DAY
+    for place in ("history (user-sequences)", "seen items (user-seen)"):
+        assert found[place].until_ms == T + 5 + (400 + 2 + 2 + 7) * DAY, "idle, deleted by the job, compacted"
     assert found["profile (users)"].until_ms == T - 1 + (2 + 7) * DAY
     assert found["document of space 1 (store)"].until_ms == T + 6 + 400 * DAY
     for topic, replaced_ms in ((USERS, T - 1), (USER_SEQUENCES, T + 5), (USER_SEEN, T + 5)):
@@ -208,13 +209,13 @@ def config(**changed: Any) -> Mapping[str, str]:
 
 def test_limits_come_from_the_settings_of_the_topic() -> None:
     five_minutes = 5 * 60 * 1000
-    assert retention_of(config()) == Retention(31 * DAY + five_minutes, None, DAY)
+    assert retention_of(config()) == Retention(31 * DAY + five_minutes, None, 2 * DAY)
     assert retention_of(config(retention_ms=-1)).deleted_ms is None
     compacted = config(cleanup_policy="compact", max_compaction_lag_ms=DAY)
-    assert retention_of(compacted) == Retention(None, DAY + five_minutes, DAY)
+    assert retention_of(compacted) == Retention(None, 2 * DAY + five_minutes, 2 * DAY), "a heartbeat a day"
     both = retention_of(config(cleanup_policy="compact,delete", retention_ms=400 * DAY, max_compaction_lag_ms=DAY))
     assert (both.superseded_ms, replace(both, compacted_ms=None).superseded_ms) == (
-        DAY + five_minutes,
+        2 * DAY + five_minutes,
         401 * DAY + five_minutes,
     )
     assert retention_of(config(cleanup_policy="compact")).superseded_ms is None

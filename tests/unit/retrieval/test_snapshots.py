@@ -283,7 +283,7 @@ def test_a_snapshot_of_another_space_log_or_age_is_refused_with_the_reason(
 
 
 def test_snapshots_grow_too_old_before_tombstones_leave_the_log() -> None:
-    topics = {topic.name: topic for topic in all_topics(SPACE, history_ttl_ms=1)}
+    topics = {topic.name: topic for topic in all_topics(SPACE)}
     for name in (TOPIC, "item-popularity"):
         assert int(topics[name].config["delete.retention.ms"]) > snapshots.MAX_AGE_MS
 

@@ -89,6 +89,7 @@ class Stage:
         items: tuple[str, ...] = ("a", "b", "c"),
         policy: SeenPolicy = FOREVER,
         kept: int = 50,
+        ttl_ms: int | None = None,
     ) -> None:
         self.reader = ScriptedReader(*polls)
         self.towers = ScriptedTowers()
@@ -110,6 +111,7 @@ class Stage:
             policy=policy,
             kept=kept,
             missing=self.missing,
+            ttl_ms=ttl_ms,
             now_ms=lambda: NOW_MS,
             retry_s=0.0,
         )
@@ -174,6 +176,16 @@ async def test_a_burst_of_one_user_costs_one_inference_and_all_of_it_is_seen() -
     assert document.vector_version == 3
     assert set(document.seen.tolist()) == {hash64("a"), hash64("b"), hash64("c")}
     assert document.purchased.tolist() == [hash64("c")]
+
+
+async def test_what_is_older_than_the_time_to_live_is_skipped_and_its_offsets_are_committed() -> None:
+    """A store that is rebuilt does not bring back users of whom the job's null value has not come yet."""
+    idle = replace(record("u", "a", version=5), append_ms=NOW_MS - 100_001)
+    stage = Stage([idle, record("v", "a", version=6, offset=1)], ttl_ms=100_000)
+    await stage.worker.step()
+    assert await stage.store.get("u") is None
+    assert (await stage.document("v")).history_version == 6
+    assert [r.offset for r in stage.reader.dealt_with] == [0, 1]
 
 
 async def test_users_are_encoded_many_in_one_request() -> None:
