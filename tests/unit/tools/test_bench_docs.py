@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from benchmarks.__main__ import MEASUREMENTS
 from nearline.errors import Misconfigured
-from tools.bench_docs import MEASUREMENTS, PAGE, RESULTS, check, section, with_section
+from tools.bench_docs import PAGE, RESULTS, check, section, with_section
 
 COMMIT = "0123456789abcdef"
 TAKEN = {
