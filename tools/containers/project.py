@@ -19,7 +19,8 @@ _DOORS = ("RETRIEVAL", "INGEST", "WEB", "PROXY", "KAFKA", "FLINK", "COUCHBASE", 
 _PORTS = tuple(f"{door}_PORT" for door in _DOORS)
 # What images are made of, and what containers mount; the rest of the checkout is not needed.
 _BUILT_FROM = ("nearline", "nearline_client", "services", "flink_jobs", "local", "requirements", "deploy")
-_MOUNTED = ("model_repository", "data", "deploy/prometheus", "deploy/grafana", "deploy/proxy", "deploy/services")
+_READ = ("grafana", "milvus", "prometheus", "proxy", "triton")
+MOUNTED = ("model_repository", "data", *(f"deploy/{name}" for name in _READ))
 
 
 def staged(folder: Path) -> Path:
@@ -36,7 +37,7 @@ def staged(folder: Path) -> Path:
     for path in [
         tree,
         tree / "deploy",
-        *(each for name in _MOUNTED for each in (tree / name, *(tree / name).rglob("*"))),
+        *(each for name in MOUNTED for each in (tree / name, *(tree / name).rglob("*"))),
     ]:
         path.chmod(0o755 if path.is_dir() or os.access(path, os.X_OK) else 0o644)
     return tree

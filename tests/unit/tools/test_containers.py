@@ -14,7 +14,7 @@ from tools.containers.__main__ import BUILT, KILLED, LASTING
 from tools.containers.commands import Failed, Skipped, run, wait_for
 from tools.containers.engine import debian_mirror, refuse_unsuitable
 from tools.containers.images import PULLED_BASE, names_in
-from tools.containers.project import Container, staged
+from tools.containers.project import MOUNTED, Container, staged
 from tools.containers.stand_ins import IMAGES_OF_OTHERS
 
 DEBIAN = {"ID": "debian", "VERSION_ID": "12"}
@@ -142,3 +142,12 @@ def test_every_part_of_the_compose_file_is_tried_and_every_image_of_others_has_a
         services[each]["image"] for each in BUILT if each not in others
     }
     assert {s["build"]["args"]["BASE"] for s in running.values() if "build" in s} == {PULLED_BASE}
+
+
+def test_the_copy_lets_others_read_everything_that_a_container_mounts() -> None:
+    """Triton's files, Prometheus' and so on are read by users of the containers' own."""
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"].values()
+    mounts = {str(each).partition(":")[0] for service in services for each in service.get("volumes", [])}
+    files = {mount.removeprefix("./") for mount in mounts if mount.startswith("./")}
+    assert files, "the compose file mounts files of the checkout"
+    assert [file for file in files if not file.startswith(MOUNTED)] == []
