@@ -20,6 +20,7 @@ from nearline.errors import Misconfigured
 RESULTS = ROOT / "docs" / "results" / "bench.json"
 PAGE = ROOT / "docs" / "benchmarks.md"
 _BEGIN, _END = "<!-- written by tools.bench_docs -->", "<!-- until here -->"
+NOT_RUN = "The whole bench has not been run on this tree yet."
 _MARKS = {"goal": "goal", "must": "must", "missed": "**missed**"}
 
 
