@@ -22,6 +22,7 @@ RETAINED = 3
 # A checkpoint from which so many starts resumed without completing another may be damaged.
 _STARTS_BEFORE_OLDER = 3
 _RECENT_S = 600.0
+_OTHER_GRAPH = "Cannot map checkpoint/savepoint state"
 _JOB_ID = re.compile(rb"/([0-9a-f]{32})/")
 
 
@@ -88,6 +89,14 @@ class JobFolder:
     def note(self, restoration: Restoration) -> None:
         """Note the restoration: when it begins, and again when it has a checkpoint."""
         _write(self._restoration_file, json.dumps(asdict(restoration)))
+
+    def check_graph(self, start: Start, trace: str) -> None:
+        """Refuse a checkpoint whose state, by Flink's *trace*, the job's graph does not have: each start would fail."""
+        if _OTHER_GRAPH in trace:
+            raise Misconfigured(
+                f"{start.checkpoint} has state of operators that this release does not have, so another release wrote "
+                f"it: start that one, or move {self.checkpoints} away, and users are read back from the log"
+            )
 
     def check_cluster(self, cluster_id: str) -> None:
         """Refuse checkpoints of another Kafka cluster: their offsets would silently skip or repeat its records."""

@@ -202,18 +202,21 @@ def _attach(tables: StreamTableEnvironment, changes: DataStream, settings: Setti
         """
     )
     statements.add_insert_sql(_beside(tables, changes, SNAPSHOTS, "user_seen"))
-    name, promise = OUTSIDE_TRANSACTION
-    headers = f", MAP['{name}', CAST('{promise.decode()}' AS BYTES)]"
-    statements.add_insert_sql(_beside(tables, changes, FORWARDED, "clicks_again", more=headers))
+    # The headers are a column already: an expression here would be an operator, and the sink's name another one.
+    statements.add_insert_sql(_beside(tables, changes, FORWARDED, "clicks_again", headers=True))
     statements.attach_as_datastream()
 
 
-def _beside(tables: StreamTableEnvironment, changes: DataStream, output: OutputTag, sink: str, more: str = "") -> str:
-    """The statement that writes a side output of the operator, with the columns *more*, to the table *sink*."""
+def _beside(
+    tables: StreamTableEnvironment, changes: DataStream, output: OutputTag, sink: str, *, headers: bool = False
+) -> str:
+    """The statement that writes a side output of the operator, with *headers* if it has some, to the table *sink*."""
     stream = changes.get_side_output(output).name(output.tag_id.replace("-", " ")).uid(output.tag_id)
-    written = Schema.new_builder().column("key", "BYTES").column("value", "BYTES").build()
-    tables.create_temporary_view(f"to_{sink}", tables.from_data_stream(stream, written))
-    return f"INSERT INTO {sink} SELECT `key`, `value`{more} FROM to_{sink}"
+    written = Schema.new_builder().column("key", "BYTES").column("value", "BYTES")
+    if headers:
+        written = written.column("headers", "MAP<STRING, BYTES>")
+    tables.create_temporary_view(f"to_{sink}", tables.from_data_stream(stream, written.build()))
+    return f"INSERT INTO {sink} SELECT `key`, `value`{', headers' if headers else ''} FROM to_{sink}"
 
 
 def _tables(settings: Settings) -> list[str]:
@@ -338,7 +341,8 @@ def _run_alone(settings: Settings, folder: JobFolder) -> None:
         build(settings, asked, _ends(folder)).execute(NAME)
     except Py4JError as error:
         # The error's text is fetched from the JVM, so it must be read while that runs.
-        cause = _cause(settings, str(error))
+        folder.check_graph(start, trace := str(error))
+        cause = _cause(settings, trace)
         raise Unavailable(f"Flink gave up: {cause}; its log is {jvm.log}") from None
     finally:
         jvm.stop()

@@ -37,7 +37,7 @@ from nearline.log import CommitLookup
 from nearline.profiles import decode_profile
 from nearline.seen import SeenPolicy
 from nearline.topics import CLICKS, USERS
-from nearline.user_commands import Adopt, Entry, encode_entry, not_ahead, parse_entry
+from nearline.user_commands import OUTSIDE_TRANSACTION, Adopt, Entry, encode_entry, not_ahead, parse_entry
 from nearline.versions import is_misplaced
 
 _BYTES = Types.PRIMITIVE_ARRAY(Types.BYTE())
@@ -54,7 +54,9 @@ _MINUTE_MS = 60_000
 _KEY_AND_VALUE = Types.ROW_NAMED(["key", "value"], [_BYTES, _BYTES])
 DEAD_LETTERS = OutputTag("dead-letters", _KEY_AND_VALUE)
 SNAPSHOTS = OutputTag("snapshots", _KEY_AND_VALUE)
-FORWARDED = OutputTag("sent-on", _KEY_AND_VALUE)  # checkpoints of earlier releases use this id
+_WITH_HEADERS = Types.ROW_NAMED(["key", "value", "headers"], [_BYTES, _BYTES, Types.MAP(Types.STRING(), _BYTES)])
+FORWARDED = OutputTag("sent-on", _WITH_HEADERS)  # checkpoints of earlier releases use this id
+_OUTSIDE = dict([OUTSIDE_TRANSACTION])
 _LOOK_AGAIN_MS = 1_000  # at a command whose transaction is open
 _Told = tuple[str, bytes, int, int, int]
 
@@ -289,7 +291,7 @@ class LastN(KeyedProcessFunction):  # type: ignore[misc]
         if outcome.snapshot is not None:
             yield SNAPSHOTS, Row(user.encode(), outcome.snapshot)
         for entry in outcome.forwarded:
-            yield FORWARDED, Row(entry.user_id.encode(), encode_entry(entry))
+            yield FORWARDED, Row(entry.user_id.encode(), encode_entry(entry), _OUTSIDE)
 
 
 class ReadingBack(KeyedProcessFunction):  # type: ignore[misc]

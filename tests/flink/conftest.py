@@ -201,7 +201,9 @@ class Log:
         ends = self._consumer.end_offsets(partitions)
         while any(self._consumer.position(part) < ends[part] for part in partitions):
             for batch in self._consumer.poll(timeout_ms=500).values():
-                seen += [Record(topic, r.partition, r.offset, r.timestamp, r.key, r.value) for r in batch]
+                seen += [
+                    Record(topic, r.partition, r.offset, r.timestamp, r.key, r.value, tuple(r.headers)) for r in batch
+                ]
         return seen
 
     def close(self) -> None:

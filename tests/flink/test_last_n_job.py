@@ -250,6 +250,9 @@ def test_commands_are_obeyed_in_the_order_of_the_log_and_are_no_dead_letters(job
     log.flush()
     wait_for_items(log, "c-1", ["before", "s0", "s2", "late"])
     wait_for(lambda: getattr(newest(log, "s-1"), "erased", False), DEADLINE_S, "the session's end")
+    forwarded = [record for record in log.read("clicks") if b"merged_from" in (record.value or b"")]
+    assert forwarded
+    assert {record.headers for record in forwarded} == {(OUTSIDE_TRANSACTION,)}
     obey(log, Erase("c-erase", "c-1", now_ms()))
     send(log, *session, late)
     log.flush()

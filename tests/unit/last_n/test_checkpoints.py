@@ -80,6 +80,14 @@ def test_checkpoints_of_another_kafka_cluster_are_refused_by_name(folder: JobFol
         folder.check_cluster("other")
 
 
+def test_a_checkpoint_of_another_releases_graph_is_refused_by_name(folder: JobFolder) -> None:
+    start = Start(2, folder.checkpoints / "a" / "chk-16")
+    folder.check_graph(start, "Caused by: java.io.IOException: no space left")
+    trace = "Failed to rollback to checkpoint/savepoint file:/x. Cannot map checkpoint/savepoint state for operator ba"
+    with pytest.raises(Misconfigured, match=r"a/chk-16 has state of .*another release wrote it.*users are read back"):
+        folder.check_graph(start, trace)
+
+
 def test_without_checkpoints_another_cluster_is_simply_the_new_one(folder: JobFolder) -> None:
     folder.check_cluster("mine")
     folder.check_cluster("other")
