@@ -16,6 +16,7 @@ from nearline.telemetry import begin, counter, get_logger
 
 _SLICE_S = 0.001
 _SHARE, _LONGEST_SLICE_S = 0.2, 0.02
+LONGEST_PAUSE_S = 0.25
 _BACKLOG = 1_000  # a poll with so many records is followed by the next at once
 _REPORT_EVERY = 1_000  # refused records between two log lines of one reason
 
@@ -42,8 +43,9 @@ class Follower:
     """Applies every record of a topic once, in order, from its beginning; reconnects after the log was down.
 
     Once caught up it pauses for *pause_s* after each poll with records, to batch them: a poll costs a millisecond or
-    two, a record a hundredth of that. It does not pause while *is_awaited*, and ``hurry`` ends a pause. *reasons* are
-    those that *apply* may refuse a record with.
+    two, a record a hundredth of that. It does not pause while *is_awaited*, and ``hurry`` ends a pause. Under load it
+    pauses longer, so that this process (*used_s*: its processor time) takes about *most_cores* of a core, and up to
+    ``LONGEST_PAUSE_S``. *reasons* are those that *apply* may refuse a record with.
     """
 
     def __init__(
@@ -53,12 +55,17 @@ class Follower:
         apply: Callable[[Record], None],
         *,
         pause_s: float = 0.0,
+        most_cores: float = 1.0,
+        used_s: Callable[[], float] = time.process_time,
         is_awaited: Callable[[], bool] = lambda: False,
         reasons: Iterable[str] = (),
     ) -> None:
         begin(_APPLIED, [name])
         begin(_REFUSED, [(name, reason) for reason in (*reasons, "space_mismatch")])
         self._pause_s = pause_s
+        self._pauses_per_use = 1 / most_cores - 1
+        self._used_s = used_s
+        self._used_before_s = used_s()
         self._is_awaited = is_awaited
         self._hurried = asyncio.Event()
         self.name = self._name = name
@@ -107,8 +114,13 @@ class Follower:
             await asyncio.sleep(0)
             return
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._pause_s):
+            async with asyncio.timeout(self._next_pause_s()):
                 await self._hurried.wait()
+
+    def _next_pause_s(self) -> float:
+        now_s = self._used_s()
+        used_s, self._used_before_s = now_s - self._used_before_s, now_s
+        return max(self._pause_s, min(used_s * self._pauses_per_use, LONGEST_PAUSE_S))
 
     async def apply_all(self, records: Sequence[Record]) -> None:
         """Apply *records* in slices; skip those applied before, count those refused.

@@ -38,6 +38,7 @@ from services.web.watching import MOST_RECENT, Watchers
 _QUEUES = (CLICKS_DLQ, ITEMS_DLQ, USER_SEQUENCES_DLQ)
 _PAUSE_S = 0.1  # updates are read in batches: one by one each would cost this process 2 ms
 _BATCH_S = 0.01  # short, so that a sequence arrives before the answer that used its vector
+_MOST_CORES = 0.1  # a page is an observer: under load its histories arrive later, and the clicks go first
 _GRACE_S = 1  # event streams never end by themselves
 
 
@@ -53,7 +54,7 @@ class WebService:
         watchers = Watchers()
         updates = user_updates_topic(settings.embedding_space)
         self._updates = self._follower(updates, watchers.hear, _PAUSE_S)
-        self._sequences = self._follower(USER_SEQUENCES, self._histories.take_in, _BATCH_S)
+        self._sequences = self._follower(USER_SEQUENCES, self._histories.take_in, _BATCH_S, most_cores=_MOST_CORES)
         self._is_answered = False
         shop = Shop(self._services, self._histories)
         assets = Assets()
@@ -76,13 +77,15 @@ class WebService:
         self._front = HttpFront(settings)
         self._app = self._front.before(CountedPages(app, self._open_pages), RULES)
 
-    def _follower(self, topic: str, apply: Callable[[Record], None], pause_s: float) -> Follower:
+    def _follower(
+        self, topic: str, apply: Callable[[Record], None], pause_s: float, *, most_cores: float = 1.0
+    ) -> Follower:
         """A follower that continues from its own positions when it connects again."""
 
         def connect() -> TableReader:
             return TableReader(self._settings.brokers, topic, start_at=follower.positions())
 
-        follower = Follower(topic, connect, apply, pause_s=pause_s)
+        follower = Follower(topic, connect, apply, pause_s=pause_s, most_cores=most_cores)
         return follower
 
     def readiness(self) -> Mapping[str, bool]:

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from nearline.errors import Unavailable
-from nearline.followers import Follower
+from nearline.followers import LONGEST_PAUSE_S, Follower
 from nearline.item_vectors import ItemFields, ItemVector, encode_item_vector
 from nearline.log import Record
 from nearline.space import Space
@@ -111,6 +111,17 @@ def test_while_somebody_waits_there_is_no_rest() -> None:
 def test_there_is_no_rest_before_a_backlog_is_worked_off() -> None:
     following, heard = hearing([record("a", n, None) for n in range(1_000)], [record("b", 1_000, None)])
     asyncio.run(until(lambda: heard[-1:] == ["b"], following.run()))
+
+
+def test_an_observer_pauses_longer_the_more_its_process_computes() -> None:
+    used_s = [0.0]
+    calm, observer = (
+        Follower("t", LiveTable, lambda r: None, pause_s=0.02, most_cores=share, used_s=lambda: used_s[0])
+        for share in (1.0, 0.1)
+    )
+    for used_s[0], expected_s in ((0.001, 0.02), (0.011, 0.09), (1.011, LONGEST_PAUSE_S), (1.011, 0.02)):
+        assert observer._next_pause_s() == pytest.approx(expected_s)
+        assert calm._next_pause_s() == 0.02
 
 
 def test_it_is_caught_up_once_the_table_is() -> None:
