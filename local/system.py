@@ -207,7 +207,7 @@ def start(system: System, names: Collection[str], say: Say) -> None:
 
 def stop(system: System, say: Say) -> None:
     """Stop every process of the system; can be called at any time."""
-    with _alone(system.data), _uninterrupted():
+    with _alone(system.data), uninterrupted():
         before = len(processes_of(system.data))
         forced = system.supervisor.stop()
         left = processes_of(system.data)
@@ -358,7 +358,7 @@ def _alone(data: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _uninterrupted() -> Iterator[None]:
+def uninterrupted() -> Iterator[None]:
     """Ignore a second Ctrl-C while stopping."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:

@@ -172,12 +172,13 @@ def seen_with(document: UserDocument, more: Recent) -> tuple[Hashes, Hashes, Sec
         return union(document.seen, more.hashes), purchased, None
     seen, place = np.unique(np.concatenate((document.seen, more.hashes)), return_inverse=True)
     longest = np.zeros(len(seen), np.uint32)
-    ends_s = np.concatenate((_or_forever(document.until_s, document.seen), _or_forever(more.until_s, more.hashes)))
+    ends_s = np.concatenate((or_forever(document.until_s, document.seen), or_forever(more.until_s, more.hashes)))
     np.maximum.at(longest, place, ends_s)
     return seen, purchased, None if (longest == FOREVER_S).all() else longest
 
 
-def _or_forever(until_s: Seconds | None, hashes: Hashes) -> Seconds:
+def or_forever(until_s: Seconds | None, hashes: Hashes) -> Seconds:
+    """*until_s*, or for ever for each of *hashes* without it."""
     return np.full(len(hashes), FOREVER_S, np.uint32) if until_s is None else until_s
 
 
@@ -197,7 +198,7 @@ def encode_user_document(document: UserDocument, space: Space) -> bytes:
     expires = until_s is not None or recent.until_s is not None
     columns = _columns(document, seen, purchased)
     if expires:
-        columns += (_or_forever(until_s, seen).tobytes(), _or_forever(recent.until_s, recent.hashes).tobytes())
+        columns += (or_forever(until_s, seen).tobytes(), or_forever(recent.until_s, recent.hashes).tobytes())
     if recent.bought is not None:
         columns.append(recent.bought.tobytes())
     newest = document.newest_event_id.encode()

@@ -18,7 +18,7 @@ from nearline.features import HISTORY_LENGTH
 from nearline.hashing import hash64_all
 from nearline.seen import FOREVER_S, MOST_ITEMS, SeenPolicy, SeenSnapshot, no_seen
 from nearline.sequences import TriggerEvent, UserSequence
-from nearline.user_documents import Hashes, Recent, UserDocument, seen_with, with_recent
+from nearline.user_documents import Bought, Hashes, Recent, UserDocument, or_forever, seen_with, with_recent
 
 NONE: Hashes = np.zeros(0, dtype=np.uint64)
 PURCHASE = EventType.PURCHASE.value
@@ -195,24 +195,23 @@ def _joined(recent: Recent, window: Recent) -> Recent:
         window = window.picked(new)
     if not len(old) and len(window.hashes) <= MOST_ITEMS:
         return window
-    hashes = np.concatenate((recent.hashes[old], window.hashes))
-    versions = np.concatenate((recent.versions[old], window.versions))
+    kept = recent.picked(old)
+    hashes = np.concatenate((kept.hashes, window.hashes))
+    versions = np.concatenate((kept.versions, window.versions))
     order = hashes.argsort(kind="stable")
     if len(hashes) > MOST_ITEMS:
         newest = np.argsort(versions, kind="stable")[-MOST_ITEMS:]
         order = newest[hashes[newest].argsort()]
     until_s = bought = None
-    if recent.until_s is not None or window.until_s is not None:
-        both = (_filled(each.until_s, len(each.hashes), FOREVER_S, np.uint32) for each in (recent.picked(old), window))
-        until_s = np.concatenate(tuple(both))[order]
-    if recent.bought is not None or window.bought is not None:
-        both = (_filled(each.bought, len(each.hashes), False, np.bool_) for each in (recent.picked(old), window))
-        bought = np.concatenate(tuple(both))[order]
+    if kept.until_s is not None or window.until_s is not None:
+        until_s = np.concatenate([or_forever(each.until_s, each.hashes) for each in (kept, window)])[order]
+    if kept.bought is not None or window.bought is not None:
+        bought = np.concatenate([_or_not(each.bought, each.hashes) for each in (kept, window)])[order]
     return Recent(hashes[order], versions[order], until_s, bought)
 
 
-def _filled(column: NDArray[Any] | None, count: int, value: int, kind: Any) -> NDArray[Any]:
-    return np.full(count, value, kind) if column is None else column
+def _or_not(bought: Bought | None, hashes: Hashes) -> Bought:
+    return np.zeros(len(hashes), np.bool_) if bought is None else bought
 
 
 def _disagreeing(recent: Recent, window: Recent) -> tuple[NDArray[np.intp], NDArray[np.bool_] | None]:

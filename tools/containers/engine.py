@@ -20,6 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from local.system import uninterrupted
 from tools.containers.commands import Failed, Skipped, run, wait_for
 
 INSTALLED = {"iptables": "iptables", "runc": "runc", "debootstrap": "debootstrap"}  # program -> package
@@ -69,7 +70,7 @@ def running_engine(folder: Path) -> Iterator[Engine]:
             server.start()
             yield Engine(server.variables, is_ours=True)
         finally:
-            with _uninterrupted():
+            with uninterrupted():
                 server.stop()
 
 
@@ -282,16 +283,6 @@ def _end_with_parent() -> None:
     """Have Linux end this process when its parent dies for any reason."""
     parent_death_signal = 1
     ctypes.CDLL(None).prctl(parent_death_signal, signal.SIGTERM)
-
-
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Ignore a second Ctrl-C while stopping."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager
