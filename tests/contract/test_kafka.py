@@ -196,6 +196,48 @@ async def test_an_idle_member_commits_how_far_it_read_past_what_is_no_longer_the
     assert await committed(broker, group, topic) == end
 
 
+async def test_what_is_done_while_the_group_deals_its_partitions_anew_is_committed_all_the_same(
+    broker: str, topic: str
+) -> None:
+    """Such a commit fails, and a partition that stays with its member is not read again."""
+    group = f"g-{uuid.uuid4().hex[:8]}"
+    async with Producer(broker) as producer, GroupReader(broker, topic, group) as first:
+        await producer.send_all(topic, [(b"%d" % n, b"1") for n in range(40)])
+        ends = (await log_extent(broker, [topic])).topics[topic].end
+        read_by_first = await read(first, 40)
+        async with GroupReader(broker, topic, group) as late, GroupReader(broker, topic, group) as new:
+            async with asyncio.timeout(DEADLINE_S):
+                while not first._consumer.assignment() or len(late._consumer.assignment()) != 2:
+                    late.done((await asyncio.gather(first.poll(), late.poll()))[1])
+                joining = asyncio.ensure_future(new.poll())
+                while not first._consumer._coordinator.rebalance_in_progress():  # until `late` joins again
+                    await first.poll()
+                first.done(read_by_first)
+                await first.poll()
+                new.done(await joining)
+                while await committed(broker, group, topic) != ends:
+                    polls = await asyncio.gather(*(member.poll() for member in (first, late, new)))
+                    for member, records in zip((first, late, new), polls, strict=True):
+                        member.done(records)
+
+
+async def test_a_member_that_stays_loses_nothing_of_the_partitions_that_it_is_given_meanwhile(
+    broker: str, topic: str
+) -> None:
+    group = f"g-{uuid.uuid4().hex[:8]}"
+    async with Producer(broker) as producer, GroupReader(broker, topic, group) as staying:
+        async with GroupReader(broker, topic, group) as leaving, asyncio.timeout(DEADLINE_S):
+            while not len(staying._consumer.assignment()) == len(leaving._consumer.assignment()) == 2:
+                await asyncio.gather(staying.poll(), leaving.poll())
+        await producer.send_all(topic, [(b"%d" % n, b"1") for n in range(40)])
+        async with asyncio.timeout(DEADLINE_S):
+            while len(staying._consumer.assignment()) < 4:
+                await staying.stay()
+            for _ in range(3):
+                await staying.stay()
+            assert len(await read(staying, 40)) == 40
+
+
 async def test_a_member_that_stays_keeps_its_place_and_reads_nothing(broker: str, topic: str) -> None:
     async with Producer(broker) as producer, GroupReader(broker, topic, f"g-{uuid.uuid4().hex[:8]}") as reader:
         await producer.send_all(topic, [(b"k", b"1")])

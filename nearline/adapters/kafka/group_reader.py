@@ -1,7 +1,7 @@
 """Reads topics as a member of a consumer group."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition
@@ -79,10 +79,11 @@ class GroupReader(LogReader):
         await self._call(self._stay)
 
     def _stay(self) -> None:
-        parts = self._consumer.assignment()
-        self._consumer.pause(*parts)
+        self._consumer.pause(*self._consumer.assignment())
         try:
-            self._consumer.poll(timeout_ms=100)
+            # A partition that the group deals to this member meanwhile is not paused: its records are left for `poll`.
+            for part, records in self._consumer.poll(timeout_ms=100).items():
+                self._consumer.seek(part, records[0].offset)
         finally:
             self._consumer.resume(*self._consumer.paused())
 
@@ -116,7 +117,17 @@ class GroupReader(LogReader):
         self._dealt_with = {}
         self._committed_at = time.monotonic()
         if offsets:
-            self._consumer.commit_async(offsets)
+            self._consumer.commit_async(offsets, self._answered)
+
+    def _answered(self, offsets: Mapping[Any, OffsetAndMetadata], answer: object) -> None:
+        """Keep the offsets of a failed commit for the next one.
+
+        A commit fails while the group deals its partitions anew. kafka-python 3.0.12 does not repeat it, and a partition
+        that stays with its member keeps its position, so nothing would be read, and committed, again.
+        """
+        if isinstance(answer, Exception):
+            for part, committed in offsets.items():
+                self._dealt_with[part] = max(self._dealt_with.get(part, 0), committed.offset)
 
     async def close(self) -> None:
         """Commit the processed records and leave the group."""
