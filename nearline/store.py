@@ -15,6 +15,14 @@ class StoredUser(NamedTuple):
     seen: bytes | None
 
 
+JUST_NOW: Mapping[str, int] = {}
+
+
+def expiry_ms(user_id: str, since_ms: Mapping[str, int], *, now_ms: int, lasts_ms: int) -> int:
+    """When the user's value expires (UTC ms)."""
+    return min(since_ms.get(user_id, now_ms), now_ms) + lasts_ms
+
+
 class UserStore(Protocol):
     """Stores a document per user of one space, and beside it the user's seen items, which all spaces share.
 
@@ -48,15 +56,21 @@ class UserStore(Protocol):
     async def get_many(self, user_ids: Sequence[str]) -> list[bytes | None]:
         """As ``get`` for each id, in order."""
 
-    async def put_many_if_newer(self, documents: Mapping[str, bytes]) -> int:
+    async def put_many_if_newer(self, documents: Mapping[str, bytes], since_ms: Mapping[str, int] = JUST_NOW) -> int:
         """Write each document that is at least as new as the stored one in every version; return how many were written.
+
+        A document's time to live counts from its user's time in *since_ms* (UTC ms), for others from now; a time in
+        the future is now. So a store that is filled again keeps nobody longer than the one before.
 
         ``knows_all_of`` (nearline/user_documents.py) compares three versions, so a document that is older in one is
         refused even if it is newer in another. An equal document is written again, which repairs a damaged one.
         """
 
-    async def put_seen_if_newer(self, snapshots: Mapping[str, bytes]) -> None:
-        """Write each snapshot of seen items that is not older than the stored one."""
+    async def put_seen_if_newer(self, snapshots: Mapping[str, bytes], since_ms: Mapping[str, int] = JUST_NOW) -> None:
+        """Write each snapshot of seen items that is not older than the stored one.
+
+        They are written rarely, at the latest after a quarter of the time to live, so they are kept so much longer.
+        """
 
     async def delete(self, user_id: str) -> None:
         """Delete the user's document and seen items."""

@@ -2,7 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+import time
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -30,7 +31,7 @@ from couchbase.transcoder import RawBinaryTranscoder
 from nearline.errors import Misconfigured, Unavailable
 from nearline.seen import may_replace_seen
 from nearline.space import Space
-from nearline.store import StoredUser
+from nearline.store import JUST_NOW, StoredUser, expiry_ms
 from nearline.tls import Tls
 from nearline.user_documents import knows_all_of
 
@@ -71,7 +72,7 @@ class CouchbaseStore:
         self._login = _login(unquote(parts.username), unquote(parts.password), tls or Tls())
         self._bucket = bucket
         self._prefix = f"u:{space.number}:"
-        self._ttl = timedelta(milliseconds=ttl_ms)
+        self._ttl_ms = ttl_ms
         self._read_s = read_ms / 1000
         self._write_s = read_ms / 100
         self._cluster: Cluster | None = None
@@ -123,16 +124,16 @@ class CouchbaseStore:
         found = await asyncio.gather(*(self._read(self._key(user_id), self._write_s) for user_id in user_ids))
         return [value for value, _ in found]
 
-    async def put_many_if_newer(self, documents: Mapping[str, bytes]) -> int:
+    async def put_many_if_newer(self, documents: Mapping[str, bytes], since_ms: Mapping[str, int] = JUST_NOW) -> int:
         """Write each document that is at least as new as the stored one in every version, by compare-and-swap."""
-        written = (self._put(self._key(user_id), raw, knows_all_of, self._ttl) for user_id, raw in documents.items())
+        lasts = _lasting(documents, since_ms, self._ttl_ms)
+        written = (self._put(self._key(user), raw, knows_all_of, lasts[user]) for user, raw in documents.items())
         return sum(await asyncio.gather(*written))
 
-    async def put_seen_if_newer(self, snapshots: Mapping[str, bytes]) -> None:
+    async def put_seen_if_newer(self, snapshots: Mapping[str, bytes], since_ms: Mapping[str, int] = JUST_NOW) -> None:
         """Write each snapshot of seen items that is not older than the stored one, by compare-and-swap."""
-        # They are written rarely, at the latest after a quarter of the time to live, so they are kept so much longer.
-        lasts = self._ttl * 5 / 4
-        written = (self._put(_SEEN + user_id, raw, may_replace_seen, lasts) for user_id, raw in snapshots.items())
+        lasts = _lasting(snapshots, since_ms, self._ttl_ms * 5 // 4)
+        written = (self._put(_SEEN + user, raw, may_replace_seen, lasts[user]) for user, raw in snapshots.items())
         await asyncio.gather(*written)
 
     async def delete(self, user_id: str) -> None:
@@ -217,3 +218,10 @@ class CouchbaseStore:
 def _said(error: Exception) -> str:
     """The error's type and message; the SDK's full text names the document, and so the user."""
     return f"{type(error).__name__} {getattr(error, 'message', '') or ''}".strip()[:200]
+
+
+def _lasting(users: Iterable[str], since_ms: Mapping[str, int], ttl_ms: int) -> dict[str, timedelta]:
+    """How long each user's value is kept from now on; at least a second, since 0 is for ever to Couchbase."""
+    now_ms = time.time_ns() // 1_000_000
+    ends_ms = {user: expiry_ms(user, since_ms, now_ms=now_ms, lasts_ms=ttl_ms) for user in users}
+    return {user: timedelta(milliseconds=max(1_000, end_ms - now_ms)) for user, end_ms in ends_ms.items()}

@@ -20,7 +20,7 @@ import lmdb
 from nearline.errors import Misconfigured, Unavailable
 from nearline.seen import may_replace_seen
 from nearline.space import Space
-from nearline.store import StoredUser
+from nearline.store import JUST_NOW, StoredUser, expiry_ms
 from nearline.telemetry import get_logger
 from nearline.user_documents import knows_all_of
 
@@ -143,33 +143,34 @@ class LmdbStore:
         except lmdb.Error as error:
             raise self._refused("a read", error) from None
 
-    async def put_many_if_newer(self, documents: Mapping[str, bytes]) -> int:
+    async def put_many_if_newer(self, documents: Mapping[str, bytes], since_ms: Mapping[str, int] = JUST_NOW) -> int:
         """Write, in one transaction, each document that is at least as new as the stored one in every version."""
         written = 0
-        expiry = _EXPIRY.pack(self._now_ms() + self._ttl_ms)
+        now_ms = self._now_ms()
         try:
             with self._open_env().begin(write=True) as transaction:
                 for user_id, document in documents.items():
                     key = self._key(user_id)
                     stored = self._live(transaction.get(key))
                     if stored is None or knows_all_of(document, stored):
-                        transaction.put(key, expiry + document)
+                        expires_ms = expiry_ms(user_id, since_ms, now_ms=now_ms, lasts_ms=self._ttl_ms)
+                        transaction.put(key, _EXPIRY.pack(expires_ms) + document)
                         written += 1
         except lmdb.Error as error:
             raise self._refused("a write", error) from None
         return written
 
-    async def put_seen_if_newer(self, snapshots: Mapping[str, bytes]) -> None:
+    async def put_seen_if_newer(self, snapshots: Mapping[str, bytes], since_ms: Mapping[str, int] = JUST_NOW) -> None:
         """Write, in one transaction, each snapshot of seen items that is not older than the stored one."""
-        # They are written rarely, at the latest after a quarter of the time to live, so they are kept so much longer.
-        expiry = _EXPIRY.pack(self._now_ms() + self._ttl_ms * 5 // 4)
+        now_ms = self._now_ms()
         try:
             with self._open_env().begin(write=True) as transaction:
                 for user_id, snapshot in snapshots.items():
                     key = _seen_key(user_id)
                     stored = self._live(transaction.get(key))
                     if stored is None or may_replace_seen(snapshot, stored):
-                        transaction.put(key, expiry + snapshot)
+                        expires_ms = expiry_ms(user_id, since_ms, now_ms=now_ms, lasts_ms=self._ttl_ms * 5 // 4)
+                        transaction.put(key, _EXPIRY.pack(expires_ms) + snapshot)
         except lmdb.Error as error:
             raise self._refused("a write", error) from None
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from nearline.errors import Unavailable
 from nearline.seen import may_replace_seen
-from nearline.store import StoredUser
+from nearline.store import JUST_NOW, StoredUser, expiry_ms
 from nearline.user_documents import knows_all_of
 
 
@@ -49,22 +49,24 @@ class MemoryStore:
         """As ``get`` for each id, in order."""
         return [await self.get(user_id) for user_id in user_ids]
 
-    async def put_many_if_newer(self, documents: Mapping[str, bytes]) -> int:
+    async def put_many_if_newer(self, documents: Mapping[str, bytes], since_ms: Mapping[str, int] = JUST_NOW) -> int:
         """Write each document that is at least as new as the stored one in every version."""
         written = 0
         for user_id, value in documents.items():
             stored = await self.get(user_id)
             if stored is None or knows_all_of(value, stored):
-                self._values[user_id] = (self._now_ms() + self._ttl_ms, value)
+                expires_ms = expiry_ms(user_id, since_ms, now_ms=self._now_ms(), lasts_ms=self._ttl_ms)
+                self._values[user_id] = (expires_ms, value)
                 written += 1
         return written
 
-    async def put_seen_if_newer(self, snapshots: Mapping[str, bytes]) -> None:
+    async def put_seen_if_newer(self, snapshots: Mapping[str, bytes], since_ms: Mapping[str, int] = JUST_NOW) -> None:
         """Write each snapshot of seen items that is not older than the stored one."""
         for user_id, value in snapshots.items():
             stored = self._live(self._seen, user_id)
             if stored is None or may_replace_seen(value, stored):
-                self._seen[user_id] = (self._now_ms() + self._ttl_ms * 5 // 4, value)
+                expires_ms = expiry_ms(user_id, since_ms, now_ms=self._now_ms(), lasts_ms=self._ttl_ms * 5 // 4)
+                self._seen[user_id] = (expires_ms, value)
 
     async def delete(self, user_id: str) -> None:
         """Delete the user's document and seen items."""

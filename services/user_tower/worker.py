@@ -306,7 +306,8 @@ class UserWorker:
             documents = self._advanced(chunk, stored, vectors)
             await self._write_snapshots(chunk, documents)
             encoded = {user_id: encode_user_document(one, self._space) for user_id, one in documents.items()}
-            if await self._store.put_many_if_newer(encoded) == len(encoded):
+            changed_ms = {user_id: one.history_version for user_id, one in documents.items()}
+            if await self._store.put_many_if_newer(encoded, changed_ms) == len(encoded):
                 laps.end("store")
                 self._announce(documents, self._freshness.stored(chunk, vectors, laps))
                 return
@@ -317,9 +318,11 @@ class UserWorker:
     async def _write_snapshots(self, chunk: NewsByUser, documents: Mapping[str, UserDocument]) -> None:
         """Store the snapshots that belong beside *documents*, before these: no reader may find items missing."""
         beside = ((user_id, snapshot_beside(document, chunk[user_id])) for user_id, document in documents.items())
-        snapshots = {user_id: encode_seen(snapshot) for user_id, snapshot in beside if snapshot is not None}
+        snapshots = {user_id: snapshot for user_id, snapshot in beside if snapshot is not None}
         if snapshots:
-            await self._store.put_seen_if_newer(snapshots)
+            encoded = {user_id: encode_seen(snapshot) for user_id, snapshot in snapshots.items()}
+            changed_ms = {user_id: snapshot.version for user_id, snapshot in snapshots.items()}
+            await self._store.put_seen_if_newer(encoded, changed_ms)
 
     def _advanced(
         self, chunk: NewsByUser, stored: Mapping[str, UserDocument | None], vectors: Mapping[str, NDArray[np.float32]]

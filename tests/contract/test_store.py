@@ -238,6 +238,21 @@ async def test_a_user_expires_after_the_time_to_live_and_a_write_prolongs_it(sto
     assert await store.put_many_if_newer({idle: document(1)}) == 1
 
 
+async def test_the_time_to_live_counts_from_when_the_user_last_changed(store: UserStore, clock: Clock) -> None:
+    """Else a store that is filled again would keep idle users as long as active ones."""
+    idle, active, ahead = user(), user(), user()
+    since_ms = {idle: clock() - DAY_MS + 3_600_000, ahead: clock() + DAY_MS}
+    await store.put_many_if_newer({idle: document(1), active: document(1), ahead: document(1)}, since_ms)
+    await store.put_seen_if_newer(
+        {idle: snapshot(1), active: snapshot(1)}, {idle: clock() - DAY_MS * 5 // 4 + 3_600_000}
+    )
+    clock.move(2 * 3600)
+    assert await store.get_with_seen(idle) == (None, None)
+    assert await store.get_with_seen(active) == (document(1), snapshot(1))
+    clock.move(DAY_MS // 1000)
+    assert await store.get(ahead) is None, "a time in the future is now"
+
+
 async def test_seen_items_lie_beside_the_document(store: UserStore) -> None:
     name = user()
     assert await store.get_with_seen(name) == (None, None)

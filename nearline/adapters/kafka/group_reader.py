@@ -122,8 +122,8 @@ class GroupReader(LogReader):
     def _answered(self, offsets: Mapping[Any, OffsetAndMetadata], answer: object) -> None:
         """Keep the offsets of a failed commit for the next one.
 
-        A commit fails while the group deals its partitions anew. kafka-python 3.0.12 does not repeat it, and a partition
-        that stays with its member keeps its position, so nothing would be read, and committed, again.
+        A commit fails while the group deals its partitions anew. kafka-python 3.0.12 does not repeat it, and a
+        partition that stays with its member keeps its position, so nothing would be read, and committed, again.
         """
         if isinstance(answer, Exception):
             for part, committed in offsets.items():

@@ -29,6 +29,7 @@ from tests.support.fakes import Outbox, ScriptedReader, ScriptedTowers
 
 SPACE = Space(1, 64)
 NOW_MS = 1_732_100_000_000
+FOR_EVER_MS = 10**13  # the versions here are small numbers, and not the times that the time to live counts from
 FOREVER = parse_seen_policy("")
 
 pytestmark = pytest.mark.anyio
@@ -93,7 +94,7 @@ class Stage:
     ) -> None:
         self.reader = ScriptedReader(*polls)
         self.towers = ScriptedTowers()
-        self.store = MemoryStore(ttl_ms=1_000_000, now_ms=lambda: NOW_MS)
+        self.store = MemoryStore(ttl_ms=FOR_EVER_MS, now_ms=lambda: NOW_MS)
         self.outbox = Outbox()
         self.announced: list[dict[str, UserDocument]] = []
         self.causes: list[dict[str, TriggerEvent]] = []
@@ -230,6 +231,23 @@ def mean_of(table: ItemTable) -> NDArray[np.float32]:
     """What the fake tower makes of a history of all items of the table."""
     mean: NDArray[np.float32] = table.history[: len(table)].astype(np.float32).mean(axis=0)
     return np.asarray(mean / np.linalg.norm(mean), np.float32)
+
+
+async def test_a_user_who_is_read_again_is_kept_no_longer_than_before() -> None:
+    """A store that was lost is filled from the log, more than a year of users at once."""
+    week_ms = 7 * 24 * 3600 * 1000
+    stage = Stage()
+    sequence = record("u", "a", version=NOW_MS - week_ms // 2)
+    stage.reader.polls.append([sequence, seen_record("u", snapshot(NOW_MS - week_ms // 2 - 1, "b"))])
+    now_ms = NOW_MS
+    stage.store._ttl_ms, stage.store._now_ms = week_ms, lambda: now_ms
+    await stage.run()
+    now_ms += week_ms // 2 - 1
+    assert await stage.store.get("u") is not None
+    now_ms += 2
+    assert await stage.store.get("u") is None
+    now_ms += week_ms // 4
+    assert await stage.store.get_with_seen("u") == (None, None)
 
 
 async def test_a_replayed_old_sequence_never_overwrites_a_newer_one() -> None:

@@ -28,7 +28,7 @@ from nearline.log import Record
 from nearline.seen import FOREVER_S, SeenSnapshot, encode_seen, parse_seen_policy
 from nearline.sequences import UserSequence, encode_sequence, erased_sequence
 from nearline.space import Space
-from nearline.store import UserStore
+from nearline.store import JUST_NOW, UserStore
 from nearline.user_commands import Entry, Erase, Remove
 from nearline.user_documents import UserDocument, decode_stored_user
 from services.user_tower.worker import UserWorker
@@ -37,6 +37,7 @@ from tests.support.properties import examples
 
 SPACE = Space(1, 64)
 NOW_MS = 1_732_100_000_000
+FOR_EVER_MS = 10**13  # the versions here are small numbers, and not the times that the time to live counts from
 DAY_MS = 24 * 3600 * 1000
 WINDOW = 4
 # The fixture is a folder; each example is a user of its own in it.
@@ -188,20 +189,20 @@ class Gated(MemoryStore):
         await self._turnstile.turn(self._who)
         return await self._store.get_many(user_ids)
 
-    async def put_seen_if_newer(self, snapshots: Mapping[str, bytes]) -> None:
+    async def put_seen_if_newer(self, snapshots: Mapping[str, bytes], since_ms: Mapping[str, int] = JUST_NOW) -> None:
         await self._turnstile.turn(self._who)
-        await self._store.put_seen_if_newer(snapshots)
+        await self._store.put_seen_if_newer(snapshots, since_ms)
 
-    async def put_many_if_newer(self, documents: Mapping[str, bytes]) -> int:
+    async def put_many_if_newer(self, documents: Mapping[str, bytes], since_ms: Mapping[str, int] = JUST_NOW) -> int:
         await self._turnstile.turn(self._who)
-        written = await self._store.put_many_if_newer(documents)
+        written = await self._store.put_many_if_newer(documents, since_ms)
         await self._wrote()
         return written
 
 
 @asynccontextmanager
 async def opened(folder: Path) -> AsyncIterator[LmdbStore]:
-    store = LmdbStore(folder, SPACE, ttl_ms=1_000_000, writer=True, now_ms=lambda: NOW_MS)
+    store = LmdbStore(folder, SPACE, ttl_ms=FOR_EVER_MS, writer=True, now_ms=lambda: NOW_MS)
     await store.open()
     yield store
     await store.close()
@@ -221,7 +222,7 @@ def test_slow_and_overlapping_writers_end_in_one_document_and_what_was_erased_ne
 
     async def story() -> None:
         async with opened(tmp_path) as store:
-            alone = MemoryStore(ttl_ms=1_000_000, now_ms=lambda: NOW_MS)
+            alone = MemoryStore(ttl_ms=FOR_EVER_MS, now_ms=lambda: NOW_MS)
             await run(alone, records)
             await race(store, job, drawn, records[:ends], records[begins:])
             assert facts(await document(store, job.user_id)) == facts(await document(alone, job.user_id))
@@ -254,7 +255,7 @@ def test_after_the_loss_of_the_store_both_topics_give_the_same_seen(kinds: list[
     job = log_of(kinds)
 
     async def story() -> None:
-        first, again = (MemoryStore(ttl_ms=1_000_000, now_ms=lambda: NOW_MS) for _ in range(2))
+        first, again = (MemoryStore(ttl_ms=FOR_EVER_MS, now_ms=lambda: NOW_MS) for _ in range(2))
         await run(first, polls_of(late_snapshots(job.records, chance), chance))
         newest = {record.topic: record for record in job.records}
         compacted = list(newest.values())
@@ -280,7 +281,7 @@ def test_the_job_output_rebuilds_the_same_document_after_the_store_is_lost(
     records = told_by_the_job(f"u{next(USERS)}", ["event", *kinds], policy, chance)
 
     async def story() -> None:
-        first, again = (MemoryStore(ttl_ms=1_000_000, now_ms=lambda: NOW_MS) for _ in range(2))
+        first, again = (MemoryStore(ttl_ms=FOR_EVER_MS, now_ms=lambda: NOW_MS) for _ in range(2))
         await run(first, polls_of(late_snapshots(records, chance), chance), policy)
         compacted = list({record.topic: record for record in records}.values())
         chance.shuffle(compacted)
@@ -324,7 +325,7 @@ def test_items_of_a_sequence_stay_seen_however_late_snapshots_come(kinds: list[s
     job = log_of(kinds)
 
     async def story() -> None:
-        store = MemoryStore(ttl_ms=1_000_000, now_ms=lambda: NOW_MS)
+        store = MemoryStore(ttl_ms=FOR_EVER_MS, now_ms=lambda: NOW_MS)
         shown: set[int] = set()
         worker = worker_on(store, [[record] for record in late_snapshots(job.records, chance)])
         for record in list(worker._reader.polls):  # type: ignore[attr-defined]
@@ -363,12 +364,14 @@ async def test_a_write_that_always_loses_is_given_up_for_a_while() -> None:
     class AlwaysAhead(MemoryStore):
         puts = 0
 
-        async def put_many_if_newer(self, documents: Mapping[str, bytes]) -> int:
+        async def put_many_if_newer(
+            self, documents: Mapping[str, bytes], since_ms: Mapping[str, int] = JUST_NOW
+        ) -> int:
             self.puts += 1
             return 0
 
     job = log_of(["event"])
-    store = AlwaysAhead(ttl_ms=1, now_ms=lambda: NOW_MS)
+    store = AlwaysAhead(ttl_ms=FOR_EVER_MS, now_ms=lambda: NOW_MS)
     worker = worker_on(store, [[record] for record in job.records])
     await worker.step()
     assert store.puts == 10  # of the document and, since that is held, of what was seen
