@@ -117,7 +117,7 @@ class Settings(BaseSettings):
         1.0, ge=0, le=1, description="share of all answers whose items are written to the topic exposures"
     )
 
-    host: str = Field("127.0.0.1", description="address that the HTTP servers bind")
+    host: str = Field("127.0.0.1", description="address that the HTTP servers bind; Flink's REST stays on 127.0.0.1")
     retrieval_port: Port = Field(8080, description="port of GET /recommend")
     ingest_port: Port = Field(8088, description="port of POST /events and of the items' routes")
     web_port: Port = Field(8090, description="port of the page")

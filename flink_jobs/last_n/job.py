@@ -37,7 +37,7 @@ from flink_jobs.last_n.checkpoints import RETAINED, JobFolder, Start
 from flink_jobs.last_n.connection import as_options, client_properties
 from flink_jobs.last_n.keyed_records import keyed_records
 from flink_jobs.last_n.metrics import READ_BACK, RECENT_STARTS, RESTORED, STARTS
-from flink_jobs.last_n.minicluster import Jvm, build_home, cluster_configuration
+from flink_jobs.last_n.minicluster import Jvm, build_home, cluster_configuration, rest_url
 from flink_jobs.last_n.operators import CHANGE, DEAD_LETTERS, FORWARDED, SNAPSHOTS, LastN
 from flink_jobs.last_n.popularity import FORGOTTEN_AFTER_HALF_LIVES, LANDMARK_MS, check_half_life
 from flink_jobs.last_n.reading_back import OWN_NAMES, read_back
@@ -312,7 +312,7 @@ def run(settings: Settings, *, inside_cluster: bool) -> None:
         else:
             build(settings, asked, _ends(folder)).execute(NAME)
         return
-    rest = f"http://{settings.host}:{settings.flink_rest_port}"
+    rest = rest_url(settings)
     status = StatusServer(settings.host, settings.job_port, lambda: job_problem(rest))
     try:
         folder.check_cluster(wait_for_log(settings))
@@ -350,7 +350,7 @@ def _run_alone(settings: Settings, folder: JobFolder) -> None:
 
 def _read_back(settings: Settings, folder: JobFolder, jvm: Jvm) -> bool:
     """Read users back in a job of its own, and stop *jvm*; false if there are no users."""
-    rest = f"http://{settings.host}:{settings.flink_rest_port}"
+    rest = rest_url(settings)
     log = Topics(settings.brokers)
     try:
         if not is_to_restore(log):

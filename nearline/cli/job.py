@@ -47,4 +47,4 @@ def restore(
 
 
 def _rest(settings: Settings) -> str:
-    return f"http://{settings.host}:{settings.flink_rest_port}"
+    return f"http://127.0.0.1:{settings.flink_rest_port}"  # whatever the other servers bind
