@@ -37,7 +37,6 @@ class Ports:
     kafka: int = 9092
     kafka_controller: int = 9093
     kafka_metrics: int = 9094
-    triton_http: int = 8000
     triton: int = 8001
     triton_metrics: int = 8002
     retrieval: int = 8080
@@ -76,7 +75,7 @@ class Ports:
         if "kafka" in given:
             given |= {"kafka_controller": given["kafka"] + 1, "kafka_metrics": given["kafka"] + 2}
         if "triton" in given:
-            given |= {"triton_http": given["triton"] - 1, "triton_metrics": given["triton"] + 1}
+            given |= {"triton_metrics": given["triton"] + 1}
         return Ports(**given)
 
 

@@ -131,8 +131,8 @@ def nearline_plan(system: System) -> Plan:
     ports, space = system.ports, load_settings(system.settings).space
     broker = ["-m", "local.broker", "--data", str(system.data / "kafka"), "--port", str(ports.kafka)]
     broker += ["--controller-port", str(ports.kafka_controller), "--metrics-port", str(ports.kafka_metrics)]
-    triton = ["-m", "local.triton", "--grpc-port", str(ports.triton), "--http-port", str(ports.triton_http)]
-    triton += ["--metrics-port", str(ports.triton_metrics)]
+    triton = ["-m", "local.triton", "--grpc-port", str(ports.triton), "--metrics-port", str(ports.triton_metrics)]
+    triton += ["--secret-file", str(system.data / "run" / "triton-secret")]
 
     def part(name: str, python: str, words: Sequence[str], ready: Callable[[], bool], deadline_s: float) -> Part:
         # A request waits for its answer, a click does not: on few cores retrieval has priority. So has the canary,

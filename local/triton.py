@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy.triton.serve import is_served, watch
+from deploy.triton.serve import closed, is_served, new_secret, watch
 from local.addresses import Ports
 from local.layout import BUILD, ENVIRONMENTS, ROOT, environment_python, site_packages
 from local.ports import HOST, free_ports
@@ -35,10 +35,9 @@ _FROM_SERVICES = ("PYTHONPATH", "PYTHONHOME")  # the server's Python must not fi
 
 @dataclass(frozen=True)
 class TritonPorts:
-    """The three ports of one server."""
+    """The two ports of one server."""
 
     grpc: int
-    http: int
     metrics: int
 
 
@@ -86,8 +85,11 @@ def _make(final: Path, sources: Mapping[str, Path]) -> None:
         shutil.rmtree(new)
 
 
-def command(repository: Path, ports: TritonPorts, backends: Path, *, host: str = HOST) -> list[str]:
-    """The server's command line, with every model of *repository*, on the address *host* only."""
+def command(repository: Path, ports: TritonPorts, backends: Path, secret: str, *, host: str = HOST) -> list[str]:
+    """The server's command line, with every model of *repository*, on the address *host* only.
+
+    Loading models and the like wants *secret*, which anyone can read who may list this machine's processes.
+    """
     binary = site_packages("triton") / "pytriton" / "tritonserver" / "bin" / "tritonserver"
     return [
         str(binary),
@@ -98,12 +100,10 @@ def command(repository: Path, ports: TritonPorts, backends: Path, *, host: str =
         "--exit-on-error=false",  # deploy/triton/serve.py loads again what a refused version kept from loading
         f"--grpc-address={host}",
         f"--grpc-port={ports.grpc}",
-        f"--http-address={host}",
-        f"--http-port={ports.http}",
         f"--metrics-address={host}",
         f"--metrics-port={ports.metrics}",
-        "--http-thread-count=2",
         "--exit-timeout-secs=5",
+        *closed(secret),
     ]
 
 
@@ -156,6 +156,11 @@ class RunningTriton:
         """The gRPC address for clients."""
         return f"{HOST}:{self.ports.grpc}"
 
+    @property
+    def secret_file(self) -> Path:
+        """The file with the secret of the server's newest start."""
+        return secret_beside(self.output)
+
     def kill(self) -> None:
         """Kill the server without warning."""
         self.process.kill()
@@ -181,7 +186,7 @@ class RunningTriton:
 def running_triton(repository: Path = REPOSITORY, *, deadline_s: float = 60.0) -> Iterator[RunningTriton]:
     """A ready server of *repository*'s models on free ports; stopped at exit, or when the calling thread dies."""
     with tempfile.TemporaryDirectory(prefix="nearline-triton-") as temporary:
-        ports, output = TritonPorts(*free_ports(3)), Path(temporary) / "triton.out"
+        ports, output = TritonPorts(*free_ports(2)), Path(temporary) / "triton.out"
         server = RunningTriton(repository, ports, output, _spawn(repository, ports, output))
         try:
             _wait_until_ready(server, deadline_s)
@@ -190,9 +195,15 @@ def running_triton(repository: Path = REPOSITORY, *, deadline_s: float = 60.0) -
             server.stop()
 
 
+def secret_beside(output: Path) -> Path:
+    """The file with the secret of the server whose output is in *output*."""
+    return output.with_name("secret")
+
+
 def _spawn(repository: Path, ports: TritonPorts, output: Path) -> subprocess.Popen[bytes]:
     words = [sys.executable, "-m", "local.triton", "--repository", str(repository), "--end-with-parent"]
-    words += ["--grpc-port", str(ports.grpc), "--http-port", str(ports.http), "--metrics-port", str(ports.metrics)]
+    words += ["--grpc-port", str(ports.grpc), "--metrics-port", str(ports.metrics)]
+    words += ["--secret-file", str(secret_beside(output))]
     with output.open("ab") as out:
         return subprocess.Popen(words, cwd=ROOT, stdout=out, stderr=out, stdin=subprocess.DEVNULL)
 
@@ -221,19 +232,20 @@ def main() -> None:
     parser.add_argument("--repository", type=Path, default=REPOSITORY, help="folder of models")
     parser.add_argument("--host", default=HOST, help=f"address to listen on (default {HOST}; in a container 0.0.0.0)")
     parser.add_argument("--grpc-port", type=int, default=defaults.triton, help="default: the port of NEARLINE_TRITON")
-    parser.add_argument("--http-port", type=int, default=defaults.triton_http, help="default: the port before it")
     parser.add_argument("--metrics-port", type=int, default=defaults.triton_metrics, help="default: the port after it")
+    parser.add_argument("--secret-file", type=Path, help="where to keep what requests to load a model must present")
     parser.add_argument("--end-with-parent", action="store_true", help="end when the starting process dies")
     given = parser.parse_args()
     if given.end_with_parent:
         _end_with_parent()
-    ports = TritonPorts(given.grpc_port, given.http_port, given.metrics_port)
+    ports = TritonPorts(given.grpc_port, given.metrics_port)
     try:
-        words = command(given.repository, ports, prepare_backends(site_packages("triton")), host=given.host)
+        secret = new_secret(given.secret_file)
+        words = command(given.repository, ports, prepare_backends(site_packages("triton")), secret, host=given.host)
         variables = environment(os.environ)
     except Misconfigured as problem:
         sys.exit(f"triton: {problem}")
-    watch(f"{HOST}:{ports.grpc}", given.repository)
+    watch(f"{HOST}:{ports.grpc}", given.repository, secret)
     os.execve(words[0], words, variables)
 
 

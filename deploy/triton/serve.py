@@ -1,7 +1,11 @@
 """Starts Triton so that a version which it refuses keeps no other from being served, and says whether one is served.
 
-    python3 serve.py run ADDRESS REPOSITORY COMMAND…    become the server; ADDRESS is where its gRPC will be
-    python3 serve.py ready ADDRESS VERSION MODEL…       exit 0 when that version of each model is served
+    python3 serve.py run ADDRESS REPOSITORY SECRET_FILE COMMAND…    become the server; ADDRESS is where its gRPC will be
+    python3 serve.py ready ADDRESS VERSION MODEL…                   exit 0 when that version of each model is served
+    python3 serve.py load ADDRESS SECRET_FILE MODEL…                load every version of each model again
+
+The server has no HTTP port, because it would obey any page that is open in a browser of its machine. Of gRPC, whatever
+changes the server (its models, shared memory, traces, logs) wants a secret, new at each start and kept in SECRET_FILE.
 
 Triton loads all versions of a model or none. So once the server is up, a second process loads every model without a
 served version again, one version after the other, and leaves out those that are refused. A request
@@ -14,6 +18,7 @@ import ast
 import json
 import os
 import re
+import secrets
 import socket
 import struct
 import sys
@@ -26,6 +31,8 @@ READY_S = 3.0
 LOAD_S = 300.0
 START_S = 600.0
 
+_CHANGING = "model-repository,shared-memory,trace,logging"
+_SECRET_NAME = "nearline"
 _SERVICE = "/inference.GRPCInferenceService/"
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _DATA, _HEADERS, _RESET, _SETTINGS, _PING, _GO_AWAY = 0, 1, 3, 4, 6, 7
@@ -43,14 +50,14 @@ _TOKEN = re.compile(r"""#[^\n]*|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|[{}\[\]<>:,;
 # --- gRPC, as much as a call with one request and one answer needs
 
 
-def call(address: str, method: str, message: bytes, timeout_s: float) -> bytes | None:
+def call(address: str, method: str, message: bytes, timeout_s: float, secret: str = "") -> bytes | None:
     """The server's answer to *message*, or ``None`` if it refuses; ``OSError`` if it does not answer in time."""
     host, _, port = address.rpartition(":")
     body = b"\0" + struct.pack(">I", len(message)) + message
     if len(body) > _WINDOW:
         raise ValueError(f"a message of {len(body):,} bytes is too long, at most {_WINDOW:,}")
     with socket.create_connection((host, int(port)), timeout=timeout_s) as connection:
-        connection.sendall(_PREFACE + _frame(_SETTINGS, 0, 0, b"") + _head(address, method) + _body(body))
+        connection.sendall(_PREFACE + _frame(_SETTINGS, 0, 0, b"") + _head(address, method, secret) + _body(body))
         return _answer(connection)
 
 
@@ -58,9 +65,10 @@ def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
     return struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream) + payload
 
 
-def _head(address: str, method: str) -> bytes:
+def _head(address: str, method: str, secret: str) -> bytes:
     fields = {":method": "POST", ":scheme": "http", ":path": _SERVICE + method, ":authority": address}
     fields |= {"content-type": "application/grpc", "te": "trailers"}
+    fields |= secret_header(secret)
     packed = b"".join(b"\0" + _text(name) + _text(value) for name, value in fields.items())
     return _frame(_HEADERS, _END_HEADERS, 1, packed)
 
@@ -124,15 +132,15 @@ def is_served(address: str, model: str, version: str) -> bool:
         return False
 
 
-def load(address: str, model: str, config: dict[str, Any] | None = None) -> bool:
+def load(address: str, model: str, config: dict[str, Any] | None = None, *, secret: str) -> bool:
     """Have the server load *model*, by *config* if given; ``False`` if it refuses, and keeps what it served before."""
     message = _field(2, model)
     if config is not None:
         message += _field(3, _field(1, "config") + _field(2, _field(3, json.dumps(config))))
-    return call(address, "RepositoryModelLoad", message, LOAD_S) is not None
+    return call(address, "RepositoryModelLoad", message, LOAD_S, secret) is not None
 
 
-def serve_the_good(address: str, repository: Path, say: Callable[[str], object]) -> None:
+def serve_the_good(address: str, repository: Path, secret: str, say: Callable[[str], object]) -> None:
     """Have each model of *repository* that has no served version serve those that the server does not refuse."""
     for folder in sorted(path.parent for path in repository.glob("*/config.pbtxt")):
         versions = sorted((path.name for path in folder.iterdir() if path.name.isdigit()), key=int)
@@ -141,7 +149,7 @@ def serve_the_good(address: str, repository: Path, say: Callable[[str], object])
         config = config_in((folder / "config.pbtxt").read_text())
         good: list[str] = []
         for version in versions:
-            if load(address, folder.name, _only(config, [*good, version])):
+            if load(address, folder.name, _only(config, [*good, version]), secret=secret):
                 good.append(version)
         refused = [version for version in versions if version not in good]
         say(f"{folder.name}: refused versions {refused} (why is above), served {good}")
@@ -207,10 +215,34 @@ def _json_of(name: str, values: list[Any]) -> Any:
     return values if name in _LISTS or len(values) > 1 else values[0]
 
 
+# --- what the server does for holders of the secret only
+
+
+def new_secret(file: Path | None) -> str:
+    """A secret for one start of the server, also written to *file*, which only its owner can read."""
+    secret = secrets.token_hex(32)
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.unlink(missing_ok=True)
+        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
+            opened.write(secret + "\n")
+    return secret
+
+
+def closed(secret: str) -> list[str]:
+    """The server's options by which HTTP is off, and what changes the server wants *secret*."""
+    return ["--allow-http=false", f"--grpc-restricted-protocol={_CHANGING}:{_SECRET_NAME}={secret}"]
+
+
+def secret_header(secret: str) -> dict[str, str]:
+    """The header of a request that presents *secret*; none without one."""
+    return {f"triton-grpc-protocol-{_SECRET_NAME}": secret} if secret else {}
+
+
 # --- the processes
 
 
-def watch(address: str, repository: Path) -> None:
+def watch(address: str, repository: Path, secret: str) -> None:
     """Start the process that does ``serve_the_good`` once this process, which becomes the server, is up."""
     server = os.getpid()
     child = os.fork()
@@ -218,20 +250,24 @@ def watch(address: str, repository: Path) -> None:
         os.waitpid(child, 0)
         return
     if os.fork() == 0:  # not the server's child: the server waits for none
-        _serve_the_good_when_up(server, address, repository)
+        _serve_the_good_when_up(server, address, repository, secret)
     os._exit(0)
 
 
-def _serve_the_good_when_up(server: int, address: str, repository: Path) -> None:
+def _serve_the_good_when_up(server: int, address: str, repository: Path, secret: str) -> None:
     give_up = time.monotonic() + START_S
     while time.monotonic() < give_up and _runs(server):
         if is_up(address):
             try:
-                serve_the_good(address, repository, lambda line: print(f"triton: {line}", file=sys.stderr, flush=True))
+                serve_the_good(address, repository, secret, _say)
             except OSError as problem:
-                print(f"triton: {problem}", file=sys.stderr, flush=True)
+                _say(problem)
             return
         time.sleep(0.1)
+
+
+def _say(line: object) -> None:
+    print(f"triton: {line}", file=sys.stderr, flush=True)
 
 
 def _runs(pid: int) -> bool:
@@ -247,8 +283,15 @@ def main(words: Sequence[str]) -> None:
     if words[0] == "ready":
         away = [model for model in words[3:] if not is_served(words[1], model, words[2])]
         sys.exit(f"version {words[2]} of {', '.join(away)} is not served" if away else None)
-    watch(words[1], Path(words[2]))
-    os.execvp(words[3], list(words[3:]))
+    if words[0] == "load":
+        secret = Path(words[2]).read_text().strip()
+        refused = [model for model in words[3:] if not load(words[1], model, secret=secret)]
+        sys.exit(
+            f"{', '.join(refused)}: refused (its log says why); what was served before still is" if refused else None
+        )
+    secret = new_secret(Path(words[3]))
+    watch(words[1], Path(words[2]), secret)
+    os.execvp(words[4], [*words[4:], *closed(secret)])
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ _JVM = (
 )
 _JVM_ENDS = "-XX:+ExitOnOutOfMemoryError"
 _PROMETHEUS = "org.apache.flink.metrics.prometheus.BoundPrometheusReporterFactory"
-# Flink's REST interface asks nobody for a key, so it is for this machine only, whatever the other servers bind.
+# Flink's REST interface asks no caller for a key, so it is for this machine only, whatever the other servers bind.
 REST_HOST = "127.0.0.1"
 # Without zstd-jni the first record that a producer packed with zstd ends the job, at every start.
 _ADDED_JARS = ("flink-sql-connector-kafka", "zstd-jni")

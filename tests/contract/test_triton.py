@@ -20,9 +20,12 @@ import numpy as np
 import psutil
 import pytest
 from numpy.typing import NDArray
+from tritonclient import grpc as grpc_client
+from tritonclient.utils import InferenceServerException
 
-from deploy.triton.serve import is_served, load
+from deploy.triton.serve import is_served, load, secret_header
 from local.layout import environment_python
+from local.ports import HOST
 from local.processes import wait_until
 from local.triton import REPOSITORY, RunningTriton, is_ready, running_triton
 from nearline.adapters.triton import TritonTowers
@@ -44,6 +47,7 @@ from nearline.features import (
 from nearline.items import Item
 from nearline.space import Space
 from tests.support.fakes import ScriptedTowers
+from tests.support.sockets import listeners
 
 FEATURES = features_of(json.loads((REPOSITORY / USER_TOWER / "1" / "config.json").read_text())["features"])
 T = TypeVar("T")
@@ -341,7 +345,7 @@ def test_a_version_that_is_refused_keeps_no_other_from_being_served(tmp_path: Pa
     with running_triton(repository) as server:
         assert not is_served(server.url, USER_TOWER, "2")
         damage(repository / ITEM_TOWER / "2")
-        assert not load(server.url, ITEM_TOWER)
+        assert not load(server.url, ITEM_TOWER, secret=secret_of(server))
         assert ask(server.url, lambda towers: towers.ready())
         assert len(ask(server.url, lambda towers: towers.encode_users(users(2)))) == 2
         refused = "user_tower: refused versions ['2'] (why is above), served ['1']"
@@ -350,8 +354,42 @@ def test_a_version_that_is_refused_keeps_no_other_from_being_served(tmp_path: Pa
 
 def test_a_good_version_is_loaded_beside_the_served_one_on_request(triton: RunningTriton) -> None:
     shutil.copytree(triton.repository / USER_TOWER / "1", triton.repository / USER_TOWER / "12")
-    assert load(triton.url, USER_TOWER)
+    assert load(triton.url, USER_TOWER, secret=secret_of(triton))
     assert all(is_served(triton.url, USER_TOWER, version) for version in ("1", "12"))
+
+
+def test_a_model_is_loaded_for_holders_of_the_secret_only(triton: RunningTriton) -> None:
+    shutil.copytree(triton.repository / USER_TOWER / "1", triton.repository / USER_TOWER / "13")
+    for wrong in ("", "0" * 64):
+        assert not load(triton.url, USER_TOWER, secret=wrong)
+    assert not is_served(triton.url, USER_TOWER, "13")
+    assert is_served(triton.url, USER_TOWER, "1")
+    assert oct(triton.secret_file.stat().st_mode & 0o777) == "0o600"
+
+
+CHANGING: dict[str, Callable[[Any, dict[str, str]], object]] = {
+    "the models": lambda client, headers: client.get_model_repository_index(headers=headers),
+    "shared memory": lambda client, headers: client.get_system_shared_memory_status(headers=headers),
+    "traces": lambda client, headers: client.get_trace_settings(headers=headers),
+    "logs": lambda client, headers: client.get_log_settings(headers=headers),
+}
+
+
+@pytest.mark.parametrize("asked", CHANGING.values(), ids=CHANGING)
+def test_what_changes_the_server_wants_the_secret(
+    triton: RunningTriton, asked: Callable[[Any, dict[str, str]], object]
+) -> None:
+    client = grpc_client.InferenceServerClient(triton.url)
+    try:
+        with pytest.raises(InferenceServerException, match="restricted"):
+            asked(client, {})
+        asked(client, secret_header(secret_of(triton)))
+    finally:
+        client.close()
+
+
+def secret_of(server: RunningTriton) -> str:
+    return server.secret_file.read_text().strip()
 
 
 def damage(version: Path) -> None:
@@ -361,6 +399,7 @@ def damage(version: Path) -> None:
 
 
 def test_the_server_listens_on_this_machine_only(triton: RunningTriton) -> None:
-    output = triton.output.read_text()
-    assert "0.0.0.0" not in output.split("Started GRPCInferenceService")[-1]
+    """By gRPC and for its metrics, and nowhere else."""
     assert is_ready(triton.ports.grpc, triton.repository)
+    everything = [triton.process.pid, *(child.pid for child in psutil.Process(triton.process.pid).children(True))]
+    assert listeners(everything) == {(HOST, triton.ports.grpc), (HOST, triton.ports.metrics)}

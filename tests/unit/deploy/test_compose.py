@@ -314,6 +314,21 @@ def test_every_part_is_asked_for_its_health_on_the_port_that_it_listens_on(compo
     assert {name: targets[name] for name in expected} == expected
 
 
+@pytest.mark.parametrize("name", ["triton", "triton-gpu"])
+def test_triton_is_started_by_our_program_which_closes_http_and_asks_for_a_secret(compose: Compose, name: str) -> None:
+    words = compose["services"][name]["command"]
+    assert words[:7] == [
+        "python3",
+        "/serve.py",
+        "run",
+        "127.0.0.1:8001",
+        "/models",
+        "/tmp/triton-secret",
+        "tritonserver",
+    ]
+    assert not [word for word in words if "http" in word]
+
+
 # --- what a reader is promised ---------------------------------------------------------------------------------------
 
 

@@ -130,3 +130,9 @@ def test_one_slot_a_task_manager_and_parent_first_class_loading() -> None:
     assert configured["taskmanager"]["numberOfTaskSlots"] == 1
     assert configured["classloader"]["resolve-order"] == "parent-first"
     assert json.dumps(configured["metrics"]["reporters"]) == '"prom"'
+
+
+def test_flink_takes_no_jar_and_lets_no_other_site_read() -> None:
+    configured = yaml.safe_load((ROOT / "deploy" / "flink" / "conf" / "config.yaml").read_text())["web"]
+    assert configured["submit"] == configured["cancel"] == {"enable": False}
+    assert configured["access-control-allow-origin"] == "http://127.0.0.1:8081"

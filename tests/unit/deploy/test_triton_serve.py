@@ -13,11 +13,12 @@ import pytest
 from google.protobuf import json_format, text_format
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
-from deploy.triton.serve import config_in, is_served, is_up, load, serve_the_good
+from deploy.triton.serve import closed, config_in, is_served, is_up, load, new_secret, secret_header, serve_the_good
 from local.layout import ROOT
 from local.ports import HOST, free_ports
 from local.triton import REPOSITORY
 
+SECRET = "5" * 64
 SCRIPT = ROOT / "deploy" / "triton" / "serve.py"
 OTHER = """
 name: 'other'  # quotes of both kinds
@@ -33,7 +34,7 @@ parameters [ { key: "a" value: { string_value: "1" } }, { key: "b" value: { stri
 
 
 class Refusing(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]  # generated without types
-    """Loads all versions of a model or none, and refuses those in *bad*."""
+    """Loads all versions of a model or none, for holders of the secret, and refuses those in *bad*."""
 
     def __init__(self, bad: set[str], every: list[str]) -> None:
         self.bad, self.every = bad, every
@@ -47,6 +48,8 @@ class Refusing(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
         return service_pb2.ModelReadyResponse(ready=request.version in self.served.get(request.name, []))
 
     def RepositoryModelLoad(self, request: Any, context: grpc.ServicerContext) -> Any:
+        if not set(secret_header(SECRET).items()) <= set(context.invocation_metadata()):
+            context.abort(grpc.StatusCode.UNAVAILABLE, "This protocol is restricted, expecting header")
         wanted = self.every
         if "config" in request.parameters:
             self.configs.append(json.loads(request.parameters["config"].string_param))
@@ -82,8 +85,8 @@ def test_a_model_with_a_refused_version_serves_the_others(server: tuple[Refusing
     refusing, address = server
     said: list[str] = []
     assert is_up(address)
-    assert not load(address, "user_tower")
-    serve_the_good(address, repository_in(tmp_path, "user_tower"), said.append)
+    assert not load(address, "user_tower", secret=SECRET)
+    serve_the_good(address, repository_in(tmp_path, "user_tower"), SECRET, said.append)
     assert refusing.served == {"user_tower": ["1", "10"]}
     assert [is_served(address, "user_tower", version) for version in ("1", "2", "10")] == [True, False, True]
     assert said == ["user_tower: refused versions ['2'] (why is above), served ['1', '10']"]
@@ -93,7 +96,7 @@ def test_a_model_with_a_refused_version_serves_the_others(server: tuple[Refusing
 def test_a_model_of_which_a_version_is_served_is_left_alone(server: tuple[Refusing, str], tmp_path: Path) -> None:
     refusing, address = server
     refusing.served["item_tower"] = ["1"]
-    serve_the_good(address, repository_in(tmp_path, "item_tower"), print)
+    serve_the_good(address, repository_in(tmp_path, "item_tower"), SECRET, print)
     assert refusing.configs == []
 
 
@@ -101,10 +104,10 @@ def test_a_long_configuration_arrives_whole(server: tuple[Refusing, str]) -> Non
     """The declarations of many versions are more than one frame."""
     refusing, address = server
     config = {"version_policy": {"specific": {"versions": [1]}}, "parameters": {"features.1": "é" * 8_000}}
-    assert load(address, "user_tower", config)
+    assert load(address, "user_tower", config, secret=SECRET)
     assert refusing.configs == [config]
     with pytest.raises(ValueError, match="is too long, at most 65,535"):
-        load(address, "user_tower", config | {"name": "x" * 65_535})
+        load(address, "user_tower", config | {"name": "x" * 65_535}, secret=SECRET)
 
 
 def test_the_health_check_asks_for_its_version_of_each_model_only(server: tuple[Refusing, str]) -> None:
@@ -116,9 +119,41 @@ def test_the_health_check_asks_for_its_version_of_each_model_only(server: tuple[
 
 def asked(address: str, version: str) -> tuple[int, str]:
     """What the health check for *version* of both towers exits with and says."""
-    words = [sys.executable, str(SCRIPT), "ready", address, version, "user_tower", "item_tower"]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    return done.returncode, done.stderr
+    return done("ready", address, version, "user_tower", "item_tower")
+
+
+def done(*words: str) -> tuple[int, str]:
+    """What the script exits with and says."""
+    ended = subprocess.run([sys.executable, str(SCRIPT), *words], capture_output=True, text=True, check=False)
+    return ended.returncode, ended.stderr
+
+
+def test_a_model_is_loaded_again_by_the_command_that_reads_the_secret(
+    server: tuple[Refusing, str], tmp_path: Path
+) -> None:
+    refusing, address = server
+    refusing.bad = set()
+    (tmp_path / "secret").write_text(f"{SECRET}\n")
+    (tmp_path / "wrong").write_text("another\n")
+    assert done("load", address, str(tmp_path / "wrong"), "user_tower")[0] == 1
+    assert refusing.served == {}
+    assert done("load", address, str(tmp_path / "secret"), "user_tower") == (0, "")
+    assert refusing.served == {"user_tower": ["1", "2", "10"]}
+
+
+def test_the_server_gets_no_http_and_a_new_secret_at_each_start(tmp_path: Path) -> None:
+    file = tmp_path / "new" / "secret"
+    first = new_secret(file)
+    assert new_secret(None) != first
+    assert file.read_text().strip() == first
+    assert oct(file.stat().st_mode & 0o777) == "0o600"
+    assert new_secret(file) == file.read_text().strip() != first
+    words = [sys.executable, str(SCRIPT), "run", f"{HOST}:1", str(tmp_path), str(file), "echo", "--started"]
+    with (tmp_path / "output").open("w+") as output:  # not a pipe: it is kept open
+        subprocess.run(words, stdout=output, stderr=output, check=True)
+    said = (tmp_path / "output").read_text().split()
+    assert said == ["--started", *closed(file.read_text().strip())]
+    assert "--allow-http=false" in said
 
 
 @pytest.mark.parametrize(

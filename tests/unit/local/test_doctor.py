@@ -97,7 +97,7 @@ def test_free_ports_are_all_different() -> None:
 def test_a_moved_port_takes_its_neighbours_along() -> None:
     moved = Ports.from_environment({"NEARLINE_KAFKA": "localhost:19092", "NEARLINE_TRITON": "127.0.0.1:18001"})
     assert (moved.kafka, moved.kafka_controller) == (19092, 19093)
-    assert (moved.triton_http, moved.triton, moved.triton_metrics) == (18000, 18001, 18002)
+    assert (moved.triton, moved.triton_metrics) == (18001, 18002)
     assert moved.retrieval == Ports().retrieval
 
 
@@ -119,7 +119,6 @@ def test_ports_survive_the_way_through_the_environment() -> None:
         kafka=20000,
         kafka_controller=20001,
         kafka_metrics=20002,
-        triton_http=21000,
         triton=21001,
         triton_metrics=21002,
     )

@@ -15,13 +15,14 @@ SHIM = ROOT / "deploy" / "triton_local" / "backends" / "onnxruntime" / "model.py
 
 
 def test_the_server_is_bound_to_this_machine_and_loads_every_model() -> None:
-    words = command(Path("models"), TritonPorts(grpc=1, http=2, metrics=3), Path("/backends"))
+    words = command(Path("models"), TritonPorts(grpc=1, metrics=3), Path("/backends"), "the secret")
     assert [word for word in words if word.endswith("-address=127.0.0.1")] == [
         "--grpc-address=127.0.0.1",
-        "--http-address=127.0.0.1",
         "--metrics-address=127.0.0.1",
     ]
-    assert {"--grpc-port=1", "--http-port=2", "--metrics-port=3"} < set(words)
+    assert {"--grpc-port=1", "--metrics-port=3"} < set(words)
+    assert {word for word in words if "http" in word} == {"--allow-http=false"}
+    assert "--grpc-restricted-protocol=model-repository,shared-memory,trace,logging:nearline=the secret" in words
     assert {"--load-model=*", "--exit-on-error=false"} < set(words)
     assert f"--model-repository={Path('models').absolute()}" in words
 
