@@ -30,6 +30,9 @@ _SOCKET_PATH_MAX = 100
 _STOP_DEADLINE_S = 20.0
 _COMPLAINT = re.compile(r"error|exception|fail|refuse|misconfigured", re.IGNORECASE)
 _INHERITED_TRAPS = ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME", "JAVA_HOME", "JVM_ARGS", "FLINK_ENV_JAVA_OPTS")
+# What a shell has for other programs. Settings are no exception: those that are meant for us come as *environment*.
+_FOR_OTHERS = re.compile(r"^NEARLINE_|SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIAL|API_?KEY", re.IGNORECASE)
+UMASK = 0o077  # what the system writes is its owner's
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class Program:
     command: tuple[str, ...]
     environment: Mapping[str, str]
     nice: int = 0  # lower priority when the cores are busy
+    withheld: tuple[str, ...] = ()  # variables of the system that it does not get
 
 
 class Supervisor:
@@ -78,12 +82,13 @@ class Supervisor:
         command = [str(environment_python("services")), "-m", "supervisor.supervisord", "-c", str(self.config)]
         if end_with_us:
             command = ["setpriv", "--pdeathsig", "TERM", *command]
-        surroundings = {name: value for name, value in os.environ.items() if name not in _INHERITED_TRAPS}
+        self.log_of("supervisord").touch(0o600)
         with self.log_of("supervisord").open("ab") as output:
             process = self._process = subprocess.Popen(
                 command,
                 cwd=ROOT,
-                env={**surroundings, **environment, **mark(self.data)},
+                env={**surroundings(os.environ), **environment, **mark(self.data)},
+                umask=UMASK,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -154,6 +159,13 @@ class Supervisor:
             raise Unavailable(f"supervisord of {self.data} does not answer: {problem!r}") from problem
 
 
+def surroundings(environ: Mapping[str, str]) -> dict[str, str]:
+    """What the system's processes inherit of our own variables: none that misleads them, and no secret."""
+    return {
+        name: value for name, value in environ.items() if name not in _INHERITED_TRAPS and not _FOR_OTHERS.search(name)
+    }
+
+
 def last_words(lines: Sequence[str], *, end: int = 12, complaints: int = 5) -> str:
     """The last *end* lines, preceded by the last warnings and errors; each indented and cut to a screen's width."""
     earlier = [line for line in lines[:-end] if _COMPLAINT.search(line)]
@@ -186,13 +198,16 @@ _RPC = "supervisor.rpcinterface:make_main_rpcinterface"
 
 def _program(supervisor: Supervisor, program: Program) -> str:
     # setpriv: if supervisord itself is killed, its programs get a signal to end.
-    command = shlex.join(("nice", "-n", str(program.nice), "setpriv", "--pdeathsig", "TERM", *program.command))
+    unset = [word for name in program.withheld for word in ("-u", name)]
+    before = ("env", *unset, "nice", "-n", str(program.nice), "setpriv", "--pdeathsig", "TERM")
+    command = shlex.join((*before, *program.command))
     extra = ",".join(f'{name}="{value}"' for name, value in program.environment.items())
     return _section(
         f"program:{program.name}",
         command=command.replace("%", "%%"),
         directory=str(ROOT).replace("%", "%%"),
         environment=extra.replace("%", "%%"),
+        umask=f"{UMASK:03o}",
         autostart="false",
         autorestart="true",
         startsecs=1,

@@ -30,7 +30,7 @@ from local.broker_ready import is_ready
 from local.layout import BUILD, ROOT, environment_python, java
 from local.ports import HOST, holder, is_free
 from local.processes import describe, mark, processes_of, wait_until
-from local.supervision import Program, Supervisor
+from local.supervision import UMASK, Program, Supervisor, surroundings
 from nearline.errors import Misconfigured, NearlineError, Unavailable
 from nearline.features import ITEM_TOWER, USER_TOWER
 from nearline.key_file import own_key
@@ -41,6 +41,15 @@ Say = Callable[[str], None]
 _DEATHS_ALLOWED = 3
 _BEHIND_ANSWERS = 5
 _MISCONFIGURED = 2
+_OURS = frozenset({"item_tower", "user_tower", "retrieval", "ingest", "last_n", "web", "canary"})
+# Which parts get a setting that is a secret, or may hold one; the servers of others (Kafka, Triton) get none.
+SECRETS: Mapping[str, frozenset[str]] = {
+    "NEARLINE_KEY": frozenset({"web", "canary", "key"}),
+    "NEARLINE_PAGE_SECRET": frozenset({"retrieval"}),
+    "NEARLINE_STORE": frozenset({"retrieval", "user_tower"}),
+    "NEARLINE_KAFKA_PASSWORD": _OURS | {"topics", "key"},
+    "NEARLINE_LOG_KEY": _OURS,
+}
 # One thread per library and few allocator arenas: on two cores more only costs memory and latency.
 _LIMITS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2", "PYTHONUNBUFFERED": "1"}
 
@@ -138,7 +147,7 @@ def nearline_plan(system: System) -> Plan:
         # A request waits for its answer, a click does not: on few cores retrieval has priority. So has the canary,
         # which uses little time: its own wait for a core would look like the system's delay.
         nice = 0 if name in ("retrieval", "canary") else _BEHIND_ANSWERS
-        return Part(Program(name, (python, *words), {}, nice), ready, deadline_s)
+        return Part(Program(name, (python, *words), {}, nice, withheld_from(name)), ready, deadline_s)
 
     first = [
         part("broker", services, broker, lambda: is_ready(ports.kafka), 90.0),
@@ -156,6 +165,11 @@ def nearline_plan(system: System) -> Plan:
         rest.append(part("canary", services, ["-m", "services.canary"], http_ok(ports.canary, "/readyz"), 60.0))
     topics = OneTimeTask("topics", (services, "-m", "nearline.cli", "init"))
     return [first, topics, OneTimeTask("key", (services, "-m", "nearline.cli", "keys", "ensure")), rest]
+
+
+def withheld_from(name: str) -> tuple[str, ...]:
+    """The secrets that the part or task *name* does not get."""
+    return tuple(variable for variable, parts in SECRETS.items() if name not in parts)
 
 
 def serves_space(port: int, space: int) -> bool:
@@ -246,6 +260,8 @@ def embedded_system(
 
 
 def _start_supervisor(system: System, *, end_with_us: bool) -> None:
+    system.data.mkdir(parents=True, exist_ok=True)
+    system.data.chmod(0o700)  # also one that an earlier release made
     # Before the start: a command that finds the system running needs its settings too.
     _settings_file(system.data).parent.mkdir(parents=True, exist_ok=True)
     _settings_file(system.data).touch()
@@ -271,8 +287,12 @@ def _start_wave(system: System, parts: Sequence[Part], say: Say) -> None:
 
 def _do(system: System, task: OneTimeTask, say: Say) -> None:
     started = time.monotonic()
-    environment = {**_without_settings(os.environ), **system.environment()}
-    done = subprocess.run(task.command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    environment = {**surroundings(os.environ), **system.environment()}
+    for name in withheld_from(task.name):
+        environment.pop(name, None)
+    done = subprocess.run(
+        task.command, cwd=ROOT, env=environment, umask=UMASK, capture_output=True, text=True, check=False
+    )
     if done.returncode != 0:
         raise Unavailable(f"{task.name} failed ({done.returncode}):\n{(done.stdout + done.stderr).strip()[-2000:]}")
     say(f"  {task.name:<11} done   {time.monotonic() - started:5.1f} s")
@@ -337,10 +357,6 @@ def _refuse_other_settings(system: System) -> None:
 
 def _settings_file(data: Path) -> Path:
     return data / "run" / "settings.json"
-
-
-def _without_settings(environ: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in environ.items() if not name.upper().startswith(PREFIX)}
 
 
 @contextmanager

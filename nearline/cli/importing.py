@@ -1,6 +1,7 @@
 """``nearline import``: send a folder of tables, or an export of Gorse, through the HTTP API."""
 
 import asyncio
+import os
 import tempfile
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
@@ -98,14 +99,17 @@ def from_gorse(
     title: Annotated[
         str, typer.Option(help="The label with an item's title; default: title, name, or the comment.")
     ] = "",
-    key: Annotated[
-        str, typer.Option(envvar="GORSE_API_KEY", help="Gorse's admin_api_key, if the source is an address.")
-    ] = "",
+    key_file: Annotated[
+        Path | None,
+        typer.Option(help="A file with Gorse's admin_api_key, if the source is an address; default: GORSE_API_KEY."),
+    ] = None,
 ) -> None:
     """Import users, items and feedback of Gorse; whatever is left out or changed is counted with its reason.
 
     A folder holds users.jsonl, items.jsonl and feedback.jsonl, as GET /api/bulk/… returns them.
     """
+    # Not an argument: those are in the shell's history and in the list of processes.
+    key = _key_in(key_file) if key_file is not None else os.environ.get("GORSE_API_KEY", "")
     conversion = gorse.Conversion(gorse.type_rules(type or []), title)
     with tempfile.TemporaryDirectory(prefix="nearline-gorse-") as folder:
         path = _fetched(source, key, Path(folder)) if source.startswith(("http://", "https://")) else Path(source)
@@ -116,6 +120,13 @@ def from_gorse(
     for what, count in sorted(conversion.counted.items(), key=lambda each: -each[1]):
         console.print(f"{count:>9,} {what}", markup=False)
     _finish(outcomes)
+
+
+def _key_in(file: Path) -> str:
+    try:
+        return file.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise Misconfigured(f"cannot read a key in {file}: {error!r:.100}") from None
 
 
 # --- Gorse's export --------------------------------------------------------------------------------------------------
@@ -132,7 +143,7 @@ def _fetched(address: str, key: str, folder: Path) -> Path:
             ) as response,
         ):
             if response.status_code != 200:
-                hint = "; give its admin_api_key with --key" if response.status_code == 401 else ""
+                hint = "; give its admin_api_key (--key-file, GORSE_API_KEY)" if response.status_code == 401 else ""
                 raise Unavailable(f"Gorse at {address} answered {response.status_code} to /api/dump{hint}")
             for piece in response.iter_bytes():
                 opened.write(piece)

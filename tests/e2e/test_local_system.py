@@ -13,12 +13,15 @@ import pytest
 
 pytest.importorskip("supervisor")
 
+from pydantic import SecretStr
+
 from local.addresses import Ports
 from local.ports import HOST, is_free
 from local.processes import end_all, processes_of, wait_until
 from local.supervision import Program
-from local.system import OneTimeTask, Part, Plan, System, http_ok, reset, start, stop, up
+from local.system import SECRETS, OneTimeTask, Part, Plan, System, http_ok, reset, start, stop, up, withheld_from
 from nearline.errors import Misconfigured, Unavailable
+from nearline.settings import PREFIX, Settings
 
 SERVER = (sys.executable, "-m", "http.server", "--bind", HOST)
 # A part with a child of its own that does not listen to SIGTERM, as Triton's and Flink's launchers may have.
@@ -193,3 +196,56 @@ def test_ctrl_c_while_starting_leaves_no_process(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         process.wait(30)
     assert processes_of(tmp_path / "data") == []
+
+
+def environment_of(system: System, name: str) -> dict[str, str]:
+    """The variables of the running part *name*."""
+    words = Path(f"/proc/{system.supervisor.pid_of(name)}/environ").read_bytes().decode().split("\0")
+    return dict(word.split("=", 1) for word in words if "=" in word)
+
+
+def test_what_the_system_writes_is_its_owners(tmp_path: Path) -> None:
+    """Also in a data folder that an earlier release made for every user of the machine."""
+    new = tmp_path / "data" / "new"
+    new.parent.mkdir(mode=0o755)
+    writing = (sys.executable, "-c", "import pathlib, sys, time; pathlib.Path(sys.argv[1]).mkdir(); time.sleep(1000)")
+    system = System(
+        new.parent, Ports.free(), plan=lambda _: [[Part(Program("writing", (*writing, str(new)), {}), new.exists, 20)]]
+    )
+    up(system, nothing, end_with_us=True)
+    modes = {path: path.stat().st_mode & 0o777 for path in (system.data, new, *system.supervisor.logs.iterdir())}
+    stop(system, nothing)
+    assert modes.pop(system.data) == modes.pop(new) == 0o700
+    assert set(modes.values()) == {0o600}
+
+
+def test_a_part_gets_the_secrets_that_it_needs_and_none_of_the_shells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for other in ("SOME_API_TOKEN", "DATABASE_PASSWORD", "AWS_SECRET_ACCESS_KEY", "NEARLINE_KEY"):
+        monkeypatch.setenv(other, "another program's")
+    settings = {"NEARLINE_PAGE_SECRET": "p" * 16, "NEARLINE_KAFKA_PASSWORD": "k", "NEARLINE_SPACE": "1"}
+
+    def plan(system: System) -> Plan:
+        def part(name: str, port: int) -> Part:
+            program = Program(name, (*SERVER, str(port)), {}, withheld=withheld_from(name))
+            return Part(program, http_ok(port, "/"), 20)
+
+        missing = "import os, sys; sys.exit('NEARLINE_PAGE_SECRET' in os.environ or 'NEARLINE_KEY' in os.environ)"
+        parts = [part("retrieval", system.ports.retrieval), part("triton", system.ports.triton)]
+        return [parts, OneTimeTask("topics", (sys.executable, "-c", missing))]
+
+    system = System(tmp_path / "data", Ports.free(), settings, plan=plan)
+    up(system, nothing, end_with_us=True)
+    found = {name: environment_of(system, name) for name in ("retrieval", "triton")}
+    stop(system, nothing)
+    assert {name for name, value in found["retrieval"].items() if value in settings.values()} >= settings.keys()
+    assert settings.keys() & found["triton"].keys() == {"NEARLINE_SPACE"}
+    assert "another program's" not in {*found["retrieval"].values(), *found["triton"].values()}
+
+
+def test_every_setting_that_is_a_secret_is_given_to_named_parts_only() -> None:
+    secret = {
+        f"{PREFIX}{name.upper()}" for name, field in Settings.model_fields.items() if field.annotation is SecretStr
+    }
+    assert secret <= SECRETS.keys()

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from typer.testing import CliRunner
 
-from local.processes import wait_until
+from local.processes import processes_of, wait_until
 from local.system import System, http_ok
 from nearline.adapters.kafka.admin import Topics
 from nearline.adapters.kafka.producer import Producer
@@ -37,7 +37,9 @@ from nearline.space import Space
 from nearline.topics import CLICKS, CLICKS_DLQ, ITEMS, user_updates_topic
 from nearline.user_commands import Erase, encode_command
 from nearline.user_updates import UserUpdate, decode_user_updates
+from tests.support.sockets import beyond_loopback, listeners
 
+UNNAMED = 3  # of the job: Flink's blob server, and the two of py4j, by which PyFlink and the JVM call each other
 DEADLINE_S = 240.0  # on a crowded machine the job alone takes a minute and more to come back
 KINDS = ("lantern", "teapot", "cushion")
 CATALOGUE = {
@@ -388,3 +390,12 @@ def test_every_part_is_ready_after_the_kills(system: System) -> None:
     for part in system.parts():
         assert wait_until(part.is_ready, DEADLINE_S), part.name
     assert http_ok(system.ports.retrieval, "/healthz")()
+
+
+def test_every_port_of_the_system_is_known_and_bound_to_this_machine(system: System) -> None:
+    found = listeners(processes_of(system.data))
+    assert beyond_loopback(found) == set()
+    named = {port for name, port in system.ports.by_name().items() if name != "canary"}
+    ports = {port for _, port in found}
+    assert named <= ports
+    assert len(ports - named) == UNNAMED, found

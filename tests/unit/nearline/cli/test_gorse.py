@@ -231,8 +231,9 @@ async def gorse(scope: Any, receive: Any, send: Any) -> None:
 
 
 def test_a_running_gorse_is_imported_and_every_loss_is_told(tmp_path: Path) -> None:
+    (tmp_path / "gorse-key").write_text("secret\n")
     with served(gorse) as url:
-        result, door = imported("URL/", url, tmp_path, "--key", "secret")
+        result, door = imported("URL/", url, tmp_path, "--key-file", str(tmp_path / "gorse-key"))
     assert result.exit_code == 0, result.output
     assert "read: 1 users of Gorse, 2 items of Gorse, 1 feedback of Gorse" in result.output
     assert "1 feedback left out: no time after 2000" in result.output
@@ -243,7 +244,18 @@ def test_a_running_gorse_is_imported_and_every_loss_is_told(tmp_path: Path) -> N
 def test_a_gorse_that_does_not_let_us_in_is_said_to_want_its_key(tmp_path: Path) -> None:
     with served(gorse) as url:
         result, _ = imported("URL", url, tmp_path)
-    assert "give its admin_api_key with --key" in str(result.exception)
+    assert "give its admin_api_key (--key-file, GORSE_API_KEY)" in str(result.exception)
+
+
+def test_the_key_comes_from_a_file_or_the_environment_and_never_from_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GORSE_API_KEY", "secret")
+    with served(gorse) as url:
+        assert imported("URL", url, tmp_path)[0].exit_code == 0
+        assert "No such option" in imported("URL", url, tmp_path, "--key", "secret")[0].output
+        result, _ = imported("URL", url, tmp_path, "--key-file", str(tmp_path / "none"))
+    assert "cannot read a key in" in str(result.exception)
 
 
 def test_lines_of_json_are_imported(tmp_path: Path) -> None:
