@@ -25,7 +25,7 @@ from tools.containers.engine import Engine, running_engine
 from tools.containers.images import PULLED_BASE, can_copy_environments, overrides, python_base, remove_old
 from tools.containers.project import Project, staged
 from tools.containers.stand_ins import stand_ins
-from tools.containers.story import TrialShop, no_nameless_volumes, status_knows_every_part
+from tools.containers.story import TrialShop, no_nameless_volumes, no_other_port_is_open, status_knows_every_part
 
 _WHOLE = "docker-compose.yml"
 _LIGHT = (_WHOLE, "deploy/light.yml")
@@ -124,6 +124,7 @@ def _use(trial: ContainerTrial, steps: Steps) -> None:
     for number, item_id in enumerate(("mug-0", "lamp-1", "mug-2")):
         steps(f"click {number + 1} changes the answer", partial(shop.click_changes_answer, "ada", item_id))
     steps("nearline status finds every part from inside", lambda: status_knows_every_part(project))
+    steps("no container listens on a port that is not meant", lambda: no_other_port_is_open(project))
     replicas = ("--profile", "replicas", *start[:5], "--no-deps", *_REPLICAS)
     steps("two replicas", lambda: project.compose(*replicas, deadline_s=_UP_S))
     steps("two replicas healthy", lambda: project.wait_until_well(120.0, _REPLICAS))

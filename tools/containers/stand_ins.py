@@ -42,6 +42,7 @@ def stand_ins(engine: Engine, base: str, folder: Path) -> StandIns:
         services["triton"] = {
             "image": "nearline-triton:0.1.0",
             "build": {"context": ".", "dockerfile": "deploy/triton_local/Dockerfile", "args": {"BASE": base}},
+            "user": "10001",
             "command": ["python", "-m", "local.triton", "--host", "0.0.0.0", "--repository", "/models"],
         }
         said.append("triton: the server of the nvidia-pytriton wheel, as in the trial")

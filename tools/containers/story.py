@@ -20,6 +20,20 @@ ITEMS: dict[str, Item] = {
     for category, titles in _TITLES.items()
     for number, title in enumerate(titles.split(", "))
 }
+# The ports on which a container listens for others; those for itself alone do not matter.
+OPEN_PORTS: Mapping[str, frozenset[int]] = {
+    "kafka": frozenset({9092, 19092, 29093, 9404}),
+    "triton": frozenset({8001, 8002}),
+    "jobmanager": frozenset({6123, 6124, 6130, 8081, 9249}),
+    "taskmanager": frozenset({6121, 6122, 6130, 9249}),
+    "item_tower": frozenset({9102}),
+    "user_tower": frozenset({9101}),
+    "retrieval": frozenset({8080}),
+    "ingest": frozenset({8088}),
+    "web": frozenset({8090}),
+    "canary": frozenset({9104}),
+}
+_LISTENING = "0A"
 _SOON_S = 60.0
 _CLICK_S = 90.0  # after a kill: until the job has resumed from its checkpoint
 # In the container of a replica, which publishes no port.
@@ -109,6 +123,26 @@ def status_knows_every_part(project: Project) -> None:
         return f"not ready: {', '.join(sorted(missing))}\n{said}" if missing else None
 
     wait_for("a status with every part ready", problem, _SOON_S)
+
+
+def no_other_port_is_open(project: Project) -> None:
+    """No container listens on a port that is not in ``OPEN_PORTS``, but for itself."""
+    for service, meant in OPEN_PORTS.items():
+        others = ports_for_others(project.inside(service, "cat", "/proc/net/tcp", "/proc/net/tcp6")) - meant
+        if others:
+            raise Failed(f"{service} listens on {sorted(others)}, expected {sorted(meant)} only")
+
+
+def ports_for_others(table: str) -> set[int]:
+    """The ports on which a process listens beyond the loopback addresses, in Linux' *table* of TCP sockets."""
+    rows = [words for line in table.splitlines() if len(words := line.split()) > 3 and words[3] == _LISTENING]
+    local = [words[1].split(":") for words in rows]
+    return {int(port, 16) for address, port in local if not _is_loopback(address)}
+
+
+def _is_loopback(address: str) -> bool:
+    """Whether *address* is one of 127.0.0.0/8, also within IPv6, or ::1; in words of 32 bits, the last byte first."""
+    return address == "0" * 24 + "01000000" or (address.endswith("7F") and address[:-8] in ("", "0" * 16 + "FFFF0000"))
 
 
 def no_nameless_volumes(project: Project, before: Iterable[str]) -> None:

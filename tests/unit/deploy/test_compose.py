@@ -183,6 +183,18 @@ def other_bases(compose: Compose) -> list[str]:
     return [f"{name}: {args}" for name, args in built if args.get("BASE") != "python:3.11.14-slim-bookworm"]
 
 
+def rights(compose: Compose) -> list[str]:
+    """Services that keep capabilities or may gain some; Couchbase's own supervisor changes users."""
+    keeping = [name for name, s in services(compose) if s.get("cap_drop") != ["ALL"] and name != "couchbase"]
+    added = [(name, s["cap_add"]) for name, s in services(compose) if "cap_add" in s]
+    gaining = [name for name, s in services(compose) if "no-new-privileges:true" not in s.get("security_opt", [])]
+    return [
+        *(f"{name} keeps its capabilities" for name in keeping),
+        *(f"{name} gets {more}" for name, more in added if (name, more) != ("proxy", ["NET_BIND_SERVICE"])),
+        *(f"{name} may gain rights" for name in gaining),
+    ]
+
+
 def defective(change: Callable[[Compose], None]) -> Compose:
     broken = copy.deepcopy(read(FILE.read_text()))
     change(broken)
@@ -236,6 +248,9 @@ CHECKS_AND_DEFECTS: list[tuple[Check, Callable[[Compose], None]]] = [
     (dear_checks, change("services/ingest/healthcheck/timeout", "5s")),
     (other_bases, change("services/kafka/build/args", None)),
     (other_bases, change("services/kafka/build/args", {"BASE": "alpine:3.20"})),
+    (rights, change("services/triton/cap_drop", None)),
+    (rights, change("services/ingest/cap_add", ["SYS_ADMIN"])),
+    (rights, change("services/prometheus/security_opt", None)),
     (refused_settings, change("services/retrieval/environment/NEARLINE_KAFFKA", "kafka:19092")),
 ]
 CHECKS = list(dict.fromkeys(check for check, _ in CHECKS_AND_DEFECTS))

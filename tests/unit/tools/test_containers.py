@@ -2,8 +2,10 @@
 
 import os
 import re
+import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from tools.containers.engine import debian_mirror, refuse_unsuitable
 from tools.containers.images import PULLED_BASE, names_in
 from tools.containers.project import MOUNTED, Container, staged
 from tools.containers.stand_ins import IMAGES_OF_OTHERS
+from tools.containers.story import OPEN_PORTS, ports_for_others
 
 DEBIAN = {"ID": "debian", "VERSION_ID": "12"}
 
@@ -151,3 +154,28 @@ def test_the_copy_lets_others_read_everything_that_a_container_mounts() -> None:
     files = {mount.removeprefix("./") for mount in mounts if mount.startswith("./")}
     assert files, "the compose file mounts files of the checkout"
     assert [file for file in files if not file.startswith(MOUNTED)] == []
+
+
+def test_ports_that_a_container_has_for_others_are_told_from_those_for_itself() -> None:
+    """By this machine's own table, with one socket of each kind."""
+    kinds = [
+        ("127.0.0.1", socket.AF_INET),
+        ("0.0.0.0", socket.AF_INET),
+        ("::1", socket.AF_INET6),
+        ("::", socket.AF_INET6),
+    ]
+    kinds += [("::", socket.AF_INET6), ("::ffff:127.0.0.1", socket.AF_INET6)]
+    with ExitStack() as stack:
+        opened: dict[str, int] = {}
+        for address, family in kinds:
+            listening = stack.enter_context(socket.socket(family))
+            listening.bind((address, 0))
+            listening.listen()
+            opened[address] = listening.getsockname()[1]
+        tables = Path("/proc/net/tcp").read_text() + Path("/proc/net/tcp6").read_text()
+        found = ports_for_others(tables) & set(opened.values())
+    assert found == {opened["0.0.0.0"], opened["::"]}
+
+
+def test_every_lasting_container_has_its_open_ports_named() -> None:
+    assert OPEN_PORTS.keys() == set(LASTING)
