@@ -39,7 +39,7 @@ class RequestGuard extends ChannelInboundHandlerAdapter {
         String host = headers.get("Host");
         String origin = headers.get("Origin");
         String site = headers.get("Sec-Fetch-Site");
-        boolean isOurs = host != null && hosts.contains(host.toLowerCase());
+        boolean isOurs = host != null && hosts.contains(host.toLowerCase().replaceFirst(":[0-9]+$", ""));
         boolean isFromOurs = origin == null || origin.equalsIgnoreCase("http://" + host);
         boolean isSameSite = site == null || site.equals("same-origin") || site.equals("none");
         return !(isOurs && isFromOurs && isSameSite);

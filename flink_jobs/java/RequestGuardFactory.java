@@ -11,7 +11,7 @@ import org.apache.flink.shaded.netty4.io.netty.channel.ChannelHandlerAdapter;
 import org.apache.flink.shaded.netty4.io.netty.channel.ChannelHandlerContext;
 import org.apache.flink.shaded.netty4.io.netty.handler.codec.http.HttpServerCodec;
 
-/** Puts a RequestGuard into every connection of the REST interface; nearline.rest.hosts is what Host may be. */
+/** Puts a RequestGuard into every connection of the REST interface; nearline.rest.hosts has the names that Host may have. */
 public class RequestGuardFactory implements InboundChannelHandlerFactory {
     private static final String HOSTS = "nearline.rest.hosts";
 

