@@ -5,17 +5,19 @@ the job's newest snapshot of seen items (``recent``). That snapshot (``seen_vers
 beside the document and written rarely: a click reads and writes two kilobytes however many items its user has seen.
 ``with_snapshot`` puts both together for an answer.
 
-The three versions may differ, and a write is accepted only if none of them is older than the stored document's
-(``knows_all_of``). An erased user's document is a marker: no vector, no hashes, and the erasure's version in all three
-places, so that writes from before it are refused.
+The three versions may differ, and a write is accepted only if none of them is older than the stored document's, and it
+knows of the same erasure or a later one (``knows_all_of``). An erased user's document is a marker: no vector, no
+hashes, and the erasure's version in all three places, so that writes from before it are refused. Once the user returns,
+``erased_version`` keeps it: what was handed out before, as a page token with a vector, is accepted no more.
 
 Layout, little-endian: magic ``NU``, version, flags, space u32, dimension u32, vector_version i64, history_version i64,
 seen_version i64, as_of_ms i64, stored_ms i64, counts u32 (seen, purchased, events, recent), size of the newest event
 id u16, window_from_ms u48 (0 in documents of earlier builds), crc32 of all but itself u32; then seen u64[], purchased
 u64[], events u64[], recent u64[], ages of recent u32[] (history_version less the item's own, at most 2^32 - 1: 49
 days), vector FP32[], until_s of seen u32[] and of recent u32[] (both only where something expires), bought of recent
-u8[] (only where something is), newest event id. The head has 80 bytes, so the columns of hashes are aligned and are
-read in place.
+u8[] (only where something is), erased_version i64 (only where there was an erasure, and not in a marker, whose
+history_version it is; earlier builds do not read it), newest event id. The head has 80 bytes, so the columns of hashes
+are aligned and are read in place.
 
 The columns seen and purchased hold items that are neither recent nor in a snapshot beside the document: those of
 documents that were written as version 1 or 2, until their user's next snapshot. Those versions hold all seen items:
@@ -40,7 +42,8 @@ _HEAD_1 = struct.Struct("<2sBBIIqqqqHIIII")
 _HEAD = struct.Struct("<2sBBIIqqqqqIIIIH6sI")
 _CRC_BYTES = 4
 _MAGIC = b"NU"
-_HAS_VECTOR, _ERASED, _EXPIRES, _BOUGHT, _BESIDE = 1, 2, 4, 8, 16
+_HAS_VECTOR, _ERASED, _EXPIRES, _BOUGHT, _BESIDE, _RETURNED = 1, 2, 4, 8, 16, 32
+_VERSION = struct.Struct("<q")
 _MOST_AGE_MS = 0xFFFF_FFFF
 
 Hashes = NDArray[np.uint64]
@@ -95,7 +98,8 @@ class UserDocument:
     history. No event older than *window_from_ms* can be used any more: the window is full of newer ones; 0 if it is not
     full. *seen* includes *recent*; *until_s* is as long as *seen*, or ``None`` if nothing expires. If *seen_beside*,
     the items of the snapshot at *seen_version* are stored beside the document, and not in *seen* until
-    ``with_snapshot`` adds them.
+    ``with_snapshot`` adds them. *erased_version* is that of the user's newest erasure, 0 if none is known: after a loss
+    of the store an erasure may be missing that the log's compaction removed.
     """
 
     vector: NDArray[np.float32] | None
@@ -113,6 +117,7 @@ class UserDocument:
     erased: bool = False
     seen_beside: bool = False
     window_from_ms: int = 0
+    erased_version: int = 0
 
     @property
     def order(self) -> DocumentVersions:
@@ -201,12 +206,18 @@ def encode_user_document(document: UserDocument, space: Space) -> bytes:
         columns += (or_forever(until_s, seen).tobytes(), or_forever(recent.until_s, recent.hashes).tobytes())
     if recent.bought is not None:
         columns.append(recent.bought.tobytes())
+    returned = document.erased_version and not document.erased
+    if returned:
+        columns.append(_VERSION.pack(document.erased_version))
     newest = document.newest_event_id.encode()
     body = b"".join((*columns, newest))
     head = _HEAD.pack(
         _MAGIC,
         3,
-        _flags(document) | (_EXPIRES if expires else 0) | (0 if recent.bought is None else _BOUGHT),
+        _flags(document)
+        | (_EXPIRES if expires else 0)
+        | (0 if recent.bought is None else _BOUGHT)
+        | (_RETURNED if returned else 0),
         space.number,
         space.dimension,
         document.vector_version,
@@ -264,11 +275,14 @@ def document_order(raw: bytes) -> DocumentVersions:
 def knows_all_of(raw: bytes, stored: bytes) -> bool:
     """Whether the document in *raw* is at least as new as the *stored* one in each version, so that it may replace it.
 
+    That includes the version of the user's erasure.
+
     A document that is newer in one version and older in another was made from outdated data.
     """
     history, vector, seen = document_order(raw)
     stored_history, stored_vector, stored_seen = document_order(stored)
-    return history >= stored_history and vector >= stored_vector and seen >= stored_seen
+    are_as_new = history >= stored_history and vector >= stored_vector and seen >= stored_seen
+    return are_as_new and _erased_version_of(raw) >= _erased_version_of(stored)
 
 
 def decode_user_document(raw: bytes, space: Space) -> UserDocument:
@@ -333,8 +347,25 @@ def _decode_later(raw: bytes, space: Space) -> UserDocument:
         bool(flags & _ERASED),
         bool(flags & _BESIDE),
         int.from_bytes(window_from, "little"),
+        _erased_version(raw, n_id, flags, history_version),
     )
     return document if layout == 2 or not n_seen else with_recent(document, recent)
+
+
+def _erased_version_of(raw: bytes) -> int:
+    if raw[2] == 1 or not raw[3] & (_RETURNED | _ERASED):
+        return 0
+    head = _HEAD.unpack_from(raw)
+    return _erased_version(raw, head[14], raw[3], head[6])
+
+
+def _erased_version(raw: bytes, id_size: int, flags: int, history_version: int) -> int:
+    if flags & _RETURNED:
+        at = len(raw) - id_size - _VERSION.size
+        if at < _HEAD.size:
+            raise BadInput("bad_user_document", f"a user document of {len(raw)} bytes is too short for its columns")
+        return int(_VERSION.unpack_from(raw, at)[0])
+    return history_version if flags & _ERASED else 0
 
 
 def decode_stored_user(stored: StoredUser, space: Space) -> UserDocument | None:

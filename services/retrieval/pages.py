@@ -50,8 +50,9 @@ class TokenSigner(Protocol):
 class ListPage:
     """The state of a list: its vector and the clicks that the vector used, the items served, and the pages so far.
 
-    *served* are sorted hashes. *seen* is the hash of one seen item of the user's document, 0 if there was none. If a
-    later document contains neither the newest event nor that item, the user was erased in between.
+    *served* are sorted hashes. *seen* is the hash of one seen item of the user's document, 0 if there was none. The
+    user was erased in between if a later document has an erasure of *vector_version* or later, or contains neither the
+    newest event nor that item: a document that was made again after a loss of the store may know no erasure.
     """
 
     vector: NDArray[np.float32] | None = None
@@ -91,6 +92,8 @@ class ListPage:
         )
 
     def _is_known_to(self, document: UserDocument) -> bool:
+        if self.vector_version <= document.erased_version:
+            return False
         newest = hash64(self.newest_event_id) if self.newest_event_id else 0
         witnesses = ((newest, document.events), (self.seen, document.seen))
         matches = [bool((known == np.uint64(witness)).any()) for witness, known in witnesses if witness]

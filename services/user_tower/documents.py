@@ -3,7 +3,7 @@
 Seen items are those of the job's newest snapshot, which is stored beside the document, and of the windows of later
 sequences. A snapshot replaces the one before and every window up to its version, so an item whose event was removed
 disappears with it; until then the set only grows. The vector changes only together with the record of what it used.
-An erasure removes everything up to its version.
+An erasure removes everything up to its version, and the document keeps that version.
 """
 
 from collections.abc import Mapping, Sequence
@@ -86,6 +86,7 @@ def advance(
 
 def _erased(document: UserDocument, version: int) -> UserDocument:
     """The document without anything as old as *version*; a marker if nothing is left."""
+    document = replace(document, erased_version=max(version, document.erased_version))
     if document.seen_version <= version:
         document = _replaced(document, version)
     if document.vector_version > version:

@@ -13,6 +13,7 @@ import urllib.request
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -128,12 +129,11 @@ def user() -> str:
 NONE = np.zeros(0, np.uint64)
 
 
-def document(history: int, vector: int | None = None, seen: int = 0) -> bytes:
+def document(history: int, vector: int | None = None, seen: int = 0, erased: int = 0) -> bytes:
     vector = history if vector is None else vector
     values = np.full(8, history, np.float32)
-    return encode_user_document(
-        UserDocument(values, vector, history, f"e{history}", 1, 2, NONE, NONE, NONE, seen_version=seen), SPACE
-    )
+    made = UserDocument(values, vector, history, f"e{history}", 1, 2, NONE, NONE, NONE, seen_version=seen)
+    return encode_user_document(replace(made, erased_version=erased), SPACE)
 
 
 def snapshot(version: int) -> bytes:
@@ -196,8 +196,9 @@ async def test_a_marker_of_an_erasure_outlives_every_write_that_was_made_without
     assert await store.put_many_if_newer({name: marker(5)}) == 1
     for late in (document(4, seen=3), document(4, seen=4), document(6, seen=3), document(6, seen=4)):
         assert await store.put_many_if_newer({name: late}) == 0
+    assert await store.put_many_if_newer({name: document(6, seen=5)}) == 0, "it does not know the erasure"
     assert await store.get(name) == marker(5)
-    assert await store.put_many_if_newer({name: document(6, seen=5)}) == 1
+    assert await store.put_many_if_newer({name: document(6, seen=5, erased=5)}) == 1
     assert await store.put_many_if_newer({name: marker(5)}) == 0
 
 

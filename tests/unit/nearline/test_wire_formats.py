@@ -114,8 +114,20 @@ BESIDE = replace(
 )
 NOTHING = np.zeros(0, np.uint64)
 ERASED = UserDocument(
-    None, NOW_MS, NOW_MS, "", 0, NOW_MS + 1, NOTHING, NOTHING, NOTHING, seen_version=NOW_MS, erased=True
+    None,
+    NOW_MS,
+    NOW_MS,
+    "",
+    0,
+    NOW_MS + 1,
+    NOTHING,
+    NOTHING,
+    NOTHING,
+    seen_version=NOW_MS,
+    erased=True,
+    erased_version=NOW_MS,
 )
+RETURNED = replace(EXPIRING, erased_version=NOW_MS + 1)
 FULL = replace(EXPIRING, window_from_ms=NOW_MS - 86_400_000)
 UPDATE = UserUpdate(NOW_MS + 4, NOW_MS + 3, NOW_MS + 2, NOW_MS + 9)
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -195,6 +207,7 @@ FORMATS = {
     "user_document_beside.v3.bin": encode_user_document(BESIDE, SPACE),
     "user_document_erased.v3.bin": encode_user_document(ERASED, SPACE),
     "user_document_of_a_full_window.v3.bin": encode_user_document(FULL, SPACE),
+    "user_document_after_an_erasure.v3.bin": encode_user_document(RETURNED, SPACE),
     "user_updates.v2.json": encode_user_updates(UPDATES),
     "dead_letter.v1.json": encode_dead_letter(LETTER),
     "api_key.v1.json": encode_key(KEY),
@@ -323,13 +336,22 @@ def test_user_updates_of_another_form_are_refused(raw: bytes | None) -> None:
         ("user_document_beside.v3.bin", BESIDE),
         ("user_document_erased.v3.bin", ERASED),
         ("user_document_of_a_full_window.v3.bin", FULL),
+        ("user_document_after_an_erasure.v3.bin", RETURNED),
     ],
 )
 def test_golden_user_documents_load(name: str, document: UserDocument) -> None:
     raw = golden(name)
     loaded = decode_user_document(raw, SPACE)
     assert loaded.order == document_order(raw) == document.order
-    for column in ("newest_event_id", "as_of_ms", "stored_ms", "erased", "seen_beside", "window_from_ms"):
+    for column in (
+        "newest_event_id",
+        "as_of_ms",
+        "stored_ms",
+        "erased",
+        "seen_beside",
+        "window_from_ms",
+        "erased_version",
+    ):
         assert getattr(loaded, column) == getattr(document, column)
     for column in ("vector", "seen", "purchased", "events", "until_s"):
         np.testing.assert_array_equal(getattr(loaded, column), getattr(document, column))
@@ -371,6 +393,22 @@ def test_a_document_knows_all_of_another_if_it_is_behind_in_nothing(
         for h, v, s in (one, other)
     )
     assert knows_all_of(first, second) == all(a >= b for a, b in zip(one, other, strict=True))
+
+
+def test_a_document_that_does_not_know_an_erasure_replaces_none_that_does() -> None:
+    knows, newer = (
+        encode_user_document(each, SPACE) for each in (RETURNED, replace(RETURNED, erased_version=NOW_MS + 2))
+    )
+    for stored in (knows, golden("user_document_erased.v3.bin")):
+        assert not knows_all_of(golden("user_document_expiring.v3.bin"), stored)
+        assert knows_all_of(newer, stored)
+    assert not knows_all_of(knows, newer)
+
+
+def test_a_document_that_is_too_short_for_its_erasure_is_refused() -> None:
+    cut = golden("user_document_after_an_erasure.v3.bin")[:80]
+    with pytest.raises(BadInput, match="80 bytes"):
+        knows_all_of(cut, golden("user_document.v3.bin"))
 
 
 def test_the_columns_of_a_document_lie_where_a_processor_likes_them() -> None:

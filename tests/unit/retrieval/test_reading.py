@@ -638,6 +638,25 @@ def test_a_page_of_a_user_who_was_erased_is_gone_even_if_he_came_back(paged: tup
         assert refused(replica, token).is_gone
 
 
+def test_a_page_of_a_user_who_was_erased_is_gone_even_if_he_meets_the_same_items_again(
+    paged: tuple[Replica, str],
+) -> None:
+    replica, token = paged
+    run(replica.store.put_many_if_newer({"u": stored(6, "e0", erased_version=5)}))
+    assert refused(replica, token).is_gone
+
+
+def test_a_list_that_began_after_the_users_erasure_goes_on() -> None:
+    async def story() -> None:
+        replica = await opened()
+        await replica.store.put_many_if_newer({"u": stored(6, "e0", erased_version=5)})
+        first = await replica.ask(page=FIRST)
+        await replica.store.put_many_if_newer({"u": stored(7, "e0", "e5", erased_version=5)})
+        assert ids(await replica.ask(page=first["next_page"])) == ["i4", "i6", "i7"]
+
+    run(story())
+
+
 def test_a_list_ends_before_its_token_grows_too_long() -> None:
     pages = PageTokens(SignedTokens(b"s" * 16, "page", lives_s=60), Space(1, 128))
     page, longest = pages.open(FIRST, "u").begun(document(1, "e" * 128, vector=np.ones(128, np.float32))), ""

@@ -627,6 +627,7 @@ async def test_an_erased_user_who_returns_starts_with_an_empty_history() -> None
     assert not document.erased
     assert document.seen.tolist() == [hash64("b")]
     assert document.order == (6, 6, 5)
+    assert document.erased_version == 5
     assert document.vector is not None
     np.testing.assert_allclose(document.vector, stage.table.history[stage.table.row_of["b"]], atol=1e-3)
 
@@ -634,10 +635,24 @@ async def test_an_erased_user_who_returns_starts_with_an_empty_history() -> None
 async def test_an_erasure_that_is_read_again_takes_nothing_of_what_came_after_it() -> None:
     stage = Stage([record("u", "a", version=4), erasure("u", 5)], [record("u", "b", version=6)], [erasure("u", 5)])
     document = await stage.run()
-    assert (document.erased, document.order) == (False, (6, 6, 5))
+    assert (document.erased, document.order, document.erased_version) == (False, (6, 6, 5), 5)
     assert len(stage.reader.dealt_with) == 4
     assert document.vector is not None
     assert document.seen.tolist() == [hash64("b")]
+
+
+async def test_the_newest_erasure_is_kept_in_whatever_order_they_are_read() -> None:
+    sequences = record("u", "a", version=4), record("u", "b", version=8)
+    for erasures in ([erasure("u", 5), erasure("u", 7)], [erasure("u", 7), erasure("u", 5)]):
+        document = await Stage([*sequences, *erasures], items=("a", "b")).run()
+        assert (document.erased, document.order, document.erased_version) == (False, (8, 8, 7), 7)
+
+
+async def test_an_erasure_that_is_read_after_newer_seen_items_is_kept_too() -> None:
+    stage = Stage([record("u", "a", version=4)], [seen_record("u", snapshot(6, "b")), record("u", "b", version=6)])
+    stage.reader.polls.append([erasure("u", 5)])
+    document = await stage.run()
+    assert (document.erased, document.order, document.erased_version) == (False, (6, 6, 6), 5)
 
 
 async def test_an_erasure_is_carried_out_while_triton_is_away() -> None:

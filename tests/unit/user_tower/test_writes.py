@@ -139,7 +139,7 @@ async def document(store: UserStore, user_id: str) -> UserDocument:
 
 
 def facts(found: UserDocument) -> dict[str, object]:
-    """All that a document says but for when it was stored."""
+    """All that a document says but for when it was stored, and its user's last erasure: compaction removes that."""
     return {
         "order": found.order,
         "erased": found.erased,
@@ -204,8 +204,10 @@ class Gated(MemoryStore):
 async def opened(folder: Path) -> AsyncIterator[LmdbStore]:
     store = LmdbStore(folder, SPACE, ttl_ms=FOR_EVER_MS, writer=True, now_ms=lambda: NOW_MS)
     await store.open()
-    yield store
-    await store.close()
+    try:
+        yield store
+    finally:
+        await store.close()
 
 
 # An erasure falls between the read and the write of one who writes the click after it.
@@ -225,7 +227,9 @@ def test_slow_and_overlapping_writers_end_in_one_document_and_what_was_erased_ne
             alone = MemoryStore(ttl_ms=FOR_EVER_MS, now_ms=lambda: NOW_MS)
             await run(alone, records)
             await race(store, job, drawn, records[:ends], records[begins:])
-            assert facts(await document(store, job.user_id)) == facts(await document(alone, job.user_id))
+            found, expected = await document(store, job.user_id), await document(alone, job.user_id)
+            assert facts(found) == facts(expected)
+            assert found.erased_version == expected.erased_version
 
     asyncio.run(story())
 
@@ -244,6 +248,7 @@ async def race(store: UserStore, job: Job, drawn: Sequence[int], *parts: list[li
         assert gone.isdisjoint(found.events.tolist())
         assert gone.isdisjoint(found.recent.hashes.tolist())
         assert found.vector is None or found.vector_version > erased
+        assert found.erased_version >= erased
 
     await turnstile.drive([run(Gated(store, who, turnstile, wrote), part) for who, part in enumerate(parts)])
 
