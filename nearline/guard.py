@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import orjson
 
 from nearline.errors import BadInput, Misconfigured
+from nearline.guarded_streams import GuardedStream
 from nearline.key_ring import KeyRing
 from nearline.keys import Key, Permission, id_in, is_proven
 from nearline.telemetry import counter
@@ -52,8 +53,9 @@ _REFUSED = counter("requests_refused_total", "Requests that the guard refused", 
 
 @dataclass(frozen=True, slots=True)
 class RoutePermission:
-    """The permission that a route needs: *scope*, or none if that is ``None``.
+    """The permission that a route needs: *scope*, and *also* if there is one; none if *scope* is ``None``.
 
+    With *is_stream*, its answer goes on for long, and ends once the key or token that opened it no longer does.
     *template* is the route's path as its application declares it (``/users/{user_id:path}``). With *near*, callers from
     the operator's trusted networks need no key.
     """
@@ -61,6 +63,8 @@ class RoutePermission:
     method: str
     template: str
     scope: Permission | None
+    also: Permission | None = None
+    is_stream: bool = False
     near: bool = False
 
     @property
@@ -245,8 +249,10 @@ class Guard:
         is_read: Callable[[], bool] = lambda: True,
         now_s: Callable[[], float] = time.time,
     ) -> None:
+        rules = tuple(rules)
         self._app = app
         self._routes = Routes(rules)
+        self._has_streams = any(rule.is_stream for rule in rules)
         self._ring = ring
         self._tokens = tokens
         self._spend = spend
@@ -264,10 +270,30 @@ class Guard:
                 _REFUSED.labels(refusal.reason).inc()
                 await _send(send, refusal)
                 return
+            holds = self._holding(scope) if self._has_streams else None
+            if holds is not None:
+                stream = GuardedStream(receive, send, holds)
+                receive, send = stream.receive, stream.send
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
             return
         await self._app(scope, receive, send)
+
+    def _holding(self, scope: AsgiScope) -> Callable[[], bool] | None:
+        """A check whether the key or token of a stream still opens it; ``None`` for any other request."""
+        rule, _ = self._routes.find(scope["method"], scope["path"])
+        presented = _presented(scope["headers"])
+        if rule is None or not rule.is_stream or presented is None or (rule.near and self._is_near(scope)):
+            return None
+
+        def holds() -> bool:
+            grant = self._grant(presented)
+            if isinstance(grant, Grant) and {rule.scope, rule.also or rule.scope} <= grant.scopes:
+                return True
+            _REFUSED.labels("wrong_scope" if isinstance(grant, Grant) else grant.reason).inc()
+            return False
+
+        return holds
 
     def _refusal(self, scope: AsgiScope) -> Refusal | None:
         rule, user_id = self._routes.find(scope["method"], scope["path"])
@@ -281,6 +307,8 @@ class Guard:
             return grant
         if rule is None or rule.scope is None:
             return self._no_route(scope)
+        if rule.also is not None and rule.also not in grant.scopes:
+            return _wrong_scope(rule.also, grant)
         if rule.scope not in grant.scopes:
             return _wrong_scope(rule.scope, grant)
         if grant.user_id is not None and grant.user_id != user_id:

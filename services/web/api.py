@@ -1,8 +1,8 @@
 """The page's routes, their permissions, and its error page.
 
 Requests from this machine (``NEARLINE_OPEN_TO``) need no key: the page uses the operator's key, and shows any user's
-row to anyone who may open it. So requests from elsewhere need a key: ``read`` for the shop, ``events`` for a click,
-``admin`` for the operator's page.
+row to anyone who may open it. So requests from elsewhere need a key: ``read`` for the shop, ``events`` and ``read`` for
+a click, which is answered with a row, ``admin`` for the events of a user and for the operator's page.
 """
 
 from collections.abc import Iterable, Sequence
@@ -23,17 +23,23 @@ from services.web.templating import PageTemplates
 from services.web.web_security import WebSecurity
 
 _READ = (
-    "/", "/product/{item_id:path}", "/category/{category:path}", "/search", "/row", "/used", "/why", "/stream",
-    "/static/{path:path}",
+    "/", "/product/{item_id:path}", "/category/{category:path}", "/search", "/row", "/stream", "/static/{path:path}",
 )  # fmt: skip
 _OPERATOR = (
-    "/operator", "/operator/stream", "/operator/users", "/operator/users/{of_user:path}", "/operator/items",
-    "/operator/items/{item_id:path}", "/operator/letters", "/operator/rules",
+    "/used", "/why", "/operator", "/operator/stream", "/operator/users", "/operator/users/{of_user:path}",
+    "/operator/items", "/operator/items/{item_id:path}", "/operator/letters", "/operator/rules",
 )  # fmt: skip
+
+
+def _get(path: str, scope: Permission) -> RoutePermission:
+    return RoutePermission("GET", path, scope, is_stream=path.endswith("/stream"), near=True)
+
+
 RULES = (
-    *(RoutePermission("GET", path, Permission.READ, near=True) for path in _READ),
-    *(RoutePermission("POST", path, Permission.EVENTS, near=True) for path in ("/click", "/measured")),
-    *(RoutePermission("GET", path, Permission.ADMIN, near=True) for path in _OPERATOR),
+    *(_get(path, Permission.READ) for path in _READ),
+    RoutePermission("POST", "/click", Permission.EVENTS, also=Permission.READ, near=True),
+    RoutePermission("POST", "/measured", Permission.EVENTS, near=True),
+    *(_get(path, Permission.ADMIN) for path in _OPERATOR),
     *(rule for rule in STATUS_RULES if rule.template in ("/healthz", "/readyz", "/metrics")),
 )
 _NOT_FOUND = "not_found"

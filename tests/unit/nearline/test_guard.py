@@ -5,7 +5,7 @@ import logging
 import sys
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import httpx
@@ -49,6 +49,7 @@ RULES = (
     RoutePermission("GET", "/trending", Permission.READ),
     RoutePermission("PUT", "/items/{item_id:path}", Permission.ITEMS),
     RoutePermission("DELETE", "/users/{user_id:path}", Permission.ADMIN),
+    RoutePermission("GET", "/changes/{user_id}", Permission.READ, is_stream=True),
     *STATUS_RULES,
 )
 CALLS = [
@@ -308,6 +309,115 @@ def test_wrong_keys_and_many_users_cost_no_memory_for_long(world: World) -> None
     assert world.get("/trending", other).status_code == 200
     assert len(world.guard._known) <= _REMEMBERED
     assert world.get("/trending", key).status_code == 200
+
+
+# --- two scopes, and streams ---
+
+
+def test_a_route_may_need_two_scopes(world: World) -> None:
+    rule = RoutePermission("POST", "/events", Permission.EVENTS, also=Permission.READ)
+    world.guard = Guard(
+        echo(), [rule], world.ring, tokens=UserTokens(), spend=AddressLimits().spend, is_near=callers_in("")
+    )
+    assert world.send("POST", "/events", world.key("events", "read")).status_code == 200
+    for alone, lacking in (("events", "read"), ("read", "events")):
+        problem = refused(world.send("POST", "/events", world.key(alone)), 403)
+        assert problem["problem"] == f"needs a key for {lacking}"
+
+
+class Stream:
+    """An answer of user u1's changes that goes on, one message at each ``say``, through a world's guard."""
+
+    def __init__(self, world: World, key: str) -> None:
+        self.sent: list[bytes] = []
+        self.has_ended = False
+        self._words: asyncio.Queue[bytes] = asyncio.Queue()
+        self._said = asyncio.Event()
+        world.guard._app = self._changes
+        headers = [(b"authorization", b"Bearer " + key.encode())]
+        self._scope = {"type": "http", "method": "GET", "path": "/changes/u1", "headers": headers}
+        self._answer = asyncio.ensure_future(
+            world.guard(self._scope | {"client": ("203.0.113.5", 1)}, self._stay, self._take)
+        )
+
+    async def _changes(self, scope: Any, receive: Any, send: Any) -> None:
+        """The application: sends until its client has gone."""
+        leaving = asyncio.ensure_future(receive())
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while not leaving.done():
+            word = asyncio.ensure_future(self._words.get())
+            await asyncio.wait((word, leaving), return_when=asyncio.FIRST_COMPLETED)
+            if word.done():
+                await send({"type": "http.response.body", "body": word.result(), "more_body": True})
+                self._said.set()
+            word.cancel()
+        assert leaving.result() == {"type": "http.disconnect"}
+
+    async def _stay(self) -> MutableMapping[str, Any]:
+        """The client, which never leaves."""
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def _take(self, message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.body":
+            self.sent.append(message["body"])
+            self.has_ended = not message["more_body"]
+
+    async def say(self, word: bytes) -> None:
+        self._said.clear()
+        self._words.put_nowait(word)
+        await asyncio.wait_for(self._said.wait(), 10)
+
+    async def ended(self) -> None:
+        """Wait until the application has stopped."""
+        await asyncio.wait_for(self._answer, 10)
+
+
+def test_a_stream_ends_before_the_next_message_once_its_key_is_revoked(world: World) -> None:
+    async def story() -> None:
+        key = world.key("read")
+        stream = Stream(world, key)
+        await stream.say(b"one")
+        world.key("read")
+        await stream.say(b"two")
+        world.revoke(key[3:15])
+        await stream.say(b"three")
+        await stream.ended()
+        assert (stream.sent, stream.has_ended) == ([b"one", b"two", b""], True)
+
+    asyncio.run(story())
+
+
+def test_a_stream_ends_when_the_key_lost_the_scope_that_opened_it(world: World) -> None:
+    async def story() -> None:
+        key = world.key("read")
+        stream = Stream(world, key)
+        await stream.say(b"one")
+        known = world.ring.get(key[3:15])
+        assert known is not None
+        world.put(replace(known, scopes=frozenset((Permission.EVENTS,))))
+        await stream.say(b"two")
+        await stream.ended()
+        assert stream.sent == [b"one", b""]
+
+    asyncio.run(story())
+
+
+def test_a_stream_ends_with_its_users_token(world: World) -> None:
+    async def story() -> None:
+        times = [time.time()]  # the token is 9 s over its time: clocks may differ by 10
+        world.guard._now_s = lambda: times[0]
+        stream = Stream(world, world.token(world.shop(), exp=Ahead(-9), iat=Ahead(-100)))
+        await stream.say(b"one")
+        deadline = time.monotonic() + 30
+        while not stream.has_ended:
+            times[0] += 1
+            await stream.say(b"more")
+            assert time.monotonic() < deadline
+        await stream.ended()
+        assert stream.sent[-1] == b""
+
+    asyncio.run(story())
 
 
 # --- publishable keys ------------------------------------------------------------------------------------------------

@@ -7,8 +7,12 @@ from dataclasses import replace
 
 import pytest
 
+from nearline.adapters.limits import AddressLimits
+from nearline.adapters.tokens import UserTokens
 from nearline.errors import BadInput
-from nearline.guard import unruled
+from nearline.guard import Guard, callers_in, unruled
+from nearline.key_ring import KeyRing
+from nearline.keys import encode_key, make_key
 from nearline.log import Record
 from nearline.sequences import encode_sequence
 from nearline.user_updates import UserUpdate, encode_user_updates
@@ -353,6 +357,26 @@ def test_every_route_has_a_rule_and_every_rule_a_route() -> None:
     assert unruled(served, RULES) == []
     assert unruled([*served, ("GET", "/new")], RULES) == ["GET /new has no rule"]
     assert {rule.scope for rule in RULES if rule.template.startswith("/operator")} == {"admin"}
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "scopes"),
+    [
+        ("GET", f"/row?user={USER}", {"read"}),
+        ("POST", "/click", {"events", "read"}),
+        ("POST", "/measured", {"events"}),
+        ("GET", f"/used?user={USER}", {"admin"}),
+        ("GET", f"/why?user={USER}&item=1", {"admin"}),
+    ],
+)
+def test_no_answer_says_more_than_its_callers_key_may_read(method: str, target: str, scopes: set[str]) -> None:
+    page, ring = Page(u17850=TWO_DAYS), KeyRing()
+    page.app = Guard(page.app, RULES, ring, tokens=UserTokens(), spend=AddressLimits().spend, is_near=callers_in(""))  # type: ignore[assignment]
+    for given in ({"events"}, {"read"}, {"admin"}, {"events", "read"}):
+        text, key = make_key("k", given, now_ms=1)
+        ring.apply(Record("api-keys", 0, 0, 0, key.id.encode(), encode_key(key)))
+        answer = page.ask(method, target, headers={"Authorization": f"Bearer {text}"})
+        assert (answer.status_code == 403) == (not scopes <= given), given
 
 
 # --- words ---
