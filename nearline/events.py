@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from nearline.errors import BadInput
-from nearline.ids import check_id, check_ids
+from nearline.ids import check_ids, check_new_id
 
 MAX_EVENT_BYTES = 64 * 1024
 EARLIEST_MS = 946_684_800_000  # 2000-01-01: an earlier time has a wrong unit
@@ -103,9 +103,9 @@ def event_of(body: Mapping[str, Any]) -> Event:
     if not isinstance(kind, str) or kind not in _TYPES:
         raise BadInput("unknown_type", f"type must be one of {', '.join(EVENT_TYPES)}, came {kind!r:.80}", field="type")
     return Event(
-        event_id=check_id("event_id", body["event_id"]),
-        user_id=check_id("user_id", body["user_id"]),
-        item_id=check_id("item_id", body["item_id"]),
+        event_id=check_new_id("event_id", body["event_id"]),
+        user_id=check_new_id("user_id", body["user_id"]),
+        item_id=check_new_id("item_id", body["item_id"]),
         type=kind,
         time_ms=check_time(body["time_ms"]),
         # Most events have few optional fields: a missing one costs nothing and keeps its default.

@@ -13,6 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 import orjson
 
@@ -420,11 +421,14 @@ def address_of(scope: AsgiScope) -> str:
     return str(address)
 
 
-def callers_in(networks: str) -> Callable[[AsgiScope], bool]:
+def callers_in(networks: str, names: Iterable[str] = ()) -> Callable[[AsgiScope], bool]:
     """A check whether a request comes directly from *networks* (comma separated); ``Misconfigured`` if malformed.
 
-    A request through a proxy never passes: the proxy may be in a trusted network, but its caller need not be.
+    A request through a proxy never passes: the proxy may be in a trusted network, but its caller need not be. Nor does
+    one whose Host is a name with a dot that is not among *names*: another site's name can be made to resolve to this
+    machine, so that the site's page asks in a browser here. An address, or a name of the local network, is no site's.
     """
+    ours = frozenset(name.strip().casefold() for name in names)
     try:
         known = [ipaddress.ip_network(one.strip()) for one in networks.split(",") if one.strip()]
     except ValueError as error:
@@ -434,9 +438,27 @@ def callers_in(networks: str) -> Callable[[AsgiScope], bool]:
         address = _client(scope)
         if address is None or any(name in _FORWARDING for name, _ in scope["headers"]):
             return False
+        if not _is_local_name(_header(scope, b"host"), ours):
+            return False
         return any(address in network for network in known)
 
     return is_near
+
+
+def _is_local_name(host: str, ours: frozenset[str]) -> bool:
+    try:
+        name = (urlsplit(f"//{host}").hostname or "").casefold()
+    except ValueError:
+        return False
+    return bool(name) and ("." not in name or name in ours or _is_address(name))
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _client(scope: AsgiScope) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

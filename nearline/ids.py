@@ -1,6 +1,8 @@
 """Validates the ids of users, items and events.
 
-An id is a string of 1-128 UTF-8 bytes without control characters, so that every store accepts it as a key.
+An id is a string of 1-128 UTF-8 bytes without control characters, so that every store accepts it as a key. A new id is
+not ``.`` or ``..`` either: HTTP clients take these out of a path, so nothing could be asked, or erased, under it. What
+was stored under such an id before is still read.
 """
 
 import re
@@ -9,6 +11,7 @@ from nearline.errors import BadInput
 
 MAX_ID_BYTES = 128
 SYNTHETIC_USERS = "canary:"  # the prefix of synthetic users' ids: their answers are no exposures
+DOTS = (".", "..")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
@@ -29,6 +32,13 @@ def check_id(name: str, value: object) -> str:
     if not value.isascii() or not value.isprintable():
         _refuse_control(name, value)
     return value
+
+
+def check_new_id(name: str, value: object) -> str:
+    """As ``check_id``, for an id under which something is to be stored."""
+    if value in DOTS:
+        raise BadInput("bad_id", f"{name} must not be {value!r}: HTTP clients take that out of a path", field=name)
+    return check_id(name, value)
 
 
 def check_ids(name: str, value: object) -> tuple[str, ...]:

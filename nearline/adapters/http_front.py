@@ -35,7 +35,7 @@ class HttpFront:
             self._ring.apply,
             reasons=reasons_of("keys", "key_ring"),
         )
-        self._is_near = callers_in(settings.open_to)
+        self._is_near = callers_in(settings.open_to, (settings.host, *settings.web_hosts.split(",")))
 
     @property
     def is_guarded(self) -> bool:

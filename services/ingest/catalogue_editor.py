@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from nearline.errors import BadInput, Unavailable
-from nearline.ids import check_id
+from nearline.ids import check_id, check_new_id
 from nearline.items import MAX_ITEM_BYTES, PURGE, Item, decode_item, encode_item, item_of
 from services.ingest.appender import Appender
 from services.ingest.table_view import StoredValue, TableView, Turns, append_to
@@ -59,6 +59,7 @@ class CatalogueEditor:
 
     async def put(self, item_id: str, body: Mapping[str, Any], if_match: int | str | None = None) -> tuple[int, Item]:
         """Add the item, or replace it as a whole; return its new version and the item."""
+        check_new_id("item_id", item_id)
         item = _item(body)
         raw = _encoded(item)
         async with self._turns.of([item_id]):
@@ -143,7 +144,7 @@ def _checked(body: object) -> tuple[bytes, bytes] | RefusedItem:
             raise BadInput(
                 "missing_field", f"required field 'item_id' is missing; came {sorted(body)}"[:500], field="item_id"
             )
-        key = check_id("item_id", item_id).encode()
+        key = check_new_id("item_id", item_id).encode()
         return key, _encoded(_item({name: value for name, value in body.items() if name != "item_id"}))
     except BadInput as problem:
         return RefusedItem(item_id if isinstance(item_id, str) else None, problem)

@@ -12,7 +12,7 @@ from urllib.parse import unquote_to_bytes
 
 from nearline.errors import BadInput, Unavailable
 from nearline.events import refuse_unknown
-from nearline.ids import check_id
+from nearline.ids import check_id, check_new_id
 from nearline.profiles import MAX_PROFILE_BYTES, Profile, decode_profile, encode_profile, profile_of
 from nearline.user_commands import OUTSIDE_TRANSACTION, Command, Erase, Merge, Remove, encode_command
 from services.ingest import clicks
@@ -66,6 +66,7 @@ class UserEditor:
 
     async def put(self, user_id: str, body: Mapping[str, Any]) -> tuple[int, Profile]:
         """Add or replace the user's profile; return its new version and the profile."""
+        check_new_id("user_id", user_id)
         profile = profile_of({"v": 1, **body})
         raw = encode_profile(profile)
         if len(raw) > MAX_PROFILE_BYTES:
@@ -115,7 +116,7 @@ def validate_merge(user_id: str, body: Mapping[str, Any], *, now_ms: int, shift_
 
     *shift_ms* corrects the events' times (sender_clock.py).
     """
-    check_id("user_id", user_id)
+    check_new_id("user_id", user_id)
     if not body.keys() <= _MERGE_FIELDS:
         refuse_unknown(body, _MERGE_FIELDS, hint="a merge has only session_id, events, or both")
     session_id, events = body.get("session_id"), body.get("events")

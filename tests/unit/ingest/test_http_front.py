@@ -23,6 +23,25 @@ def test_every_route_has_a_rule_and_every_rule_a_route() -> None:
     assert unruled(served, RULES) == []
 
 
+def test_nothing_new_is_stored_under_an_id_that_clients_take_out_of_a_path() -> None:
+    door = Door()
+
+    async def told(method: str, path: str, body: object) -> int:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(door.app), base_url="http://door") as client:
+            return (await client.request(method, path, json=body)).status_code
+
+    async def main() -> None:
+        for one_id in (".", ".."):
+            escaped = one_id.replace(".", "%2E")
+            assert await told("PUT", f"/items/{escaped}", LAMP) == 422
+            assert await told("PUT", f"/users/{escaped}", {"country": "GB"}) == 422
+            assert await told("POST", f"/users/{escaped}/merge", {"session_id": "s"}) == 422
+            assert await told("POST", "/events", {**CLICK, "user_id": one_id}) == 422
+            assert await told("DELETE", f"/users/{escaped}", None) == 200, "an older build stored such ids"
+
+    asyncio.run(main())
+
+
 def test_a_key_of_each_scope_opens_its_own_routes_only() -> None:
     door, ring = Door(), KeyRing()
     keys = {}

@@ -193,6 +193,21 @@ def test_metrics_and_documentation_are_open_to_neighbours_who_come_themselves(wo
     assert world.get("/recommend/u1").status_code == 401, "nothing of users is open to neighbours"
 
 
+@pytest.mark.parametrize(
+    ("host", "is_open"),
+    [("localhost:8080", True), ("127.0.0.1:8080", True), ("[::1]:8080", True), ("retrieval:8080", True),
+     ("Shop.example", True), ("other.example", False), ("shop.example.other.example", False), ("", False),
+     ("[", False)],
+)  # fmt: skip
+def test_a_neighbour_needs_no_key_only_by_a_name_that_no_other_site_can_have(
+    world: World, host: str, is_open: bool
+) -> None:
+    world.address = "127.0.0.1"
+    world.guard._is_near = callers_in("127.0.0.0/8", ["shop.example"])
+    for path in ("/metrics", "/openapi.json", "/docs"):
+        assert world.get(path, Host=host).status_code == (200 if is_open else 401)
+
+
 @pytest.mark.parametrize("text", ["300.0.0.0/8", "localhost", "10.0.0.1/8"])
 def test_an_invalid_network_is_refused_at_start(text: str) -> None:
     with pytest.raises(Misconfigured, match="NEARLINE_OPEN_TO"):
