@@ -79,8 +79,7 @@ STATUS_RULES = (
     RoutePermission("GET", "/healthz", None),
     RoutePermission("GET", "/readyz", None),
     RoutePermission("GET", "/metrics", Permission.ADMIN, near=True),
-    *(RoutePermission("GET", f"/{page}", Permission.READ, near=True) for page in ("openapi.json", "docs", "redoc")),
-    RoutePermission("GET", "/docs/oauth2-redirect", Permission.READ, near=True),
+    *(RoutePermission("GET", f"/{page}", Permission.READ, near=True) for page in ("openapi.json", "docs")),
 )
 
 

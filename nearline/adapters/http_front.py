@@ -12,7 +12,7 @@ from nearline.adapters.limits import AddressLimits
 from nearline.adapters.tokens import UserTokens
 from nearline.errors import Misconfigured
 from nearline.followers import Follower
-from nearline.guard import AsgiApp, Guard, RoutePermission, callers_in
+from nearline.guard import AsgiApp, AsgiReceive, AsgiScope, AsgiSend, Guard, RoutePermission, callers_in
 from nearline.key_ring import KeyRing
 from nearline.reasons import reasons_of
 from nearline.settings import Settings
@@ -20,6 +20,7 @@ from nearline.telemetry import get_logger
 from nearline.topics import API_KEYS
 
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+_PEER = "nearline.peer"  # in the scope: who is connected, before the proxy's headers are read
 _SHOWN = ("ETag", "Retry-After", "WWW-Authenticate", "X-Request-ID")
 
 
@@ -90,4 +91,25 @@ def _behind_proxies(app: Any, trusted: str) -> AsgiApp:
             raise Misconfigured(
                 f"NEARLINE_TRUSTED_PROXIES: expected addresses or networks, came {one!r} ({error})"
             ) from None
-    return ProxyHeadersMiddleware(app, trusted_hosts=proxies) if proxies else app  # type: ignore[return-value]
+    if not proxies:
+        return app  # type: ignore[no-any-return]
+    named: Any = ProxyHeadersMiddleware(_or_peer(app), trusted_hosts=proxies)  # type: ignore[arg-type]
+
+    async def served(scope: AsgiScope, receive: AsgiReceive, send: AsgiSend) -> None:
+        await named({**scope, _PEER: scope.get("client")}, receive, send)
+
+    return served
+
+
+def _or_peer(app: AsgiApp) -> AsgiApp:
+    """*app* for the caller that a proxy named, or for the proxy itself where it named no address."""
+
+    async def served(scope: AsgiScope, receive: AsgiReceive, send: AsgiSend) -> None:
+        peer = scope.pop(_PEER, None)
+        try:
+            ipaddress.ip_address((scope.get("client") or ("",))[0])
+        except ValueError:
+            scope["client"] = peer
+        await app(scope, receive, send)
+
+    return served

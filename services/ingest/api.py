@@ -2,14 +2,17 @@
 
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import BaseRoute
 
+from nearline import api_page
 from nearline.errors import NearlineError
 from nearline.guard import STATUS_RULES, RoutePermission, describe
 from nearline.keys import Permission
@@ -57,6 +60,8 @@ def create_api(
         version="1",
         description="Accepts events, items and users: checks them and answers once they are in the log.",
         redirect_slashes=False,
+        docs_url=None,  # FastAPI's pages load their scripts from another host: nearline/api_page.py has ours
+        redoc_url=None,
         exception_handlers={
             NearlineError: refuse,
             HTTPException: refuse_route,
@@ -68,6 +73,12 @@ def create_api(
     add_events(app, room, events, now_ms, traces)
     add_items(app, room, catalogue)
     add_users(app, room, users, now_ms)
+    page = cache(lambda: api_page.html_of(app.openapi()))
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return HTMLResponse(page(), headers=api_page.HEADERS)
+
     app.router.routes.extend(status)
     _describe_bodies(app)
     describe(app.openapi(), RULES)

@@ -5,15 +5,17 @@ document come from one declaration. Both call one ``Recommender``.
 """
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse
+from starlette.responses import HTMLResponse, JSONResponse
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
+from nearline import api_page
 from nearline.errors import BadInput
 from nearline.filters import FilterError
 from nearline.guard import STATUS_RULES, RoutePermission, describe
@@ -76,6 +78,8 @@ def create_app(
         title="Nearline retrieval",
         version="1",
         description="Recommendations that use what a user did a moment ago.",
+        docs_url=None,  # FastAPI's pages load their scripts from another host: nearline/api_page.py has ours
+        redoc_url=None,
         exception_handlers={RequestValidationError: refuse, BadInput: refuse_what_is_not, HTTPException: refuse_route},
     )
 
@@ -88,6 +92,12 @@ def create_app(
 
     add_reads(app, reads, OPERATOR_ALLOWED)
     add_operator_routes(app, recommender, reads, rules or RuleResolver(RuleTable()))
+    page = cache(lambda: api_page.html_of(app.openapi()))
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return HTMLResponse(page(), headers=api_page.HEADERS)
+
     app.router.routes.extend(status)
     document = app.openapi()
     describe_reads(document)

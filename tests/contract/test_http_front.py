@@ -19,12 +19,12 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 from typer.testing import CliRunner
 
-from nearline.adapters.http_front import HttpFront
+from nearline.adapters.http_front import HttpFront, _behind_proxies
 from nearline.adapters.kafka.admin import Topics
 from nearline.adapters.kafka.table_reader import TableReader
 from nearline.cli.app import app
 from nearline.errors import BadInput, Misconfigured
-from nearline.guard import RoutePermission
+from nearline.guard import AsgiReceive, AsgiScope, AsgiSend, RoutePermission, address_of
 from nearline.key_file import own_key, write_key
 from nearline.keys import PATTERN, Permission
 from nearline.settings import Settings, load_settings
@@ -226,6 +226,28 @@ async def test_a_limit_counts_for_whom_a_proxy_names_if_the_proxy_is_trusted(
             headers = bearer(key) | {"X-Forwarded-For": f"6.6.6.6, 198.51.100.{n}"}
             statuses.add((await client.post("/events", headers=headers)).status_code)
     assert (429 in statuses) == limited
+
+
+@pytest.mark.parametrize(
+    ("said", "address"),
+    [
+        (["6.6.6.6", "198.51.100.7"], "198.51.100.7"),
+        (["198.51.100.7", "127.0.0.1"], "198.51.100.7"),
+        (["unknown"], "127.0.0.1"),
+        (["198.51.100.7, _hidden"], "127.0.0.1"),
+        ([""], "127.0.0.1"),
+    ],
+)
+async def test_lines_of_x_forwarded_for_are_one_list_and_without_an_address_the_peer_counts(
+    said: list[str], address: str
+) -> None:
+    async def tell(scope: AsgiScope, receive: AsgiReceive, send: AsgiSend) -> None:
+        await JSONResponse(address_of(scope))(scope, receive, send)
+
+    transport = httpx.ASGITransport(_behind_proxies(tell, "127.0.0.1"), client=("127.0.0.1", 1))
+    async with httpx.AsyncClient(transport=transport, base_url="http://api") as client:
+        answer = await client.get("/", headers=[("X-Forwarded-For", one) for one in said])
+    assert answer.json() == address
 
 
 @pytest.mark.parametrize("wrong", ["proxy", "10.0.0.1/8"])

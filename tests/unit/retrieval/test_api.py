@@ -1,6 +1,8 @@
 """The HTTP interface: every answer says what it used, every refusal says what is allowed."""
 
 import asyncio
+import base64
+import hashlib
 import re
 import time
 from urllib.parse import quote, urlencode
@@ -543,6 +545,22 @@ def test_the_documentation_holds_valid_examples(world: World) -> None:
     assert parameters.keys() == ALLOWED.keys(), "what a refusal says is allowed is what is documented"
     for expression in parameters["filter"]["examples"]:
         parse(expression)
+
+
+def test_the_documentation_page_is_complete_without_scripts_and_other_hosts(world: World) -> None:
+    answer = world.client.get("/docs")
+    policy = answer.headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'; style-src 'sha256-")
+    assert not re.search(r"<script|https?://|\ssrc=|<link", answer.text)
+    style = re.search("<style>(.*?)</style>", answer.text)
+    assert style is not None
+    assert base64.b64encode(hashlib.sha256(style[1].encode()).digest()).decode() in policy
+    described = world.client.get("/openapi.json").json()
+    for path in described["paths"]:
+        assert f" {path}</code></h2>" in answer.text
+    for name in described["components"]["schemas"]:
+        assert f'<h3 id="{name}">' in answer.text
+    assert world.client.get("/redoc").status_code == 404
 
 
 def test_status_routes_answer_beside_it(world: World) -> None:
