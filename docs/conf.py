@@ -14,7 +14,7 @@ HERE = Path(__file__).parent
 CHAPTERS = {
     "Begin": ("quick-start", "your-own-data", "concepts", "comparison", "coming-from-gorse", "coming-from-personalize"),
     "Call": ("sending", "api", "filters", "rules"),
-    "Run": ("operations", "metrics", "scaling"),
+    "Run": ("operations", "security", "metrics", "scaling"),
     "Look behind": ("architecture", "decisions", "model", "benchmarks", "log", "contributing"),
 }
 
