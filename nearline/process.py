@@ -1,7 +1,9 @@
 """Starts and stops a long-running part, and waits for its dependencies."""
 
 import asyncio
+import contextlib
 import gc
+import resource
 import signal
 import sys
 from collections.abc import Awaitable, Callable
@@ -23,11 +25,19 @@ def run_part(name: str, main: Callable[[Settings], Awaitable[None]]) -> None:
     try:
         settings = load_settings()
         configure_logs(name, **settings.log_options)
+        raise_open_files()
         asyncio.run(_until_signalled(main(settings)))
     except Misconfigured as error:
         sys.exit(_say(name, error, 2))
     except NearlineError as error:
         sys.exit(_say(name, error, 1))
+
+
+def raise_open_files() -> None:
+    """Allow this process as many open files, and so connections, as its hard limit; the usual soft one is 1,024."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # a system that allows fewer than its own hard limit
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _say(name: str, error: NearlineError, status: int) -> int:

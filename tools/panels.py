@@ -702,6 +702,7 @@ ERRORS = Board(
                     "short",
                     (
                         (increase("nearline_requests_shed_total", "when"), "requests shed: {{when}}"),
+                        (increase("nearline_connections_ended_total", "why"), "connections ended: {{why}}"),
                         (increase("nearline_exposures_dropped_total", "reason"), "exposures dropped: {{reason}}"),
                         (increase("nearline_user_updates_lost_total"), "updates lost"),
                         (increase("nearline_text_searches_cut_off_total"), "text searches cut off"),

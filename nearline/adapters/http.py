@@ -18,7 +18,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from nearline.adapters.connections import HeadBounds, bounded
 from nearline.errors import Misconfigured, NearlineError
+from nearline.process import raise_open_files
 from nearline.settings import Settings, load_settings
 from nearline.telemetry import configure_logs, get_logger
 
@@ -83,10 +85,13 @@ class _Only(Collector):
 
 
 @contextlib.asynccontextmanager
-async def status_server(host: str, port: int, readiness: Readiness) -> AsyncIterator[None]:
+async def status_server(
+    host: str, port: int, readiness: Readiness, bounds: HeadBounds | None = None
+) -> AsyncIterator[None]:
     """Serve the status routes while the block runs; ``Misconfigured`` if the port is taken."""
+    app = Starlette(routes=status_routes(readiness))
     server = uvicorn.Server(
-        uvicorn.Config(Starlette(routes=status_routes(readiness)), log_config=None, access_log=False, lifespan="off")
+        uvicorn.Config(app, http=bounded(bounds), log_config=None, access_log=False, lifespan="off")  # type: ignore[arg-type]
     )
     listener = bind(host, port)
     server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
@@ -116,7 +121,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 def server_of(app: Any, **more: Any) -> uvicorn.Server:
     """The server of a service's own *app*, whose signals and logs are the service's; *more* is for uvicorn's Config."""
-    usual = {"http": "httptools", "loop": "uvloop", "log_config": None, "access_log": False, "lifespan": "off"}
+    usual = {"http": bounded(), "loop": "uvloop", "log_config": None, "access_log": False, "lifespan": "off"}
     config = uvicorn.Config(app, **{**usual, "server_header": False, "proxy_headers": False, **more})
     server = uvicorn.Server(config)
     server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]
@@ -147,6 +152,7 @@ def run_service(name: str, serve: Callable[[Settings], Coroutine[Any, Any, None]
     try:
         settings = load_settings()
         configure_logs(name, **settings.log_options)
+        raise_open_files()
         sys.setswitchinterval(_SWITCH_S)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve(settings))

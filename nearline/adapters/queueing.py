@@ -1,7 +1,7 @@
-"""uvicorn's HTTP protocol (httptools) behind a gate: a request begins when the gate lets it (nearline/shedding.py).
+"""Connections behind a gate: a request begins when the gate lets it (nearline/shedding.py).
 
 A refusal takes microseconds: no task, no cycle of ASGI messages, no application code. An answer with one body is
-written with its head in one piece. The size of the request line and headers is limited too; httptools has no limit.
+written with its head in one piece.
 """
 
 import asyncio
@@ -11,11 +11,11 @@ from typing import Any
 
 import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
+from nearline.adapters.connections import BoundedConnection, HeadBounds
 from nearline.shedding import Gate
 
-_MOST_HEAD_BYTES = 64 * 1024  # of the request line and all headers
 _EXEMPT = frozenset({"/healthz", "/readyz", "/metrics"})  # a health check must not get "too busy"
 _BODY = orjson.dumps(
     {
@@ -35,51 +35,35 @@ def never(_: Scope) -> bool:
 
 
 def queueing(
-    gate: Callable[[], Gate], waits_for_nothing: Callable[[Scope], bool] = never
+    gate: Callable[[], Gate],
+    waits_for_nothing: Callable[[Scope], bool] = never,
+    bounds: HeadBounds | None = None,
 ) -> Callable[..., asyncio.Protocol]:
-    """The *http* argument of ``uvicorn.Config``: connections whose requests all pass one gate, made by *gate*.
+    """The *http* argument of ``uvicorn.Config``: connections within *bounds* that all pass one gate, made by *gate*.
 
     The gate is made with the first connection, when the loop is known. A request that *waits_for_nothing* is
     answered without a task and a turn of the loop; if it waits after all, a task continues it.
     """
     made: list[Gate] = []
+    bounds = bounds or HeadBounds()
 
     def connect(**given: Any) -> asyncio.Protocol:
         if not made:
             made.append(gate())
-        return _Queueing(made[0], waits_for_nothing, **given)
+        return _Queueing(made[0], waits_for_nothing, bounds, **given)
 
     return connect
 
 
-class _Queueing(HttpToolsProtocol):
+class _Queueing(BoundedConnection):
     """One connection."""
 
-    def __init__(self, gate: Gate, waits_for_nothing: Callable[[Scope], bool], **given: Any) -> None:
-        super().__init__(**given)
+    def __init__(
+        self, gate: Gate, waits_for_nothing: Callable[[Scope], bool], bounds: HeadBounds, **given: Any
+    ) -> None:
+        super().__init__(bounds, **given)
         self._gate = gate
         self._waits_for_nothing = waits_for_nothing
-        self._head_bytes = 0
-
-    def on_message_begin(self) -> None:
-        """A request begins to arrive."""
-        self._head_bytes = 0
-        super().on_message_begin()
-
-    def on_url(self, url: bytes) -> None:
-        """The next part of the request line."""
-        self._count(len(url))
-        super().on_url(url)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """One header."""
-        self._count(len(name) + len(value))
-        super().on_header(name, value)
-
-    def _count(self, more: int) -> None:
-        self._head_bytes += more
-        if self._head_bytes > _MOST_HEAD_BYTES:
-            raise ValueError(f"a request line and headers of more than {_MOST_HEAD_BYTES:,} bytes")  # uvicorn: 400
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         if cycle.scope["path"] in _EXEMPT:

@@ -354,23 +354,6 @@ def test_a_refused_caller_who_wants_to_hang_up_is_hung_up_on() -> None:
     asyncio.run(story())
 
 
-LONG_LINE = get("/" + "x" * 70_000)
-MANY_HEADERS = get("/", "".join(f"H{nth}: {'y' * 900}\r\n" for nth in range(80)))
-
-
-@pytest.mark.parametrize("request_", [LONG_LINE, MANY_HEADERS], ids=["line", "headers"])
-def test_an_endless_request_line_or_head_is_refused(request_: bytes) -> None:
-    async def story() -> None:
-        async with Served(Patience()).running() as port:
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(request_)
-            async with asyncio.timeout(5):
-                assert (await reader.readline()).startswith(b"HTTP/1.1 400")
-            writer.close()
-
-    asyncio.run(story())
-
-
 JSON = [(b"content-type", b"application/json"), (b"content-length", b"5")]
 ANSWERS: dict[str, list[dict[str, Any]]] = {
     "whole": [{"status": 200, "headers": JSON}, {"body": b"whole"}],
