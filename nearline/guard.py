@@ -20,7 +20,7 @@ import orjson
 from nearline.errors import BadInput, Misconfigured
 from nearline.guarded_streams import GuardedStream
 from nearline.key_ring import KeyRing
-from nearline.keys import Key, Permission, id_in, is_proven
+from nearline.keys import USER_PER_MINUTE, Key, Permission, id_in, is_proven
 from nearline.telemetry import counter
 
 AsgiScope = MutableMapping[str, Any]
@@ -29,6 +29,9 @@ AsgiReceive = Callable[[], Awaitable[AsgiMessage]]
 AsgiSend = Callable[[AsgiMessage], Awaitable[None]]
 AsgiApp = Callable[[AsgiScope, AsgiReceive, AsgiSend], Awaitable[None]]
 
+# Keys in the ASGI scope of a request that passed with a key or token: its grant, and what spends more of its limit.
+GRANT = "nearline.grant"
+CHARGE = "nearline.charge"
 MAX_TOKEN_BYTES = 4_096
 _REMEMBERED = 10_000  # cached grants; each browser adds one token per user and hour
 _FORWARDING = {b"forwarded", b"x-forwarded-for", b"x-real-ip"}
@@ -58,7 +61,8 @@ class RoutePermission:
 
     With *is_stream*, its answer goes on for long, and ends once the key or token that opened it no longer does.
     *template* is the route's path as its application declares it (``/users/{user_id:path}``). With *near*, callers from
-    the operator's trusted networks need no key.
+    the operator's trusted networks need no key. With *own*, a route whose path names no user opens for a user's token
+    too: the application itself checks that the request is about that user only.
     """
 
     method: str
@@ -67,6 +71,7 @@ class RoutePermission:
     also: Permission | None = None
     is_stream: bool = False
     near: bool = False
+    own: bool = False
 
     @property
     def is_about_a_user(self) -> bool:
@@ -89,6 +94,7 @@ class Claims:
 
     user_id: str
     expires_s: float
+    scopes: frozenset[Permission] = frozenset((Permission.READ,))
 
 
 class Tokens(Protocol):
@@ -101,8 +107,15 @@ class Tokens(Protocol):
         """The claims of *token*; ``BadInput`` unless *public_key* verifies it and it is valid now."""
 
 
-# (key id, address, requests per minute) -> seconds until the next request is allowed, 0 if this one is.
-Spend = Callable[[str, str, int], float]
+class Spend(Protocol):
+    """Counts requests and events against limits (nearline/adapters/limits.py)."""
+
+    def __call__(self, key_id: str, address: str, per_minute: int, units: int = 1) -> float:
+        """Seconds until *units* are allowed, 0 if they are now."""
+
+
+# (scope, further events) -> seconds until the limit of the request's caller allows them, 0 if it does now.
+Charge = Callable[[AsgiScope, int], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +126,16 @@ class Grant:
     scopes: frozenset[Permission]
     user_id: str | None = None  # of a token: its only user
     expires_s: float = math.inf
+
+    @property
+    def is_public(self) -> bool:
+        """Whether a page may hold it, so that anybody may: a user's token, or a key for events only."""
+        return self.user_id is not None or self.key.is_publishable
+
+    @property
+    def per_minute(self) -> int | None:
+        """How many requests and events an address, or of a token the user, may send per minute."""
+        return self.key.per_minute or (None if self.user_id is None else USER_PER_MINUTE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,11 +334,12 @@ class Guard:
             return _wrong_scope(rule.also, grant)
         if rule.scope not in grant.scopes:
             return _wrong_scope(rule.scope, grant)
-        if grant.user_id is not None and grant.user_id != user_id:
+        if grant.user_id is not None and grant.user_id != user_id and not rule.own:
             return _foreign_user(grant.user_id)
         if grant.key.origins and _header(scope, b"origin") not in grant.key.origins:
             return _wrong_origin(_header(scope, b"origin"))
-        return self._too_many(scope, grant.key)
+        scope[GRANT], scope[CHARGE] = grant, self._charge
+        return self._too_many(scope, grant)
 
     def _grant(self, presented: bytes) -> Grant | Refusal:
         if self._generation != self._ring.generation:
@@ -356,7 +380,7 @@ class Guard:
             return _unproven(error.reason, str(error))
         if key.revoked_ms is not None:
             return _REVOKED
-        return Grant(key, frozenset((Permission.READ,)), claims.user_id, claims.expires_s)
+        return Grant(key, claims.scopes & key.scopes, claims.user_id, claims.expires_s)
 
     def _no_route(self, scope: AsgiScope) -> Refusal:
         came = f"{scope['method']:.20} {scope['path']:.80}"
@@ -366,14 +390,27 @@ class Guard:
         allow = ((b"allow", ", ".join(methods).encode()),)
         return Refusal(405, "no_route", "method", came, f"this route accepts {', '.join(methods)}", allow)
 
-    def _too_many(self, scope: AsgiScope, key: Key) -> Refusal | None:
-        if key.per_minute is None:
+    def _too_many(self, scope: AsgiScope, grant: Grant) -> Refusal | None:
+        if grant.per_minute is None:
             return None
-        wait_s = self._spend(key.id, address_of(scope), key.per_minute)
+        wait_s = self._charge(scope, 1)
         if wait_s <= 0:
             return None
-        problem = f"this key allows {key.per_minute} requests per minute from one address"
+        problem = f"this key allows {limit_of(grant)}"
         return Refusal(429, "limit", "address", "", problem, ((b"retry-after", b"%d" % math.ceil(wait_s)),))
+
+    def _charge(self, scope: AsgiScope, units: int) -> float:
+        """Spend *units* of the caller's limit; seconds until they are allowed, 0 if they are now."""
+        grant: Grant = scope[GRANT]
+        if grant.per_minute is None:
+            return 0.0
+        by = address_of(scope) if grant.user_id is None else f"user {grant.user_id}"
+        return self._spend(grant.key.id, by, grant.per_minute, units)
+
+
+def limit_of(grant: Grant) -> str:
+    """The limit in words."""
+    return f"{grant.per_minute} requests or events per minute from one {'address' if grant.user_id is None else 'user'}"
 
 
 def _wrong_scope(needed: Permission, grant: Grant) -> Refusal:

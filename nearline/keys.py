@@ -21,6 +21,8 @@ from nearline.errors import BadInput
 
 PATTERN = re.compile(r"nl_([0-9a-f]{12})_[0-9a-f]{64}")
 EVENTS_PER_MINUTE = 600  # per address, with a key that web pages show
+USER_PER_MINUTE = 600  # of one user, with tokens signed for a key without a limit
+PUBLIC_BATCH = 50  # events at once from a page; the smallest burst, so that such a batch is allowed
 _ORIGIN = re.compile(r"https?://[a-z0-9.\-]+(:\d{1,5})?|https?://\[[0-9a-f:.]+\](:\d{1,5})?")
 _NO_DIGEST = bytes(32)
 
@@ -42,8 +44,8 @@ class Key:
     """A key's record in the log, from which the key itself cannot be computed.
 
     *origins*, if there are any, are the pages that may use it (``scheme://host[:port]``). *per_minute* is how many
-    requests one address may send with it per minute, ``None`` for no limit. *token_key* is the Ed25519 public key that
-    verifies user tokens.
+    requests and events one address may send with it per minute, ``None`` for no limit. *token_key* is the Ed25519
+    public key that verifies user tokens.
     """
 
     id: str
@@ -73,7 +75,7 @@ def make_key(
 ) -> tuple[str, Key]:
     """Make a key: the text for its owner, shown once, and its record for the log; ``BadInput`` for invalid arguments.
 
-    A key for events only is limited to 600 requests per minute and address by default; *per_minute* 0 is no limit.
+    A key for events only is limited to 600 events per minute and address by default; *per_minute* 0 is no limit.
     """
     key_id = secrets.token_hex(6)
     secret = f"nl_{key_id}_{secrets.token_hex(32)}"
@@ -83,6 +85,11 @@ def make_key(
     key = Key(key_id, name, granted, digest(secret), now_ms, frozenset(origins), per_minute or None, token_key)
     _check(key)
     return secret, key
+
+
+def burst_of(per_minute: int) -> int:
+    """How many requests or events may come at once: a sixth of a minute's, or ``PUBLIC_BATCH``."""
+    return max(PUBLIC_BATCH, per_minute // 6)
 
 
 def _permissions(names: Collection[str]) -> frozenset[Permission]:
@@ -173,7 +180,10 @@ def _check(key: Key) -> None:
         ("revoked_ms must be an integer or null", not (key.revoked_ms is None or _is_count(key.revoked_ms))),
         ("per_minute must be a positive integer or null", not (key.per_minute is None or _is_count(key.per_minute))),
         ("the token key must be an Ed25519 public key, 32 bytes", len(key.token_key or _NO_DIGEST) != 32),
-        ("only a key that reads can have a token key", bool(key.token_key) and Permission.READ not in key.scopes),
+        (
+            "only a key for read or events can have a token key",
+            bool(key.token_key) and not key.scopes & {Permission.READ, Permission.EVENTS},
+        ),
         ("only a key for events and nothing else can have origins", bool(key.origins) and not key.is_publishable),
         *((f"an origin must be scheme://host[:port], came {one!r:.80}", not _is_origin(one)) for one in key.origins),
     ):

@@ -19,7 +19,7 @@
  * @property {string} [answers] base URL of the retrieval service, for `recommend`
  * @property {() => (string|Promise<string>)} [token] gives a token of the user that may read; asked again when one expired
  * @property {string} [userId] the user who is logged in; without it events belong to the session
- * @property {number} [batch] events that go out at once (50)
+ * @property {number} [batch] events that go out at once (50, and no more with a publishable key)
  * @property {number} [lingerMs] how long an event waits for others (1000)
  * @property {number} [mostQueued] events that wait at most; beyond it the oldest are dropped and counted (1000)
  * @property {number} [attempts] how often something is tried (5)

@@ -17,6 +17,7 @@ from nearline.keys import Permission
 
 ALGORITHM = "EdDSA"
 LONGEST_S = 3_600
+_SCOPES = frozenset((Permission.READ, Permission.EVENTS))
 _CLOCKS_DIFFER_S = 10  # allowed difference between a shop's clock and ours
 
 
@@ -34,17 +35,24 @@ class UserTokens:
     def claims(self, token: str, public_key: bytes) -> Claims:
         """The claims of *token*; ``BadInput`` unless *public_key* verifies it and it is valid now.
 
-        It needs ``user_id``, ``scope`` (``read``), ``iat`` and ``exp``, at most an hour apart.
+        It needs ``user_id``, ``scope`` (``read``, ``events`` or both, with a space between), ``iat`` and ``exp``, at
+        most an hour apart.
         """
         said = _verified(token, Ed25519PublicKey.from_public_bytes(public_key))
-        if said["scope"] != Permission.READ:
-            raise BadInput("bad_token", f"a token's scope must be {Permission.READ}, came {said['scope']!r:.40}")
+        scopes = _scopes_in(said["scope"])
         issued, expires = (said[name] for name in ("iat", "exp"))
         if not (isinstance(issued, int) and isinstance(expires, int)):
             raise BadInput("bad_token", "iat and exp must be whole seconds")
         if not 0 < expires - issued <= LONGEST_S:
             raise BadInput("bad_token", f"a token lives {LONGEST_S} s at most, this one {expires - issued} s")
-        return Claims(check_id("user_id", said["user_id"]), expires + _CLOCKS_DIFFER_S)
+        return Claims(check_id("user_id", said["user_id"]), expires + _CLOCKS_DIFFER_S, scopes)
+
+
+def _scopes_in(said: object) -> frozenset[Permission]:
+    named = frozenset(said.split(" ")) if isinstance(said, str) else frozenset()
+    if not named or not named <= _SCOPES:
+        raise BadInput("bad_token", f"a token's scope must be read, events or both, came {said!r:.40}")
+    return frozenset(map(Permission, named))
 
 
 def _verified(token: str, key: Ed25519PublicKey) -> dict[str, Any]:
@@ -64,9 +72,9 @@ class Signer:
         self._key = Ed25519PrivateKey.generate()
         self.public = self._key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
 
-    def token(self, key_id: str, user_id: str, *, now_s: int, lives_s: int = 600) -> str:
-        """A token for *user_id*, signed for the key *key_id*."""
-        claims = {"user_id": user_id, "scope": Permission.READ.value, "iat": now_s, "exp": now_s + lives_s}
+    def token(self, key_id: str, user_id: str, *, now_s: int, lives_s: int = 600, scope: str = "read") -> str:
+        """A token for *user_id* with *scope*, signed for the key *key_id*."""
+        claims = {"user_id": user_id, "scope": scope, "iat": now_s, "exp": now_s + lives_s}
         return jwt.encode(claims, self._key, algorithm=ALGORITHM, headers={"kid": key_id})
 
 

@@ -30,7 +30,9 @@ def create(
     origin: Annotated[list[str] | None, typer.Option(help="A page that may use the key, https://shop.example.")] = None,
     limit: Annotated[
         int | None,
-        typer.Option(min=0, help="Requests per minute and address; 0: no limit. Default for events only: 600."),
+        typer.Option(
+            min=0, help="Requests and events per minute and address; 0: no limit. Default for events only: 600."
+        ),
     ] = None,
     public_key: Annotated[
         Path | None, typer.Option(help="PEM file of the public key that verifies user tokens.")

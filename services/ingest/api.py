@@ -28,7 +28,7 @@ from services.ingest.user_editor import UserEditor
 from services.ingest.user_routes import add_users
 
 RULES = (
-    RoutePermission("POST", "/events", Permission.EVENTS),
+    RoutePermission("POST", "/events", Permission.EVENTS, own=True),
     RoutePermission("POST", "/items", Permission.ITEMS),
     *(
         RoutePermission(method, "/items/{item_id:text}", Permission.ITEMS)

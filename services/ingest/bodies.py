@@ -1,4 +1,7 @@
-"""Reads request bodies within bounds: bytes per body, bytes in flight, and time to arrive."""
+"""Reads request bodies within bounds: bytes per body, bytes in flight, and time to arrive.
+
+Room is taken as bytes arrive: an announced length takes none, so a body that never comes keeps no other out.
+"""
 
 import asyncio
 from dataclasses import dataclass
@@ -10,6 +13,7 @@ from starlette.types import Receive
 
 from nearline.errors import BadInput, Overloaded
 from nearline.telemetry import gauge
+from services.ingest.callers import ANYBODY, Caller
 
 # The least that a request counts: it takes some 10 KiB here, however small its body is.
 LEAST = 16 * 1024
@@ -20,11 +24,29 @@ _IN_FLIGHT = gauge("ingest_in_flight_bytes", "Bytes of requests that are not ans
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """The largest body and all bodies in flight (bytes), and how long a body may take to arrive."""
+    """The largest body and all bodies in flight (bytes), and how long a body may take to arrive.
+
+    *public_body* is the largest body of a page's key or a user's token, as large as browsers send while a page closes.
+    """
 
     body: int = 4 * MIB
     in_flight: int = 32 * MIB
     arrival_s: float = 10.0
+    public_body: int = 64 * 1024
+
+    @property
+    def share(self) -> int:
+        """How much of the room the bodies of one key for other than admin may take, or those of all public callers."""
+        return max(self.in_flight // 2, min(self.body, self.in_flight))
+
+    @property
+    def reserve(self) -> int:
+        """How much of the room is kept for erasures and removals."""
+        return max(0, min(self.in_flight // 16, self.in_flight - self.body)) // LEAST * LEAST
+
+    def most(self, caller: Caller) -> int:
+        """The largest body of *caller*."""
+        return min(self.body, self.public_body) if caller.is_public else self.body
 
 
 class Room:
@@ -33,28 +55,46 @@ class Room:
     def __init__(self, bounds: Bounds) -> None:
         self.bounds = bounds
         self._taken = 0
+        self._by_holder: dict[str, int] = {}
+        self._most = bounds.in_flight - bounds.reserve
+        self._share = bounds.share
 
-    def take(self, size: int) -> None:
-        """Take *size* bytes, or raise ``Overloaded``."""
-        if self._taken + size > self.bounds.in_flight:
-            raise Overloaded(
-                f"{self._taken:,} bytes of requests are in flight, at most {self.bounds.in_flight:,} are accepted; "
-                "come again in a moment"
-            )
+    def take(self, size: int, holder: str | None = None, *, erases: bool = False) -> None:
+        """Take *size* bytes for *holder*, or raise ``Overloaded``; ``None`` has no share. What *erases* may use the
+        reserve.
+        """
+        self._check(self._taken + size, self.bounds.in_flight if erases else self._most, "of requests")
+        if holder is not None:
+            held = self._by_holder.get(holder, 0) + size
+            self._check(held, self._share, "of this key's requests")
+            self._by_holder[holder] = held
         self._taken += size
         _IN_FLIGHT.set(self._taken)
 
-    def give_back(self, size: int) -> None:
-        """Give back *size* bytes."""
+    def _check(self, taken: int, most: int, whose: str) -> None:
+        if taken > most:
+            raise Overloaded(
+                f"{taken:,} bytes {whose} would be in flight, at most {most:,} are accepted; come again in a moment"
+            )
+
+    def give_back(self, size: int, holder: str | None = None) -> None:
+        """Give back *size* bytes of *holder*."""
         self._taken -= size
+        if holder is not None:
+            self._by_holder[holder] -= size
+            if not self._by_holder[holder]:
+                del self._by_holder[holder]
         _IN_FLIGHT.set(self._taken)
 
 
 class Reservation:
-    """One request's share of the *room*, from its first byte to its answer."""
+    """One request's part of the *room*, from its first byte to its answer; what *erases* may use the reserve."""
 
-    def __init__(self, room: Room) -> None:
+    def __init__(self, room: Room, caller: Caller = ANYBODY, *, erases: bool = False) -> None:
         self._room = room
+        self._holder = caller.holder
+        self._most = room.bounds.most(caller)
+        self._erases = erases
         self._taken = 0
 
     def __enter__(self) -> Self:
@@ -64,12 +104,12 @@ class Reservation:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._room.give_back(self._taken)
+        self._room.give_back(self._taken, self._holder)
         self._taken = 0
 
     def _grow(self, size: int) -> None:
         if size > self._taken:
-            self._room.take(size - self._taken)
+            self._room.take(size - self._taken, self._holder, erases=self._erases)
             self._taken = size
 
     async def read(self, receive: Receive, announced: int) -> bytes:
@@ -80,7 +120,6 @@ class Reservation:
         """
         bounds = self._room.bounds
         self._refuse_larger(announced)
-        self._grow(announced)
         chunks: list[bytes] = []
         size = 0
         try:
@@ -101,6 +140,6 @@ class Reservation:
             raise BadInput("body_too_slow", late) from None
 
     def _refuse_larger(self, size: int) -> None:
-        if size > self._room.bounds.body:
-            most = f"at most {self._room.bounds.body:,} are accepted; send several smaller ones"
+        if size > self._most:
+            most = f"at most {self._most:,} are accepted; send several smaller ones"
             raise BadInput("body_too_large", f"the body has {size:,} bytes or more; {most}")

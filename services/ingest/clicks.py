@@ -13,9 +13,10 @@ from nearline.tracing import Span
 from services.ingest.sender_clock import LATEST_MS
 
 Begin = Callable[[str, str | None], Span | None]
+EventCheck = Callable[[Event], None]
 MAX_BATCH = 500
 # The reasons to refuse an event, also in a merge (user_editor.py).
-REASONS = reasons_of("events", "ids", others=("too_deep", "other_user"))
+REASONS = reasons_of("events", "ids", others=("too_deep", "other_user", "synthetic_user"))
 DEVICE_TIME = "device_time_ms"  # of an event's context: its time by the device's clock, if it was corrected
 
 
@@ -49,16 +50,18 @@ def validate(
     shift_ms: int = 0,
     new_id: Callable[[], str] = made_id,
     begin: Begin | None = None,
+    check: EventCheck = lambda _: None,
 ) -> list[AcceptedEvent | RefusedEvent]:
     """Accept or refuse each of *bodies*, in order; a bad one does not affect the others.
 
     *shift_ms* corrects the times that came (sender_clock.py). *begin* takes an event's id and traceparent and begins
-    its span, or returns none if it is not traced.
+    its span, or returns none if it is not traced. *check* raises ``BadInput`` for an event that the
+    caller may not send.
     """
     verdicts: list[AcceptedEvent | RefusedEvent] = []
     for body in bodies:
         try:
-            verdicts.append(_accept(body, now_ms, shift_ms, new_id, begin))
+            verdicts.append(_accept(body, now_ms, shift_ms, new_id, begin, check))
         except BadInput as problem:
             verdicts.append(refused(body, problem))
     return verdicts
@@ -69,7 +72,9 @@ def refused(body: object, problem: BadInput) -> RefusedEvent:
     return RefusedEvent(_id_in(body), problem)
 
 
-def _accept(body: object, now_ms: int, shift_ms: int, new_id: Callable[[], str], begin: Begin | None) -> AcceptedEvent:
+def _accept(
+    body: object, now_ms: int, shift_ms: int, new_id: Callable[[], str], begin: Begin | None, check: EventCheck
+) -> AcceptedEvent:
     if not isinstance(body, dict):
         raise BadInput("not_an_object", f"an event must be a JSON object, came {type(body).__name__}: {body!r:.80}")
     if "merged_from" in body:  # only the job may set it: popularity does not count such events again
@@ -78,6 +83,7 @@ def _accept(body: object, now_ms: int, shift_ms: int, new_id: Callable[[], str],
     if "event_id" not in body:
         whole["event_id"] = new_id()
     event = event_of(whole)
+    check(event)
     if shift_ms and "time_ms" in body:
         event = _corrected(event, shift_ms)
     span = None if begin is None else begin(event.event_id, event.traceparent)

@@ -11,6 +11,7 @@ from nearline.tracing import ClickTraces
 from services.ingest import clicks
 from services.ingest.appender import Appender
 from services.ingest.bodies import Reservation, Room
+from services.ingest.callers import caller_of, charge
 from services.ingest.http_io import answers, batch_answer, json_of, one_or_many, one_or_more, problem_of
 from services.ingest.schemas import EventIn, EventResults, Problems
 from services.ingest.sender_clock import SENDER_CLOCK, correction_of
@@ -41,16 +42,20 @@ def add_events(
         when the log has acknowledged the accepted ones: 200 if all were accepted, 207 if some were refused, 422 if all
         were. After a 2xx nothing has to be sent again; after 429 and 503 everything has to. Events with their own
         `event_id` may be sent any number of times. With `sent_ms` a device whose clock is wrong by 2 s or more gets the
-        times of its events corrected, to the second; `context.device_time_ms` keeps its own.
+        times of its events corrected, to the second; `context.device_time_ms` keeps its own. A page's key and a user's
+        token send at most 50 events and 64 KiB; a token, events of its own user only. Each event counts against the
+        key's limit.
         """
         shift_ms = correction_of(request, now_ms())  # before the body, which may take long to arrive
-        with Reservation(room) as place:
+        caller = caller_of(request)
+        with Reservation(room, caller) as place:
             # No variable for the parsed body: it would take several times its size while waiting for the log.
             verdicts = clicks.validate(
-                one_or_more(await json_of(request, place), clicks.MAX_BATCH),
+                charge(request, one_or_more(await json_of(request, place), caller.most_events)),
                 now_ms=now_ms(),
                 shift_ms=shift_ms,
                 begin=begin_of(request),
+                check=caller.check,
             )
             accepted = [(one.key, one.value) for one in verdicts if isinstance(one, clicks.AcceptedEvent)]
             try:

@@ -1,5 +1,6 @@
 """What all routes share: reading bodies, statuses and errors, and their descriptions in the OpenAPI document."""
 
+import math
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -14,9 +15,10 @@ from nearline.events import load_json
 from nearline.reasons import reasons_of
 from nearline.telemetry import counter
 from services.ingest.bodies import Reservation
+from services.ingest.callers import LimitReached
 from services.ingest.schemas import Problems
 
-RETRY_AFTER_S = "1"
+RETRY_AFTER_S = 1
 # The statuses of these reasons; every other is 422: the request is understood but invalid.
 _STATUS = {"not_listed": 404, "no_profile": 404, "body_too_slow": 408, "other_version": 412, "body_too_large": 413}
 # After the others the rest of a body is read and discarded: a caller cut off while sending would not see the answer.
@@ -34,6 +36,7 @@ _REFUSED = counter(
         *(("422", reason) for reason in _UNPROCESSABLE),
         ("404", "no_such_route"),
         ("405", "no_such_route"),
+        ("429", "limit"),
         ("429", "overloaded"),
         ("503", "unavailable"),
     ],
@@ -111,6 +114,9 @@ async def refuse(_: Request, error: Exception) -> Response:
     """The answer for an error of ours: the caller's mistake, or when to try again."""
     if isinstance(error, BadInput):
         return _refusal(_STATUS.get(error.reason, 422), problem_of(error))
+    if isinstance(error, LimitReached):
+        problem = {"field": "address", "reason": "limit", "problem": str(error)}
+        return _refusal(429, problem, retry_after_s=math.ceil(error.wait_s))
     if isinstance(error, Overloaded):
         return _refusal(429, {"field": "", "reason": "overloaded", "problem": str(error)})
     if isinstance(error, Unavailable):
@@ -147,9 +153,9 @@ async def hung_up(_: Request, __: Exception) -> Response:
     return Response(status_code=400)  # no caller is left to read it
 
 
-def _refusal(status: int, *problems: dict[str, str]) -> Response:
+def _refusal(status: int, *problems: dict[str, str], retry_after_s: int = RETRY_AFTER_S) -> Response:
     _REFUSED.labels(str(status), problems[0]["reason"]).inc()
-    headers = {"retry-after": RETRY_AFTER_S} if status in (429, 503) else {}
+    headers = {"retry-after": str(retry_after_s)} if status in (429, 503) else {}
     if status in _HANG_UP:
         headers["connection"] = "close"
     return answer(status, {"detail": problems}, headers)

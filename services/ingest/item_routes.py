@@ -11,6 +11,7 @@ from nearline.items import Item
 from nearline.telemetry import counter
 from services.ingest import catalogue_editor as items
 from services.ingest.bodies import Reservation, Room
+from services.ingest.callers import caller_of
 from services.ingest.catalogue_editor import ANY, CatalogueEditor
 from services.ingest.http_io import (
     answer,
@@ -59,7 +60,7 @@ def add_items(app: FastAPI, room: Room, catalogue: CatalogueEditor) -> None:
     )
     async def post_items(request: Request) -> Response:
         """Send one item as an object, or 1-500 as an array, each with its `item_id`; statuses as for `POST /events`."""
-        with Reservation(room) as place:
+        with Reservation(room, caller_of(request)) as place:
             outcomes = await catalogue.put_many(one_or_more(await json_of(request, place), items.MAX_BATCH))
         accepted = sum(isinstance(one, items.AcceptedItem) for one in outcomes)
         _ACCEPTED.labels("put").inc(accepted)
@@ -82,7 +83,7 @@ def add_items(app: FastAPI, room: Room, catalogue: CatalogueEditor) -> None:
     async def put_item(request: Request, item_id: ItemIdPath, if_match: IfMatch = None) -> Response:
         """Replaces the item as a whole. The answer comes when the log has acknowledged it."""
         item_id = strict_id(request, "item_id", item_id)
-        with Reservation(room) as place:
+        with Reservation(room, caller_of(request)) as place:
             body = object_of(await json_of(request, place))
             changed = await catalogue.put(item_id, body, _condition(if_match))
         _ACCEPTED.labels("put").inc()
@@ -99,7 +100,7 @@ def add_items(app: FastAPI, room: Room, catalogue: CatalogueEditor) -> None:
         Patches of one item are applied one after the other, so none is lost.
         """
         item_id = strict_id(request, "item_id", item_id)
-        with Reservation(room) as place:
+        with Reservation(room, caller_of(request)) as place:
             body = object_of(await json_of(request, place))
             changed = await catalogue.patch(item_id, body, _condition(if_match))
         _ACCEPTED.labels("patch").inc()
@@ -117,7 +118,7 @@ def add_items(app: FastAPI, room: Room, catalogue: CatalogueEditor) -> None:
         days, unless *purge* is set.
         """
         item_id = strict_id(request, "item_id", item_id)
-        with Reservation(room):
+        with Reservation(room, caller_of(request)):
             version = await catalogue.delete(item_id, purge=purge, if_match=_condition(if_match))
         _ACCEPTED.labels("delete").inc()
         return answer(200, {"item_id": item_id, "version": version}, etag(version))

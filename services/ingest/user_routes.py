@@ -10,6 +10,7 @@ from nearline.profiles import Profile
 from nearline.telemetry import counter
 from services.ingest import clicks
 from services.ingest.bodies import Reservation, Room
+from services.ingest.callers import caller_of, charge
 from services.ingest.event_routes import EVENTS_ACCEPTED, event_result
 from services.ingest.http_io import answer, answers, etag, json_body, json_of, object_of, ref, strict_id
 from services.ingest.schemas import Erased, EventRemoved, MergeIn, MergeResults, Problems, ProfileAnswer, ProfileIn
@@ -44,9 +45,10 @@ def add_users(app: FastAPI, room: Room, users: UserEditor, now_ms: Callable[[], 
         """
         user_id = strict_id(request, "user_id", user_id)
         shift_ms = correction_of(request, now_ms())
-        with Reservation(room) as place:
+        with Reservation(room, caller_of(request)) as place:
             body = object_of(await json_of(request, place))
             merging = validate_merge(user_id, body, now_ms=now_ms(), shift_ms=shift_ms)
+            charge(request, list(merging.verdicts))
             command_id = await users.merge(user_id, merging, now_ms=now_ms())
         return _merged(user_id, merging, command_id)
 
@@ -61,7 +63,7 @@ def add_users(app: FastAPI, room: Room, users: UserEditor, now_ms: Callable[[], 
         if named is None:
             return await delete_user(request, f"{user_id}/events/{event_id}")
         user_id, event_id = named
-        with Reservation(room):
+        with Reservation(room, caller_of(request), erases=True):
             command_id = await users.remove(user_id, event_id, now_ms=now_ms())
         _COMMANDS.labels("remove").inc()
         return answer(200, {"user_id": user_id, "event_id": event_id, "command_id": command_id})
@@ -87,7 +89,7 @@ def add_users(app: FastAPI, room: Room, users: UserEditor, now_ms: Callable[[], 
         The answer comes when the log has acknowledged it.
         """
         user_id = strict_id(request, "user_id", user_id)
-        with Reservation(room) as place:
+        with Reservation(room, caller_of(request)) as place:
             told = await users.put(user_id, object_of(await json_of(request, place)))
         _PROFILES.inc()
         return _profile(user_id, *told)
@@ -98,7 +100,7 @@ def add_users(app: FastAPI, room: Room, users: UserEditor, now_ms: Callable[[], 
         unknown user. `nearline user forget USER --check` shows what remains where, and until when.
         """
         user_id = strict_id(request, "user_id", user_id)
-        with Reservation(room):
+        with Reservation(room, caller_of(request), erases=True):
             command_id = await users.erase(user_id, now_ms=now_ms())
         _COMMANDS.labels("erase").inc()
         return answer(200, {"user_id": user_id, "command_id": command_id})

@@ -104,7 +104,7 @@ def test_a_key_for_events_is_limited_unless_told_otherwise() -> None:
         ({"origins": "https://shop.example"}, "origin must be"),
         ({"scopes": ["events", "read"], "origins": ["https://shop.example"]}, "only a key for events"),
         ({"token_key": "AAAA", "scopes": ["read"]}, "32 bytes"),
-        ({"token_key": "A" * 43 + "="}, "only a key that reads"),
+        ({"token_key": "A" * 43 + "=", "scopes": ["items"]}, "only a key for read or events"),
         ({"id": "../../etc"}, "12 hex"),
         ({"id": 7}, "12 hex"),
         ({"secret_sha256": "00"}, "32 bytes"),
