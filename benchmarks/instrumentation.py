@@ -40,6 +40,7 @@ from nearline.topics import USER_SEQUENCES
 from nearline.tracing import ClickTraces
 from services.ingest import clicks
 from services.retrieval import fast_path
+from services.retrieval.api import refuse_what_is_not
 from services.retrieval.fast_path import FastPath
 from services.retrieval.recommender import Recommender
 from services.retrieval.users.reader import UserReader
@@ -178,8 +179,9 @@ async def _answer_pairs(spans: OtelSpans, pairs: int) -> dict[str, float]:
     catalogue, guard = await world()
     traced = TracedClicks(spans)
     users = UserReader(guard, ANSWERS_SPACE, traced=traced)
-    told = FastPath(_nothing, Recommender(catalogue, users, ANSWERS_SPACE, traced=traced))
-    silent = FastPath(_nothing, Recommender(catalogue, UserReader(guard, ANSWERS_SPACE), ANSWERS_SPACE))
+    told = FastPath(_nothing, Recommender(catalogue, users, ANSWERS_SPACE, traced=traced), refuse_what_is_not)
+    answers = Recommender(catalogue, UserReader(guard, ANSWERS_SPACE), ANSWERS_SPACE)
+    silent = FastPath(_nothing, answers, refuse_what_is_not)
     names = vars(fast_path)
     in_request = names["in_request"]
 

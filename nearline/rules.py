@@ -201,7 +201,7 @@ def _filter(name: str, value: object) -> Filter | None:
         return None
     if not isinstance(value, str):
         raise BadInput("wrong_type", f"{name} must be an expression in a string, came {value!r:.80}")
-    return parse(value)
+    return parse(value, is_stored=True)
 
 
 def _ids(name: str, value: object, most: int) -> tuple[str, ...]:

@@ -105,7 +105,7 @@ def create_app(
     document["paths"]["/recommend/{user_id}"]["get"]["responses"]["200"]["content"]["application/json"] |= {
         "examples": _EXAMPLES  # put in here because FastAPI leaves every null out of an example
     }
-    return FastPath(app, answers)
+    return FastPath(app, answers, refuse_what_is_not)
 
 
 async def refuse(_: Request, error: Exception) -> Response:

@@ -5,8 +5,10 @@ OpenAPI document come from one declaration (parameters.py), which this path uses
 """
 
 import asyncio
-from contextlib import suppress
+from collections.abc import Awaitable, Callable
 
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from nearline.errors import BadInput
@@ -16,17 +18,22 @@ from services.retrieval.parameters import request_in
 from services.retrieval.request import RecommendRequest
 from services.retrieval.spaces import Answering
 
+ExceptionHandler = Callable[[Request, Exception], Awaitable[Response]]
 _PREFIX = "/recommend/"
 _KEPT = 1_000  # query strings
 _KEPT_BYTES = 256 * 1024  # of query strings; a parsed filter takes about twenty times its text
 
 
 class FastPath:
-    """Answers well-formed ``GET /recommend/…`` requests and passes everything else on."""
+    """Answers well-formed ``GET /recommend/…`` requests and passes everything else on.
 
-    def __init__(self, app: ASGIApp, answers: Answering) -> None:
+    *refuse* makes the answer to one that names something that does not exist.
+    """
+
+    def __init__(self, app: ASGIApp, answers: Answering, refuse: ExceptionHandler) -> None:
         self._app = app
         self._answers = answers
+        self._refuse = refuse
         self._queries: dict[bytes, RecommendRequest | None] = {}
         self._bytes = 0  # of the kept query strings
 
@@ -40,12 +47,16 @@ class FastPath:
                 in_request(LoggedRequest(request_id, user_id))
                 if request.after is not None:
                     await asyncio.sleep(0)  # makes this a task, which asyncio.timeout needs
-                with suppress(BadInput):
+                try:
                     body = await self._answers.answer(user_id, request, request_id)
-                    await send_json(send, body)
-                    if logs_requests():
-                        get_logger().debug("request", route="recommend", status=200)
+                except BadInput as error:
+                    refusal = await self._refuse(Request(scope), error)
+                    await refusal(scope, receive, send)
                     return
+                await send_json(send, body)
+                if logs_requests():
+                    get_logger().debug("request", route="recommend", status=200)
+                return
             await asyncio.sleep(0)  # makes this a task, which FastAPI may need
         await self._app(_named(scope) if scope["type"] == "http" else scope, receive, send)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, Any
 from urllib.parse import parse_qsl
 
@@ -10,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic.config import JsonValue
 
 from nearline.errors import BadInput
-from nearline.filters import FilterError, parse
+from nearline.filters import Filter, FilterError, parse
 from nearline.hashing import hash64_all
 from nearline.ids import check_id
 from nearline.user_documents import NO_HASHES
@@ -55,6 +56,22 @@ def _field_names(value: str) -> str:
 
 
 Id = Annotated[str, AfterValidator(_id)]
+
+
+@lru_cache(maxsize=64)  # at most 5 MB: a parsed filter takes about twenty times its text
+def _parsed(expression: str) -> Filter | FilterError:
+    try:
+        return parse(expression)
+    except FilterError as error:
+        return error.with_traceback(None)
+
+
+def filter_of(expression: str) -> Filter:
+    """The filter in *expression*, parsed once, valid or not: an invalid one is read by FastAPI too; ``FilterError``."""
+    parsed = _parsed(expression)
+    if isinstance(parsed, FilterError):
+        raise FilterError(parsed.problem, parsed.expression, parsed.position)
+    return parsed
 
 
 class SharedParameters(BaseModel):
@@ -104,7 +121,7 @@ class SharedParameters(BaseModel):
         return RecommendRequest(
             k=self.k,
             exclude_seen=self.exclude_seen,
-            filter=None if self.filter is None else parse(self.filter),
+            filter=None if self.filter is None else filter_of(self.filter),
             exclude=np.unique(hash64_all(exclude)) if exclude else NO_HASHES,
             diversity=self.diversity,
             popularity_discount=self.popularity_discount,

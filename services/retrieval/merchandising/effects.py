@@ -63,7 +63,7 @@ def rule_set_of(rules: Sequence[Rule], scenario: Scenario | None) -> RuleSet:
     expression = None if scenario is None else scenario.parameters.get("filter")
     return RuleSet(
         scenario=scenario,
-        base_filter=None if expression is None else parse(expression),
+        base_filter=None if expression is None else parse(expression, is_stored=True),
         blocks=blocks,
         weights=tuple(rule for rule in rules if rule.action in (Action.BOOST, Action.BURY)),
         pins=tuple(sorted(pins, key=lambda pin: (pin.position, pin.rule_id))),

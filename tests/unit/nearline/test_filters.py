@@ -11,6 +11,8 @@ from nearline.filters import (
     MAX_BYTES,
     MAX_COMPARISONS,
     MAX_DEPTH,
+    MAX_PIECES,
+    MAX_STORED_BYTES,
     AllOf,
     Compared,
     FilterError,
@@ -71,11 +73,14 @@ def test_a_number_and_a_truth_value_are_different_values() -> None:
         ('brand = "\\q"', 9, "not a character"),
         ('brand = "\\ud800"', 9, "not a character"),
         ("price < 1e999", 8, "too large"),
-        ("(" * 4_000 + "price = 1" + ")" * 4_000, 50, "more than 50 nested brackets"),
-        ("not " * 2_000 + "price = 1", 200, "more than 50 nested brackets"),
-        (" or ".join(["price=1"] * 101), 1_100, "more than 100 comparisons"),
-        ("x" * (MAX_BYTES + 1), MAX_BYTES, "10,001 bytes"),
-        ("é" * MAX_BYTES, MAX_BYTES // 2, "20,000 bytes"),
+        ("(" * 1_500 + "price = 1" + ")" * 1_500, 50, "more than 50 nested brackets"),
+        ("not " * 500 + "price = 1", 200, "more than 50 nested brackets"),
+        ("not (" * 200 + "price = 1" + ")" * 200, 125, "more than 50 nested brackets"),
+        (" or ".join(["price=1"] * 101), 1_105, "more than 100 comparisons"),
+        ("price in (" + "1," * 600 + "1)", 1_009, "more than 500 brackets, commas"),
+        ("(" * 2_000, 50, "more than 50 nested brackets"),
+        ("x" * (MAX_BYTES + 1), MAX_BYTES, "4,001 bytes"),
+        ("é" * MAX_BYTES, MAX_BYTES // 2, "8,000 bytes"),
     ],
 )
 def test_a_refusal_points_at_the_place(expression: str, position: int, problem: str) -> None:
@@ -86,6 +91,31 @@ def test_a_refusal_points_at_the_place(expression: str, position: int, problem: 
     assert len(str(refused.value)) < 500
 
 
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "(" * 50 + "price in (1)" + ")" * 50,
+        "not " * 50 + "price not in (1)",
+        "not (" * 25 + "brand is not missing" + ")" * 25,
+        " and ".join(["not (price < 1)"] * 70),
+        " or ".join(["price=1"] * 100),
+        " or ".join(["price IN (1) or brand IS missing"] * 50),
+        " or ".join([f"attributes.{word} = 1" for word in ("in", "is", "not", "and") for _ in range(25)]),
+        'brand in ("(((", "not not", "= = =") or ' + " or ".join(['brand = "in ( is = <"'] * 99),
+        "price in (" + ",".join(["1"] * 400) + ")",
+    ],
+)
+def test_an_expression_at_the_bounds_is_a_filter(expression: str) -> None:
+    parse(expression)
+
+
+def test_expressions_beyond_the_bounds_never_reach_the_parser(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nearline.filters._parser", lambda: pytest.fail("it was parsed"))
+    for expression in ("(" * 51, "not " * 51, "price=1 or " * 101, "price in (" + "1," * 500):
+        with pytest.raises(FilterError, match="more than"):
+            parse(expression)
+
+
 def test_the_documented_examples_are_filters() -> None:
     page = (ROOT / "docs" / "filters.md").read_text()
     (block,) = re.findall(r"```filter\n(.*?)```", page, re.DOTALL)
@@ -94,6 +124,8 @@ def test_the_documented_examples_are_filters() -> None:
     assert len(block.splitlines()) == 7
     assert f"{MAX_BYTES:,} bytes, {MAX_DEPTH} brackets" in page
     assert f"{MAX_COMPARISONS} comparisons" in page
+    assert f"{MAX_PIECES} brackets" in page
+    assert f"{MAX_STORED_BYTES:,} bytes" in page
 
 
 @examples(200)
