@@ -52,7 +52,7 @@ class Client:
         ingest: str = INGEST,
         timeout_s: float = 5.0,
         retries: Retries = _USUAL,
-        batch: int = 100,
+        batch: int = 50,
         linger_s: float = 0.5,
         most_queued: int = 10_000,
         on_refused: RefusedEvents | None = None,
