@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from local.demo_user import DemoUser, climbers, demo_users, moves
 from local.layout import ROOT
@@ -26,7 +27,7 @@ from local.system import System, addresses, interrupt_on_sigterm, start, stop, s
 from nearline.adapters.kafka.admin import Topics
 from nearline.cli.answers import get_answer, provenance
 from nearline.cli.clicks import click_to_answer, list_items, new_event, replay_events
-from nearline.cli.console import console, progress
+from nearline.cli.console import console, progress, styled
 from nearline.errors import NearlineError, Unavailable
 from nearline.events import Event
 from nearline.items import Item
@@ -105,16 +106,16 @@ def tell(settings: Settings, shown: DemoUser, items: Mapping[str, Item]) -> list
     console.rule(f"user {shown.user_id}")
     taste = f"{shown.share:.0%} of {len(shown.bought)} items bought are {shown.taste}"
     last = ", ".join(items[item_id].title.lower() for item_id in shown.bought[-5:])
-    console.print(f"{taste}; the last of them: {last}", markup=False)
+    console.print(f"{taste}; the last of them: {last}")
     before = get_answer(settings, shown.user_id, k=_ASKED)
     clicked = items[shown.clicked]
-    console.print(f"\none click on something else: [bold]{clicked.title}[/bold] ({clicked.category})")
+    console.print(styled("\none click on something else: ", (clicked.title, "bold"), f" ({clicked.category})"))
     event = new_event(shown.user_id, shown.clicked)
     delay_ms = asyncio.run(click_to_answer(settings, event))
     after = get_answer(settings, shown.user_id, k=_ASKED)
     console.print(_beside(before, after))
-    console.print(provenance(after), markup=False)
-    console.print(f"[bold]{delay_ms:.1f} ms[/bold] from sending the click to the first answer that used it")
+    console.print(provenance(after))
+    console.print(styled((f"{delay_ms:.1f} ms", "bold"), " from sending the click to the first answer that used it"))
     return unmet(before, after, event)
 
 
@@ -136,9 +137,9 @@ def _ids(answer: Mapping[str, Any]) -> list[str]:
     return [item["item_id"] for item in answer["items"]]
 
 
-def _shade(mark: str) -> str:
+def _shade(mark: str) -> Text:
     colour = "green" if mark == "new" or mark.startswith("+") else "dim"
-    return f"[{colour}]{mark}[/{colour}]"
+    return styled((mark, colour))
 
 
 def unmet(before: Mapping[str, Any], after: Mapping[str, Any], event: Event) -> list[str]:
@@ -215,14 +216,14 @@ def demo(system: System, *, check: bool) -> int:
     try:
         shown, problems = run(system)
         for problem in problems:
-            console.print(f"[red]not as promised:[/red] {problem}")
+            console.print(styled(("not as promised:", "red"), f" {problem}"))
         if check:
-            console.print("[green]all as promised[/green]" if not problems else "[red]not all as promised[/red]")
+            console.print(styled(("not all as promised", "red") if problems else ("all as promised", "green")))
             return 1 if problems else 0
         console.rule("it stays up")
-        console.print(f"{invitation(shown)}\n{addresses(system)}", markup=False)
+        console.print(f"{invitation(shown)}\n{addresses(system)}")
         console.print("\nCtrl-C ends " + ("every process; the data stays" if ours else "this; the system stays up"))
-        console.print(f"\nopen [bold]{system.page}[/bold] and click something")
+        console.print(styled("\nopen ", (system.page, "bold"), " and click something"))
         threading.Event().wait()
     except KeyboardInterrupt:
         console.print()

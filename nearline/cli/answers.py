@@ -41,10 +41,10 @@ def recommend(
         raise typer.BadParameter("give a USER_ID, or --all-users")
     answer = get_answer(load_settings(), user_id, k=k, exclude_seen=exclude_seen, wanted=wanted)
     if json:
-        console.print_json(data=answer)
+        console.say_json(answer)
         return
     console.print(answer_table(answer))
-    console.print(provenance(answer), markup=False)
+    console.print(provenance(answer))
 
 
 def get_answer(

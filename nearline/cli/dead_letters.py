@@ -42,9 +42,9 @@ def show(queue: str, offset: int) -> None:
     """Show one dead letter: its origin, the reason, and its content."""
     letter = _one(queue, offset)
     console.print(f"{letter.topic}[{letter.partition}]@{letter.offset}, appended at {letter.append_ms} ms")
-    console.print(f"{letter.reason}: {letter.detail}", markup=False)
-    console.print(f"key:   {letter.key!r}", markup=False)
-    console.print(f"value: {letter.value!r}", markup=False)
+    console.print(f"{letter.reason}: {letter.detail}")
+    console.print(f"key:   {letter.key!r}")
+    console.print(f"value: {letter.value!r}")
 
 
 @app.command()

@@ -118,7 +118,7 @@ def from_gorse(
         outcomes = asyncio.run(_bring_in_mixed(bodies))
     console.print("read: " + said({f"{what} of Gorse": count for what, count in read.items()}))
     for what, count in sorted(conversion.counted.items(), key=lambda each: -each[1]):
-        console.print(f"{count:>9,} {what}", markup=False)
+        console.print(f"{count:>9,} {what}")
     _finish(outcomes)
 
 
@@ -298,6 +298,6 @@ def _finish(outcomes: Mapping[str, ImportOutcome]) -> None:
     for what, outcome in outcomes.items():
         console.print(f"{what}: " + said({"in the log": outcome.accepted, **outcome.refused}))
         for example in outcome.shown:
-            console.print(f"  {example}", markup=False)
+            console.print(f"  {example}")
     if any(outcome.refused for outcome in outcomes.values()):
         raise typer.Exit(1)

@@ -28,7 +28,7 @@ def savepoint(
     settings = load_settings()
     job = FlinkJob(flink or _rest(settings))
     folder = savepoints_folder(settings.data / "flink")
-    console.print(str(job.savepoint(folder, stop=stop, deadline_s=deadline_s)), markup=False, soft_wrap=True)
+    console.print(str(job.savepoint(folder, stop=stop, deadline_s=deadline_s)), soft_wrap=True)
 
 
 @app.command()
@@ -42,8 +42,8 @@ def restore(
     try:
         FlinkJob(flink or _rest(settings)).cancel()
     except Unavailable as error:
-        console.print(f"no job was stopped ({error})", markup=False, soft_wrap=True)
-    console.print(f"the job's next start goes on from {path}", markup=False, soft_wrap=True)
+        console.print(f"no job was stopped ({error})", soft_wrap=True)
+    console.print(f"the job's next start goes on from {path}", soft_wrap=True)
 
 
 def _rest(settings: Settings) -> str:

@@ -42,7 +42,7 @@ def create(
     signer = public_key_in(_bytes_of(public_key)) if public_key else None
     secret, key = make_key(name, scope, now_ms=_now_ms(), origins=origin or (), per_minute=limit, token_key=signer)
     asyncio.run(_write(load_settings(), key))
-    console.print(secret, markup=False)
+    console.print(secret)
 
 
 @app.command("list")
@@ -64,7 +64,7 @@ def revoke(key_id: Annotated[str, typer.Argument(metavar="ID", help="As `nearlin
         shown = "a key instead of its id" if id_in(key_id) else repr(key_id[:40])
         raise BadInput("not_found", f"there is no key with that id, came {shown}; see `nearline keys list`")
     asyncio.run(_write(settings, revoked(key, now_ms=_now_ms())))
-    console.print(f"revoked {key.id} ({key.name})", markup=False)
+    console.print(f"revoked {key.id} ({key.name})")
 
 
 @app.command()
@@ -75,12 +75,12 @@ def ensure() -> None:
     kept = _kept(file)
     known = asyncio.run(_ring(settings)).get(id_in(kept) or "")
     if known is not None and is_proven(known, kept) and known.revoked_ms is None:
-        console.print(f"the key in {file} is valid", markup=False)
+        console.print(f"the key in {file} is valid")
         return
     secret, key = make_key("this machine's own", EVERYTHING, now_ms=_now_ms())
     asyncio.run(_write(settings, key))
     write_key(file, secret)
-    console.print(f"wrote a new key of all scopes to {file}", markup=False)
+    console.print(f"wrote a new key of all scopes to {file}")
 
 
 def _kept(file: Path) -> str:

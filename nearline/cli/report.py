@@ -30,9 +30,9 @@ def report(
     """Show click-through and conversion of what was recommended, by source and scenario."""
     found = asyncio.run(_read(load_settings(), time.time_ns() // 1_000_000 - int(days * _DAY_MS)))
     if json:
-        console.print_json(data=as_plain(found))
+        console.say_json(as_plain(found))
         return
-    console.print(said(found), markup=False)
+    console.print(said(found))
     if found.lines:
         console.print(table_of(found))
 

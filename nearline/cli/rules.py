@@ -46,7 +46,7 @@ def put(file: File) -> None:
     entries = read_rules(file)
     asyncio.run(_write(load_settings(), [_message(entry) for entry in entries]))
     for entry in entries:
-        console.print(f"put {_named(entry)}", markup=False)
+        console.print(f"put {_named(entry)}")
 
 
 @app.command("list")
@@ -72,7 +72,7 @@ def delete(rule_id: Annotated[str, typer.Argument(help="A rule's id, or scenario
     if rule_id not in known:
         raise BadInput("not_found", f"there is no {rule_id!r:.80}; `nearline rules list` shows all")
     asyncio.run(_write(settings, [(rule_id.encode(), None)]))
-    console.print(f"deleted {rule_id}", markup=False)
+    console.print(f"deleted {rule_id}")
 
 
 @app.command("try")
@@ -94,7 +94,7 @@ def try_rules(
     body |= {"scenario": scenario} if scenario else {}
     for tried in ask(settings, "POST", "/rules/try", json=body, timeout_s=_PATIENCE_S)["users"]:
         console.print(comparison(tried["user_id"], tried["before"], tried["after"]))
-        console.print(summary(tried["before"], tried["after"]), markup=False)
+        console.print(summary(tried["before"], tried["after"]))
 
 
 def comparison(user_id: str, before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]]) -> Table:
@@ -125,7 +125,7 @@ def summary(before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]]) -
 
 
 def _shown(item: dict[str, Any]) -> str:
-    return f"{item['item_id']} {item.get('title') or ''}"[:44].replace("[", r"\[")
+    return f"{item['item_id']} {item.get('title') or ''}"[:44]
 
 
 def _was(before: int | None, now: int) -> str:
@@ -155,7 +155,7 @@ async def _read(settings: Settings) -> list[Rule | Scenario]:
             if value is not None:
                 found.append(decode(key, value))
         except BadInput as error:
-            console.print(f"left out: {key!r:.80}: {error}", markup=False)
+            console.print(f"left out: {key!r:.80}: {error}")
     return found
 
 
@@ -190,7 +190,7 @@ def _rules_table(rules: Sequence[Rule], now_ms: int) -> Table:
         table.add_row(
             rule.rule_id,
             _deed(rule),
-            about.replace("[", r"\[")[:60],
+            about[:60],
             _moment(rule.from_ms),
             _moment(rule.until_ms),
             rule.scenario or "all answers",
@@ -209,7 +209,7 @@ def _scenarios_table(scenarios: Sequence[Scenario]) -> Table:
     table = Table("scenario", "parameters", "rules beside its own")
     for scenario in scenarios:
         said = ", ".join(f"{name} = {value}" for name, value in scenario.parameters.items())
-        table.add_row(scenario.name, said.replace("[", r"\["), ", ".join(scenario.rules))
+        table.add_row(scenario.name, said, ", ".join(scenario.rules))
     return table
 
 

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from nearline.adapters.kafka.admin import Topics
 from nearline.adapters.metrics_reader import addresses_of
-from nearline.cli.console import console
+from nearline.cli.console import console, styled
 from nearline.cli.watching import watching
 from nearline.errors import Unavailable
 from nearline.key_file import key_headers
@@ -47,7 +47,7 @@ def status(
     table = Table("part", "state", "", "what to do")
     colours = {"ready": "green", "starting": "yellow", "counted": "yellow", "restarting": "red", "down": "red"}
     for line in lines:
-        table.add_row(line.part, f"[{colours[line.state]}]{line.state}[/]", line.detail, line.mend)
+        table.add_row(line.part, styled((line.state, colours[line.state])), line.detail, line.mend)
     console.print(table)
     if any(line.state in ("down", "restarting") for line in lines):
         raise typer.Exit(1)

@@ -50,7 +50,7 @@ def forget(
     if check:
         raise typer.Exit(_check(settings, user_id))
     asyncio.run(_erase(settings, user_id))
-    console.print(f"the erasure of {user_id!r} is in the log", markup=False)
+    console.print(f"the erasure of {user_id!r} is in the log")
     console.print("`nearline user forget USER --check` shows what remains where, and until when")
 
 
@@ -62,7 +62,7 @@ def show(user_id: Annotated[str, typer.Argument(metavar="USER")]) -> None:
     traces = asyncio.run(_traces(settings, user_id, (CLICKS, USERS, USER_SEQUENCES, USER_SEEN)))[0]
     document = asyncio.run(_document(settings, user_id))
     for line in (*_told(traces), *_learnt(traces), _stored(document, settings)):
-        console.print(line, markup=False)
+        console.print(line)
     if traces.sequence is not None and traces.sequence.items:
         console.print(_history(traces))
 
@@ -78,7 +78,7 @@ def _check(settings: Settings, user_id: str) -> int:
         document = asyncio.run(_document(settings, traces.user_id))
         found = remains(traces, limits, document, space=space, document_ttl_ms=ttl_ms)
         in_use = in_use or any(row.is_known for row in found)
-        console.print(_about(traces), markup=False)
+        console.print(_about(traces))
         # What cannot be inspected is the same for a user and the user's sessions: printed once.
         more = elsewhere(traces, oldest_checkpoint_ms=oldest_ms) if traces.user_id == user_id else []
         console.print(_table([*found, *more]) if found or more else "nothing")

@@ -4,19 +4,19 @@ import asyncio
 import time
 from collections.abc import Mapping
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.table import Table
-from rich.text import Text
 
 from nearline.adapters.metrics_reader import MetricsReader
+from nearline.cli.console import Terminal, styled
 from nearline.live import Delay, LiveFigures, LiveWindow
 from nearline.settings import Settings
 
 FigureRow = tuple[str, str, str]  # name, value, details
 
 
-async def watching(settings: Settings, console: Console, *, every_s: float, looks: int | None = None) -> None:
+async def watching(settings: Settings, console: Terminal, *, every_s: float, looks: int | None = None) -> None:
     """Show the figures of the last minute every *every_s* seconds, *looks* times or until cancelled."""
     window = LiveWindow()
     async with MetricsReader.of(settings) as metrics:
@@ -28,7 +28,7 @@ async def watching(settings: Settings, console: Console, *, every_s: float, look
                 if console.is_terminal:
                     screen.update(screen_of(figures), refresh=True)
                 else:
-                    console.print(line_of(figures), markup=False)
+                    console.print(line_of(figures))
                 done += 1
                 await asyncio.sleep(max(0.0, started + every_s - time.monotonic()))
 
@@ -37,10 +37,10 @@ def screen_of(figures: LiveFigures) -> Group:
     """The figures as a table, and the parts that are down."""
     table = Table("", "", "", box=None, show_header=False, pad_edge=False)
     for what, amount, rest in rows_of(figures):
-        table.add_row(what, Text(amount, "bold"), Text(rest, "dim"))
+        table.add_row(what, styled((amount, "bold")), styled((rest, "dim")))
     title = f"the last {figures.seconds:.0f} s; Ctrl-C ends this"
-    down = [Text(f"no metrics of {', '.join(figures.down)}", "red")] if figures.down else []
-    return Group(Text(title, "dim"), table, *down)
+    down = [styled((f"no metrics of {', '.join(figures.down)}", "red"))] if figures.down else []
+    return Group(styled((title, "dim")), table, *down)
 
 
 def line_of(figures: LiveFigures) -> str:

@@ -41,13 +41,13 @@ def why(
         body["sequence"] = orjson.loads(sequence.value)
     found = ask(settings, "POST", "/why", json=body, timeout_s=_PATIENCE_S)
     if json:
-        console.print_json(data=found)
+        console.say_json(found)
         return
-    console.print(standing_of(found, k), markup=False)
+    console.print(standing_of(found, k))
     if found["events"]:
         console.print(events_table(found["events"], most))
     elif found["untold"]:
-        console.print(f"the events' effect is unknown: {found['untold']}", markup=False)
+        console.print(f"the events' effect is unknown: {found['untold']}")
     if found["is_current"] is False:
         console.print("the stored vector does not use the newest events yet; their effect is shown as if it did")
 

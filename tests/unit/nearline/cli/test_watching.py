@@ -4,10 +4,10 @@ import asyncio
 import io
 
 import pytest
-from rich.console import Console
 from starlette.applications import Starlette
 
 from nearline.adapters.http import status_routes
+from nearline.cli.console import Terminal
 from nearline.cli.watching import line_of, rows_of, screen_of, watching
 from nearline.live import Delay, LiveFigures
 from nearline.settings import Settings, load_settings
@@ -47,7 +47,7 @@ def test_every_figure_is_on_the_screen() -> None:
     assert shown["answers not wholly personal"][0] == "12.5%"
     assert shown["dead letters"][0] == "bad_answer 2"
     text = io.StringIO()
-    Console(file=text, width=160).print(screen_of(BUSY))
+    Terminal(file=text, width=160).print(screen_of(BUSY))
     assert "no metrics of item_tower" in text.getvalue()
 
 
@@ -66,7 +66,7 @@ def _settings(url: str) -> Settings:
 async def test_without_a_terminal_there_is_a_line_for_each_look() -> None:
     text = io.StringIO()
     with served(Starlette(routes=status_routes(dict))) as url:
-        await watching(_settings(url), Console(file=text, width=10_000), every_s=0.01, looks=3)
+        await watching(_settings(url), Terminal(file=text, width=10_000), every_s=0.01, looks=3)
     assert len(text.getvalue().splitlines()) == 3
     assert "no metrics" not in text.getvalue()
 
@@ -74,7 +74,7 @@ async def test_without_a_terminal_there_is_a_line_for_each_look() -> None:
 @pytest.mark.anyio
 async def test_it_goes_on_while_everything_is_down_and_ends_when_it_is_told_to() -> None:
     text = io.StringIO()
-    console = Console(file=text, width=200, force_terminal=True)
+    console = Terminal(file=text, width=200, force_terminal=True)
     task = asyncio.create_task(watching(_settings("http://127.0.0.1:1"), console, every_s=0.01))
     while "no metrics of ingest" not in text.getvalue():
         await asyncio.sleep(0.01)
