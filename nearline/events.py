@@ -17,6 +17,8 @@ from nearline.errors import BadInput
 from nearline.ids import check_ids, check_new_id
 
 MAX_EVENT_BYTES = 64 * 1024
+MAX_DEPTH = 256  # of JSON in the log; what is deeper can be neither written nor shown
+MAX_REQUEST_DEPTH = 100  # of the body of a request
 EARLIEST_MS = 946_684_800_000  # 2000-01-01: an earlier time has a wrong unit
 _LATEST_S = 4_102_444_800  # 2100-01-01: a greater number is no time in seconds
 MAX_AHEAD_MS = 2_000  # clocks that differ by no more are taken for equal: an order within it is better kept
@@ -125,15 +127,39 @@ def load_object(raw: bytes | None, max_bytes: int) -> dict[str, Any]:
     return body
 
 
-def load_json(raw: bytes) -> Any:
-    """The JSON value in *raw*; ``BadInput`` if it is not JSON."""
+def load_json(raw: bytes, most_depth: int = MAX_DEPTH) -> Any:
+    """The JSON value in *raw*; ``BadInput`` if it is not JSON, or arrays and objects in it are nested deeper."""
     try:
-        return orjson.loads(raw)
+        value = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
         raise _not_json(raw, error) from None
+    # Most texts are too short, or have too few brackets, to be deep.
+    if len(raw) > 2 * most_depth and raw.count(b"{") + raw.count(b"[") > most_depth and _is_deeper(value, most_depth):
+        raise _too_deep(most_depth)
+    return value
+
+
+def _is_deeper(value: Any, most: int) -> bool:
+    level = [value]
+    for _ in range(most):
+        level = [
+            child
+            for parent in level
+            for child in (parent.values() if type(parent) is dict else parent)
+            if type(child) is dict or type(child) is list
+        ]
+        if not level:
+            return False
+    return True
+
+
+def _too_deep(most: int) -> BadInput:
+    return BadInput("too_deep", f"more than {most} arrays and objects are nested")
 
 
 def _not_json(raw: bytes, error: Exception) -> BadInput:
+    if "depth limit" in str(error):  # orjson's own is 1,024
+        return _too_deep(MAX_DEPTH)
     try:
         raw.decode()
     except UnicodeDecodeError as broken:

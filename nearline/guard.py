@@ -133,6 +133,15 @@ class Grant:
         return self.user_id is not None or self.key.is_publishable
 
     @property
+    def holder(self) -> str | None:
+        """Whose share of bounded things its requests take: its key's, or that of all public callers, since one who has
+        a page's key may have a user's token too; ``None`` for admins, who have no share.
+        """
+        if Permission.ADMIN in self.scopes:
+            return None
+        return "public" if self.is_public else self.key.id
+
+    @property
     def per_minute(self) -> int | None:
         """How many requests and events an address, or of a token the user, may send per minute."""
         return self.key.per_minute or (None if self.user_id is None else USER_PER_MINUTE)
@@ -406,6 +415,12 @@ class Guard:
             return 0.0
         by = address_of(scope) if grant.user_id is None else f"user {grant.user_id}"
         return self._spend(grant.key.id, by, grant.per_minute, units)
+
+
+def holder_of(scope: AsgiScope) -> str | None:
+    """Whose share a request takes; ``None`` if its caller needs no key or is an admin."""
+    grant: Grant | None = scope.get(GRANT)
+    return None if grant is None else grant.holder
 
 
 def limit_of(grant: Grant) -> str:

@@ -12,6 +12,7 @@ RAISED: dict[str, tuple[str, ...]] = {
         "not_json",
         "not_utf8",
         "out_of_range",
+        "too_deep",
         "too_large",
         "unknown_field",
         "unknown_type",

@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
 from nearline.errors import BadInput, Overloaded
+from nearline.shares import BoundedShares
 from nearline.telemetry import gauge
 from services.ingest.callers import ANYBODY, Caller
 
@@ -54,37 +55,20 @@ class Room:
 
     def __init__(self, bounds: Bounds) -> None:
         self.bounds = bounds
-        self._taken = 0
-        self._by_holder: dict[str, int] = {}
-        self._most = bounds.in_flight - bounds.reserve
-        self._share = bounds.share
+        most = bounds.in_flight - bounds.reserve
+        self._shares = BoundedShares(most, bounds.share, changed=_IN_FLIGHT.set)
 
     def take(self, size: int, holder: str | None = None, *, erases: bool = False) -> None:
-        """Take *size* bytes for *holder*, or raise ``Overloaded``; ``None`` has no share. What *erases* may use the
-        reserve.
-        """
-        self._check(self._taken + size, self.bounds.in_flight if erases else self._most, "of requests")
-        if holder is not None:
-            held = self._by_holder.get(holder, 0) + size
-            self._check(held, self._share, "of this key's requests")
-            self._by_holder[holder] = held
-        self._taken += size
-        _IN_FLIGHT.set(self._taken)
-
-    def _check(self, taken: int, most: int, whose: str) -> None:
-        if taken > most:
+        """Take *size* bytes for *holder*, or raise ``Overloaded``; what *erases* may use the reserve."""
+        if not self._shares.take(size, holder, beyond=self.bounds.reserve if erases else 0):
             raise Overloaded(
-                f"{taken:,} bytes {whose} would be in flight, at most {most:,} are accepted; come again in a moment"
+                f"{self._shares.taken:,} bytes of requests are in flight, at most {self.bounds.in_flight:,} are "
+                f"accepted, and {self.bounds.share:,} of one key; come again in a moment"
             )
 
     def give_back(self, size: int, holder: str | None = None) -> None:
         """Give back *size* bytes of *holder*."""
-        self._taken -= size
-        if holder is not None:
-            self._by_holder[holder] -= size
-            if not self._by_holder[holder]:
-                del self._by_holder[holder]
-        _IN_FLIGHT.set(self._taken)
+        self._shares.give_back(size, holder)
 
 
 class Reservation:

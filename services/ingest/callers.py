@@ -11,8 +11,6 @@ from nearline.ids import SYNTHETIC_USERS
 from nearline.keys import PUBLIC_BATCH, Permission, burst_of
 from services.ingest.clicks import MAX_BATCH
 
-_PUBLIC = "public"  # one who has a page's key may have a user's token too
-
 
 class LimitReached(Overloaded):
     """The caller's limit does not allow these events before *wait_s* have passed."""
@@ -30,10 +28,8 @@ class Caller:
 
     @property
     def holder(self) -> str | None:
-        """Whose share of the room its bodies take: its key's, or that of all public callers; ``None``: no share."""
-        if self.grant is None or Permission.ADMIN in self.grant.scopes:
-            return None
-        return _PUBLIC if self.grant.is_public else self.grant.key.id
+        """Whose share of the room its bodies take; ``None``: it has no share."""
+        return None if self.grant is None else self.grant.holder
 
     @property
     def is_public(self) -> bool:

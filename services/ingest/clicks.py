@@ -16,7 +16,7 @@ Begin = Callable[[str, str | None], Span | None]
 EventCheck = Callable[[Event], None]
 MAX_BATCH = 500
 # The reasons to refuse an event, also in a merge (user_editor.py).
-REASONS = reasons_of("events", "ids", others=("too_deep", "other_user", "synthetic_user"))
+REASONS = reasons_of("events", "ids", others=("other_user", "synthetic_user"))
 DEVICE_TIME = "device_time_ms"  # of an event's context: its time by the device's clock, if it was corrected
 
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from nearline.errors import BadInput, Overloaded, Unavailable
-from nearline.events import load_json
+from nearline.events import MAX_REQUEST_DEPTH, load_json
 from nearline.reasons import reasons_of
 from nearline.telemetry import counter
 from services.ingest.bodies import Reservation
@@ -25,7 +25,7 @@ _STATUS = {"not_listed": 404, "no_profile": 404, "body_too_slow": 408, "other_ve
 _HANG_UP = {408}
 
 # Reasons about a request as a whole, and about its one object.
-_UNPROCESSABLE = reasons_of("events", "ids", "items", "profiles", "user_commands", others=("too_deep", "wrong_count"))
+_UNPROCESSABLE = reasons_of("events", "ids", "items", "profiles", "user_commands", others=("wrong_count",))
 _REFUSED = counter(
     "ingest_requests_refused_total",
     "Requests that were refused as a whole",
@@ -54,7 +54,7 @@ async def json_of(request: Request, place: Reservation) -> Any:
     raw = await place.read(request.receive, int(announced[:18]) if announced.isdecimal() else 0)
     if not raw:
         raise BadInput("empty", "the body is empty; expected JSON")
-    return load_json(raw)
+    return load_json(raw, MAX_REQUEST_DEPTH)
 
 
 def one_or_more(body: Any, most: int) -> list[object]:

@@ -5,6 +5,7 @@ document come from one declaration. Both call one ``Recommender``.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Annotated, Any
 
@@ -18,7 +19,7 @@ from starlette.types import ASGIApp
 from nearline import api_page
 from nearline.errors import BadInput
 from nearline.filters import FilterError
-from nearline.guard import STATUS_RULES, RoutePermission, describe
+from nearline.guard import STATUS_RULES, RoutePermission, describe, holder_of
 from nearline.keys import Permission
 from nearline.request_ids import request_id_of
 from services.retrieval.fast_path import FastPath
@@ -87,7 +88,8 @@ def create_app(
     async def recommend(request: Request, user_id: UserId, query: Annotated[RecommendQuery, Query()]) -> Response:
         """At most *k* items, best first. Unknown users and outages get a fallback, named in *reason* and *source*."""
         check_filters(request.query_params.getlist("filter"))
-        body = await answers.answer(user_id, query.request(), request_id_of(request.headers.raw))
+        wanted = replace(query.request(), holder=holder_of(request.scope))
+        body = await answers.answer(user_id, wanted, request_id_of(request.headers.raw))
         return Response(body, media_type="application/json")
 
     add_reads(app, reads, OPERATOR_ALLOWED)

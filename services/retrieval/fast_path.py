@@ -6,12 +6,14 @@ OpenAPI document come from one declaration (parameters.py), which this path uses
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from nearline.errors import BadInput
+from nearline.guard import holder_of
 from nearline.request_ids import HEADER, request_id_of
 from nearline.telemetry import LoggedRequest, get_logger, in_request, logs_requests
 from services.retrieval.parameters import request_in
@@ -46,6 +48,7 @@ class FastPath:
                 request_id = request_id_of(scope["headers"])
                 in_request(LoggedRequest(request_id, user_id))
                 if request.after is not None:
+                    request = replace(request, holder=holder_of(scope))
                     await asyncio.sleep(0)  # makes this a task, which asyncio.timeout needs
                 try:
                     body = await self._answers.answer(user_id, request, request_id)

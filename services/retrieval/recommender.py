@@ -118,7 +118,7 @@ class Recommender:
             return await read()
         if request.after is None:
             return await self.users.read(user_id)
-        return await self.users.read_after(user_id, request.after, request.wait_ms, request.after_ms)
+        return await self.users.read_after(user_id, request.after, request.wait_ms, request.after_ms, request.holder)
 
     def _checked(self, request: RecommendRequest) -> RecommendRequest:
         """*request* with the parameters of its scenario; ``BadInput`` for an unknown attribute or scenario."""

@@ -56,6 +56,7 @@ class RecommendRequest:
     after: str | None = None  # an event that the answer should have used
     after_ms: int | None = None  # the time of that event
     wait_ms: int = DEFAULT_WAIT_MS
+    holder: str | None = None  # whose share of the waiting requests it takes
     given: frozenset[str] = frozenset()
 
     @property

@@ -14,7 +14,7 @@ from nearline.space import Space
 from services.retrieval.items.interface import ItemIndex
 from services.retrieval.items.text_index import TextIndex
 from services.retrieval.routes import known_user, lists, people, rank, search, sessions, similar
-from services.retrieval.routes.bodies import BoundedBodies
+from services.retrieval.routes.bodies import MOST_ADMIN_BYTES, MOST_BYTES, BoundedBodies
 from services.retrieval.routes.refusals import refuse_with
 from services.retrieval.sessions import Sessions
 from services.retrieval.users.active_users import ActiveUsers
@@ -83,7 +83,8 @@ def add_reads(app: FastAPI, reads: Reads, others: Mapping[str, Mapping[str, str]
     lists.add(app, reads.items)
     search.add(app, reads.items, reads.texts)
     known_user.add(app, reads.items, reads.store, reads.space)
-    app.add_middleware(BoundedBodies, paths=(sessions.PATH, rank.PATH))  # outermost
+    most = dict.fromkeys((sessions.PATH, rank.PATH), MOST_BYTES) | dict.fromkeys(others or (), MOST_ADMIN_BYTES)
+    app.add_middleware(BoundedBodies, paths=most)  # outermost
 
 
 def describe_reads(document: dict[str, Any]) -> None:

@@ -96,18 +96,21 @@ class UserReader:
             document = self._cache.decoded(user_id, await self._store.get_with_seen(user_id))
         return document
 
-    async def read_after(self, user_id: str, event_id: str, wait_ms: int, time_ms: int | None = None) -> UserState:
+    async def read_after(
+        self, user_id: str, event_id: str, wait_ms: int, time_ms: int | None = None, holder: str | None = None
+    ) -> UserState:
         """As ``read``, once the document has used the event, or after *wait_ms*; at once if too many requests wait.
 
-        Also at once if the event's *time_ms* is known and shows that the event will not be used.
+        Also at once if the event's *time_ms* is known and shows that the event will not be used. *holder* is whose
+        share of the waiting requests this is one of.
         """
         event = _Event(np.uint64(hash64(event_id)), time_ms)
         known = await self.read(user_id)
         if event.is_decided(known) or not wait_ms:
             return event.state(known)
-        if self._waiters.is_full:
-            return event.state(known, Degradation.WAIT_SKIPPED)
-        with self._waiters.for_user(user_id) as written:
+        with self._waiters.for_user(user_id, holder) as written:
+            if written is None:
+                return event.state(known, Degradation.WAIT_SKIPPED)
             try:
                 async with asyncio.timeout(wait_ms / 1000):
                     known = await self.read(user_id)  # it may have been written before the waiter was registered

@@ -40,7 +40,7 @@ BAD = [
     (b"", "empty", "null or empty"),
     (b"\xff\xfe{}", "not_utf8", "byte 0"),
     (b"click", "not_json", "not JSON"),
-    (b"[" * 5_000 + b"]" * 5_000, "not_json", "depth"),
+    (b"[" * 5_000 + b"]" * 5_000, "too_deep", "nested"),
     (b'{"v":1,"value":NaN}', "not_json", "not JSON"),
     (json.dumps({**GOOD, "item_id": "\ud800"}).encode(), "not_json", "surrogate"),
     (b"[1, 2]", "not_an_object", "JSON object"),
@@ -102,3 +102,13 @@ def test_clocks_that_differ_by_two_seconds_keep_the_order_of_their_events() -> N
 
 def test_ids_may_be_any_language() -> None:
     assert decode_event(changed(user_id="Ωmega-用户-🙂"), append_ms=NOW_MS).user_id == "Ωmega-用户-🙂"
+
+
+@pytest.mark.parametrize("depth", [300, 990, 1_020, 5_000])
+@pytest.mark.parametrize("name", ["type", "user_id", "time_ms", "value", "context"])
+def test_an_event_that_is_nested_too_deep_is_invalid_and_no_failure_of_the_job(name: str, depth: int) -> None:
+    """Its message would show the value, and to print a value that is nested so deep fails."""
+    raw = b'{"v":1,"event_id":"e","user_id":"u","item_id":"i","type":"click","time_ms":1800000000000,"%s":%s%s}'
+    with pytest.raises(BadInput) as refused:
+        decode_event(raw % (name.encode(), b"[" * depth, b"]" * depth), append_ms=1_800_000_000_000)
+    assert refused.value.reason == "too_deep"

@@ -431,6 +431,32 @@ def test_when_too_many_requests_wait_the_next_is_answered_at_once() -> None:
     run(story())
 
 
+def test_of_the_waiting_requests_one_key_has_half_and_one_user_a_few() -> None:
+    async def story() -> None:
+        replica = await opened()
+        waiters = replica.waiting = replica.recommender.users._waiters = Waiters(most=8, most_of_user=3)
+        holders = ["page", "page", "page", "page", "backend", None, "backend"]
+        users = ["a", "b", "c", "d", "e", "e", "e"]
+        asking = [
+            asyncio.create_task(replica.ask(user, after="e1", wait_ms=5_000, holder=holder))
+            for user, holder in zip(users, holders, strict=True)
+        ]
+        while len(waiters) < len(users):
+            await asyncio.sleep(0)
+        for user, holder in (("f", "page"), ("e", None)):
+            answer = await replica.ask(user, after="e1", wait_ms=5_000, holder=holder)
+            assert answer["degradations"] == [Degradation.WAIT_SKIPPED]
+        asking.append(asyncio.create_task(replica.ask("f", after="e1", wait_ms=5_000, holder="backend")))
+        while len(waiters) == len(users):
+            await asyncio.sleep(0)
+        for task in asking:
+            task.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
+        assert len(waiters) == 0
+
+    run(story())
+
+
 def test_while_the_store_is_down_a_waiting_request_is_answered_without_freshness() -> None:
     async def story() -> None:
         replica = await opened()

@@ -9,12 +9,16 @@ import httpx
 import numpy as np
 import pytest
 
+from nearline.guard import GRANT, Grant
+from nearline.keys import Key, Permission
 from services.retrieval.models import Refused
 from services.retrieval.routes.bodies import BoundedBodies
 from services.retrieval.routes.sessions import SessionPath, SessionRecommendations
 from services.retrieval.sessions import session_of
 from services.retrieval.users.session_vectors import BATCH, SessionVectors
 from tests.support.read_world import NOW_MS, World, at, exchange, ids
+
+READ = frozenset((Permission.READ,))
 
 
 @pytest.fixture
@@ -274,10 +278,59 @@ def test_a_body_that_does_not_come_is_waited_for_only_so_long(world: World) -> N
             told.append(message)
 
         scope = {"type": "http", "method": "POST", "path": "/recommend", "headers": []}
-        await BoundedBodies(world.app, ["/recommend"], arrival_s=0.01)(scope, never, send)
+        await BoundedBodies(world.app, {"/recommend": 100}, arrival_s=0.01)(scope, never, send)
         return told
 
     assert world.run(story())[0]["status"] == 408
+
+
+def test_bodies_have_a_room_together_of_which_a_key_gets_half(world: World) -> None:
+    async def story() -> list[int]:
+        ended = asyncio.Event()
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            await ended.wait()
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+
+        bodies = BoundedBodies(app, {"/recommend": 100}, together=800)
+
+        async def ask(key_id: str | None) -> int:
+            told: list[Any] = []
+
+            async def receive() -> Any:
+                return {"type": "http.request", "body": b'"%s"' % (b"x" * 98), "more_body": False}
+
+            async def send(message: Any) -> None:
+                told.append(message)
+
+            scope: dict[str, Any] = {"type": "http", "method": "POST", "path": "/recommend", "headers": []}
+            if key_id is not None:
+                scope[GRANT] = Grant(Key(key_id, "k", READ, b"", 1), READ)
+            await bodies(scope, receive, send)
+            return int(told[0]["status"])
+
+        asking = [asyncio.create_task(ask(key_id)) for key_id in ["a"] * 4 + ["b"] * 3]
+        await asyncio.sleep(0)
+        statuses = [await ask("a")]
+        asking.append(asyncio.create_task(ask(None)))
+        await asyncio.sleep(0)
+        statuses += [await ask("b"), await ask(None)]
+        ended.set()
+        assert set(await asyncio.gather(*asking)) == {200}
+        return [*statuses, await ask("a")]
+
+    assert world.run(story()) == [429, 429, 429, 200]
+
+
+@pytest.mark.parametrize("depth", [101, 300, 990, 1_020, 5_000])
+@pytest.mark.parametrize("path", ["/recommend", "/rank", "/why", "/rules/try"])
+def test_a_body_that_is_nested_too_deep_is_refused(same_world: World, path: str, depth: int) -> None:
+    for name in ("events", "k", "user_id", "sequence", "entries", "context", "unknown"):
+        raw = b'{"%s":%s%s}' % (name.encode(), b"[" * depth, b"]" * depth)
+        response = same_world.send("POST", path, content=raw)
+        assert response.status_code == 422
+        assert "are nested" in response.json()["detail"][0]["problem"]
 
 
 def test_past_the_short_way_the_answer_is_the_same(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
