@@ -24,7 +24,8 @@ try:
 except SystemExit:
     print(*({{*{HEAVY!r}}} & {{*sys.modules}}), file=sys.stderr)
 """
-    done = subprocess.run([sys.executable, "-c", told], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    run = [sys.executable, "-c", told]
+    done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
     assert done.stderr.split("\n")[-2].split() == []
 
 
