@@ -20,6 +20,8 @@ from nearline.telemetry import get_logger
 from nearline.topics import API_KEYS
 
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+# Of every answer of an API, as uvicorn's Config takes them: it may be about one user, and it is what its type says.
+API_HEADERS = [("cache-control", "no-store"), ("x-content-type-options", "nosniff")]
 _PEER = "nearline.peer"  # in the scope: who is connected, before the proxy's headers are read
 _SHOWN = ("ETag", "Retry-After", "WWW-Authenticate", "X-Request-ID")
 

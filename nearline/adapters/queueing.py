@@ -24,9 +24,11 @@ _BODY = orjson.dumps(
     }
 )
 _HEAD = (
-    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\ncontent-length: %d\r\n"
+    b"HTTP/1.1 503 Service Unavailable\r\ncache-control: no-store\r\nx-content-type-options: nosniff\r\n"
+    b"content-type: application/json\r\nretry-after: 1\r\ncontent-length: %d\r\n"
 )
 _REFUSAL = _HEAD % len(_BODY)
+_PLAIN = frozenset({b"cache-control", b"x-content-type-options"})
 
 
 def never(_: Scope) -> bool:
@@ -174,8 +176,9 @@ class _Whole:
                 await self._cycle.send(message)
             return
         body = message.get("body", b"")
-        headers = [*self._protocol.server_state.default_headers, *head.get("headers", ())]
-        printed = None if message.get("more_body") else _printed(head["status"], headers, len(body))
+        ours = _OURS.of(self._protocol.server_state.default_headers)
+        whole = not message.get("more_body") and ours is not None
+        printed = _printed(head["status"], head.get("headers", ()), len(body), ours or b"") if whole else None
         if printed is not None and self._is_plain():
             self._protocol.answer(self._cycle, printed + body)
         else:
@@ -191,9 +194,28 @@ class _Whole:
         )
 
 
-def _printed(status: int, headers: Sequence[tuple[bytes, bytes]], length: int) -> bytes | None:
-    """The head of an answer whose body has *length* bytes; ``None`` if uvicorn must write it."""
-    pieces, told = [STATUS_LINE[status]], False
+class _ServersHeaders:
+    """The server's own headers in one piece, printed once for each list of them: uvicorn makes one a second."""
+
+    def __init__(self) -> None:
+        self._headers: Sequence[tuple[bytes, bytes]] = ()
+        self._piece: bytes | None = b""
+
+    def of(self, headers: Sequence[tuple[bytes, bytes]]) -> bytes | None:
+        """*headers* as written; ``None`` if uvicorn must write them."""
+        if headers is not self._headers:
+            is_plain = all(name in _PLAIN for name, _ in headers)
+            self._piece = b"".join(b"%b: %b\r\n" % pair for pair in headers) if is_plain else None
+            self._headers = headers
+        return self._piece
+
+
+_OURS = _ServersHeaders()
+
+
+def _printed(status: int, headers: Sequence[tuple[bytes, bytes]], length: int, ours: bytes) -> bytes | None:
+    """The head of an answer whose body has *length* bytes, with *ours* in it; ``None`` if uvicorn must write it."""
+    pieces, told = [STATUS_LINE[status], ours], False
     for name, value in headers:
         if name == b"content-length":
             told = int(value) == length

@@ -9,7 +9,7 @@ from functools import partial
 import uvicorn
 
 from nearline.adapters.http import bind, run_service, serve_app, server_of, status_routes
-from nearline.adapters.http_front import HttpFront
+from nearline.adapters.http_front import API_HEADERS, HttpFront
 from nearline.adapters.kafka.producer import Producer
 from nearline.adapters.kafka.table_reader import TableReader
 from nearline.adapters.span_exporters import spans_for
@@ -138,6 +138,7 @@ def _server(app: AsgiApp, grace_s: float) -> uvicorn.Server:
     return server_of(
         app,
         date_header=False,
+        headers=API_HEADERS,
         timeout_graceful_shutdown=round(grace_s) + 1,
         # Longer than callers and balancers keep idle connections (60 s): the side that closes first loses no request.
         timeout_keep_alive=75,

@@ -10,7 +10,7 @@ import uvicorn
 from starlette.types import Scope
 
 from nearline.adapters.http import bind, run_service, serve_app, server_of, status_routes
-from nearline.adapters.http_front import HttpFront
+from nearline.adapters.http_front import API_HEADERS, HttpFront
 from nearline.adapters.indexes import engine_for
 from nearline.adapters.kafka.admin import log_extent
 from nearline.adapters.kafka.table_reader import TableReader
@@ -214,6 +214,7 @@ def _server(app: object, waits_for_nothing: Callable[[Scope], bool]) -> uvicorn.
         # Not the loop's own clock: uvloop's has milliseconds and does not advance within a turn.
         http=queueing(lambda: Gate(loop.call_soon, time.perf_counter), waits_for_nothing),
         date_header=False,
+        headers=API_HEADERS,
         timeout_graceful_shutdown=3,
     )
 
