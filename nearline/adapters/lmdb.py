@@ -8,7 +8,6 @@ the store was opened; a store that was open when the system went down is deleted
 from the log (``is_filled``).
 """
 
-import os
 import struct
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +16,7 @@ from typing import TypedDict
 
 import lmdb
 
+from nearline.disk import flush, write_whole
 from nearline.errors import Misconfigured, Unavailable
 from nearline.seen import may_replace_seen
 from nearline.space import Space
@@ -110,13 +110,13 @@ class LmdbStore:
         if self._env is not None:
             if self._writer:
                 self._env.sync(True)
-                _write(self._opened, _CLOSED)
+                write_whole(self._opened, _CLOSED)
             self._env.close()
             self._env = None
 
     async def fill_again(self) -> None:
         """Note that the log is read from its beginning from here on: the store will be filled."""
-        _write(self._filled, "")
+        write_whole(self._filled, "")
 
     async def get(self, user_id: str) -> bytes | None:
         """The user's document, or ``None``."""
@@ -218,8 +218,8 @@ class LmdbStore:
             get_logger().warning("the store is deleted and filled again from the log", folder=str(self._folder))
             self._delete()
         elif not self._opened.exists():
-            _write(self._filled, "")  # by a version that made no such files
-        _write(self._opened, self._system())
+            write_whole(self._filled, "")  # by a version that made no such files
+        write_whole(self._opened, self._system())
 
     def _is_trusted(self) -> bool:
         """Whether all that was written is there; a store of a version that noted nothing is."""
@@ -239,7 +239,7 @@ class LmdbStore:
         """Delete the store of every space; last what says that it cannot be trusted."""
         for file in [*self._folder.glob("filled.*"), *self._folder.glob("*.mdb"), self._opened]:
             file.unlink(missing_ok=True)
-        _flush_folder(self._folder)
+        flush(self._folder)
 
     def _environment(self) -> lmdb.Environment:
         return lmdb.open(
@@ -265,22 +265,3 @@ class LmdbStore:
 
 def _seen_key(user_id: str) -> bytes:
     return (_SEEN + user_id).encode()
-
-
-def _write(file: Path, text: str) -> None:
-    """Replace *file*'s content in one step that outlives a system that goes down."""
-    new = file.with_name(f"{file.name}.new")
-    with new.open("w") as opened:
-        opened.write(text)
-        opened.flush()
-        os.fsync(opened.fileno())
-    new.rename(file)
-    _flush_folder(file.parent)
-
-
-def _flush_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

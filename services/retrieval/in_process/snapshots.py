@@ -10,7 +10,6 @@ the log is read from its beginning.
 """
 
 import contextlib
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +21,7 @@ import numpy as np
 import orjson
 import xxhash
 
+from nearline.disk import flush
 from nearline.item_vectors import ItemFields
 from nearline.log import Extent, TopicExtent
 from nearline.space import Space
@@ -95,7 +95,7 @@ def write(folder: Path, catalogue: Catalogue, taken: Taken) -> Path:
         unfinished.rename(finished)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-    _sync(folder)
+    flush(folder)
     for old in kept(folder)[KEPT:]:
         shutil.rmtree(old, ignore_errors=True)
     return finished
@@ -240,8 +240,8 @@ def _write_parts(folder: Path, catalogue: Catalogue, taken: Taken) -> None:
     text = orjson.dumps(manifest, option=orjson.OPT_INDENT_2)
     (folder / _MANIFEST).write_bytes(xxhash.xxh3_128_hexdigest(text).encode() + b"\n" + text)
     for path in folder.iterdir():
-        _sync(path)
-    _sync(folder)
+        flush(path)
+    flush(folder)
 
 
 def _topic_json(taken: Taken, name: str) -> dict[str, Any]:
@@ -280,12 +280,3 @@ def _digest(path: Path) -> str:
 def _number(path: Path) -> int:
     digits = path.name.removeprefix(_PREFIX)
     return int(digits) if digits.isdigit() else 0
-
-
-def _sync(path: Path) -> None:
-    """Flush *path* to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
