@@ -60,7 +60,7 @@ class UserStore(Protocol):
         """Write each document that is at least as new as the stored one in every version; return how many were written.
 
         A document's time to live counts from its user's time in *since_ms* (UTC ms), for others from now; a time in
-        the future is now. So a store that is filled again keeps nobody longer than the one before.
+        the future is now. So a store that is filled again keeps no user longer than the one before.
 
         ``knows_all_of`` (nearline/user_documents.py) compares four versions, so a document that is older in one is
         refused even if it is newer in another. An equal document is written again, which repairs a damaged one.
