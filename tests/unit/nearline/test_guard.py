@@ -508,6 +508,18 @@ def test_limits_remember_a_bounded_number_of_addresses() -> None:
     assert len(limits._store._backend.expire_info) <= 100
 
 
+def test_the_networks_of_one_ipv6_site_count_together_more_coarsely() -> None:
+    limits = AddressLimits()
+
+    def passed(networks: int, site: str) -> int:
+        """How many of these networks of a site may send as much at once as one address may."""
+        return sum(limits.spend("k", f"2001:db8:{site}:{n:x}::/64", 60, 10) <= 0 for n in range(1, networks + 1))
+
+    assert passed(100, "1") == 16
+    assert passed(1, "2") == 1, "another site"
+    assert limits.spend("k", "user ::/64", 60, 10) == 0, "the id of a user is no network"
+
+
 def test_an_ipv6_subscriber_is_one_address() -> None:
     def of(host: str) -> str:
         return address_of({"client": (host, 1)})
