@@ -111,6 +111,10 @@ class Settings(BaseSettings):
     history_ttl_days: float = Field(400, gt=0, description="data of a user idle for longer is deleted")
     popularity_half_life_days: float = Field(7, gt=0, description="an event's weight in trending halves in this time")
 
+    popularity_once_hours: float = Field(
+        24, ge=0, description="within so many hours a user's events of an item count once in trending, as the strongest"
+    )
+
     explore: float = Field(0.0, ge=0, le=1, description="share of an answer's places that random new items get")
     explore_days: float = Field(14.0, gt=0, description="an item is new for so many days after its listing")
     exposures: float = Field(

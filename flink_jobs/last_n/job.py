@@ -68,7 +68,8 @@ from nearline.topics import (
 from nearline.user_commands import OUTSIDE_TRANSACTION
 
 NAME = "last_n"
-_DAY_MS = 24 * 3600 * 1000
+_HOUR_MS = 3600 * 1000
+_DAY_MS = 24 * _HOUR_MS
 _MIB = 1024 * 1024
 _LINGER_MS = 2  # how long a record waits for others of its partition
 _BATCH_BYTES = 16 * 1024  # how many bytes of them are enough
@@ -145,7 +146,8 @@ def _environment(asked: Mapping[str, str]) -> tuple[StreamExecutionEnvironment, 
 
 def _reducer(settings: Settings) -> UserReducer:
     half_life_ms = _half_life_ms(settings)
-    return UserReducer(settings.history_length, half_life_ms, settings.history_ttl_ms, settings.seen_policy)
+    once_ms = int(settings.popularity_once_hours * _HOUR_MS)
+    return UserReducer(settings.history_length, half_life_ms, settings.history_ttl_ms, settings.seen_policy, once_ms)
 
 
 def _half_life_ms(settings: Settings) -> int:

@@ -9,6 +9,7 @@ import math
 
 from nearline.errors import Misconfigured
 from nearline.events import Event, EventType
+from nearline.sequences import UserSequence
 
 LANDMARK_MS = 1_767_225_600_000  # 2026-01-01
 # A score unchanged for this many half-lives is under a millionth of a new event's: its state may expire.
@@ -29,15 +30,27 @@ WEIGHTS: dict[str, float] = {
 }
 
 
-def gain(event: Event, *, half_life_ms: int) -> float:
+def gain(event: Event, *, half_life_ms: int, counted: float = 0.0) -> float:
     """What *event* adds to its item's score; 0 for types without weight, synthetic events and events of a merge.
 
-    A merged event was counted in its session.
+    A merged event was counted in its session. *counted* is the weight that its user and item already have.
     """
-    weight = 0.0 if event.synthetic or event.merged_from else WEIGHTS[event.type]
-    if not weight:
+    weight = 0.0 if event.synthetic or event.merged_from else WEIGHTS[event.type] - counted
+    if weight <= 0:
         return 0.0
     return weight * math.exp2(min((event.time_ms - LANDMARK_MS) / half_life_ms, _MAX_EXPONENT))
+
+
+def counted_before(window: UserSequence | None, event: Event, *, once_ms: int) -> float:
+    """The largest weight in the user's *window* of events of the same item less than *once_ms* from *event*.
+
+    So repeated events of a user and item count once, as the strongest of them.
+    """
+    if window is None or event.item_id not in window.items:
+        return 0.0
+    columns = zip(window.items, window.times_ms, window.types, strict=True)
+    near = (kind for item, ms, kind in columns if item == event.item_id and abs(ms - event.time_ms) < once_ms)
+    return max((WEIGHTS.get(kind, 0.0) for kind in near), default=0.0)
 
 
 def check_half_life(half_life_ms: int, *, now_ms: int) -> int:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from flink_jobs.last_n.command_reducer import SeenBytes, adopt_seen, erase_user, remove_event
 from flink_jobs.last_n.history import Met, holds, left_out
 from flink_jobs.last_n.outcome import UNCHANGED, Outcome, outcome_of
-from flink_jobs.last_n.popularity import gain
+from flink_jobs.last_n.popularity import counted_before, gain
 from flink_jobs.last_n.seen_items import (
     decode_seen_items,
     encode_seen_items,
@@ -33,7 +33,7 @@ from flink_jobs.last_n.user_state import (
 )
 from nearline.events import Event
 from nearline.seen import SeenPolicy, encode_seen
-from nearline.sequences import TriggerEvent
+from nearline.sequences import TriggerEvent, UserSequence
 from nearline.signals import Context
 from nearline.tracing import is_traced
 from nearline.user_commands import Adopt, Entry, Remove
@@ -51,12 +51,16 @@ class ProfileChange:
 
 @dataclass(frozen=True, slots=True)
 class UserReducer:
-    """Applies records to users: keeps *keep* events, halves popularity in *half_life_ms*, keeps idle users *ttl_ms*."""
+    """Applies records to users: keeps *keep* events, halves popularity in *half_life_ms*, keeps idle users *ttl_ms*.
+
+    A user and item count in popularity once in *once_ms*.
+    """
 
     keep: int
     half_life_ms: int
     ttl_ms: int
     policy: SeenPolicy
+    once_ms: int = 0
 
     def apply(self, user: User | None, record: Entry | ProfileChange, seen: SeenBytes, *, append_ms: int) -> Outcome:
         """Apply *record* to *user*; *seen* loads the stored seen items, which few records need."""
@@ -86,7 +90,7 @@ class UserReducer:
         if after is user:
             stray = self._stray(after, left, seen, append_ms) if left else UNCHANGED
             return stray if known or not left else stray._replace(too_old=True)
-        share = 0.0 if known or not event.item_id else gain(event, half_life_ms=self.half_life_ms)
+        share = 0.0 if known or not event.item_id else self._share(window, event)
         stored = snapshot = None
         if snapshot_due(after, left, keep=self.keep, append_ms=append_ms, refresh_ms=self.ttl_ms // 4):
             stored, snapshot = self._folded(after, left, seen(), append_ms)
@@ -94,6 +98,11 @@ class UserReducer:
         item = event.item_id if share else None
         cause = None if event.produced_ms is None or event.merged_from else _cause(event, event.produced_ms, append_ms)
         return outcome_of(user, after, seen=stored, snapshot=snapshot, item=item, gain=share, cause=cause)
+
+    def _share(self, window: UserSequence | None, event: Event) -> float:
+        """What *event* adds to its item's popularity, after the events in *window*."""
+        counted = counted_before(window, event, once_ms=self.once_ms) if self.once_ms else 0.0
+        return gain(event, half_life_ms=self.half_life_ms, counted=counted)
 
     def _stray(self, user: User, left: list[Met], seen: SeenBytes, append_ms: int) -> Outcome:
         """The outcome of an event that never got into the window: new seen items, or nothing."""

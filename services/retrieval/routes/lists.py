@@ -38,8 +38,9 @@ def add(app: FastAPI, items: ItemIndex) -> None:
         responses={200: {"model": ListedItems}, 422: {"model": Refused}},
     )
     async def trending(request: Request, query: CategoryQuery) -> Response:
-        """Available items by popularity: the sum of their events, weighted by type, with a half-life of one week. An
-        item without events is not listed. On Milvus these are the 5,000 most popular items of all categories.
+        """Available items by popularity: the sum of their events, weighted by type, with a half-life of one week; a
+        user's events of an item count once a day, as the strongest of them. An item without events is not
+        listed. On Milvus these are the 5,000 most popular items of all categories.
         """
         clock = RequestClock(request)
         ranked = items.trending.top_of(query.category) if query.category else items.trending.top()
