@@ -19,7 +19,7 @@ from nearline.ids import check_ids, check_new_id
 MAX_EVENT_BYTES = 64 * 1024
 MAX_DEPTH = 256  # of JSON in the log; what is deeper can be neither written nor shown
 MAX_REQUEST_DEPTH = 100  # of the body of a request
-EARLIEST_MS = 946_684_800_000  # 2000-01-01: an earlier time has a wrong unit
+EARLIEST_MS = 315_532_800_000  # 1980-01-01: an earlier time has a wrong unit
 _LATEST_S = 4_102_444_800  # 2100-01-01: a greater number is no time in seconds
 MAX_AHEAD_MS = 2_000  # clocks that differ by no more are taken for equal: an order within it is better kept
 
@@ -182,13 +182,13 @@ def check_version(body: Mapping[str, Any]) -> None:
 
 
 def check_time(value: object) -> int:
-    """Return *value* if it is a time in UTC ms from 2000 on, else raise ``BadInput``."""
+    """Return *value* if it is a time in UTC ms from 1980 on, else raise ``BadInput``."""
     if type(value) is not int:
         expected = "time_ms must be an integer of UTC milliseconds"
         raise BadInput("wrong_type", f"{expected}, came {value!r:.80}", field="time_ms")
     if value < EARLIEST_MS:
         looks = "; it looks like seconds" if EARLIEST_MS // 1000 <= value < _LATEST_S else ""
-        before = f"time_ms {value} is before 2000-01-01{looks}; expected UTC milliseconds"
+        before = f"time_ms {value} is before 1980-01-01{looks}; expected UTC milliseconds"
         raise BadInput("impossible_time", before, field="time_ms")
     return value
 

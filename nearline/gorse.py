@@ -113,7 +113,7 @@ class Conversion:
             self._count(f"feedback left out: no --type for {name!r:.60}")
             return None
         if time_ms is None:
-            self._count("feedback left out: no time after 2000")
+            self._count("feedback left out: no time after 1980")
             return None
         self._count("comments or labels of feedback left out", bool(feedback.get("Comment") or feedback.get("Labels")))
         key = (name, feedback["UserId"], feedback["ItemId"])
@@ -135,7 +135,7 @@ class Conversion:
 
     def _listed(self, timestamp: object) -> int | None:
         listed_ms = in_ms(timestamp)
-        self._count("items without a time after 2000", listed_ms is None)
+        self._count("items without a time after 1980", listed_ms is None)
         return listed_ms
 
     def _interests(self, told: object) -> list[str]:
@@ -164,7 +164,7 @@ class Conversion:
 
 
 def in_ms(timestamp: object) -> int | None:
-    """Gorse's time in UTC milliseconds; ``None`` if it is not after 2000, such as Gorse's value for no time."""
+    """Gorse's time in UTC milliseconds; ``None`` if it is not after 1980, such as Gorse's value for no time."""
     try:
         parsed = datetime.fromisoformat(str(timestamp).strip())
     except ValueError:

@@ -100,7 +100,7 @@ def _listed(value: object) -> int | None:
     if value is None:
         return None
     if type(value) is not int or value < EARLIEST_MS:
-        expected = "listed_ms must be UTC milliseconds after 2000"
+        expected = "listed_ms must be UTC milliseconds after 1980"
         raise BadInput("impossible_time", f"{expected}, came {value!r:.80}", field="listed_ms")
     return value
 

@@ -9,8 +9,7 @@ than any offset, which was the version in earlier releases.
 import struct
 from functools import lru_cache
 
-from nearline.events import EARLIEST_MS
-
+_FIRST_APPEND_MS = 946_684_800_000  # 2000-01-01: no record of this system was appended before
 _TIES = 2048  # versions in a millisecond: the partitions that a version tells apart
 _PARTITIONS, _OFFSETS = 1 << 32, 1 << 63
 
@@ -22,7 +21,7 @@ def version_of(append_ms: int, partition: int) -> int:
 
 def is_offset(version: int) -> bool:
     """Whether *version* is from an earlier release: the offset of its record."""
-    return version < version_of(EARLIEST_MS, 0)
+    return version < version_of(_FIRST_APPEND_MS, 0)
 
 
 def order_of(append_ms: int, partition: int, offset: int) -> int:

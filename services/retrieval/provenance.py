@@ -73,7 +73,7 @@ class Provenance:
         Field(
             description="with `after`: what became of that event. used: it is among the events that the answer used; "
             "passed: it is older than all of them, and they are as many as are kept, so it was used before or came too "
-            "late (only its item still counts as seen); refused: it is from before its user's erasure or before 2000; "
+            "late (only its item still counts as seen); refused: it is from before its user's erasure or before 1980; "
             "unknown: it was not read yet, removed, refused for another reason or never sent. passed and refused need "
             "`after_ms`; else absent"
         ),

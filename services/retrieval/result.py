@@ -59,7 +59,7 @@ class EventOutcome(StrEnum):
 
     USED = "used"  # it is among the events that the answer used
     PASSED = "passed"  # it is older than all of them, and they are as many as are kept
-    REFUSED = "refused"  # it is from before its user's erasure, or before 2000
+    REFUSED = "refused"  # it is from before its user's erasure, or before 1980
     UNKNOWN = "unknown"  # not read yet, removed, refused for another reason, never sent, or without its time
 
 
