@@ -1,12 +1,15 @@
 """The description of a data set: a small ``dataset.toml`` that names its columns and says how to split it.
 
+    format = "movielens"             # a data set or export that is known by name; the keys below change it
     joint = false                    # true (the default): a user's events of one time are joint targets, never inputs
 
-    [interactions]                   # every key but time_unit, types, filter and separator names a column
+    [interactions]
     file = "interactions.parquet"    # or a file of CSV, or a folder of either
     user_id = "customer"
     time = "timestamp"
     time_unit = "s"                  # s, ms (the default), us, ns, or datetime
+    time_format = "%d/%m/%Y %H:%M"   # of texts whose order of day and month the file does not settle
+    time_zone = "Europe/Paris"       # of times without one; by default UTC
     order = "pos"                    # sorts events of the same time
     types = { buy = "purchase" }     # this set's event types as Nearline's
     filter = { split = ["train"] }   # keep only rows with one of these values
@@ -15,6 +18,9 @@
     title = "name"
     attributes = ["genres"]          # by default every other column
     separator = ","                  # within an attribute that holds several values; by default "|"
+
+    listed_ms = "added"              # time_unit, time_format and time_zone say how it is written, as for events
+    availability = { backorder = true }   # this set's words in the column available
 
     [users]                          # declared once for each user: country, device, referrer, interests
     file = "users.parquet"
@@ -26,9 +32,13 @@
 
     [recipe]                         # passed to the training run unchanged
 
+Of every table: delimiter = ";", header = false (then the columns are column_1, column_2, … or names = ["…"]),
+encoding = "cp1252", comment = "//" (lines before the header), null = ["N/A"], decimal = ",".
+
 Every key is optional. An unknown key is refused with the nearest known one.
 """
 
+import codecs
 import difflib
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -36,7 +46,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from nearline.dataset_formats import FORMATS, declared
 from nearline.errors import Misconfigured
 from nearline.events import EVENT_TYPES
 from nearline.features import SEVERAL
@@ -62,6 +74,10 @@ ITEM_COLUMNS = (
 )
 USER_COLUMNS = ("user_id", *CONTEXT_KEYS)
 CSV = ".csv"
+SUFFIXES = (".parquet", ".pq", CSV, ".tsv", ".txt", ".dat", ".jsonl", ".ndjson", ".json", ".inter", ".item", ".user")
+_PACKED = ("", ".gz", ".gzip", ".zst", ".zip")
+FORM_KEYS = ("delimiter", "header", "names", "encoding", "comment", "null", "decimal")
+TIME_KEYS = ("time_unit", "time_format", "time_zone")
 
 
 @dataclass(frozen=True)
@@ -71,6 +87,17 @@ class Table:
     file: str
     columns: Mapping[str, str] = field(default_factory=dict)
     separator: str = SEVERAL
+    delimiter: str | None = None  # of the cells in a line; by default the one that the header has most
+    header: bool | None = None  # whether the first line names the columns; without one they are column_1, column_2, …
+    names: tuple[str, ...] = ()
+    encoding: str | None = None
+    comment: str | None = None  # what lines before the header begin with
+    null: tuple[str, ...] = ()  # words that stand for nothing, beside NULL, NaN and their like
+    decimal: str = "."
+    time_unit: str | None = None
+    time_format: str | None = None
+    time_zone: str | None = None
+    availability: Mapping[str, bool] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -92,7 +119,6 @@ class Description:
     users: Table = Table("users.parquet")
     named: frozenset[str] = frozenset()  # tables whose file the description names: it must exist
     attributes: tuple[str, ...] | None = None
-    time_unit: str | None = None
     types: Mapping[str, str] = field(default_factory=dict)
     filter: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     joint: bool = True
@@ -117,8 +143,9 @@ def table_path(folder: Path, about: Description, name: str, *, needed: bool = Fa
     ``None`` if there is none; ``Misconfigured``, listing the folder, if the description names one or it is *needed*.
     """
     table: Table = getattr(about, name)
-    others = () if name in about.named else (folder / f"{name}{CSV}", folder / name)
-    found = next((path for path in (folder / table.file, *others) if path.exists()), None)
+    found: Path | None = folder / table.file
+    if not (folder / table.file).exists():
+        found = None if name in about.named else _called(folder, name)
     if found is None and (needed or name in about.named):
         there = sorted(one.name for one in folder.iterdir()) if folder.is_dir() else []
         raise Misconfigured(
@@ -127,24 +154,37 @@ def table_path(folder: Path, about: Description, name: str, *, needed: bool = Fa
     return found
 
 
+def _called(folder: Path, name: str) -> Path | None:
+    """The file in *folder* that is called *name*, whatever its suffix, or else the folder of that name."""
+    suffixes = [f"{suffix}{packed}" for packed in _PACKED for suffix in SUFFIXES]
+    there = {one.name.lower(): one for one in folder.iterdir() if one.is_file()} if folder.is_dir() else {}
+    called = (there[f"{name}{suffix}"] for suffix in suffixes if f"{name}{suffix}" in there)
+    return next(called, folder / name if (folder / name).is_dir() else None)
+
+
 def read_description(path: Path) -> Description:
     """The description in the file *path*; ``Misconfigured`` names the file, the key and what was expected."""
     try:
-        return describe(tomllib.loads(path.read_text(encoding="utf-8")))
+        return describe(tomllib.loads(path.read_text(encoding="utf-8-sig")))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as broken:
-        raise Misconfigured(f"{path} is not TOML: {broken}") from None
+        hint = '; a key with blanks stands in quotes, as in { "Product Viewed" = "view" }'
+        raise Misconfigured(f"{path} is not TOML: {broken}{hint if 'after a key' in str(broken) else ''}") from None
     except Misconfigured as problem:
         raise Misconfigured(f"{path}: {problem}") from None
 
 
 def describe(told: Mapping[str, Any]) -> Description:
     """The description in the parsed TOML *told*; ``Misconfigured`` for invalid content."""
+    if "format" in told:
+        name = _one_of(told["format"], FORMATS, "format") or ""
+        told = declared(name, {key: value for key, value in told.items() if key != "format"})
     _refuse_unknown(told, ("interactions", "items", "users", "split", "recipe", "joint", "preparation"), "")
     parts = {name: _table(told, name) for name in ("interactions", "items", "users", "split", "recipe")}
     events = parts["interactions"]
-    _refuse_unknown(events, ("file", *EVENT_COLUMNS, "time_unit", "types", "filter", "separator"), "interactions")
-    _refuse_unknown(parts["items"], ("file", *ITEM_COLUMNS, "attributes", "separator"), "items")
-    _refuse_unknown(parts["users"], ("file", *USER_COLUMNS, "separator"), "users")
+    every = ("file", "separator", *FORM_KEYS)
+    _refuse_unknown(events, (*every, *EVENT_COLUMNS, *TIME_KEYS, "types", "filter"), "interactions")
+    _refuse_unknown(parts["items"], (*every, *ITEM_COLUMNS, *TIME_KEYS, "attributes", "availability"), "items")
+    _refuse_unknown(parts["users"], (*every, *USER_COLUMNS), "users")
     attributes = parts["items"].get("attributes")
     return Description(
         interactions=_file(events, EVENT_COLUMNS, "interactions"),
@@ -152,7 +192,6 @@ def describe(told: Mapping[str, Any]) -> Description:
         users=_file(parts["users"], USER_COLUMNS, "users"),
         named=frozenset(name for name in ("interactions", "items", "users") if "file" in parts[name]),
         attributes=None if attributes is None else _texts(attributes, "[items] attributes"),
-        time_unit=_one_of(events.get("time_unit"), TIME_UNITS, "[interactions] time_unit"),
         types=_types(_table(events, "types")),
         filter={column: _list(values, column) for column, values in _table(events, "filter").items()},
         joint=_flag(told.get("joint", True), "joint"),
@@ -185,8 +224,53 @@ def _table(told: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 def _file(told: Mapping[str, Any], columns: tuple[str, ...], name: str) -> Table:
     mapped = {ours: _text(told[ours], f"[{name}] {ours}") for ours in columns if ours in told}
-    file = _text(told.get("file", f"{name}.parquet"), f"[{name}] file")
-    return Table(file, mapped, _text(told.get("separator", SEVERAL), f"[{name}] separator"))
+    return Table(
+        file=_text(told.get("file", f"{name}.parquet"), f"[{name}] file"),
+        columns=mapped,
+        separator=_text(told.get("separator", SEVERAL), f"[{name}] separator"),
+        delimiter=_delimiter(told.get("delimiter"), name),
+        header=None if "header" not in told else _flag(told["header"], f"[{name}] header"),
+        names=_texts(told.get("names", []), f"[{name}] names"),
+        encoding=_encoding(told.get("encoding"), name),
+        comment=None if "comment" not in told else _text(told["comment"], f"[{name}] comment"),
+        null=_texts(told.get("null", []), f"[{name}] null"),
+        decimal=_one_of(told.get("decimal", "."), (".", ","), f"[{name}] decimal") or ".",
+        time_unit=_one_of(told.get("time_unit"), TIME_UNITS, f"[{name}] time_unit"),
+        time_format=None if "time_format" not in told else _text(told["time_format"], f"[{name}] time_format"),
+        time_zone=_zone(told.get("time_zone"), name),
+        availability={
+            word.lower(): _flag(flag, f"[{name}] availability.{word}")
+            for word, flag in _table(told, "availability").items()
+        },
+    )
+
+
+def _delimiter(value: object, name: str) -> str | None:
+    if value is None:
+        return None
+    if value == "::" or (isinstance(value, str) and len(value) == 1):
+        return value
+    raise Misconfigured(f"[{name}] delimiter must be one character or '::', came {value!r:.80}")
+
+
+def _encoding(value: object, name: str) -> str | None:
+    if value is None:
+        return None
+    try:
+        return codecs.lookup(_text(value, f"[{name}] encoding")).name
+    except LookupError:
+        raise Misconfigured(f"[{name}] encoding {value!r:.80} is unknown; expected one such as 'cp1252'") from None
+
+
+def _zone(value: object, name: str) -> str | None:
+    if value is None:
+        return None
+    try:
+        return ZoneInfo(_text(value, f"[{name}] time_zone")).key
+    except (ZoneInfoNotFoundError, ValueError):
+        raise Misconfigured(
+            f"[{name}] time_zone {value!r:.80} is unknown; expected one such as 'Europe/Paris'"
+        ) from None
 
 
 def _text(value: object, where: str) -> str:

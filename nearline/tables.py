@@ -1,59 +1,50 @@
-"""Files of rows, Parquet or CSV, as people have them: read into polars' lazy frames by what their columns are called.
+"""Tables as people have them, a file or a folder of files, as polars' lazy frames with one type for each column.
 
-Training and the command line read folders of them by the same rules (``nearline/dataset_description.py``).
+Training and the command line read them by the same rules (``nearline/dataset_description.py``).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 import polars as pl
+from polars._typing import PolarsDataType
 
-from nearline.dataset_description import CSV, TIME_UNITS, Table, nearest
+from nearline.dataset_description import Table, nearest
 from nearline.errors import Misconfigured
-from nearline.features import SEVERAL
+from nearline.table_cells import AS_IT_IS
+from nearline.table_files import MORE_CELLS, PARQUET, TEXT, files_of, kind_of, scan_lines, scan_text
 
-IN_MS: Mapping[str, float] = {"s": 1e3, "ms": 1.0, "us": 1e-3, "ns": 1e-6}
-_SUFFIXES = (".parquet", CSV)
-_DELIMITERS = (",", ";", "\t")
-
-
-def files_of(path: Path) -> list[Path]:
-    """The file *path*, or the Parquet and CSV files of the folder *path* in their order."""
-    return sorted(one for one in path.iterdir() if one.suffix in _SUFFIXES) if path.is_dir() else [path]
+FILE, ROW = " file", " row"  # columns of where a row stands: its file, and its number in it from 1 on
+OF_PLACES = (FILE, ROW, MORE_CELLS)
 
 
-def scan(path: Path, texts: Iterable[str] = ()) -> pl.LazyFrame:
-    """The rows of a Parquet or CSV file, or of a folder of either; ``Misconfigured`` if there are none to read.
+def scan(path: Path, table: Table = AS_IT_IS) -> pl.LazyFrame:
+    """The rows of a file of Parquet, CSV or JSON lines, or of a folder of one of them; ``Misconfigured`` if none.
 
-    CSV has a header, columns parted by comma, semicolon or tab, and no types: those in *texts* are read as they stand
-    (an id of 007 is no number), others as the numbers, dates or truth values that every row of the file makes them.
+    Where files of a folder differ, a column has the type that holds all of theirs, and nulls where one lacks it. Cells
+    of CSV are texts. Each row has its file and its number there, under names that no table has.
     """
     files = files_of(path)
     if not files or not files[0].is_file():
-        raise Misconfigured(f"no file at {path}; expected one of Parquet or CSV, or a folder of them")
-    csv = files[0].suffix == CSV
-    if any((file.suffix == CSV) != csv for file in files):
-        raise Misconfigured(f"{path} holds Parquet and CSV; expected a folder of one of them")
+        raise Misconfigured(f"no file at {path}; expected one of Parquet, CSV or JSON lines, or a folder of them")
+    kinds = {kind_of(file) for file in files}
+    if len(kinds) > 1:
+        raise Misconfigured(
+            f"{path} holds {' and '.join(sorted(kinds, reverse=True))}; expected a folder of one of them"
+        )
+    (kind,) = kinds
     try:
-        frame = _scan_csv(files, set(texts)) if csv else pl.scan_parquet(files)
+        frames = [_placed(_scan(file, kind, table), file, path) for file in files]
+        frame = frames[0] if len(frames) == 1 else _together(frames, [frame.collect_schema() for frame in frames])
         frame.collect_schema()
-    except (pl.exceptions.PolarsError, UnicodeDecodeError) as broken:
-        raise Misconfigured(f"{path} is no {'CSV' if csv else 'Parquet'} that can be read: {broken}") from None
+    except (pl.exceptions.PolarsError, UnicodeError) as broken:
+        raise Misconfigured(f"{path} is no {kind} that can be read: {broken}") from None
     return frame
 
 
-def _scan_csv(files: list[Path], texts: set[str]) -> pl.LazyFrame:
-    with files[0].open(encoding="utf-8-sig") as opened:
-        header = opened.readline()
-    delimiter = max(_DELIMITERS, key=header.count)
-    names = pl.read_csv(files[0], separator=delimiter, n_rows=0).columns
-    return pl.scan_csv(
-        files,
-        separator=delimiter,
-        schema_overrides={name: pl.String for name in names if name in texts},
-        infer_schema_length=None,  # a price that is whole in the first hundred rows need not be in the next
-        try_parse_dates=True,
-    )
+def columns_of(frame: pl.LazyFrame) -> pl.Schema:
+    """The columns that the table itself has."""
+    return pl.Schema({name: dtype for name, dtype in frame.collect_schema().items() if name not in OF_PLACES})
 
 
 def columns_in(
@@ -76,39 +67,62 @@ def columns_in(
     return found
 
 
-def text_id(schema: pl.Schema, column: str) -> pl.Expr:
-    """The column as texts; whole numbers stored as floating point (as pandas does beside a null) are whole again."""
-    dtype, value = schema[column], pl.col(column)
-    if dtype.is_float():
-        whole = value.cast(pl.Int64, strict=False)
-        return pl.when(whole == value).then(whole.cast(pl.String)).otherwise(value.fill_nan(None).cast(pl.String))
-    if dtype.is_integer() or dtype in (pl.String, pl.Categorical, pl.Enum):
-        return value.cast(pl.String)
-    raise Misconfigured(f"ids are texts or whole numbers; the column {column!r} holds {dtype}")
+def all_there(schema: pl.Schema, names: Iterable[str], file: str) -> None:
+    """``Misconfigured`` with the nearest column if one of *names* is not in the file."""
+    for name in names:
+        if name not in schema:
+            raise Misconfigured(
+                f"{file} has no column {name!r}{nearest(name, schema)}; its columns are {', '.join(schema)}"
+            )
 
 
-def joined(schema: pl.Schema, column: str, separator: str) -> pl.Expr:
-    """The column as texts in which "|" parts several values: a list, or a text parted by *separator*."""
-    value = pl.col(column)
-    if isinstance(schema[column], pl.List | pl.Array):
-        return value.cast(pl.List(pl.String)).list.drop_nulls().list.join(SEVERAL)
-    text = value.cast(pl.String)
-    return text if separator == SEVERAL else text.str.replace_all(separator, SEVERAL, literal=True)
+def _scan(file: Path, kind: str, table: Table) -> pl.LazyFrame:
+    if kind == PARQUET:
+        return pl.scan_parquet(file, hive_partitioning=False)
+    return scan_text(file, table) if kind == TEXT else scan_lines(file, table)
 
 
-def time_in_ms(schema: pl.Schema, column: str, unit: str | None) -> pl.Expr:
-    """The column in UTC milliseconds, floating so that a wrong unit can not overflow; null where it is no time."""
-    dtype, value = schema[column], pl.col(column)
-    if isinstance(dtype, pl.Datetime | pl.Date):
-        if unit not in (None, "datetime"):
-            raise Misconfigured(f"[interactions] time_unit is {unit!r}, but the column {column!r} holds {dtype}")
-        moment = value.cast(pl.Datetime("ms")) if dtype == pl.Date else value
-        return moment.dt.epoch("ms").cast(pl.Float64)
-    if dtype == pl.String and unit == "datetime":
-        return value.str.to_datetime(time_unit="ms", strict=False).dt.epoch("ms").cast(pl.Float64)
-    if not dtype.is_numeric() or unit == "datetime":
-        raise Misconfigured(
-            f"the column {column!r} holds {dtype}, which is no time in {unit or 'milliseconds'}; expected numbers with "
-            f"[interactions] time_unit = one of {', '.join(TIME_UNITS[:4])}, or dates with time_unit = 'datetime'"
-        )
-    return value.cast(pl.Float64).fill_nan(None) * IN_MS[unit or "ms"]
+def _placed(frame: pl.LazyFrame, file: Path, root: Path) -> pl.LazyFrame:
+    """The rows with their file and number, and with columns of the folders that are called ``name=value``."""
+    folders = file.relative_to(root).parts[:-1] if file != root else ()
+    parts = dict(folder.split("=", 1) for folder in folders if "=" in folder)
+    there = frame.collect_schema()
+    added = [pl.lit(value).alias(name) for name, value in parts.items() if name not in there]
+    return frame.with_row_index(ROW, offset=1).with_columns(pl.lit(file.name).alias(FILE), *added)
+
+
+def _together(frames: list[pl.LazyFrame], schemas: list[pl.Schema]) -> pl.LazyFrame:
+    wanted: dict[str, pl.DataType] = {}
+    for schema in schemas:
+        for name, dtype in schema.items():
+            wanted[name] = dtype if name not in wanted else _wider(wanted[name], dtype)
+    return pl.concat(
+        [
+            frame.select(
+                pl.col(name).cast(dtype) if name in schema else pl.lit(None, dtype).alias(name)
+                for name, dtype in wanted.items()
+            )
+            for frame, schema in zip(frames, schemas, strict=True)
+        ]
+    )
+
+
+def _wider(one: pl.DataType, other: pl.DataType) -> pl.DataType:
+    """A type that holds the values of both."""
+    if one == other or other == pl.Null:
+        return one
+    if one == pl.Null:
+        return other
+    if one.is_integer() and other.is_integer():
+        return pl.Int64()
+    if one.is_numeric() and other.is_numeric():
+        return pl.Float64()
+    if isinstance(one, pl.Datetime) and isinstance(other, pl.Datetime) and one.time_zone == other.time_zone:
+        return pl.Datetime("us", one.time_zone)
+    if isinstance(one, pl.List) and isinstance(other, pl.List):
+        return pl.List(_wider(_instance(one.inner), _instance(other.inner)))
+    return pl.String()
+
+
+def _instance(dtype: PolarsDataType) -> pl.DataType:
+    return dtype if isinstance(dtype, pl.DataType) else dtype()

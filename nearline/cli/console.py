@@ -58,6 +58,11 @@ def say_error(error: Exception) -> None:
     _errors.print(styled(("nearline:", "red"), f" {type(error).__name__}: {error}"))
 
 
+def say(line: str, *, on_stderr: bool = False) -> None:
+    """Print *line* as it is."""
+    (_errors if on_stderr else console).print(line, markup=False)
+
+
 def progress() -> Progress:
     """A progress bar with counts, rate and remaining time; nothing is drawn without a terminal."""
     return Progress(

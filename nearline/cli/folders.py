@@ -1,9 +1,10 @@
 """Reads a folder of a shop's own tables, as its dataset.toml describes them, into bodies for the API.
 
-Names, units and types become ours here; the API checks each row and says why it refuses one.
+The rules are those of training (``nearline/table_events.py``, ``table_items.py``, ``table_users.py``).
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,151 +12,145 @@ import polars as pl
 
 from nearline.cli import parquet
 from nearline.cli.parquet import Row
-from nearline.dataset_description import (
-    EVENT_COLUMNS,
-    EVENT_TEXTS,
-    ITEM_COLUMNS,
-    USER_COLUMNS,
-    Description,
-    Table,
-    find_description,
-    nearest,
-    read_description,
-    table_path,
-)
+from nearline.dataset_description import Description, find_description, read_description, table_path
 from nearline.errors import Misconfigured
-from nearline.signals import CONTEXT_KEYS
-from nearline.tables import columns_in, joined, scan, text_id, time_in_ms
+from nearline.features import SEVERAL
+from nearline.items import Item
+from nearline.table_events import examples, kept_rows, survey, typed
+from nearline.table_files import files_of
+from nearline.table_items import read_items
+from nearline.table_users import read_users
+from nearline.tables import scan
 
-_ITEM_TEXTS = ("title", "description", "category", "locale", "brand")
 _OF_AN_EXPORT = ("more_context", "request_id")
-_TOLD = "time as told"
+_LOST = ("rows dropped", "items dropped", "users dropped")
+_EACH = 3
 UploadPart = tuple[str, Iterator[Any], int]  # events, items or users; the bodies; how many
 
 
-def parts_of(folder: Path, description: Path | None, unit: str | None = None) -> list[UploadPart]:
+@dataclass
+class FolderReport:
+    """What was read of one table: its files, its rows, what was lost or changed with the first places, and hints."""
+
+    what: str
+    files: tuple[str, ...]
+    rows: int
+    kept: int
+    counted: dict[str, int] = field(default_factory=dict)
+    shown: dict[str, list[str]] = field(default_factory=dict)
+    hints: tuple[str, ...] = ()
+    item_ids: tuple[str, ...] = ()  # that the rows name
+
+    @property
+    def lost(self) -> int:
+        """How many rows are not sent, though no filter leaves them out and no later row replaces them."""
+        return sum(count for what, count in self.counted.items() if what.startswith(_LOST))
+
+    def lines(self) -> Iterator[str]:
+        """The report for people."""
+        files = ", ".join(self.files[:_EACH]) + (
+            f" and {len(self.files) - _EACH} more" if len(self.files) > _EACH else ""
+        )
+        yield f"{self.what}: {self.rows:,} rows in {files}, {self.kept:,} to send"
+        for what, count in self.counted.items():
+            yield f"{count:>9,} {what}"
+            yield from (f"{'':>9}   {place}" for place in self.shown.get(what, [])[:_EACH])
+        yield from (f"{'':>9} {hint}" for hint in self.hints)
+
+
+def parts_of(
+    folder: Path, description: Path | None, unit: str | None = None, reports: list[FolderReport] | None = None
+) -> list[UploadPart]:
     """The bodies in *folder* for the API: items first, then users and events; *unit* overrides the description's.
 
-    ``Misconfigured`` if there is nothing, or the files do not match the description.
+    What was lost or changed is appended to *reports*. ``Misconfigured`` if there is nothing, or the files do not match
+    the description; ``BadInput`` if their rows contradict it. Both come before anything can be sent.
     """
     path = find_description(folder, description)
     about = Description() if path is None else read_description(path)
     if about.preparation is not None:
         raise Misconfigured(f"{folder} needs its own preparation, which only training and the demo have")
-    readers: Mapping[str, tuple[str, Callable[[pl.LazyFrame, str], pl.LazyFrame], Callable[[Row], Any]]] = {
-        "items": ("items", lambda raw, file: items_in(raw, about, file), parquet.item_of_row),
-        "users": ("users", lambda raw, file: users_in(raw, about.users, file), parquet.profile_of_row),
-        "interactions": ("events", lambda raw, file: events_in(raw, about, file, unit), _event_of_row),
+    if unit is not None:
+        about = replace(about, interactions=replace(about.interactions, time_unit=unit))
+    read: Mapping[str, Callable[[Path, Description], tuple[UploadPart, FolderReport]]] = {
+        "items": _items,
+        "users": _users,
+        "interactions": _events,
     }
-    parts: list[UploadPart] = []
-    for name, (door, read, body) in readers.items():
+    found: list[tuple[UploadPart, FolderReport]] = []
+    for name, reader in read.items():
         if (file := table_path(folder, about, name)) is not None:
-            frame = read(scan(file, _texts(about, name)), file.name)
-            parts.append((door, map(body, parquet.rows_in(frame, file)), parquet.count_in(frame, file)))
-    if not parts:
-        raise Misconfigured(f"nothing to import in {folder}: expected interactions, items or users as .parquet or .csv")
-    return parts
+            found.append(reader(file, about))
+    if not found:
+        there = ", ".join(sorted(one.name for one in folder.iterdir())[:20]) if folder.is_dir() else ""
+        raise Misconfigured(
+            f"nothing to import in {folder}: expected interactions, items or users as .parquet, .csv or .jsonl; "
+            f'there are {there or "no files"}; name yours in dataset.toml: [interactions] file = "…"'
+        )
+    of = {report.what: report for _, report in found}
+    if "items" in of and "events" in of:
+        of["events"].hints += _strangers(of["events"].item_ids, of["items"].item_ids)
+    if reports is not None:
+        reports.extend(report for _, report in found)
+    return [part for part, _ in found]
 
 
-def _texts(about: Description, name: str) -> set[str]:
-    """The names of the text columns in the table *name*, which a CSV reader must not parse as numbers."""
-    ours = {"interactions": EVENT_TEXTS, "items": ("item_id", *_ITEM_TEXTS), "users": USER_COLUMNS}[name]
-    table: Table = getattr(about, name)
-    return {table.columns.get(one, one) for one in ours}
+def _items(file: Path, about: Description) -> tuple[UploadPart, FolderReport]:
+    read = read_items(file, about.items, about.attributes)
+    bodies = (_item(item_id, item) for item_id, item in read.items.items())
+    report = FolderReport("items", _names(file), read.rows, len(read.items), dict(read.counted), dict(read.shown))
+    report.item_ids = tuple(read.items)
+    return ("items", bodies, len(read.items)), report
 
 
-def events_in(raw: pl.LazyFrame, about: Description, file: str, unit: str | None = None) -> pl.LazyFrame:
-    """The rows that the filter keeps, with our names and types, times in UTC milliseconds."""
-    schema, table = raw.collect_schema(), about.interactions
-    theirs = columns_in(schema, table, EVENT_COLUMNS, ("user_id", "item_id", "time"), file, "interactions")
-    time = time_in_ms(schema, theirs["time"], unit or about.time_unit)
-    told = pl.col(theirs["type"]).cast(pl.String).replace(dict(about.types)) if "type" in theirs else pl.lit("click")
-    return raw.filter(_kept(schema, about, file)).select(
-        *(text_id(schema, theirs[name]).alias(name) for name in ("user_id", "item_id", "event_id") if name in theirs),
-        told.alias("type"),
-        pl.when(time.is_finite()).then(time).floor().cast(pl.Int64, strict=False).alias("time"),
-        pl.col(theirs["time"]).cast(pl.String).alias(_TOLD),
-        *([pl.col(theirs["value"]).cast(pl.Float64, strict=False).alias("value")] if "value" in theirs else []),
-        *_signals(schema, theirs, table.separator),
-        *(pl.col(name) for name in _OF_AN_EXPORT if name in schema),
-    )
+def _item(item_id: str, item: Item) -> Row:
+    fields = {name: getattr(item, name) for name in parquet.ITEM_SCHEMA if name != "item_id"}
+    kept = {
+        name: value
+        for name, value in fields.items()
+        if value not in (None, "") and (name, value) != ("available", True)
+    }
+    return {"item_id": item_id, **kept, "attributes": dict(item.attributes)}
 
 
-def items_in(raw: pl.LazyFrame, about: Description, file: str) -> pl.LazyFrame:
-    """The items with our names; attributes are the columns that the description lists, or else all other columns."""
-    schema = raw.collect_schema()
-    theirs = columns_in(schema, about.items, ITEM_COLUMNS, ("item_id",), file, "items")
-    chosen = about.attributes
-    if chosen is None:
-        chosen = tuple(name for name in schema if name not in theirs.values() and name not in ITEM_COLUMNS)
-    _all_there(schema, chosen, file)
-    item_id = text_id(schema, theirs["item_id"])
-    texts = {name: pl.col(theirs[name]).cast(pl.String) for name in _ITEM_TEXTS if name in theirs}
-    title = pl.coalesce(*([texts.pop("title")] if "title" in texts else []), item_id)
-    return raw.select(
-        item_id.alias("item_id"),
-        title.alias("title"),
-        *(text.alias(name) for name, text in texts.items()),
-        *(pl.col(theirs[name]).alias(name) for name in ("price", "available") if name in theirs),
-        *([_listed(schema, theirs["listed_ms"]).alias("listed_ms")] if "listed_ms" in theirs else []),
-        *(_attribute(schema, name, about.items.separator) for name in chosen),
-    )
+def _users(file: Path, about: Description) -> tuple[UploadPart, FolderReport]:
+    read = read_users(file, about.users)
+    report = FolderReport("users", _names(file), read.rows, len(read.profiles), dict(read.counted), dict(read.shown))
+    return ("users", iter(read.profiles.items()), len(read.profiles)), report
 
 
-def users_in(raw: pl.LazyFrame, table: Table, file: str) -> pl.LazyFrame:
-    """The users' declared signals with our names; every other column is an attribute."""
-    schema = raw.collect_schema()
-    theirs = columns_in(schema, table, USER_COLUMNS, ("user_id",), file, "users")
-    others = [name for name in schema if name not in theirs.values() and name not in USER_COLUMNS]
-    return raw.select(
-        text_id(schema, theirs["user_id"]).alias("user_id"),
-        *_signals(schema, theirs, table.separator),
-        *(pl.col(name) for name in others),
-    )
+def _events(file: Path, about: Description) -> tuple[UploadPart, FolderReport]:
+    raw = scan(file, about.interactions)
+    try:
+        frame = typed(raw, about, file.name, kept=_OF_AN_EXPORT, timed=True)
+        found = survey(frame, about.interactions.time_unit)
+        shown: dict[str, list[str]] = {}
+        for reason, name, row in examples(frame, _EACH):
+            shown.setdefault(reason, []).append(f"{name} row {row}")
+    except pl.exceptions.PolarsError as broken:
+        raise Misconfigured(f"{file} can not be read: {broken}") from None
+    there = kept_rows(frame, also=_OF_AN_EXPORT)
+    bodies = map(_event, parquet.rows_in(there, file))
+    report = FolderReport("events", _names(file), found.rows, found.kept, dict(found.counted), shown, found.hints)
+    report.item_ids = found.item_ids
+    return ("events", bodies, found.kept), report
 
 
-def _event_of_row(row: Row) -> Row:
-    """The body of an event; an invalid time is passed on as it is, and the API refuses it with the reason."""
-    told = row.pop(_TOLD)
-    body = parquet.event_of_row(row)
-    return body if row["time"] is not None else body | {"time_ms": told or ""}
+def _event(row: Row) -> Row:
+    if row.get("interests"):
+        row["interests"] = [one.strip() for one in row["interests"].split(SEVERAL) if one.strip()]
+    return parquet.event_of_row(row | {"time": row["time_ms"]})
 
 
-def _kept(schema: pl.Schema, about: Description, file: str) -> pl.Expr:
-    _all_there(schema, tuple(about.filter), file)
-    kept = pl.lit(True)
-    for column, values in about.filter.items():
-        kept = kept & pl.col(column).cast(pl.String).is_in([str(value) for value in values]).fill_null(False)
-    return kept
+def _names(path: Path) -> tuple[str, ...]:
+    return tuple(str(file.relative_to(path.parent)) for file in files_of(path))
 
 
-def _all_there(schema: pl.Schema, names: tuple[str, ...], file: str) -> None:
-    for name in names:
-        if name not in schema:
-            raise Misconfigured(
-                f"{file} has no column {name!r}{nearest(name, schema)}; its columns are {', '.join(schema)}"
-            )
-
-
-def _signals(schema: pl.Schema, theirs: Mapping[str, str], separator: str) -> Iterator[pl.Expr]:
-    for key in CONTEXT_KEYS:
-        if key not in theirs:
-            continue
-        value = pl.col(theirs[key])
-        if key != "interests":
-            yield value.cast(pl.String).str.strip_chars().alias(key)
-        elif isinstance(schema[theirs[key]], pl.List | pl.Array):
-            yield value.cast(pl.List(pl.String)).alias(key)
-        else:
-            parts = value.cast(pl.String).str.split(separator).list.eval(pl.element().str.strip_chars())
-            yield parts.list.eval(pl.element().filter(pl.element() != "")).alias(key)
-
-
-def _listed(schema: pl.Schema, column: str) -> pl.Expr:
-    dated = isinstance(schema[column], pl.Datetime | pl.Date)
-    return time_in_ms(schema, column, None).cast(pl.Int64, strict=False) if dated else pl.col(column)
-
-
-def _attribute(schema: pl.Schema, column: str, separator: str) -> pl.Expr:
-    """An attribute as it is; several values in a text are joined by our own separator."""
-    return joined(schema, column, separator).alias(column) if schema[column] == pl.String else pl.col(column)
+def _strangers(met: tuple[str, ...], catalogue: tuple[str, ...]) -> tuple[str, ...]:
+    """A line if events name items that are not in the catalogue: that may be a typing error of a whole column."""
+    known = set(catalogue)
+    there = sum(item_id in known for item_id in met)
+    if there == len(met):
+        return ()
+    example = next(item_id for item_id in met if item_id not in known)
+    return (f"{there:,} of {len(met):,} items of the events are in the items' table; not there is {example!r:.80}",)

@@ -18,9 +18,9 @@ import typer
 
 from nearline import gorse
 from nearline.adapters.gorse_dump import read_dump
-from nearline.cli.console import bar, console, progress
+from nearline.cli.console import bar, console, progress, say
 from nearline.cli.exporting import said
-from nearline.cli.folders import parts_of
+from nearline.cli.folders import FolderReport, UploadPart, parts_of
 from nearline.errors import BadInput, Misconfigured, NearlineError, Unavailable
 from nearline.key_file import own_key
 from nearline.settings import load_settings
@@ -31,6 +31,7 @@ from nearline_client.calls import batches
 _UNDER_WAY = 4  # concurrent requests: ingest appends waiting bodies to the log together
 _PATIENT = Retries(attempts=10, total_s=120)
 _SHOWN = 5
+_BAD_LINE = " bad line"
 
 app = typer.Typer(no_args_is_help=True, help="Import events, items and users; importing twice changes nothing.")
 
@@ -78,13 +79,26 @@ def from_folder(
     folder: Annotated[Path, typer.Argument(help="A folder with interactions, items or users as .parquet or .csv.")],
     dataset: Annotated[Path | None, typer.Option(help="A dataset.toml outside FOLDER.")] = None,
     time_unit: Annotated[Unit | None, typer.Option(help="Unit of numbers in the column time; default ms.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Send nothing: print each body as a JSON line, and the report on stderr.")
+    ] = False,
 ) -> None:
     """Import FOLDER, as `nearline export` writes it or `make train DATA=` reads it: items first, then users, events.
 
-    Its dataset.toml names files and columns that differ from ours. The API checks every row; refused rows are counted
-    and shown, and the exit status is then 1.
+    Its dataset.toml names files and columns that differ from ours. Rows that are lost or changed are counted with the
+    first places, as training counts them; the API checks the others. If any is lost or refused, the exit status is 1.
     """
-    _finish(asyncio.run(_bring_in(parts_of(folder, dataset, time_unit))))
+    reports: list[FolderReport] = []
+    parts = parts_of(folder, dataset, time_unit, reports)
+    for report in reports:
+        for line in report.lines():
+            say(line, on_stderr=dry_run)
+    lost = any(report.lost for report in reports)
+    if dry_run:
+        for sent in bodies_as_lines(parts):
+            typer.echo(sent)
+        raise typer.Exit(lost)
+    _finish(asyncio.run(_bring_in(parts)), lost=lost)
 
 
 @app.command("gorse")
@@ -174,7 +188,10 @@ def _lines(file: Path) -> Iterator[gorse.Body]:
                 try:
                     yield dict(orjson.loads(line))
                 except (orjson.JSONDecodeError, TypeError, ValueError) as error:
-                    raise BadInput("bad_line", f"{file}:{number} is not a JSON object: {error}") from None
+                    problem = f"{file}:{number} is not a JSON object: {error}"
+                    if number == 1:  # then it is no file of Gorse at all
+                        raise BadInput("bad_line", problem) from None
+                    yield {_BAD_LINE: problem}
 
 
 def _converted(
@@ -182,6 +199,10 @@ def _converted(
 ) -> Iterator[tuple[str, Any]]:
     """Yield where each record goes (users, items, events) and its body; *read* counts the records."""
     for kind, record in records:
+        if _BAD_LINE in record:
+            read["lines left out"] += 1
+            say(record[_BAD_LINE], on_stderr=True)
+            continue
         read[kind] += 1
         try:
             if kind == "items":
@@ -257,7 +278,7 @@ async def deliver(
                 await room.acquire()
                 tasks.create_task(send(batch))
     except* ClientError as group:
-        raise _ours(group.exceptions[0]) from None
+        raise _ours(group.exceptions[0], outcome.accepted) from None
     return outcome
 
 
@@ -286,18 +307,26 @@ def _client() -> AsyncClient:
     return AsyncClient(key=own_key(settings), retrieval=settings.retrieval, ingest=settings.ingest, retries=_PATIENT)
 
 
-def _ours(error: BaseException) -> NearlineError:
+def _ours(error: BaseException, accepted: int = 0) -> NearlineError:
     """The client's error as one of ours, to be printed as one line on stderr."""
     if isinstance(error, NotLetIn):
         return Misconfigured(f"{error}; `nearline keys ensure` makes a key, NEARLINE_KEY names another")
-    return Unavailable(f"{error}; run the import again, what is already there does not change")
+    return Unavailable(f"{error}; {accepted:,} rows are in the log: run the import again, they do not change")
 
 
-def _finish(outcomes: Mapping[str, ImportOutcome]) -> None:
-    """Print the outcomes; exit with status 1 if anything was refused."""
+def bodies_as_lines(parts: Iterable[UploadPart]) -> Iterator[bytes]:
+    """What an import sends, a JSON object a line: where it goes (items, users or events), and the body."""
+    for what, bodies, _ in parts:
+        for body in bodies:
+            sent = {"user_id": body[0], **body[1]} if what == "users" else body
+            yield orjson.dumps({"to": what, "body": sent})
+
+
+def _finish(outcomes: Mapping[str, ImportOutcome], *, lost: bool = False) -> None:
+    """Print the outcomes; exit with status 1 if anything was refused, or *lost* before it could be sent."""
     for what, outcome in outcomes.items():
         console.print(f"{what}: " + said({"in the log": outcome.accepted, **outcome.refused}))
         for example in outcome.shown:
             console.print(f"  {example}")
-    if any(outcome.refused for outcome in outcomes.values()):
+    if lost or any(outcome.refused for outcome in outcomes.values()):
         raise typer.Exit(1)

@@ -26,9 +26,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from nearline.dataset_description import (
-    EVENT_TEXTS,
     LEAVE_ONE_OUT,
-    USER_COLUMNS,
     Description,
     Table,
     find_description,
@@ -42,10 +40,12 @@ from nearline.errors import BadInput, Misconfigured, NearlineError
 from nearline.events import EVENT_TYPES
 from nearline.features import TYPE_CODES
 from nearline.items import Item
-from nearline.tables import files_of, scan
+from nearline.table_events import Survey, declared_by_users, kept_rows, survey, typed
+from nearline.table_files import files_of
+from nearline.table_items import DatasetItems, read_items
+from nearline.tables import scan
 from training.arrays import Ints
-from training.data.dataset_items import DatasetItems, read_items
-from training.data.events import Survey, declared_by_users, finished, kept_rows, survey, typed
+from training.data.events import finished
 from training.data.log import Log, chunks, make_log, open_log
 from training.data.log_building import build_log, read_notes
 from training.data.splits import STAGES, LeaveOneOut, Split, Stage, every_basket, split_by, stage_of
@@ -53,7 +53,7 @@ from training.data.splits import STAGES, LeaveOneOut, Split, Stage, every_basket
 MEMORY = Path("build/train/data")
 KNOWN_SETS = Path(__file__).parent / "descriptions"
 ROWS_PER_PART = 2_000_000
-_VERSION = 1  # of the rules that make a log of files: raise it with any change of them, or old logs would be reused
+_VERSION = 2  # of the rules that make a log of files: raise it with any change of them, or old logs would be reused
 _MOST_GROUPS = 5
 NO_ITEM_ROW = "items that only the interactions name: the id is their title"
 NEVER_MET = "items without an event"
@@ -116,7 +116,7 @@ def _there(folder: Path) -> Path:
 def _prepared(folder: Path, about: Description) -> Dataset:
     """Online Retail, which has its own rules for turning rows into events."""
     prepared = load_online_retail(folder)
-    columns = replace(about, interactions=Table(ONLINE_RETAIL_FILE, {"time": "time_ms"}), time_unit="ms")
+    columns = replace(about, interactions=Table(ONLINE_RETAIL_FILE, {"time": "time_ms"}, time_unit="ms"))
     losses = Counter({f"rows dropped: {reason}": count for reason, count in prepared.dropped.items()})
     catalogue = DatasetItems(dict(prepared.items), (), losses)
     digest = _digest([folder / ONLINE_RETAIL_FILE], folder, about)
@@ -130,9 +130,8 @@ def _of_files(folder: Path, about: Description, memory: Path, rows_per_part: int
         table_path(folder, about, name, needed=name == "interactions") for name in ("interactions", "items", "users")
     )
     assert events is not None
-    raw = _scanned(events, about.interactions, EVENT_TEXTS)
-    of_users = None if users is None else _scanned(users, about.users, USER_COLUMNS)
-    told = None if users is None or of_users is None else declared_by_users(of_users, about.users, users.name)
+    raw = scan(events, about.interactions)
+    told = None if users is None else declared_by_users(scan(users, about.users), about.users, users.name)
     frame = typed(raw, about, about.interactions.file, told)
     catalogue = DatasetItems({}, (), {}) if items is None else read_items(items, about.items, about.attributes)
     digest = _digest([path for path in (events, items, users) if path is not None], folder, about)
@@ -141,14 +140,9 @@ def _of_files(folder: Path, about: Description, memory: Path, rows_per_part: int
     return _in_parts(folder, about, catalogue, frame, digest, memory, rows_per_part)
 
 
-def _scanned(path: Path, table: Table, texts: tuple[str, ...]) -> pl.LazyFrame:
-    """The rows of *path*; the columns that we call *texts* are read as text."""
-    return scan(path, {table.columns.get(name, name) for name in texts})
-
-
 def _in_memory(folder: Path, about: Description, catalogue: DatasetItems, frame: pl.LazyFrame, digest: str) -> Dataset:
     held = frame.collect().lazy()
-    found = survey(held, about.time_unit)
+    found = survey(held, about.interactions.time_unit)
     items, counted = _with_missing(catalogue, found.item_ids)
     counted.update(found.counted)
     events = finished(kept_rows(held).collect(), counted, never_ms=_never_ms(about, found))
@@ -167,7 +161,7 @@ def _in_parts(
 ) -> Dataset:
     kept = memory / f"{digest}-{rows_per_part}"
     if read_notes(kept) is None:
-        found = survey(frame, about.time_unit)
+        found = survey(frame, about.interactions.time_unit)
         ids = tuple(_with_missing(catalogue, found.item_ids)[0])
         build_log(
             kept_rows(frame),

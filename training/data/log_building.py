@@ -14,7 +14,8 @@ from pathlib import Path
 import polars as pl
 
 from nearline.hashing import hash64_all
-from training.data.events import Survey, finished
+from nearline.table_events import Survey
+from training.data.events import finished
 from training.data.log import Contexts, LogColumns, columns_of, write_log
 
 _PART = "part"

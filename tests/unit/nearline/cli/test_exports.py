@@ -183,9 +183,9 @@ def test_a_profile_comes_back_as_it_was(tmp_path: Path) -> None:
 def test_an_export_is_read_by_training(tmp_path: Path) -> None:
     """``make train DATA=`` reads the folder as it is; torch is not needed to look."""
     from nearline.dataset_description import Description
+    from nearline.table_events import declared_by_users, typed
+    from nearline.table_items import read_items
     from nearline.tables import scan
-    from training.data.dataset_items import read_items
-    from training.data.events import declared_by_users, typed
 
     export_events(tmp_path, Topic(CLICKS, sent(VIEW)).look)
     export_items(tmp_path, Topic(ITEMS, ("lamp", encode_item(LAMP))).look)

@@ -6,8 +6,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from nearline.cli.folders import parts_of
-from nearline.errors import Misconfigured
+from nearline.cli.folders import FolderReport, parts_of
+from nearline.errors import BadInput, Misconfigured, NearlineError
 from nearline.events import decode_event
 from nearline.items import decode_item
 from nearline.tables import scan
@@ -79,9 +79,8 @@ def test_an_item_keeps_its_texts_as_they_stand_and_its_other_columns_as_attribut
     assert first == {
         "item_id": "0012",
         "title": "1984",
-        "price": "3,5",  # for the door to refuse, which says so
         "listed_ms": 1_767_312_000_000,
-        "attributes": {"flavours": "floral| malty", "organic": True, "grams": 50},
+        "attributes": {"flavours": "floral|malty", "organic": True, "grams": 50},
     }
     assert second["title"] == "0013", "an item without a title is called by its id"
     assert second["attributes"] == {"organic": False}
@@ -96,19 +95,23 @@ def test_interests_are_several_values_and_further_columns_are_a_users_attributes
     ]
 
 
-def test_an_invalid_time_is_passed_to_ingest_unchanged(tmp_path: Path) -> None:
-    """Left out it would become the time of the import."""
+def test_an_event_without_a_time_is_counted_and_not_sent(tmp_path: Path) -> None:
+    """At the door it would become the time of the import."""
     visits = "user_id,item_id,time\nu,i,1700000000\nu,i,\n"
     shop(tmp_path, interactions=visits)
-    good, bad = bodies(tmp_path, "events", unit="s")
+    reports: list[FolderReport] = []
+    (good,) = bodies(tmp_path, "events", unit="s", reports=reports)
     assert good["time_ms"] == 1_700_000_000_000
-    assert bad["time_ms"] == ""
+    assert reports[0].counted["rows dropped: no time"] == 1
+    assert reports[0].shown["rows dropped: no time"] == ["interactions.csv row 2"]
+    assert reports[0].lost == 1
 
 
 def test_numbers_are_read_in_the_unit_that_was_given_or_described(tmp_path: Path) -> None:
     shop(tmp_path, interactions="user_id,item_id,time\nu,i,1700000000\n", dataset='[interactions]\ntime_unit = "s"\n')
     assert bodies(tmp_path, "events")[0]["time_ms"] == 1_700_000_000_000
-    assert bodies(tmp_path, "events", unit="ms")[0]["time_ms"] == 1_700_000_000
+    with pytest.raises(BadInput, match=r"it looks like seconds: set \[interactions\] time_unit = 's'"):
+        bodies(tmp_path, "events", unit="ms")
 
 
 @pytest.mark.parametrize(
@@ -116,7 +119,7 @@ def test_numbers_are_read_in_the_unit_that_was_given_or_described(tmp_path: Path
     [
         ({}, "nothing to import"),
         ({"interactions": "user_id,item,time\nu,i,1\n"}, "no column 'item_id' (did you mean 'item'?)"),
-        ({"interactions": "user_id,item_id,time\nu,i,soon\n"}, "time_unit = 'datetime'"),
+        ({"interactions": "user_id,item_id,time\nu,i,soon\n"}, "none of 1 rows is left: 1 rows dropped: no time"),
         ({"dataset": '[items]\nfile = "product.csv"', "products": "a\n1\n"}, "did you mean 'products.csv'?"),
         ({"items": "item_id\n1\n", "dataset": '[items]\nattributes = ["colour"]'}, "no column 'colour'"),
         (
@@ -128,7 +131,7 @@ def test_numbers_are_read_in_the_unit_that_was_given_or_described(tmp_path: Path
 def test_an_inconsistent_folder_is_refused_before_anything_is_sent(
     tmp_path: Path, files: dict[str, str], told: str
 ) -> None:
-    with pytest.raises(Misconfigured) as refused:
+    with pytest.raises(NearlineError) as refused:
         parts_of(shop(tmp_path, **files), None)
     assert told in str(refused.value)
 
@@ -141,9 +144,9 @@ def test_a_folder_of_both_formats_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_number_that_is_whole_at_first_may_have_a_fraction_later(tmp_path: Path) -> None:
-    file = tmp_path / "x.csv"
-    file.write_text("price\n" + "1\n" * 20_000 + "1.5\n")
-    assert scan(file).collect()["price"].dtype == pl.Float64
+    rows = "".join(f"{number},1\n" for number in range(20_000))
+    shop(tmp_path, items=f"item_id,grams\n{rows}x,1.5\n")
+    assert bodies(tmp_path, "items")[-1]["attributes"] == {"grams": 1.5}
 
 
 # --- the invented shop -----------------------------------------------------------------------------------------------
