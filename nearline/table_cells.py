@@ -4,6 +4,7 @@ A cell that is not what its column should be becomes null. It never changes how 
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import polars as pl
 
@@ -28,6 +29,7 @@ _DOTS = r"^(?P<d>\d{1,2})\.(?P<m>\d{1,2})\.(?P<y>\d{4})" + _CLOCK
 _SLASHES = r"^(?P<a>\d{1,2})[/-](?P<b>\d{1,2})[/-](?P<y>\d{4})" + _CLOCK
 _NAMED = r"^(?:[A-Za-z]{3,9},? )?(?P<d>\d{1,2})[ -](?P<month>[A-Za-z]{3})[a-z]*\.?,?[ -](?P<y>\d{4})" + _CLOCK
 _NAMED_US = r"^(?:[A-Za-z]{3,9},? )?(?P<month>[A-Za-z]{3})[a-z]*\.? (?P<d>\d{1,2})(?:[a-z]{2})?,? (?P<y>\d{4})" + _CLOCK
+_FORMS = (_YEAR_FIRST, _DOTS, _NAMED, _NAMED_US, _SLASHES)
 AS_IT_IS = Table("")
 DAY_FIRST, MONTH_FIRST = "day first", "month first"
 
@@ -97,11 +99,11 @@ def truth(schema: pl.Schema, column: str, table: Table) -> pl.Expr:
     return word.replace_strict(list(words), list(words.values()), default=None, return_dtype=pl.Boolean)
 
 
-def time_in_ms(schema: pl.Schema, column: str, table: Table, order: str | None = None, *, of: str = "") -> pl.Expr:
+def time_in_ms(schema: pl.Schema, column: str, table: Table, dates: "Dates | None" = None, *, of: str = "") -> pl.Expr:
     """The column in UTC milliseconds, floating so that a wrong unit can not overflow; null where it is no time.
 
-    Texts are numbers in the table's unit, or dates in one of the usual forms. *order* says which of day and month comes
-    first where both are numbers (``order_of_dates``); without it such a date is no time.
+    Texts are numbers in the table's unit, or dates in one of the usual forms. *dates* says in which (``dates_in``);
+    without an order of day and month a date such as 03/04/2021 is no time.
     """
     dtype, value = schema[column], pl.col(column)
     if isinstance(dtype, pl.Datetime | pl.Date):
@@ -123,30 +125,43 @@ def time_in_ms(schema: pl.Schema, column: str, table: Table, order: str | None =
     if table.time_format is not None:
         return _formatted(cell, table)
     of_number = _of_number(cell.cast(pl.Float64, strict=False), table)
-    dates = [_of_parts(cell, form, table) for form in (_YEAR_FIRST, _DOTS, _NAMED, _NAMED_US)]
-    if order is not None:
-        dates.append(_of_parts(cell, _SLASHES, table, order))
-    return pl.coalesce(of_number, *dates)
+    forms = _FORMS if dates is None else dates.forms
+    order = None if dates is None else dates.order
+    parts = [
+        _of_parts(cell, form, table, order or DAY_FIRST) for form in forms if form != _SLASHES or order is not None
+    ]
+    return pl.coalesce(of_number, *parts)
 
 
-def order_of_dates(frame: pl.LazyFrame, column: str, table: Table, *, of: str) -> str | None:
-    """Which of day and month comes first in dates such as 03/04/2021; ``None`` if there are none.
+@dataclass(frozen=True)
+class Dates:
+    """The forms of dates that a column has, and which of day and month comes first in those such as 03/04/2021."""
+
+    forms: tuple[str, ...]
+    order: str | None = None
+
+
+def dates_in(frame: pl.LazyFrame, column: str, table: Table, *, of: str) -> Dates | None:
+    """What one look at all cells says of the column's dates; ``None`` if it holds no texts.
 
     ``Misconfigured`` with both readings if no cell settles it.
     """
     schema = frame.collect_schema()
     if schema[column] != pl.String or table.time_format is not None:
         return None
-    parts = told(schema, column, table).str.extract_groups(_SLASHES)
+    cell = told(schema, column, table).str.strip_chars("\"'")
+    there = frame.select(cell.str.contains(form).any().alias(str(n)) for n, form in enumerate(_FORMS))
+    forms = tuple(form for form, any_of in zip(_FORMS, there.collect(engine="streaming").row(0), strict=True) if any_of)
+    if _SLASHES not in forms:
+        return Dates(forms)
+    parts = cell.str.extract_groups(_SLASHES)
     first, second = (parts.struct.field(name).cast(pl.Int32, strict=False) for name in "ab")
     found = frame.select(
         first.max().alias("first"), second.max().alias("second"), pl.col(column).filter(first.is_not_null()).first()
     ).collect(engine="streaming")
     a, b, example = found.row(0)
-    if a is None:
-        return None
     if (a > 12) != (b > 12):
-        return DAY_FIRST if a > 12 else MONTH_FIRST
+        return Dates(forms, DAY_FIRST if a > 12 else MONTH_FIRST)
     clock = "" if ":" not in example else " %I:%M:%S %p" if example.rstrip()[-1] in "Mm" else " %H:%M:%S"
     if example.count(":") == 1:
         clock = clock.replace(":%S", "")

@@ -18,7 +18,7 @@ from nearline.errors import BadInput
 from nearline.events import EARLIEST_MS, EVENT_TYPES, EventType
 from nearline.ids import MAX_ID_BYTES
 from nearline.signals import CONTEXT_KEYS
-from nearline.table_cells import AS_IT_IS, IN_MS, joined, number, order_of_dates, text, text_id, time_in_ms, told
+from nearline.table_cells import AS_IT_IS, IN_MS, dates_in, joined, number, text, text_id, time_in_ms, told
 from nearline.table_files import MORE_CELLS
 from nearline.tables import FILE, ROW, all_there, columns_in, columns_of
 
@@ -76,8 +76,8 @@ def typed(
     """
     schema, table = columns_of(raw), about.interactions
     theirs = columns_in(schema, table, EVENT_COLUMNS, ("user_id", "item_id", "time"), file, "interactions")
-    order = order_of_dates(raw, theirs["time"], table, of="interactions")
-    time_ms = time_in_ms(schema, theirs["time"], table, order, of="interactions")
+    dates = dates_in(raw, theirs["time"], table, of="interactions")
+    time_ms = time_in_ms(schema, theirs["time"], table, dates, of="interactions")
     declared = [key for key in CONTEXT_KEYS if key in theirs]
     frame = raw.select(
         text_id(schema, theirs["user_id"], table).alias("user_id"),

@@ -19,7 +19,7 @@ from nearline.events import EARLIEST_MS
 from nearline.features import SEVERAL
 from nearline.ids import MAX_ID_BYTES
 from nearline.items import MAX_ATTRIBUTES, MAX_TEXT, MAX_TITLE, Attribute, Item
-from nearline.table_cells import EXACT, joined, number, order_of_dates, text, text_id, time_in_ms, told, truth
+from nearline.table_cells import EXACT, dates_in, joined, number, text, text_id, time_in_ms, told, truth
 from nearline.table_events import bad_id, last_of_each
 from nearline.table_files import MORE_CELLS
 from nearline.tables import FILE, ROW, all_there, columns_in, columns_of, scan
@@ -117,8 +117,8 @@ def _fields(raw: pl.DataFrame, schema: pl.Schema, theirs: Mapping[str, str], tab
     if "available" in theirs:
         fields.append(truth(schema, theirs["available"], table).alias("available"))
     if "listed_ms" in theirs:
-        order = order_of_dates(raw.lazy(), theirs["listed_ms"], table, of="items")
-        fields.append(time_in_ms(schema, theirs["listed_ms"], table, order, of="items").alias("listed_ms"))
+        dates = dates_in(raw.lazy(), theirs["listed_ms"], table, of="items")
+        fields.append(time_in_ms(schema, theirs["listed_ms"], table, dates, of="items").alias("listed_ms"))
     there = {name for name in _LOST if name in theirs}
     return [*fields, *(pl.lit(None).alias(name) for name in _LOST if name not in there)]
 
