@@ -128,7 +128,7 @@ def _raw(schema: pl.Schema, theirs: Mapping[str, str], name: str) -> pl.Expr:
     if name not in theirs:
         return pl.lit(None, pl.String).alias(f"raw {name}")
     if name == "price" and schema[theirs[name]].is_float():
-        return pl.col(theirs[name]).cast(pl.String).alias(f"raw {name}")  # NaN is told as what it is
+        return pl.col(theirs[name]).cast(pl.String).alias(f"raw {name}")  # NaN is shown as what it is
     return told(schema, theirs[name], Table("")).alias(f"raw {name}")
 
 

@@ -60,7 +60,7 @@ def say_error(error: Exception) -> None:
 
 def say(line: str, *, on_stderr: bool = False) -> None:
     """Print *line* as it is."""
-    (_errors if on_stderr else console).print(line, markup=False)
+    (_errors if on_stderr else console).print(line)
 
 
 def progress() -> Progress:

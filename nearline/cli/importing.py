@@ -1,6 +1,7 @@
 """``nearline import``: send a folder of tables, or an export of Gorse, through the HTTP API."""
 
 import asyncio
+import json
 import os
 import tempfile
 from collections import Counter
@@ -96,7 +97,7 @@ def from_folder(
     lost = any(report.lost for report in reports)
     if dry_run:
         for sent in bodies_as_lines(parts):
-            typer.echo(sent)
+            say(sent)
         raise typer.Exit(lost)
     _finish(asyncio.run(_bring_in(parts)), lost=lost)
 
@@ -314,12 +315,12 @@ def _ours(error: BaseException, accepted: int = 0) -> NearlineError:
     return Unavailable(f"{error}; {accepted:,} rows are in the log: run the import again, they do not change")
 
 
-def bodies_as_lines(parts: Iterable[UploadPart]) -> Iterator[bytes]:
-    """What an import sends, a JSON object a line: where it goes (items, users or events), and the body."""
+def bodies_as_lines(parts: Iterable[UploadPart]) -> Iterator[str]:
+    """What an import sends, a JSON object a line in ASCII: where it goes (items, users or events), and the body."""
     for what, bodies, _ in parts:
         for body in bodies:
             sent = {"user_id": body[0], **body[1]} if what == "users" else body
-            yield orjson.dumps({"to": what, "body": sent})
+            yield json.dumps(orjson.loads(orjson.dumps({"to": what, "body": sent})))  # orjson prints no ASCII alone
 
 
 def _finish(outcomes: Mapping[str, ImportOutcome], *, lost: bool = False) -> None:
