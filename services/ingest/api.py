@@ -16,6 +16,7 @@ from nearline import api_page
 from nearline.errors import NearlineError
 from nearline.guard import STATUS_RULES, RoutePermission, describe
 from nearline.keys import Permission
+from nearline.strict_routes import StrictRoute
 from nearline.tracing import ClickTraces
 from services.ingest.appender import Appender
 from services.ingest.bodies import Bounds, Room
@@ -69,6 +70,7 @@ def create_api(
             ClientDisconnect: hung_up,
         },
     )
+    app.router.route_class = StrictRoute
     room = Room(bounds or Bounds())
     add_events(app, room, events, now_ms, traces)
     add_items(app, room, catalogue)

@@ -1,6 +1,7 @@
 """What all routes share: reading bodies, statuses and errors, and their descriptions in the OpenAPI document."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -135,17 +136,14 @@ async def refuse_route(_: Request, error: Exception) -> Response:
 async def refuse_parameters(_: Request, error: Exception) -> Response:
     """The answer for a path, query or header that FastAPI refuses."""
     assert isinstance(error, RequestValidationError)
-    return _refusal(
-        422,
-        *(
-            {
-                "field": str(one["loc"][-1]),
-                "reason": "wrong_type",
-                "problem": f"{one['msg']}, came {one.get('input')!s:.80}",
-            }
-            for one in error.errors()
-        ),
-    )
+    return _refusal(422, *map(_parameter_problem, error.errors()))
+
+
+def _parameter_problem(error: Mapping[str, Any]) -> dict[str, str]:
+    field = str(error["loc"][-1])
+    if error["type"] == "extra_forbidden":
+        return {"field": field, "reason": "unknown_field", "problem": error["msg"]}
+    return {"field": field, "reason": "wrong_type", "problem": f"{error['msg']}, came {error.get('input')!s:.80}"}
 
 
 async def hung_up(_: Request, __: Exception) -> Response:

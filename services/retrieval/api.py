@@ -22,6 +22,7 @@ from nearline.filters import FilterError
 from nearline.guard import STATUS_RULES, RoutePermission, describe, holder_of
 from nearline.keys import Permission
 from nearline.request_ids import request_id_of
+from nearline.strict_routes import StrictRoute
 from services.retrieval.fast_path import FastPath
 from services.retrieval.merchandising.active_rules import RuleResolver
 from services.retrieval.merchandising.rule_table import RuleTable
@@ -32,7 +33,7 @@ from services.retrieval.recommender import Recommender
 from services.retrieval.routes.forms import UserId
 from services.retrieval.routes.operator import OPERATOR_ALLOWED, OPERATOR_RULES, add_operator_routes
 from services.retrieval.routes.reads import READ_RULES, Reads, add_reads, describe_reads
-from services.retrieval.routes.refusals import NotAnswered, answer_of
+from services.retrieval.routes.refusals import NotAnswered, answer_of, words_of
 from services.retrieval.spaces import Answering
 
 # The permission that each route needs; a test refuses a route without a line here.
@@ -84,6 +85,8 @@ def create_app(
         exception_handlers={RequestValidationError: refuse, BadInput: refuse_what_is_not, HTTPException: refuse_route},
     )
 
+    app.router.route_class = StrictRoute
+
     @app.get("/recommend/{user_id:text}", responses=_ANSWERS, summary="Items for a user")
     async def recommend(request: Request, user_id: UserId, query: Annotated[RecommendQuery, Query()]) -> Response:
         """At most *k* items, best first. Unknown users and outages get a fallback, named in *reason* and *source*."""
@@ -113,7 +116,10 @@ def create_app(
 async def refuse(_: Request, error: Exception) -> Response:
     """The 422 for a malformed request."""
     problems = error.errors() if isinstance(error, RequestValidationError) else []
-    detail = [{"field": _field(problem), "came": _came(problem), "problem": problem["msg"]} for problem in problems]
+    detail = [
+        {"field": _field(problem), "came": _came(problem), "problem": words_of(problem, ALLOWED)}
+        for problem in problems
+    ]
     return JSONResponse({"detail": detail, "allowed": ALLOWED}, 422)
 
 

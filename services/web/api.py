@@ -5,7 +5,7 @@ row to anyone who may open it. So requests from elsewhere need a key: ``read`` f
 a click, which is answered with a row, ``admin`` for the events of a user and for the operator's page.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -16,6 +16,7 @@ from starlette.routing import BaseRoute, Route
 from nearline.errors import BadInput, Unavailable
 from nearline.guard import STATUS_RULES, RoutePermission
 from nearline.keys import Permission
+from nearline.query_names import meant_by
 from services.web.assets import Assets
 from services.web.operator_routes import OperatorRoutes
 from services.web.shop_routes import ShopRoutes
@@ -43,6 +44,19 @@ RULES = (
     *(rule for rule in STATUS_RULES if rule.template in ("/healthz", "/readyz", "/metrics")),
 )
 _NOT_FOUND = "not_found"
+# The parameters of pages that have any.
+_PARAMETERS = {
+    "/": ("user",),
+    "/product/{item_id:path}": ("user",),
+    "/category/{category:path}": ("user",),
+    "/search": ("user", "q"),
+    "/row": ("user", "as_of"),
+    "/used": ("user", "newest"),
+    "/why": ("user", "item"),
+    "/stream": ("user",),
+    "/operator/users": ("id",),
+    "/operator/items": ("q",),
+}
 
 
 def create_app(
@@ -63,8 +77,32 @@ def create_app(
         return pages.page("problem.html", {"words": words, "title": "Not here"}, status=status)
 
     handlers = dict.fromkeys((BadInput, Unavailable, HTTPException), problem)
-    routes = [*shop.routes(), *operator.routes(), Route("/static/{path:path}", assets.serve), *status]
+    pages_of_ours = [_checked(route) for route in (*shop.routes(), *operator.routes())]
+    routes = [*pages_of_ours, Route("/static/{path:path}", assets.serve), *status]
     return WebSecurity(Starlette(routes=routes, exception_handlers=handlers), names)
+
+
+def _checked(route: Route) -> Route:
+    """*route*, which refuses a misspelt parameter instead of answering without it."""
+    names = _PARAMETERS.get(route.path)
+    if names is None:
+        return route
+    serve: Callable[[Request], Awaitable[Response]] = route.endpoint
+
+    async def endpoint(request: Request) -> Response:
+        _refuse_misspelt(request.query_params, names)
+        return await serve(request)
+
+    return Route(route.path, endpoint, methods=route.methods, name=route.name)
+
+
+def _refuse_misspelt(given: Mapping[str, str], names: Sequence[str]) -> None:
+    """``BadInput`` for a name near one of *names* that is not given; others pass: links carry those of other tools."""
+    missing = [name for name in names if name not in given]
+    for name in given:
+        near = None if name in names else meant_by(name, missing)
+        if near is not None:
+            raise BadInput("unknown_field", f"unknown parameter {name!r:.40}; did you mean {near!r}?", field=name[:40])
 
 
 def _problem_of(error: Exception) -> tuple[int, str]:

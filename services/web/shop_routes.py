@@ -95,7 +95,10 @@ class ShopRoutes:
     async def row(self, request: Request) -> Response:
         """The row now, or (``as_of=yesterday``) without the events of the last day."""
         user_id = user_of(request)
-        if request.query_params.get("as_of") == "yesterday":
+        as_of = request.query_params.get("as_of", "now")
+        if as_of not in ("now", "yesterday"):
+            raise BadInput("bad_as_of", f"as_of must be now or yesterday, came {as_of!r:.40}", field="as_of")
+        if as_of == "yesterday":
             before = await self.shop.before(user_id)
             values = {"user": user_id, "answer": before.answer, "before": before}
         else:
@@ -190,7 +193,9 @@ async def or_none(asked: Awaitable[AnswerJson]) -> AnswerJson | None:
 
 def user_of(request: Request) -> str:
     """The user of the page; ``BadInput`` if the id is invalid."""
-    return check_id("user", request.query_params.get("user"))
+    if "user" not in request.query_params:
+        raise BadInput("missing_field", "the address names no user; add ?user= and the user's id", field="user")
+    return check_id("user", request.query_params["user"])
 
 
 async def body(request: Request) -> bytes:

@@ -16,7 +16,7 @@ OURS = ("nearline", "nearline_client", *PARTS, "local", "benchmarks")
 # What the core may import beside the standard library, so that it works in every environment.
 CORE_LIBRARIES = {"orjson", "xxhash", "numpy", "pydantic", "pydantic_settings", "structlog", "prometheus_client"}
 # Data sets are read by the command line and the training only, attribution by the command line, the language of filters
-# by retrieval and the command line.
+# by retrieval and the command line, routes by the two APIs.
 CORE_EXCEPTIONS = {
     ("nearline/attribution.py", "polars"),
     ("nearline/datasets.py", "polars"),
@@ -27,6 +27,8 @@ CORE_EXCEPTIONS = {
     ("nearline/table_files.py", "zstandard"),
     ("nearline/table_items.py", "polars"),
     ("nearline/table_users.py", "polars"),
+    ("nearline/strict_routes.py", "fastapi"),
+    ("nearline/strict_routes.py", "starlette"),
     ("nearline/tables.py", "polars"),
 }
 # One file, or one folder, alone talks to a library. The standard library's names would say nothing here.

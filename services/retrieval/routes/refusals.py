@@ -1,7 +1,7 @@
 """The answers of routes to requests that they refuse: the field, its value, the problem, and the allowed values."""
 
-import difflib
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -9,10 +9,12 @@ from fastapi.exceptions import RequestValidationError
 from starlette.responses import JSONResponse
 
 from nearline.errors import BadInput, Overloaded, Unavailable
+from nearline.query_names import help_for, meant_by
 from nearline.telemetry import get_logger
 
 _RETRY = {"retry-after": "1"}
 _COMES_AGAIN = (429, 503)
+_IN_PATHS = ("user_id", "of_user", "item_id")
 
 
 class NotAnswered(Exception):
@@ -75,16 +77,24 @@ def answer_of(error: NotAnswered, allowed: Mapping[str, object]) -> Response:
     return JSONResponse({"detail": detail, "allowed": dict(allowed)}, error.status, headers)
 
 
-def problem_of(error: Mapping[str, Any], known: Mapping[str, str]) -> dict[str, str]:
+def problem_of(error: Mapping[str, Any], known: Iterable[str]) -> dict[str, str]:
     """One error of pydantic in our format; an unknown name with the most similar of the *known* ones."""
     where = [str(part) for part in error["loc"]]
     field = ".".join(where[1:]) or where[0]
-    if error["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(where[-1], list(known), n=1)
-        guess = f"did you mean {near[0]!r}?" if near else f"names are {', '.join(known)}"
-        return {"field": field[:80], "came": f"{error.get('input')!s:.80}", "problem": f"unknown name; {guess}"}
     came = "" if error["type"] == "missing" else f"{error.get('input')!s:.80}"
-    return {"field": field[:80], "came": came, "problem": str(error["msg"])}
+    return {"field": field[:80], "came": came, "problem": words_of(error, known)}
+
+
+def words_of(error: Mapping[str, Any], known: Iterable[str]) -> str:
+    """The problem in one error of pydantic; of an unknown name or value the most similar one that there is."""
+    if error["type"] == "extra_forbidden":
+        is_parameter = error["loc"][0] == "query"
+        names = error.get("ctx", {}).get("names", [one for one in known if not (is_parameter and one in _IN_PATHS)])
+        return f"unknown name; {help_for(str(error['loc'][-1]), names)}"
+    if error["type"] == "enum":
+        near = meant_by(str(error.get("input")), re.findall("'([^']+)'", error["ctx"]["expected"]))
+        return f"{error['msg']}; did you mean {near!r}?" if near else str(error["msg"])
+    return str(error["msg"])
 
 
 def refused(error: BadInput, field: str = "", came: object = "") -> NotAnswered:

@@ -319,3 +319,13 @@ def test_a_merge_leaves_what_it_was_given_as_it_was() -> None:
         {"attributes": {"a": None, "b": 2}, "price": None},
     )
     assert merged({"title": "t"}, {"attributes": None}) == {"title": "t"}
+
+
+async def test_a_misspelt_parameter_deletes_nothing(door: Door) -> None:
+    await door.item("PUT", "lamp-1", LAMP)
+    answer = await door.ask("DELETE", "/items/lamp-1?purg=true")
+    assert answer.status_code == 422
+    assert answer.json()["detail"] == [
+        {"field": "purg", "reason": "unknown_field", "problem": "unknown parameter 'purg'; did you mean 'purge'?"}
+    ]
+    assert (await door.item("GET", "lamp-1")).status_code == 200

@@ -329,7 +329,10 @@ def test_a_user_who_was_forgotten_is_named_to_nobody(world: World) -> None:
         ("/items/a%0Ab/audience", "item_id", "control characters"),
         ("/similar/%0A", "item_id", "control characters"),
         ("/users/a%0Ab", "user_id", "control characters"),
-        ("/users/u/similar?q=1", "q", "unknown name"),
+        ("/users/u/similar?q=1", "q", "unknown name; names are k"),
+        ("/trending?limit=5", "limit", "did you mean 'k'?"),
+        ("/search?q=lamp&limit=5", "limit", "did you mean 'k'?"),
+        ("/users/u?k=5", "k", "unknown name; this route takes no parameters"),
     ],
 )
 def test_a_malformed_request_is_told_where_and_what_is_allowed(
@@ -339,6 +342,11 @@ def test_a_malformed_request_is_told_where_and_what_is_allowed(
     assert told(answer, 422)["field"] == field
     assert problem in told(answer, 422)["problem"]
     assert field in answer.json()["allowed"] or "unknown name" in problem or "mean" in problem or "names" in problem
+
+
+def test_a_body_s_route_refuses_parameters_in_the_address(same_world: World) -> None:
+    answer = same_world.post("/rank?user_id=u", {"user_id": "u", "item_ids": ["i1"]})
+    assert told(answer, 422)["problem"] == "unknown name; this route takes no parameters"
 
 
 def test_unknown_routes_and_methods_use_the_same_error_body(world: World) -> None:

@@ -53,6 +53,28 @@ def test_an_invalid_id_is_refused_with_the_rule() -> None:
     assert "1-128 UTF-8 bytes" in answer.text
 
 
+@pytest.mark.parametrize(
+    ("target", "problem"),
+    [
+        (f"/?usr={USER}", "did you mean 'user'?"),
+        (f"/?user_id={USER}", "did you mean 'user'?"),
+        (f"/search?user={USER}&query=mug", "did you mean 'q'?"),
+        (f"/row?user={USER}&as_off=yesterday", "did you mean 'as_of'?"),
+        (f"/row?user={USER}&as_of=tuesday", "as_of must be now or yesterday, came 'tuesday'"),
+        ("/row", "the address names no user"),
+        ("/operator/items?query=mug", "did you mean 'q'?"),
+    ],
+)
+def test_a_misspelt_parameter_is_refused_with_the_one_that_was_meant(target: str, problem: str) -> None:
+    answer = Page().get(target)
+    assert answer.status_code == 422
+    assert problem in html.unescape(answer.text)
+
+
+def test_a_parameter_of_another_tool_is_let_through() -> None:
+    assert Page().get(f"/?user={USER}&utm_source=letter&fbclid=1").status_code == 200
+
+
 def test_catalogue_text_is_escaped() -> None:
     page = Page().get(f"/?user={USER}").text
     assert "<b>bold</b>" not in page
