@@ -37,10 +37,11 @@ class SessionEvent(TypedDict):
 
 
 class EventResult(TypedDict):
-    """The result of one event of a batch; the last three fields only if it was refused."""
+    """The result of one event of a batch; *warnings* only if there are any, the last three only if it was refused."""
 
     status: Literal["accepted", "refused"]
     event_id: str | None
+    warnings: NotRequired[list[str]]
     field: NotRequired[str]
     reason: NotRequired[str]
     problem: NotRequired[str]

@@ -98,7 +98,9 @@ def ingest_words(metrics: Metrics) -> str:
         return sum(value for key, value in metrics.items() if key.partition("{")[0] == f"nearline_ingest_{name}_total")
 
     refused = f"{total('events_refused'):,.0f} refused" if total("events_refused") else "none refused"
-    return f"{total('events_accepted'):,.0f} events, {refused}; {total('items_accepted'):,.0f} changes of items"
+    unknown = total("unknown_items")
+    odd = f", {unknown:,.0f} on items that are not in the catalogue" if unknown else ""
+    return f"{total('events_accepted'):,.0f} events, {refused}{odd}; {total('items_accepted'):,.0f} changes of items"
 
 
 def _job(settings: Settings, urls: Urls) -> StatusLine:

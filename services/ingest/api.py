@@ -72,7 +72,7 @@ def create_api(
     )
     app.router.route_class = StrictRoute
     room = Room(bounds or Bounds())
-    add_events(app, room, events, now_ms, traces)
+    add_events(app, room, events, catalogue, now_ms, traces)
     add_items(app, room, catalogue)
     add_users(app, room, users, now_ms)
     page = cache(lambda: api_page.html_of(app.openapi()))

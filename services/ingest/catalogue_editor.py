@@ -13,6 +13,7 @@ from nearline.errors import BadInput, Unavailable
 from nearline.ids import check_id, check_new_id
 from nearline.items import MAX_ITEM_BYTES, PURGE, Item, decode_item, encode_item, item_of
 from services.ingest.appender import Appender
+from services.ingest.clicks import ItemCheck
 from services.ingest.table_view import StoredValue, TableView, Turns, append_to
 
 MAX_BATCH = 500
@@ -49,6 +50,16 @@ class CatalogueEditor:
         self._items = items
         self._is_read = is_read
         self._turns = Turns("item_id", turn_s)
+
+    def check(self, *, strict: bool) -> ItemCheck:
+        """Looks up events' items. Before the catalogue is read, and while it is empty, no item is called unknown.
+
+        With *strict* an empty one knows no item, and before it is read this raises ``Unavailable``.
+        """
+        if strict and not self._is_read():
+            raise Unavailable("the catalogue is still being read from the log; try again when /readyz says so")
+        is_of_use = strict or (self._is_read() and len(self._table) > 0)
+        return ItemCheck(self._table.__contains__ if is_of_use else None, strict)
 
     def get(self, item_id: str) -> tuple[int, Item]:
         """The version and the item; ``BadInput`` (``not_listed``) if it is not in the catalogue."""

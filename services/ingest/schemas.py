@@ -139,6 +139,9 @@ class EventAccepted(BaseModel):
 
     status: Literal["accepted"]
     event_id: str
+    warnings: list[str] = Field(
+        default_factory=list, description="left out if empty; what is odd about it, as an item that is not listed"
+    )
 
 
 class EventRefused(BaseModel):

@@ -57,6 +57,14 @@ class TableView:
         self._kept_deletes: int | None = None  # no limit until the topic is read
         self._misplaced: dict[str, set[int]] = {}  # other partitions than the key's, with values of the id
 
+    def __len__(self) -> int:
+        """How many ids have a value."""
+        return len(self._listed)
+
+    def __contains__(self, key: str) -> bool:
+        """Whether *key* has a value."""
+        return key in self._listed
+
     def get(self, key: str) -> StoredValue | None:
         """The value of *key*, or ``None``."""
         return self._listed.get(key)

@@ -16,7 +16,7 @@ from services.ingest.bodies import LEAST, Bounds
 from services.ingest.clicks import DEVICE_TIME, AcceptedEvent, RefusedEvent, validate
 from services.ingest.schemas import EventIn, EventResults, Problems
 from services.ingest.sender_clock import correction_ms
-from tests.support.ingest_door import CLICK, NOW_MS, Door, in_pieces
+from tests.support.ingest_door import CLICK, LAMP, NOW_MS, Door, in_pieces
 
 pytestmark = pytest.mark.anyio
 DAY_MS = 24 * 3600 * 1000
@@ -39,6 +39,53 @@ async def test_one_event_is_in_the_log_under_its_user_when_it_is_answered(door: 
     expected = Event("c-1", "u", "i", "click", NOW_MS - 5, context={"device": "phone"}, produced_ms=NOW_MS)
     assert event == expected
     assert door.clicks[0][0] == b"u"
+
+
+async def test_an_event_on_an_item_that_is_not_listed_is_accepted_and_said(door: Door) -> None:
+    await door.item("PUT", "lamp-1", LAMP)
+    answer = await door.send([{**CLICK, "event_id": "a", "item_id": "lamp-1"}, {**CLICK, "event_id": "b"}])
+    assert answer.status_code == 200
+    warning = "item 'i' is not in the catalogue: the event counts for the user's vector once the item is there"
+    assert answer.json()["results"] == [
+        {"status": "accepted", "event_id": "a"},
+        {"status": "accepted", "event_id": "b", "warnings": [warning]},
+    ]
+    EventResults.model_validate(answer.json())
+    assert [event.event_id for event in in_log(door)] == ["a", "b"]
+
+
+async def test_a_strict_sender_s_event_on_an_item_that_is_not_listed_is_refused(door: Door) -> None:
+    await door.item("PUT", "lamp-1", LAMP)
+    batch = [{**CLICK, "event_id": "a", "item_id": "lamp-1"}, {**CLICK, "event_id": "b"}]
+    answer = await door.ask("POST", "/events?strict=true", batch)
+    assert answer.status_code == 207
+    refused = answer.json()["results"][1]
+    assert (refused["field"], refused["reason"]) == ("item_id", "unknown_item")
+    assert "item 'i' is not in the catalogue" in refused["problem"]
+    assert [event.event_id for event in in_log(door)] == ["a"]
+
+
+async def test_without_a_catalogue_no_item_is_called_unknown_but_strict_senders_wait_for_it(door: Door) -> None:
+    assert "warnings" not in (await door.send(CLICK)).json()["results"][0]
+    assert (await door.ask("POST", "/events?strict=true", CLICK)).status_code == 422
+    door.is_read = False
+    await door.item("PUT", "lamp-1", LAMP)
+    assert "warnings" not in (await door.send(CLICK)).json()["results"][0]
+    assert (await door.ask("POST", "/events?strict=true", CLICK)).status_code == 503
+
+
+@pytest.mark.parametrize(
+    ("query", "problem"),
+    [
+        ("strict=yes", "strict must be true or false, came 'yes'"),
+        ("stict=true", "unknown parameter 'stict'; did you mean 'strict'?"),
+    ],
+)
+async def test_a_wrong_strict_is_refused_and_never_ignored(door: Door, query: str, problem: str) -> None:
+    answer = await door.ask("POST", f"/events?{query}", CLICK)
+    assert answer.status_code == 422
+    assert answer.json()["detail"][0]["problem"] == problem
+    assert not door.clicks
 
 
 async def test_missing_ids_and_times_are_filled_in_and_returned(door: Door) -> None:

@@ -64,6 +64,8 @@ def test_the_door_tells_what_came_in_and_what_was_refused() -> None:
         'nearline_ingest_items_accepted_total{change="put"}': 7.0,
     }
     assert ingest_words(told) == "1,200 events, 3 refused; 7 changes of items"
+    odd = ingest_words(told | {"nearline_ingest_unknown_items_total": 12.0})
+    assert odd == "1,200 events, 3 refused, 12 on items that are not in the catalogue; 7 changes of items"
     assert ingest_words({}) == "0 events, none refused; 0 changes of items"
 
 
