@@ -148,20 +148,23 @@ class Features:
     ) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.int32]]:
         """Row index, ages and types, each (batch, N), newest first; an item missing in *row_of* is -1 and masked.
 
-        An event of an unknown type gets type 0 and is masked too.
+        An event of an unknown type gets type 0 and is masked too. Ages count from the newest event that is not masked:
+        a masked one would otherwise make all others older, and so move the vector.
         """
         most = self.history_length
         length = np.fromiter((min(len(s.items), most) for s in sequences), np.int64, len(sequences))
         filled = np.arange(most) < length[:, None]  # (batch, history), in the order of the flat columns below
-        newest_ms = np.fromiter((s.as_of_ms for s in sequences), np.int64, len(sequences))
         item_rows = map(row_of.get, _flat((s.items for s in sequences), most), repeat(-1))
         codes = map(TYPE_CODES.get, _flat((s.types for s in sequences), most), repeat(0))
         times_ms = _fill(filled, _flat((s.times_ms for s in sequences), most), np.int64)
-        return (
-            _fill(filled, item_rows, np.int32, missing=-1),
-            ages(np.where(filled, newest_ms[:, None] - times_ms, 0)),
-            _fill(filled, codes, np.int32),
-        )
+        rows, types = _fill(filled, item_rows, np.int32, missing=-1), _fill(filled, codes, np.int32)
+        newest = self._known(rows, types).argmax(axis=1)[:, None]  # the newest event of all if none is known
+        newest_ms = np.take_along_axis(times_ms, newest, axis=1)
+        return rows, ages(np.where(filled, newest_ms - times_ms, 0)), types
+
+    def _known(self, rows: NDArray[np.int32], types: NDArray[np.int32]) -> NDArray[np.bool_]:
+        known: NDArray[np.bool_] = (rows >= 0) & (types > 0) & (types <= self.types)
+        return known
 
     def user_context(self, contexts: Sequence[Context]) -> NDArray[np.int32]:
         """The tokens of each user's context, (batch, 8); missing ones are 0."""
@@ -194,8 +197,15 @@ class Features:
         types: NDArray[np.int32],
         context: NDArray[np.int32],
     ) -> Arrays:
-        """The user tower's input: ``vectors`` (batch, N, dim) are rows of *matrix*; row -1 is masked."""
-        known = (row_index >= 0) & (types > 0) & (types <= self.types)
+        """The user tower's input: ``vectors`` (batch, N, dim) are rows of *matrix*; row -1 is masked.
+
+        Masked events come last, as padding does: towers may read places, and an event that is not known takes none.
+        """
+        known = self._known(row_index, types)
+        if (known[:, 1:] & ~known[:, :-1]).any():
+            order = np.argsort(~known, axis=1, kind="stable")
+            known, row_index = np.take_along_axis(known, order, axis=1), np.take_along_axis(row_index, order, axis=1)
+            ages, types = np.take_along_axis(ages, order, axis=1), np.take_along_axis(types, order, axis=1)
         vectors = matrix[
             row_index
         ]  # -1 reads the last row, which the next line clears; take() would be four times slower

@@ -222,6 +222,25 @@ def test_a_type_that_the_towers_never_saw_is_masked() -> None:
     assert not batch[VECTORS][0, 1].any()
 
 
+@pytest.mark.parametrize("at", [0, 1, 2])
+@pytest.mark.parametrize(("item", "kind"), [("unlisted", "click"), ("b", "hologram")])
+def test_an_event_that_is_not_known_changes_nothing_wherever_it_stands(at: int, item: str, kind: str) -> None:
+    """Neither the others' ages nor their places: the tower's input is the same as without it."""
+    matrix = np.arange(3 * DIMENSION, dtype=np.float16).reshape(3, DIMENSION) + 1
+    items, times, kinds = ["a", "b"], [HOUR_MS, 3 * HOUR_MS], ["view", "click"]
+    without = sequence(items, times, kinds)
+    items, times, kinds = items.copy(), times.copy(), kinds.copy()
+    items.insert(at, item)
+    times.insert(at, at * 2 * HOUR_MS)
+    kinds.insert(at, kind)
+    batches = [
+        FEATURES.user_batch(matrix, *FEATURES.user_rows([one], {"a": 0, "b": 1}), FEATURES.contexts_of([one]))
+        for one in (without, sequence(items, times, kinds))
+    ]
+    for name, expected in batches[0].items():
+        np.testing.assert_array_equal(batches[1][name], expected, name)
+
+
 def test_an_event_of_a_type_that_this_build_does_not_know_is_masked() -> None:
     """A newer job may write it before this service is replaced."""
     _, _, types = Features().user_rows([sequence(["a", "b"], [0, 1], ["view", "hologram"])], {"a": 0, "b": 1})

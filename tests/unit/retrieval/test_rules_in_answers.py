@@ -1,7 +1,7 @@
 """Rules, exploration and exposures in whole answers: what is dropped stays out, and every answer says what moved it."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -601,6 +601,25 @@ def test_a_value_that_is_not_a_sequence_is_refused(wrong: dict[str, object]) -> 
     response = asyncio.run(ask())
     assert response.status_code == 422, response.text
     assert "sequence" in response.text
+
+
+class AgeingTowers(ScriptedTowers):
+    """A user is the mean of its vectors, old ones weighing less, as trained towers do it."""
+
+    async def encode_users(self, batch: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        weighted = {**batch, "vectors": batch["vectors"] * np.exp(-batch["ages"])[:, :, None]}
+        return await super().encode_users(weighted)
+
+
+def test_an_event_on_an_unknown_item_moves_nothing() -> None:
+    """It is the newest by a day; the others keep their ages, and so the vector stays."""
+    day_ms = 24 * 3_600_000
+    items, times = ["i1", "i9", "no-such-item"], [NOW_MS - 2 * day_ms, NOW_MS - day_ms, NOW_MS]
+    events = UserSequence("u", 1, items, times, ["click"] * 3, [1.0] * 3, ["e-1", "e-2", "e-3"])
+    found = explained(item_id="i5", sequence=events, towers=AgeingTowers(4))
+    moved = {each["event_id"]: each["moved"] for each in found["events"]}
+    assert moved["e-3"] == pytest.approx(0, abs=1e-6)
+    assert all(abs(moved[known]) > 1e-4 for known in ("e-1", "e-2"))
 
 
 def test_an_item_of_the_answer_is_shown_at_its_place() -> None:
