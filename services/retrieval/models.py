@@ -12,7 +12,7 @@ from services.retrieval.result import Source
 _EXAMPLE_ITEM: JsonDict = {
     "item_id": "85123A",
     "title": "WHITE HANGING HEART T-LIGHT HOLDER",
-    "category": "holder",
+    "category": "candles",
     "price": 2.95,
     "brand": "",
     "locale": "en",
@@ -22,7 +22,7 @@ _EXAMPLE_ITEM: JsonDict = {
     "source": "personal",
 }
 EXAMPLE: JsonDict = {
-    "user_id": "u-17850",
+    "user_id": "17850",
     "space": 1,
     "vector_version": 1732100000123,
     "history_version": 1732100000123,
@@ -50,7 +50,7 @@ EXAMPLE_UNKNOWN: JsonDict = {
 }
 EXAMPLE_DEGRADED: JsonDict = {
     **EXAMPLE_UNKNOWN,
-    "user_id": "u-17850",
+    "user_id": "17850",
     "degraded": True,
     "reason": "store_unavailable",
     "degradations": ["store_unavailable"],

@@ -29,8 +29,8 @@ from services.retrieval.request import (
 )
 
 FIELDS = ("title", "category", "price", "brand", "locale", "listed_ms", "attributes", SCORE, SOURCE)
-_FILTERS = ['category in ("holder", "mug") and price < 20', 'attributes.colour = "red" or brand is missing']
-_FILTER = 'an expression such as category in ("mugs", "lamps") and price < 20 (docs/filters.md)'
+_FILTERS = ['category in ("candles", "tableware") and price < 20', 'attributes.colour = "red" or brand is missing']
+_FILTER = 'an expression such as category in ("tableware", "lighting") and price < 20 (docs/filters.md)'
 _ID = "1-128 UTF-8 bytes without control characters"
 
 
@@ -194,7 +194,7 @@ class RecommendQuery(SharedParameters):
         max_length=1_000,
         description="the category of the page that is shown: its popular items are the first to fill places that are "
         "not personal; not used where all are, see `warnings`",
-        examples=["mug"],
+        examples=["tableware"],
     )
 
     def request(self) -> RecommendRequest:

@@ -21,7 +21,7 @@ DEFAULT_K = 20
 MAX_CATEGORIES = 50
 
 ID = f"1-{MAX_ID_BYTES} UTF-8 bytes without control characters"
-_FILTER = 'an expression such as category in ("mugs", "lamps") and price < 20 (docs/filters.md)'
+_FILTER = 'an expression such as category in ("tableware", "lighting") and price < 20 (docs/filters.md)'
 ALLOWED_K = f"an integer 1-{MAX_K}, {DEFAULT_K} by default"
 ALLOWED_FILTER: dict[str, str] = {"k": ALLOWED_K, "filter": _FILTER}
 ALLOWED_LIST: dict[str, str] = ALLOWED_FILTER | {"category": f"the name of a category, up to {MAX_CATEGORIES} times"}
@@ -29,7 +29,7 @@ ALLOWED_LIST: dict[str, str] = ALLOWED_FILTER | {"category": f"the name of a cat
 EXAMPLE_ITEM: JsonDict = {
     "item_id": "85123A",
     "title": "WHITE HANGING HEART T-LIGHT HOLDER",
-    "category": "holder",
+    "category": "candles",
     "price": 2.95,
     "brand": "",
     "locale": "en",
@@ -52,10 +52,10 @@ def id_named(name: str) -> AfterValidator:
 
 
 ItemId = Annotated[str, Path(description=ID, examples=["85123A"]), id_named("item_id")]
-UserId = Annotated[str, Path(description=ID, examples=["u-17850"]), id_named("user_id")]
+UserId = Annotated[str, Path(description=ID, examples=["17850"]), id_named("user_id")]
 K = Annotated[int, Field(ge=1, le=MAX_K, description="how many")]
 FilterText = Annotated[
-    str | None, Field(description=f"only items that pass: {_FILTER}", examples=['category = "holder" and price < 20'])
+    str | None, Field(description=f"only items that pass: {_FILTER}", examples=['category = "candles" and price < 20'])
 ]
 
 

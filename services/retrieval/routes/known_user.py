@@ -19,7 +19,7 @@ class KnownUser(RouteAnswer):
 
     model_config = example(
         {
-            "user_id": "u-17850",
+            "user_id": "17850",
             "space": 1,
             "has_vector": True,
             "vector_version": 1732100000123,
@@ -30,7 +30,7 @@ class KnownUser(RouteAnswer):
             "events": 50,
             "seen": 212,
             "purchased": 34,
-            "categories": ["holder", "mug"],
+            "categories": ["candles", "tableware"],
         }
     )
 

@@ -24,7 +24,7 @@ ALLOWED = ALLOWED_LIST
 class ListedItems(ItemsAnswer):
     """Items of the requested categories, or of all; the score is the popularity or the listing time."""
 
-    model_config = example(EXAMPLE_ITEMS, category=["holder"])
+    model_config = example(EXAMPLE_ITEMS, category=["candles"])
 
     category: list[str] = Field(description="the requested categories; empty for all")
 

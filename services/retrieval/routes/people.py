@@ -29,10 +29,10 @@ from services.retrieval.users.store_guard import GuardedStore
 
 SIMILAR, AUDIENCE = "/users/{of_user:text}/similar", "/items/{item_id:text}/audience"
 ALLOWED = {"of_user": ID, "item_id": ID, "k": ALLOWED_K}
-_NEARBY = {"user_id": "u-12583", "score": 0.71, "vector_version": 1732100000123, "as_of_ms": 1732100000000}
+_NEARBY = {"user_id": "12583", "score": 0.71, "vector_version": 1732100000123, "as_of_ms": 1732100000000}
 _AMONG = {"among": 4312, "most": 50_000, "users": [_NEARBY]}
 
-OfUser = Annotated[str, Path(description=ID, examples=["u-17850"]), id_named("user_id")]
+OfUser = Annotated[str, Path(description=ID, examples=["17850"]), id_named("user_id")]
 
 
 class CountQuery(StrictModel):
@@ -61,7 +61,7 @@ class UsersAnswer(RouteAnswer):
 class SimilarUsers(UsersAnswer):
     """The users nearest to a user."""
 
-    model_config = example(_AMONG, user_id="u-17850")
+    model_config = example(_AMONG, user_id="17850")
 
     user_id: str
 

@@ -32,7 +32,7 @@ ALLOWED = {
     "events": ALLOWED_SESSION["events"],
     "context": ALLOWED_SESSION["context"],
 }
-_EXAMPLE: JsonDict = {"user_id": "u-17850", "item_ids": ["22423", "85123A", "no-such-item"]}
+_EXAMPLE: JsonDict = {"user_id": "17850", "item_ids": ["22423", "85123A", "no-such-item"]}
 _PERSONAL, _TRENDING, _GIVEN, _UNKNOWN = "personal", "trending", "as_given", "unknown"
 
 
@@ -72,7 +72,7 @@ class RankedItems(RouteAnswer):
 
     model_config = example(
         {
-            "user_id": "u-17850",
+            "user_id": "17850",
             "vector_version": 1732100000123,
             "degraded": False,
             "reason": None,

@@ -22,7 +22,7 @@ MAX_K = 100
 MAX_ENTRIES = 1_000
 _FIELDS = frozenset({"title", "category", "score", "source"})
 _REQUEST = "try"  # the same for both answers, so that exploration draws the same
-_RULE: JsonDict = {"rule_id": "spring", "action": "boost", "factor": 1.5, "filter": 'category = "mug"'}
+_RULE: JsonDict = {"rule_id": "spring", "action": "boost", "factor": 1.5, "filter": 'category = "tableware"'}
 
 ALLOWED = {
     "entries": f"1-{MAX_ENTRIES:,} rules and scenarios (docs/rules.md)",
@@ -35,7 +35,7 @@ ALLOWED = {
 class TryBody(BaseModel):
     """The rules to try, and the users whose answers to compare."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"entries": [_RULE], "users": ["u-17850"]}})
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"entries": [_RULE], "users": ["17850"]}})
 
     entries: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=MAX_ENTRIES)]
     users: Annotated[list[Id], Field(min_length=1, max_length=MAX_USERS)]

@@ -30,7 +30,7 @@ from services.retrieval.why import AbsenceCause, absence, found_on_show, movemen
 
 PATH = "/why"
 _REQUEST = "why"
-_EXAMPLE: JsonDict = {"user_id": "u-17850", "item_id": "85123A"}
+_EXAMPLE: JsonDict = {"user_id": "17850", "item_id": "85123A"}
 _FIELDS = frozenset({"score", "source"})
 
 
@@ -47,9 +47,7 @@ ALLOWED = {
 class WhyBody(BaseModel):
     """The item, the user, and the parameters of the answer; *sequence* is the user's record in ``user-sequences``."""
 
-    model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"example": {"user_id": "u-17850", "item_id": "85123A"}}
-    )
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"user_id": "17850", "item_id": "85123A"}})
 
     user_id: Id
     item_id: Id
