@@ -9,6 +9,7 @@ from contextlib import suppress
 from urllib.parse import urlsplit
 
 from nearline.errors import Unavailable
+from nearline.unreachable import why
 
 
 class Api:
@@ -35,7 +36,7 @@ class Api:
         try:
             return self._exchange(self._kind(self._netloc, timeout=self._timeout_s), method, path, headers, body)
         except (OSError, http.client.HTTPException) as error:
-            raise Unavailable(f"{method} {self._base_url}: {error!r:.120}") from None
+            raise Unavailable(f"{method} {self._base_url}: no answer ({why(error)})") from None
 
     def close(self) -> None:
         """Close the idle connections."""

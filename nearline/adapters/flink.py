@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 
 from nearline.errors import Unavailable
+from nearline.unreachable import unreachable
 
 _LOOK_S = 0.2
 
@@ -66,7 +67,7 @@ class FlinkJob:
             answer.raise_for_status()
             return dict(answer.json())
         except (httpx.HTTPError, ValueError) as error:
-            raise Unavailable(f"Flink at {self._rest} does not answer {method} {path}: {error!r:.200}") from None
+            raise unreachable(f"Flink ({method} {path})", self._rest, error) from None
 
 
 def _complete(folder: Path) -> set[Path]:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import httpx
 
 from nearline.errors import BadInput, Unavailable
+from nearline.unreachable import unreachable
 
 ServiceName = Literal["retrieval", "ingest"]
 _AWAY = {408, 429, 502, 503, 504}
@@ -53,7 +54,7 @@ class Services:
                 self._headers |= self._key()
                 response = await self._send(method, url, params, body)
         except httpx.HTTPError as error:
-            raise Unavailable(f"{service} gave no answer: {error!r:.120}") from None
+            raise unreachable(service, self._addresses[service], error) from None
         return _answer(service, response)
 
     async def _send(self, method: str, url: str, params: Mapping[str, Any] | None, body: Any) -> httpx.Response:

@@ -13,7 +13,10 @@ from nearline.cli.console import console
 from nearline.errors import BadInput, Misconfigured, Unavailable
 from nearline.key_file import key_file, key_headers
 from nearline.settings import Settings, load_settings
+from nearline.unreachable import unreachable
 from nearline_client import RecommendOptions
+
+_CONNECT_S = 1.5
 
 
 def recommend(
@@ -63,9 +66,10 @@ def ask(settings: Settings, method: str, path: str, *, timeout_s: float = 5.0, *
     base_url = settings.retrieval
     headers = key_headers(settings)
     try:
-        response = httpx.request(method, f"{base_url}{path}", headers=headers, timeout=timeout_s, **what)
+        timeout = httpx.Timeout(timeout_s, connect=min(timeout_s, _CONNECT_S))
+        response = httpx.request(method, f"{base_url}{path}", headers=headers, timeout=timeout, **what)
     except httpx.HTTPError as error:
-        raise Unavailable(f"retrieval at {base_url}: {error!r:.120}; start the system with `make up`") from None
+        raise unreachable("retrieval", base_url, error) from None
     refuse_unlet_in(settings, response)
     if response.status_code == 422:
         problems = response.json()["detail"]

@@ -23,6 +23,7 @@ from nearline.log import Message
 from nearline.replay import Recording, listings, load_recording, messages, shift_of
 from nearline.settings import Settings, load_settings
 from nearline.topics import CLICKS, ITEMS
+from nearline.unreachable import unreachable
 
 _CHUNK = 500
 _WAIT_S = 30.0
@@ -90,7 +91,7 @@ async def _asked(client: httpx.AsyncClient, url: str) -> httpx.Response:
     try:
         return await client.get(url)
     except httpx.HTTPError as error:
-        raise Unavailable(f"retrieval at {client.base_url}: {error!r:.120}; see `nearline status`") from None
+        raise unreachable("retrieval", str(client.base_url), error) from None
 
 
 def _message(event: Event) -> Message:

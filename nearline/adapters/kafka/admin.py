@@ -9,7 +9,14 @@ from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType, NewTopic
 from kafka.errors import GroupIdNotFoundError, InvalidGroupIdError, KafkaError, TopicAlreadyExistsError
 
-from nearline.adapters.kafka.client import BOOTSTRAP_MS, REQUEST_MS, brokers_of, connection, unavailable
+from nearline.adapters.kafka.client import (
+    BOOTSTRAP_MS,
+    REQUEST_MS,
+    brokers_of,
+    connection,
+    open_connection,
+    unavailable,
+)
 from nearline.adapters.kafka.reader import polled
 from nearline.errors import Misconfigured, Unavailable
 from nearline.log import Extent, TopicExtent
@@ -30,7 +37,7 @@ class Topics:
         self._brokers = brokers_of(log)
         try:
             self._admin = KafkaAdminClient(
-                **connection(self._brokers), request_timeout_ms=REQUEST_MS, bootstrap_timeout_ms=BOOTSTRAP_MS
+                **open_connection(self._brokers), request_timeout_ms=REQUEST_MS, bootstrap_timeout_ms=BOOTSTRAP_MS
             )
         except KafkaError as error:
             raise unavailable(self._brokers, error) from None
@@ -121,7 +128,10 @@ class Topics:
         such ends follows has no lag. Elsewhere they count.
         """
         consumer = KafkaConsumer(
-            **connection(self._brokers), group_id=group, enable_auto_commit=False, max_partition_fetch_bytes=_LOOK_BYTES
+            **open_connection(self._brokers),
+            group_id=group,
+            enable_auto_commit=False,
+            max_partition_fetch_bytes=_LOOK_BYTES,
         )
         try:
             parts = [TopicPartition(topic, p) for p in consumer.partitions_for_topic(topic) or ()]
@@ -141,7 +151,7 @@ class Topics:
 
     def end_offset(self, topic: str) -> int:
         """How many records were ever appended to *topic*, in all partitions; the end of a transaction counts as one."""
-        consumer = KafkaConsumer(**connection(self._brokers))
+        consumer = KafkaConsumer(**open_connection(self._brokers))
         try:
             parts = [TopicPartition(topic, p) for p in consumer.partitions_for_topic(topic) or ()]
             return sum(consumer.end_offsets(parts).values())
@@ -150,7 +160,7 @@ class Topics:
 
     def records_in(self, topic: str) -> int:
         """How many records *topic* may hold: compaction leaves gaps."""
-        consumer = KafkaConsumer(**connection(self._brokers))
+        consumer = KafkaConsumer(**open_connection(self._brokers))
         try:
             parts = [TopicPartition(topic, p) for p in consumer.partitions_for_topic(topic) or ()]
             return int(sum(consumer.end_offsets(parts).values()) - sum(consumer.beginning_offsets(parts).values()))
@@ -162,7 +172,7 @@ class Topics:
 
         It may be less than the partition's end, which counts the ends of transactions: no reader gets there.
         """
-        consumer = KafkaConsumer(**connection(self._brokers), enable_auto_commit=False)
+        consumer = KafkaConsumer(**open_connection(self._brokers), enable_auto_commit=False)
         try:
             return {topic: _ends_of_records(consumer, topic) for topic in topics}
         except KafkaError as error:
@@ -277,7 +287,7 @@ def _log_extent(brokers: Brokers, topics: Sequence[str]) -> Extent:
             cluster, ids = admin.cluster_id(), admin.topic_ids(topics)
         finally:
             admin.close()
-        consumer = KafkaConsumer(**connection(brokers), bootstrap_timeout_ms=BOOTSTRAP_MS)
+        consumer = KafkaConsumer(**open_connection(brokers), bootstrap_timeout_ms=BOOTSTRAP_MS)
         try:
             return Extent(cluster, {name: _topic_extent(consumer, name, ids[name]) for name in topics})
         finally:
@@ -300,7 +310,7 @@ async def committed(log: Brokers | str, group: str, topic: str) -> dict[int, int
 def _committed(brokers: Brokers, group: str, topic: str) -> dict[int, int]:
     try:
         consumer = KafkaConsumer(
-            **connection(brokers),
+            **open_connection(brokers),
             bootstrap_timeout_ms=BOOTSTRAP_MS,
             group_id=group,
             enable_auto_commit=False,

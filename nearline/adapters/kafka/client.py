@@ -12,9 +12,11 @@ from kafka.errors import KafkaError, MessageSizeTooLargeError
 
 from nearline.errors import BadInput, Unavailable
 from nearline.tls import Brokers, ssl_context
+from nearline.unreachable import unreachable
 
 T = TypeVar("T")
 REQUEST_MS = 10_000
+_PROBE_S = 0.5
 BOOTSTRAP_MS = 3_000  # how long a client looks for a broker before it gives up
 
 
@@ -37,13 +39,42 @@ def connection(brokers: Brokers) -> dict[str, Any]:
     return {"bootstrap_servers": brokers.addresses.split(","), "security_protocol": protocol, **secured, **login}
 
 
+def open_connection(brokers: Brokers) -> dict[str, Any]:
+    """``connection``, for a client that is opened now; ``Unavailable`` at once if every broker refuses connections.
+
+    The client alone would try for ``BOOTSTRAP_MS``.
+    """
+    refusal = _refusal(brokers)
+    if refusal is not None:
+        raise unreachable("the log (Kafka)", brokers.addresses, refusal)
+    return connection(brokers)
+
+
 def unavailable(brokers: Brokers, error: Exception) -> Unavailable:
     refused = _refused_handshake(brokers) if brokers.tls else None
     if refused is not None:
         return Unavailable(f"Kafka at {brokers.addresses} is not who it should be, or does not speak TLS: {refused}")
-    hint = "is the broker up?" + ("" if brokers.tls else " Does it want TLS?")
+    refusal = _refusal(brokers)
+    if refusal is not None:
+        return unreachable("the log (Kafka)", brokers.addresses, refusal)
+    hint = "is it still starting?" + ("" if brokers.tls else " Does it want TLS?")
     hint += f" Does it know user {brokers.user!r} with this password, by {brokers.mechanism}?" if brokers.user else ""
-    return Unavailable(f"Kafka at {brokers.addresses} does not answer: {error!r:.200}; {hint}")
+    return unreachable("the log (Kafka)", brokers.addresses, error, hint)
+
+
+def _refusal(brokers: Brokers) -> OSError | None:
+    """The refusal if every broker refuses connections, so that none runs; else ``None``."""
+    refusal: OSError | None = None
+    for address in brokers.addresses.split(","):
+        host, _, port = address.rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_PROBE_S).close()
+            return None
+        except ConnectionRefusedError as error:
+            refusal = error
+        except (OSError, ValueError):
+            return None  # slow, or not found: the client says more
+    return refusal
 
 
 def _refused_handshake(brokers: Brokers) -> str | None:

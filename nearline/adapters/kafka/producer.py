@@ -9,7 +9,7 @@ from kafka import KafkaProducer
 from kafka.errors import KafkaError, MessageSizeTooLargeError
 from kafka.partitioner.default import murmur2
 
-from nearline.adapters.kafka.client import BOOTSTRAP_MS, REQUEST_MS, LogClient, connection
+from nearline.adapters.kafka.client import BOOTSTRAP_MS, REQUEST_MS, LogClient, open_connection
 from nearline.errors import Unavailable
 from nearline.log import AddressedMessage, Appended, Message
 from nearline.tls import Brokers
@@ -58,7 +58,7 @@ class Producer(LogClient):
 
     def _connect(self) -> Any:
         return KafkaProducer(
-            **connection(self._brokers),
+            **open_connection(self._brokers),
             bootstrap_timeout_ms=BOOTSTRAP_MS,
             enable_idempotence=True,
             acks="all",

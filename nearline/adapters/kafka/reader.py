@@ -5,7 +5,7 @@ from typing import Any
 
 from kafka.errors import CorruptRecordError, KafkaError, UnsupportedCodecError
 
-from nearline.adapters.kafka.client import BOOTSTRAP_MS, LogClient, connection
+from nearline.adapters.kafka.client import BOOTSTRAP_MS, LogClient, open_connection
 from nearline.errors import Unavailable
 from nearline.log import Record
 from nearline.telemetry import gauge
@@ -29,7 +29,7 @@ class LogReader(LogClient):
 
     def _consumer_config(self) -> dict[str, Any]:
         return {
-            **connection(self._brokers),
+            **open_connection(self._brokers),
             "bootstrap_timeout_ms": BOOTSTRAP_MS,
             "enable_auto_commit": False,
             "auto_offset_reset": "earliest",

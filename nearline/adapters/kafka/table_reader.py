@@ -7,7 +7,7 @@ from typing import Any
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 
-from nearline.adapters.kafka.client import BOOTSTRAP_MS, brokers_of, connection, unavailable
+from nearline.adapters.kafka.client import BOOTSTRAP_MS, brokers_of, open_connection, unavailable
 from nearline.adapters.kafka.reader import POLL_MS, LogReader, polled
 from nearline.adapters.kafka.transactions import Transactions
 from nearline.errors import Unavailable
@@ -95,7 +95,7 @@ async def newest_of(log: Brokers | str, topic: str, key: bytes) -> Record | None
 def _newest_of(brokers: Brokers, topic: str, key: bytes) -> Record | None:
     newest = None
     try:
-        consumer = KafkaConsumer(**connection(brokers), bootstrap_timeout_ms=BOOTSTRAP_MS, max_poll_records=2_000)
+        consumer = KafkaConsumer(**open_connection(brokers), bootstrap_timeout_ms=BOOTSTRAP_MS, max_poll_records=2_000)
         try:
             partitions = sorted(consumer.partitions_for_topic(topic) or ())
             if not partitions:

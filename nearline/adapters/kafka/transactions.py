@@ -6,7 +6,7 @@ from typing import Any
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 
-from nearline.adapters.kafka.client import BOOTSTRAP_MS, brokers_of, connection, unavailable
+from nearline.adapters.kafka.client import BOOTSTRAP_MS, brokers_of, open_connection, unavailable
 from nearline.adapters.kafka.reader import POLL_MS, polled
 from nearline.errors import Unavailable
 from nearline.tls import Brokers
@@ -52,7 +52,7 @@ class Transactions:
 
     def _connect(self) -> Any:
         return KafkaConsumer(
-            **connection(self._brokers),
+            **open_connection(self._brokers),
             bootstrap_timeout_ms=BOOTSTRAP_MS,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
