@@ -92,7 +92,7 @@ BAD: list[tuple[str, bytes | None, str]] = [
     ("empty", b"", "empty"),
     ("not UTF-8", b'{"v":1,"user_id":"\xff\xfe"}', "not_utf8"),
     ("not JSON", b'{"v":1,"user_id":', "not_json"),
-    ("nested too deep", b'{"user_id":"b","context":' + b"[" * 5000 + b"]" * 5000 + b"}", "not_json"),
+    ("nested too deep", b'{"user_id":"b","context":' + b"[" * 5000 + b"]" * 5000 + b"}", "too_deep"),
     ("a list", b'["u","i"]', "not_an_object"),
     ("NaN", b'{"v":1,"user_id":"b","value":NaN}', "not_json"),
     ("a lone surrogate", b'{"v":1,"user_id":"\\ud800"}', "not_json"),
