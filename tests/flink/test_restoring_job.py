@@ -60,6 +60,11 @@ def items(log: Log, user: str) -> list[str]:
     return newest(log)[user].items if user in newest(log) else []
 
 
+def histories(log: Log, user: str) -> list[list[str]]:
+    """All that was written of the user, for one who lives so shortly that the last record may be a null value."""
+    return [decode_sequence(r.value).items for r in log.read("user-sequences") if r.id == user and r.value]
+
+
 def is_deleted(log: Log, topic: str, user: str) -> bool:
     """Whether the user's last record in *topic* is a null value."""
     values = [r.value for r in log.read(topic) if r.id == user]
@@ -201,8 +206,8 @@ def test_it_forgets_users_who_are_idle_for_longer_than_the_time_to_live(second: 
         user = next(waiting)
         log.send(user.encode(), encode_event(event(user, 1, now_ms())))
         log.flush()
-        wait_for(lambda: f"{user}-item-1" in items(log, user), DEADLINE_S, "the second click")
-        return items(log, user) == names(user, range(1, 2))
+        wait_for(lambda: any(f"{user}-item-1" in one for one in histories(log, user)), DEADLINE_S, "the second click")
+        return names(user, range(1, 2)) in histories(log, user)
 
     wait_for(is_forgotten, DEADLINE_S, "the first user who is forgotten")
     *_, idle = users
@@ -211,4 +216,4 @@ def test_it_forgets_users_who_are_idle_for_longer_than_the_time_to_live(second: 
     assert second.flink_metric("flink_taskmanager_job_task_operator_nearline_expired") > 0
     log.send(idle.encode(), encode_event(event(idle, 2, now_ms())))
     log.flush()
-    wait_for(lambda: items(log, idle) == names(idle, range(2, 3)), DEADLINE_S, "the user who comes back")
+    wait_for(lambda: names(idle, range(2, 3)) in histories(log, idle), DEADLINE_S, "the user who comes back")
