@@ -22,7 +22,7 @@ from nearline.items import MAX_ATTRIBUTES, MAX_TEXT, MAX_TITLE, Attribute, Item
 from nearline.table_cells import EXACT, dates_in, joined, number, text, text_id, time_in_ms, told, truth
 from nearline.table_events import bad_id, last_of_each
 from nearline.table_files import MORE_CELLS
-from nearline.tables import FILE, ROW, all_there, columns_in, columns_of, scan
+from nearline.tables import FILE, ROW, all_there, columns_in, columns_of, read_whole
 
 _TEXTS: Mapping[str, int] = {
     "title": MAX_TITLE,
@@ -78,10 +78,7 @@ def read_items(
     A blank title becomes the id; a price or time of listing that is none becomes none; an item whose availability is an
     unknown word is not available; texts are cut to the limits of the topic ``items``.
     """
-    try:
-        raw = scan(path, table).collect()
-    except pl.exceptions.PolarsError as broken:
-        raise Misconfigured(f"{path} can not be read: {broken}") from None
+    raw = read_whole(path, table)
     schema = columns_of(raw.lazy())
     theirs = columns_in(schema, table, ITEM_COLUMNS, ("item_id",), path.name, "items")
     losses = Losses()

@@ -8,14 +8,13 @@ from typing import Any
 import polars as pl
 
 from nearline.dataset_description import USER_COLUMNS, Table
-from nearline.errors import Misconfigured
 from nearline.features import SEVERAL
 from nearline.signals import CONTEXT_KEYS
 from nearline.table_cells import text_id
 from nearline.table_events import declaration
 from nearline.table_files import MORE_CELLS
 from nearline.table_items import Losses, attribute_columns, attributes_of, more_of, with_ids
-from nearline.tables import FILE, ROW, columns_in, columns_of, scan
+from nearline.tables import FILE, ROW, columns_in, columns_of, read_whole
 
 _INTERESTS = "interests"
 
@@ -35,10 +34,7 @@ def read_users(path: Path, table: Table) -> DatasetUsers:
 
     Of rows with one id the last counts, but a blank cell does not replace a value.
     """
-    try:
-        raw = scan(path, table).collect()
-    except pl.exceptions.PolarsError as broken:
-        raise Misconfigured(f"{path} can not be read: {broken}") from None
+    raw = read_whole(path, table)
     schema = columns_of(raw.lazy())
     theirs = columns_in(schema, table, USER_COLUMNS, ("user_id",), path.name, "users")
     losses = Losses()

@@ -42,6 +42,14 @@ def scan(path: Path, table: Table = AS_IT_IS) -> pl.LazyFrame:
     return frame
 
 
+def read_whole(path: Path, table: Table) -> pl.DataFrame:
+    """As ``scan``, held in memory; ``Misconfigured`` if a row cannot be read."""
+    try:
+        return scan(path, table).collect()
+    except pl.exceptions.PolarsError as broken:
+        raise Misconfigured(f"{path} can not be read: {broken}") from None
+
+
 def columns_of(frame: pl.LazyFrame) -> pl.Schema:
     """The columns that the table itself has."""
     return pl.Schema({name: dtype for name, dtype in frame.collect_schema().items() if name not in OF_PLACES})

@@ -14,6 +14,7 @@ from nearline.adapters.http import bind, server_of, status_server
 from nearline.adapters.queueing import queueing
 from nearline.process import raise_open_files
 from nearline.shedding import Gate
+from tests.support.servers import running
 
 pytestmark = pytest.mark.anyio
 SOON = HeadBounds(first_byte_s=0.2, head_s=0.2, rest_s=0.2)
@@ -55,28 +56,13 @@ async def say(send: Any, body: bytes) -> None:
 Server = Callable[[HeadBounds], contextlib.AbstractAsyncContextManager[int]]
 
 
-@contextlib.asynccontextmanager
-async def running(app: Any, http: Any) -> AsyncIterator[int]:
-    server = server_of(app, http=http, timeout_keep_alive=60)
-    listener = bind("127.0.0.1", 0)
-    task = asyncio.create_task(server.serve(sockets=[listener]))
-    async with asyncio.timeout(5):
-        while not server.started:
-            await asyncio.sleep(0)
-    try:
-        yield listener.getsockname()[1]
-    finally:
-        server.should_exit = True
-        await task
-        listener.close()
-
-
 def ingests(bounds: HeadBounds) -> contextlib.AbstractAsyncContextManager[int]:
-    return running(app, bounded(bounds))
+    return running(server_of(app, http=bounded(bounds), timeout_keep_alive=60))
 
 
 def retrievals(bounds: HeadBounds) -> contextlib.AbstractAsyncContextManager[int]:
-    return running(app, queueing(lambda: Gate(asyncio.get_running_loop().call_soon, lambda: 0.0), bounds=bounds))
+    gated = queueing(lambda: Gate(asyncio.get_running_loop().call_soon, lambda: 0.0), bounds=bounds)
+    return running(server_of(app, http=gated, timeout_keep_alive=60))
 
 
 @contextlib.asynccontextmanager
@@ -185,7 +171,7 @@ async def test_trailers_count_as_a_head() -> None:
 
 
 async def test_the_rest_of_a_body_that_was_answered_has_a_deadline() -> None:
-    async with running(hasty, bounded(SOON)) as port, asyncio.timeout(10):
+    async with running(server_of(hasty, http=bounded(SOON), timeout_keep_alive=60)) as port, asyncio.timeout(10):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(POST)
         assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200 ")
@@ -201,7 +187,8 @@ async def test_an_answer_that_takes_longer_than_a_head_may_is_given() -> None:
         await go.wait()
         await say(send, b"ok")
 
-    async with running(slow, bounded(HeadBounds(first_byte_s=0.05, head_s=0.05))) as port:
+    bounds = HeadBounds(first_byte_s=0.05, head_s=0.05)
+    async with running(server_of(slow, http=bounded(bounds), timeout_keep_alive=60)) as port:
         asking = asyncio.create_task(until_closed(port, GET + GET[:-2]))
         done, _ = await asyncio.wait([asking], timeout=0.2)  # several deadlines of the second head
         assert not done

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import uvicorn
 
-from nearline.adapters.http import bind
 from nearline.adapters.queueing import queueing
 from nearline.shedding import Gate, Patience
+from tests.support.servers import running
 
 PATIENCE = Patience(burst_s=0.1, waited_s=0.08, hurried_s=0.005, at_once=2, most=200)
 WORK_S = 0.001
@@ -282,17 +282,8 @@ async def serving(app: Any, http: Any) -> AsyncIterator[int]:
     quiet: dict[str, Any] = {"lifespan": "off", "log_config": None, "server_header": False, "date_header": False}
     server = uvicorn.Server(uvicorn.Config(app, http=http, interface="asgi3", **quiet))
     server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]
-    listener = bind("127.0.0.1", 0)
-    task = asyncio.create_task(server.serve(sockets=[listener]))
-    async with asyncio.timeout(5):
-        while not server.started:
-            await asyncio.sleep(0)
-    try:
-        yield listener.getsockname()[1]
-    finally:
-        server.should_exit = True
-        await task
-        listener.close()
+    async with running(server) as port:
+        yield port
 
 
 async def ask(port: int, request: bytes) -> tuple[bytes, bytes]:
